@@ -1,0 +1,96 @@
+"""What a recurrent cell is: a pure step function, its parameters and its first carry. It is no layer and keeps no state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from minigrad import scan, trees
+from minigrad.initializers import glorot_uniform, zeros
+from minigrad.trees import Tree
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The base of every cell; a subclass writes ``init_params`` and ``__call__``.
+
+    Fields that a subclass adds are its options: they reach the command line as ``--cell-option NAME=VALUE``. The
+    docstring of a subclass is its equations, its paper and the conventions chosen.
+
+    Attributes:
+        input_size: the width I of an input, (B, I).
+        hidden_size: the width H of the hidden state, (B, H).
+    """
+
+    input_size: int
+    hidden_size: int
+
+    suggested_learning_rate: ClassVar[float | None] = None
+    """Adam's learning rate that suits one layer of this cell on text; None leaves it to the command line."""
+
+    causal: ClassVar[bool] = True
+    """Whether an output depends on nothing that comes later."""
+
+    def __post_init__(self) -> None:
+        for name in ("input_size", "hidden_size"):
+            size = getattr(self, name)
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{type(self).__name__}: {name} is {size!r}; it must be a whole number of at least 1")
+
+    @property
+    def output_size(self) -> int:
+        """The width of an output, (B, output_size)."""
+        return self.hidden_size
+
+    def init_params(self, rng: np.random.Generator) -> Tree:
+        """Fresh parameters: a nested dict of float32 arrays."""
+        raise NotImplementedError(f"{type(self).__name__} must define init_params(self, rng)")
+
+    def init_carry(self, batch_size: int) -> Tree:
+        """The carry before the first step; by default one array of zeros, (B, H)."""
+        return np.zeros((batch_size, self.hidden_size), np.float32)
+
+    def __call__(self, params: Tree, carry: Tree, x: Any) -> tuple[Tree, Any]:
+        """One step: ``(params, carry, x) -> (carry, y)``, x (B, I) and y (B, output_size)."""
+        raise NotImplementedError(f"{type(self).__name__} must define __call__(self, params, carry, x)")
+
+    def unroll(
+        self,
+        params: Tree,
+        carry: Tree,
+        xs: Any,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        reverse: bool = False,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[Tree, Any]:
+        """Run the cell along a sequence: xs (T, B, I) -> the last carry and the outputs, (T, B, output_size).
+
+        Args:
+            params: as ``init_params`` gives them.
+            carry: the state to start from.
+            xs: the inputs.
+            lengths: (B,), where sequences end before T; see ``minigrad.scan``.
+            mask: (T, B), instead of lengths.
+            reverse: from the last step to the first.
+            rng: draws dropout masks in cells that have any; None is without dropout, as in evaluation.
+        """
+        return scan(self, params, carry, xs, lengths=lengths, mask=mask, reverse=reverse)
+
+    def dense(self, rng: np.random.Generator, inputs: int | None = None, *, bias: float = 0.0) -> Tree:
+        """``{"W", "b"}`` of an affine map onto the hidden size, for ``minigrad.affine``.
+
+        W is (inputs, H), Glorot-uniform (Glorot and Bengio 2010); ``inputs`` is H + I where left out, the width of
+        ``concat(h, x)``. b is (H,), filled with ``bias``.
+        """
+        inputs = self.hidden_size + self.input_size if inputs is None else inputs
+        b = zeros(rng, (self.hidden_size,)) + np.float32(bias)
+        return {"W": glorot_uniform(rng, (inputs, self.hidden_size)), "b": b}
+
+
+def parameter_count(cell: Cell) -> int:
+    """The number of trained scalars of a cell."""
+    return trees.count(cell.init_params(np.random.default_rng(0)))

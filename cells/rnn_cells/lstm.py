@@ -1,0 +1,153 @@
+"""Long short-term memory, with peepholes, and with coupled gates. Each class is one set of equations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from minigrad import affine, concat, sigmoid, tanh
+from minigrad.initializers import uniform, zeros
+from minigrad.trees import Tree
+from rnn_cells.cell import Cell
+
+
+@dataclass(frozen=True)
+class _MemoryCell(Cell):
+    """What the three have in common: the carry is (h, c), and the forget gate's bias starts at ``forget_bias``."""
+
+    forget_bias: float = 1.0
+
+    suggested_learning_rate: ClassVar[float | None] = 1e-2
+
+    def init_carry(self, batch_size: int) -> tuple[Any, Any]:
+        """``(h, c)``, two arrays of zeros, (B, H)."""
+        return super().init_carry(batch_size), super().init_carry(batch_size)
+
+
+@dataclass(frozen=True)
+class LSTM(_MemoryCell):
+    """Long short-term memory (Hochreiter and Schmidhuber 1997), with a forget gate (Gers, Schmidhuber and Cummins 2000).
+
+        f_t = sigmoid(W_f [h_{t-1}, x_t] + b_f)
+        i_t = sigmoid(W_i [h_{t-1}, x_t] + b_i)
+        o_t = sigmoid(W_o [h_{t-1}, x_t] + b_o)
+        c~_t = tanh(W_c [h_{t-1}, x_t] + b_c)
+        c_t = f_t * c_{t-1} + i_t * c~_t
+        h_t = o_t * tanh(c_t)
+
+    The forget gate's bias starts at ``forget_bias``, 1 after Jozefowicz, Zaremba and Sutskever (2015), so that the cell
+    remembers from the first step. ``second_bias`` gives every gate a second bias, which is added to the first, as cuDNN,
+    PyTorch and char-rnn have it; it changes the number of parameters and how fast biases learn, and nothing else.
+    """
+
+    second_bias: bool = False
+
+    def init_params(self, rng: np.random.Generator) -> Tree:
+        """``forget``, ``input``, ``output``, ``candidate``: W (H + I, H) and b (H,) each, and with a second bias ``b2``."""
+        params = {
+            "forget": self.dense(rng, bias=self.forget_bias),
+            "input": self.dense(rng),
+            "output": self.dense(rng),
+            "candidate": self.dense(rng),
+        }
+        if self.second_bias:
+            for gate in params.values():
+                gate["b2"] = zeros(rng, (self.hidden_size,))
+        return params
+
+    def _gate(self, params: Tree, hx: Any) -> Any:
+        return affine(params, hx) + params["b2"] if self.second_bias else affine(params, hx)
+
+    def __call__(self, params: Tree, carry: tuple[Any, Any], x: Any) -> tuple[tuple[Any, Any], Any]:
+        """One step."""
+        h, c = carry
+        hx = concat(h, x)
+        f = sigmoid(self._gate(params["forget"], hx))
+        i = sigmoid(self._gate(params["input"], hx))
+        o = sigmoid(self._gate(params["output"], hx))
+        candidate = tanh(self._gate(params["candidate"], hx))
+        c = f * c + i * candidate
+        h = o * tanh(c)
+        return (h, c), h
+
+
+@dataclass(frozen=True)
+class PeepholeLSTM(_MemoryCell):
+    """Long short-term memory whose gates see the cell state (Gers and Schmidhuber 2000).
+
+        f_t = sigmoid(W_f [h_{t-1}, x_t] + p_f * c_{t-1} + b_f)
+        i_t = sigmoid(W_i [h_{t-1}, x_t] + p_i * c_{t-1} + b_i)
+        c~_t = tanh(W_c [h_{t-1}, x_t] + b_c)
+        c_t = f_t * c_{t-1} + i_t * c~_t
+        o_t = sigmoid(W_o [h_{t-1}, x_t] + p_o * c_t + b_o)
+        h_t = o_t * tanh(c_t)
+
+    ``peephole="diagonal"`` is the paper's: each unit's gates see that unit's own c, through a vector p.
+    ``peephole="full"`` is the lecture's: the gates' matrices act on the concatenation [c, h, x].
+    """
+
+    peephole: Literal["diagonal", "full"] = "diagonal"
+
+    def init_params(self, rng: np.random.Generator) -> Tree:
+        """``forget``, ``input``, ``output``: W, b, and p (H,) where diagonal; ``candidate``: W (H + I, H) and b."""
+        inputs = self.hidden_size + self.input_size
+        seen = inputs + self.hidden_size if self.peephole == "full" else inputs
+        params = {
+            "forget": self.dense(rng, seen, bias=self.forget_bias),
+            "input": self.dense(rng, seen),
+            "output": self.dense(rng, seen),
+            "candidate": self.dense(rng),
+        }
+        if self.peephole == "diagonal":
+            for gate in ("forget", "input", "output"):
+                params[gate]["p"] = uniform(rng, (self.hidden_size,), scale=self.hidden_size**-0.5)
+        return params
+
+    def _gate(self, params: Tree, c: Any, h: Any, x: Any) -> Any:
+        if self.peephole == "full":
+            return sigmoid(affine(params, concat(c, h, x)))
+        return sigmoid(affine(params, concat(h, x)) + params["p"] * c)
+
+    def __call__(self, params: Tree, carry: tuple[Any, Any], x: Any) -> tuple[tuple[Any, Any], Any]:
+        """One step."""
+        h, c = carry
+        f = self._gate(params["forget"], c, h, x)
+        i = self._gate(params["input"], c, h, x)
+        candidate = tanh(affine(params["candidate"], concat(h, x)))
+        c = f * c + i * candidate
+        o = self._gate(params["output"], c, h, x)
+        h = o * tanh(c)
+        return (h, c), h
+
+
+@dataclass(frozen=True)
+class CoupledLSTM(_MemoryCell):
+    """Long short-term memory that forgets exactly where it writes (coupled gates; Greff et al. 2017, arXiv:1503.04069).
+
+        f_t = sigmoid(W_f [h_{t-1}, x_t] + b_f)
+        o_t = sigmoid(W_o [h_{t-1}, x_t] + b_o)
+        c~_t = tanh(W_c [h_{t-1}, x_t] + b_c)
+        c_t = f_t * c_{t-1} + (1 - f_t) * c~_t
+        h_t = o_t * tanh(c_t)
+    """
+
+    def init_params(self, rng: np.random.Generator) -> Tree:
+        """``forget``, ``output``, ``candidate``: W (H + I, H) and b (H,) each."""
+        return {
+            "forget": self.dense(rng, bias=self.forget_bias),
+            "output": self.dense(rng),
+            "candidate": self.dense(rng),
+        }
+
+    def __call__(self, params: Tree, carry: tuple[Any, Any], x: Any) -> tuple[tuple[Any, Any], Any]:
+        """One step."""
+        h, c = carry
+        hx = concat(h, x)
+        f = sigmoid(affine(params["forget"], hx))
+        o = sigmoid(affine(params["output"], hx))
+        candidate = tanh(affine(params["candidate"], hx))
+        c = f * c + (1 - f) * candidate
+        h = o * tanh(c)
+        return (h, c), h

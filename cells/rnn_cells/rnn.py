@@ -1,0 +1,68 @@
+"""The basic recurrent network of the lecture, and the same with rectified units started as the identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from minigrad import relu, tanh
+from minigrad.initializers import glorot_uniform, identity, orthogonal, zeros
+from minigrad.trees import Tree
+from rnn_cells.cell import Cell
+
+
+@dataclass(frozen=True)
+class RNN(Cell):
+    """The basic recurrent network (Elman 1990).
+
+        s_t = tanh(U x_t + W s_{t-1} + b)
+
+    The output is the state s_t. W starts orthogonal, scaled by ``recurrent_scale``.
+    """
+
+    recurrent_scale: float = 1.0
+
+    suggested_learning_rate: ClassVar[float | None] = 2e-3
+
+    def init_params(self, rng: np.random.Generator) -> Tree:
+        """``U`` (I, H), ``W`` (H, H), ``b`` (H,)."""
+        return {
+            "U": glorot_uniform(rng, (self.input_size, self.hidden_size)),
+            "W": orthogonal(rng, (self.hidden_size, self.hidden_size), gain=self.recurrent_scale),
+            "b": zeros(rng, (self.hidden_size,)),
+        }
+
+    def __call__(self, params: Tree, s: Any, x: Any) -> tuple[Any, Any]:
+        """One step."""
+        s = tanh(x @ params["U"] + s @ params["W"] + params["b"])
+        return s, s
+
+
+@dataclass(frozen=True)
+class IRNN(Cell):
+    """The basic network with rectified units, its recurrent matrix started as the identity (Le, Jaitly and Hinton 2015, arXiv:1504.00941).
+
+        s_t = relu(U x_t + W s_{t-1} + b),  W = recurrent_scale * I at the start
+
+    U starts normal with standard deviation 0.001, b at zero, as in the paper; there, 0.01 * I served tasks with short
+    dependencies.
+    """
+
+    recurrent_scale: float = 1.0
+
+    suggested_learning_rate: ClassVar[float | None] = 1e-3
+
+    def init_params(self, rng: np.random.Generator) -> Tree:
+        """``U`` (I, H), ``W`` (H, H), ``b`` (H,)."""
+        return {
+            "U": rng.normal(0, 0.001, (self.input_size, self.hidden_size)).astype(np.float32),
+            "W": identity(rng, (self.hidden_size, self.hidden_size), scale=self.recurrent_scale),
+            "b": zeros(rng, (self.hidden_size,)),
+        }
+
+    def __call__(self, params: Tree, s: Any, x: Any) -> tuple[Any, Any]:
+        """One step."""
+        s = relu(x @ params["U"] + s @ params["W"] + params["b"])
+        return s, s

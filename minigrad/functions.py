@@ -1,0 +1,113 @@
+"""Functions composed of primitives: softmax, losses, normalisation, affine maps. None of them has a derivative of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minigrad.primitives import concatenate, log_softmax, mean, where
+from minigrad.primitives import exp as _exp
+from minigrad.primitives import square as _square
+from minigrad.primitives import sum as _sum
+from minigrad.tensor import ARRAY_FUNCTIONS, Array, value_of
+from minigrad.trees import Tree
+
+
+def concat(*xs: Any) -> Any:
+    """Arrays joined along their last axis: ``concat(h, x)`` is the lectures' ``[h, x]``."""
+    return concatenate(xs, axis=-1)
+
+
+def affine(params: Tree, x: Any) -> Any:
+    """``x @ W + b`` for ``params = {"W": (I, O), "b": (O,)}`` and x of shape (..., I)."""
+    return x @ params["W"] + params["b"]
+
+
+def split(x: Any, sections: int, axis: int = -1) -> list[Any]:
+    """``x`` cut into ``sections`` equal parts along ``axis``.
+
+    Raises:
+        ValueError: the axis is not a multiple of ``sections`` long.
+    """
+    axis %= x.ndim
+    length = x.shape[axis]
+    if length % sections:
+        raise ValueError(f"split: an axis of length {length} cannot be cut into {sections} equal parts")
+    width = length // sections
+    before = (slice(None),) * axis
+    return [x[(*before, slice(i * width, (i + 1) * width))] for i in range(sections)]
+
+
+def softmax(x: Any, axis: int = -1) -> Any:
+    """exp(x) divided by its sum along ``axis``, computed without overflow."""
+    return _exp(log_softmax(x, axis=axis))
+
+
+def cross_entropy(logits: Any, targets: Any, mask: Any = None) -> Any:
+    """The mean of -log softmax(logits)[target], in nats.
+
+    Args:
+        logits: (..., V).
+        targets: (...), integers in [0, V).
+        mask: (...), true (or 1) where a position counts; the mean is over those. None counts all.
+
+    Raises:
+        TypeError: the targets are no integers.
+        ValueError: their shape is not that of the logits without the last axis, or one is outside [0, V).
+    """
+    targets = np.asarray(value_of(targets))
+    classes = logits.shape[-1]
+    if targets.dtype.kind not in "iu":
+        raise TypeError(f"cross_entropy: targets have dtype {targets.dtype}; it takes integers, the index of each class")
+    if targets.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"cross_entropy: targets have shape {targets.shape} and logits {logits.shape}; "
+            f"targets must be {logits.shape[:-1]}, one class index for each row of logits"
+        )
+    if targets.size and not (0 <= targets.min() and targets.max() < classes):
+        raise ValueError(
+            f"cross_entropy: targets run from {targets.min()} to {targets.max()}; "
+            f"{classes} logits allow 0 to {classes - 1}"
+        )
+    rows = log_softmax(logits, axis=-1).reshape(-1, classes)
+    chosen = rows[np.arange(targets.size), targets.reshape(-1)]
+    if mask is None:
+        return -mean(chosen)
+    live = np.asarray(value_of(mask)).reshape(-1) != 0
+    return -_sum(where(live, chosen, 0)) / max(int(live.sum()), 1)
+
+
+def layer_norm(x: Any, gain: Any, bias: Any, axis: int = -1, epsilon: float = 1e-5) -> Any:
+    """``gain * (x - mean) / sqrt(variance + epsilon) + bias`` along ``axis`` (Ba, Kiros and Hinton 2016)."""
+    centred = x - mean(x, axis=axis, keepdims=True)
+    variance = mean(_square(centred), axis=axis, keepdims=True)
+    return gain * centred / (variance + epsilon) ** 0.5 + bias
+
+
+def dropout_mask(shape: tuple[int, ...], rate: float, rng: np.random.Generator, dtype: Any = np.float32) -> Array:
+    """Zeros with probability ``rate``, and 1 / (1 - rate) elsewhere, so that a product keeps its expectation.
+
+    Raises:
+        ValueError: ``rate`` is outside [0, 1).
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout: the rate is {rate}; it must be at least 0 and below 1")
+    kept: Array = rng.random(shape, dtype=np.float32) >= rate
+    return kept.astype(dtype) / np.asarray(1 - rate, dtype)
+
+
+def dropout(x: Any, rate: float, rng: np.random.Generator) -> Any:
+    """``x`` with elements dropped at random (Srivastava et al. 2014), the others scaled by 1 / (1 - rate)."""
+    return x * dropout_mask(x.shape, rate, rng, x.dtype) if rate else x
+
+
+def one_hot(indices: Array, classes: int, dtype: Any = np.float32) -> Array:
+    """(..., classes): 1 at each index, 0 elsewhere. A plain array."""
+    indices = np.asarray(indices)
+    out = np.zeros((indices.size, classes), dtype)
+    out[np.arange(indices.size), indices.reshape(-1)] = 1
+    return out.reshape(*indices.shape, classes)
+
+
+ARRAY_FUNCTIONS[np.split] = lambda x, sections, axis=0: split(x, sections, axis)

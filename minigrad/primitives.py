@@ -1,0 +1,423 @@
+"""The table of derivatives: each primitive's NumPy function beside its rules, one rule an argument.
+
+In every rule ``g`` is the cotangent of the output and ``y`` the output itself. How rules are applied stands elsewhere.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+import string
+from collections.abc import Sequence
+from types import EllipsisType
+from typing import Any
+
+import numpy as np
+
+from minigrad.tensor import ARRAY_FUNCTIONS, UFUNCS, Array, Primitive, Scattered, elementwise, unbroadcast, value_of
+
+# --- element by element -----------------------------------------------------------------------------------------------
+
+add = elementwise(np.add, lambda g, y, a, b: g,
+                          lambda g, y, a, b: g)  # fmt: skip
+subtract = elementwise(np.subtract, lambda g, y, a, b: g,
+                                    lambda g, y, a, b: -g)  # fmt: skip
+multiply = elementwise(np.multiply, lambda g, y, a, b: g * b,
+                                    lambda g, y, a, b: g * a)  # fmt: skip
+divide = elementwise(np.divide, lambda g, y, a, b: g / b,
+                                lambda g, y, a, b: -g * y / b)  # fmt: skip
+
+
+def _less_one(b: Any) -> Any:
+    # b * a ** (b - 1) is 0 * inf where a and b are both 0; its limit, 0, is wanted.
+    if isinstance(b, int | float):
+        return b - 1 if b else 1
+    return where(value_of(b) == 0, 1, b - 1)
+
+
+def _log_base(a: Any) -> Any:
+    # Likewise y * log(a), where the base is 0; a negative one has no real logarithm.
+    if isinstance(a, int | float):
+        return math.log(a) if a > 0 else math.nan if a < 0 else 0.0
+    return log(where(value_of(a) == 0, 1, a))
+
+
+power = elementwise(np.power, lambda g, y, a, b: g * b * a ** _less_one(b),
+                              lambda g, y, a, b: g * y * _log_base(a))  # fmt: skip
+
+negative = elementwise(np.negative, lambda g, y, x: -g)
+exp = elementwise(np.exp, lambda g, y, x: g * y)
+expm1 = elementwise(np.expm1, lambda g, y, x: g * (y + 1))
+log = elementwise(np.log, lambda g, y, x: g / x)
+log1p = elementwise(np.log1p, lambda g, y, x: g / (x + 1))
+sqrt = elementwise(np.sqrt, lambda g, y, x: g * 0.5 / y)
+square = elementwise(np.square, lambda g, y, x: g * x * 2)
+abs = elementwise(np.absolute, lambda g, y, x: g * np.sign(value_of(x)), name="abs")
+sin = elementwise(np.sin, lambda g, y, x: g * cos(x))
+cos: Primitive = elementwise(np.cos, lambda g, y, x: -g * sin(x))
+tanh = elementwise(np.tanh, lambda g, y, x: g * (1 - y * y))
+
+
+def _sigmoid(x: Array) -> Any:
+    # One tanh has no overflow on either side, and costs half of what exp with a case distinction does. The error is
+    # half a unit in the last place of 1, so values below 1e-16 come out as 0.
+    return np.tanh(x * 0.5) * 0.5 + 0.5
+
+
+sigmoid = elementwise(_sigmoid, lambda g, y, x: g * y * (1 - y), name="sigmoid")
+softplus = elementwise(lambda x: np.logaddexp(x, 0), lambda g, y, x: g * sigmoid(x), name="softplus")
+
+# At a kink: relu's derivative is 0, and two equal arguments of maximum and minimum share the cotangent.
+relu = elementwise(lambda x: np.maximum(x, 0), lambda g, y, x: g * (x > 0), name="relu")
+maximum = elementwise(np.maximum, lambda g, y, a, b: g * (a > b) + g * 0.5 * (a == b),
+                                  lambda g, y, a, b: g * (b > a) + g * 0.5 * (b == a))  # fmt: skip
+minimum = elementwise(np.minimum, lambda g, y, a, b: g * (a < b) + g * 0.5 * (a == b),
+                                  lambda g, y, a, b: g * (b < a) + g * 0.5 * (b == a))  # fmt: skip
+where: Primitive = elementwise(lambda c, a, b: np.where(c, a, b),
+                               None,
+                               lambda g, y, c, a, b: where(c, g, 0),
+                               lambda g, y, c, a, b: where(c, 0, g), name="where")  # fmt: skip
+
+
+def _clip(x: Array, *, a_min: Any = None, a_max: Any = None) -> Any:
+    return np.clip(x, a_min, a_max)
+
+
+def _inside(x: Any, a_min: Any, a_max: Any) -> Any:
+    x = value_of(x)
+    return (True if a_min is None else x >= a_min) & (True if a_max is None else x <= a_max)
+
+
+clip = elementwise(_clip, lambda g, y, x, *, a_min, a_max: g * _inside(x, a_min, a_max), name="clip")
+alias = elementwise(lambda x: x, lambda g, y, x: g, name="alias")  # a node of its own for a value that has one
+
+# --- products ---------------------------------------------------------------------------------------------------------
+
+
+def _matmul(a: Array, b: Array) -> Any:
+    if np.ndim(a) > 2 and np.ndim(b) == 2:
+        # One product over all rows; np.matmul would take a small one for every leading index.
+        return (_rows(a) @ b).reshape(*a.shape[:-1], b.shape[-1])
+    return np.matmul(a, b)
+
+
+def _matmul_rule_a(g: Any, y: Any, a: Any, b: Any) -> Any:
+    if b.ndim == 1:
+        g = g[..., None]  # (..., m, 1), or (1,) where a is a vector too
+        return unbroadcast(g * b, a.shape)
+    if a.ndim == 1:
+        return unbroadcast(matmul(b, g[..., None])[..., 0], a.shape)
+    return unbroadcast(matmul(g, _swap(b)), a.shape)
+
+
+def _matmul_rule_b(g: Any, y: Any, a: Any, b: Any) -> Any:
+    if a.ndim == 1:
+        return unbroadcast(a * g if b.ndim == 1 else a[:, None] * g[..., None, :], b.shape)
+    if b.ndim == 1:
+        return unbroadcast(matmul(_swap(a), g[..., None])[..., 0], b.shape)
+    if a.ndim > 2 and b.ndim == 2:
+        return matmul(_swap(_rows(a)), _rows(g))
+    return unbroadcast(matmul(_swap(a), g), b.shape)
+
+
+def _rows(x: Any) -> Any:
+    """All axes but the last as one."""
+    return reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+def _swap(x: Any) -> Any:
+    """The last two axes exchanged."""
+    return transpose(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+
+
+matmul = Primitive("matmul", _matmul, _matmul_rule_a, _matmul_rule_b)
+UFUNCS[np.matmul] = matmul
+
+
+def _einsum(a: Array, b: Array, *, subscripts: str) -> Any:
+    return np.einsum(subscripts, a, b, optimize=True)
+
+
+def _einsum_back(g: Any, subscripts: str, which: int, x: Any, other: Any) -> Any:
+    """The cotangent of one operand: contract g with the other, then repeat over the axes that were only summed."""
+    terms, out = subscripts.split("->")
+    mine, others = terms.split(",")[:: 1 if which == 0 else -1]
+    kept = "".join(label for label in mine if label in out + others)
+    result = _einsum_primitive(g, other, subscripts=f"{out},{others}->{kept}")
+    lengths = dict(zip(kept, result.shape, strict=True))
+    result = reshape(result, tuple(lengths.get(label, 1) for label in mine))
+    return unbroadcast(broadcast_to(result, np.broadcast_shapes(result.shape, x.shape)), x.shape)
+
+
+_einsum_primitive = Primitive(
+    "einsum",
+    _einsum,
+    lambda g, y, a, b, *, subscripts: _einsum_back(g, subscripts, 0, a, b),
+    lambda g, y, a, b, *, subscripts: _einsum_back(g, subscripts, 1, b, a),
+)
+
+
+def einsum(subscripts: str, *operands: Any) -> Any:
+    """A product of two operands in Einstein's notation, as ``np.einsum``: ``einsum("ij,jk->ik", a, b)``.
+
+    Raises:
+        ValueError: there are not two operands, a label stands twice in one (its diagonal has no rule here), or the
+            subscripts do not fit.
+    """
+    ndims = [np.ndim(value_of(x)) for x in operands]
+    return _einsum_primitive(*operands, subscripts=_explicit(subscripts, ndims))
+
+
+def _explicit(subscripts: str, ndims: Sequence[int]) -> str:
+    """The subscripts with "->" and with letters in place of "..."."""
+    terms, arrow, out = subscripts.replace(" ", "").partition("->")
+    operands = terms.split(",")
+    if not len(operands) == len(ndims) == 2:
+        raise ValueError(
+            f"einsum: {subscripts!r} names {len(operands)} operands and {len(ndims)} came; it takes two: "
+            "apply it repeatedly for more, and sum or transpose for one"
+        )
+    spare = [letter for letter in string.ascii_letters if letter not in subscripts]
+    width = 0
+    for i, ndim in enumerate(ndims):
+        labels = operands[i].replace("...", "")
+        if len(set(labels)) != len(labels):
+            raise ValueError(
+                f"einsum: {subscripts!r} has a label twice in one operand, and a diagonal has no rule here: "
+                "multiply by a mask and sum instead"
+            )
+        if "..." in operands[i]:
+            rest = ndim - len(labels)
+            width = builtins.max(width, rest)
+            operands[i] = operands[i].replace("...", "".join(spare[len(spare) - rest :]) if rest > 0 else "")
+    ellipsis = "".join(spare[len(spare) - width :])
+    if arrow and width and "..." not in out:
+        raise ValueError(f"einsum: the output of {subscripts!r} has no '...', which its operands have: add it")
+    if not arrow:
+        joined = "".join(operands)
+        out = ellipsis + "".join(sorted(c for c in set(joined) if joined.count(c) == 1 and c not in ellipsis))
+    return f"{operands[0]},{operands[1]}->{out.replace('...', ellipsis)}"
+
+
+# --- reductions -------------------------------------------------------------------------------------------------------
+
+
+def _restore(g: Any, x: Any, axis: Any) -> Any:
+    """A reduced array with the axes it was reduced over back in place, with length 1."""
+    if g.ndim == x.ndim:
+        return g
+    axes = range(x.ndim) if axis is None else {a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,))}
+    return reshape(g, tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
+
+
+def _logsumexp(x: Array, *, axis: Any = None, keepdims: bool = False) -> Any:
+    top = np.max(x, axis=axis, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0)  # so that a row of -inf gives -inf, and not nan
+    with np.errstate(divide="ignore", over="ignore"):
+        y = np.log(np.sum(np.exp(x - top), axis=axis, keepdims=True)) + top
+    return y if keepdims else np.squeeze(y, axis)
+
+
+def _log_softmax(x: Array, *, axis: int = -1) -> Any:
+    shifted = x - np.max(x, axis=axis, keepdims=True)
+    return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))
+
+
+def _max_rule(g: Any, y: Any, x: Any, *, axis: Any, keepdims: bool) -> Any:
+    chosen = value_of(x) == _restore(value_of(y), x, axis)
+    count = np.sum(chosen, axis=axis, keepdims=True).astype(x.dtype)
+    return _restore(g, x, axis) * (chosen / count)  # equal maxima share
+
+
+def _sum_rule(g: Any, y: Any, x: Any, *, axis: Any, keepdims: bool) -> Any:
+    return broadcast_to(_restore(g, x, axis), x.shape)
+
+
+def _mean_rule(g: Any, y: Any, x: Any, *, axis: Any, keepdims: bool) -> Any:
+    return broadcast_to(_restore(g * (y.size / builtins.max(x.size, 1)), x, axis), x.shape)
+
+
+def _logsumexp_rule(g: Any, y: Any, x: Any, *, axis: Any, keepdims: bool) -> Any:
+    y = where(np.isfinite(value_of(y)), y, 0)  # a row of -inf: its derivative is exp(-inf), and not exp(-inf + inf)
+    return _restore(g, x, axis) * exp(x - _restore(y, x, axis))
+
+
+def _reduction(function: Any) -> Any:
+    def forward(x: Array, *, axis: Any = None, keepdims: bool = False) -> Any:
+        return function(x, axis=axis, keepdims=keepdims)
+
+    return forward
+
+
+sum = Primitive("sum", _reduction(np.sum), _sum_rule)
+mean = Primitive("mean", _reduction(np.mean), _mean_rule)
+max = Primitive("max", _reduction(np.max), _max_rule)
+logsumexp = Primitive("logsumexp", _logsumexp, _logsumexp_rule)
+log_softmax = Primitive(
+    "log_softmax", _log_softmax, lambda g, y, x, *, axis: g - exp(y) * sum(g, axis=axis, keepdims=True)
+)
+
+
+def _cumsum(x: Array, *, axis: int | None = None) -> Any:
+    return np.cumsum(x, axis=axis)
+
+
+def _cumsum_rule(g: Any, y: Any, x: Any, *, axis: int | None) -> Any:
+    backwards = (slice(None),) * (0 if axis is None else axis % g.ndim) + (slice(None, None, -1),)
+    return reshape(cumsum(g[backwards], axis=axis)[backwards], x.shape)
+
+
+cumsum = Primitive("cumsum", _cumsum, _cumsum_rule)
+
+# --- shapes -----------------------------------------------------------------------------------------------------------
+
+
+def _reshape(x: Array, *, shape: Any) -> Any:
+    return np.reshape(x, shape)
+
+
+def _transpose(x: Array, *, axes: Any = None) -> Any:
+    return np.transpose(x, axes)
+
+
+def _transpose_rule(g: Any, y: Any, x: Any, *, axes: Any) -> Any:
+    return transpose(g, None if axes is None else tuple(np.argsort([a % x.ndim for a in axes]).tolist()))
+
+
+def _broadcast_to(x: Array, *, shape: Any) -> Any:
+    return np.broadcast_to(x, shape)
+
+
+def _pad(x: Array, *, pad_width: Any, mode: str = "constant", constant_values: Any = 0) -> Any:
+    if mode != "constant":
+        raise ValueError(f"mode {mode!r} has no rule here, only 'constant': build the border with concatenate")
+    return np.pad(x, pad_width, mode="constant", constant_values=constant_values)
+
+
+def _pad_rule(g: Any, y: Any, x: Any, *, pad_width: Any, mode: str, constant_values: Any) -> Any:
+    if isinstance(pad_width, dict):  # by axis, where the others get nothing
+        widths = [pad_width.get(axis, pad_width.get(axis - x.ndim, 0)) for axis in range(x.ndim)]
+        pad_width = [np.broadcast_to(width, 2) for width in widths]
+    before = np.broadcast_to(np.asarray(pad_width), (x.ndim, 2))[:, 0].tolist()
+    return g[tuple(slice(b, b + n) for b, n in zip(before, x.shape, strict=True))]
+
+
+reshape: Primitive = Primitive("reshape", _reshape, lambda g, y, x, *, shape: reshape(g, x.shape))
+transpose = Primitive("transpose", _transpose, _transpose_rule)
+broadcast_to = Primitive("broadcast_to", _broadcast_to, lambda g, y, x, *, shape: unbroadcast(g, x.shape))
+pad = Primitive("pad", _pad, _pad_rule)
+
+
+def _concatenate(*xs: Array, axis: int = 0) -> Any:
+    return np.concatenate(xs, axis=axis)
+
+
+def _concatenate_rule(g: Any, y: Any, i: int, *xs: Any, axis: int) -> Any:
+    axis %= y.ndim
+    start = builtins.sum(x.shape[axis] for x in xs[:i])
+    return g[(slice(None),) * axis + (slice(start, start + xs[i].shape[axis]),)]
+
+
+def _stack(*xs: Array, axis: int = 0) -> Any:
+    return np.stack(xs, axis=axis)
+
+
+_concatenate_primitive = Primitive("concatenate", _concatenate, _concatenate_rule, variadic=True)
+_stack_primitive = Primitive(
+    "stack", _stack, lambda g, y, i, *xs, axis: g[(slice(None),) * (axis % y.ndim) + (i,)], variadic=True
+)
+
+
+def concatenate(xs: Sequence[Any], axis: int | None = 0) -> Any:
+    """Arrays joined along an axis that they have, or with ``axis=None`` flattened and joined, as ``np.concatenate``."""
+    if axis is None:
+        xs, axis = [reshape(x, -1) for x in xs], 0
+    return _concatenate_primitive(*xs, axis=axis)
+
+
+def stack(xs: Sequence[Any], axis: int = 0) -> Any:
+    """Arrays joined along a new axis, as ``np.stack``."""
+    return _stack_primitive(*xs, axis=axis)
+
+
+# --- choosing ---------------------------------------------------------------------------------------------------------
+
+
+def _getitem(x: Array, *, index: Any) -> Any:
+    return x[index]
+
+
+def _take(x: Array, indices: Array, *, axis: int = 0) -> Any:
+    return np.take(x, indices, axis=axis)
+
+
+def _scatter(*gs: Array, indices: Sequence[Any], shape: tuple[int, ...]) -> Any:
+    """Zeros, to which each g is added at its index; where an index names a place twice, both arrive."""
+    out = np.zeros(shape, gs[0].dtype)
+    for index, g in zip(indices, gs, strict=True):
+        parts = index if isinstance(index, tuple) else (index,)
+        if all(part is None or isinstance(part, int | np.integer | slice | EllipsisType) for part in parts):
+            out[index] += g
+        elif len(parts) == 1 and isinstance(parts[0], np.ndarray) and parts[0].dtype.kind in "iu":
+            _add_rows(out, parts[0], g)
+        else:
+            np.add.at(out, index, g)
+    return out
+
+
+def _add_rows(out: Array, rows: Array, g: Array) -> None:
+    """``np.add.at(out, rows, g)``, ten times faster: sort by row, then one sum for each row that occurs."""
+    rows = rows.reshape(-1).astype(np.intp)  # a narrow type may not hold len(out)
+    if rows.size == 0:
+        return
+    rows = np.where(rows < 0, rows + len(out), rows)
+    order = np.argsort(rows, kind="stable")
+    rows = rows[order]
+    starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]])
+    out[rows[starts]] += np.add.reduceat(g.reshape(len(order), *out.shape[1:])[order], starts, axis=0)
+
+
+def _take_rule(g: Any, y: Any, x: Any, indices: Any, *, axis: int) -> Any:
+    return Scattered((slice(None),) * (axis % x.ndim) + (np.asarray(value_of(indices), np.intp),), g)
+
+
+getitem = Primitive("getitem", _getitem, lambda g, y, x, *, index: Scattered(index, g))
+_take_primitive = Primitive("take", _take, _take_rule, None)
+scatter = Primitive("scatter", _scatter, lambda g, y, i, *gs, indices, shape: g[indices[i]], variadic=True)
+
+
+def take(x: Any, indices: Any, axis: int | None = 0) -> Any:
+    """The entries of ``x`` at ``indices`` along ``axis``, as ``np.take``, whose own default flattens ``x`` (None).
+
+    The rows of an embedding are ``take(table, tokens)``; where a row is taken twice, both its gradients count.
+    """
+    if axis is None:
+        x, axis = reshape(x, -1), 0
+    return _take_primitive(x, indices, axis=axis)
+
+
+# --- NumPy's names ----------------------------------------------------------------------------------------------------
+
+
+
+def _permuting(function: Any) -> Any:
+    def permuted(x: Any, *args: Any, **kwargs: Any) -> Any:
+        # Axis i of this empty array is i long, so its shape afterwards is the order of the axes.
+        probe = np.empty(tuple(range(x.ndim)))
+        return transpose(x, function(probe, *args, **kwargs).shape)
+
+    return permuted
+
+
+ARRAY_FUNCTIONS.update(
+    {
+        np.sum: sum, np.mean: mean, np.max: max, np.amax: max, np.cumsum: cumsum, np.clip: clip, np.einsum: einsum,
+        np.where: where, np.reshape: reshape, np.transpose: transpose, np.broadcast_to: broadcast_to, np.pad: pad,
+        np.concatenate: concatenate, np.stack: stack,
+        np.take: lambda x, indices, axis=None: take(x, indices, axis),
+        np.swapaxes: _permuting(np.swapaxes), np.moveaxis: _permuting(np.moveaxis),
+        np.expand_dims: lambda x, axis: reshape(x, np.expand_dims(x.value, axis).shape),
+        np.squeeze: lambda x, axis=None: reshape(x, np.squeeze(x.value, axis).shape),
+        np.ravel: lambda x: reshape(x, -1),
+    }
+)  # fmt: skip

@@ -1,0 +1,108 @@
+"""The reference time loop: a dozen obvious lines. It defines what a scan means, and is not meant to be fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minigrad import trees
+from minigrad.primitives import stack, where
+from minigrad.tensor import Array, observer, value_of
+from minigrad.trees import Tree
+
+Step = Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
+
+
+def scan(
+    step: Step,
+    params: Tree,
+    carry: Tree,
+    xs: Tree,
+    *,
+    lengths: Array | None = None,
+    mask: Array | None = None,
+    reverse: bool = False,
+) -> tuple[Tree, Tree]:
+    """Apply ``step`` along the first axis of ``xs``.
+
+    Args:
+        step: ``(params, carry, x) -> (carry, y)``.
+        params: what every step shares.
+        carry: the state before the first step, a tree of arrays (B, ...).
+        xs: a tree of arrays (T, B, ...).
+        lengths: (B,) integers: sequence b ends after ``lengths[b]`` steps.
+        mask: (T, B): false where a sequence has no input. There the carry stands still and the output is zero.
+            Give ``lengths`` or ``mask``, not both.
+        reverse: run from the last step to the first; outputs stay in the order of ``xs``.
+
+    Returns:
+        The carry after the last step, and the outputs, a tree of arrays (T, B, ...).
+
+    Raises:
+        ValueError: the arrays of ``xs`` disagree on T, ``lengths`` or ``mask`` do not fit them, or a step gives a
+            carry of another structure.
+    """
+    length, batch_size = _sizes(xs)
+    live = live_steps(length, batch_size, lengths, mask)
+    outputs: list[Tree] = [None] * length
+    watching = observer.get()
+    for t in reversed(range(length)) if reverse else range(length):
+        if watching is not None:
+            watching.saw_time(t)
+        new_carry, y = step(params, carry, trees.map(lambda x, t=t: x[t], xs))
+        if live is not None:
+            new_carry = trees.map(lambda new, old, t=t: where(_rows(live[t], new), new, old), new_carry, carry)
+            y = trees.map(lambda out, t=t: where(_rows(live[t], out), out, 0), y)
+        carry, outputs[t] = new_carry, y
+    if watching is not None:
+        watching.saw_time(None)
+    if length:
+        return carry, trees.map(lambda *ys: stack(ys), *outputs)
+    # No step ran, so one is tried on zeros, to learn the shape of an output.
+    _, y = step(params, carry, trees.map(lambda x: np.zeros(x.shape[1:], x.dtype), xs))
+    return carry, trees.map(lambda out: np.zeros((0, *out.shape), out.dtype), y)
+
+
+def live_steps(length: int, batch_size: int, lengths: Array | None, mask: Array | None) -> Array | None:
+    """(T, B) booleans, true where a sequence has an input; None where all have.
+
+    Raises:
+        ValueError: both are given, or one has another shape or values than the sequence allows.
+    """
+    if lengths is not None and mask is not None:
+        raise ValueError("scan: lengths and mask were both given; give one of them")
+    if lengths is not None:
+        lengths = np.asarray(value_of(lengths))
+        if lengths.shape != (batch_size,) or lengths.dtype.kind not in "iu":
+            raise ValueError(
+                f"scan: lengths have shape {lengths.shape} and dtype {lengths.dtype}; "
+                f"expected ({batch_size},) integers, one for each sequence"
+            )
+        if lengths.size and not (0 <= lengths.min() and lengths.max() <= length):
+            raise ValueError(f"scan: lengths run from {lengths.min()} to {lengths.max()}; expected 0 to {length}")
+        return np.asarray(np.arange(length)[:, None] < lengths)
+    if mask is not None:
+        mask = np.asarray(value_of(mask))
+        if mask.shape != (length, batch_size):
+            raise ValueError(f"scan: the mask has shape {mask.shape}; expected (T, B) = {(length, batch_size)}")
+        return mask != 0
+    return None
+
+
+def _sizes(xs: Tree) -> tuple[int, int]:
+    """T and B, on which all arrays of ``xs`` must agree."""
+    shapes = {leaf.shape[:2] for leaf in trees.leaves(xs)}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+        raise ValueError(
+            f"scan: the inputs start with the axes {sorted(shapes)}; expected one pair (T, B), the same for all: "
+            "time first, then the batch"
+        )
+    length, batch_size = shapes.pop()
+    return length, batch_size
+
+
+def _rows(live: Array, like: Any) -> Array:
+    """A mask over the batch, (B,), shaped to broadcast against (B, ...)."""
+    return live.reshape(live.shape + (1,) * (like.ndim - 1))

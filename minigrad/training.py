@@ -1,0 +1,123 @@
+"""Training: one gradient step after another on whatever loss and batches it is given. It knows no files and no terminal."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minigrad import trees
+from minigrad.gradients import value_and_grad
+from minigrad.optimizers import Optimizer, clip_by_global_norm, clip_by_value
+from minigrad.schedules import Schedule
+from minigrad.trees import Tree
+
+Loss = Callable[[Tree, Tree, Any, np.random.Generator], tuple[Any, Tree]]
+"""``(params, carry, batch, rng) -> (mean loss in nats, carry)``."""
+
+
+@dataclass
+class TrainingState:
+    """All that the next step depends on: saved and loaded again, training goes on bit for bit.
+
+    Attributes:
+        step: how many steps have been taken.
+        params: the parameters.
+        optimizer: the optimiser's state.
+        carry: the network's state at the end of the last batch (truncated BPTT).
+        rng: draws dropout masks.
+    """
+
+    step: int
+    params: Tree
+    optimizer: Tree
+    carry: Tree
+    rng: np.random.Generator
+
+
+class StepRecord(NamedTuple):
+    """One training step.
+
+    Attributes:
+        step: its number, from 1.
+        loss: before the update, mean over the batch, nats.
+        gradient_norm: the global norm before clipping.
+        learning_rate: what the schedule gave for this step.
+    """
+
+    step: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+
+
+class NotFinite(ArithmeticError):
+    """A loss or a gradient that is no number any more. The state is as it was before the step.
+
+    Attributes:
+        step: the number of the step that failed, from 1.
+        loss: its value.
+        gradient_norm: its gradient's norm.
+        batch: what it was computed on.
+        carry: what it started from.
+        rng: the generator as it was before the step.
+    """
+
+    def __init__(
+        self, step: int, loss: float, gradient_norm: float, batch: Any, carry: Tree, rng: np.random.Generator
+    ) -> None:
+        super().__init__(f"step {step}: the loss is {loss} and the gradient's norm {gradient_norm}")
+        self.step, self.loss, self.gradient_norm = step, loss, gradient_norm
+        self.batch, self.carry, self.rng = batch, carry, rng
+
+
+def train(
+    loss: Loss,
+    state: TrainingState,
+    batches: Iterable[Any],
+    *,
+    optimizer: Optimizer,
+    schedule: Schedule,
+    clip_norm: float = 0.0,
+    clip_value: float = 0.0,
+) -> Iterator[StepRecord]:
+    """Take one step a batch, writing the new state into ``state``, and yield a record of each.
+
+    Args:
+        loss: what to bring down.
+        state: where to start; it is brought up to date before each record is yielded. A consumer may change its carry
+            between records, to start a sequence anew.
+        batches: what the steps are taken on.
+        optimizer: how gradients become updates.
+        schedule: the learning rate of each step, counted from 0.
+        clip_norm: the largest global norm of a gradient; 0 leaves it as it is.
+        clip_value: the largest absolute value of an element; 0 leaves it as it is.
+
+    Raises:
+        NotFinite: the loss or its gradient became infinite or NaN; ``state`` is the last good one.
+    """
+    gradient = value_and_grad(loss, has_aux=True)
+    for batch in batches:
+        before = copy.deepcopy(state.rng)
+        # Overflow is looked for below and explained; NumPy's warnings would only come before the explanation.
+        with np.errstate(all="ignore"):
+            (value, carry), gradients = gradient(state.params, state.carry, batch, state.rng)
+            gradients, norm = clip_by_global_norm(gradients, clip_norm or np.inf)
+        if not (np.isfinite(value) and np.isfinite(norm)):
+            state.rng = before
+            raise NotFinite(state.step + 1, float(value), float(norm), batch, state.carry, copy.deepcopy(before))
+        if clip_value:
+            gradients = clip_by_value(gradients, clip_value)
+        learning_rate = schedule(state.step)
+        state.params, state.optimizer = optimizer.update(gradients, state.optimizer, state.params, learning_rate)
+        state.carry = carry
+        state.step += 1
+        yield StepRecord(state.step, float(value), float(norm), learning_rate)
+
+
+def start(params: Tree, optimizer: Optimizer, carry: Tree, rng: np.random.Generator) -> TrainingState:
+    """The state before the first step."""
+    return TrainingState(0, params, optimizer.init(params), trees.map(np.asarray, carry), rng)

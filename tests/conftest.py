@@ -1,0 +1,23 @@
+"""What all tests share: Hypothesis profiles and where the optional real data lies."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Deadlines measure the machine, not the code; a busy one must not fail a test.
+settings.register_profile("dev", deadline=None, max_examples=30)
+settings.register_profile("ci", deadline=None, max_examples=60, derandomize=True, print_blob=True)
+settings.register_profile("thorough", deadline=None, max_examples=1000, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+DATA = Path(os.environ.get("RNN_LAB_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture
+def data() -> Path:
+    """The folder of real data, which the repository does not carry."""
+    if not DATA.is_dir():
+        pytest.skip(f"no real data at {DATA}; set RNN_LAB_DATA to try on it")
+    return DATA
