@@ -106,13 +106,13 @@ def train(
         with np.errstate(all="ignore"):
             (value, carry), gradients = gradient(state.params, state.carry, batch, state.rng)
             gradients, norm = clip_by_global_norm(gradients, clip_norm or np.inf)
-        if not (np.isfinite(value) and np.isfinite(norm)):
-            state.rng = before
-            raise NotFinite(state.step + 1, float(value), float(norm), batch, state.carry, copy.deepcopy(before))
-        if clip_value:
-            gradients = clip_by_value(gradients, clip_value)
-        learning_rate = schedule(state.step)
-        state.params, state.optimizer = optimizer.update(gradients, state.optimizer, state.params, learning_rate)
+            if not (np.isfinite(value) and np.isfinite(norm)):
+                state.rng = before
+                raise NotFinite(state.step + 1, float(value), float(norm), batch, state.carry, copy.deepcopy(before))
+            if clip_value:
+                gradients = clip_by_value(gradients, clip_value)
+            learning_rate = schedule(state.step)
+            state.params, state.optimizer = optimizer.update(gradients, state.optimizer, state.params, learning_rate)
         state.carry = carry
         state.step += 1
         yield StepRecord(state.step, float(value), float(norm), learning_rate)

@@ -4,7 +4,8 @@ Parameters, gradients, carries and optimiser states are trees; this module takes
 builds them again. It is no container class of its own, and it never looks inside a leaf, except in the three functions
 that say so (`cast`, `count`, `zeros_like`).
 
-`None` is a tree without leaves. A leaf's path is the keys and indices that lead to it, joined by dots: `forget.W`, `0.h`.
+`None` is a tree without leaves. A leaf's path is the keys and indices that lead to it, joined by dots: `forget.W`,
+`0.h`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -122,7 +123,7 @@ def from_structure(structure: Any, leaf_by_path: Mapping[str, Any]) -> Tree:
 
 
 def cast(tree: Tree, dtype: DTypeLike) -> Tree:
-    """The tree with its floating-point arrays as `dtype`; other leaves, and arrays that have it already, are not copied."""
+    """The tree with its float arrays as `dtype`; other leaves, and arrays that have it already, are not copied."""
 
     def cast_leaf(leaf: Any) -> Any:
         array = np.asarray(leaf)

@@ -1,0 +1,131 @@
+"""Checkpoints: a tree of arrays and a dict of JSON in one safetensors file, which appears whole or not at all.
+
+Nothing in it is ever unpickled, and it knows nothing of what the arrays mean. Any safetensors reader can open the file:
+its tensors are the tree's leaves under their paths, and its header carries the rest, as JSON.
+"""
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_safetensors
+
+from minigrad import trees
+from minigrad.trees import Tree
+
+# One entry in the header for all of ours: safetensors writes several in no fixed order, and equal trees must give equal
+# files.
+_HEADER_KEY = "minigrad"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read; the message says which file, why, and what to do."""
+
+
+def save(path: str | os.PathLike[str], tree: Tree, metadata: dict[str, Any]) -> None:
+    """Write the tree and the metadata to `path`, replacing what was there only once the new file is whole.
+
+    Equal trees and metadata give equal bytes.
+
+    Args:
+        path: where to write; its folder must exist.
+        tree: NumPy arrays of any shape, 0-d and empty ones too; booleans, integers, and floats of 16 to 64 bits.
+        metadata: what JSON holds; a tuple in it comes back as a list.
+
+    Raises:
+        TypeError: where a leaf is no such array, a dict's key no string, or the metadata not JSON.
+        ValueError: where two leaves have one path, or the metadata has a NaN or an infinity, which JSON has not.
+        OSError: where the file cannot be written; what was there before stays.
+    """
+    arrays = {name: _storable(name, leaf) for name, leaf in trees.flatten(tree).items()}
+    try:
+        header = json.dumps({"structure": trees.structure(tree), "metadata": metadata}, allow_nan=False)
+    except TypeError as error:
+        raise TypeError(f"the metadata of a checkpoint must be JSON: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"the metadata of a checkpoint must be JSON: {error}") from None
+    write_atomically(path, to_safetensors(arrays, {_HEADER_KEY: header}))
+
+
+def load(path: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
+    """The tree and the metadata that `save` wrote.
+
+    Arrays come back writable, in the machine's byte order; a named tuple as a plain tuple (`trees.unflatten` with a
+    model of it gives its class back).
+
+    Raises:
+        CheckpointError: where the file is missing, unreadable, damaged, or none of `save`'s.
+    """
+    try:
+        # Opened here first because the operating system says it better: no such file, permission denied, a directory.
+        with open(path, "rb"):
+            pass
+        with safe_open(path, "np") as file:
+            header = (file.metadata() or {}).get(_HEADER_KEY)
+            names = file.keys() if header is not None else []
+            arrays = {name: file.get_tensor(name) for name in names}
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no file '{path}'; give the path of a checkpoint") from None
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read '{path}' ({error.strerror or error}); give the path of a checkpoint"
+        ) from None
+    except SafetensorError as error:
+        raise _damaged(path, error) from None
+    if header is None:
+        raise CheckpointError(f"'{path}' is a safetensors file of another program; give one that was saved here")
+    try:
+        described = json.loads(header)
+        return trees.from_structure(described["structure"], arrays), described["metadata"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path, error) from None
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
+    """Write a file so that at every moment, a power cut's included, the old or the new content is there whole.
+
+    Text is written as UTF-8, its line ends untouched. A symbolic link stays one, and what it points to is replaced.
+
+    Raises:
+        OSError: where it cannot be written; the old file stays, and nothing else is left behind.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
+    content = data.encode() if isinstance(data, str) else data
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    # The new name is safe on disk only when the folder is; Windows cannot open one, and has no such call.
+    if hasattr(os, "O_DIRECTORY"):
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _storable(name: str, leaf: Any) -> NDArray[Any]:
+    if not isinstance(leaf, (np.ndarray, np.generic)) or leaf.dtype.kind not in "biuf" or leaf.dtype.itemsize > 8:
+        given = getattr(leaf, "dtype", type(leaf).__name__)
+        raise TypeError(
+            f"the leaf '{name}' is of type {given}; a checkpoint holds arrays of booleans, integers, and floats of 16 "
+            "to 64 bits"
+        )
+    if name == "__metadata__":
+        raise ValueError("a leaf is called '__metadata__', a name that safetensors keeps for itself; rename it")
+    return np.asarray(leaf, order="C")  # safetensors reads memory as it lies
+
+
+def _damaged(path: str | os.PathLike[str], error: Exception) -> CheckpointError:
+    return CheckpointError(f"'{path}' is no checkpoint, or a damaged one ({error}); give another, or save it anew")
