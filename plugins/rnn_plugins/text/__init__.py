@@ -1,0 +1,1 @@
+"""Text: vocabularies, corpora, built-in texts and the models that counting gives. It trains nothing."""
