@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from rnn_plugins.errors import UserError
 from rnn_plugins.text import corpus as module
+from rnn_plugins.text import sources
 from rnn_plugins.text.corpus import cache_folder, load_corpus, split
 from rnn_plugins.text.vocabulary import Vocabulary
 
@@ -202,7 +204,7 @@ def test_the_size_of_what_is_read_at_a_time_changes_nothing(level, texts, size):
     names = [write(f"{i}.txt", text) for i, text in enumerate(texts)]
     vocabulary = Vocabulary.build(texts, level)  # given, so that a text of one symbol is welcome
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CHUNK", size)
+        patch.setattr(sources, "CHUNK", size)
         small = load_corpus(names, vocabulary=vocabulary, unknown="replace")
         if len(set("".join(texts).encode())) > 1 and level != "word":
             assert load_corpus(names, level=level).vocabulary == vocabulary
@@ -253,7 +255,7 @@ def test_a_file_without_read_permission(monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
     write("d/a.txt", "hello")
-    monkeypatch.setattr(module, "open", refuse, raising=False)
+    monkeypatch.setattr(sources, "open", refuse, raising=False)
     assert error_of("d/a.txt") == (
         "'d/a.txt' cannot be read (permission denied); make it readable, or give another text"
     )
@@ -328,7 +330,7 @@ def test_a_folder_without_files():
     ],
 )
 def test_a_file_that_is_not_utf8_says_at_which_byte(monkeypatch, content, where, size):
-    monkeypatch.setattr(module, "CHUNK", size)
+    monkeypatch.setattr(sources, "CHUNK", size)
     write("a.txt", "hello")
     assert error_of("a.txt", write("b.txt", content)) == (
         f"'b.txt' is not UTF-8 ({where}); convert it to UTF-8, or train with --level byte, which takes any file"
@@ -405,7 +407,7 @@ def test_no_room_for_standard_input(monkeypatch):
     def refuse(**options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module.tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr(sources.tempfile, "NamedTemporaryFile", refuse)
     assert error_of("-") == (
         "standard input could not be copied to the folder for temporary files (no space left on device); "
         "set TMPDIR to one with room"
@@ -670,7 +672,7 @@ def test_what_the_cache_holds_is_json_and_bare_ids(cached):
 
 @pytest.mark.parametrize("level", ["char", "byte"])
 def test_a_text_is_never_held_whole(monkeypatch, cached, level):
-    monkeypatch.setattr(module, "CHUNK", 1 << 14)
+    monkeypatch.setattr(sources, "CHUNK", 1 << 14)
     write("a.txt", "hello wörld\n" * 500_000)  # 6.5 MB
     tracemalloc.start()
     try:

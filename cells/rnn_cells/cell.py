@@ -1,9 +1,10 @@
-"""What a recurrent cell is: a pure step function, its parameters and its first carry. It is no layer and keeps no state."""
+"""What a recurrent cell is: a pure step function, its parameters, its first carry. It is no layer and has no state."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+import typing
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -38,6 +39,12 @@ class Cell:
             size = getattr(self, name)
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"{type(self).__name__}: {name} is {size!r}; it must be a whole number of at least 1")
+        hints = typing.get_type_hints(type(self))
+        for field in fields(self):
+            value, choices = getattr(self, field.name), typing.get_args(hints[field.name])
+            if typing.get_origin(hints[field.name]) is Literal and value not in choices:
+                expected = " or ".join(map(repr, choices))
+                raise ValueError(f"{type(self).__name__}: {field.name} is {value!r}; it must be {expected}")
 
     @property
     def output_size(self) -> int:

@@ -31,7 +31,7 @@ class GRU(Cell):
     suggested_learning_rate: ClassVar[float | None] = 4e-3
 
     def init_params(self, rng: np.random.Generator) -> Tree:
-        """``update``, ``reset``: W (H + I, H) and b (H,); ``candidate`` likewise, or ``{"input", "hidden"}`` of each."""
+        """``update``, ``reset``: W (H + I, H) and b (H,); ``candidate`` likewise, or ``input`` and ``hidden`` apart."""
         params = {"update": self.dense(rng), "reset": self.dense(rng)}
         if self.reset == "before":
             return params | {"candidate": self.dense(rng)}

@@ -28,7 +28,7 @@ class _MemoryCell(Cell):
 
 @dataclass(frozen=True)
 class LSTM(_MemoryCell):
-    """Long short-term memory (Hochreiter and Schmidhuber 1997), with a forget gate (Gers, Schmidhuber and Cummins 2000).
+    """Long short-term memory (Hochreiter and Schmidhuber 1997) with a forget gate (Gers, Schmidhuber and Cummins 2000).
 
         f_t = sigmoid(W_f [h_{t-1}, x_t] + b_f)
         i_t = sigmoid(W_i [h_{t-1}, x_t] + b_i)
@@ -38,14 +38,14 @@ class LSTM(_MemoryCell):
         h_t = o_t * tanh(c_t)
 
     The forget gate's bias starts at ``forget_bias``, 1 after Jozefowicz, Zaremba and Sutskever (2015), so that the cell
-    remembers from the first step. ``second_bias`` gives every gate a second bias, which is added to the first, as cuDNN,
-    PyTorch and char-rnn have it; it changes the number of parameters and how fast biases learn, and nothing else.
+    remembers from the first step. ``second_bias`` gives every gate a second bias, which is added to the first, as in
+    cuDNN, PyTorch and char-rnn; it changes the number of parameters and how fast biases learn, and nothing else.
     """
 
     second_bias: bool = False
 
     def init_params(self, rng: np.random.Generator) -> Tree:
-        """``forget``, ``input``, ``output``, ``candidate``: W (H + I, H) and b (H,) each, and with a second bias ``b2``."""
+        """``forget``, ``input``, ``output``, ``candidate``: W (H + I, H) and b (H,) each, and b2 with a second bias."""
         params = {
             "forget": self.dense(rng, bias=self.forget_bias),
             "input": self.dense(rng),
@@ -131,6 +131,8 @@ class CoupledLSTM(_MemoryCell):
         c~_t = tanh(W_c [h_{t-1}, x_t] + b_c)
         c_t = f_t * c_{t-1} + (1 - f_t) * c~_t
         h_t = o_t * tanh(c_t)
+
+    There is no input gate: as much is written as is forgotten. The forget gate's bias starts at ``forget_bias``.
     """
 
     def init_params(self, rng: np.random.Generator) -> Tree:

@@ -42,12 +42,12 @@ class RNN(Cell):
 
 @dataclass(frozen=True)
 class IRNN(Cell):
-    """The basic network with rectified units, its recurrent matrix started as the identity (Le, Jaitly and Hinton 2015, arXiv:1504.00941).
+    """The basic network with rectified units, its recurrent matrix started as the identity.
 
         s_t = relu(U x_t + W s_{t-1} + b),  W = recurrent_scale * I at the start
 
-    U starts normal with standard deviation 0.001, b at zero, as in the paper; there, 0.01 * I served tasks with short
-    dependencies.
+    After Le, Jaitly and Hinton (2015, arXiv:1504.00941). U starts normal with standard deviation 0.001, b at zero, as
+    in the paper; there, 0.01 * I served tasks with short dependencies.
     """
 
     recurrent_scale: float = 1.0

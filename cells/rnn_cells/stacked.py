@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class Stacked(Cell):
         cells = tuple(cells)
         if not cells:
             raise ValueError("Stacked: got no cells; give at least one")
-        for i, (below, above) in enumerate(zip(cells, cells[1:], strict=False)):
+        for i, (below, above) in enumerate(pairwise(cells)):
             if above.input_size != below.output_size:
                 raise ValueError(
                     f"Stacked: layer {i} gives outputs of {below.output_size}, and layer {i + 1} takes inputs of "

@@ -3,22 +3,16 @@
 A text is read in a stream and never held whole, only its ids are. What a network makes of them is the task's concern.
 """
 
-import codecs
-import glob
-import gzip
 import hashlib
 import io
 import json
 import os
-import sys
 import tempfile
 import unicodedata
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from itertools import chain
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +21,7 @@ import platformdirs
 from numpy.typing import NDArray
 
 from rnn_plugins.errors import UserError
+from rnn_plugins.text.sources import Content, find, label_of, why
 from rnn_plugins.text.vocabulary import (
     MAX_WORDS,
     NOUNS,
@@ -34,13 +29,11 @@ from rnn_plugins.text.vocabulary import (
     Unknown,
     Vocabulary,
     amount,
-    count_characters,
     listing,
     show,
     split_words,
 )
 
-CHUNK = 1 << 20  # bytes read at a time
 SMALL = 1 << 20  # bytes; a smaller text is encoded faster than a cache is opened, and leaves nothing behind
 MANY = 5_000  # characters; a larger vocabulary is worth a word
 
@@ -111,8 +104,8 @@ def load_corpus(
     if level == "word" and unknown == "error":
         unknown = "replace"
     with ExitStack() as stack:
-        parts, notices = _find(sources, level, stack)
-        content = _Content(_label(sources), parts, level)
+        parts, notices = find(sources, level, stack)
+        content = Content(label_of(sources), parts, level)
         if not content.bytes:
             raise UserError(f"{content.label} is empty; give a text of at least two different characters")
         store = _Cache(cache_dir or cache_folder(), wanted=content.bytes >= SMALL)
@@ -189,218 +182,6 @@ def _border(length: int, valid_fraction: float) -> int:
     return length - int(length * valid_fraction)
 
 
-# Finding and reading ------------------------------------------------------------------------------------------
-
-
-class _Unreadable(UserError):
-    """A file that cannot be read: what it is called, what is wrong with it, what to do."""
-
-    def __init__(self, label: str, flaw: str, advice: str) -> None:
-        super().__init__(f"{label} {flaw}; {advice}")
-        self.flaw = flaw
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A regular file, to be read several times."""
-
-    label: str
-    path: str
-    packed: bool = False
-
-    def chunks(self) -> Iterator[bytes]:
-        """The content, unpacked."""
-        try:
-            with gzip.open(self.path) if self.packed else open(self.path, "rb") as file:
-                while chunk := file.read(CHUNK):
-                    yield chunk
-        except (gzip.BadGzipFile, EOFError, zlib.error):
-            advice = "fetch it anew, or unpack it and give the text itself"
-            raise _Unreadable(self.label, "is not a whole gzip file", advice) from None
-        except FileNotFoundError:
-            raise _Unreadable(self.label, "is gone", "put it back and start again") from None
-        except OSError as error:
-            raise _no_access(self.label, error) from None
-
-    def text(self, chunks: Iterator[bytes]) -> Iterator[str]:
-        """The chunks as text: UTF-8 and nothing else, with all that is in it."""
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        position = 0
-        for chunk in chain(chunks, [b""]):
-            held = len(decoder.getstate()[0])
-            try:
-                yield decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                where = f"0x{error.object[error.start]:02X} at byte offset {position - held + error.start}"
-                where += ", unpacked" if self.packed else ""
-                advice = "convert it to UTF-8, or train with --level byte, which takes any file"
-                raise _Unreadable(self.label, f"is not UTF-8 ({where})", advice) from None
-            position += len(chunk)
-
-    def flaw(self, level: Level) -> str | None:
-        """What keeps it from being a text of that level, if anything does."""
-        if os.path.exists(self.path) and not os.path.isfile(self.path):
-            return "is no regular file"
-        try:
-            if level != "byte":
-                return "has NUL bytes" if any("\0" in text for text in self.text(self.chunks())) else None
-            for _ in self.chunks():
-                pass
-        except _Unreadable as error:
-            return error.flaw
-        return None
-
-
-class _Content:
-    """The content of all parts, joined. To read it again takes care that it is still the same."""
-
-    def __init__(self, label: str, parts: list[_Part], level: Level) -> None:
-        self.label = label
-        self.parts = parts
-        self.level = level
-        self.bytes = self.characters = 0
-        digest = hashlib.sha256()
-        for chunk in chain.from_iterable(part.chunks() for part in parts):
-            digest.update(chunk)
-            self.bytes += len(chunk)
-            self.characters += count_characters(np.frombuffer(chunk, np.uint8))
-        self.digest = digest.hexdigest()
-
-    def read(self) -> Iterator[Any]:
-        """The content in chunks: of bytes at level `byte`, else of text."""
-        digest = hashlib.sha256()
-
-        def hashed(chunks: Iterator[bytes]) -> Iterator[bytes]:
-            for chunk in chunks:
-                digest.update(chunk)
-                yield chunk
-
-        for part in self.parts:
-            chunks = hashed(part.chunks())
-            yield from chunks if self.level == "byte" else part.text(chunks)
-        if digest.hexdigest() != self.digest:
-            raise UserError(f"{self.label} changed while it was read; start again when nothing writes to it")
-
-
-def _find(sources: Sequence[str], level: Level, stack: ExitStack) -> tuple[list[_Part], list[str]]:
-    """The files that the sources stand for, in order, and notices on what was left out."""
-    if sources.count("-") > 1:
-        raise UserError("standard input can be read only once; give - a single time")
-    parts: list[_Part] = []
-    notices: list[str] = []
-    for source in sources:
-        if source == "-":
-            parts.append(_spool(_Part(_label([source]), source), _standard_input(), stack))
-        elif source.startswith("builtin:"):
-            parts.append(_spool(_Part(_label([source]), source), _builtin(source.removeprefix("builtin:")), stack))
-        else:
-            for path in _matches(source):
-                part = _Part(repr(path), path, packed=_is_packed(path))
-                if os.path.isdir(path):
-                    found, left_out = _folder(path, level)
-                    parts += found
-                    notices += left_out
-                elif os.path.isfile(path) or not os.path.exists(path):
-                    parts.append(part)
-                else:  # a pipe, such as the shell's <(command): what was read from it is gone
-                    parts.append(_spool(part, replace(part, packed=False).chunks(), stack))
-    return parts, notices
-
-
-def _label(sources: Sequence[str]) -> str:
-    """What a message calls these sources."""
-    first = sources[0]
-    label = "standard input" if first == "-" else first if first.startswith("builtin:") else repr(first)
-    return label if len(sources) == 1 else f"the text of {label} and {len(sources) - 1:,} more"
-
-
-def _is_packed(path: str) -> bool:
-    return path.lower().endswith(".gz")
-
-
-def _matches(source: str) -> list[str]:
-    """The paths that a source names: itself if it exists, else what it matches as a glob, in order."""
-    try:
-        os.stat(source)
-        return [source]
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL character in the name
-        pass
-    except OSError as error:
-        raise _no_access(repr(source), error) from None
-    if not glob.has_magic(source):
-        raise UserError(
-            f"there is no file or folder {source!r}; give a text file, a folder, a glob such as 'books/*.txt', "
-            "- for standard input, or builtin:latex"
-        )
-    found = [] if "\0" in source else sorted(filter(os.path.exists, glob.glob(source, recursive=True)))
-    if not found:
-        raise UserError(f"no file matches {source!r}; check the pattern, and the folder that it starts from")
-    return found
-
-
-def _folder(folder: str, level: Level) -> tuple[list[_Part], list[str]]:
-    """The texts in a folder, at any depth, and a notice on what was left out."""
-    parts: list[_Part] = []
-    flaws: list[str] = []
-
-    def closed(error: OSError) -> None:
-        flaws.append(f"{error.filename!r} {_no_access('', error).flaw}")
-
-    paths: list[Path] = []
-    for place, folders, files in os.walk(folder, onerror=closed):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [Path(place, name) for name in files if not name.startswith(".")]
-    for path in map(str, sorted(paths)):
-        part = _Part(repr(path), path, packed=_is_packed(path))
-        if flaw := part.flaw(level):
-            flaws.append(f"{part.label} {flaw}")
-        else:
-            parts.append(part)
-    if not parts:
-        why = f" ({listing(flaws)})" if flaws else ""
-        advice = "" if level == "byte" else ", or take any file with --level byte"
-        raise UserError(f"there is no text in the folder {folder!r}{why}; give a folder with UTF-8 text in it{advice}")
-    return parts, [f"left out of the folder {folder!r}: {listing(flaws)}"] if flaws else []
-
-
-def _spool(part: _Part, chunks: Iterator[bytes], stack: ExitStack) -> _Part:
-    """A copy of what can be read only once; it lasts as long as the stack."""
-    try:
-        with tempfile.NamedTemporaryFile(prefix="rnn-lab-", delete=False) as file:
-            stack.callback(os.unlink, file.name)
-            file.writelines(chunks)
-    except OSError as error:
-        raise UserError(
-            f"{part.label} could not be copied to the folder for temporary files ({_why(error)}); "
-            "set TMPDIR to one with room"
-        ) from None
-    return replace(part, path=file.name)
-
-
-def _standard_input() -> Iterator[bytes]:
-    if sys.stdin is None:
-        raise UserError("standard input is closed; pipe a text into it, or name a file")
-    try:
-        while chunk := sys.stdin.buffer.read(CHUNK):
-            yield chunk
-    except OSError as error:
-        raise _no_access("standard input", error) from None
-
-
-def _builtin(name: str) -> Iterator[bytes]:
-    from rnn_plugins.text.builtin import builtin
-
-    return (text.encode() for text in builtin(name))
-
-
-def _no_access(label: str, error: OSError) -> _Unreadable:
-    return _Unreadable(label, f"cannot be read ({_why(error)})", "make it readable, or give another text")
-
-
-def _why(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
-
-
 # Encoding -----------------------------------------------------------------------------------------------------
 
 
@@ -465,12 +246,12 @@ class _Cache:
         """Says that this text is not kept."""
         self.wanted = False
         self.notices.append(
-            f"the encoded text could not be kept in {str(self.folder)!r} ({_why(error)}), so it stays in memory and is "
+            f"the encoded text could not be kept in {str(self.folder)!r} ({why(error)}), so it stays in memory and is "
             "encoded anew next time; RNN_LAB_CACHE names another folder"
         )
 
 
-def _vocabulary(content: _Content, level: Level, max_words: int, store: _Cache) -> Vocabulary:
+def _vocabulary(content: Content, level: Level, max_words: int, store: _Cache) -> Vocabulary:
     if level == "byte":
         return Vocabulary.build([], level)
     path = store.path(content.digest, level, max_words)
@@ -485,7 +266,7 @@ def _vocabulary(content: _Content, level: Level, max_words: int, store: _Cache) 
     return vocabulary
 
 
-def _tokens(content: _Content, vocabulary: Vocabulary, unknown: Unknown, store: _Cache) -> tuple[NDArray[Any], _Facts]:
+def _tokens(content: Content, vocabulary: Vocabulary, unknown: Unknown, store: _Cache) -> tuple[NDArray[Any], _Facts]:
     path = store.path(content.digest, vocabulary.to_json(), unknown)
     if kept := _kept(path, vocabulary, store):
         return kept
@@ -518,7 +299,7 @@ def _mapped(path: Path, vocabulary: Vocabulary) -> NDArray[Any]:
     return np.memmap(path.with_suffix(".ids"), vocabulary.dtype, "r").view(np.ndarray)
 
 
-def _encode(content: _Content, vocabulary: Vocabulary, unknown: Unknown, file: IO[bytes]) -> _Facts:
+def _encode(content: Content, vocabulary: Vocabulary, unknown: Unknown, file: IO[bytes]) -> _Facts:
     """Writes the ids of the content to `file`, in the vocabulary's type."""
     first = np.full(len(vocabulary), -1, np.int64)
     unseen: Counter[str] = Counter()
@@ -548,7 +329,7 @@ def _encode(content: _Content, vocabulary: Vocabulary, unknown: Unknown, file: I
 # Notices ------------------------------------------------------------------------------------------------------
 
 
-def _text_notices(content: _Content, vocabulary: Vocabulary, facts: _Facts, valid_fraction: float) -> list[str]:
+def _text_notices(content: Content, vocabulary: Vocabulary, facts: _Facts, valid_fraction: float) -> list[str]:
     """What is to be said of a text that a vocabulary was made of; an error if nothing can be learnt from it."""
     noun = NOUNS[vocabulary.level]
     seen = [symbol for symbol, place in zip(vocabulary.symbols, facts.first, strict=True) if place >= 0]
@@ -577,7 +358,7 @@ def _text_notices(content: _Content, vocabulary: Vocabulary, facts: _Facts, vali
     return notices
 
 
-def _unseen_notices(content: _Content, vocabulary: Vocabulary, facts: _Facts, unknown: Unknown) -> list[str]:
+def _unseen_notices(content: Content, vocabulary: Vocabulary, facts: _Facts, unknown: Unknown) -> list[str]:
     """What is to be said of a text that a given vocabulary encoded."""
     if not facts.unseen:
         return []

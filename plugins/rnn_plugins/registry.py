@@ -1,0 +1,402 @@
+"""Which cells and tasks are installed, under which names, and any one of them as an object.
+
+Listing reads metadata only: no plugin is imported before its name is asked for. Nothing here trains, checks or prints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import math
+import re
+import sys
+import traceback
+import typing
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from rnn_plugins.errors import UserError
+
+if TYPE_CHECKING:
+    from rnn_cells import Cell
+
+OptionValue = str | float | int | bool
+"""A value of a cell's option, as the command line (text) or a configuration file gives it."""
+
+
+class Entry(NamedTuple):
+    """One name that an installed distribution offers.
+
+    Attributes:
+        name: what the user types.
+        distribution: who offers it.
+        version: of the distribution.
+        value: where it is, ``module:Class``.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    value: str
+
+    @property
+    def origin(self) -> str:
+        """The distribution and its version, as messages name them."""
+        return f"{self.distribution} {self.version}"
+
+
+class Row(NamedTuple):
+    """What a listing says of an entry: the first line of its docstring, or why it cannot be loaded."""
+
+    summary: str
+    error: str | None
+
+
+class CellOption(NamedTuple):
+    """A field that a cell has beside its sizes.
+
+    Attributes:
+        name: of the field.
+        type: bool, int, float or str; for choices the type of the first; else the annotation as it stands.
+        default: ``dataclasses.MISSING`` where a value must be given.
+        choices: the only values allowed; empty where there is no such list.
+    """
+
+    name: str
+    type: Any
+    default: Any
+    choices: tuple[Any, ...]
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, in words."""
+        if self.choices:
+            return _one_of([str(choice) for choice in self.choices], "or")
+        return _EXPECTED.get(self.type, "a value that only Python can give")
+
+
+class _Group(NamedTuple):
+    word: str
+    base: str
+
+
+# The base classes are named and not imported, because a listing must not import NumPy.
+_GROUPS = {"cells": _Group("cell", "rnn_cells.cell:Cell"), "tasks": _Group("task", "rnn_plugins.tasks.task:Task")}
+
+_EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<name>.*))?")
+
+
+def entries(group: str) -> list[Entry]:
+    """What is installed in a group, ``"cells"`` or ``"tasks"``, sorted; a name that two offer is there twice."""
+    found = []
+    for point in metadata.entry_points(group=f"rnn.{group}"):
+        name, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "")
+        found.append(Entry(point.name, name, version, point.value))
+    return sorted(found)
+
+
+def load(group: str, name: str) -> Any:
+    """The class that is registered under a name. No other plugin is imported.
+
+    Raises:
+        UserError: there is none of that name, two distributions offer it, or it cannot be imported or is no class of
+            the group's kind.
+    """
+    word = _GROUPS[group].word
+    installed = entries(group)
+    found = [entry for entry in installed if entry.name == name]
+    if not found:
+        raise _unknown(f"no {word} called {name!r}", name, sorted({entry.name for entry in installed}), "Installed")
+    if len(found) > 1:
+        offers = " and ".join(entry.origin for entry in found)
+        raise UserError(f"{offers} both offer a {word} called {name!r}: uninstall one of them")
+    return _import(group, found[0])
+
+
+def describe(group: str, entry: Entry) -> Row:
+    """A line for a listing. What is wrong with an entry stands in its own row and is never raised."""
+    try:
+        found = load(group, entry.name)
+    except UserError as error:
+        return Row("", str(error))
+    doc = found.__doc__ or ""
+    # A dataclass without a docstring gets its signature for one.
+    written = "" if doc.startswith(f"{found.__name__}(") else doc.strip()
+    return Row(written.partition("\n")[0], None)
+
+
+def cell_class(spec: str) -> type[Cell]:
+    """The cell that is registered under a name, or that a file defines.
+
+    Args:
+        spec: a name, ``path/to/file.py:Class``, or ``path/to/file.py`` where the file defines one cell.
+
+    Raises:
+        UserError: there is no such cell; see ``load``.
+    """
+    file = _FILE.fullmatch(spec)
+    if file:
+        return _class_in_file(Path(file["path"]), file["name"])
+    if re.search(r"[/\\:]", spec):
+        raise UserError(f"{spec!r} is neither the name of a cell nor a Python file: write path/to/file.py:Class")
+    found: type[Cell] = load("cells", spec)
+    return found
+
+
+def cell_options(cls: type[Cell]) -> list[CellOption]:
+    """The options of a cell: the fields that it has beside ``input_size`` and ``hidden_size``.
+
+    Raises:
+        UserError: an annotation names something that does not exist.
+    """
+    try:
+        hints = typing.get_type_hints(cls)
+    except Exception as error:
+        raise UserError(f"the options of {cls.__name__} cannot be read: {_said(error)}") from error
+    options = []
+    for field in dataclasses.fields(cls):
+        if not field.init or field.name in ("input_size", "hidden_size"):
+            continue
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        hint = hints[field.name]
+        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+        options.append(CellOption(field.name, type(choices[0]) if choices else hint, default, choices))
+    return options
+
+
+def make_cell(spec: str, input_size: int, hidden_size: int, options: Mapping[str, OptionValue]) -> Cell:
+    """A cell of the given sizes.
+
+    Args:
+        spec: as for ``cell_class``.
+        input_size: the width of an input.
+        hidden_size: the width of the hidden state.
+        options: values by name; text is read as the option's type.
+
+    Raises:
+        UserError: the cell is unknown, has no such option, or does not take its value.
+    """
+    return _build(cell_class(spec), spec, input_size, hidden_size, options)
+
+
+def provenance(spec: str) -> dict[str, str]:
+    """Where a cell comes from, for a run's manifest.
+
+    Returns:
+        ``cell`` (the spec), and ``distribution`` and ``version``, or for a file its absolute path as ``file``, the
+        ``class`` and the file's ``sha256``.
+
+    Raises:
+        UserError: there is no such cell.
+    """
+    cls = cell_class(spec)
+    file = _FILE.fullmatch(spec)
+    if file:
+        path = Path(file["path"])
+        return {"cell": spec, "file": str(path.resolve()), "class": cls.__name__, "sha256": _digest(_read(path))}
+    entry = next(entry for entry in entries("cells") if entry.name == spec)
+    return {"cell": spec, "distribution": entry.distribution, "version": entry.version}
+
+
+def cell_for_run(
+    run: str, recorded: Mapping[str, str], input_size: int, hidden_size: int, options: Mapping[str, OptionValue]
+) -> Cell:
+    """The cell that a run was trained with, from what ``provenance`` recorded.
+
+    Raises:
+        UserError: the distribution is not installed or the file is gone, or the cell cannot be made of it.
+    """
+    cls: type[Cell]
+    if "file" in recorded:
+        cls = _class_in_file(_file_of_run(run, recorded), recorded["class"])
+    else:
+        cls = _import("cells", _entry_of_run(run, recorded))
+    return _build(cls, recorded["cell"], input_size, hidden_size, options)
+
+
+def cell_changed(run: str, recorded: Mapping[str, str]) -> str | None:
+    """A sentence where the code of a run's cell is not what it was: another version, or a file with other content.
+
+    Raises:
+        UserError: the distribution is not installed or the file is gone.
+    """
+    cell = recorded["cell"]
+    if "file" in recorded:
+        path = _file_of_run(run, recorded)
+        if _digest(_read(path)) == recorded["sha256"]:
+            return None
+        return f"{path} has changed since run {run!r} began, so its cell may not be the one that was trained"
+    found = _entry_of_run(run, recorded)
+    if found.version == recorded["version"]:
+        return None
+    return (
+        f"run {run!r} used the cell {cell!r} of {found.distribution} {recorded['version']}; now it is {found.version}"
+    )
+
+
+def _file_of_run(run: str, recorded: Mapping[str, str]) -> Path:
+    path = Path(recorded["file"])
+    if not path.is_file():
+        raise UserError(
+            f"run {run!r} uses the cell {recorded['class']!r} from {path}, which is not there: put the file back"
+        )
+    return path
+
+
+def _entry_of_run(run: str, recorded: Mapping[str, str]) -> Entry:
+    # Of two distributions that offer the name, the recorded one is taken: a run is clear where a name is not.
+    for entry in entries("cells"):
+        if (entry.name, entry.distribution) == (recorded["cell"], recorded["distribution"]):
+            return entry
+    raise UserError(
+        f"run {run!r} uses the cell {recorded['cell']!r} from the distribution {recorded['distribution']} "
+        f"{recorded['version']}, which is not installed: pip install {recorded['distribution']}"
+    )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The text " Did you mean 'x'?" where a known word is close, in whatever case; the empty text otherwise."""
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return f" Did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def _unknown(problem: str, word: str, known: list[str], label: str) -> UserError:
+    return UserError(f"{problem}.{did_you_mean(word, known)} {label}: {', '.join(known) or 'none'}")
+
+
+def _import(group: str, entry: Entry) -> Any:
+    word, base = _GROUPS[group]
+    who = f"the {word} {entry.name!r} of the distribution {entry.origin}"
+    try:
+        found = metadata.EntryPoint(entry.name, entry.value, f"rnn.{group}").load()
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{who} cannot be loaded: {entry.value} raised {_said(error)}") from error
+    module, _, attribute = base.partition(":")
+    kind = getattr(importlib.import_module(module), attribute)
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise UserError(
+            f"{who} is no {word}: {entry.value} is {_what(found)}; it must be a subclass of {module}.{attribute}"
+        )
+    return found
+
+
+def _class_in_file(path: Path, name: str | None) -> type[Cell]:
+    from rnn_cells import Cell
+
+    module = _module_of_file(path)
+    own = {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Cell) and value.__module__ == module.__name__ and key[0] != "_"
+    }
+    if not name:
+        if len(own) == 1:
+            return next(iter(own.values()))
+        if not own:
+            raise UserError(f"{path} defines no cell: write a subclass of rnn_cells.Cell in it")
+        raise UserError(
+            f"{path} defines the cells {_one_of(list(own), 'and')}: say which, as in {path}:{next(iter(own))}"
+        )
+    if name not in vars(module):
+        raise _unknown(f"{path} has no class called {name!r}", name, list(own), "Its cells")
+    found = vars(module)[name]
+    if not (isinstance(found, type) and issubclass(found, Cell)):
+        raise UserError(f"{name} in {path} is {_what(found)}; a cell must be a subclass of rnn_cells.Cell")
+    return found
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    """The file as a module, run once for each content it has.
+
+    It is compiled here and not by the import system, which would write its cache beside the user's file. The file
+    must stand alone, since its folder is not on the search path: so its digest tells all about its cell.
+    """
+    source = _read(path)
+    name = f"rnn_cell_file_{_digest(str(path.resolve()).encode() + source)[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module  # dataclasses look their module up there
+    try:
+        exec(compile(source, str(path), "exec"), module.__dict__)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        place = f" at line {lines[-1]}" if lines else ""
+        raise UserError(f"{path} cannot be loaded: it raised{place} {_said(error)}") from error
+    return module
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}: give the Python file that defines the cell") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _build(cls: type[Cell], spec: str, input_size: int, hidden_size: int, options: Mapping[str, OptionValue]) -> Cell:
+    known = {option.name: option for option in cell_options(cls)}
+    for name in options:
+        if name not in known:
+            raise _unknown(f"the cell {spec!r} has no option called {name!r}", name, list(known), "Its options")
+    for name, option in known.items():
+        if option.default is dataclasses.MISSING and name not in options:
+            raise UserError(f"the cell {spec!r} needs its option {name!r} to be given: {option.expected}")
+    values = {name: _parse(spec, known[name], value) for name, value in options.items()}
+    try:
+        return cls(input_size, hidden_size, **values)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _parse(spec: str, option: CellOption, value: OptionValue) -> Any:
+    """The value as the option's type."""
+    if option.choices:
+        for choice in option.choices:
+            if str(choice) == str(value):
+                return choice
+    elif option.type is bool:
+        if str(value).lower() in _BOOLEANS:
+            return _BOOLEANS[str(value).lower()]
+    elif option.type in (int, float):
+        try:
+            number = option.type(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        # int(1.5) is 1, and float(True) is 1.0; neither was meant.
+        if math.isfinite(number) and not isinstance(value, bool) and (isinstance(value, str) or number == value):
+            return number
+    elif option.type is str:
+        return str(value)
+    hint = did_you_mean(str(value), map(str, option.choices))
+    problem = f"the option {option.name!r} of the cell {spec!r} must be {option.expected}, and it is {value!r}"
+    raise UserError(f"{problem}.{hint}" if hint else problem)
+
+
+def _said(error: BaseException) -> str:
+    """An exception in one line: its type, and the first line of its message where it has one."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _what(thing: Any) -> str:
+    return f"the class {thing.__name__}" if isinstance(thing, type) else f"of type {type(thing).__name__}"
+
+
+def _one_of(names: list[str], word: str) -> str:
+    return f" {word} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

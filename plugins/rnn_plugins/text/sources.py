@@ -1,0 +1,236 @@
+"""Where texts come from: files, folders, globs, gzip, pipes, standard input and built-in generators, read in chunks.
+
+It finds and reads; what the text consists of is the corpus's concern.
+"""
+
+import codecs
+import glob
+import gzip
+import hashlib
+import os
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rnn_plugins.errors import UserError
+from rnn_plugins.text.vocabulary import Level, count_characters, listing
+
+CHUNK = 1 << 20  # bytes read at a time
+
+
+class Unreadable(UserError):
+    """A file that cannot be read: what it is called, what is wrong with it, what to do."""
+
+    def __init__(self, label: str, flaw: str, advice: str) -> None:
+        super().__init__(f"{label} {flaw}; {advice}")
+        self.flaw = flaw
+
+
+@dataclass(frozen=True)
+class Part:
+    """A regular file, to be read several times."""
+
+    label: str
+    path: str
+    packed: bool = False
+
+    def chunks(self) -> Iterator[bytes]:
+        """The content, unpacked."""
+        try:
+            with gzip.open(self.path) if self.packed else open(self.path, "rb") as file:
+                while chunk := file.read(CHUNK):
+                    yield chunk
+        except (gzip.BadGzipFile, EOFError, zlib.error):
+            advice = "fetch it anew, or unpack it and give the text itself"
+            raise Unreadable(self.label, "is not a whole gzip file", advice) from None
+        except FileNotFoundError:
+            raise Unreadable(self.label, "is gone", "put it back and start again") from None
+        except OSError as error:
+            raise _no_access(self.label, error) from None
+
+    def text(self, chunks: Iterator[bytes]) -> Iterator[str]:
+        """The chunks as text: UTF-8 and nothing else, with all that is in it."""
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        position = 0
+        for chunk in chain(chunks, [b""]):
+            held = len(decoder.getstate()[0])
+            try:
+                yield decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                where = f"0x{error.object[error.start]:02X} at byte offset {position - held + error.start}"
+                where += ", unpacked" if self.packed else ""
+                advice = "convert it to UTF-8, or train with --level byte, which takes any file"
+                raise Unreadable(self.label, f"is not UTF-8 ({where})", advice) from None
+            position += len(chunk)
+
+    def flaw(self, level: Level) -> str | None:
+        """What keeps it from being a text of that level, if anything does."""
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
+            return "is no regular file"
+        try:
+            if level != "byte":
+                return "has NUL bytes" if any("\0" in text for text in self.text(self.chunks())) else None
+            for _ in self.chunks():
+                pass
+        except Unreadable as error:
+            return error.flaw
+        return None
+
+
+class Content:
+    """The content of all parts, joined. To read it again takes care that it is still the same."""
+
+    def __init__(self, label: str, parts: list[Part], level: Level) -> None:
+        self.label = label
+        self.parts = parts
+        self.level = level
+        self.bytes = self.characters = 0
+        digest = hashlib.sha256()
+        for chunk in chain.from_iterable(part.chunks() for part in parts):
+            digest.update(chunk)
+            self.bytes += len(chunk)
+            self.characters += count_characters(np.frombuffer(chunk, np.uint8))
+        self.digest = digest.hexdigest()
+
+    def read(self) -> Iterator[Any]:
+        """The content in chunks: of bytes at level `byte`, else of text."""
+        digest = hashlib.sha256()
+
+        def hashed(chunks: Iterator[bytes]) -> Iterator[bytes]:
+            for chunk in chunks:
+                digest.update(chunk)
+                yield chunk
+
+        for part in self.parts:
+            chunks = hashed(part.chunks())
+            yield from chunks if self.level == "byte" else part.text(chunks)
+        if digest.hexdigest() != self.digest:
+            raise UserError(f"{self.label} changed while it was read; start again when nothing writes to it")
+
+
+def find(sources: Sequence[str], level: Level, stack: ExitStack) -> tuple[list[Part], list[str]]:
+    """The files that the sources stand for, in order, and notices on what was left out."""
+    if sources.count("-") > 1:
+        raise UserError("standard input can be read only once; give - a single time")
+    parts: list[Part] = []
+    notices: list[str] = []
+    for source in sources:
+        if source == "-":
+            parts.append(_spool(Part(label_of([source]), source), _standard_input(), stack))
+        elif source.startswith("builtin:"):
+            parts.append(_spool(Part(label_of([source]), source), _builtin(source.removeprefix("builtin:")), stack))
+        else:
+            for path in _matches(source):
+                part = Part(repr(path), path, packed=_is_packed(path))
+                if os.path.isdir(path):
+                    found, left_out = _folder(path, level)
+                    parts += found
+                    notices += left_out
+                elif os.path.isfile(path) or not os.path.exists(path):
+                    parts.append(part)
+                else:  # a pipe, such as the shell's <(command): what was read from it is gone
+                    parts.append(_spool(part, replace(part, packed=False).chunks(), stack))
+    return parts, notices
+
+
+def label_of(sources: Sequence[str]) -> str:
+    """What a message calls these sources."""
+    first = sources[0]
+    label = "standard input" if first == "-" else first if first.startswith("builtin:") else repr(first)
+    return label if len(sources) == 1 else f"the text of {label} and {len(sources) - 1:,} more"
+
+
+def _is_packed(path: str) -> bool:
+    return path.lower().endswith(".gz")
+
+
+def _matches(source: str) -> list[str]:
+    """The paths that a source names: itself if it exists, else what it matches as a glob, in order."""
+    try:
+        os.stat(source)
+        return [source]
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL character in the name
+        pass
+    except OSError as error:
+        raise _no_access(repr(source), error) from None
+    if not glob.has_magic(source):
+        raise UserError(
+            f"there is no file or folder {source!r}; give a text file, a folder, a glob such as 'books/*.txt', "
+            "- for standard input, or builtin:latex"
+        )
+    found = [] if "\0" in source else sorted(filter(os.path.exists, glob.glob(source, recursive=True)))
+    if not found:
+        raise UserError(f"no file matches {source!r}; check the pattern, and the folder that it starts from")
+    return found
+
+
+def _folder(folder: str, level: Level) -> tuple[list[Part], list[str]]:
+    """The texts in a folder, at any depth, and a notice on what was left out."""
+    parts: list[Part] = []
+    flaws: list[str] = []
+
+    def closed(error: OSError) -> None:
+        flaws.append(f"{error.filename!r} {_no_access('', error).flaw}")
+
+    paths: list[Path] = []
+    for place, folders, files in os.walk(folder, onerror=closed):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths += [Path(place, name) for name in files if not name.startswith(".")]
+    for path in map(str, sorted(paths)):
+        part = Part(repr(path), path, packed=_is_packed(path))
+        if flaw := part.flaw(level):
+            flaws.append(f"{part.label} {flaw}")
+        else:
+            parts.append(part)
+    if not parts:
+        why = f" ({listing(flaws)})" if flaws else ""
+        advice = "" if level == "byte" else ", or take any file with --level byte"
+        raise UserError(f"there is no text in the folder {folder!r}{why}; give a folder with UTF-8 text in it{advice}")
+    return parts, [f"left out of the folder {folder!r}: {listing(flaws)}"] if flaws else []
+
+
+def _spool(part: Part, chunks: Iterator[bytes], stack: ExitStack) -> Part:
+    """A copy of what can be read only once; it lasts as long as the stack."""
+    try:
+        with tempfile.NamedTemporaryFile(prefix="rnn-lab-", delete=False) as file:
+            stack.callback(os.unlink, file.name)
+            file.writelines(chunks)
+    except OSError as error:
+        raise UserError(
+            f"{part.label} could not be copied to the folder for temporary files ({why(error)}); "
+            "set TMPDIR to one with room"
+        ) from None
+    return replace(part, path=file.name)
+
+
+def _standard_input() -> Iterator[bytes]:
+    if sys.stdin is None:
+        raise UserError("standard input is closed; pipe a text into it, or name a file")
+    try:
+        while chunk := sys.stdin.buffer.read(CHUNK):
+            yield chunk
+    except OSError as error:
+        raise _no_access("standard input", error) from None
+
+
+def _builtin(name: str) -> Iterator[bytes]:
+    from rnn_plugins.text.builtin import builtin
+
+    return (text.encode() for text in builtin(name))
+
+
+def _no_access(label: str, error: OSError) -> Unreadable:
+    return Unreadable(label, f"cannot be read ({why(error)})", "make it readable, or give another text")
+
+
+def why(error: OSError) -> str:
+    """What the system says is wrong, for the middle of a sentence."""
+    return (error.strerror or str(error)).lower()
