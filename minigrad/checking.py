@@ -1,4 +1,7 @@
-"""Gradients held against finite differences, in random directions. It checks; it computes no gradient that anything uses."""
+"""Gradients held against finite differences, in random directions.
+
+It checks; it computes no gradient that anything uses.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from minigrad.tensor import value_of
 from minigrad.trees import Tree
 
 STEP = 1e-3
-"""Length of a finite difference, relative to inputs of order 1: its error, STEP**4, and rounding, 1e-16 / STEP, meet."""
+"""Length of a finite difference, for inputs of order 1: its error, STEP**4, and rounding, 1e-16 / STEP, meet here."""
 
 TOLERANCE = 1e-6
 """Largest relative error of a right gradient in float64. Right ones reach 1e-9; wrong ones show in the first digits."""
@@ -38,9 +41,7 @@ def numerical_jvp(f: Callable[..., Tree], primals: Sequence[Tree], tangents: Seq
         moved = [trees.map(lambda x, t: x + distance * STEP * t, p, t) for p, t in zip(primals, tangents, strict=True)]
         return trees.map(value_of, f(*moved))
 
-    return trees.map(
-        lambda a, b, c, d: (8 * (a - b) - (c - d)) / (12 * STEP), at(1.0), at(-1.0), at(2.0), at(-2.0)
-    )
+    return trees.map(lambda a, b, c, d: (8 * (a - b) - (c - d)) / (12 * STEP), at(1.0), at(-1.0), at(2.0), at(-2.0))
 
 
 def directional_error(
@@ -59,9 +60,10 @@ def directional_error(
     expected = np.concatenate([*terms, np.zeros(1)])
     actual = np.concatenate([*pulled, np.zeros(1)])
     scale = max(abs(actual.sum()), abs(expected.sum()), float(np.sqrt(np.square(expected).sum())))
-    if not np.isfinite(scale):
+    difference = float(abs(actual.sum() - expected.sum()))
+    if not np.isfinite(difference):
         return float("inf")
-    return float(abs(actual.sum() - expected.sum()) / scale) if scale > 1e-12 else 0.0
+    return difference / scale if scale > 1e-12 else 0.0
 
 
 def check_vjp(
@@ -84,8 +86,12 @@ def check_vjp(
         tolerance: what is still right.
 
     Raises:
-        GradientError: an error exceeds ``tolerance``.
+        GradientError: an error exceeds ``tolerance``, or a gradient is not finite.
+        TypeError: a primal is of a narrower type than float64, in which differences of nearby values are mostly noise.
     """
+    for leaf in trees.leaves(tuple(primals)):
+        if np.asarray(leaf).dtype != np.float64:
+            raise TypeError(f"check_vjp: an input has dtype {np.asarray(leaf).dtype}; finite differences need float64")
     rng = rng or np.random.default_rng(0)
     worst = 0.0
     for _ in range(directions):

@@ -1,10 +1,15 @@
-"""Functions composed of primitives: softmax, losses, normalisation, affine maps. None of them has a derivative of its own."""
+"""Functions composed of primitives: softmax, losses, normalisation, affine maps.
+
+None of them has a derivative of its own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from minigrad.primitives import concatenate, log_softmax, mean, where
 from minigrad.primitives import exp as _exp
@@ -24,19 +29,21 @@ def affine(params: Tree, x: Any) -> Any:
     return x @ params["W"] + params["b"]
 
 
-def split(x: Any, sections: int, axis: int = -1) -> list[Any]:
-    """``x`` cut into ``sections`` equal parts along ``axis``.
+def split(x: Any, sections: int | Sequence[int], axis: int = -1) -> list[Any]:
+    """``x`` cut along ``axis`` into that many equal parts, or at those places, as ``np.split``.
 
     Raises:
-        ValueError: the axis is not a multiple of ``sections`` long.
+        ValueError: there is no such axis, or its length is not a multiple of ``sections``.
     """
-    axis %= x.ndim
+    axis = normalize_axis_index(axis, x.ndim, "split")
     length = x.shape[axis]
-    if length % sections:
-        raise ValueError(f"split: an axis of length {length} cannot be cut into {sections} equal parts")
-    width = length // sections
+    if isinstance(sections, int | np.integer):
+        if sections < 1 or length % sections:
+            raise ValueError(f"split: an axis of length {length} cannot be cut into {sections} equal parts")
+        sections = [length * i // sections for i in range(1, sections)]
     before = (slice(None),) * axis
-    return [x[(*before, slice(i * width, (i + 1) * width))] for i in range(sections)]
+    bounds = zip([0, *sections], [*sections, length], strict=True)
+    return [x[(*before, slice(start, stop))] for start, stop in bounds]
 
 
 def softmax(x: Any, axis: int = -1) -> Any:
@@ -50,22 +57,26 @@ def cross_entropy(logits: Any, targets: Any, mask: Any = None) -> Any:
     Args:
         logits: (..., V).
         targets: (...), integers in [0, V).
-        mask: (...), true (or 1) where a position counts; the mean is over those. None counts all.
+        mask: (...), true (or 1) where a position counts; the mean is over those, and 0 where there is none.
+            None counts all.
 
     Raises:
         TypeError: the targets are no integers.
-        ValueError: their shape is not that of the logits without the last axis, or one is outside [0, V).
+        ValueError: their shape, or the mask's, is not that of the logits without the last axis, or a target is
+            outside [0, V).
     """
     targets = np.asarray(value_of(targets))
     classes = logits.shape[-1]
     if targets.dtype.kind not in "iu":
-        raise TypeError(f"cross_entropy: targets have dtype {targets.dtype}; it takes integers, the index of each class")
+        raise TypeError(
+            f"cross_entropy: targets have dtype {targets.dtype}; it takes integers, the index of each class"
+        )
     if targets.shape != logits.shape[:-1]:
         raise ValueError(
             f"cross_entropy: targets have shape {targets.shape} and logits {logits.shape}; "
             f"targets must be {logits.shape[:-1]}, one class index for each row of logits"
         )
-    if targets.size and not (0 <= targets.min() and targets.max() < classes):
+    if targets.size and (targets.min() < 0 or targets.max() >= classes):
         raise ValueError(
             f"cross_entropy: targets run from {targets.min()} to {targets.max()}; "
             f"{classes} logits allow 0 to {classes - 1}"
@@ -73,9 +84,13 @@ def cross_entropy(logits: Any, targets: Any, mask: Any = None) -> Any:
     rows = log_softmax(logits, axis=-1).reshape(-1, classes)
     chosen = rows[np.arange(targets.size), targets.reshape(-1)]
     if mask is None:
-        return -mean(chosen)
-    live = np.asarray(value_of(mask)).reshape(-1) != 0
-    return -_sum(where(live, chosen, 0)) / max(int(live.sum()), 1)
+        return -_sum(chosen) / max(targets.size, 1)
+    live = np.asarray(value_of(mask)) != 0
+    if live.shape != targets.shape:
+        raise ValueError(
+            f"cross_entropy: the mask has shape {live.shape} and the targets {targets.shape}; give equal ones"
+        )
+    return -_sum(where(live.reshape(-1), chosen, 0)) / max(int(live.sum()), 1)
 
 
 def layer_norm(x: Any, gain: Any, bias: Any, axis: int = -1, epsilon: float = 1e-5) -> Any:
@@ -93,8 +108,9 @@ def dropout_mask(shape: tuple[int, ...], rate: float, rng: np.random.Generator, 
     """
     if not 0 <= rate < 1:
         raise ValueError(f"dropout: the rate is {rate}; it must be at least 0 and below 1")
-    kept: Array = rng.random(shape, dtype=np.float32) >= rate
-    return kept.astype(dtype) / np.asarray(1 - rate, dtype)
+    kept = rng.random(shape, dtype=np.float32) >= rate
+    mask: Array = np.asarray(kept, dtype) / np.asarray(1 - rate, dtype)
+    return mask
 
 
 def dropout(x: Any, rate: float, rng: np.random.Generator) -> Any:
@@ -103,9 +119,17 @@ def dropout(x: Any, rate: float, rng: np.random.Generator) -> Any:
 
 
 def one_hot(indices: Array, classes: int, dtype: Any = np.float32) -> Array:
-    """(..., classes): 1 at each index, 0 elsewhere. A plain array."""
+    """(..., classes): 1 at each index, 0 elsewhere. A plain array.
+
+    Raises:
+        ValueError: an index is outside [0, classes).
+    """
     indices = np.asarray(indices)
-    out = np.zeros((indices.size, classes), dtype)
+    if indices.size and (indices.min() < 0 or indices.max() >= classes):
+        raise ValueError(
+            f"one_hot: indices run from {indices.min()} to {indices.max()}; {classes} classes allow 0 to {classes - 1}"
+        )
+    out: Array = np.zeros((indices.size, classes), dtype)
     out[np.arange(indices.size), indices.reshape(-1)] = 1
     return out.reshape(*indices.shape, classes)
 

@@ -11,7 +11,18 @@ from typing import Any
 import numpy as np
 
 from minigrad import trees
-from minigrad.tensor import PRIMITIVES, Array, Node, Scattered, Tensor, observer, unbroadcast, value_of
+from minigrad.tensor import (
+    PRIMITIVES,
+    Array,
+    Node,
+    Scattered,
+    Tensor,
+    is_recording,
+    next_index,
+    observer,
+    unbroadcast,
+    value_of,
+)
 from minigrad.trees import Tree
 
 
@@ -37,77 +48,87 @@ class _Cotangent:
             self.owned = type(self.total) is np.ndarray
 
     def sum(self, like: Array) -> Any:
-        if not self.parts:
-            return self.total
-        indices = tuple(part.index for part in self.parts)
-        g = PRIMITIVES["scatter"](*(part.g for part in self.parts), indices=indices, shape=like.shape)
-        return g if self.total is None else self.total + g
+        if self.parts:
+            indices = tuple(part.index for part in self.parts)
+            g = PRIMITIVES["scatter"](*(part.g for part in self.parts), indices=indices, shape=like.shape)
+            self.total = g if self.total is None else self.total + g
+            self.owned = type(self.total) is np.ndarray
+        return self.total
 
 
-def _history(roots: Sequence[Node]) -> list[Node]:
-    """All nodes that ``roots`` were made from, themselves included, earliest first."""
-    seen = set(roots)
-    todo = list(seen)
+def _history(roots: Sequence[Node], since: int) -> tuple[list[Node], bool]:
+    """The nodes that ``roots`` were made from, themselves included, earliest first, but none made before ``since``.
+
+    Beside them: whether there were older ones.
+    """
+    seen: set[Node] = set()
+    todo = list(roots)
+    goes_beyond = False
     while todo:
-        for parent in todo.pop().parents:
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                todo.append(parent)
-    return sorted(seen, key=lambda node: node.index)
+        node = todo.pop()
+        if node.index < since:
+            goes_beyond = True
+        elif node not in seen:
+            seen.add(node)
+            todo += [parent for parent in node.parents if parent is not None]
+    return sorted(seen, key=lambda node: node.index), goes_beyond
 
 
-def _backward(
-    history: list[Node], seeds: list[tuple[Node, Any]], wrt: Sequence[Node], create_graph: bool
-) -> list[Any]:
+def _backward(history: list[Node], seeds: list[tuple[Node, Any]], wrt: Sequence[Node], create_graph: bool) -> list[Any]:
     """Carry the cotangents ``seeds`` back through ``history`` to the nodes ``wrt``.
 
     Both lists are emptied on the way, so that what only they hold is freed as soon as it has been used.
+
+    Returns:
+        A cotangent for each of ``wrt``: a tensor with ``create_graph``, otherwise an array that nobody else holds.
     """
-    wanted = set(wrt)
+    wanted = {node.index for node in wrt}  # indices, because a set of nodes would keep their arrays alive
     needed = set(wanted)
     for node in history:
-        if any(parent in needed for parent in node.parents):
-            needed.add(node)
-    cotangents: dict[Node, _Cotangent] = {}
+        if any(parent is not None and parent.index in needed for parent in node.parents):
+            needed.add(node.index)
+    cotangents: dict[int, _Cotangent] = {}
     while seeds:
         node, g = seeds.pop()
-        cotangents.setdefault(node, _Cotangent()).add(g)
-    found: dict[Node, Any] = {}
+        cotangents.setdefault(node.index, _Cotangent()).add(g)
+    found: dict[int, Any] = {}
     watching = observer.get()
     while history:
         node = history.pop()
-        arrived = cotangents.pop(node, None)
-        if arrived is None or node not in needed:
+        arrived = cotangents.pop(node.index, None)
+        if arrived is None or node.index not in needed:
             continue
         g = arrived.sum(node.output)
         if watching is not None:
             watching.saw_cotangent(node, g)
-        if node in wanted:
-            found[node] = g
+        if node.index in wanted:
+            found[node.index] = g if create_graph or arrived.owned else np.array(g)
         primitive = node.primitive
         if primitive is None:
             continue
-        y, inputs = node.output, node.inputs
+        y: Any = node.output
+        inputs = node.inputs
         if create_graph:
             y = Tensor(y, node)
             inputs = [x if p is None else Tensor(x, p) for x, p in zip(inputs, node.parents, strict=True)]
+        all_at_once = primitive.rules[0](g, y, *inputs, **node.options) if primitive.variadic else ()
         for i, parent in enumerate(node.parents):
-            if parent is None or parent not in needed:
+            if parent is None or parent.index not in needed:
                 continue
             if primitive.variadic:
-                rule = primitive.rules[0]
-                contribution = rule(g, y, i, *inputs, **node.options) if rule else None
+                contribution = all_at_once[i]
+            elif rule := primitive.rules[i]:
+                contribution = rule(g, y, *inputs, **node.options)
             else:
-                rule = primitive.rules[i]
-                contribution = rule(g, y, *inputs, **node.options) if rule else None
-            if contribution is None:
                 continue
             if primitive.broadcasts:
                 contribution = unbroadcast(contribution, parent.output.shape)
-            if parent not in cotangents:
-                cotangents[parent] = _Cotangent()
-            cotangents[parent].add(contribution)
-    return [found[node] if node in found else np.zeros_like(node.output) for node in wrt]
+            cotangents.setdefault(parent.index, _Cotangent()).add(contribution)
+    for node in wrt:
+        if node.index not in found:
+            zeros = np.zeros_like(node.output)
+            found[node.index] = Tensor(zeros) if create_graph else zeros
+    return [found[node.index] for node in wrt]
 
 
 def _require_float(tree: Tree, who: str) -> None:
@@ -122,6 +143,11 @@ def _require_float(tree: Tree, who: str) -> None:
 
 
 def _require_scalar(loss: Any, who: str) -> None:
+    if loss is None or isinstance(loss, tuple | list | dict):
+        raise TypeError(
+            f"{who}: the loss is a {type(loss).__name__}, and a gradient needs a scalar: "
+            "let the function return one number, or with has_aux=True a pair (loss, aux)"
+        )
     shape = np.shape(value_of(loss))
     if shape != ():
         raise ValueError(f"{who}: the loss has shape {shape}, and a gradient needs a scalar: take its mean() or sum()")
@@ -166,48 +192,76 @@ def grad(loss: Tensor, wrt: Tree, *, create_graph: bool = False) -> Tree:
         raise TypeError(
             f"grad: the loss is a {type(loss).__name__}, and a gradient needs a Tensor: compute it from tensors"
         )
-    one = np.ones_like(loss.value)
-    seeds, history = _start([(loss, Tensor(one) if create_graph else one)])
-    return trees.unflatten(wrt, _backward(history, seeds, [t.node for t in tensors], create_graph))
+    nodes = [t.node for t in tensors]
+    history, _ = _history(_nodes([loss]), since=min((node.index for node in nodes), default=0))
+    return trees.unflatten(
+        wrt, _backward(history, _seeds([loss], [np.ones_like(loss.value)], create_graph), nodes, create_graph)
+    )
 
 
-def _start(outputs: Sequence[tuple[Tensor, Any]]) -> tuple[list[tuple[Node, Any]], list[Node]]:
-    """The seeds and the history of a backward pass from some outputs, each with its cotangent."""
-    seeds = [(output.node, g) for output, g in outputs if output.node is not None]
-    return seeds, _history([node for node, _ in seeds])
+def _nodes(tree: Tree) -> list[Node]:
+    """The nodes of those leaves of a tree that are tensors and have one."""
+    return [leaf.node for leaf in trees.leaves(tree) if isinstance(leaf, Tensor) and leaf.node is not None]
 
 
-def _inputs(tree: Tree, who: str) -> tuple[Tree, list[Node], bool]:
-    """Tensors to differentiate by, their nodes, and whether the result must be differentiable in its turn."""
+def _seeds(outputs: Sequence[Tensor], cotangents: Sequence[Any], create_graph: bool) -> list[tuple[Node, Any]]:
+    """Where a backward pass starts, and with what."""
+    seeds = []
+    for y, g in zip(outputs, cotangents, strict=True):
+        g = g if isinstance(g, Tensor) else np.asarray(g, y.dtype)
+        if y.node is not None:
+            seeds.append((y.node, Tensor(g) if create_graph and not isinstance(g, Tensor) else g))
+    return seeds
+
+
+def _inputs(tree: Tree, who: str) -> tuple[Tree, list[Node], int]:
+    """Tensors to differentiate by, their nodes, and the index that nodes have from here on.
+
+    A result that depends on older nodes depends on tensors of somebody outside, who may differentiate it in his turn.
+    """
     _require_float(tree, who)
-    nested = any(isinstance(leaf, Tensor) and leaf.node is not None for leaf in trees.leaves(tree))
+    if not is_recording():
+        raise RuntimeError(
+            f"{who}: within no_grad nothing is remembered, so there is no gradient: leave that block first"
+        )
+    since = next_index()
     inputs = trees.map(_leaf, tree)
-    return inputs, [leaf.node for leaf in trees.leaves(inputs)], nested
+    return inputs, _nodes(inputs), since
 
 
 def value_and_grad(f: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., tuple[Any, Tree]]:
     """A function that gives ``f``'s value and its gradient by its first argument.
 
     Args:
-        f: ``f(params, *args) -> scalar``, or ``(scalar, aux)`` with ``has_aux``; ``params`` is any tree of float arrays.
+        f: ``f(params, *args) -> scalar``, or ``(scalar, aux)`` with ``has_aux``; ``params`` is a tree of float arrays.
         has_aux: whether ``f`` also returns a tree of further results, which is passed on without gradients.
 
     Returns:
-        ``g(params, *args) -> (value, gradient)``, or ``((value, aux), gradient)``. Plain arrays, unless ``params``
-        holds tensors: then tensors, which can be differentiated again.
+        ``g(params, *args) -> (value, gradient)``, or ``((value, aux), gradient)``. Plain arrays; where ``f`` reaches
+        tensors from outside, in ``params`` or as a closure, then tensors, which can be differentiated again.
+
+    Raises:
+        TypeError: a parameter is not of float type, or ``f`` gives no scalar (no pair with ``has_aux``).
+        ValueError: the value has axes.
+        RuntimeError: called within ``no_grad``.
     """
 
     def value_and_gradient(params: Tree, *args: Any, **kwargs: Any) -> tuple[Any, Tree]:
-        inputs, wrt, nested = _inputs(params, "value_and_grad")
-        loss, aux = f(inputs, *args, **kwargs) if has_aux else (f(inputs, *args, **kwargs), None)
+        inputs, wrt, since = _inputs(params, "value_and_grad")
+        result = f(inputs, *args, **kwargs)
+        if has_aux and not (isinstance(result, tuple) and len(result) == 2):
+            raise TypeError(
+                f"value_and_grad: the function gave a {type(result).__name__}; has_aux=True needs a pair (loss, aux)"
+            )
+        loss, aux = result if has_aux else (result, None)
         _require_scalar(loss, "value_and_grad")
-        value = loss if isinstance(loss, Tensor) else Tensor(loss)
-        one = np.ones_like(value.value)
-        seeds, history = _start([(value, Tensor(one) if nested else one)])
+        value: Any = _as_tensor(loss)
+        history, nested = _history(_nodes((value, aux)), since)
+        seeds = _seeds([value], [np.ones_like(value.value)], nested)
         if not nested:
             # From here on only the two lists hold the graph, and the backward pass takes them apart as it goes.
             value, aux = value.value, trees.map(value_of, aux)
-        del inputs, loss
+        del inputs, result, loss
         gradients = _backward(history, seeds, wrt, create_graph=nested)
         return ((value, aux) if has_aux else value), trees.unflatten(params, gradients)
 
@@ -229,22 +283,17 @@ def vjp(f: Callable[..., Tree], *primals: Tree) -> tuple[Tree, Callable[[Tree], 
         TypeError: a primal is not of float type.
         ValueError: a cotangent has not the structure or shape of the output.
     """
-    inputs, wrt, nested = _inputs(primals, "vjp")
-    outputs = trees.map(lambda y: y if isinstance(y, Tensor) else Tensor(y), f(*inputs))
+    inputs, wrt, since = _inputs(primals, "vjp")
+    outputs = trees.map(_as_tensor, f(*inputs))
+    _, nested = _history(_nodes(outputs), since)
 
     def pullback(cotangents: Tree) -> tuple[Tree, ...]:
-        create_graph = nested or any(isinstance(g, Tensor) for g in trees.leaves(cotangents))
-
-        def seed(y: Tensor, g: Any) -> tuple[Tensor, Any]:
+        ys, gs = trees.leaves(outputs), _leaves_like(outputs, cotangents, "vjp")
+        for y, g in zip(ys, gs, strict=True):
             _require_alike(y, g, "vjp", "cotangent", "output")
-            g = g if isinstance(g, Tensor) else np.asarray(g, y.dtype)
-            return y, (g if isinstance(g, Tensor) or not create_graph else Tensor(g))
-
-        pairs = [
-            seed(y, g) for y, g in zip(trees.leaves(outputs), _leaves_like(outputs, cotangents, "vjp"), strict=True)
-        ]
-        seeds, history = _start(pairs)
-        gradients = _backward(history, seeds, wrt, create_graph)
+        create_graph = nested or any(isinstance(g, Tensor) for g in gs)
+        history, _ = _history(_nodes(outputs), since)
+        gradients = _backward(history, _seeds(ys, gs, create_graph), wrt, create_graph)
         return trees.unflatten(primals, gradients)  # type: ignore[no-any-return]
 
     return (outputs if nested else trees.map(value_of, outputs)), pullback
@@ -269,24 +318,25 @@ def jvp(f: Callable[..., Tree], primals: Sequence[Tree], tangents: Sequence[Tree
         ValueError: ``tangents`` has not the structure or shapes of ``primals``.
     """
     primals, tangents = tuple(primals), tuple(tangents)
-    inputs, wrt, nested = _inputs(primals, "jvp")
+    inputs, wrt, since = _inputs(primals, "jvp")
     directions = _leaves_like(primals, tangents, "jvp")
     for x, t in zip(trees.leaves(inputs), directions, strict=True):
         _require_alike(x, t, "jvp", "tangent", "primal")
-    outputs = trees.map(lambda y: y if isinstance(y, Tensor) else Tensor(y), f(*inputs))
-    dummies = [_leaf(np.zeros_like(y.value)) for y in trees.leaves(outputs)]
-    seeds, history = _start(list(zip(trees.leaves(outputs), dummies, strict=True)))
-    pulled = _backward(history, seeds, wrt, create_graph=True)
+    outputs = trees.map(_as_tensor, f(*inputs))
+    history, nested = _history(_nodes(outputs), since)
     create_graph = nested or any(isinstance(t, Tensor) for t in directions)
-    pairs = []
-    for x, p, t in zip(trees.leaves(inputs), pulled, directions, strict=True):
-        if isinstance(p, Tensor):
-            t = t if isinstance(t, Tensor) else np.asarray(t, x.dtype)
-            pairs.append((p, Tensor(t) if create_graph and not isinstance(t, Tensor) else t))
-    seeds, history = _start(pairs)
-    result = _backward(history, seeds, [d.node for d in dummies if d.node is not None], create_graph)
-    value = outputs if nested else trees.map(value_of, outputs)
-    return value, trees.unflatten(outputs, result)
+
+    since = next_index()
+    ys = trees.leaves(outputs)
+    dummies = [_leaf(np.zeros_like(y.value)) for y in ys]
+    pulled = _backward(history, _seeds(ys, dummies, create_graph=True), wrt, create_graph=True)
+    history, _ = _history(_nodes(pulled), since)
+    result = _backward(history, _seeds(pulled, directions, create_graph), _nodes(dummies), create_graph)
+    return (outputs if nested else trees.map(value_of, outputs)), trees.unflatten(outputs, result)
+
+
+def _as_tensor(y: Any) -> Tensor:
+    return y if isinstance(y, Tensor) else Tensor(y)
 
 
 def _leaves_like(like: Tree, tree: Tree, who: str) -> list[Any]:

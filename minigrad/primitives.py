@@ -6,6 +6,7 @@ In every rule ``g`` is the cotangent of the output and ``y`` the output itself. 
 from __future__ import annotations
 
 import builtins
+import itertools
 import math
 import string
 from collections.abc import Sequence
@@ -296,7 +297,7 @@ def _pad(x: Array, *, pad_width: Any, mode: str = "constant", constant_values: A
 
 def _pad_rule(g: Any, y: Any, x: Any, *, pad_width: Any, mode: str, constant_values: Any) -> Any:
     if isinstance(pad_width, dict):  # by axis, where the others get nothing
-        widths = [pad_width.get(axis, pad_width.get(axis - x.ndim, 0)) for axis in range(x.ndim)]
+        widths: list[Any] = [pad_width.get(axis, pad_width.get(axis - x.ndim, 0)) for axis in range(x.ndim)]
         pad_width = [np.broadcast_to(width, 2) for width in widths]
     before = np.broadcast_to(np.asarray(pad_width), (x.ndim, 2))[:, 0].tolist()
     return g[tuple(slice(b, b + n) for b, n in zip(before, x.shape, strict=True))]
@@ -312,20 +313,23 @@ def _concatenate(*xs: Array, axis: int = 0) -> Any:
     return np.concatenate(xs, axis=axis)
 
 
-def _concatenate_rule(g: Any, y: Any, i: int, *xs: Any, axis: int) -> Any:
-    axis %= y.ndim
-    start = builtins.sum(x.shape[axis] for x in xs[:i])
-    return g[(slice(None),) * axis + (slice(start, start + xs[i].shape[axis]),)]
+def _concatenate_rule(g: Any, y: Any, *xs: Any, axis: int) -> list[Any]:
+    before = (slice(None),) * (axis % y.ndim)
+    stops = itertools.accumulate(x.shape[axis] for x in xs)
+    return [g[(*before, slice(stop - x.shape[axis], stop))] for x, stop in zip(xs, stops, strict=True)]
 
 
 def _stack(*xs: Array, axis: int = 0) -> Any:
     return np.stack(xs, axis=axis)
 
 
+def _stack_rule(g: Any, y: Any, *xs: Any, axis: int) -> list[Any]:
+    before = (slice(None),) * (axis % y.ndim)
+    return [g[(*before, i)] for i in range(len(xs))]
+
+
 _concatenate_primitive = Primitive("concatenate", _concatenate, _concatenate_rule, variadic=True)
-_stack_primitive = Primitive(
-    "stack", _stack, lambda g, y, i, *xs, axis: g[(slice(None),) * (axis % y.ndim) + (i,)], variadic=True
-)
+_stack_primitive = Primitive("stack", _stack, _stack_rule, variadic=True)
 
 
 def concatenate(xs: Sequence[Any], axis: int | None = 0) -> Any:
@@ -383,7 +387,7 @@ def _take_rule(g: Any, y: Any, x: Any, indices: Any, *, axis: int) -> Any:
 
 getitem = Primitive("getitem", _getitem, lambda g, y, x, *, index: Scattered(index, g))
 _take_primitive = Primitive("take", _take, _take_rule, None)
-scatter = Primitive("scatter", _scatter, lambda g, y, i, *gs, indices, shape: g[indices[i]], variadic=True)
+scatter = Primitive("scatter", _scatter, lambda g, y, *gs, indices, shape: [g[i] for i in indices], variadic=True)
 
 
 def take(x: Any, indices: Any, axis: int | None = 0) -> Any:
@@ -397,7 +401,6 @@ def take(x: Any, indices: Any, axis: int | None = 0) -> Any:
 
 
 # --- NumPy's names ----------------------------------------------------------------------------------------------------
-
 
 
 def _permuting(function: Any) -> Any:

@@ -30,20 +30,27 @@ ARRAY_FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {}
 """What stands in for a NumPy function that is no ufunc when it meets a tensor."""
 
 PIECEWISE_CONSTANT: frozenset[Any] = frozenset(
-    [np.greater, np.greater_equal, np.less, np.less_equal, np.equal, np.not_equal, np.sign, np.floor, np.ceil, np.rint]
-    + [np.isfinite, np.isnan, np.isinf, np.logical_not, np.logical_and, np.logical_or, np.any, np.all, np.nonzero]
-    + [np.argmax, np.argmin, np.argsort, np.shape, np.ndim, np.size, np.allclose, np.isclose, np.array_equal]
-    + [np.zeros_like, np.ones_like, np.full_like, np.empty_like, np.result_type]
-)
+    {
+        np.greater, np.greater_equal, np.less, np.less_equal, np.equal, np.not_equal, np.isclose, np.allclose,
+        np.array_equal, np.sign, np.floor, np.ceil, np.rint, np.isfinite, np.isnan, np.isinf, np.logical_not,
+        np.logical_and, np.logical_or, np.any, np.all, np.nonzero, np.argmax, np.argmin, np.argsort, np.shape, np.ndim,
+        np.size, np.zeros_like, np.ones_like, np.full_like, np.empty_like, np.result_type,
+    }
+)  # fmt: skip
 """NumPy functions whose derivative is zero wherever it exists: they answer with plain arrays."""
 
 
 class Observer(Protocol):
     """Somebody who watches every value as it is computed (see ``minigrad.diagnosis``)."""
 
-    def saw_output(self, node: Node) -> None: ...
-    def saw_cotangent(self, node: Node, cotangent: Any) -> None: ...
-    def saw_time(self, step: int | None) -> None: ...
+    def saw_output(self, node: Node) -> None:
+        """A primitive gave a value."""
+
+    def saw_cotangent(self, node: Node, cotangent: Any) -> None:
+        """The backward pass came to a node, with the sum of what its users sent back."""
+
+    def saw_time(self, step: int | None) -> None:
+        """A time loop begins this step, or with None has ended."""
 
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
@@ -68,7 +75,7 @@ class Node:
         parents: Sequence[Node | None],
         options: dict[str, Any],
     ) -> None:
-        self.index = next(_count)  # grows along every edge, so sorting by it sorts topologically
+        self.index = next_index()  # grows along every edge, so sorting by it sorts topologically
         self.primitive = primitive
         self.inputs = inputs
         self.output = output
@@ -275,6 +282,16 @@ class Tensor:
         return ARRAY_FUNCTIONS[func](*args, **kwargs)
 
 
+def next_index() -> int:
+    """A number above that of every node so far, and below that of every node to come."""
+    return next(_count)
+
+
+def is_recording() -> bool:
+    """Whether results remember how they were made: false within ``no_grad``."""
+    return _recording.get()
+
+
 def _no_rule(name: str) -> TypeError:
     public = sorted(PRIMITIVES.keys() - {"alias", "scatter"})  # these two only rules and gradients use
     return TypeError(
@@ -302,7 +319,7 @@ class Primitive:
             cotangent of the output and ``y`` the output. They are written in terms of primitives and operators, so
             they take arrays and tensors alike. None says that the argument has no gradient.
         broadcasts: whether inputs are broadcast, so that cotangents must be summed back to the inputs' shapes.
-        variadic: the primitive takes any number of arrays; its one rule gets the argument's position after ``y``.
+        variadic: the primitive takes any number of arrays; its one rule gives a list, the cotangents of all of them.
     """
 
     def __init__(
@@ -315,7 +332,7 @@ class Primitive:
     ) -> None:
         self.name = name
         self.forward = forward
-        self.rules = rules
+        self.rules: tuple[Any, ...] = rules
         self.broadcasts = broadcasts
         self.variadic = variadic
         self.__name__ = name

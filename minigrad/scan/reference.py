@@ -41,8 +41,9 @@ def scan(
         The carry after the last step, and the outputs, a tree of arrays (T, B, ...).
 
     Raises:
-        ValueError: the arrays of ``xs`` disagree on T, ``lengths`` or ``mask`` do not fit them, or a step gives a
-            carry of another structure.
+        TypeError: a step gives no pair.
+        ValueError: the arrays of ``xs`` disagree on T or B, ``lengths`` or ``mask`` do not fit them, or a step gives a
+            carry of another structure, shape or dtype.
     """
     length, batch_size = _sizes(xs)
     live = live_steps(length, batch_size, lengths, mask)
@@ -51,7 +52,7 @@ def scan(
     for t in reversed(range(length)) if reverse else range(length):
         if watching is not None:
             watching.saw_time(t)
-        new_carry, y = step(params, carry, trees.map(lambda x, t=t: x[t], xs))
+        new_carry, y = _step(step, params, carry, trees.map(lambda x, t=t: x[t], xs))
         if live is not None:
             new_carry = trees.map(lambda new, old, t=t: where(_rows(live[t], new), new, old), new_carry, carry)
             y = trees.map(lambda out, t=t: where(_rows(live[t], out), out, 0), y)
@@ -61,8 +62,28 @@ def scan(
     if length:
         return carry, trees.map(lambda *ys: stack(ys), *outputs)
     # No step ran, so one is tried on zeros, to learn the shape of an output.
-    _, y = step(params, carry, trees.map(lambda x: np.zeros(x.shape[1:], x.dtype), xs))
+    _, y = _step(step, params, carry, trees.map(lambda x: np.zeros(x.shape[1:], x.dtype), xs))
     return carry, trees.map(lambda out: np.zeros((0, *out.shape), out.dtype), y)
+
+
+def _step(step: Step, params: Tree, carry: Tree, x: Tree) -> tuple[Tree, Tree]:
+    """One step, held to the promise that the carry keeps its structure, shapes and dtypes."""
+    result = step(params, carry, x)
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise TypeError(f"scan: the step gave a {type(result).__name__}; expected a pair (carry, y)")
+    try:
+        pairs = trees.zip_leaves(carry, result[0])
+    except ValueError as error:
+        raise ValueError(f"scan: the step gave a carry of another structure than it got: {error}") from None
+    for place, pair in enumerate(pairs):
+        old, new = (np.asarray(value_of(leaf)) for leaf in pair)
+        if old.shape != new.shape or old.dtype != new.dtype:
+            path = trees.paths(carry)[place]
+            raise ValueError(
+                f"scan: the step got the carry{f' {path!r}' if path else ''} with shape {old.shape} and dtype "
+                f"{old.dtype}, and gave it back with {new.shape} and {new.dtype}: a carry keeps its shape and dtype"
+            )
+    return result
 
 
 def live_steps(length: int, batch_size: int, lengths: Array | None, mask: Array | None) -> Array | None:
@@ -80,14 +101,14 @@ def live_steps(length: int, batch_size: int, lengths: Array | None, mask: Array 
                 f"scan: lengths have shape {lengths.shape} and dtype {lengths.dtype}; "
                 f"expected ({batch_size},) integers, one for each sequence"
             )
-        if lengths.size and not (0 <= lengths.min() and lengths.max() <= length):
+        if lengths.size and (lengths.min() < 0 or lengths.max() > length):
             raise ValueError(f"scan: lengths run from {lengths.min()} to {lengths.max()}; expected 0 to {length}")
         return np.asarray(np.arange(length)[:, None] < lengths)
     if mask is not None:
         mask = np.asarray(value_of(mask))
         if mask.shape != (length, batch_size):
             raise ValueError(f"scan: the mask has shape {mask.shape}; expected (T, B) = {(length, batch_size)}")
-        return mask != 0
+        return np.asarray(mask != 0)
     return None
 
 
@@ -105,4 +126,10 @@ def _sizes(xs: Tree) -> tuple[int, int]:
 
 def _rows(live: Array, like: Any) -> Array:
     """A mask over the batch, (B,), shaped to broadcast against (B, ...)."""
-    return live.reshape(live.shape + (1,) * (like.ndim - 1))
+    shape = np.shape(value_of(like))
+    if shape[:1] != live.shape:
+        raise ValueError(
+            f"scan: an array of the carry or the output has shape {shape}; with lengths or a mask each starts with "
+            f"the batch axis, {len(live)} long"
+        )
+    return live.reshape(live.shape + (1,) * (len(shape) - 1))
