@@ -1,4 +1,7 @@
-"""The engine: NumPy tensors under reverse-mode automatic differentiation. It knows no recurrent network by name, no files, no terminal."""
+"""The engine: NumPy tensors under reverse-mode automatic differentiation.
+
+It knows no recurrent network by name, and no terminal.
+"""
 
 from minigrad.functions import affine, concat, cross_entropy, dropout, dropout_mask, layer_norm, one_hot, softmax, split
 from minigrad.gradients import grad, jvp, value_and_grad, vjp

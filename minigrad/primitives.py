@@ -65,11 +65,12 @@ def _sigmoid(x: Array) -> Any:
     return np.tanh(x * 0.5) * 0.5 + 0.5
 
 
-sigmoid = elementwise(_sigmoid, lambda g, y, x: g * y * (1 - y), name="sigmoid")
-softplus = elementwise(lambda x: np.logaddexp(x, 0), lambda g, y, x: g * sigmoid(x), name="softplus")
+sigmoid = elementwise(_sigmoid, lambda g, y, x: g * y * (1 - y), name="sigmoid", doc="1 / (1 + exp(-x)).")
+softplus = elementwise(lambda x: np.logaddexp(x, 0), lambda g, y, x: g * sigmoid(x), name="softplus",
+                       doc="log(1 + exp(x)), without overflow.")  # fmt: skip
 
 # At a kink: relu's derivative is 0, and two equal arguments of maximum and minimum share the cotangent.
-relu = elementwise(lambda x: np.maximum(x, 0), lambda g, y, x: g * (x > 0), name="relu")
+relu = elementwise(lambda x: np.maximum(x, 0), lambda g, y, x: g * (x > 0), name="relu", doc="max(x, 0).")
 maximum = elementwise(np.maximum, lambda g, y, a, b: g * (a > b) + g * 0.5 * (a == b),
                                   lambda g, y, a, b: g * (b > a) + g * 0.5 * (b == a))  # fmt: skip
 minimum = elementwise(np.minimum, lambda g, y, a, b: g * (a < b) + g * 0.5 * (a == b),
@@ -90,7 +91,7 @@ def _inside(x: Any, a_min: Any, a_max: Any) -> Any:
 
 
 clip = elementwise(_clip, lambda g, y, x, *, a_min, a_max: g * _inside(x, a_min, a_max), name="clip")
-alias = elementwise(lambda x: x, lambda g, y, x: g, name="alias")  # a node of its own for a value that has one
+alias = elementwise(lambda x: x, lambda g, y, x: g, name="alias", doc="x itself, as a value with a node of its own.")
 
 # --- products ---------------------------------------------------------------------------------------------------------
 
@@ -253,9 +254,12 @@ def _reduction(function: Any) -> Any:
 sum = Primitive("sum", _reduction(np.sum), _sum_rule)
 mean = Primitive("mean", _reduction(np.mean), _mean_rule)
 max = Primitive("max", _reduction(np.max), _max_rule)
-logsumexp = Primitive("logsumexp", _logsumexp, _logsumexp_rule)
+logsumexp = Primitive("logsumexp", _logsumexp, _logsumexp_rule, doc="log(sum(exp(x))) over axes, without overflow.")
 log_softmax = Primitive(
-    "log_softmax", _log_softmax, lambda g, y, x, *, axis: g - exp(y) * sum(g, axis=axis, keepdims=True)
+    "log_softmax",
+    _log_softmax,
+    lambda g, y, x, *, axis: g - exp(y) * sum(g, axis=axis, keepdims=True),
+    doc="log(softmax(x)) along an axis, the last unless told otherwise, without overflow.",
 )
 
 
@@ -385,9 +389,15 @@ def _take_rule(g: Any, y: Any, x: Any, indices: Any, *, axis: int) -> Any:
     return Scattered((slice(None),) * (axis % x.ndim) + (np.asarray(value_of(indices), np.intp),), g)
 
 
-getitem = Primitive("getitem", _getitem, lambda g, y, x, *, index: Scattered(index, g))
+getitem = Primitive("getitem", _getitem, lambda g, y, x, *, index: Scattered(index, g), doc="x[index].")
 _take_primitive = Primitive("take", _take, _take_rule, None)
-scatter = Primitive("scatter", _scatter, lambda g, y, *gs, indices, shape: [g[i] for i in indices], variadic=True)
+scatter = Primitive(
+    "scatter",
+    _scatter,
+    lambda g, y, *gs, indices, shape: [g[i] for i in indices],
+    variadic=True,
+    doc="Zeros of a shape, to which each array is added at its index.",
+)
 
 
 def take(x: Any, indices: Any, axis: int | None = 0) -> Any:

@@ -320,6 +320,7 @@ class Primitive:
             they take arrays and tensors alike. None says that the argument has no gradient.
         broadcasts: whether inputs are broadcast, so that cotangents must be summed back to the inputs' shapes.
         variadic: the primitive takes any number of arrays; its one rule gives a list, the cotangents of all of them.
+        doc: its docstring's first line, where it is not NumPy's function of that name.
     """
 
     def __init__(
@@ -329,6 +330,7 @@ class Primitive:
         *rules: Rule | None,
         broadcasts: bool = False,
         variadic: bool = False,
+        doc: str = "",
     ) -> None:
         self.name = name
         self.forward = forward
@@ -336,7 +338,12 @@ class Primitive:
         self.broadcasts = broadcasts
         self.variadic = variadic
         self.__name__ = name
-        self.__doc__ = f"The primitive ``{name}``."
+        says = doc or f"As ``np.{name}``, with a derivative."
+        shapes = "of shapes that broadcast" if broadcasts else "of the shapes that NumPy takes"
+        self.__doc__ = (
+            f"{says}\n\nTakes arrays or tensors {shapes}, all of one float type; gives a tensor where one came in.\n\n"
+            "Raises:\n    ValueError: the shapes do not fit.\n    TypeError: float types are mixed."
+        )
         # NumPy's ufuncs have no signature to read, and no options that a primitive passes on.
         parameters = [] if isinstance(forward, np.ufunc) else list(inspect.signature(forward).parameters.values())
         options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
@@ -431,9 +438,11 @@ _HINTS = {
 }
 
 
-def elementwise(forward: np.ufunc | Callable[..., Any], *rules: Rule | None, name: str | None = None) -> Primitive:
+def elementwise(
+    forward: np.ufunc | Callable[..., Any], *rules: Rule | None, name: str | None = None, doc: str = ""
+) -> Primitive:
     """A primitive that works element by element and broadcasts its inputs; a ufunc stands for itself on tensors."""
-    primitive = Primitive(name or forward.__name__, forward, *rules, broadcasts=True)
+    primitive = Primitive(name or forward.__name__, forward, *rules, broadcasts=True, doc=doc)
     if isinstance(forward, np.ufunc):
         UFUNCS[forward] = primitive
     return primitive

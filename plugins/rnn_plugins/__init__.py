@@ -1,1 +1,1 @@
-"""What can be plugged in: cells, tasks, and the texts they work on. It knows the cells and the engine, and no terminal."""
+"""What can be plugged in: cells, tasks, and the texts they work on. It knows the engine and the cells, no terminal."""

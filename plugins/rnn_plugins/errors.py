@@ -1,5 +1,18 @@
-"""The one exception that stands for a user's mistake. Its text is the sentence the user reads; it is no place for programming errors."""
+"""The one exception that stands for a user's mistake, and the guess at what was meant.
+
+An exception's text is the sentence that the user reads; it is no place for programming errors.
+"""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
     """Something the user can mend: the message says what came, what was expected and what to do."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The text " Did you mean 'x'?" where a known word is close, in whatever case; the empty text otherwise."""
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return f" Did you mean {by_lower[close[0]]!r}?" if close else ""

@@ -6,7 +6,6 @@ Listing reads metadata only: no plugin is imported before its name is asked for.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import importlib
 import math
@@ -14,13 +13,13 @@ import re
 import sys
 import traceback
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from rnn_plugins.errors import UserError
+from rnn_plugins.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from rnn_cells import Cell
@@ -259,13 +258,6 @@ def _entry_of_run(run: str, recorded: Mapping[str, str]) -> Entry:
         f"run {run!r} uses the cell {recorded['cell']!r} from the distribution {recorded['distribution']} "
         f"{recorded['version']}, which is not installed: pip install {recorded['distribution']}"
     )
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The text " Did you mean 'x'?" where a known word is close, in whatever case; the empty text otherwise."""
-    by_lower = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=1)
-    return f" Did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
 def _unknown(problem: str, word: str, known: list[str], label: str) -> UserError:
