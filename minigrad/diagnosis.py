@@ -64,7 +64,7 @@ class _Watch:
     def time_of(self, node: Node) -> int | None:
         """The time step during which a node was made; None before the loop and after it."""
         place = bisect.bisect_left(self.steps, node.index, key=lambda mark: mark[0]) - 1
-        return self.steps[place][1] if 0 <= place else None
+        return self.steps[place][1] if place >= 0 else None
 
 
 def explain(loss: Loss, params: Tree, error: NotFinite) -> Finding:

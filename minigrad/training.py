@@ -1,4 +1,4 @@
-"""Training: one gradient step after another on whatever loss and batches it is given. It knows no files and no terminal."""
+"""Training: one gradient step after another on the loss and batches it is given. It knows no files and no terminal."""
 
 from __future__ import annotations
 

@@ -1,0 +1,156 @@
+"""``rnn cells``: what is installed, what a cell is made of, and whether it keeps what a cell promises."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rnn_cli import completion
+from rnn_cli.tables import prose, table
+from rnn_plugins.errors import UserError
+
+if TYPE_CHECKING:
+    from rnn_plugins.registry import CellOption
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def _given(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    for value in values:
+        if "=" not in value:
+            raise UserError(f"--cell-option is {value!r}; write it as NAME=VALUE, such as forget_bias=2")
+    return {name.replace("-", "_"): text for name, _, text in (value.partition("=") for value in values)}
+
+
+CELL = click.argument("cell", metavar="NAME|FILE:CLASS", shell_complete=completion.cells)
+CELL_OPTION = click.option(
+    "--cell-option",
+    "options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_given,
+    help="An option of the cell's own.",
+)
+
+
+@click.group(invoke_without_command=True)
+@JSON
+@click.pass_context
+def cells(ctx: click.Context, as_json: bool) -> None:
+    """List the installed cells, show one, or check one.
+
+    Without a command, it lists them: name, distribution, version and a line on each, or why one cannot be used.
+    """
+    if ctx.invoked_subcommand is None:
+        _list(as_json)
+
+
+def _list(as_json: bool) -> None:
+    from rnn_plugins.registry import describe, entries
+
+    found = [(entry, describe("cells", entry)) for entry in entries("cells")]
+    if as_json:
+        rows = [
+            {
+                "name": entry.name,
+                "distribution": entry.distribution,
+                "version": entry.version,
+                "summary": row.summary,
+                "error": row.error,
+            }
+            for entry, row in found
+        ]
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    lines = [
+        (entry.name, entry.distribution, entry.version, f"cannot be used: {row.error}" if row.error else row.summary)
+        for entry, row in found
+    ]
+    click.echo(table(lines, ("NAME", "DISTRIBUTION", "VERSION", "SUMMARY")), nl=False)
+
+
+@cells.command()
+@CELL
+@click.option("--input-size", default=65, show_default=True, help="Width of an input: with one-hot, the symbols.")
+@click.option("--hidden-size", default=256, show_default=True, help="Units.")
+@CELL_OPTION
+@JSON
+def show(cell: str, input_size: int, hidden_size: int, options: dict[str, str], as_json: bool) -> None:
+    """Show a cell: its equations and paper, its options, its parameters."""
+    from rnn_plugins.sheet import sheet
+
+    s = sheet(cell, input_size, hidden_size, options)
+    if as_json:
+        described = dataclasses.asdict(s) | {"options": [_option(option) for option in s.options]}
+        click.echo(json.dumps(described, indent=2, ensure_ascii=False, default=str))
+        return
+    click.echo(f"{click.style(s.name, bold=True)}, from {s.origin}\n")
+    click.echo(prose(s.text.replace("``", "") or "It has no docstring, and so no equations to show."))
+    if s.options:
+        _head("Options, as --cell-option NAME=VALUE")
+        rows = [(option.name, option.expected, _default(option)) for option in s.options]
+        click.echo(table(rows, indent=2))
+    _head(f"Parameters at --input-size {s.input_size} --hidden-size {s.hidden_size}: {s.count:,}")
+    click.echo(table([(path, _shape(shape)) for path, shape in s.parameters.items()], indent=2))
+    _head("Carry of a sequence")
+    click.echo(table([(path or "one array", _shape(shape)) for path, shape in s.carry.items()], indent=2))
+    _head("Suggested learning rate")
+    click.echo("  none" if s.learning_rate is None else f"  {s.learning_rate:g}")
+
+
+@cells.command()
+@CELL
+@CELL_OPTION
+@JSON
+@click.pass_context
+def check(ctx: click.Context, cell: str, options: dict[str, str], as_json: bool) -> None:
+    """Check a cell: its gradients against finite differences, and all that the time loop relies on.
+
+    Exit code 1 if something does not hold.
+    """
+    from rnn_plugins.registry import make_cell
+    from rnn_plugins.testing import check_cell
+
+    report = check_cell(make_cell(cell, 3, 4, options))
+    if as_json:
+        checks = [c._asdict() for c in report.checks]
+        record = {"cell": cell, "passed": report.passed, "error": report.error, "checks": checks}
+        click.echo(json.dumps(record, indent=2, ensure_ascii=False))
+    else:
+        for c in report.checks:
+            error = "" if c.error is None else f"{c.error:.1e}"
+            mark = click.style("ok  ", fg="green") if c.passed else click.style("FAIL", fg="red", bold=True)
+            click.echo(f"  {mark}  {c.name:<40}  {error:>7}".rstrip())
+            if c.detail:
+                click.echo(f"        {c.detail}")
+        click.echo(_conclusion(cell, len(report.checks), len(report.failures), report.error))
+    ctx.exit(0 if report.passed else 1)
+
+
+def _conclusion(cell: str, checks: int, failures: int, error: float) -> str:
+    if failures:
+        return f"{cell} fails {failures} of {checks} checks."
+    return f"{cell} passes all {checks} checks; the largest relative error is {error:.1e}."
+
+
+def _option(option: CellOption) -> dict[str, Any]:
+    described: dict[str, Any] = {"name": option.name, "expected": option.expected, "choices": list(option.choices)}
+    return described | ({} if option.default is dataclasses.MISSING else {"default": option.default})
+
+
+def _default(option: CellOption) -> str:
+    if option.default is dataclasses.MISSING:
+        return "must be given"
+    default = str(option.default)
+    return f"default {default.lower() if option.type is bool else default}"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+def _head(text: str) -> None:
+    click.secho(text, bold=True)

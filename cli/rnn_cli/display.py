@@ -1,0 +1,245 @@
+"""How a training run shows itself: live on a terminal, in plain lines elsewhere, as JSON or not at all.
+
+It trains nothing; what happens in training is told to it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rnn_cli.console import errors, remark
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from rnn_plugins.sessions import Session
+    from rnn_plugins.trainer import Progress
+
+LINE_SECONDS = 10.0
+"""How often a plain line is due; one with a validation in it is due after a tenth of that."""
+
+EXCERPT_SECONDS = 5.0
+"""How old what the model wrote gets at least, before it writes anew."""
+
+EXCERPT_SYMBOLS = 400
+
+BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
+
+
+class Display:
+    """Shows nothing; the base of those that do."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def __enter__(self) -> Display:
+        """Begin."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Leave the terminal as it was."""
+
+    def show(self, progress: Progress) -> None:
+        """Show what happened in a step."""
+
+    def note(self, text: str) -> None:
+        """Show a word. It is called in a signal handler, where nothing may be printed."""
+
+
+class Lines(Display):
+    """A plain line now and then, for logs."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.shown = float("-inf")
+
+    def show(self, progress: Progress) -> None:
+        """A line, if one is due."""
+        record, now = progress.record, time.monotonic()
+        if record is None or now - self.shown < (LINE_SECONDS / 10 if "valid_loss" in record else LINE_SECONDS):
+            return
+        self.shown = now
+        held_out = f"  held out {losses(self.session, record['valid_loss'])}" if "valid_loss" in record else ""
+        remark(
+            f"step {record['step']:,}  epoch {record['epoch']:.2f}"
+            f"  training {figure(record['train_loss'])} nats{held_out}"
+            f"  {record['tokens_per_second']:,.0f} {self.session.unit}/s  gradient {record['gradient_norm']:.2g}"
+            f"  rate {record['learning_rate']:.2g}  {duration(progress.seconds_left)} left"
+        )
+
+
+class Records(Display):
+    """JSON: what is trained, and a record a line."""
+
+    def __enter__(self) -> Records:
+        """Describe the run."""
+        run = self.session.run
+        left_out = ("vocabulary", "outcome", "process", "step", "best")
+        described = {key: value for key, value in run.manifest.items() if key not in left_out}
+        emit({"run": {"name": run.name, "path": str(run.path), **described}})
+        return self
+
+    def show(self, progress: Progress) -> None:
+        """The record, as it stands in ``metrics.jsonl``."""
+        if progress.record is not None:
+            emit(progress.record)
+
+
+class Live(Display):
+    """A picture at the foot of the terminal, drawn anew a few times a second."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        from rich.live import Live as RichLive
+
+        self.progress: Progress | None = None
+        self.record: dict[str, Any] = {}
+        self.looks = [record for record in session.run.records() if "valid_loss" in record]
+        self.excerpt, self.excerpt_step, self.excerpt_time = "", 0, float("-inf")
+        self.word = ""
+        self.over = False
+        self.live = RichLive(console=errors(), get_renderable=self.picture, refresh_per_second=4)
+
+    def __enter__(self) -> Live:
+        """Begin to draw."""
+        self.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Leave the last picture where it is, without what will be said after it."""
+        self.over = True
+        self.live.stop()
+
+    def note(self, text: str) -> None:
+        """Shown with the next picture."""
+        self.word = text
+
+    def show(self, progress: Progress) -> None:
+        """Keep what the next picture shows."""
+        self.progress = progress
+        if progress.record is None:
+            return
+        self.record = progress.record
+        if "valid_loss" in progress.record:
+            self.looks.append(progress.record)
+        if time.monotonic() - self.excerpt_time > EXCERPT_SECONDS:
+            self.excerpt, self.excerpt_step = self.session.excerpt(EXCERPT_SYMBOLS), progress.step.step
+            self.excerpt_time = time.monotonic()
+
+    def picture(self) -> RenderableType:
+        """The bar, the numbers, the curve, what they say, and what the model writes."""
+        from rich.console import Group
+        from rich.panel import Panel
+        from rich.text import Text
+
+        from rnn_plugins.trainer import verdict
+
+        if self.progress is None:
+            return Text(self.word or "the first step ...")
+        console = errors()
+        lines = [self._bar(self.progress), self._numbers(self.progress)]
+        if len(self.looks) > 1:
+            bars = ASCII_BARS if console.options.ascii_only else BARS
+            values = [look["valid_loss"] for look in self.looks]
+            curve = sparkline(values, max(10, console.width - 40), bars)
+            lines.append(Text(f"held out   {values[0]:.3f} {curve} {values[-1]:.3f}", no_wrap=True))
+        for words, style in ((verdict(self.looks), "italic"), (self.word, "bold")):
+            if words and not self.over:
+                lines.append(Text(words, style=style))
+        room = min(8, console.height - 12)
+        if self.excerpt and room > 0:
+            text = Text(printable(self.excerpt), overflow="fold")
+            title = f"written after step {self.excerpt_step:,}"
+            lines.append(Panel(text, title=title, title_align="left", height=room + 2, border_style="dim"))
+        return Group(*lines)
+
+    def _bar(self, progress: Progress) -> RenderableType:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        bar = Table.grid(padding=(0, 1), expand=True)
+        bar.add_column(no_wrap=True)
+        bar.add_column(ratio=1)
+        bar.add_column(justify="right", no_wrap=True)
+        left = f"{progress.done:.0%}  {duration(progress.seconds_left)} left"
+        bar.add_row(Text(self.session.run.name, style="bold"), ProgressBar(1, progress.done), left)
+        return bar
+
+    def _numbers(self, progress: Progress) -> RenderableType:
+        from rich.table import Table
+
+        session, record, tally = self.session, self.record, self.session.trainer.tally
+        held_out = losses(session, self.looks[-1]["valid_loss"]) if self.looks else "not yet measured"
+        if not len(session.task.valid_tokens):
+            held_out = "nothing"
+        best = "" if tally.best_loss is None else f"{tally.best_loss:.3f} nats at step {tally.best_step:,}"
+        rows = [
+            ("step", f"{progress.step.step:,} of {session.trainer.last_step:,}", "training", ""),
+            ("epoch", f"{progress.epoch:.2f}", "held out", held_out),
+            ("gradient", f"{progress.step.gradient_norm:.3g}", "best", best),
+            ("rate", f"{progress.step.learning_rate:.3g}", "speed", ""),
+        ]
+        if record:
+            rows[0] = (*rows[0][:3], losses(session, record["train_loss"]))
+            rows[3] = (*rows[3][:3], f"{record['tokens_per_second']:,.0f} {session.unit}/s")
+        numbers = Table.grid(padding=(0, 3, 0, 0))
+        for style in ("dim", "", "dim", ""):
+            numbers.add_column(style=style, no_wrap=True)
+        for row in rows:
+            numbers.add_row(*row)
+        return numbers
+
+
+def emit(record: dict[str, Any]) -> None:
+    """A line of JSON on standard output."""
+    click.echo(json.dumps(record))
+
+
+def losses(session: Session, loss: float) -> str:
+    """A loss in both units."""
+    return f"{figure(loss)} nats ({figure(session.run.bits(loss))} bits a character)"
+
+
+def figure(loss: float) -> str:
+    """A loss to three decimals, and shorter where it is absurd."""
+    return f"{loss:.3f}" if loss < 1000 else f"{loss:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: the two largest units."""
+    if seconds < 9.5:
+        return f"{seconds:.2g} s"
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    if days:
+        return f"{days} d {h} h"
+    if hours:
+        return f"{h} h {m:02d} min"
+    return f"{m} min {s:02d} s" if minutes else f"{s} s"
+
+
+def memory(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 0.1):.1f} MB"
+
+
+def sparkline(values: Sequence[float], width: int, bars: str = BARS) -> str:
+    """Values as bars between the lowest and the highest; each bar stands for the last of the values that share it."""
+    count = min(width, len(values))
+    chosen = [values[(i + 1) * len(values) // count - 1] for i in range(count)]
+    low, high = min(chosen), max(chosen)
+    scale = (len(bars) - 1) / (high - low) if high > low else 0.0
+    return "".join(bars[round((value - low) * scale)] for value in chosen)
+
+
+def printable(text: str) -> str:
+    """Text that cannot move the cursor: what is not printable, line feeds aside, becomes a dot."""
+    return "".join(c if c == "\n" or c.isprintable() else "·" for c in text)

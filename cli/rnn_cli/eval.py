@@ -1,0 +1,94 @@
+"""``rnn eval``: a trained network's score on a text, in a table beside what counting and compressing reach on it."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from rnn_cli import completion
+from rnn_cli.console import remark
+from rnn_cli.tables import prose, sentence, table
+from rnn_plugins.errors import UserError
+
+if TYPE_CHECKING:
+    from rnn_plugins.runs import Run
+    from rnn_plugins.text.evaluation import Evaluation, Score
+    from rnn_plugins.text.vocabulary import Unknown
+
+
+@click.command()
+@click.argument("run_and_files", metavar="[RUN] [FILE]...", nargs=-1, shell_complete=completion.runs_or_files)
+@click.option(
+    "--unknown",
+    type=click.Choice(["error", "skip", "replace"]),
+    default="replace",
+    show_default=True,
+    help="What becomes of characters of FILE that the model has never seen.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def eval(run_and_files: tuple[str, ...], unknown: Unknown, as_json: bool) -> None:
+    """Measure a trained network on a text, beside what counting reaches.
+
+    RUN is the newest one, unless the first argument names another. FILE is a text, a folder, a glob, - for standard
+    input or builtin:latex; without any it is the held-out end of the text that the run was trained on.
+
+    The network predicts each symbol but the first from those before it. So do the n-grams (Witten-Bell), counted on
+    what the run was trained on. bz2 and xz compress the same symbols: alone, and primed, which is what they add to the
+    compressed size of the training text.
+    """
+    from rnn_plugins.text.evaluation import evaluate
+
+    run, files = _run_and_files(run_and_files)
+    evaluation = evaluate(run, files, unknown)
+    for notice in evaluation.notices:
+        remark(f"Note: {sentence(notice)}")
+    if as_json:
+        click.echo(json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False))
+    else:
+        _draw(evaluation)
+
+
+def _run_and_files(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:
+    """The run that is meant, and the texts: the first argument is a run where there is one of that name."""
+    from rnn_plugins.runs import find_run
+
+    if not arguments:
+        return find_run(), ()
+    first = arguments[0]
+    try:
+        return find_run(first), arguments[1:]
+    except UserError as no_run:
+        if os.path.exists(first) or glob.has_magic(first) or first == "-" or first.startswith("builtin:"):
+            return find_run(), arguments
+        if len(arguments) > 1:
+            raise
+        raise UserError(f"{first!r} is neither a file nor a run: {no_run}") from None
+
+
+def _draw(evaluation: Evaluation) -> None:
+    name, sizes = click.style(evaluation.run, bold=True), evaluation.sizes
+    click.echo(f"{name} on {evaluation.text}: {sizes.symbols:,} {evaluation.unit}s predicted\n")
+    symbol = {"char": "CHAR", "byte": "BYTE", "word": "TOKEN"}[evaluation.level]
+    heads = ["", f"NATS/{symbol}", "PERPLEXITY", "BITS/CHAR", "BITS/BYTE"]
+    if sizes.words:
+        heads.insert(3, "PERPLEXITY/WORD")
+    rows = [_row(score, bold=score is evaluation.model) for score in sorted(evaluation.scores, key=lambda s: s.loss)]
+    click.echo(table(rows, heads, align="<" + ">" * len(heads)))
+    click.echo(prose(" ".join(evaluation.verdict())), nl=False)
+
+
+def _row(score: Score, bold: bool) -> list[str]:
+    numbers = [f"{score.loss:.3f}", _perplexity(score.perplexity)]
+    if score.perplexity_per_word is not None:
+        numbers.append(_perplexity(score.perplexity_per_word))
+    numbers += [f"{score.bits_per_character:.3f}", f"{score.bits_per_byte:.3f}"]
+    name = "the model" if score.kind == "model" else score.name
+    return [click.style(cell, bold=True) if bold else cell for cell in [name, *numbers]]
+
+
+def _perplexity(x: float) -> str:
+    return f"{x:,.2f}" if x < 1e6 else f"{x:.1e}"

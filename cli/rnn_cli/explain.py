@@ -1,0 +1,209 @@
+"""``rnn explain``: a derivation laid out to be read in a terminal. Its numbers come from the library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rnn_plugins.explain import Derivation
+
+WIDTH = 80
+
+
+@click.group()
+def explain() -> None:
+    """Show how a computation goes, with its numbers."""
+
+
+@explain.command()
+@click.option("--text", default="hello", show_default=True, help="What the network reads; it predicts each next one.")
+@click.option("--steps", default=3, show_default=True, help="How many steps the derivation goes back through.")
+@click.option("--hidden-size", default=3, show_default=True, help="Units of the network.")
+@click.option("--seed", default=1, show_default=True, help="Of the network's weights.")
+def bptt(text: str, steps: int, hidden_size: int, seed: int) -> None:
+    """Backpropagation through time, as the lectures derive it: every Jacobian, every product, every contribution.
+
+    Beside the sums stands the gradient that the toolkit's automatic differentiation gives for the same network.
+    """
+    from rnn_plugins.explain import bptt as derive
+
+    derivation = derive(text, steps, hidden_size, seed)
+    _network(derivation)
+    _forwards(derivation)
+    _by_v(derivation)
+    _through_time(derivation)
+    _by_w_and_u(derivation)
+    _comparison(derivation)
+    _what_it_shows(derivation)
+
+
+def _network(d: Derivation) -> None:
+    pairs = ", ".join(f"{step.symbol!r} -> {step.target!r}" for step in d.steps)
+    _paragraph(f"Backpropagation through time by hand. A small network reads and should predict {pairs}.")
+    _formulas(
+        "s_t    = tanh(U x_t + W s_{t-1})     the state, s_0 = 0",
+        "yhat_t = softmax(V s_t)              the prediction",
+        "E_t    = -log yhat_t[target]         the loss, in nats",
+    )
+    _paragraph(
+        f"Vectors are columns, as in the lectures. x_t is one-hot over {_names(d)}, so U x_t is a column of U. (The "
+        "toolkit's code keeps states as rows, x @ U + s @ W: its matrices are these, transposed.)"
+    )
+    _matrices(("U", d.U), ("W", d.W), ("V", d.V))
+
+
+def _forwards(d: Derivation) -> None:
+    _heading("1. Forwards")
+    _paragraph(f"yhat_t gives a probability to each of {_names(d)}.")
+    for step in d.steps:
+        click.echo(f"  t = {step.t}   reads {step.symbol!r}, should predict {step.target!r}")
+        click.echo(f"    s_{step.t}    = {_vector(step.s)}")
+        click.echo(f"    yhat_{step.t} = {_vector(step.predicted)}")
+        click.echo(f"    E_{step.t}    = {step.loss:.4f}")
+    click.echo()
+
+
+def _by_v(d: Derivation) -> None:
+    _heading("2. By V: each loss has to do with its own step alone")
+    _formulas("dE_t/dV = (yhat_t - y_t) outer s_t            y_t: the target, one-hot")
+    _matrices(*((f"dE_{step.t}/dV", step.dV) for step in d.steps))
+
+
+def _through_time(d: Derivation) -> None:
+    last = len(d.steps)
+    _heading(f"3. Back through time: how s_{last} depends on the states before it")
+    _paragraph(
+        f"W and U stand in every step, so E_{last} depends on them through s_{last}, and through each earlier state: "
+        "a sum over k, in which ds_k/dW means that s_{k-1} is held fixed."
+    )
+    _formulas(
+        f"dE_{last}/dW = sum over k = 1..{last} of  dE_{last}/ds_{last}  ds_{last}/ds_k  ds_k/dW",
+        f"ds_{last}/ds_k = product over j = {last}..k+1 of  ds_j/ds_{{j-1}}",
+        "ds_j/ds_{j-1} = diag(1 - s_j^2) W",
+    )
+    jacobians = [c for c in d.contributions if c.jacobian is not None]
+    if jacobians:
+        click.echo("  The Jacobians:\n")
+        _matrices(*((f"ds_{c.k + 1}/ds_{c.k}", c.jacobian) for c in jacobians))
+    click.echo("  Their products, and the norm (largest singular value) of each:\n")
+    for c in d.contributions:
+        equals = {last: " = the identity", last - 1: ""}.get(c.k, f" = ds_{last}/ds_{c.k + 1} ds_{c.k + 1}/ds_{c.k}")
+        _matrices((f"ds_{last}/ds_{c.k}{equals}, norm {c.norm:.4f}", c.product))
+    click.echo("  With them, the loss by each state:\n")
+    step = d.steps[-1]
+    click.echo(f"    dE_{last}/ds_{last} = V^T (yhat_{last} - y_{last})")
+    if last > 1:
+        click.echo(f"    dE_{last}/ds_k = (ds_{last}/ds_k)^T dE_{last}/ds_{last}")
+    click.echo()
+    for name, vector in [
+        (f"yhat_{last} - y_{last}", step.error),
+        *((f"dE_{last}/ds_{c.k}", c.ds) for c in d.contributions),
+    ]:
+        click.echo(f"    {name:<12} = {_vector(vector)}")
+    click.echo()
+
+
+def _by_w_and_u(d: Derivation) -> None:
+    last = len(d.steps)
+    _heading(f"4. By W: the contribution of each step k to dE_{last}/dW")
+    _formulas(f"((1 - s_k^2) * dE_{last}/ds_k) outer s_{{k-1}}")
+    _matrices(*((f"k = {c.k}" + (", where s_0 = 0" if c.k == 1 else ""), c.dW) for c in d.contributions))
+    _heading(f"5. By U: the contribution of each step k to dE_{last}/dU")
+    _formulas(f"((1 - s_k^2) * dE_{last}/ds_k) outer x_k")
+    _matrices(*((f"k = {c.k}, x_{c.k} = {d.steps[c.k - 1].symbol!r}", c.dU) for c in d.contributions))
+
+
+def _comparison(d: Derivation) -> None:
+    last = len(d.steps)
+    _heading("6. The sums, and the engine's gradient beside them")
+    for name in ("W", "U", "V"):
+        what = "from 2." if name == "V" else "the sum over k"
+        _matrices((f"dE_{last}/d{name}, {what}", d.sums[name]), (f"dE_{last}/d{name}, the engine", d.engine[name]))
+    _paragraph(
+        f"The largest difference of all is {d.difference:.1e}: nothing but rounding. The engine has used the cell "
+        "'rnn', the time loop and reverse-mode automatic differentiation, and none of the formulas above. The gradient "
+        "of a whole text is the sum of such gradients over all its losses."
+    )
+
+
+def _what_it_shows(d: Derivation) -> None:
+    _heading("7. What it shows")
+    last = len(d.steps)
+    if d.factor is None:
+        _paragraph("One step has no Jacobian to go through. With --steps 3 the gradient goes back in time.")
+        return
+    norms = ", then ".join(f"{c.norm:.3f}" for c in d.contributions)
+    way = "shrink" if d.factor < 1 else "grow"
+    _paragraph(
+        f"The norms of ds_{last}/ds_k {way}, from k = {last} back to k = 1: {norms}. That is a factor of "
+        f"{d.factor:.2f} a step. {_so(d)}"
+    )
+
+
+def _so(d: Derivation) -> str:
+    """What follows from the norms; the library has worked out how far the factor carries."""
+    far = ", ".join(f"{value:.1e} over {steps} steps" for steps, value in d.outlook.items())
+    if d.factor is not None and d.factor < 1:
+        return (
+            f"If it went on so, it would come to {far}: what was read long ago would leave no trace in the gradient, "
+            "and the network could not learn from it. That is the vanishing gradient, which gated cells were made "
+            "against."
+        )
+    return (
+        f"If it went on so, it would come to {far}: the gradient explodes, which clipping (--grad-clip) is made "
+        "against. tanh' = 1 - s^2 is below 1, and pulls the other way as soon as the states are large."
+    )
+
+
+def _names(d: Derivation) -> str:
+    return ", ".join(map(repr, d.symbols))
+
+
+def _number(x: float) -> str:
+    text = f"{x:7.4f}"
+    return text.replace("-", " ") if not text.strip("-0. ") else text  # no minus before a zero
+
+
+def _vector(values: Any) -> str:
+    return f"({' '.join(map(_number, values))})"
+
+
+def _rows(matrix: Any) -> list[str]:
+    return [f"[{' '.join(map(_number, row))}]" for row in matrix]
+
+
+def _matrices(*named: tuple[str, Any]) -> None:
+    """Matrices under their names, as many beside each other as the width takes."""
+    line: list[list[str]] = []
+    for name, matrix in named:
+        rows = [name, *_rows(matrix)]
+        width = max(map(len, rows))
+        block = [row.ljust(width) for row in rows]
+        if line and 4 + sum(len(other[0]) + 3 for other in line) + width > WIDTH:
+            _beside(line)
+            line = []
+        line.append(block)
+    _beside(line)
+
+
+def _beside(blocks: Sequence[list[str]]) -> None:
+    height = max(map(len, blocks))
+    for i in range(height):
+        parts = [block[i] if i < len(block) else " " * len(block[0]) for block in blocks]
+        click.echo(("    " + "   ".join(parts)).rstrip())
+    click.echo()
+
+
+def _formulas(*lines: str) -> None:
+    click.echo("".join(f"    {line}\n" for line in lines))
+
+
+def _paragraph(text: str) -> None:
+    click.echo(click.wrap_text(text, WIDTH) + "\n")
+
+
+def _heading(text: str) -> None:
+    click.secho(text + "\n", bold=True)

@@ -1,0 +1,102 @@
+"""The command ``rnn``: names its subcommands, imports the one that is asked for, and turns mistakes into sentences."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+from typing import Any
+
+import click
+
+COMMANDS = {
+    "train": ("rnn_cli.train", "Train a network on a text."),
+    "sample": ("rnn_cli.sample", "Let a trained network write."),
+    "eval": ("rnn_cli.eval", "Measure a trained network on a text, beside what counting reaches."),
+    "rerun": ("rnn_cli.rerun", "Repeat a run from its manifest."),
+    "runs": ("rnn_cli.runs", "List the runs."),
+    "cells": ("rnn_cli.cells", "List, show and check the installed cells."),
+    "explain": ("rnn_cli.explain", "Show how a computation goes, with its numbers."),
+}
+"""Each command's module, where it is found under its own name, and the line that ``rnn --help`` shows."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when it is asked for, so that ``--help`` answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order in which one meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import a command."""
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(COMMANDS[name][0])
+        command: click.Command = getattr(module, name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As Click does, with a suggestion for a command that there is not."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            from rnn_plugins.errors import did_you_mean
+
+            hint = did_you_mean(args[0], COMMANDS)
+            ctx.fail(f"There is no command called {args[0]!r}.{hint} Commands: {', '.join(COMMANDS)}.")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table of commands, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what goes wrong is told in a sentence, and in full only under ``--debug``."""
+        from rnn_plugins.errors import UserError
+
+        debug = ctx.params.get("debug") or bool(os.environ.get("RNN_DEBUG"))
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            click.echo(err=True)  # the terminal shows ^C; what follows begins on a line of its own
+            raise click.exceptions.Exit(130) from None
+        except UserError as error:
+            if debug:
+                raise
+            raise Mistake(str(error)) from None
+        except MemoryError:
+            raise click.ClickException(
+                "there is not enough memory: a smaller --hidden-size, --batch-size or --seq-length needs less"
+            ) from None
+        except OSError as error:
+            if debug or error.errno == errno.EPIPE:  # Click ends quietly when nobody reads on
+                raise
+            place = f"{os.fspath(error.filename)!r}: " if error.filename is not None else ""
+            raise click.ClickException(f"{place}{(error.strerror or str(error)).lower()}") from None
+        except Exception as error:
+            if debug:
+                raise
+            raise click.ClickException(
+                f"this is a fault of rnn-lab, not yours: {type(error).__name__}: {error}. "
+                "Run it again as rnn --debug ... for the traceback that a bug report needs."
+            ) from None
+
+
+class Mistake(click.ClickException):
+    """The user's own, which they can mend."""
+
+    exit_code = 2
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.version_option(package_name="rnn-lab", prog_name="rnn")
+def rnn(debug: bool) -> None:
+    """A laboratory for recurrent neural networks.
+
+    rnn train FILE trains one, rnn sample lets it write, rnn cells shows what it can be made of.
+    """

@@ -1,0 +1,324 @@
+"""The options of ``rnn train``: one table for the command line, configuration files, presets and other programs' names.
+
+What the values mean and whether they fit is decided in ``rnn_plugins.settings``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from rnn_cli import completion
+from rnn_plugins.errors import UserError, did_you_mean
+from rnn_plugins.settings import PRESETS, Settings, merge
+
+DEFAULTS = {f.name: f.default for f in dataclasses.fields(Settings) if isinstance(f.default, str | int | float)}
+
+
+class Setting(click.Option):
+    """An option that stands in a group of the help, and whose value is None where it was not given."""
+
+    def __init__(self, group: str, name: str, help: str, *, default: Any = None, **attributes: Any) -> None:
+        if default is None and not attributes.get("is_flag"):
+            default = DEFAULTS.get(name.replace("-", "_"))
+        self.group = group
+        text = help if default is None else f"{help}  [default: {default}]"
+        super().__init__([f"--{name}"], default=None, help=text, **attributes)
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The option and what it does; whole numbers and numbers are called by these words."""
+        record = super().get_help_record(ctx)
+        names = {"INTEGER": "N", "FLOAT": "X"}
+        return record and (" ".join(names.get(word, word) for word in record[0].split(" ")), record[1])
+
+
+TEXT, MODEL, LEARNING, RUN, OUTPUT = "Text", "Model", "Training", "Run", "Output"
+
+OPTIONS: list[Setting] = [
+    Setting(TEXT, "level", "What a symbol is.", type=click.Choice(["char", "byte", "word"])),
+    Setting(TEXT, "valid-fraction", "The share at the end of the text that is held out.", type=float),
+    Setting(
+        TEXT,
+        "unknown",
+        "With --init-from: what becomes of symbols that the model has never seen.",
+        type=click.Choice(["error", "skip", "replace"]),
+    ),
+    Setting(
+        MODEL,
+        "cell",
+        "One of rnn cells, or one in a file of yours.",
+        metavar="NAME|FILE.py:CLASS",
+        shell_complete=completion.cells,
+    ),
+    Setting(
+        MODEL,
+        "cell-option",
+        "An option of the cell, as rnn cells show NAME lists them; may be given several times.",
+        metavar="NAME=VALUE",
+        multiple=True,
+    ),
+    Setting(MODEL, "hidden-size", "Units a layer.", type=int),
+    Setting(MODEL, "num-layers", "Layers, one above the other.", type=int),
+    Setting(
+        MODEL,
+        "embedding-size",
+        "Width of an embedding of the symbols; 0 for one-hot.",
+        type=int,
+        default="0 up to 256 symbols, else the hidden size or 128, whichever is less",
+    ),
+    Setting(MODEL, "dropout", "Rate between layers and before the output.", type=float),
+    Setting(MODEL, "variational-dropout", "One mask for all steps of a sequence.", is_flag=True),
+    Setting(MODEL, "dtype", "Of weights and activations.", type=click.Choice(["float32", "float64"])),
+    Setting(LEARNING, "seq-length", "Steps that gradients are carried back; the state is passed on further.", type=int),
+    Setting(LEARNING, "batch-size", "Places of the text that are read side by side.", type=int),
+    Setting(
+        LEARNING, "learning-rate", "The schedule's highest.", type=float, default="what the cell suggests, or 0.002"
+    ),
+    Setting(
+        LEARNING,
+        "schedule",
+        "constant, exponential:decay=X,every=EPOCHS,after=EPOCHS, cosine:warmup=STEPS,final=SHARE or linear:... alike.",
+        metavar="NAME[:KEY=X,...]",
+    ),
+    Setting(
+        LEARNING,
+        "optimizer",
+        "sgd, rmsprop, adagrad, adam or adamw, with their parameters, as in sgd:momentum=0.9,nesterov=true.",
+        metavar="NAME[:KEY=X,...]",
+    ),
+    Setting(
+        LEARNING,
+        "grad-clip",
+        "The largest norm of a gradient, or with element: the largest element; 0 for none.",
+        metavar="X|element:X",
+    ),
+    Setting(
+        LEARNING,
+        "epochs",
+        "Passes over the text.",
+        type=float,
+        default="10, and on a short text as many as make 200 steps",
+    ),
+    Setting(LEARNING, "steps", "Training steps, instead of epochs.", type=int),
+    Setting(
+        LEARNING, "max-time", "Stop after this time, counted from this start.", metavar="20s|5m|2h", default="no limit"
+    ),
+    Setting(
+        LEARNING,
+        "patience",
+        "Stop after so many validations without improvement; 0 for never.",
+        type=int,
+    ),
+    Setting(LEARNING, "seed", "Of everything random.", type=int, default="drawn, and printed"),
+    Setting(RUN, "name", "What the run is called.", default="made from cell and text"),
+    Setting(RUN, "resume", "Go on with a run as if it had not stopped.", metavar="RUN", shell_complete=completion.runs),
+    Setting(
+        RUN,
+        "init-from",
+        "Begin with the weights, symbols and sizes of a run.",
+        metavar="RUN",
+        shell_complete=completion.runs,
+    ),
+    Setting(RUN, "preset", "Settings that belong together.", type=click.Choice(sorted(PRESETS))),
+    Setting(
+        RUN, "config", "Options by their long names; the command line wins.", metavar="FILE.toml", type=click.Path()
+    ),
+    Setting(
+        RUN,
+        "valid-every",
+        "Steps between validations.",
+        type=int,
+        default="once an epoch, within 100 to 1000 steps",
+    ),
+    Setting(RUN, "log-every", "Steps between records in metrics.jsonl.", type=int),
+    Setting(OUTPUT, "quiet", "Say nothing but errors.", is_flag=True),
+    Setting(OUTPUT, "json", "A record a line on standard output.", is_flag=True),
+]
+"""All of them. Every one but ``--config`` may stand in a configuration file."""
+
+ALIASES = {
+    # karpathy/char-rnn
+    "rnn-size": "hidden-size",
+    "model": "cell",
+    "max-epochs": "epochs",
+    "val-frac": "valid-fraction",
+    "eval-val-every": "valid-every",
+    "print-every": "log-every",
+    "savefile": "name",
+    # jcjohnson/torch-rnn
+    "model-type": "cell",
+    "wordvec-size": "embedding-size",
+    "checkpoint-every": "valid-every",
+    "checkpoint-name": "name",
+    # PyTorch and its word_language_model
+    "emsize": "embedding-size",
+    "embedding-dim": "embedding-size",
+    "nhid": "hidden-size",
+    "nlayers": "num-layers",
+    "lr": "learning-rate",
+    "clip": "grad-clip",
+    "bptt": "seq-length",
+    "log-interval": "log-every",
+    "save": "name",
+}
+"""Other programs' names for the same thing."""
+
+FOLDERS = ("data-dir", "data")
+"""Other programs' names for what is FILES here."""
+
+PARTS = {
+    "learning-rate-decay": ("schedule", "exponential", "decay", {"after": "9"}),
+    "learning-rate-decay-after": ("schedule", "exponential", "after", {}),
+    "lr-decay-factor": ("schedule", "exponential", "decay", {"every": "5"}),
+    "lr-decay-every": ("schedule", "exponential", "every", {"decay": "0.5"}),
+    "decay-rate": ("optimizer", "rmsprop", "decay", {}),
+}
+"""Other programs' names for a part of one of our options: the option, a name and key in it, what that program adds."""
+
+MEANINGLESS = {
+    "train-frac": "what --valid-fraction does not hold out is trained on: give that one",
+    "input-h5": "a text is read as it is: give it as FILE",
+    "input-json": "a text is read as it is: give it as FILE",
+    "checkpoint-dir": "a run is a folder in runs/, or where the environment variable RNN_RUNS says",
+    "tied": "the output's weights are never those of the embedding",
+    "batchnorm": "there is no batch normalisation: --dropout is the regularisation that there is",
+    "reset-iterations": "a run goes on with --resume, or starts anew from weights with --init-from",
+    "nhead": "there are recurrent cells and no Transformer",
+    "momentum": "it is the optimiser's: --optimizer sgd:momentum=0.9",
+    "weight-decay": "it is the optimiser's: --optimizer adamw:weight_decay=0.01",
+    **dict.fromkeys(
+        ["gpuid", "gpu", "gpu-backend", "opencl", "cuda", "mps", "accel", "accurate-gpu-timing"],
+        "everything is computed on the CPU: leave it out",
+    ),
+}
+"""Options of those programs that have no counterpart, and what to do about it."""
+
+CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn", "RNN_TANH": "rnn"}
+"""PyTorch's names of cells."""
+
+
+def translate(arguments: Sequence[str]) -> list[str]:
+    """Arguments with other programs' names for options, ``_`` for ``-`` and single dashes put into ours.
+
+    Raises:
+        UserError: an option has no counterpart, or says what another one says too.
+    """
+    flags = {option.opts[0][2:]: option.is_flag for option in OPTIONS}
+    ours: list[str] = []
+    parts: dict[str, str] = {}
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            ours += [argument, *rest]
+            break
+        written, equals, value = argument.lstrip("-").partition("=")
+        name = written.replace("_", "-")
+        if argument[0:1] != "-" or argument == "-":
+            ours.append(argument)
+        elif name in MEANINGLESS:
+            raise UserError(f"there is no --{name} here: {MEANINGLESS[name]}")
+        elif name in PARTS:
+            parts[name] = value if equals else next(rest, "")
+        elif name in FOLDERS:
+            ours.append(value if equals else next(rest, ""))
+        elif (name := ALIASES.get(name, name)) in flags:
+            ours.append(f"--{name}{equals}{value}")
+            if not flags[name] and not equals:
+                ours += [value for value in [next(rest, None)] if value is not None]
+        else:
+            ours.append(argument)  # Click knows what to say of it
+    return [*_composed(parts, ours), *ours]
+
+
+def _composed(parts: Mapping[str, str], ours: Sequence[str]) -> list[str]:
+    """The options that parts make together, such as ``--schedule exponential:decay=0.97,after=9``."""
+    values: dict[str, dict[str, str]] = {}
+    for name, value in parts.items():
+        option, kind, key, added = PARTS[name]
+        if f"--{option}" in {argument.partition("=")[0] for argument in ours}:
+            raise UserError(f"--{name} is a part of --{option}: say it there, as in --{option} {kind}:{key}={value}")
+        if name == "learning-rate-decay-after":  # there the rate falls at the end of that epoch, here one later
+            try:
+                value = f"{max(float(value) - 1, 0):g}"
+            except ValueError:
+                raise UserError(f"--{name} is {value!r}; it must be a number of epochs") from None
+        values[option] = added | values.get(option, {}) | {key: value}
+    kinds = {option: kind for option, kind, _, _ in PARTS.values()}
+    return [
+        word
+        for option, keys in values.items()
+        for word in (f"--{option}", f"{kinds[option]}:" + ",".join(f"{k}={v}" for k, v in keys.items()))
+    ]
+
+
+def collect(files: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """All that was asked for: the preset, over it the configuration file, over that the command line.
+
+    Args:
+        files: from the command line.
+        given: the command line's options by their names with ``_``; None, False or () where they were not given.
+
+    Returns:
+        Settings, and ``name``, ``resume``, ``init_from``, ``quiet`` and ``json``, where they were given.
+
+    Raises:
+        UserError: the configuration file cannot be read or has an unknown key, or an option of the cell is no pair.
+    """
+    line = {key: value for key, value in given.items() if not (value is None or value is False or value == ())}
+    if files:
+        line["files"] = tuple(files)
+    if "cell_option" in line:
+        line["cell_option"] = dict(map(_pair, line["cell_option"]))
+    config = read_config(line.pop("config")) if "config" in line else {}
+    preset = line.get("preset", config.get("preset"))
+    if preset not in (None, *PRESETS):
+        raise UserError(f"there is no preset called {preset!r}; there is {', '.join(PRESETS)}")
+    wanted = merge(PRESETS[preset] if preset else {}, config, line)
+    wanted.pop("preset", None)
+    if "cell" in wanted:
+        wanted["cell"] = CELLS.get(wanted["cell"], wanted["cell"])
+    return wanted
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """A configuration file's options, by their names with ``_``.
+
+    Raises:
+        UserError: it cannot be read, or has a key that is no option.
+    """
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except FileNotFoundError:
+        raise UserError(f"there is no configuration file {path!r}") from None
+    except OSError as error:
+        raise UserError(f"the configuration file {path!r} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # no TOML, or no UTF-8
+        raise UserError(f"the configuration file {path!r} is no TOML: {error}") from None
+    names = {option.name: option for option in OPTIONS if option.name != "config"}
+    config: dict[str, Any] = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name != "files" and name not in names:
+            known = ["files", *(known.replace("_", "-") for known in names)]
+            raise UserError(f"{path!r}: there is no option called {key!r}.{did_you_mean(key.replace('_', '-'), known)}")
+        if name in config:
+            raise UserError(f"{path!r}: {key!r} stands there twice, once with - and once with _")
+        expected = {"cell_option": (dict, "a table"), "quiet": (bool, "true or false"), "json": (bool, "true or false")}
+        texts = ("name", "resume", "init_from", "preset", "cell")
+        kind, words = (str, "text") if name in texts else expected.get(name, (object, ""))
+        if not isinstance(value, kind):
+            raise UserError(f"{path!r}: {key!r} is {value!r}; it must be {words}")
+        config[name] = value
+    return config
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--cell-option is {text!r}; write it as NAME=VALUE, such as forget_bias=2")
+    return name.replace("-", "_"), value

@@ -1,0 +1,37 @@
+"""``rnn rerun``: a run once more, from what its manifest says, and whether it came out the same."""
+
+from __future__ import annotations
+
+import click
+
+from rnn_cli import completion
+from rnn_cli.display import emit
+from rnn_cli.train import carry_out
+
+
+@click.command()
+@click.argument("run", required=False, shell_complete=completion.runs)
+@click.option("--name", help="What the new run is called. [made from cell and text]")
+@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("--json", "as_json", is_flag=True, help="A record a line on standard output.")
+@click.pass_context
+def rerun(ctx: click.Context, run: str | None, name: str | None, quiet: bool, as_json: bool) -> None:
+    """Repeat a run from its manifest.
+
+    RUN is the newest one, if none is named. The repetition is a run of its own. At the end it says whether its weights
+    are those of RUN, bit for bit, as they are on the same machine with the same text and versions.
+    """
+    from rnn_plugins import sessions
+    from rnn_plugins.runs import find_run
+
+    first = find_run(run)
+    session = sessions.repeat(first, name=name)
+    code = carry_out(session, quiet=quiet, as_json=as_json)
+    if not code:
+        same = sessions.same_weights(first, session.run)
+        if as_json:
+            emit({"identical": same})
+        elif not quiet:
+            words = {True: "are identical to", False: "differ from", None: "are of another step than"}[same]
+            click.echo(f"The weights {words} those of {first.name}.")
+    ctx.exit(code)

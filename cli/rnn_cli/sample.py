@@ -1,0 +1,250 @@
+"""``rnn sample``: a trained network writes on standard output. What is said about it goes to standard error."""
+
+from __future__ import annotations
+
+import io
+import secrets
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from rnn_cli import completion
+from rnn_cli.console import remark
+from rnn_cli.options import MEANINGLESS
+from rnn_cli.tables import sentence, table
+from rnn_plugins.errors import UserError
+
+if TYPE_CHECKING:
+    from rnn_plugins.runs import Run
+    from rnn_plugins.text.sampling import Choice
+    from rnn_plugins.text.vocabulary import Unknown
+
+RENAMED = {
+    "primetext": "prime",  # karpathy/char-rnn
+    "start-text": "prime",  # jcjohnson/torch-rnn
+    "words": "length",  # PyTorch's word_language_model
+}
+"""Other programs' names for the same option."""
+
+SHOWN_EVERY = 0.02
+"""Seconds between the times at which what has been written is pushed out: often enough to look like one by one."""
+
+
+class SampleCommand(click.Command):
+    """A command that knows char-rnn's and torch-rnn's options: ``-primetext``, ``-sample 0``, ``-checkpoint``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As Click does, after other programs' names have been put into ours."""
+        if ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        flags = {p.opts[0][2:]: p.is_flag for p in self.get_params(ctx) if isinstance(p, click.Option)}
+        return super().parse_args(ctx, list(_translate(args, flags)))
+
+
+def _translate(arguments: Iterable[str], flags: Mapping[str, bool]) -> Iterator[str]:
+    """Arguments in our words; ``flags`` says of each of our options whether it stands without a value."""
+    rest = iter(arguments)
+    for argument in rest:
+        written, equals, value = argument.lstrip("-").partition("=")
+        name = written.replace("_", "-")
+        name = RENAMED.get(name, name)
+        if argument == "--":
+            yield from (argument, *rest)
+        elif not argument.startswith("-") or argument == "-":
+            yield argument
+        elif name in MEANINGLESS:
+            raise UserError(f"there is no --{name} here: {MEANINGLESS[name]}")
+        elif name in ("sample", "checkpoint"):
+            value = value if equals else next(rest, "")
+            yield from [value] if name == "checkpoint" else ["--greedy"] if value == "0" else []
+        elif name in flags:
+            yield f"--{name}{equals}{value}"
+            if not flags[name] and not equals:
+                yield from [next(rest, "")]
+        else:
+            yield argument  # Click knows what to say of it
+
+
+@click.command(cls=SampleCommand)
+@click.argument("run", required=False, shell_complete=completion.runs)
+@click.option("--prime", metavar="TEXT", help="What the text begins with; it is printed too.")
+@click.option("--prime-file", metavar="FILE", type=click.Path(allow_dash=True), help="The same from a file.")
+@click.option("--length", metavar="N", default=2000, show_default=True, help="New characters; 0: until Ctrl-C.")
+@click.option("--temperature", metavar="X", default=1.0, show_default=True, help="Below 1 safer, above 1 wilder.")
+@click.option("--top-k", metavar="K", default=0, help="Choose among the K likeliest symbols only; 0: all.")
+@click.option("--top-p", metavar="P", default=1.0, help="Choose among the likeliest that together have probability P.")
+@click.option("--greedy", is_flag=True, help="Always the likeliest symbol.")
+@click.option("--beam", metavar="WIDTH", default=0, help="Search for the likeliest text instead of drawing one.")
+@click.option("--seed", metavar="N", type=int, help="Of the draws; drawn and printed, if not given.")
+@click.option("--count", metavar="N", default=1, show_default=True, help="How many texts; of a beam, the N likeliest.")
+@click.option("--stop", metavar="TEXT", multiple=True, help="End a text that has come to TEXT; may be repeated.")
+@click.option(
+    "--unknown",
+    type=click.Choice(["error", "skip", "replace"]),
+    default="error",
+    show_default=True,
+    help="What becomes of characters of the prime that the model has never seen.",
+)
+@click.option("--check", type=click.Choice(["latex"]), help="Count what the text opens and how it closes it, by kind.")
+@click.pass_context
+def sample(
+    ctx: click.Context,
+    /,
+    run: str | None,
+    prime: str | None,
+    prime_file: str | None,
+    length: int,
+    beam: int,
+    seed: int | None,
+    count: int,
+    stop: tuple[str, ...],
+    unknown: Unknown,
+    check: str | None,
+    **choosing: Any,
+) -> None:
+    """Let a trained network write.
+
+    RUN is the newest one, if none is named. Without a prime, the text begins as after the end of a line.
+    """
+    _hold(ctx)
+    try:
+        from rnn_plugins.runs import find_run
+        from rnn_plugins.text.sampling import Choice
+
+        choice = Choice(**choosing)
+        chosen = find_run(run)
+        text = _prime(prime, prime_file, chosen.vocabulary.level)
+        begin = chosen.vocabulary.encode(text, unknown, called="the prime").tolist()
+        if notice := chosen.cell_changed():
+            remark(f"Note: {sentence(notice)}")
+        if beam:
+            remark(f"From the run {chosen.name}.")
+            texts = _beam(chosen, begin, length, beam, stop)
+        else:
+            if choice.draws and seed is None:
+                seed = secrets.randbelow(1_000_000)
+            remark(f"From the run {chosen.name}" + (f", with --seed {seed}." if choice.draws else "."))
+            texts = _draws(chosen, begin, length, choice, seed, stop)
+        for number, (label, pieces) in enumerate(islice(texts, count), start=1):
+            if count > 1:
+                click.secho(f"--- {number} of {count}{', ' if label else ''}{label} ---", dim=True)
+            elif label:
+                remark(f"It has {label}.")
+            written = _stream(chain([chosen.vocabulary.decode(begin)], pieces))
+            if check:
+                _check_latex(written)
+    except KeyboardInterrupt:
+        ctx.exit(130)
+
+
+Texts = Iterator[tuple[str, Iterator[str]]]
+"""What is to be said of each text, and its pieces."""
+
+
+def _draws(run: Run, begin: list[int], length: int, choice: Choice, seed: int | None, stop: tuple[str, ...]) -> Texts:
+    """Texts without end, one drawn after the other."""
+    import numpy as np
+
+    from rnn_plugins.text.sampling import opening, sample, write
+
+    model, params, vocabulary = run.model, run.params(), run.vocabulary
+    rng = np.random.default_rng(seed)
+    while True:
+        yield "", write(sample(model, params, begin or opening(vocabulary), choice, rng), vocabulary, length, stop)
+
+
+def _beam(run: Run, begin: list[int], length: int, width: int, stop: tuple[str, ...]) -> Texts:
+    """The likeliest texts that a beam finds, the likeliest first."""
+    from rnn_plugins.text.sampling import beam_search, opening, write
+
+    vocabulary = run.vocabulary
+    for found in beam_search(run.model, run.params(), begin or opening(vocabulary), length, width):
+        text = write(iter(found.symbols), vocabulary, stop=stop)
+        yield f"a log probability of {found.log_probability:.3f} nats", text
+
+
+def _stream(pieces: Iterable[str]) -> str:
+    """Write pieces as they come, and a line feed where they do not end with one; give the whole."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal need not know every character
+    written: list[str] = []
+    shown = 0.0
+    try:
+        for piece in pieces:
+            sys.stdout.write(piece)
+            written.append(piece)
+            now = time.monotonic()
+            if now - shown > SHOWN_EVERY:
+                sys.stdout.flush()
+                shown = now
+    finally:
+        text = "".join(written)
+        if not text.endswith("\n"):
+            sys.stdout.write("\n")
+        sys.stdout.flush()
+    return text
+
+
+def _hold(ctx: click.Context) -> None:
+    """Hold the options against each other.
+
+    Raises:
+        UserError: two of them do not go together, or one is outside its range.
+    """
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    values = ctx.params
+    if {"prime", "prime_file"} <= given:
+        raise UserError("--prime and --prime-file both say what the text begins with: leave one of them out")
+    for name, least in (("length", 0), ("count", 1), ("seed", 0), ("beam", 1 if "beam" in given else 0)):
+        if values[name] is not None and values[name] < least:
+            raise UserError(f"--{name} is {values[name]}; it must be at least {least}")
+    if "" in values["stop"]:
+        raise UserError("--stop is empty; give the text that a sample is to end with")
+    if values["beam"]:
+        drawing = sorted(given & {"temperature", "top_k", "top_p", "greedy", "seed"})
+        if drawing:
+            option = drawing[0].replace("_", "-")
+            raise UserError(f"--beam looks for the likeliest text and draws nothing: leave out --{option}")
+        if not values["length"]:
+            raise UserError("--beam needs an end: give a --length above 0")
+        if values["count"] > values["beam"]:
+            raise UserError(f"--beam {values['beam']} finds that many texts at most, and --count is {values['count']}")
+    elif not values["length"] and not values["stop"] and (values["check"] or values["count"] > 1):
+        option = "check" if values["check"] else "count"
+        raise UserError(f"--{option} needs texts with an end: give a --length above 0, or --stop")
+
+
+def _prime(prime: str | None, file: str | None, level: str) -> str:
+    """What the text begins with."""
+    if file is None:
+        return prime or ""
+    if file == "-" and sys.stdin is None:
+        raise UserError("standard input is closed; pipe the prime into it, or name a file")
+    try:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return content.decode("utf-8", "surrogateescape" if level == "byte" else "strict")
+    except OSError as error:
+        raise UserError(f"--prime-file {file!r} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--prime-file {file!r} is not UTF-8 (0x{error.object[error.start]:02X} at byte offset {error.start}); "
+            "convert it to UTF-8"
+        ) from None
+
+
+def _check_latex(text: str) -> None:
+    """What a text opens and how it closes that, on standard error, so that standard output is the text alone."""
+    from rnn_plugins.text.latex_check import check
+
+    report = check(text)
+    total = report.total
+    rows = [*report.rows(), ("all", total.opened, total.rightly, total.wrongly, total.never, total.unopened)]
+    heads = ("KIND", "OPENED", "CLOSED RIGHTLY", "WRONGLY", "NEVER", "CLOSED UNOPENED")
+    remark("\n" + table([[str(cell) for cell in row] for row in rows], heads, align="<>>>>>").rstrip("\n"))
+    remark(f"References: {report.defined} to labels defined earlier, {report.undefined} to others.")

@@ -1,0 +1,211 @@
+"""Backpropagation through time by hand, as the lectures derive it, with the engine's gradient beside it.
+
+It computes the numbers of the derivation; how they are shown, and what is said of them, is the command line's affair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minigrad import affine, cross_entropy, one_hot, trees, value_and_grad
+from rnn_cells.rnn import RNN
+from rnn_plugins.errors import UserError
+
+Array = NDArray[Any]
+
+MOST_SYMBOLS = 7
+"""Different symbols of a text, and units of a network, that still make matrices of eighty columns."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step forwards, in column vectors, and its loss by V.
+
+    Attributes:
+        t: its number, from 1.
+        symbol: what comes in.
+        target: what should come out.
+        s: (H,), the state tanh(U x_t + W s_{t-1}).
+        predicted: (N,), softmax(V s_t) over the N symbols.
+        wanted: (N,), the target as a one-hot vector.
+        loss: E_t, -log of the target's probability, in nats.
+        dV: (N, H), dE_t/dV = (predicted - wanted) s_t^T.
+    """
+
+    t: int
+    symbol: str
+    target: str
+    s: Array
+    predicted: Array
+    wanted: Array
+    loss: float
+    dV: Array
+
+    @property
+    def error(self) -> Array:
+        """(N,), ``predicted - wanted``: the loss by V s_t."""
+        return self.predicted - self.wanted
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What step k has to do with the last loss, E_T.
+
+    Attributes:
+        k: the step.
+        jacobian: (H, H), ds_{k+1}/ds_k = diag(1 - s_{k+1}^2) W; None for the last step.
+        product: (H, H), ds_T/ds_k, the product of the Jacobians from T down to k + 1; the identity for the last step.
+        norm: the product's largest singular value: how much of a change of s_k can arrive in s_T.
+        ds: (H,), dE_T/ds_k = (ds_T/ds_k)^T V^T (predicted - wanted).
+        dW: (H, H), ((1 - s_k^2) * ds) s_{k-1}^T.
+        dU: (H, N), ((1 - s_k^2) * ds) x_k^T.
+    """
+
+    k: int
+    jacobian: Array | None
+    product: Array
+    norm: float
+    ds: Array
+    dW: Array
+    dU: Array
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """The whole derivation. Matrices act on column vectors: U (H, N), W (H, H), V (N, H).
+
+    Attributes:
+        symbols: the N different symbols, in the order of their first appearance.
+        U: from a symbol to the state.
+        W: from the state before.
+        V: from the state to a score for each symbol.
+        steps: forwards, from 1 to T.
+        contributions: to dE_T/dW and dE_T/dU, from the last step back to the first.
+        sums: ``{"W", "U"}`` of all contributions, and ``"V"``, the last step's dV.
+        engine: the gradient of E_T by each matrix, from reverse-mode automatic differentiation.
+        difference: the largest absolute difference between ``sums`` and ``engine``.
+        factor: by how much the norm of ds_T/ds_k changes a step back, the geometric mean; None for a single step.
+    """
+
+    symbols: tuple[str, ...]
+    U: Array
+    W: Array
+    V: Array
+    steps: tuple[Step, ...]
+    contributions: tuple[Contribution, ...]
+    sums: dict[str, Array]
+    engine: dict[str, Array]
+    difference: float
+    factor: float | None
+
+    @property
+    def outlook(self) -> dict[int, float]:
+        """What ``factor`` would make of a gradient over more steps, by their number; empty where there is none."""
+        return {} if self.factor is None else {steps: self.factor**steps for steps in (10, 50)}
+
+
+def bptt(text: str = "hello", steps: int = 3, hidden_size: int = 3, seed: int = 1) -> Derivation:
+    """Derive the gradient of the loss of the last of ``steps`` steps of a basic network on a text.
+
+    The network is s_t = tanh(U x_t + W s_{t-1}), y_t = softmax(V s_t), E_t = -log y_t[target], with s_0 = 0 and random
+    weights, in float64.
+
+    Args:
+        text: step t reads its t-th symbol and should predict the one after.
+        steps: T.
+        hidden_size: H.
+        seed: of the weights.
+
+    Raises:
+        UserError: the text is too short or has too many different symbols, or a size is outside what can be read.
+    """
+    if not 1 <= hidden_size <= MOST_SYMBOLS:
+        raise UserError(f"--hidden-size is {hidden_size}; it must be from 1 to {MOST_SYMBOLS}, to be read as numbers")
+    for option, value, least in (("steps", steps, 1), ("seed", seed, 0)):
+        if value < least:
+            raise UserError(f"--{option} is {value}; it must be at least {least}")
+    if len(text) < steps + 1:
+        raise UserError(
+            f"--text is {text!r}, {len(text)} characters; {steps} steps need {steps + 1}, since each predicts the next"
+        )
+    symbols = tuple(dict.fromkeys(text))
+    if not 2 <= len(symbols) <= MOST_SYMBOLS:
+        raise UserError(
+            f"--text is {text!r}, with {len(symbols)} different characters; it must have from 2 to {MOST_SYMBOLS}"
+        )
+    ids = np.array([symbols.index(symbol) for symbol in text[: steps + 1]])
+    rng = np.random.default_rng(seed)
+    U = rng.normal(0, 1, (hidden_size, len(symbols)))
+    W = rng.normal(0, 0.8 / np.sqrt(hidden_size), (hidden_size, hidden_size))
+    V = rng.normal(0, 1, (len(symbols), hidden_size))
+    forward = _forward(U, W, V, symbols, ids)
+    contributions = _contributions(W, V, forward, ids)
+    sums = {
+        "W": np.sum([c.dW for c in contributions], axis=0),
+        "U": np.sum([c.dU for c in contributions], axis=0),
+        "V": forward[-1].dV,
+    }
+    engine = engine_gradient(U, W, V, ids)
+    difference = max(float(np.abs(a - b).max()) for a, b in trees.zip_leaves(sums, engine))
+    factor = contributions[-1].norm ** (1 / (steps - 1)) if steps > 1 else None
+    return Derivation(symbols, U, W, V, forward, contributions, sums, engine, difference, factor)
+
+
+def _forward(U: Array, W: Array, V: Array, symbols: tuple[str, ...], ids: Array) -> tuple[Step, ...]:
+    s = np.zeros(len(W))
+    steps = []
+    for t, (i, j) in enumerate(pairwise(ids), start=1):
+        s = np.tanh(U @ one_hot(i, len(symbols), float) + W @ s)
+        scores = V @ s
+        predicted = np.exp(scores - scores.max())
+        predicted /= predicted.sum()
+        wanted = one_hot(j, len(symbols), float)
+        loss = -float(np.log(predicted[j]))
+        steps.append(Step(t, symbols[i], symbols[j], s, predicted, wanted, loss, np.outer(predicted - wanted, s)))
+    return tuple(steps)
+
+
+def _contributions(W: Array, V: Array, steps: tuple[Step, ...], ids: Array) -> tuple[Contribution, ...]:
+    last = steps[-1]
+    product = np.eye(len(W))
+    jacobian = None
+    found = []
+    for k in range(len(steps), 0, -1):
+        s = steps[k - 1].s
+        before = steps[k - 2].s if k > 1 else np.zeros_like(s)
+        ds = product.T @ V.T @ last.error
+        local = (1 - s**2) * ds
+        x = one_hot(ids[k - 1], len(V), float)
+        norm = float(np.linalg.norm(product, 2))
+        found.append(Contribution(k, jacobian, product, norm, ds, np.outer(local, before), np.outer(local, x)))
+        jacobian = (1 - s**2)[:, None] * W  # ds_k/ds_{k-1}
+        product = product @ jacobian
+    return tuple(found)
+
+
+def engine_gradient(U: Array, W: Array, V: Array, ids: Array) -> dict[str, Array]:
+    """The gradient of the last step's loss by W, U and V: the cell ``rnn``, the time loop, automatic differentiation.
+
+    The toolkit writes states as rows, x U + s W, so the matrices go in transposed, and their gradients come out so.
+
+    Args:
+        U: (H, N).
+        W: (H, H).
+        V: (N, H).
+        ids: (T + 1,), the symbols.
+    """
+    cell = RNN(input_size=U.shape[1], hidden_size=len(W))
+    params = {"cell": {"U": U.T, "W": W.T, "b": np.zeros(len(W))}, "head": {"W": V.T, "b": np.zeros(len(V))}}
+
+    def last_loss(params: Any) -> Any:
+        xs = one_hot(ids[:-1], len(V), float)[:, None]  # (T, 1, N)
+        _, states = cell.unroll(params["cell"], np.zeros((1, len(W))), xs)
+        return cross_entropy(affine(params["head"], states[-1]), ids[-1:])
+
+    _, gradient = value_and_grad(last_loss)(params)
+    return {"W": gradient["cell"]["W"].T, "U": gradient["cell"]["U"].T, "V": gradient["head"]["W"].T}

@@ -1,0 +1,32 @@
+"""Where runs lie and what they are called. It opens none of them and imports nothing large."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+MANIFEST, BEST, LAST, METRICS = "run.json", "model.safetensors", "last.safetensors", "metrics.jsonl"
+"""A run's files: what it is, the best weights, all that it takes to go on, a record a line."""
+
+
+def runs_folder() -> Path:
+    """Where runs are kept: the environment variable RNN_RUNS, or ``runs`` in the working directory."""
+    return Path(os.environ.get("RNN_RUNS") or "runs")
+
+
+def run_folders() -> list[Path]:
+    """The folders that hold a run, or what is left of one; the one written last comes first."""
+    try:
+        folders = list(runs_folder().iterdir())
+    except OSError:  # there is none, or it is closed to us: either way there is nothing to show
+        return []
+    written = {path: max(_written(path / name) for name in (MANIFEST, BEST, LAST)) for path in folders}
+    return sorted(filter(written.get, folders), key=lambda path: (written[path], path.name), reverse=True)
+
+
+def _written(file: Path) -> int:
+    """When a file was written, in nanoseconds; 0 where there is none."""
+    with suppress(OSError):
+        return file.stat().st_mtime_ns
+    return 0

@@ -1,0 +1,408 @@
+"""From settings to a run that is ready to train: new, with the weights of another, taken up again, or repeated.
+
+It reads the text, makes the model and lays out the run's folder; the training itself is the trainer's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import statistics
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minigrad import trees, value_and_grad
+from minigrad.diagnosis import explain
+from minigrad.training import NotFinite
+from rnn_cells import Cell, Stacked
+from rnn_plugins import registry
+from rnn_plugins.errors import UserError
+from rnn_plugins.places import BEST, LAST
+from rnn_plugins.runs import Run, build_model, create_run, environment
+from rnn_plugins.settings import EPOCHS, MIN_STEPS, Settings, merge, option
+from rnn_plugins.tasks.language_model import ONE_HOT_LIMIT, LanguageModel, Model
+from rnn_plugins.text.corpus import Corpus, load_corpus, recall_corpus, split
+from rnn_plugins.text.sampling import Choice, sample
+from rnn_plugins.text.vocabulary import NOUNS, StreamDecoder, Vocabulary
+from rnn_plugins.trainer import Trainer, verdict
+
+LEARNING_RATE = 2e-3
+"""Where a cell suggests none."""
+
+CHANGEABLE = ("files", "epochs", "steps", "max_time", "patience", "valid_every", "log_every")
+"""What may be given anew when a run goes on; the files, as long as they hold the same text."""
+
+INHERITED = ("cell", "cell_option", "hidden_size", "num_layers", "embedding_size", "level")
+"""What a run that starts with another's weights takes over from it."""
+
+
+class Cost(NamedTuple):
+    """What a run needs.
+
+    Attributes:
+        bytes: of weights, optimiser and one training step.
+        seconds_per_epoch: of training, validation not counted.
+    """
+
+    bytes: int
+    seconds_per_epoch: float
+
+
+@dataclass
+class Session:
+    """A run that is ready to train.
+
+    Attributes:
+        run: its folder.
+        corpus: its text.
+        task: what is trained.
+        trainer: trains it.
+        notices: sentences that the user should see.
+    """
+
+    run: Run
+    corpus: Corpus
+    task: LanguageModel
+    trainer: Trainer
+    notices: list[str] = field(default_factory=list)
+
+    def cost(self) -> Cost:
+        """Take the next step a few times and throw it away, to see what memory and what time it needs."""
+        state, batch = self.trainer.state, self.task.batch(self.trainer.state.step)
+        step = value_and_grad(self.task.loss, has_aux=True)
+        times: list[float] = []
+        with np.errstate(all="ignore"):
+            tracemalloc.start()
+            step(state.params, state.carry, batch, np.random.default_rng(0))
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            while len(times) < 5 and sum(times) < 0.3:
+                started = time.perf_counter()
+                step(state.params, state.carry, batch, np.random.default_rng(0))
+                times.append(time.perf_counter() - started)
+        kept = sum(array.nbytes for array in trees.leaves((state.params, state.optimizer)))
+        return Cost(kept + peak, statistics.median(times) * self.task.steps_per_epoch)
+
+    def excerpt(self, symbols: int) -> str:
+        """What the model writes as it is now. The training's generators are not drawn from."""
+        vocabulary, state = self.corpus.vocabulary, self.trainer.state
+        prime = [vocabulary.symbols.index("\n")] if "\n" in vocabulary.symbols else []
+        written = sample(self.task.model, state.params, prime, Choice(), np.random.default_rng(state.step))
+        decoder = StreamDecoder(vocabulary)
+        return "".join(decoder.feed(symbol) for symbol in islice(written, symbols))
+
+    @property
+    def unit(self) -> str:
+        """What a symbol is called, in the plural."""
+        return f"{NOUNS[self.corpus.vocabulary.level]}s"
+
+    def verdict(self) -> str:
+        """What the curves say, in words."""
+        return verdict(list(self.run.records()))
+
+    def outcome(self) -> dict[str, Any]:
+        """How the run ended, as JSON takes it."""
+        tally = self.trainer.tally
+        return {
+            "outcome": self.trainer.outcome,
+            "step": self.trainer.state.step,
+            "loss": tally.best_loss,
+            "bits_per_character": None if tally.best_loss is None else self.run.bits(tally.best_loss),
+            "best_step": tally.best_step,
+        }
+
+    def diagnosis(self, error: NotFinite) -> list[str]:
+        """Why the run diverged, in sentences: what was not finite, where, what came before, what to try."""
+        trainer = self.trainer
+        looked = error.step == trainer.state.step  # the step itself went well, and what it led to was looked at
+        if looked:
+            measured = "held-out loss" if len(self.task.valid_tokens) > 1 else "loss"
+            lines = [f"Diverged: after step {error.step:,} the {measured} is {error.loss:g}."]
+        else:
+            norm = f"the norm of its gradient {error.gradient_norm:g}"
+            lines = [f"Diverged at step {error.step:,}: the loss is {error.loss:g}, {norm}."]
+        finding = explain(self.task.loss, trainer.state.params, error)
+        if finding.phase == "parameters":
+            lines.append(f"The parameter {finding.parameter} is not finite.")
+        elif not (looked and finding.phase == "backward"):  # then it tells of the next training step, which will not be
+            lines.append(finding.sentence())
+        if trainer.recent:
+            norms = ", ".join(f"{step.gradient_norm:.3g}" for step in trainer.recent)
+            lines.append(f"The norms of the gradients before it: {norms}.")
+        rate = trainer.schedule(error.step - 1)
+        clipping = "" if any(trainer.settings.clipping()) else "--grad-clip 5, "
+        lines.append(
+            f"What to try: --learning-rate {rate / 10:.1g} (it was {rate:.2g}), {clipping}"
+            "or a warm-up: --schedule cosine:warmup=200."
+        )
+        if trainer.tally.best_loss is not None:
+            lines.append(f"The best weights, of step {trainer.tally.best_step:,}, stay: rnn sample {self.run.name}")
+        return lines
+
+
+def start(given: Mapping[str, Any], *, name: str | None = None, init_from: Run | None = None) -> Session:
+    """A new run.
+
+    Args:
+        given: the settings that are not to be the defaults.
+        name: what the run is to be called.
+        init_from: a run whose best weights, symbols and sizes it starts with.
+
+    Raises:
+        UserError: a setting or the text will not do, or ``given`` contradicts ``init_from``.
+    """
+    if init_from is None:
+        return _lay_out(Settings(**given), name)
+    settings = Settings(**merge({key: getattr(init_from.settings, key) for key in INHERITED}, given))
+    _hold(settings, init_from, INHERITED, "leave it out, or start without --init-from")
+    session = _lay_out(settings, name, weights_of=init_from)
+    session.notices.append(f"it starts with the best weights of {init_from.name}")
+    return session
+
+
+def resume(run: Run, given: Mapping[str, Any]) -> Session:
+    """A run as it was when it was saved last.
+
+    Args:
+        run: which.
+        given: settings; those that are not among ``CHANGEABLE`` must be as they were.
+
+    Raises:
+        UserError: the text is not what it was, a setting contradicts, or another process trains the run.
+    """
+    if pid := run.process():
+        raise UserError(f"the run {run.name!r} is being trained by the process {pid}: stop that one first")
+    before = run.settings
+    settings = Settings(**merge(before.to_json(), given))
+    fixed = [f.name for f in fields(Settings) if f.name not in CHANGEABLE]
+    _hold(settings, run, fixed, f"leave it out, or start a new run with its weights: --init-from {run.name}")
+    corpus = _load(settings, run.vocabulary if "init_from" in run.manifest else None, known=run)
+    recorded = run.manifest["data"]["digest"]
+    if corpus.digest != recorded or corpus.vocabulary != run.vocabulary:
+        raise UserError(
+            f"the text of the run {run.name!r} has changed: {', '.join(settings.files)} has the SHA-256 "
+            f"{corpus.digest[:12]}, and it was {recorded[:12]}; a run goes on only with the text that it began "
+            f"with, and --init-from {run.name} starts a new one with its weights"
+        )
+    task = _task(run.model, corpus, settings)
+    trainer = Trainer(run, task, settings, settings.learning_rate or LEARNING_RATE)
+    trainer.resume()
+    step = trainer.state.step
+    last = ", which is its last; --epochs or --steps trains it further" if step >= trainer.total_steps else ""
+    session = Session(run, corpus, task, trainer, [f"it goes on after step {step:,}{last}"])
+    session.notices += filter(None, [run.cell_changed()])
+    began, now = run.manifest.get("environment", {}), environment()
+    session.notices += [
+        f"it began with {key} {began.get(key)} and goes on with {now[key]}: it need not go on bit for bit"
+        for key in ("rnn-lab", "numpy", "machine")
+        if began.get(key) != now[key]
+    ]
+    changed = {key: getattr(settings, key) for key in CHANGEABLE[1:] if getattr(settings, key) != getattr(before, key)}
+    shape = settings.schedule.partition(":")[0]
+    if changed.keys() & {"epochs", "steps"} and shape in ("cosine", "linear"):
+        session.notices.append(
+            f"the {shape} schedule now spans {trainer.total_steps:,} steps; the learning rate goes on at "
+            f"{trainer.schedule(trainer.state.step):.2g}"
+        )
+    history = [*run.manifest.get("resumed", []), {"step": trainer.state.step, "changed": changed}]
+    run.update(settings=_recorded(settings), resumed=history)
+    return session
+
+
+def repeat(run: Run, *, name: str | None = None) -> Session:
+    """A new run with the settings of another, up to the step that that one reached.
+
+    Raises:
+        UserError: the text is gone, or the weights that it started with are.
+    """
+    source = None
+    if recorded := run.manifest.get("init_from"):
+        source = Run(Path(recorded["path"]))
+        if not (source.path / BEST).is_file() or _digest(source.path / BEST) != recorded["sha256"]:
+            raise UserError(
+                f"the run {run.name!r} started with the weights in {source.path}, which are gone or have changed: "
+                "it cannot be repeated"
+            )
+    session = _lay_out(run.settings, name, weights_of=source, known=run)
+    before = run.manifest["data"]["digest"]
+    if session.corpus.digest != before:
+        session.notices.append(
+            f"the text has changed since {run.name}: {', '.join(session.corpus.sources)} has the SHA-256 "
+            f"{session.corpus.digest[:12]}, and it was {before[:12]}"
+        )
+    for earlier in run.manifest.get("resumed", []):
+        if lasting := [option(key) for key in earlier["changed"] if key not in ("max_time", "log_every")]:
+            session.notices.append(
+                f"{run.name} was given another {' and '.join(lasting)} at step {earlier['step']:,}; "
+                "its repetition has that from the beginning"
+            )
+    if run.manifest.get("outcome") in ("time", "interrupted"):
+        trainer, step = session.trainer, run.last()[1]["step"]
+        trainer.settings = replace(trainer.settings, max_time=None)
+        trainer.last_step, trainer.last_outcome = step, run.manifest["outcome"]
+        session.notices.append(f"{run.name} was ended early: its repetition ends after as many steps, {step:,}")
+    return session
+
+
+def same_weights(one: Run, other: Run) -> bool | None:
+    """Whether two runs have the same weights bit for bit, the last or else the best; None where the steps differ."""
+    for file in (LAST, BEST):
+        (a, a_notes), (b, b_notes) = one.load(file), other.load(file)
+        if a_notes["step"] == b_notes["step"]:
+            a, b = (trees.flatten(tree["params"] if file == LAST else tree) for tree in (a, b))
+            return a.keys() == b.keys() and all(
+                (x.dtype, x.shape, x.tobytes()) == (b[path].dtype, b[path].shape, b[path].tobytes())
+                for path, x in a.items()
+            )
+    return None
+
+
+def _lay_out(
+    settings: Settings, name: str | None, *, weights_of: Run | None = None, known: Run | None = None
+) -> Session:
+    """A run that is ready for its first step; what the settings leave open is decided here.
+
+    Args:
+        settings: of the run.
+        name: of the run; None makes one.
+        weights_of: the run whose weights, symbols and cell it starts with.
+        known: the run that it repeats.
+    """
+    model_of = known or weights_of
+    origin = model_of.manifest["cell"] if model_of else registry.provenance(settings.cell)
+
+    def make_cell(input_size: int) -> Cell:
+        if model_of:
+            return model_of.make_cell(input_size)
+        return registry.make_cell(settings.cell, input_size, settings.hidden_size, settings.cell_option)
+
+    notices = [model_of.cell_changed()] if model_of else []
+    files = settings.files or ("builtin:latex",)
+    corpus = _load(replace(settings, files=files), weights_of.vocabulary if weights_of else None, known)
+    decided, task = _decide(replace(settings, files=files), corpus, make_cell)
+    params = trees.cast(weights_of.params(), decided.dtype) if weights_of else None
+    manifest = {
+        "task": "language-model",
+        "cell": origin,
+        "settings": _recorded(decided),
+        "parameters": trees.count(task.init_params(np.random.default_rng(0))),
+        "data": {
+            "sources": list(corpus.sources),
+            "digest": corpus.digest,
+            "bytes": corpus.bytes,
+            "characters": corpus.characters,
+            "symbols": len(corpus.tokens),
+            "held_out": len(task.valid_tokens),
+        },
+        "environment": environment(),
+        "outcome": None,
+    }
+    if weights_of:
+        path = os.path.abspath(weights_of.path)
+        manifest["init_from"] = {"path": path, "sha256": _digest(weights_of.path / BEST)}
+    manifest["vocabulary"] = corpus.vocabulary.to_json()
+    run = create_run(name, f"{origin.get('class', settings.cell)}-{_stem(files[0])}", manifest)
+    trainer = Trainer(run, task, decided, decided.learning_rate or LEARNING_RATE)
+    trainer.begin(params)
+    if decided.valid_fraction and len(task.valid_tokens) < 2:
+        notices.append("the text is too short to hold some of it out, so the training loss chooses the best weights")
+    return Session(run, corpus, task, trainer, list(filter(None, [*corpus.notices, task.notice, *notices])))
+
+
+def _decide(settings: Settings, corpus: Corpus, make_cell: Callable[[int], Cell]) -> tuple[Settings, LanguageModel]:
+    """The settings with nothing left open, and their task."""
+    symbols = len(corpus.vocabulary)
+    if settings.embedding_size is None:
+        size = 0 if symbols <= ONE_HOT_LIMIT else min(settings.hidden_size, 128)
+        settings = replace(settings, embedding_size=size)
+    if settings.seed is None:
+        settings = replace(settings, seed=secrets.randbelow(1_000_000))
+    model = build_model(settings, symbols, make_cell)
+    task = _task(model, corpus, settings)
+    if settings.learning_rate is None:
+        cell = model.cell.cells[0] if isinstance(model.cell, Stacked) else model.cell
+        settings = replace(settings, learning_rate=type(cell).suggested_learning_rate or LEARNING_RATE)
+    if settings.epochs is None and settings.steps is None:
+        short = task.steps_per_epoch * EPOCHS < MIN_STEPS
+        settings = replace(settings, steps=MIN_STEPS) if short else replace(settings, epochs=EPOCHS)
+    return settings, task
+
+
+def _task(model: Model, corpus: Corpus, settings: Settings) -> LanguageModel:
+    training, held_out = split(corpus, settings.valid_fraction)
+    if len(training) < 2:
+        raise UserError(
+            f"of {len(corpus.tokens):,} symbols, --valid-fraction {settings.valid_fraction:g} leaves "
+            f"{len(training)} to train on, and it takes 2: lower it, or give a longer text"
+        )
+    return LanguageModel(model, training, held_out, settings.seq_length, settings.batch_size)
+
+
+def _load(settings: Settings, vocabulary: Vocabulary | None, known: Run | None) -> Corpus:
+    """The text; where it came through standard input, from the cache if a run that knows it says what to look for."""
+    if known and "-" in settings.files:
+        digest = known.manifest["data"]["digest"]
+        kept = recall_corpus(digest, known.vocabulary, sources=settings.files, unknown=settings.unknown)
+        if kept:
+            return kept
+        if _no_input():
+            raise UserError(
+                f"the run {known.name!r} was trained on standard input, and that text is kept nowhere: "
+                "pipe it in once more"
+            )
+    return load_corpus(
+        settings.files,
+        level=settings.level,
+        valid_fraction=settings.valid_fraction,
+        vocabulary=vocabulary,
+        unknown=settings.unknown,
+    )
+
+
+def _no_input() -> bool:
+    return sys.stdin is None or sys.stdin.isatty()
+
+
+def _hold(settings: Settings, run: Run, names: Iterable[str], advice: str) -> None:
+    """See to it that settings are those of a run.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name in names:
+        here, there = getattr(settings, name), getattr(run.settings, name)
+        if name == "cell_option":  # the command line gives text
+            here, there = ({key: str(value).lower() for key, value in options.items()} for options in (here, there))
+        if here != there:
+            shown = [_pairs(value) if isinstance(value, dict) else value for value in (here, there)]
+            raise UserError(f"{option(name)} is {shown[0]}, and the run {run.name!r} has {shown[1]}: {advice}")
+
+
+def _pairs(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in options.items()) or "none"
+
+
+def _recorded(settings: Settings) -> dict[str, Any]:
+    """Settings for the manifest: files are named so that they are found from anywhere."""
+    files = [f if f == "-" or f.startswith("builtin:") else os.path.abspath(f) for f in settings.files]
+    return replace(settings, files=tuple(files)).to_json()
+
+
+def _stem(source: str) -> str:
+    """A short name for a text."""
+    if source == "-":
+        return "stdin"
+    return Path(source.removeprefix("builtin:")).name.partition(".")[0]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,191 @@
+"""Predict the next symbol of a text: the model, its batches and its loss.
+
+Sampling from it stands in ``text/sampling.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minigrad import affine, cross_entropy, log_softmax, one_hot, take, trees
+from minigrad.initializers import glorot_uniform, zeros
+from minigrad.trees import Tree
+from rnn_cells import Cell
+from rnn_cells.stacked import drop_steps
+from rnn_plugins.tasks.task import Task
+
+Array = NDArray[Any]
+
+ONE_HOT_LIMIT = 256
+"""The largest vocabulary that is one-hot by default; above it an embedding is smaller and faster."""
+
+WARM_UP = 256
+"""Symbols that a lane of ``evaluate`` reads before its own, so that none starts without memory."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Embedding, cell, linear head: all of a language model but its numbers.
+
+    Attributes:
+        cell: the recurrent part, one cell or a stack.
+        vocabulary_size: the number V of symbols.
+        embedding_size: the width of an embedding; 0 where symbols enter one-hot.
+        dropout: the rate before the head while training.
+        variational: one dropout mask for all steps.
+        dtype: of parameters and activations.
+    """
+
+    cell: Cell
+    vocabulary_size: int
+    embedding_size: int = 0
+    dropout: float = 0.0
+    variational: bool = False
+    dtype: str = "float32"
+
+    def init_params(self, rng: np.random.Generator) -> Tree:
+        """``cell``, ``head`` (W (H, V), b (V,)), and ``embedding`` (V, E) where there is one."""
+        size, classes = self.cell.output_size, self.vocabulary_size
+        params: dict[str, Any] = {}
+        if self.embedding_size:
+            params["embedding"] = rng.normal(0, 1, (classes, self.embedding_size)).astype(np.float32)
+        params["cell"] = self.cell.init_params(rng)
+        params["head"] = {"W": glorot_uniform(rng, (size, classes)), "b": zeros(rng, (classes,))}
+        return trees.cast(params, self.dtype)
+
+    def init_carry(self, batch_size: int) -> Tree:
+        """The cell's first carry, in the model's dtype."""
+        return trees.cast(self.cell.init_carry(batch_size), self.dtype)
+
+    def inputs(self, params: Tree, tokens: Array) -> Any:
+        """What the cell sees of symbols (...): their embeddings, or one-hot rows, (..., I)."""
+        if self.embedding_size:
+            return take(params["embedding"], tokens)
+        return one_hot(tokens, self.vocabulary_size, self.dtype)
+
+    def unroll(
+        self, params: Tree, carry: Tree, tokens: Array, *, mask: Any = None, rng: np.random.Generator | None = None
+    ) -> tuple[Tree, Any]:
+        """Symbols (T, B) -> the carry after them and the logits of each next symbol, (T, B, V)."""
+        carry, ys = self.cell.unroll(params["cell"], carry, self.inputs(params, tokens), mask=mask, rng=rng)
+        if self.dropout and rng is not None:
+            ys = drop_steps(ys, self.dropout, self.variational, rng)
+        return carry, affine(params["head"], ys)
+
+    def step(self, params: Tree, carry: Tree, tokens: Array) -> tuple[Tree, Array]:
+        """One symbol each of B texts, (B,) -> the carry and the logits of the next, (B, V)."""
+        carry, y = self.cell(params["cell"], carry, self.inputs(params, tokens))
+        return carry, affine(params["head"], y)
+
+    def log_probabilities(self, params: Tree, carry: Tree, tokens: Array) -> tuple[Tree, Array]:
+        """As ``step``, with log probabilities in nats, (B, V)."""
+        carry, logits = self.step(params, carry, tokens)
+        return carry, log_softmax(logits)
+
+    def evaluate(self, params: Tree, tokens: Array, *, lanes: int | None = None) -> float:
+        """The mean loss in nats of each symbol of ``tokens`` but the first, given those before it.
+
+        The text is cut into lanes that run side by side. Each lane but the first reads the last ``WARM_UP`` symbols of
+        the one before it, without their loss counting, so that the carry is as good as passed on over the whole text.
+
+        Args:
+            params: the parameters.
+            tokens: (N,), N at least 2.
+            lanes: how many; None chooses by the length, and 1 is one pass from beginning to end.
+        """
+        count = len(tokens) - 1
+        lanes = lanes or max(1, min(64, count // 1000))
+        share = -(-count // lanes)
+        warm_up = WARM_UP if lanes > 1 else 0
+        starts = np.arange(lanes) * share - warm_up
+        carry, total = self.init_carry(lanes), 0.0
+        for t in range(0, share + warm_up, 128):
+            steps = np.arange(t, min(t + 128, share + warm_up))
+            positions = starts + steps[:, None]  # (T, B)
+            live = (positions >= 0) & (positions < count)
+            scored = live & (steps[:, None] >= warm_up)
+            places = np.where(live, positions, 0)
+            carry, logits = self.unroll(
+                params, carry, np.asarray(tokens[places], np.intp), mask=None if live.all() else live
+            )
+            chosen = log_softmax(logits)[np.nonzero(scored)][
+                np.arange(int(scored.sum())), np.asarray(tokens[places[scored] + 1], np.intp)
+            ]
+            total -= float(np.sum(chosen, dtype=np.float64))
+        return total / count
+
+
+class TextBatch(NamedTuple):
+    """Inputs and targets, both (T, B): each target is the symbol after its input."""
+
+    inputs: Array
+    targets: Array
+
+
+class LanguageModel(Task):
+    """Predict the next symbol of a text, by truncated backpropagation through time.
+
+    The training text is cut into B equal lanes; a batch is the next T symbols of each, and the carry passes from one
+    batch to the next. At the end of an epoch the carry starts anew.
+
+    Attributes:
+        model: what is trained.
+        seq_length: T, reduced where the text is too short.
+        batch_size: B, reduced likewise.
+        notice: a sentence on what was reduced, or the empty text.
+    """
+
+    summary: ClassVar[str] = "predict the next symbol of a text"
+    unit: ClassVar[str] = "characters"
+
+    def __init__(
+        self, model: Model, train_tokens: Array, valid_tokens: Array, seq_length: int, batch_size: int
+    ) -> None:
+        pairs = len(train_tokens) - 1
+        self.model, self.train_tokens, self.valid_tokens = model, train_tokens, valid_tokens
+        self.seq_length = min(seq_length, pairs)
+        self.batch_size = max(1, min(batch_size, pairs // self.seq_length))
+        reduced = [
+            f"the {name} from {asked} to {used}"
+            for name, asked, used in (
+                ("sequence length", seq_length, self.seq_length),
+                ("batch size", batch_size, self.batch_size),
+            )
+            if used < asked
+        ]
+        self.notice = ""
+        if reduced:
+            were = "was" if len(reduced) == 1 else "were"
+            what = " and ".join(reduced)
+            self.notice = f"the text is short ({pairs + 1:,} symbols to train on): {what} {were} reduced"
+        self.lane = pairs // self.batch_size  # steps along each lane, the last incomplete batch left out
+        self.steps_per_epoch = self.lane // self.seq_length
+        self.tokens_per_step = self.seq_length * self.batch_size
+
+    def init_params(self, rng: np.random.Generator) -> Tree:
+        """Fresh parameters of the model."""
+        return self.model.init_params(rng)
+
+    def init_carry(self) -> Tree:
+        """The model's first carry for a batch."""
+        return self.model.init_carry(self.batch_size)
+
+    def batch(self, step: int) -> TextBatch:
+        """The next T symbols of each lane, as (T, B)."""
+        start = step % self.steps_per_epoch * self.seq_length
+        places = np.arange(self.batch_size) * self.lane + np.arange(start, start + self.seq_length + 1)[:, None]
+        tokens = np.asarray(self.train_tokens[places], np.intp)
+        return TextBatch(tokens[:-1], tokens[1:])
+
+    def loss(self, params: Tree, carry: Tree, batch: TextBatch, rng: np.random.Generator) -> tuple[Any, Tree]:
+        """The mean of -log p(next symbol) over a batch, and the carry after it."""
+        carry, logits = self.model.unroll(params, carry, batch.inputs, rng=rng)
+        return cross_entropy(logits, batch.targets), carry
+
+    def validate(self, params: Tree) -> float | None:
+        """The mean loss over the whole held-out text, the carry passed on."""
+        return self.model.evaluate(params, self.valid_tokens) if len(self.valid_tokens) > 1 else None

@@ -1,0 +1,157 @@
+"""What counting and compressing reach on a text: the baselines a network has to beat.
+
+Nothing here is trained by gradients, and nothing here samples.
+"""
+
+import bz2
+import lzma
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[Any]
+
+BZ2_BLOCK = 899_000  # bz2 at level 9 sorts blocks of 900,000 bytes, less a few of its own
+XZ_WINDOW = 8 << 20  # the dictionary of xz's default preset
+
+
+class Table(NamedTuple):
+    """The counts of one order n: U distinct n-grams, which follow C distinct contexts of n - 1 tokens."""
+
+    codes: Array  # (U,) sorted: rank of the context times the vocabulary's size, plus the last token
+    counts: Array  # (U,) how often the n-gram occurs
+    totals: Array  # (C,) how many tokens follow the context
+    types: Array  # (C,) how many different tokens follow the context
+
+    def rank(self, codes: Array) -> Array:
+        """The place of each code among those counted, -1 where it was never seen."""
+        if not self.codes.size:
+            return np.full(codes.shape, -1)
+        places = np.minimum(np.searchsorted(self.codes, codes), self.codes.size - 1)
+        return np.where(self.codes[places] == codes, places, -1)
+
+
+class NGram:
+    """Interpolated n-grams with Witten-Bell smoothing (Witten and Bell 1991, doi:10.1109/18.87000, method C).
+
+        p(w | c) = (N(c, w) + T(c) p(w | c')) / (N(c) + T(c))
+
+    N(c, w) counts the token w after the context c of n - 1 tokens, N(c) all tokens after it, T(c) the different ones;
+    c' is c without its first token. Below order 1 stands the uniform distribution over the vocabulary. A context that
+    nothing ever followed leaves the choice to c'.
+
+    An n-gram is coded as the rank of its first n - 1 tokens among those seen, and a token: neither a large vocabulary
+    nor a high order overflows. Counting takes some 70 bytes a token.
+    """
+
+    def __init__(self, order: int, vocabulary_size: int):
+        if order < 1:
+            raise ValueError(f"the order of an n-gram is {order}; expected 1 or more")
+        if vocabulary_size < 1:
+            raise ValueError(f"the vocabulary has {vocabulary_size} symbols; expected 1 or more")
+        self.order = order
+        self.vocabulary_size = vocabulary_size
+        self.tables: list[Table] = []
+
+    def fit(self, tokens: ArrayLike) -> "NGram":
+        """Count the n-grams of every order up to `order` in `tokens` (1-D integers), and return the model itself."""
+        text = self._checked(tokens)
+        self.tables = []
+        contexts, contexts_seen = np.zeros(len(text) + 1, np.int64), 1
+        for order in range(1, self.order + 1):
+            ends = text[order - 1 :]  # the last token of every n-gram
+            codes, contexts, counts = np.unique(
+                contexts[: len(ends)] * self.vocabulary_size + ends, return_inverse=True, return_counts=True
+            )
+            before = codes // self.vocabulary_size
+            totals = np.bincount(before, counts, contexts_seen)
+            types = np.bincount(before, minlength=contexts_seen)
+            self.tables.append(Table(codes, counts, totals, types))
+            contexts_seen = len(codes)
+        return self
+
+    def cross_entropies(self, tokens: ArrayLike, context: ArrayLike = ()) -> list[float]:
+        """Mean nats a token of `tokens` under the orders 1, 2, ..., `order`; every order builds on the one below.
+
+        `context` is what stood before the text. Without it the first tokens are predicted from what little there is, as
+        by a network that starts with an empty carry.
+        """
+        text, before = self._checked(tokens), self._checked(context)
+        if not text.size:
+            raise ValueError("the text to score is empty; expected one token or more")
+        before = before[max(0, len(before) - (self.order - 1)) :]
+        text = np.concatenate([before, text])
+        entropies = []
+        contexts = np.zeros(len(text), np.int64)
+        p = np.full(len(text), 1 / self.vocabulary_size)
+        for table in self.tables:
+            known = contexts >= 0
+            grams = table.rank(np.where(known, contexts * self.vocabulary_size + text, -1))
+            count = np.where(grams >= 0, table.counts[grams], 0) if table.counts.size else 0
+            total, types = np.where(known, table.totals[contexts], 0), np.where(known, table.types[contexts], 0)
+            p = np.where(total > 0, (count + types * p) / np.maximum(total + types, 1), p)
+            entropies.append(float(-np.log(p[len(before) :]).mean()))
+            contexts = np.concatenate([[-1], grams[:-1]])
+        return entropies
+
+    def cross_entropy(self, tokens: ArrayLike, context: ArrayLike = ()) -> float:
+        """Mean nats a token of `tokens` under the model of order `order`; see `cross_entropies`."""
+        return self.cross_entropies(tokens, context)[-1]
+
+    def _checked(self, tokens: ArrayLike) -> Array:
+        text = np.asarray(tokens)
+        if text.ndim != 1:
+            raise ValueError(f"tokens of shape {text.shape}; expected one dimension")
+        if text.size and not np.issubdtype(text.dtype, np.integer):
+            raise TypeError(f"tokens of type {text.dtype}; expected integers")
+        if text.size and not 0 <= int(text.min()) <= int(text.max()) < self.vocabulary_size:
+            raise ValueError(
+                f"tokens from {text.min()} to {text.max()}; expected 0 to {self.vocabulary_size - 1}, "
+                f"the vocabulary has {self.vocabulary_size} symbols"
+            )
+        return text.astype(np.int64)
+
+
+def baselines(
+    train_tokens: ArrayLike,
+    test_tokens: ArrayLike,
+    vocabulary_size: int,
+    orders: Iterable[int] = range(1, 7),
+    context: ArrayLike = (),
+) -> dict[int, float]:
+    """Mean nats a token of the test text under n-grams counted on the training text, by order.
+
+    One count of the highest order serves all. The test text starts without a context unless one is given; see
+    `NGram.cross_entropies`.
+    """
+    wanted = sorted(set(orders))
+    if not wanted:
+        return {}
+    model = NGram(wanted[-1], vocabulary_size).fit(train_tokens)
+    entropies = model.cross_entropies(test_tokens, context)
+    return {order: entropies[order - 1] for order in wanted}
+
+
+def compressors(train: bytes | None, text: bytes) -> dict[str, float]:
+    """Bits a byte of `text` under bz2 and xz, as the commands `bzip2` and `xz` do it by default, by name.
+
+    With `train` None the text is compressed alone, headers and all: anybody can repeat that figure, but it is a poor
+    one for a short text. Otherwise it is what the text adds to the training text, (size(train + text) - size(train))
+    / bytes of text: the fairer rival of a model that was trained on it. Only as much of the training text's end is
+    used as the compressor can look back on: 8 MiB for xz, and for bz2, which sorts blocks of 900 kB (its "window"),
+    what fits into one block together with the text. From 900 kB of text on, bz2 gains nothing from the training text.
+    """
+    if not text:
+        raise ValueError("the text to compress is empty; expected one byte or more")
+    rivals: dict[str, tuple[Callable[[bytes], bytes], int]] = {
+        "bz2": (bz2.compress, BZ2_BLOCK - len(text)),
+        "xz": (lzma.compress, XZ_WINDOW),
+    }
+    bits = {}
+    for name, (compress, reach) in rivals.items():
+        before = train[-reach:] if train and reach > 0 else b""
+        size = len(compress(before + text)) - (len(compress(before)) if before else 0)
+        bits[name] = 8 * size / len(text)
+    return bits

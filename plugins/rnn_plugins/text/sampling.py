@@ -1,0 +1,217 @@
+"""Text out of a language model, symbol by symbol: ways to choose the next one. It neither trains nor prints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minigrad import log_softmax, trees
+from minigrad.trees import Tree
+from rnn_plugins.errors import UserError
+from rnn_plugins.tasks.language_model import Model
+from rnn_plugins.text.vocabulary import StreamDecoder, Vocabulary
+
+Array = NDArray[Any]
+
+COLDEST = 1e-100
+"""A temperature below which the likeliest symbol has all the probability, and dividing by it might overflow."""
+
+READ_AT_ONCE = 1000
+"""Symbols of a prime that are read in one go, so that a long one does not fill the memory."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the next symbol is chosen from the model's distribution.
+
+    Attributes:
+        temperature: divides the log probabilities: below 1 safer, above 1 wilder; 0 is ``greedy``.
+        top_k: only the k likeliest symbols; 0 for all.
+        top_p: only the likeliest symbols that together have this probability (Holtzman et al. 2020); 1 for all.
+        greedy: always the likeliest.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    greedy: bool = False
+
+    def __post_init__(self) -> None:
+        """Hold the values against their ranges.
+
+        Raises:
+            UserError: one is outside.
+        """
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f"--temperature is {self.temperature:g}; it must be at least 0")
+        if self.top_k < 0:
+            raise UserError(f"--top-k is {self.top_k}; it must be at least 1, or 0 for no limit")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"--top-p is {self.top_p:g}; it must be above 0 and at most 1")
+
+    @property
+    def draws(self) -> bool:
+        """Whether anything is left to chance."""
+        return not self.greedy and self.temperature >= COLDEST
+
+    def pick(self, scores: Array, rng: np.random.Generator) -> int:
+        """One symbol from logits or log probabilities (V,).
+
+        Temperature comes first, then ``top_k``, then ``top_p`` of what is left.
+
+        Raises:
+            UserError: the scores are no numbers.
+        """
+        if not self.draws:
+            best = int(scores.argmax())
+            if math.isnan(scores[best]):
+                raise _no_numbers()
+            return best
+        p = scores.astype(np.float64)
+        p -= p.max()
+        p /= self.temperature
+        np.exp(p, out=p)
+        if self.top_k and self.top_k < len(p):
+            p[np.argsort(-p, kind="stable")[self.top_k :]] = 0
+        if self.top_p < 1:
+            order = np.argsort(-p, kind="stable")
+            reached = np.cumsum(p[order]) / p.sum()
+            # The symbol that crosses the border belongs to the nucleus, so that there is always one.
+            p[order[1:][reached[:-1] >= self.top_p]] = 0
+        cumulated = p.cumsum()
+        total = cumulated[-1]
+        if not total > 0:
+            raise _no_numbers()
+        return int(cumulated.searchsorted(rng.random() * total, side="right"))
+
+
+def _no_numbers() -> UserError:
+    return UserError("the model's scores are no numbers any more (NaN): its training went wrong; sample another run")
+
+
+def opening(vocabulary: Vocabulary) -> list[int]:
+    """What a model reads, unseen, before a text without a prime: the end of a line, so that the text begins a new one.
+
+    Texts without line feeds begin after a space, and those without either with any symbol at all (an empty list): a
+    model has never seen the carry that it starts from without an input. At level ``word`` it is the commonest run of
+    line feeds.
+    """
+    for mark in "\n ":
+        for i, symbol in enumerate(vocabulary.symbols):
+            if symbol and not symbol.strip(mark):
+                return [i]
+    return []
+
+
+def start_of_text(model: Model, params: Tree, prime: Sequence[int]) -> tuple[Tree, Array]:
+    """Read ``prime``: the carry after it and the logits of the next symbol, (V,).
+
+    Without a prime nothing has been read, and every symbol is as likely as any other.
+    """
+    carry = model.init_carry(1)
+    ids = np.asarray(prime, np.intp)
+    for start in range(0, len(ids) - 1, READ_AT_ONCE):
+        carry, _ = model.unroll(params, carry, ids[:-1][start : start + READ_AT_ONCE, None])
+    if not len(ids):
+        return carry, np.zeros(model.vocabulary_size)
+    carry, logits = model.step(params, carry, ids[-1:])
+    return carry, logits[0]
+
+
+def sample(model: Model, params: Tree, prime: Sequence[int], choice: Choice, rng: np.random.Generator) -> Iterator[int]:
+    """Symbols one after another, without end.
+
+    Args:
+        model: the model.
+        params: its parameters, plain arrays.
+        prime: symbols that the text starts with; they are read and not repeated.
+        choice: how a symbol is chosen.
+        rng: draws.
+    """
+    carry, logits = start_of_text(model, params, prime)
+    while True:
+        symbol = choice.pick(logits, rng)
+        yield symbol
+        carry, rows = model.step(params, carry, np.array([symbol]))
+        logits = rows[0]
+
+
+def write(symbols: Iterator[int], vocabulary: Vocabulary, length: int = 0, stop: Sequence[str] = ()) -> Iterator[str]:
+    """The text of symbols, in pieces of whole characters, up to its end.
+
+    Args:
+        symbols: as ``sample`` gives them; no more are taken than it needs.
+        vocabulary: what they stand for.
+        length: the characters of the whole; 0 for no end. At level ``word`` the last piece is not cut.
+        stop: the text ends as soon as one of these is in it, with its last character.
+    """
+    decoder = StreamDecoder(vocabulary)
+    marks = [mark for mark in stop if mark]
+    reach = max(map(len, marks), default=0) - 1  # how much of what came before may belong to a mark
+    tail, written = "", 0
+    for symbol in symbols:
+        piece = decoder.feed(symbol)
+        if length and vocabulary.level != "word":
+            piece = piece[: length - written]
+        text = tail + piece
+        ends = [text.find(mark) + len(mark) for mark in marks if mark in text]
+        if ends:
+            yield piece[: min(ends) - len(tail)]
+            return
+        tail = text[-reach:] if reach > 0 else ""
+        yield piece
+        written += len(piece)
+        if length and written >= length:
+            return
+    yield decoder.flush()
+
+
+class Continuation(NamedTuple):
+    """A text that a search has found.
+
+    Attributes:
+        symbols: what follows the prime.
+        log_probability: of all of them, given the prime, in nats.
+    """
+
+    symbols: list[int]
+    log_probability: float
+
+
+def beam_search(model: Model, params: Tree, prime: Sequence[int], length: int, width: int) -> list[Continuation]:
+    """The likeliest continuations of ``length`` symbols that a beam of ``width`` texts finds, the likeliest first.
+
+    Args:
+        model: the model.
+        params: its parameters, plain arrays.
+        prime: symbols that the text starts with.
+        length: how many symbols to add.
+        width: how many texts are kept after each symbol; 1 is greedy.
+    """
+    carry, logits = start_of_text(model, params, prime)
+    rows = logits[None]
+    scores = np.zeros(1)
+    trail: list[tuple[Array, Array]] = []  # of each step, which text was continued and by which symbol
+    for added in range(length):
+        totals = scores[:, None] + log_softmax(rows.astype(np.float64))
+        best = np.argsort(-totals, axis=None, kind="stable")[:width]
+        parents, symbols = np.unravel_index(best, totals.shape)
+        scores = totals.reshape(-1)[best]
+        trail.append((parents, symbols))
+        if added + 1 < length:
+            carry = trees.map(lambda c, parents=parents: c[parents], carry)
+            carry, rows = model.step(params, carry, symbols)
+    if np.isnan(scores).any():
+        raise _no_numbers()
+    texts = np.arange(len(scores))
+    backwards = []
+    for parents, symbols in reversed(trail):
+        backwards.append(symbols[texts])
+        texts = parents[texts]
+    columns = np.array(backwards[::-1], np.intp).reshape(length, len(scores)).T.tolist()
+    return [Continuation(text, float(score)) for text, score in zip(columns, scores, strict=True)]

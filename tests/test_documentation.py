@@ -1,0 +1,68 @@
+"""What the documentation says can be typed is typed here: commands are parsed, the tutorials are run."""
+
+import re
+import shlex
+import string
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from rnn_cli.main import COMMANDS, rnn
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("plugins/examples/*/README.md"))]
+TUTORIALS = [ROOT / "README.md", ROOT / "docs" / "cells.md"]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The `rnn` command lines of a page, in order: lines of shell blocks, and of transcripts behind a prompt."""
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    lines += [line[2:] for block in blocks(page, "") for line in block.splitlines() if line.startswith("$ ")]
+    words = (shlex.split(re.split(r" [>|] ", line)[0], comments=True) for line in lines)
+    return [line[1:] for line in words if line and line[0] == "rnn"]
+
+
+def test_the_documentation_shows_every_command():
+    shown = {line[0] for page in PAGES for line in commands(page)}
+    assert set(COMMANDS) <= shown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_documented_command_is_understood(page):
+    for words in commands(page):
+        command, context = rnn, click.Context(rnn, info_name="rnn")
+        while isinstance(command, click.Group) and words and words[0] in command.list_commands(context):
+            command, words = command.get_command(context, words[0]), words[1:]
+            assert command is not None
+        command.make_context("rnn", list(words), parent=context, resilient_parsing=False).close()
+
+
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.name)
+def test_the_tutorials_run_from_top_to_bottom(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RNN_RUNS", raising=False)
+    for source in blocks(page, "python"):
+        Path("my_cell.py").write_text(source, encoding="utf-8")
+    # Stands in for the real text and for long training, which the figures on the page are from.
+    Path("tinyshakespeare.txt").write_text(f"{string.ascii_letters}\nROMEO:\nBut soft, what light\n\n" * 40)
+    ran = commands(page)
+    assert ran
+    for words in ran:
+        short = ["--steps", "2", "--hidden-size", "8"] if words[0] == "train" else []
+        result = CliRunner().invoke(rnn, [*words, *short])
+        assert result.exit_code == 0, (words, result.output)
+
+
+def test_the_engine_page_computes(tmp_path):
+    (source,) = (block for block in blocks(ROOT / "docs" / "engine.md", "python") if "import" in block)
+    names: dict[str, object] = {}
+    exec(source, names)
+    assert set(names["gradient"]) == {"W"}
+    assert names["hessian_times_v"]["W"].shape == (3, 2)
+    assert names["pullback"](names["output"])[0]["W"].shape == (3, 2)

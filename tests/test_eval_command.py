@@ -1,0 +1,290 @@
+"""``rnn eval``: the model and its rivals must predict exactly the same symbols, and every figure is one of those."""
+
+import bz2
+import json
+import lzma
+import math
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from tiny_runs import TEXT, train
+
+from minigrad import checkpoint, log_softmax
+from rnn_cli.main import rnn
+from rnn_plugins.places import BEST
+from rnn_plugins.text import evaluation
+from rnn_plugins.text.evaluation import Evaluation, Score, Sizes
+from rnn_plugins.text.ngrams import NGram
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("eval")
+    train(folder, TEXT, "words", level="word")
+    train(folder, TEXT.replace("o", "ö"), "bytes", level="byte")
+    train(folder, TEXT, "hamlet", newest=True)
+    folder.joinpath("other.txt").write_text("not to be, or to be?\n" * 10)
+    return folder
+
+
+@pytest.fixture
+def call(folder, monkeypatch):
+    """Runs ``rnn eval`` and gives exit code, standard output and standard error."""
+    monkeypatch.setenv("RNN_RUNS", str(folder / "runs"))
+    monkeypatch.setenv("RNN_LAB_CACHE", str(folder / "cache"))
+    monkeypatch.chdir(folder)
+
+    def call(*args, stdin=None):
+        result = CliRunner().invoke(rnn, ["eval", *args], input=stdin)
+        return result.exit_code, result.stdout, result.stderr
+
+    return call
+
+
+def scores_of(output):
+    record = json.loads(output)
+    return record, {score["name"]: score for score in record["scores"]}
+
+
+def model_loss(run, text):
+    """Nats of each symbol but the first, one step after another."""
+    tokens = run.vocabulary.encode(text)
+    carry, losses = run.model.init_carry(1), []
+    for token, following in pairwise(tokens):
+        carry, logits = run.model.step(run.params(), carry, np.array([token]))
+        losses.append(-log_softmax(logits)[0, following])
+    return float(np.mean(losses))
+
+
+def test_without_a_file_the_held_out_end_is_scored(call, folder):
+    code, output, said = call("--json")
+    assert (code, said) == (0, "")
+    record, scores = scores_of(output)
+    run = evaluation.Run(folder / "runs" / "hamlet")
+    border = len(TEXT) - len(TEXT) // 10
+    held_out, trained_on = TEXT[border:], TEXT[:border]
+    assert record["text"] == f"the held-out last 10 % of {folder / 'hamlet.txt'}"
+    assert record["symbols"] == record["characters"] == record["bytes"] == len(held_out) - 1
+    assert record["words"] == 0
+    assert scores["hamlet"]["loss"] == pytest.approx(model_loss(run, held_out), abs=1e-5)
+    encode = run.vocabulary.encode
+    for order in range(1, 7):
+        model = NGram(order, len(run.vocabulary)).fit(encode(trained_on))
+        same = model.cross_entropy(encode(held_out)[1:], context=encode(held_out)[:1])
+        assert scores[f"{order}-gram"]["loss"] == pytest.approx(same)
+    new = held_out[1:].encode()
+    assert scores["bz2"]["bits_per_byte"] == pytest.approx(8 * len(bz2.compress(new)) / len(new))
+    assert scores["xz"]["bits_per_byte"] == pytest.approx(8 * len(lzma.compress(new)) / len(new))
+    added = len(lzma.compress(trained_on.encode() + new)) - len(lzma.compress(trained_on.encode()))
+    assert scores["primed xz"]["bits_per_byte"] == pytest.approx(8 * added / len(new))
+    assert [score["kind"] for score in record["scores"]] == ["model"] + 6 * ["ngram"] + 4 * ["compressor"]
+    for score in scores.values():
+        assert score["perplexity"] == pytest.approx(math.exp(score["loss"]))
+        assert score["bits_per_character"] == pytest.approx(score["loss"] / math.log(2))
+        assert score["perplexity_per_word"] is None
+
+
+def test_the_table_has_the_best_first_and_says_it_in_words(call):
+    code, output, said = call()
+    assert (code, said) == (0, "")
+    lines = output.splitlines()
+    assert re.fullmatch(r"hamlet on the held-out last 10 % of .*hamlet\.txt: 101 characters predicted", lines[0])
+    assert lines[2].split() == ["NATS/CHAR", "PERPLEXITY", "BITS/CHAR", "BITS/BYTE"]
+    rows = [line.split() for line in lines[3:14]]
+    losses = [float(row[-4]) for row in rows]
+    assert losses == sorted(losses)
+    assert {" ".join(row[:-4]) for row in rows} == {
+        "the model", "bz2", "xz", "primed bz2", "primed xz", *(f"{n}-gram" for n in range(1, 7))
+    }  # fmt: skip
+    assert re.fullmatch(
+        r"The \d-gram beats the model by \d\.\d\d nats a character: it has learnt less than counting does\. "
+        r"Primed (xz|bz2) beats the model by \d\.\d\d bits a byte\.",
+        " ".join(lines[15:]),
+    )
+
+
+def test_a_file_is_scored_by_the_newest_run_or_the_one_named(call, folder):
+    newest, named, other = (
+        call(*args, "--json")[1] for args in (["other.txt"], ["hamlet", "other.txt"], ["bytes", "other.txt"])
+    )
+    assert newest == named
+    assert json.loads(named)["text"] == "other.txt"
+    assert json.loads(other)["run"] == "bytes"
+    text = folder.joinpath("other.txt").read_text().replace("?", " ")
+    run = evaluation.Run(folder / "runs" / "hamlet")
+    assert scores_of(named)[1]["hamlet"]["loss"] == pytest.approx(model_loss(run, text), abs=1e-5)
+
+
+def test_standard_input_a_run_by_its_folder_and_several_files(call, folder):
+    text = folder.joinpath("other.txt").read_text()
+    piped = json.loads(call("-", "--json", stdin=text)[1])
+    assert piped["text"] == "-"
+    assert piped["scores"] == json.loads(call("runs/hamlet", "other.txt", "--json")[1])["scores"]
+    twice = json.loads(call("other.txt", "other.txt", "--json")[1])
+    assert twice["symbols"] == 2 * len(text) - 1
+
+
+def test_unseen_characters_are_said(call):
+    code, _, said = call("other.txt")
+    assert code == 0
+    assert said == "Note: 'other.txt' has 1 character that the model has never seen, read as ' ' in 10 places: '?'.\n"
+    assert "left out in 10 places" in call("other.txt", "--unknown", "skip")[2]
+    assert call("other.txt", "--unknown", "error") == (
+        2,
+        "",
+        "Error: 'other.txt' has 1 character that the model has never seen: '?'; --unknown skip leaves out what is "
+        "unknown, --unknown replace puts ' ' in its place\n",
+    )
+
+
+def test_the_training_text_itself_is_noted(call):
+    code, _, said = call("hamlet", "hamlet.txt")
+    assert code == 0
+    assert said == (
+        "Note: This is the whole text that the run was trained on, so the figures say how well it is remembered; "
+        "without FILE, the held-out end of it is scored alone.\n"
+    )
+
+
+def test_words_have_a_perplexity_of_their_own(call):
+    record, scores = scores_of(call("words", "other.txt", "--json")[1])
+    pieces = re.findall(r"\w+|\n|[^\w\n]", ("not to be, or to be?\n" * 10).replace("?", "\0"))[1:]
+    assert record["symbols"] == len(pieces)
+    assert record["words"] == sum(piece[0].isalpha() or piece == "\0" for piece in pieces)  # <unk> counts as a word
+    assert record["characters"] == sum(len(piece) if piece != "\0" else len("<unk>") for piece in pieces)
+    model = scores["words"]
+    nats = model["loss"] * record["symbols"]
+    assert model["perplexity_per_word"] == pytest.approx(math.exp(nats / record["words"]))
+    assert model["bits_per_character"] == pytest.approx(nats / math.log(2) / record["characters"])
+    table = call("words", "other.txt")[1]
+    assert "NATS/TOKEN  PERPLEXITY  PERPLEXITY/WORD  BITS/CHAR  BITS/BYTE" in table
+    assert "tokens predicted" in table
+
+
+def test_bytes_are_fewer_than_characters(call):
+    record, scores = scores_of(call("bytes", "--json")[1])
+    assert record["characters"] < record["bytes"] == record["symbols"]
+    model = scores["bytes"]
+    assert model["bits_per_byte"] == pytest.approx(model["loss"] / math.log(2))
+    assert model["bits_per_character"] == pytest.approx(model["bits_per_byte"] * record["bytes"] / record["characters"])
+    assert "NATS/BYTE" in call("bytes")[1]
+
+
+def test_a_training_text_that_is_gone_or_has_changed(call, folder):
+    train(folder, TEXT, "moved", steps=1)
+    folder.joinpath("moved.txt").write_text(TEXT + "more")
+    why = f"the text of the run 'moved' is not what it was: {folder / 'moved.txt'} has changed since"
+    code, output, said = call("moved", "other.txt", "--unknown", "skip", "--json")
+    assert code == 0
+    assert said.splitlines()[-1] == f"Note: {why[0].upper()}{why[1:]}; so there are no n-grams to compare with."
+    record, scores = scores_of(output)
+    assert list(scores) == ["moved", "bz2", "xz"]
+    assert len(record["verdict"]) == 1
+    assert call("moved") == (2, "", f"Error: {why}; give a FILE to evaluate on\n")
+    folder.joinpath("moved.txt").unlink()
+    assert call("moved")[2].startswith(
+        f"Error: the text of the run 'moved' is not what it was: there is no file or folder '{folder / 'moved.txt'}'"
+    )
+
+
+def test_a_text_that_came_through_standard_input(call, folder, monkeypatch):
+    run = train(folder, TEXT, "piped", steps=1)
+    manifest = run.manifest
+    manifest["settings"]["files"] = manifest["data"]["sources"] = ["-"]
+    run.update()
+    assert call("piped") == (
+        2,
+        "",
+        "Error: the text of the run 'piped' came through standard input and is kept nowhere; "
+        "give a FILE to evaluate on\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nothing"], "'nothing' is neither a file nor a run: there is no run called 'nothing' in {runs}. There are "),
+        (["hamlett"], "'hamlett' is neither a file nor a run: there is no run called 'hamlett' in {runs}. Did you"),
+        (["hamlett", "other.txt"], "there is no run called 'hamlett' in {runs}. Did you mean 'hamlet'?"),
+        (["hamlet", "gone.txt"], "there is no file or folder 'gone.txt'; "),
+        (["one.txt"], "one.txt has only one character; it takes two, since the first is read and not predicted"),
+        (["all"], "the run 'all' held nothing of its text out; give a FILE to evaluate on"),
+    ],
+)
+def test_mistakes_are_sentences(call, folder, args, message):
+    folder.joinpath("one.txt").write_text("t")
+    if args == ["all"]:
+        train(folder, TEXT, "all", steps=1, valid_fraction=0.0)
+    code, output, said = call(*args)
+    assert (code, output) == (2, "")
+    assert said.startswith("Error: " + message.format(runs=folder / "runs"))
+    assert said.count("\n") == 1
+
+
+def test_weights_that_are_no_numbers(call, folder):
+    run = train(folder, TEXT, "broken", steps=1)
+    params, notes = checkpoint.load(run.path / BEST)
+    params["head"]["b"] = np.full_like(params["head"]["b"], np.nan)
+    checkpoint.save(run.path / BEST, params, notes)
+    assert call("broken", "other.txt", "--unknown", "skip")[2] == (
+        "Error: the loss of the run 'broken' on other.txt is nan: its training went wrong\n"
+    )
+
+
+def test_a_long_training_text_is_counted_in_part(folder, monkeypatch, call):
+    monkeypatch.setattr(evaluation, "MOST_COUNTED", 200)
+    _, output, said = call("--json")
+    assert said == "Note: The n-grams are counted on the last 200 symbols of the training text.\n"
+    border = len(TEXT) - len(TEXT) // 10
+    encode = evaluation.Run(folder / "runs" / "hamlet").vocabulary.encode
+    counted = NGram(2, int(encode(TEXT).max()) + 1).fit(encode(TEXT[border - 200 : border]))
+    held_out = encode(TEXT[border:])
+    assert scores_of(output)[1]["2-gram"]["loss"] == pytest.approx(counted.cross_entropy(held_out[1:], held_out[:1]))
+
+
+def score(name, kind, loss):
+    return Score(name, kind, loss, math.exp(loss), loss / math.log(2), loss / math.log(2), None)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (1.5, ["The model beats the 5-gram, the best of the n-grams, by 0.17 nats a character.",
+               "The model beats primed bz2 by 0.72 bits a byte."]),
+        (1.672, ["The model is level with the 5-gram: it has learnt as much as counting does.",
+                 "The model beats primed bz2 by 0.47 bits a byte."]),
+        (2.1, ["The 5-gram beats the model by 0.43 nats a character: it has learnt less than counting does.",
+               "Primed bz2 beats the model by 0.14 bits a byte."]),
+    ],
+)  # fmt: skip
+def test_the_comparison_in_words(loss, expected):
+    scores = (
+        score("run", "model", loss),
+        score("4-gram", "ngram", 1.774),
+        score("5-gram", "ngram", 1.669),
+        score("6-gram", "ngram", 1.698),
+        score("bz2", "compressor", 2.5),
+        score("primed bz2", "compressor", 2.0),
+    )
+    assert Evaluation("run", "a text", "char", Sizes(9, 9, 9, 0), scores, ()).verdict() == expected
+
+
+def test_a_perplexity_beyond_all_numbers_is_null_in_json():
+    text = Evaluation("run", "a text", "char", Sizes(1, 1, 1, 0), (score("run", "model", 3.0),), ())
+    huge = text.scores[0]._replace(perplexity=math.inf)
+    record = Evaluation("run", "a text", "char", text.sizes, (huge,), ()).to_json()
+    assert record["scores"][0]["perplexity"] is None
+    assert record["verdict"] == []
+
+
+def test_the_five_gram_on_tinyshakespeare(data, tmp_path, call, monkeypatch):
+    text = data.joinpath("tinyshakespeare.txt").read_bytes()
+    train(tmp_path, text, "shakespeare", hidden_size=2, steps=1, batch_size=1, seq_length=2)
+    monkeypatch.setenv("RNN_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("RNN_LAB_CACHE", str(tmp_path / "cache"))
+    _, scores = scores_of(call("--json")[1])
+    assert round(scores["5-gram"]["loss"], 3) == 1.669
+    assert min(scores[f"{n}-gram"]["loss"] for n in range(1, 7)) == scores["5-gram"]["loss"]

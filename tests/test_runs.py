@@ -1,0 +1,288 @@
+"""Runs as folders: names, manifests, what is wrong with one, and the list of them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from rnn_cli.display import duration
+from rnn_cli.main import rnn
+from rnn_plugins.errors import UserError
+from rnn_plugins.places import BEST, LAST, MANIFEST, METRICS, run_folders, runs_folder
+from rnn_plugins.runs import Run, create_run, environment, find_run, find_runs
+from rnn_plugins.settings import Settings
+
+MANIFEST_OF_A_RUN: dict[str, Any] = {
+    "task": "language-model",
+    "cell": {"cell": "gru", "distribution": "rnn-lab", "version": "0.1.0"},
+    "settings": Settings(seed=1, learning_rate=0.1).to_json(),
+    "parameters": 1234,
+    "data": {"sources": ["a.txt"], "digest": "00", "bytes": 6, "characters": 6, "symbols": 3, "held_out": 1},
+    "vocabulary": {"level": "char", "symbols": ["a", "b"]},
+    "environment": environment(),
+    "outcome": "finished",
+    "best": {"loss": 0.5, "step": 7},
+    "step": 10,
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RNN_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path / "runs"
+
+
+def make(name: str | None = None, fallback: str = "gru-text", **changes: Any) -> Run:
+    return create_run(name, fallback, MANIFEST_OF_A_RUN | changes)
+
+
+def mistake(*arguments: Any, function: Any = find_run) -> str:
+    with pytest.raises(UserError) as caught:
+        function(*arguments)
+    return str(caught.value)
+
+
+def age(run: Run, seconds: float) -> None:
+    """Let a run be written some time ago."""
+    os.utime(run.path / MANIFEST, (time.time() - seconds,) * 2)
+
+
+def test_a_name_is_made_where_none_is_given(folder: Path) -> None:
+    assert [make().name for _ in range(3)] == ["gru-text", "gru-text-2", "gru-text-3"]
+    assert make(fallback="My Cell-Éclair (1)!").name == "My-Cell-Éclair-1"
+    assert make(fallback="../..").name == "run"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "My-Cell-Éclair-1",
+        "gru-text",
+        "gru-text-2",
+        "gru-text-3",
+        "run",
+    ]
+
+
+def test_a_name_that_is_taken() -> None:
+    make("mine")
+    assert mistake("mine", "", MANIFEST_OF_A_RUN, function=create_run) == (
+        "there is a run called 'mine' already: choose another --name, or go on with it: rnn train --resume mine"
+    )
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "-x", "a\n", "a\0b", " a"])
+def test_a_name_that_is_none(name: str) -> None:
+    assert mistake(name, "", MANIFEST_OF_A_RUN, function=create_run) == (
+        f"--name is {name!r}; it must begin with a letter or digit, and go on with letters, digits, spaces and the "
+        "signs . _ + -"
+    )
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RNN_RUNS", str(tmp_path / "file"))
+    assert mistake("x", "", MANIFEST_OF_A_RUN, function=create_run) == (
+        f"the run's folder {tmp_path / 'file' / 'x'} cannot be made: File exists; set RNN_RUNS to another"
+    )
+
+
+def test_where_runs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RNN_RUNS", "")
+    assert runs_folder() == Path("runs")
+    monkeypatch.setenv("RNN_RUNS", "/elsewhere")
+    assert runs_folder() == Path("/elsewhere")
+
+
+def test_runs_are_found_by_name_by_folder_or_as_the_newest(tmp_path: Path) -> None:
+    old, new = make("old"), make("new")
+    age(old, 100)
+    assert find_run().name == "new"
+    age(new, 200)
+    assert find_run().name == "old"  # the one that was written last
+    assert [run.name for run in find_runs()] == ["old", "new"]
+    assert find_run("old").path == old.path
+    assert find_run(str(new.path)).path == new.path
+
+
+def test_a_run_that_there_is_not(folder: Path) -> None:
+    assert mistake() == f"there are no runs in {folder}: train one first, with rnn train"
+    assert mistake("x") == f"there is no run called 'x' in {folder}."
+    make("lstm-hello")
+    assert mistake("lstm-helo") == (
+        f"there is no run called 'lstm-helo' in {folder}. Did you mean 'lstm-hello'? There is lstm-hello"
+    )
+    for i in range(8):
+        make(f"r{i}")
+    assert mistake("zzz").endswith(" There are r7, r6, r5, r4, r3, r2, r1, r0 and 1 more")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"{", "its run.json is no JSON"),
+        (b"[]", "its run.json has no 'task'"),
+        (b'{"task": "", "cell": {}}', "its run.json has no 'settings'"),
+        (b"\xff\xfe", "its run.json is no JSON"),
+        (None, "it has no run.json"),
+    ],
+)
+def test_a_manifest_that_cannot_be_read(content: bytes | None, reason: str) -> None:
+    run = make("broken")
+    (run.path / BEST).write_bytes(b"")
+    if content is None:
+        (run.path / MANIFEST).unlink()
+    else:
+        (run.path / MANIFEST).write_bytes(content)
+    sentence = f"the run 'broken' cannot be read: {reason}"
+    assert mistake(function=lambda: Run(run.path).manifest) == sentence
+    assert [(s.name, s.error, s.outcome) for s in (r.summary() for r in find_runs())] == [
+        ("broken", sentence, "unreadable")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"settings": {"hiden_size": 3}},
+            "its settings in run.json: there is no setting called 'hiden_size'. Did you mean 'hidden_size'?",
+        ),
+        ({"settings": {"hidden_size": 0}}, "its settings in run.json: --hidden-size is 0; it must be at least 1"),
+        ({"settings": 5}, "its settings in run.json: 'int' object is not iterable"),
+    ],
+)
+def test_settings_that_cannot_be_read(changes: dict[str, Any], reason: str) -> None:
+    run = Run(make("odd", **changes).path)
+    assert mistake(function=lambda: run.settings) == f"the run 'odd' cannot be read: {reason}"
+    assert run.summary().error == f"the run 'odd' cannot be read: {reason}"
+
+
+def test_a_vocabulary_that_cannot_be_read() -> None:
+    run = Run(make("odd", vocabulary={"symbols": []}).path)
+    assert mistake(function=lambda: run.vocabulary) == (
+        "the run 'odd' cannot be read: its vocabulary in run.json: this is no vocabulary; expected its level and its "
+        "symbols, as to_json writes them"
+    )
+
+
+def test_damage_elsewhere_in_a_manifest_stands_in_the_runs_own_row() -> None:
+    make("whole")
+    run = make("odd", data={})
+    assert run.summary().error == "its run.json is damaged: KeyError: 'symbols'"
+    assert {s.name: s.error is None for s in (r.summary() for r in find_runs())} == {"whole": True, "odd": False}
+
+
+def test_weights_that_are_missing_or_damaged() -> None:
+    run = make("bare")
+    assert mistake(function=run.params) == (
+        "the run 'bare' has no model.safetensors: it ended before anything was saved; train it again"
+    )
+    (run.path / LAST).write_bytes(b"no such thing")
+    assert mistake(function=run.last).startswith("the run 'bare' cannot be read: ")
+
+
+def test_a_manifest_comes_back_whatever_the_text_is_called() -> None:
+    name = os.fsdecode(b"caf\xe9 \xd0\xb6.txt")  # a file's name need not be UTF-8
+    settings = Settings(files=(name, "Текст.txt"))
+    run = Run(make("odd", settings=settings.to_json()).path)
+    assert run.settings.files == (name, "Текст.txt")
+    assert "Текст.txt".encode() in (run.path / MANIFEST).read_bytes()
+
+
+def test_records_leave_out_what_a_crash_left() -> None:
+    run = make("crashed")
+    assert list(run.records()) == []
+    (run.path / METRICS).write_bytes(b'{"step": 1}\n{"step": 2}\n7\n\xff\n{"st')
+    assert list(run.records()) == [{"step": 1}, {"step": 2}]
+
+
+def test_bits_a_character() -> None:
+    # Three symbols stand for six characters.
+    assert make("x").bits(2.0) == pytest.approx(2.0 / 0.6931471805599453 / 2)
+
+
+def test_what_a_run_is_in_a_line() -> None:
+    summary = make("x").summary()
+    assert summary.age is not None
+    assert 0 <= summary.age < 3600
+    shown = vars(summary) | {"age": 0}
+    assert shown == {
+        "name": "x", "task": "language-model", "cell": "gru", "size": "1x256", "parameters": 1234, "loss": 0.5,
+        "bits": pytest.approx(0.36067376), "held_out": True, "step": 10, "outcome": "finished", "age": 0, "error": None,
+    }  # fmt: skip
+
+
+def test_a_run_under_way_shows_what_its_records_have_so_far() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        run = make("x", outcome=None, process=other.pid)
+        assert run.process() == other.pid
+        assert (run.summary().outcome, run.summary().step, run.summary().loss) == ("running", 0, None)
+        (run.path / METRICS).write_text('{"step": 5, "valid_loss": 2.0}\n{"step": 8}\n')
+        assert (run.summary().step, run.summary().loss) == (8, 2.0)
+        other.communicate(b"\n")
+    assert run.process() is None
+    assert run.summary().outcome == "killed"
+    run.update(process=os.getpid())
+    assert run.process() is None  # this process is not in its own way
+
+
+def test_folders_that_are_no_runs_are_not_listed(folder: Path) -> None:
+    make("x")
+    (folder / "notes").mkdir()
+    (folder / "file").write_text("")
+    assert [path.name for path in run_folders()] == ["x"]
+
+
+def rnn_runs(*arguments: str) -> str:
+    result = CliRunner().invoke(rnn, ["runs", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_no_runs(folder: Path) -> None:
+    assert rnn_runs() == f"There are no runs in {folder}: train one with rnn train\n"
+    assert json.loads(rnn_runs("--json")) == []
+
+
+def test_the_table() -> None:
+    runs = [
+        make("good"),
+        make("unheld", data=MANIFEST_OF_A_RUN["data"] | {"held_out": 0}, outcome="time"),
+        make("wild", best={"loss": 123456.0, "step": 1}, outcome="interrupted"),
+        make("young", best={"loss": None, "step": 0}, outcome="diverged"),
+        make("broken"),
+    ]
+    (runs[-1].path / MANIFEST).write_text("{")
+    for i, run in enumerate(runs):
+        age(run, 60 * i)
+    lines = [re.split(r"  +", line.strip()) for line in rnn_runs().splitlines()]
+    assert lines[0] == ["NAME", "TASK", "CELL", "SIZE", "NATS", "BITS/CHAR", "STEPS", "AGE", "OUTCOME"]
+    without_age = [[*line[:-2], line[-1]] for line in lines[1:5]]
+    assert without_age == [
+        ["good", "language-model", "gru", "1x256", "0.500", "0.361", "10", "finished"],
+        ["unheld", "language-model", "gru", "1x256", "0.500*", "0.361*", "10", "time"],
+        ["wild", "language-model", "gru", "1x256", "1.23e+05", "8.91e+04", "10", "interrupted"],
+        ["young", "language-model", "gru", "1x256", "10", "diverged"],
+    ]
+    assert lines[5] == ["broken", "the run 'broken' cannot be read: its run.json is no JSON"]
+
+
+def test_the_table_as_json() -> None:
+    make("x")
+    assert [(row["name"], row["loss"], row["error"]) for row in json.loads(rnn_runs("--json"))] == [("x", 0.5, None)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"), (0.0123, "0.012 s"), (3, "3 s"), (59.4, "59 s"), (60, "1 min 00 s"), (3599, "59 min 59 s"),
+        (3600, "1 h 00 min"), (86399, "23 h 59 min"), (90000, "1 d 1 h"),
+    ],
+)  # fmt: skip
+def test_durations_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

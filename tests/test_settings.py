@@ -1,0 +1,225 @@
+"""Settings: every value against its range, every message word for word, presets, and layers over one another."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rnn_plugins.errors import UserError
+from rnn_plugins.settings import PRESETS, Settings, merge, parse_duration
+
+
+def message(**values: object) -> str:
+    with pytest.raises(UserError) as caught:
+        Settings(**values)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"hidden_size": 0}, "--hidden-size is 0; it must be at least 1"),
+        ({"hidden_size": 10**400}, f"--hidden-size is {10**400}; it must be at most 1,000,000"),
+        ({"hidden_size": 2.5}, "--hidden-size is 2.5; it must be a whole number"),
+        ({"hidden_size": True}, "--hidden-size is True; it must be a whole number"),
+        ({"hidden_size": "4"}, "--hidden-size is '4'; it must be a whole number"),
+        ({"num_layers": 0}, "--num-layers is 0; it must be at least 1"),
+        ({"embedding_size": -1}, "--embedding-size is -1; it must be at least 0"),
+        ({"seq_length": 0}, "--seq-length is 0; it must be at least 1"),
+        ({"batch_size": 0}, "--batch-size is 0; it must be at least 1"),
+        ({"steps": -1}, "--steps is -1; it must be at least 0"),
+        ({"epochs": -0.5}, "--epochs is -0.5; it must be at least 0"),
+        ({"epochs": float("inf")}, "--epochs is inf; it must be at most 1,000,000,000"),
+        ({"epochs": float("nan")}, "--epochs is nan; it must be at least 0"),
+        ({"epochs": 10**400}, "--epochs is inf; it must be at most 1,000,000,000"),
+        ({"max_time": -1}, "--max-time is -1.0; it must be at least 0"),
+        ({"max_time": "soon"}, "--max-time is 'soon'; write it as 20s, 5m, 2h or 1h30m"),
+        ({"valid_every": -1}, "--valid-every is -1; it must be at least 0"),
+        ({"log_every": 0}, "--log-every is 0; it must be at least 1"),
+        ({"patience": -1}, "--patience is -1; it must be at least 0"),
+        ({"seed": -1}, "--seed is -1; it must be at least 0"),
+        ({"dropout": 1.0}, "--dropout is 1; it must be at least 0 and below 1"),
+        ({"dropout": float("nan")}, "--dropout is nan; it must be at least 0 and below 1"),
+        ({"valid_fraction": -0.1}, "--valid-fraction is -0.1; it must be at least 0 and below 1"),
+        ({"learning_rate": 0.0}, "--learning-rate is 0; it must be above 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate is nan; it must be above 0"),
+        ({"variational_dropout": "yes"}, "--variational-dropout is 'yes'; it must be true or false"),
+        ({"level": "line"}, "--level is 'line'; it must be one of char, byte, word"),
+        ({"dtype": "float16"}, "--dtype is 'float16'; it must be one of float32, float64"),
+        ({"cell": 3.0j}, "--cell is 3j; it must be text"),
+        ({"cell_option": ["a"]}, "--cell-option is ['a']; it must be a table"),
+        ({"files": [1]}, "FILES is [1]; it must be a list of texts"),
+        (
+            {"grad_clip": "hard"},
+            "--grad-clip is 'hard'; it takes the largest norm of a gradient, such as 5, "
+            "or element:5 for the largest element, or 0 for no clipping",
+        ),
+        (
+            {"grad_clip": "element:-1"},
+            "--grad-clip is 'element:-1'; it takes the largest norm of a gradient, such as 5, "
+            "or element:5 for the largest element, or 0 for no clipping",
+        ),
+        (
+            {"optimizer": "adm"},
+            "there is no optimizer called 'adm'. Did you mean 'adam'? It takes sgd, rmsprop, adagrad, adam, adamw",
+        ),
+        (
+            {"optimizer": "sgd:mass=1"},
+            "--optimizer is 'sgd:mass=1': 'mass=1' is not understood; sgd takes momentum=0.0, nesterov=False",
+        ),
+        (
+            {"optimizer": "sgd:momentum=much"},
+            "--optimizer is 'sgd:momentum=much': momentum is 'much'; it must be a number",
+        ),
+        (
+            {"optimizer": "sgd:nesterov=2"},
+            "--optimizer is 'sgd:nesterov=2': nesterov is '2'; it must be true or false",
+        ),
+        (
+            {"optimizer": "sgd:nesterov=true"},
+            "--optimizer is 'sgd:nesterov=true': Nesterov's step looks ahead along the momentum, which is 0; "
+            "give a momentum, such as 0.9",
+        ),
+        (
+            {"schedule": "cosin"},
+            "there is no schedule called 'cosin'. Did you mean 'cosine'? "
+            "It takes constant, exponential, cosine, linear",
+        ),
+        (
+            {"schedule": "constant:decay=1"},
+            "--schedule is 'constant:decay=1': 'decay=1' is not understood; constant takes no parameters",
+        ),
+        ({"schedule": "cosine:final=nan"}, "--schedule is 'cosine:final=nan': final is 'nan'; it must be a number"),
+        (
+            {"schedule": "exponential:every=0"},
+            "--schedule is 'exponential:every=0': every is 0; it must be above 0",
+        ),
+        (
+            {"schedule": "exponential:decay=2"},
+            "--schedule is 'exponential:decay=2': the decay of the learning rate is 2.0; "
+            "it must be above 0 and at most 1",
+        ),
+    ],
+)
+def test_a_value_that_does_not_fit_is_told(values: dict[str, object], sentence: str) -> None:
+    assert message(**values) == sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("20s", 20), ("5m", 300), ("2h", 7200), ("1h30m", 5400), ("1.5h", 5400), ("1m5s", 65), (" 5M ", 300)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+    assert Settings(max_time=text).max_time == seconds  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["", "s", "5 m 3", "-5s", "5d", "1m1h", "nan"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(UserError):
+        parse_duration(text)
+
+
+def test_numbers_of_a_configuration_file_fit_where_text_is_meant() -> None:
+    assert Settings(grad_clip=5).clipping() == (5.0, 0.0)  # type: ignore[arg-type]
+    assert Settings(grad_clip=0.25).clipping() == (0.25, 0.0)  # type: ignore[arg-type]
+    assert Settings(epochs=3).epochs == 3.0
+    assert Settings(files="a.txt").files == ("a.txt",)  # type: ignore[arg-type]
+    assert Settings(files=["a", "b"]).files == ("a", "b")  # type: ignore[arg-type]
+
+
+def test_clipping() -> None:
+    assert Settings(grad_clip="0").clipping() == (0.0, 0.0)
+    assert Settings(grad_clip="norm:2").clipping() == (2.0, 0.0)
+    assert Settings(grad_clip="element:5").clipping() == (0.0, 5.0)
+
+
+def test_settings_come_back_from_json() -> None:
+    settings = Settings(files=("a.txt",), cell="lstm", cell_option={"forget_bias": 2}, max_time=20.0, seed=3)
+    assert Settings.from_json(settings.to_json()) == settings
+    with pytest.raises(UserError) as caught:
+        Settings.from_json({"hiden_size": 3})
+    assert str(caught.value) == "there is no setting called 'hiden_size'. Did you mean 'hidden_size'?"
+
+
+def test_how_long_a_run_is() -> None:
+    assert Settings().total_steps(490) == 4900
+    assert Settings().total_steps(1) == 200
+    assert Settings(epochs=2.5).total_steps(3) == 8
+    assert Settings(epochs=2, steps=7).total_steps(490) == 7
+    assert Settings(epochs=0).total_steps(490) == 0
+
+
+def test_how_often_it_is_validated() -> None:
+    assert [Settings().steps_between_validations(n) for n in (1, 100, 490, 5000)] == [100, 100, 490, 1000]
+    assert Settings(valid_every=3).steps_between_validations(490) == 3
+
+
+def rates(schedule: str, total: int, steps_per_epoch: int, steps: list[int]) -> list[float]:
+    rate = Settings(schedule=schedule).make_schedule(1.0, total, steps_per_epoch)
+    return [rate(step) for step in steps]
+
+
+def test_schedules_count_in_epochs_and_steps() -> None:
+    assert rates("constant", 100, 10, [0, 99]) == [1, 1]
+    assert rates("exponential:decay=0.5,every=2,after=1", 100, 10, [0, 10, 29, 30, 50]) == [1, 1, 1, 0.5, 0.25]
+    assert rates("linear:warmup=4,final=0.5", 14, 10, [0, 3, 4, 9, 14]) == [0.25, 1, 1, 0.75, 0.5]
+    assert np.allclose(rates("cosine", 10, 10, [0, 5, 10]), [1, 0.5, 0])
+    assert rates("cosine:warmup=50", 10, 10, [9]) == [0.2 * 5]  # a warm-up longer than the run is as long as the run
+
+
+def test_the_rate_of_char_rnn_falls_when_ten_epochs_are_over() -> None:
+    preset = Settings(**PRESETS["char-rnn"])
+    rate = preset.make_schedule(preset.learning_rate or 0, preset.total_steps(100), 100)
+    # char-rnn: at the end of each epoch from the tenth on, the rate is multiplied by 0.97.
+    assert [rate(step) for step in (0, 999, 1000, 1099, 1100)] == [2e-3, 2e-3, 2e-3 * 0.97, 2e-3 * 0.97, 2e-3 * 0.97**2]
+
+
+def test_later_layers_win() -> None:
+    assert merge({"epochs": 3, "cell": "gru"}, {}, {"epochs": 5}) == {"epochs": 5, "cell": "gru"}
+    assert merge({"cell_option": {"a": 1, "b": 1}}, {"cell_option": {"b": 2}}) == {"cell_option": {"a": 1, "b": 2}}
+
+
+def test_another_cell_leaves_the_options_of_the_one_before() -> None:
+    preset = PRESETS["char-rnn"]
+    assert "cell_option" not in merge(preset, {"cell": "gru"})
+    assert merge(preset, {"cell": "lstm"})["cell_option"] == {"second_bias": True}
+    assert merge(preset, {"cell": "gru", "cell_option": {"reset": "after"}})["cell_option"] == {"reset": "after"}
+    assert preset["cell_option"] == {"second_bias": True}  # the preset itself is as it was
+
+
+def test_epochs_put_steps_of_an_earlier_layer_aside() -> None:
+    assert Settings(**merge({"steps": 5}, {"epochs": 2})).total_steps(10) == 20
+    assert Settings(**merge({"epochs": 2}, {"steps": 5})).total_steps(10) == 5
+    assert Settings(**merge({"epochs": 2, "steps": 5})).total_steps(10) == 5
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(Settings().to_json())),
+        st.one_of(
+            st.none(),
+            st.booleans(),
+            st.integers(),
+            st.floats(),
+            st.text(),
+            st.lists(st.text()),
+            st.dictionaries(st.text(), st.text()),
+        ),
+    )
+)
+def test_any_value_is_taken_or_told(values: dict[str, object]) -> None:
+    try:
+        settings = Settings(**values)  # type: ignore[arg-type]
+    except UserError:
+        return  # any other error fails
+    assert Settings.from_json(settings.to_json()) == settings
+
+
+@pytest.mark.parametrize("module", ["rnn_plugins.settings", "rnn_cli.options", "rnn_cli.train"])
+def test_options_are_known_without_numpy(module: str) -> None:
+    program = f"import sys, {module}; sys.exit('numpy' in sys.modules or 'rich' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

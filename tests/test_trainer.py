@@ -1,0 +1,232 @@
+"""The trainer: what it keeps, when it ends, and that a run that was interrupted goes on as if it had not been."""
+
+import json
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minigrad.training import NotFinite
+from rnn_plugins import sessions
+from rnn_plugins.places import BEST, LAST, METRICS
+from rnn_plugins.runs import Run
+from rnn_plugins.sessions import Session
+from rnn_plugins.trainer import verdict
+
+TEXT = "the quick brown fox jumps over the lazy dog. " * 12
+SMALL = {"hidden_size": 5, "seq_length": 7, "batch_size": 3, "seed": 1, "log_every": 4, "valid_every": 9}
+
+Start = Callable[..., Session]
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+    monkeypatch.setenv("RNN_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("RNN_LAB_CACHE", str(tmp_path / "cache"))
+    text = tmp_path / "fox.txt"
+    text.write_text(TEXT)
+
+    def start(name: str, **settings: Any) -> Session:
+        return sessions.start({"files": (str(text),), **SMALL, **settings}, name=name)
+
+    return start
+
+
+def finish(session: Session) -> Session:
+    for _ in session.trainer.events():
+        pass
+    return session
+
+
+def stop_after(session: Session, step: int) -> Session:
+    for progress in session.trainer.events():
+        if progress.step.step == step - 1:
+            session.trainer.stop()  # as a signal does, at any time: the step under way is finished
+    assert session.trainer.outcome == "interrupted"
+    return session
+
+
+def files(run: Run) -> dict[str, Any]:
+    """What a run leaves, but for times."""
+    records = [json.loads(line) for line in (run.path / METRICS).read_text().splitlines()]
+    timeless = [{k: v for k, v in r.items() if k not in ("seconds", "tokens_per_second")} for r in records]
+    return {"records": timeless, LAST: (run.path / LAST).read_bytes(), BEST: (run.path / BEST).read_bytes()}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"cell": "lstm", "num_layers": 2, "dropout": 0.3, "optimizer": "adamw", "schedule": "linear:warmup=5"},
+        {"cell": "lstm-peephole", "dropout": 0.2, "variational_dropout": True, "num_layers": 2},
+        {"cell": "irnn", "optimizer": "sgd:momentum=0.9,nesterov=true", "grad_clip": "element:0.1"},
+        {"level": "word", "embedding_size": 4, "dtype": "float64", "optimizer": "rmsprop"},
+        {"valid_fraction": 0, "schedule": "exponential:decay=0.5", "optimizer": "adagrad"},
+    ],
+    ids=str,
+)
+def test_an_interrupted_run_goes_on_bit_for_bit(start: Start, settings: dict[str, Any]) -> None:
+    whole = finish(start("whole", steps=41, **settings))
+    assert whole.trainer.outcome == "finished"
+    # In the middle of an epoch and at its end; beside a record, a validation, and neither.
+    parts = stop_after(start("parts", steps=41, **settings), 3)
+    for step in (whole.task.steps_per_epoch, 18, 20, 22):
+        if step > parts.trainer.state.step:
+            parts = stop_after(sessions.resume(Run(parts.run.path), {}), step)
+    parts = finish(sessions.resume(Run(parts.run.path), {}))
+    assert files(parts.run) == files(whole.run)
+
+
+def test_a_run_whose_time_was_up_goes_on_bit_for_bit(start: Start) -> None:
+    whole = finish(start("whole", steps=30))
+    parts = finish(start("parts", steps=30, max_time=0))
+    assert parts.trainer.outcome == "time"
+    assert [r["step"] for r in parts.run.records() if "valid_loss" in r] == [1]  # it was looked at, out of turn
+    assert parts.run.last()[1]["step"] == 1
+    assert parts.run.manifest["best"] == {"loss": next(parts.run.records())["valid_loss"], "step": 1}
+    parts = finish(sessions.resume(Run(parts.run.path), {"max_time": 1000}))
+    assert files(parts.run) == files(whole.run)
+
+
+def test_records_of_steps_that_were_lost_are_dropped(start: Start) -> None:
+    whole = finish(start("whole", steps=30))
+    crashed = start("crashed", steps=30)
+    for progress in islice(crashed.trainer.events(), 14):
+        assert progress.step.step <= 14
+    run = Run(crashed.run.path)
+    run.update(
+        outcome=None
+    )  # as if it had been killed: the last state on disk is that of step 9, the records go further
+    with open(run.path / METRICS, "a") as metrics:
+        metrics.write('{"step": 16, "train_lo')
+    assert [r["step"] for r in run.records()] == [4, 8, 9, 12]
+    crashed = finish(sessions.resume(run, {}))
+    assert files(crashed.run) == files(whole.run)
+
+
+def test_time_goes_on_over_sessions(start: Start) -> None:
+    session = stop_after(start("parts", steps=30), 10)
+    seconds = [r["seconds"] for r in finish(sessions.resume(Run(session.run.path), {})).run.records()]
+    assert seconds == sorted(seconds)
+
+
+def test_a_record_says_what_the_issue_asks_for(start: Start) -> None:
+    records = list(finish(start("run", steps=12)).run.records())
+    keys = ["step", "epoch", "train_loss", "gradient_norm", "learning_rate", "tokens_per_second", "seconds"]
+    assert [list(r) for r in records] == [keys, keys, [*keys, "valid_loss"], [*keys, "valid_loss"]]
+    assert [r["step"] for r in records] == [4, 8, 9, 12]
+
+
+def test_the_training_loss_of_a_record_is_the_mean_since_the_last(start: Start) -> None:
+    session = start("run", steps=9)
+    losses, records = [], []
+    for progress in session.trainer.events():
+        losses.append(progress.step.loss)
+        records += [progress.record] if progress.record else []
+    assert records[0]["train_loss"] == pytest.approx(np.mean(losses[:4]), rel=1e-12)
+    assert records[1]["train_loss"] == pytest.approx(np.mean(losses[4:8]), rel=1e-12)
+    assert records[2]["train_loss"] == losses[8]
+
+
+def test_the_best_weights_are_those_of_the_lowest_held_out_loss(start: Start) -> None:
+    session = start("run", steps=60, learning_rate=0.05, schedule="constant", valid_every=5)
+    best = min((loss, i) for i, loss in enumerate(_held_out(finish(session))))
+    assert session.run.manifest["best"] == {"loss": best[0], "step": 5 * (best[1] + 1)}
+    assert session.task.validate(session.run.params()) == best[0]
+
+
+def _held_out(session: Session) -> list[float]:
+    return [r["valid_loss"] for r in session.run.records() if "valid_loss" in r]
+
+
+def test_the_state_is_passed_on_within_an_epoch_and_begins_anew_with_the_next(start: Start) -> None:
+    session = start("run", steps=60)
+    began: list[bool] = []
+    loss = session.task.loss
+
+    def watched(params: Any, carry: Any, batch: Any, rng: Any) -> Any:
+        began.append(not np.any(carry))
+        return loss(params, carry, batch, rng)
+
+    session.task.loss = watched  # type: ignore[method-assign]
+    finish(session)
+    assert began == [step % session.task.steps_per_epoch == 0 for step in range(60)]
+    assert sum(began) == 3
+
+
+def test_patience_ends_a_run_that_gets_no_better(start: Start) -> None:
+    session = finish(start("run", steps=500, learning_rate=2.0, schedule="constant", valid_every=2, patience=3))
+    assert session.trainer.outcome == session.run.manifest["outcome"] == "patience"
+    losses = _held_out(session)
+    assert losses.index(min(losses)) == len(losses) - 4
+
+
+def test_progress_tells_how_much_is_left(start: Start) -> None:
+    done = [progress.done for progress in start("run", steps=8).trainer.events()]
+    assert done == [n / 8 for n in range(1, 9)]
+    first = next(start("timed", steps=8, max_time=1e-6).trainer.events())
+    assert (first.done, first.seconds_left) == (1.0, 0.0)
+
+
+def test_no_steps_at_all(start: Start) -> None:
+    session = finish(start("run", steps=0))
+    assert session.trainer.outcome == "finished"
+    assert session.run.manifest["best"] == {"loss": None, "step": 0}
+    assert session.run.params()["head"]["b"].shape == (len(session.corpus.vocabulary),)
+
+
+def test_a_run_that_diverges_says_so_and_keeps_its_best_weights(start: Start) -> None:
+    session = start("run", steps=50, cell="irnn", learning_rate=1e3, grad_clip="0", optimizer="sgd", valid_every=1)
+    with pytest.raises(NotFinite) as caught:
+        finish(session)
+    assert session.trainer.outcome == session.run.manifest["outcome"] == "diverged"
+    best = session.run.manifest["best"]
+    assert 0 < best["step"] < caught.value.step
+    assert session.task.validate(session.run.params()) == best["loss"]
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.0])
+def test_weights_that_are_no_numbers_after_the_last_step_are_not_kept(start: Start, fraction: float) -> None:
+    # The loss of the only step is finite, and its update is not.
+    session = start("run", steps=1, learning_rate=1e300, schedule="constant", optimizer="sgd", valid_fraction=fraction)
+    with pytest.raises(NotFinite):
+        finish(session)
+    assert session.run.manifest["outcome"] == "diverged"
+    assert all(np.isfinite(leaf).all() for leaf in session.run.params()["head"].values())
+    measured = "held-out loss" if fraction else "loss"
+    error = NotFinite(
+        1, float("nan"), 1.0, session.task.batch(1), session.trainer.state.carry, np.random.default_rng(0)
+    )
+    assert session.diagnosis(error)[0] == f"Diverged: after step 1 the {measured} is nan."
+
+
+def looks(*losses: tuple[float, float]) -> list[dict[str, Any]]:
+    return [{"step": 100 * i, "train_loss": t, "valid_loss": v} for i, (t, v) in enumerate(losses, 1)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ([(2.0, 2.0), (1.9, 1.9)], ""),
+        ([(2.0, 2.0), (1.8, 1.8), (1.6, 1.62)], "It underfits: both losses are still falling."),
+        ([(2.0, 2.0), (2.0, 2.0), (2.0, 2.001)], "It underfits: both losses stand still, close together."),
+        (
+            [(2.0, 2.0), (1.5, 1.7), (1.2, 1.8), (1.0, 1.9)],
+            "It overfits: the held-out loss has risen by 0.200 nats since step 200, whose weights are kept, while the "
+            "training loss went on falling.",
+        ),
+        ([(2.0, 2.1), (1.5, 1.8), (1.2, 1.7)], "It begins to overfit: the held-out loss is 0.50 nats above the"),
+        ([(1.6, 1.8), (1.5, 1.7), (1.45, 1.65)], "It fits: the held-out loss follows the training loss."),
+        ([(2.0, 2.0), (0.1, 0.1), (0.01, 0.01)], "It has learnt this kind of text: the held-out loss is near zero."),
+    ],
+)
+def test_the_curves_are_put_into_words(losses: list[tuple[float, float]], words: str) -> None:
+    said = verdict(looks(*losses))
+    assert said.startswith(words)
+    assert bool(said) == bool(words)
+    assert (
+        verdict([{"step": 1, "train_loss": 1.0}, *looks(*losses)]) == said
+    )  # records without a validation do not count
