@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from rnn_plugins.errors import UserError
 from rnn_plugins.text.vocabulary import (
     BYTES,

@@ -18,12 +18,15 @@ XZ_WINDOW = 8 << 20  # the dictionary of xz's default preset
 
 
 class Table(NamedTuple):
-    """The counts of one order n: U distinct n-grams, which follow C distinct contexts of n - 1 tokens."""
+    """The counts of one order n: U distinct n-grams, made of C distinct contexts of n - 1 tokens and one token more.
+
+    What was never seen has rank -1, and for that each array of counts ends in a zero.
+    """
 
     codes: Array  # (U,) sorted: rank of the context times the vocabulary's size, plus the last token
-    counts: Array  # (U,) how often the n-gram occurs
-    totals: Array  # (C,) how many tokens follow the context
-    types: Array  # (C,) how many different tokens follow the context
+    counts: Array  # (U + 1,) how often the n-gram occurs
+    totals: Array  # (C + 1,) how many tokens follow the context
+    types: Array  # (C + 1,) how many different tokens follow the context
 
     def rank(self, codes: Array) -> Array:
         """The place of each code among those counted, -1 where it was never seen."""
@@ -66,9 +69,9 @@ class NGram:
                 contexts[: len(ends)] * self.vocabulary_size + ends, return_inverse=True, return_counts=True
             )
             before = codes // self.vocabulary_size
-            totals = np.bincount(before, counts, contexts_seen)
-            types = np.bincount(before, minlength=contexts_seen)
-            self.tables.append(Table(codes, counts, totals, types))
+            totals = np.bincount(before, counts, contexts_seen + 1)
+            types = np.bincount(before, minlength=contexts_seen + 1)
+            self.tables.append(Table(codes, np.append(counts, 0), totals, types))
             contexts_seen = len(codes)
         return self
 
@@ -87,10 +90,8 @@ class NGram:
         contexts = np.zeros(len(text), np.int64)
         p = np.full(len(text), 1 / self.vocabulary_size)
         for table in self.tables:
-            known = contexts >= 0
-            grams = table.rank(np.where(known, contexts * self.vocabulary_size + text, -1))
-            count = np.where(grams >= 0, table.counts[grams], 0) if table.counts.size else 0
-            total, types = np.where(known, table.totals[contexts], 0), np.where(known, table.types[contexts], 0)
+            grams = table.rank(np.where(contexts >= 0, contexts * self.vocabulary_size + text, -1))
+            count, total, types = table.counts[grams], table.totals[contexts], table.types[contexts]
             p = np.where(total > 0, (count + types * p) / np.maximum(total + types, 1), p)
             entropies.append(float(-np.log(p[len(before) :]).mean()))
             contexts = np.concatenate([[-1], grams[:-1]])
