@@ -3,10 +3,10 @@ r"""An endless algebra textbook in LaTeX that follows from a seed: lemmas, proof
 It is a grammar, no mathematician: what it opens it closes, what it cites it has defined, what it claims is mostly
 false.
 
-`latex_grammar.py` holds what stands inside a sentence; here is what may span many lines. Letters are drawn anew for
-every statement and kept through its proof, and a proof takes up the parts of its statement one by one. Environments
-are not indented, as in the files of most algebraists: the depth must be remembered, it cannot be read off the last
-line.
+`latex_grammar.py` holds what stands inside a sentence; here is what may span many lines. One hand's letters serve a
+statement and its proof, and a proof takes up the parts of its statement one by one. Nothing is indented, as in the files
+of most algebraists, so that the depth must be remembered and cannot be read off the last line. Lengths are spread over
+the orders of magnitude: most environments are closed within some lines, a few only after more than a thousand characters.
 """
 
 import re
@@ -32,7 +32,7 @@ Choice = TypeVar("Choice")
 
 
 class _Author:
-    """A writer with a seeded hand, who keeps in mind the letters of the present statement and what can be cited."""
+    """A seeded writer, who keeps in mind the letters of the present statement and what can be cited."""
 
     def __init__(self, seed: int):
         self.random = np.random.default_rng(seed)

@@ -1,0 +1,42 @@
+"""``rnn train`` in a folder of its own, for tests of what it says and leaves. It holds no tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from rnn_cli.main import rnn
+from rnn_plugins.runs import Run
+
+TEXT = "the quick brown fox jumps over the lazy dog. " * 12
+SMALL = ["--hidden-size", "5", "--seq-length", "7", "--batch-size", "3", "--seed", "1", "--steps", "12"]
+
+
+def settle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder that has a text, fox.txt; runs and cache are put beside it."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("RNN_RUNS", "runs")
+    monkeypatch.setenv("RNN_LAB_CACHE", "cache")
+    (folder / "fox.txt").write_text(TEXT)
+
+
+def train(*arguments: str, input: str | None = None) -> Result:
+    return CliRunner().invoke(rnn, ["train", *arguments], input=input)
+
+
+def trained(*arguments: str, input: str | None = None) -> tuple[Run, Result]:
+    before = set(os.listdir("runs")) if os.path.isdir("runs") else set()
+    result = train(*arguments, input=input)
+    assert result.exit_code == 0, result.output
+    (name,) = set(os.listdir("runs")) - before or {result.stdout.split(":")[0].removeprefix("runs/")}
+    return Run(Path("runs", name)), result
+
+
+def refused(*arguments: str, input: str | None = None) -> str:
+    """The sentence with which a command line is refused."""
+    result = train(*arguments, input=input)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: "), result.stderr
+    return result.stderr.removeprefix("Error: ").removesuffix("\n")

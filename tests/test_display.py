@@ -1,0 +1,115 @@
+"""What ``rnn train`` draws on a terminal."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import SMALL, settle
+from rich.console import Console
+
+from rnn_cli import display
+from rnn_plugins import sessions
+from rnn_plugins.places import LAST
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(tmp_path, monkeypatch)
+
+
+def picture(session: sessions.Session, width: int, height: int, **options: Any) -> tuple[display.Live, str]:
+    console = Console(width=width, height=height, file=io.StringIO(), force_terminal=True, color_system=None, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(display, "errors", lambda: console)
+        live = display.Live(session)
+        first = _drawn(live, console)
+        assert first.strip() == "the first step ..."
+        for progress in session.trainer.events():
+            live.show(progress)
+        return live, _drawn(live, console)
+
+
+def _drawn(live: display.Live, console: Console) -> str:
+    with console.capture() as capture:
+        console.print(live.picture())
+    return capture.get()
+
+
+def test_the_picture_on_a_terminal() -> None:
+    settings = {"files": ("fox.txt",), "steps": 40, "hidden_size": 5, "seed": 1, "valid_every": 8, "seq_length": 7}
+    session = sessions.start(settings)
+    live, drawn = picture(session, 80, 30)
+    rows = drawn.splitlines()
+    assert max(map(len, rows)) <= 80
+    assert len(rows) <= 30
+    best = session.run.manifest["best"]
+    assert re.fullmatch(r"gru-fox ━+ 100%  0 s left", rows[0])
+    assert re.fullmatch(r"step +40 of 40 +training +\d\.\d{3} nats \(\d\.\d{3} bits a character\) *", rows[1])
+    assert re.fullmatch(r"epoch +\S+ +held out +\d\.\d{3} nats \(\d\.\d{3} bits a character\) *", rows[2])
+    assert re.fullmatch(rf"gradient +\S+ +best +{best['loss']:.3f} nats at step {best['step']} *", rows[3])
+    assert re.fullmatch(r"rate +\S+ +speed +[\d,]+ characters/s *", rows[4])
+    assert re.fullmatch(r"held out +\d\.\d{3} [▁▂▃▄▅▆▇█]{5} \d\.\d{3}", rows[5])
+    assert session.verdict() in " ".join(drawn.split())
+    assert "written after step " in drawn
+    with live:
+        pass
+    assert session.verdict() not in _drawn(
+        live, Console(width=80, file=io.StringIO())
+    )  # for it is said after the picture
+
+
+def test_looking_does_not_change_the_training() -> None:
+    settings = {"files": ("fox.txt",), "steps": 12, "hidden_size": 5, "seed": 1, "dropout": 0.3}
+    watched, alone = sessions.start(settings), sessions.start(settings)
+    watched.cost()
+    for _ in watched.trainer.events():
+        watched.excerpt(20)
+    for _ in alone.trainer.events():
+        pass
+    assert (watched.run.path / LAST).read_bytes() == (alone.run.path / LAST).read_bytes()
+
+
+def test_what_the_model_writes_cannot_move_the_cursor() -> None:
+    assert display.printable("a\x1b[2J\tb\r\nc\u202e") == "a·[2J·b·\nc·"
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "bars"),
+    [
+        ([1.0, 2.0], 10, "▁█"), ([3.0, 3.0, 3.0], 10, "▁▁▁"), ([1.0], 10, "▁"),
+        ([0, 1, 2, 3, 4, 5, 6, 7], 8, "▁▂▃▄▅▆▇█"), ([0, 1, 2, 3, 4, 5, 6, 7], 4, "▁▃▆█"),
+    ],
+)  # fmt: skip
+def test_curves(values: list[float], width: int, bars: str) -> None:
+    assert display.sparkline(values, width) == bars
+
+
+def test_memory_for_people() -> None:
+    assert [display.memory(size) for size in (1, 2_340_000, 5_600_000_000)] == ["0.1 MB", "2.3 MB", "5.6 GB"]
+
+
+def test_a_process_on_a_terminal_draws_and_leaves_it_clean() -> None:
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-c", "from rnn_cli.main import rnn; rnn()", "train", "fox.txt", *SMALL, "--steps", "60"]
+    environment = os.environ | {"COLUMNS": "80", "LINES": "30", "TERM": "xterm"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=follower, env=environment) as process:
+        os.close(follower)
+        drawn = b""
+        try:
+            while chunk := os.read(leader, 65536):
+                drawn += chunk
+        except OSError:  # the other end is closed
+            pass
+        out, _ = process.communicate()
+    os.close(leader)
+    assert process.returncode == 0
+    assert out.startswith(b"runs/gru-fox: ")
+    assert b"written after step" in drawn
+    assert drawn.rindex(b"\x1b[?25h") > drawn.rindex(b"\x1b[?25l")  # the cursor is shown again
+    assert b"Let it write: rnn sample gru-fox" in drawn

@@ -1,0 +1,343 @@
+"""Runs that go on, start with another's weights, or are repeated; and processes that are interrupted."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from command_line import SMALL, TEXT, refused, settle, train, trained
+
+from rnn_cli import display
+from rnn_cli import train as train_module
+from rnn_cli.main import rnn
+from rnn_plugins import sessions
+from rnn_plugins.places import BEST, LAST
+from rnn_plugins.runs import Run
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(tmp_path, monkeypatch)
+
+
+def test_more_epochs_are_trained_on_resume() -> None:
+    run, _ = trained("fox.txt", *SMALL)
+    _, result = trained("--resume", run.name, "--steps", "20")
+    assert result.stderr.splitlines()[:2] == [
+        "Note: it goes on after step 12.",
+        "Note: the cosine schedule now spans 20 steps; the learning rate goes on at 0.0014.",
+    ]
+    run = Run(run.path)
+    assert (run.manifest["step"], run.settings.steps) == (20, 20)
+    assert run.manifest["resumed"] == [{"step": 12, "changed": {"steps": 20}}]
+    _, result = trained("--resume", run.name, "--epochs", "1")
+    assert [r["step"] for r in run.records()] == [10, 12, 20, 23]
+    assert Run(run.path).settings.total_steps(23) == 23
+
+
+def test_a_run_that_is_finished_has_nothing_to_go_on_with() -> None:
+    run, _ = trained("fox.txt", *SMALL)
+    before = (run.path / LAST).read_bytes()
+    _, result = trained("--resume", run.name)
+    assert (
+        "Note: it goes on after step 12, which is its last; --epochs or --steps trains it further.\n" in result.stderr
+    )
+    assert (run.path / LAST).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--cell", "lstm"], "--cell is lstm, and the run 'gru-fox' has gru"),
+        (["--hidden-size", "7"], "--hidden-size is 7, and the run 'gru-fox' has 5"),
+        (["--seed", "2"], "--seed is 2, and the run 'gru-fox' has 1"),
+        (["--learning-rate", "1"], "--learning-rate is 1.0, and the run 'gru-fox' has 0.004"),
+        (["--cell-option", "reset=after"], "--cell-option is reset=after, and the run 'gru-fox' has none"),
+    ],
+)
+def test_what_contradicts_a_run_that_goes_on(arguments: list[str], sentence: str) -> None:
+    trained("fox.txt", *SMALL)
+    assert refused("--resume", "gru-fox", *arguments) == (
+        f"{sentence}: leave it out, or start a new run with its weights: --init-from gru-fox"
+    )
+
+
+def test_what_a_run_has_anyway_may_be_said_again() -> None:
+    trained("fox.txt", *SMALL, "--cell-option", "reset=before")
+    trained("fox.txt", "--resume", "gru-fox", *SMALL, "--cell-option", "reset=before", "--steps", "14")
+    assert Run(Path("runs/gru-fox")).manifest["step"] == 14
+
+
+def test_a_text_that_has_changed_or_moved() -> None:
+    run, _ = trained("fox.txt", *SMALL)
+    os.rename("fox.txt", "moved.txt")
+    assert refused("--resume", run.name).startswith(f"there is no file or folder '{os.path.abspath('fox.txt')}'; ")
+    trained("--resume", run.name, "moved.txt", "--steps", "15")
+    assert Run(run.path).settings.files == (os.path.abspath("moved.txt"),)
+    Path("moved.txt").write_text(TEXT + "!")
+    before = run.manifest["data"]["digest"]
+    sentence = refused("--resume", run.name)
+    digest = sentence.split("SHA-256 ")[1][:12]
+    assert sentence == (
+        f"the text of the run 'gru-fox' has changed: {os.path.abspath('moved.txt')} has the SHA-256 {digest}, and it "
+        f"was {before[:12]}; a run goes on only with the text that it began with, and --init-from gru-fox starts a new "
+        "one with its weights"
+    )
+
+
+def test_standard_input_has_to_be_given_again_unless_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = trained("-", *SMALL, input=TEXT)
+    assert run.name == "gru-stdin"
+    trained("--resume", run.name, "--steps", "14", input=TEXT)
+    assert "has changed: - has the SHA-256" in refused("--resume", run.name, input=TEXT + "!")
+    monkeypatch.setattr(sessions, "_no_input", lambda: True)
+    assert refused("--resume", run.name) == (
+        "the run 'gru-stdin' was trained on standard input, and that text is kept nowhere: pipe it in once more"
+    )
+    assert CliRunner().invoke(rnn, ["rerun", run.name]).exit_code == 2
+
+
+def test_standard_input_that_is_kept_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rnn_plugins.text.corpus.SMALL", 1)
+    run, _ = trained("-", *SMALL, input=TEXT)
+    monkeypatch.setattr(sessions, "_no_input", lambda: True)
+    trained("--resume", run.name, "--steps", "14")
+    assert Run(run.path).manifest["step"] == 14
+    result = CliRunner().invoke(rnn, ["rerun", run.name])
+    assert result.stdout.endswith("The weights differ from those of gru-stdin.\n")  # for that one went on, see below
+
+
+def test_a_run_that_is_being_trained_is_left_alone() -> None:
+    run, _ = trained("fox.txt", *SMALL)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        run.update(outcome=None, process=other.pid)
+        assert refused("--resume", run.name) == (
+            f"the run 'gru-fox' is being trained by the process {other.pid}: stop that one first"
+        )
+        other.communicate(b"\n")
+
+
+def test_another_version_is_told_on_resume() -> None:
+    run, _ = trained("fox.txt", *SMALL)
+    run.update(environment=run.manifest["environment"] | {"numpy": "1.0"})
+    _, result = trained("--resume", run.name, "--steps", "13")
+    assert re.search(
+        r"Note: it began with numpy 1\.0 and goes on with \S+: it need not go on bit for bit\.", result.stderr
+    )
+
+
+def test_a_run_starts_with_the_weights_of_another() -> None:
+    run, _ = trained("fox.txt", *SMALL, "--cell", "lstm", "--num-layers", "2", "--cell-option", "forget_bias=2")
+    Path("other.txt").write_text("over the lazy dog, the quick fox. " * 20)
+    assert refused("other.txt", "--init-from", run.name, "--cell", "gru") == (
+        "--cell is gru, and the run 'lstm-fox' has lstm: leave it out, or start without --init-from"
+    )
+    assert refused("other.txt", "--init-from", run.name) == (
+        "'other.txt' has 1 character that the model has never seen: ','; --unknown skip leaves out what is unknown, "
+        "--unknown replace puts ' ' in its place"
+    )
+    started, result = trained(
+        "other.txt", "--init-from", run.name, "--unknown", "skip", "--steps", "0", "--dtype", "float64"
+    )
+    assert "Note: it starts with the best weights of lstm-fox.\n" in result.stderr
+    assert (started.settings.cell, started.settings.num_layers, started.settings.hidden_size) == ("lstm", 2, 5)
+    assert started.vocabulary == run.vocabulary
+    assert (started.params()["head"]["W"] == run.params()["head"]["W"]).all()
+    assert started.params()["head"]["W"].dtype == "float64"
+    resumed, _ = trained("--resume", started.name, "--steps", "2")
+    assert resumed.manifest["step"] == 2
+    repeated = CliRunner().invoke(rnn, ["rerun", started.name])
+    assert repeated.exit_code == 0, repeated.output
+    shutil.rmtree(run.path)
+    assert CliRunner().invoke(rnn, ["rerun", started.name]).stderr == (
+        f"Error: the run {started.name!r} started with the weights in {os.path.abspath(run.path)}, which are gone or "
+        "have changed: it cannot be repeated\n"
+    )
+
+
+def rerun(*arguments: str) -> Result:
+    result = CliRunner().invoke(rnn, ["rerun", *arguments])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_a_run_is_repeated() -> None:
+    run, _ = trained("fox.txt", *SMALL, "--dropout", "0.2", "--num-layers", "2")
+    result = rerun()
+    assert result.stdout.splitlines()[-1] == "The weights are identical to those of gru-fox."
+    assert (Path("runs/gru-fox-2", LAST)).read_bytes() == (run.path / LAST).read_bytes()
+    assert json.loads(rerun("gru-fox", "--json", "--name", "third").stdout.splitlines()[-1]) == {"identical": True}
+    assert rerun("gru-fox", "--quiet").output == ""
+
+
+def test_a_run_that_was_ended_early_is_repeated_to_the_same_step() -> None:
+    run, _ = trained("fox.txt", *SMALL, "--steps", "100000", "--max-time", "0.2s")
+    step = run.manifest["step"]
+    result = rerun(run.name)
+    assert f"Note: gru-fox was ended early: its repetition ends after as many steps, {step:,}.\n" in result.stderr
+    assert "The weights are identical to those of gru-fox.\n" in result.stdout
+
+
+def test_a_repetition_says_what_is_not_the_same() -> None:
+    run, _ = trained("fox.txt", *SMALL)
+    trained("--resume", run.name, "--steps", "20")
+    Path("fox.txt").write_text(TEXT + "!")
+    result = rerun(run.name)
+    digests = [
+        json.loads(Path("runs", name, "run.json").read_text())["data"]["digest"] for name in ("gru-fox", "gru-fox-2")
+    ]
+    assert result.stderr.splitlines()[1:3] == [
+        f"Note: the text has changed since gru-fox: {os.path.abspath('fox.txt')} has the SHA-256 {digests[1][:12]}, "
+        f"and it was {digests[0][:12]}.",
+        "Note: gru-fox was given another --steps at step 12; its repetition has that from the beginning.",
+    ]
+    assert result.stdout.splitlines()[-1] == "The weights differ from those of gru-fox."
+    run.update(settings=run.settings.to_json() | {"steps": 5})
+    assert rerun("gru-fox").stdout.splitlines()[-1] == "The weights are of another step than those of gru-fox."
+
+
+LONG = [*SMALL, "--steps", "400", "--dropout", "0.1", "--valid-every", "50"]
+
+
+def start(*arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", "from rnn_cli.main import rnn; rnn()", "train", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(1200):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it never came")
+
+
+def lines(path: str) -> int:
+    return Path(path).read_bytes().count(b"\n") if os.path.exists(path) else 0
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "fox.txt").write_text(TEXT)
+    environment = os.environ | {"RNN_RUNS": "runs"}
+    with start("fox.txt", *LONG, "--quiet", cwd=folder, env=environment) as process:
+        assert process.communicate() == (b"", b"")
+    return folder / "runs" / "gru-fox"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_that_then_goes_on_bit_for_bit(number: signal.Signals, uninterrupted: Path) -> None:
+    with start("fox.txt", *LONG) as process:
+        wait_for(lambda: lines("runs/gru-fox/metrics.jsonl") >= 7)
+        process.send_signal(number)
+        out, err = process.communicate()
+    assert process.returncode == 128 + number
+    run = Run(Path("runs/gru-fox"))
+    step = run.manifest["step"]
+    assert 70 <= step < 400
+    assert run.manifest["outcome"] == "interrupted"
+    assert f"Interrupted after step {step:,} and saved; go on with: rnn train --resume gru-fox\n" in err.decode()
+    assert out.startswith(b"runs/gru-fox: ")
+    with start("--resume", "gru-fox", "--quiet") as process:
+        assert process.communicate() == (b"", b"")
+        assert process.returncode == 0
+    for name in (LAST, BEST):
+        assert (run.path / name).read_bytes() == (uninterrupted / name).read_bytes()
+    assert [timeless(r) for r in run.records()] == [timeless(r) for r in Run(uninterrupted).records()]
+
+
+def test_a_mistake_as_a_process() -> None:
+    with start("fox.txt", "--hidden-size", "0") as process:
+        assert process.communicate() == (b"", b"Error: --hidden-size is 0; it must be at least 1\n")
+        assert process.returncode == 2
+
+
+def timeless(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in ("seconds", "tokens_per_second")}
+
+
+def test_signals_are_handled_while_training_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = sessions.start({"files": ("fox.txt",), "steps": 3, "hidden_size": 2})
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    shown = display.Live(session)
+    with train_module._stopping(session.trainer, shown) as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals == [signal.SIGTERM]
+        assert shown.word == "Stopping after this step. Ctrl-C again leaves at once."
+        assert [progress.step.step for progress in session.trainer.events()] == [1]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    session = sessions.start({"files": ("fox.txt",), "steps": 3, "hidden_size": 2})
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with train_module._stopping(session.trainer, display.Display(session)) as signals:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signals == []
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_the_second_signal_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def show(self: display.Display, progress: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(display.Lines, "show", show)
+        result = train("fox.txt", *SMALL)
+    assert result.exit_code == 130
+    assert "Left at once, with what was saved last; go on with: rnn train --resume gru-fox\n" in result.stderr
+    assert Run(Path("runs/gru-fox")).manifest["outcome"] == "interrupted"
+    trained("--resume", "gru-fox")
+    assert Run(Path("runs/gru-fox")).manifest["step"] == 12
+
+
+def test_the_second_signal_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cost(self: sessions.Session) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(sessions.Session, "cost", cost)
+    result = train("fox.txt", *SMALL)
+    assert (result.exit_code, result.stderr) == (143, "Left before the first step.\n")
+    assert refused("--resume", "gru-fox") == (
+        "the run 'gru-fox' has no last.safetensors: it ended before anything was saved; train it again"
+    )
+
+
+def test_a_signal_before_the_first_step_is_kept_until_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = sessions.Session.cost
+
+    def interrupted(self: sessions.Session) -> sessions.Cost:
+        os.kill(os.getpid(), signal.SIGINT)
+        return cost(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sessions.Session, "cost", interrupted)
+        result = train("fox.txt", *SMALL)
+    assert result.exit_code == 130
+    assert "Interrupted after step 1 and saved; go on with: rnn train --resume gru-fox\n" in result.stderr
+    trained("--resume", "gru-fox", "--name", "gru-fox")
+
+
+def test_an_interruption_before_training_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sessions, "start", start)
+    result = train("fox.txt")
+    assert (result.exit_code, result.output) == (130, "\n")

@@ -1,0 +1,280 @@
+"""``rnn train``: what it says, word for word, when all goes well and when it does not."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from command_line import SMALL, refused, settle, train, trained
+
+from rnn_cli import train as train_module
+from rnn_cli.main import rnn
+from rnn_plugins import sessions
+from rnn_plugins.places import BEST, LAST, METRICS
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(tmp_path, monkeypatch)
+
+
+def test_a_run_from_beginning_to_end() -> None:
+    run, result = trained("fox.txt", *SMALL)
+    assert run.name == "gru-fox"
+    best = run.manifest["best"]
+    bits = best["loss"] / 0.6931471805599453
+    assert result.stdout == (
+        f"runs/gru-fox: {best['loss']:.3f} nats ({bits:.3f} bits a character) held out, at step 12\n"
+    )
+    said = result.stderr.splitlines()
+    assert said[0] == "fox.txt: 540 characters, a vocabulary of 28; 486 characters to train on, 54 held out"
+    assert re.fullmatch(r"gru, 1 x 5: 678 parameters, about \d+\.\d MB of memory", said[1])
+    assert re.fullmatch(
+        r"12 steps, 23 an epoch; an epoch takes about \S+ s, all 0\.5217 of them \S+ s \(measured on the first steps\)",
+        said[2],
+    )
+    assert said[3:5] == ["seed 1, learning rate 0.004, adam, cosine", "in runs/gru-fox"]
+    assert re.fullmatch(
+        r"step 10  epoch 0\.43  training \d\.\d{3} nats  [\d,]+ characters/s  gradient \S+  rate \S+  \S+ s left",
+        said[5],
+    )
+    assert said[6:] == ["Let it write: rnn sample gru-fox"]
+    assert sorted(os.listdir("runs/gru-fox")) == [LAST, METRICS, BEST, "run.json"]
+    assert not os.path.exists("cache")  # so short a text leaves nothing behind
+
+
+def test_quiet_says_nothing() -> None:
+    assert trained("fox.txt", *SMALL, "--quiet")[1].output == ""
+    assert refused("nosuch.txt", "--quiet").startswith("there is no file")
+
+
+def test_json_has_the_run_its_records_and_the_outcome() -> None:
+    run, result = trained("fox.txt", *SMALL, "--json", "--quiet", "--log-every", "5")
+    first, *records, last = [json.loads(line) for line in result.stdout.splitlines()]
+    assert first["run"]["name"] == "gru-fox"
+    assert first["run"]["settings"]["hidden_size"] == 5
+    assert first["run"]["parameters"] == 678
+    assert "vocabulary" not in first["run"]
+    assert records == list(run.records())
+    assert [record["step"] for record in records] == [5, 10, 12]
+    best = run.manifest["best"]["loss"]
+    assert last == {
+        "outcome": {
+            "outcome": "finished", "step": 12, "loss": best, "bits_per_character": run.bits(best), "best_step": 12,
+            "diagnosis": [],
+        }
+    }  # fmt: skip
+
+
+def test_json_leaves_remarks_on_standard_error() -> None:
+    result = train("fox.txt", *SMALL, "--json")
+    assert "fox.txt: 540 characters" in result.stderr
+    assert all(line.startswith("{") for line in result.stdout.splitlines())
+
+
+def test_a_seed_that_was_drawn_is_said_and_kept() -> None:
+    run, result = trained("fox.txt", "--hidden-size", "3", "--steps", "2")
+    assert f"seed {run.settings.seed}, " in result.stderr
+    assert run.settings.seed != trained("fox.txt", "--hidden-size", "3", "--steps", "2")[0].settings.seed
+
+
+def test_the_same_seed_makes_the_same_run() -> None:
+    one, other = (trained("fox.txt", *SMALL, "--quiet")[0] for _ in range(2))
+    assert (one.path / LAST).read_bytes() == (other.path / LAST).read_bytes()
+    assert (one.path / BEST).read_bytes() == (other.path / BEST).read_bytes()
+
+
+def test_what_is_left_open_is_decided_and_kept() -> None:
+    run = trained("fox.txt", "--hidden-size", "3", "--steps", "1", "--cell", "lstm")[0]
+    assert (run.settings.learning_rate, run.settings.embedding_size) == (1e-2, 0)
+    assert run.settings.files == (os.path.abspath("fox.txt"),)
+    Path("many.txt").write_text("".join(map(chr, range(0x400, 0x600))) * 2)
+    run = trained("many.txt", "--hidden-size", "3", "--steps", "1")[0]
+    assert run.settings.embedding_size == 3
+    assert (
+        trained("many.txt", "--hidden-size", "3", "--steps", "1", "--embedding-size", "0")[0].settings.embedding_size
+        == 0
+    )
+
+
+def test_a_short_text_is_trained_on_all_the_same() -> None:
+    Path("hello.txt").write_text("hello")
+    run, result = trained("hello.txt", "--hidden-size", "16", "--seed", "1")
+    assert result.stderr.splitlines()[:2] == [
+        "Note: the text is short (5 symbols to train on): the sequence length from 64 to 4 and the batch size from 32 "
+        "to 1 were reduced.",
+        "Note: the text is too short to hold some of it out, so the training loss chooses the best weights.",
+    ]
+    assert "200 steps, 1 an epoch" in result.stderr
+    assert result.stdout.endswith(" on the training text, at step 200\n")
+    assert run.manifest["best"]["loss"] < 0.1
+
+
+def test_hello_is_learnt_and_sampled() -> None:
+    run, _ = trained("builtin:hello", "--seed", "1", "--hidden-size", "32")
+    assert run.name == "gru-hello"
+    assert run.manifest["best"]["loss"] < 0.05
+    sampled = CliRunner().invoke(rnn, ["sample", "--prime", "h", "--length", "4", "--greedy"])
+    assert sampled.stdout.strip() == "hello"
+
+
+def test_the_built_in_corpus_is_what_is_trained_on_by_default() -> None:
+    run, _ = trained("--hidden-size", "2", "--steps", "1")
+    assert (run.name, run.settings.files) == ("gru-latex", ("builtin:latex",))
+
+
+def test_a_preset() -> None:
+    Path("65.txt").write_text("".join(map(chr, range(65, 130))) * 20)
+    run, _ = trained("65.txt", "--preset", "char-rnn", "--steps", "0", "--quiet")
+    assert (run.manifest["parameters"], run.settings.optimizer) == (240_321, "rmsprop:decay=0.95")
+    run, _ = trained("65.txt", "--preset", "char-rnn", "--steps", "0", "--quiet", "--cell", "gru")
+    assert run.settings.cell_option == {}  # another cell leaves the options of the preset's
+
+
+def test_time_limits_are_announced_and_kept() -> None:
+    run, result = trained("fox.txt", *SMALL, "--steps", "100000", "--max-time", "0.2s")
+    assert "(measured on the first steps), and --max-time ends it after 0.2 s\n" in result.stderr
+    step = run.manifest["step"]
+    assert f"The time is up after step {step:,}; go on with: rnn train --resume gru-fox\n" in result.stderr
+
+
+def test_patience_is_told() -> None:
+    _, result = trained(
+        "fox.txt", *SMALL, "--steps", "999", "--learning-rate", "2", "--valid-every", "1", "--patience", "2"
+    )
+    assert "No better for 2 validations, so it ends here.\n" in result.stderr
+
+
+def test_a_run_that_diverges() -> None:
+    wild = ["--cell", "irnn", "--optimizer", "sgd", "--learning-rate", "1e30", "--grad-clip", "0", "--valid-every", "1"]
+    result = train("fox.txt", *SMALL, *wild, "--schedule", "constant", "--quiet")
+    assert result.exit_code == train_module.DIVERGED == 3
+    assert result.stdout == ""
+    said = result.stderr.splitlines()
+    assert said[0] == "Error: Diverged: after step 1 the held-out loss is nan."
+    assert said[1].startswith("The first value that was not finite is a result of ")
+    assert re.fullmatch(r"The norms of the gradients before it: \S+\.", said[2])
+    assert said[3:] == [
+        "What to try: --learning-rate 1e+29 (it was 1e+30), --grad-clip 5, or a warm-up: --schedule cosine:warmup=200."
+    ]
+    assert json.loads(Path("runs/irnn-fox/run.json").read_text())["outcome"] == "diverged"
+
+
+def test_a_run_that_diverges_later_keeps_its_best_weights() -> None:
+    wild = ["--cell", "irnn", "--optimizer", "sgd", "--learning-rate", "1e3", "--grad-clip", "0", "--valid-every", "1"]
+    result = train("fox.txt", *SMALL, *wild, "--schedule", "constant", "--json", "--quiet", "--valid-fraction", "0")
+    assert result.exit_code == 3
+    outcome = json.loads(result.stdout.splitlines()[-1])["outcome"]
+    assert outcome["outcome"] == "diverged"
+    assert outcome["best_step"] > 0
+    assert re.fullmatch(
+        r"Diverged at step \d+: the loss is \S+, the norm of its gradient \S+\.", outcome["diagnosis"][0]
+    )
+    assert outcome["diagnosis"][-1] == (f"The best weights, of step {outcome['best_step']}, stay: rnn sample irnn-fox")
+
+
+# Mistakes ---------------------------------------------------------------------------------------------------
+
+
+def test_texts_that_cannot_be_trained_on() -> None:
+    Path("empty.txt").write_text("")
+    Path("one.txt").write_text("aaaa")
+    Path("two.txt").write_text("ab")
+    Path("latin.txt").write_bytes(b"ab\xff")
+    Path("folder").mkdir()
+    assert refused("nosuch.txt") == (
+        "there is no file or folder 'nosuch.txt'; give a text file, a folder, a glob such as 'books/*.txt', - for "
+        "standard input, or builtin:latex"
+    )
+    assert refused("empty.txt") == "'empty.txt' is empty; give a text of at least two different characters"
+    assert refused("one.txt") == ("'one.txt' has only one character, 'a'; give a text of at least two different ones")
+    assert refused("latin.txt") == (
+        "'latin.txt' is not UTF-8 (0xFF at byte offset 2); convert it to UTF-8, or train with --level byte, which "
+        "takes any file"
+    )
+    assert refused("folder") == (
+        "there is no text in the folder 'folder'; give a folder with UTF-8 text in it, or take any file with "
+        "--level byte"
+    )
+    assert refused("two.txt", "--valid-fraction", "0.9") == (
+        "of 2 symbols, --valid-fraction 0.9 leaves 1 to train on, and it takes 2: lower it, or give a longer text"
+    )
+    assert refused("-", input="") == "standard input is empty; give a text of at least two different characters"
+    assert not os.path.exists("runs")  # no folder is left behind by any of these
+    assert trained("latin.txt", "--level", "byte", "--steps", "1", "--hidden-size", "2")[0].settings.level == "byte"
+    assert trained("two.txt", "--steps", "1", "--hidden-size", "2")[0].manifest["step"] == 1
+    assert trained("fox.txt", "--valid-fraction", "0", "--steps", "1", "--hidden-size", "2")[0].manifest["step"] == 1
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_a_text_that_may_not_be_read() -> None:
+    os.chmod("fox.txt", 0)
+    assert refused("fox.txt") == (
+        "'fox.txt' cannot be read (permission denied); make it readable, or give another text"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--cell", "gur"], "no cell called 'gur'. Did you mean 'gru'? Installed: "),
+        (["--cell-option", "a"], "--cell-option is 'a'; write it as NAME=VALUE, such as forget_bias=2"),
+        (["--cell-option", "a=1"], "the cell 'gru' has no option called 'a'. Its options: reset"),
+        (["--max-time", "soon"], "--max-time is 'soon'; write it as 20s, 5m, 2h or 1h30m"),
+        (["--seed", "-1"], "--seed is -1; it must be at least 0"),
+        (["--name", "a/b"], "--name is 'a/b'; it must begin with a letter or digit, and go on with "),
+        (["--gpuid", "0"], "there is no --gpuid here: everything is computed on the CPU: leave it out"),
+        (
+            ["-train_frac", "0.9"],
+            "there is no --train-frac here: what --valid-fraction does not hold out is trained on: ",
+        ),
+        (
+            ["-learning_rate_decay_after", "ten"],
+            "--learning-rate-decay-after is 'ten'; it must be a number of epochs",
+        ),
+        (
+            ["--schedule", "cosine", "-learning_rate_decay", "0.9"],
+            "--learning-rate-decay is a part of --schedule: say it there, as in --schedule exponential:decay=0.9",
+        ),
+        (["--resume", "x", "--name", "y"], "--resume goes on with a run as it is: leave out --name"),
+        (["--resume", "x", "--init-from", "y"], "--resume goes on with a run as it is: leave out --init-from"),
+        (["--resume", "x"], "there are no runs in runs: train one first, with rnn train"),
+        (["--init-from", "x"], "there is no run called 'x' in runs."),
+        (["--config", "nosuch.toml"], "there is no configuration file 'nosuch.toml'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_that_will_not_do(arguments: list[str], sentence: str) -> None:
+    if "no runs" in sentence:
+        sentence = "there is no run called 'x' in runs."
+    assert refused("fox.txt", *arguments).startswith(sentence)
+
+
+def test_an_option_that_there_is_not() -> None:
+    result = train("fox.txt", "--hiden-size", "4")
+    assert result.exit_code == 2
+    assert "No such option '--hiden-size'." in result.stderr
+    assert "--hidden-size" in result.stderr
+
+
+def test_memory_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(sessions, "start", start)
+    result = train("fox.txt")
+    assert (result.exit_code, result.stderr) == (
+        1, "Error: there is not enough memory: a smaller --hidden-size, --batch-size or --seq-length needs less\n"
+    )  # fmt: skip
+
+
+def test_a_disk_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device", "runs/x/last.safetensors")
+
+    monkeypatch.setattr(sessions, "start", start)
+    result = train("fox.txt")
+    assert (result.exit_code, result.stderr) == (1, "Error: 'runs/x/last.safetensors': no space left on device\n")

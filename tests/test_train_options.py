@@ -1,0 +1,218 @@
+"""The options of ``rnn train``: other programs' names, configuration files, help, completion, documentation."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from command_line import SMALL, refused, settle, trained
+
+from rnn_cli import completion
+from rnn_cli.main import rnn
+from rnn_cli.options import ALIASES, MEANINGLESS, OPTIONS, translate
+from rnn_plugins.runs import Run
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("-rnn_size 128 -num_layers 2", "--hidden-size 128 --num-layers 2"),
+        ("-rnn_size=128", "--hidden-size=128"),
+        ("--seq_length 50 -batch-size 50", "--seq-length 50 --batch-size 50"),
+        ("-data_dir data/tiny -model lstm", "data/tiny --cell lstm"),
+        ("--data=books --max-epochs 3", "books --epochs 3"),
+        ("-learning_rate_decay 0.97", "--schedule exponential:after=9,decay=0.97"),
+        ("-learning_rate_decay_after 5 -learning_rate_decay 0.9", "--schedule exponential:after=4,decay=0.9"),
+        ("-learning_rate_decay 0.9 -learning_rate_decay_after 5", "--schedule exponential:after=4,decay=0.9"),
+        ("-lr_decay_every 3", "--schedule exponential:decay=0.5,every=3"),
+        ("-lr_decay_factor 0.7", "--schedule exponential:every=5,decay=0.7"),
+        ("-decay_rate 0.95", "--optimizer rmsprop:decay=0.95"),
+        ("a -decay_rate 0.9 -- -b", "--optimizer rmsprop:decay=0.9 a -- -b"),
+        ("--emsize 3 --nhid 4 --nlayers 5", "--embedding-size 3 --hidden-size 4 --num-layers 5"),
+        ("--lr 6", "--learning-rate 6"),
+        ("--clip 0.25 --bptt 35 --log-interval 9", "--grad-clip 0.25 --seq-length 35 --log-every 9"),
+        ("-wordvec_size 64 -checkpoint_every 7", "--embedding-size 64 --valid-every 7"),
+        ("-val_frac .05 -eval_val_every 3 -print_every 4", "--valid-fraction .05 --valid-every 3 --log-every 4"),
+        ("-name -model", "--name -model"),  # the value of an option is left as it is
+        ("--quiet -model", "--quiet --cell"),
+        ("-x -1 - --no_such=3", "-x -1 - --no_such=3"),
+        ("--lr", "--learning-rate"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_options_of_other_programs(theirs: str, ours: str) -> None:
+    assert translate(theirs.split()) == ours.split()
+
+
+def test_every_alias_leads_to_an_option() -> None:
+    names = {option.opts[0] for option in OPTIONS}
+    assert {"--" + target for target in ALIASES.values()} <= names
+    assert not {"--" + alias for alias in (*ALIASES, *MEANINGLESS)} & names
+
+
+def test_char_rnns_own_command_line() -> None:
+    run, _ = trained(
+        *[
+            "-data_dir",
+            "fox.txt",
+            "-rnn_size",
+            "4",
+            "-num_layers",
+            "2",
+            "-model",
+            "lstm",
+            "-learning_rate",
+            "2e-3",
+            "-learning_rate_decay",
+            "0.97",
+            "-learning_rate_decay_after",
+            "10",
+            "-decay_rate",
+            "0.95",
+            "-dropout",
+            "0",
+            "-seq_length",
+            "5",
+            "-batch_size",
+            "5",
+            "-max_epochs",
+            "1",
+            "-grad_clip",
+            "5",
+            "-val_frac",
+            "0.05",
+            "-seed",
+            "123",
+            "-print_every",
+            "1",
+            "-eval_val_every",
+            "1000",
+        ]
+    )
+    settings = run.settings
+    assert (settings.cell, settings.num_layers, settings.hidden_size, settings.seed) == ("lstm", 2, 4, 123)
+    assert (settings.schedule, settings.optimizer) == ("exponential:after=9,decay=0.97", "rmsprop:decay=0.95")
+
+
+def test_cells_by_the_names_that_pytorch_gives_them() -> None:
+    assert trained("fox.txt", *SMALL, "--model", "LSTM")[0].settings.cell == "lstm"
+    assert trained("fox.txt", *SMALL, "--model", "RNN_TANH")[0].settings.cell == "rnn"
+
+
+# Configuration files ----------------------------------------------------------------------------------------
+
+
+def configured(text: str, *arguments: str) -> Run:
+    Path("c.toml").write_text(text)
+    return trained("--config", "c.toml", *arguments, "--quiet")[0]
+
+
+def test_every_option_may_stand_in_a_configuration_file() -> None:
+    values = {
+        "level": '"word"', "valid-fraction": "0.2", "unknown": '"skip"', "cell": '"lstm"', "hidden-size": "3",
+        "num-layers": "2", "embedding-size": "4", "dropout": "0.5", "variational-dropout": "true", "dtype": '"float64"',
+        "seq-length": "3", "batch-size": "2", "learning-rate": "1", "schedule": '"linear"', "optimizer": '"sgd"',
+        "grad-clip": "3", "epochs": "4", "steps": "2", "max-time": '"1h"', "patience": "9", "seed": "7",
+        "name": '"mine"',
+        "resume": '""', "init-from": '""', "preset": '"char-rnn"', "valid-every": "3", "log-every": "2",
+        "quiet": "true",
+        "json": "false",
+    }  # fmt: skip
+    in_tables = {"cell-option"}
+    assert {option.opts[0][2:] for option in OPTIONS} == {*values, *in_tables, "config"}
+    lines = ['files = ["fox.txt"]', *(f"{key} = {value}" for key, value in values.items())]
+    run = configured("\n".join(lines) + "\n[cell-option]\nforget_bias = 3\n")
+    assert run.name == "mine"
+    s = run.settings
+    assert (s.level, s.valid_fraction, s.unknown, s.cell, s.hidden_size) == ("word", 0.2, "skip", "lstm", 3)
+    assert (s.num_layers, s.embedding_size, s.dropout, s.variational_dropout, s.dtype) == (2, 4, 0.5, True, "float64")
+    assert (s.seq_length, s.batch_size, s.learning_rate, s.schedule, s.optimizer) == (3, 2, 1.0, "linear", "sgd")
+    assert (s.grad_clip, s.epochs, s.steps, s.max_time, s.patience, s.seed) == ("3", 4.0, 2, 3600.0, 9, 7)
+    assert (s.valid_every, s.log_every) == (3, 2)
+    assert s.cell_option == {"second_bias": True, "forget_bias": 3}  # the preset's, and the file's over it
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_preset() -> None:
+    text = 'files = "fox.txt"\npreset = "char-rnn"\nhidden_size = 6\nnum_layers = 1\nseed = 3\nsteps = 9'
+    settings = configured(text, "--num-layers", "3", "--seed", "0", "--epochs", "0").settings
+    assert (settings.hidden_size, settings.num_layers, settings.batch_size, settings.seed) == (6, 3, 50, 0)
+    assert (settings.epochs, settings.steps) == (0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("hiden-size = 3", "'c.toml': there is no option called 'hiden-size'. Did you mean 'hidden-size'?"),
+        ("hiden_size = 3", "'c.toml': there is no option called 'hiden_size'. Did you mean 'hidden-size'?"),
+        ("config = 'd.toml'", "'c.toml': there is no option called 'config'."),
+        ("seed = 1\nseed = 2", "the configuration file 'c.toml' is no TOML: "),
+        ("log-every = 1\nlog_every = 2", "'c.toml': 'log_every' stands there twice, once with - and once with _"),
+        ("cell-option = 'a=1'", "'c.toml': 'cell-option' is 'a=1'; it must be a table"),
+        ("quiet = 'yes'", "'c.toml': 'quiet' is 'yes'; it must be true or false"),
+        ("name = 3", "'c.toml': 'name' is 3; it must be text"),
+        ("cell = 3", "'c.toml': 'cell' is 3; it must be text"),
+        ("preset = 'karpathy'", "there is no preset called 'karpathy'; there is char-rnn"),
+        ("epochs = '3'", "--epochs is '3'; it must be a number"),
+        ("files = 3", "FILES is 3; it must be a list of texts"),
+        ("seed = 2024-01-01", "--seed is datetime.date(2024, 1, 1); it must be a whole number"),
+    ],
+)
+def test_a_configuration_file_that_will_not_do(text: str, sentence: str) -> None:
+    Path("c.toml").write_text(text)
+    assert refused("--config", "c.toml").startswith(sentence)
+
+
+def test_a_configuration_file_that_is_none() -> None:
+    Path("c.toml").write_bytes(b"\xff")
+    assert refused("--config", "c.toml").startswith("the configuration file 'c.toml' is no TOML: ")
+    assert refused("--config", ".") == "the configuration file '.' cannot be read: Is a directory"
+
+
+def test_help_has_every_option_with_its_default() -> None:
+    text = CliRunner().invoke(rnn, ["train", "--help"]).output
+    for option in OPTIONS:
+        assert option.opts[0] in text
+        if not option.is_flag and option.opts[0] not in NO_DEFAULT:
+            assert "[default: " in (option.help or "")
+    assert [line for line in text.splitlines() if line and not line.startswith(" ")] == [
+        "Usage: rnn train [OPTIONS] [FILES]...", "Text:", "Model:", "Training:", "Run:", "Output:", "Other:",
+    ]  # fmt: skip
+    assert "--rnn-size" not in text
+    assert "object at" not in text
+
+
+NO_DEFAULT = {"--cell-option", "--steps", "--resume", "--init-from", "--preset", "--config"}
+
+
+def test_every_option_stands_in_the_documentation() -> None:
+    documentation = (Path(__file__).parents[1] / "docs" / "command-line.md").read_text()
+    for command in ("train", "rerun", "runs"):
+        parameters = rnn.get_command(click.Context(rnn), command).params  # type: ignore[union-attr]
+        for parameter in parameters:
+            for name in parameter.opts if isinstance(parameter, click.Option) else []:
+                assert f"`{name}`" in documentation, f"docs/command-line.md does not mention {name} of rnn {command}"
+    for alias in (*ALIASES, *MEANINGLESS):
+        assert f"`{alias}`" in documentation, f"docs/command-line.md does not mention {alias}"
+
+
+def test_the_shell_completes_runs_and_cells() -> None:
+    trained("fox.txt", *SMALL, "--quiet")
+    context = click.Context(rnn)
+    parameter = OPTIONS[0]
+    assert [item.value for item in completion.runs(context, parameter, "gru-")] == ["gru-fox"]
+    assert "lstm-peephole" in [item.value for item in completion.cells(context, parameter, "lstm")]
+    environment = os.environ | {
+        "_RNN_COMPLETE": "bash_complete",
+        "COMP_WORDS": "rnn train --resume gr",
+        "COMP_CWORD": "3",
+    }
+    command = [sys.executable, "-c", "from rnn_cli.main import rnn; rnn(prog_name='rnn')"]
+    assert subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=False).stdout == b"plain,gru-fox\n"
