@@ -1,4 +1,4 @@
-"""The n-grams against dictionaries that count the same, and the compressors against the files that bzip2 and xz write."""
+"""The n-grams against dictionaries that count the same, the compressors against what bzip2 and xz write."""
 
 import bz2
 import lzma
@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rnn_plugins.text import ngrams
 from rnn_plugins.text.ngrams import BZ2_BLOCK, NGram, baselines, compressors
 
 # Few symbols make contexts recur; many make codes large.
@@ -139,6 +140,15 @@ def test_training_text_helps_the_compressors() -> None:
 def test_training_text_beyond_the_block_is_no_help_to_bz2() -> None:
     train, text = b"the same sentence again. " * 40, bytes(BZ2_BLOCK)
     assert compressors(train, text)["bz2"] == compressors(None, text)["bz2"]
+
+
+def test_only_what_compressors_can_look_back_on_is_used(monkeypatch) -> None:
+    monkeypatch.setattr(ngrams, "BZ2_BLOCK", 1100)
+    monkeypatch.setattr(ngrams, "XZ_WINDOW", 1000)
+    noise = np.random.default_rng(0).integers(0, 256, 1000, np.uint8).tobytes()
+    text = noise[200:300]
+    assert compressors(text + noise, text) == compressors(noise, text)
+    assert compressors(text + noise, text) != compressors(noise[1:], text)
 
 
 def test_five_grams_on_tinyshakespeare(data) -> None:

@@ -4,9 +4,10 @@ It is a grammar, no mathematician: what it opens it closes, what it cites it has
 false.
 
 `latex_grammar.py` holds what stands inside a sentence; here is what may span many lines. One hand's letters serve a
-statement and its proof, and a proof takes up the parts of its statement one by one. Nothing is indented, as in the files
-of most algebraists, so that the depth must be remembered and cannot be read off the last line. Lengths are spread over
-the orders of magnitude: most environments are closed within some lines, a few only after more than a thousand characters.
+statement and its proof, and a proof takes up the parts of its statement one by one. Nothing is indented, as in the
+files of most algebraists, so that the depth must be remembered and cannot be read off the last line. Lengths are
+spread over the orders of magnitude: most environments are closed within some lines, a few after more than a thousand
+characters.
 """
 
 import re

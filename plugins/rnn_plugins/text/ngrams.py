@@ -90,7 +90,7 @@ class NGram:
         contexts = np.zeros(len(text), np.int64)
         p = np.full(len(text), 1 / self.vocabulary_size)
         for table in self.tables:
-            grams = table.rank(np.where(contexts >= 0, contexts * self.vocabulary_size + text, -1))
+            grams = table.rank(contexts * self.vocabulary_size + text)  # after -1 below zero, where no code is
             count, total, types = table.counts[grams], table.totals[contexts], table.types[contexts]
             p = np.where(total > 0, (count + types * p) / np.maximum(total + types, 1), p)
             entropies.append(float(-np.log(p[len(before) :]).mean()))
