@@ -9,20 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_cli import completion
+from rnn_cli.options import cell_options
 from rnn_cli.tables import prose, table
-from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
     from rnn_plugins.registry import CellOption
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-
-
-def _given(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    for value in values:
-        if "=" not in value:
-            raise UserError(f"--cell-option is {value!r}; write it as NAME=VALUE, such as forget_bias=2")
-    return {name.replace("-", "_"): text for name, _, text in (value.partition("=") for value in values)}
 
 
 CELL = click.argument("cell", metavar="NAME|FILE:CLASS", shell_complete=completion.cells)
@@ -31,7 +24,7 @@ CELL_OPTION = click.option(
     "options",
     metavar="NAME=VALUE",
     multiple=True,
-    callback=_given,
+    callback=lambda ctx, param, texts: cell_options(texts),
     help="An option of the cell's own.",
 )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -272,7 +272,7 @@ def collect(files: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
     if files:
         line["files"] = tuple(files)
     if "cell_option" in line:
-        line["cell_option"] = dict(map(_pair, line["cell_option"]))
+        line["cell_option"] = cell_options(line["cell_option"])
     config = read_config(line.pop("config")) if "config" in line else {}
     preset = line.get("preset", config.get("preset"))
     if preset not in (None, *PRESETS):
@@ -317,8 +317,16 @@ def read_config(path: str) -> dict[str, Any]:
     return config
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"--cell-option is {text!r}; write it as NAME=VALUE, such as forget_bias=2")
-    return name.replace("-", "_"), value
+def cell_options(texts: Iterable[str]) -> dict[str, str]:
+    """What ``--cell-option NAME=VALUE``, given several times, says.
+
+    Raises:
+        UserError: one has no ``=``.
+    """
+    given = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--cell-option is {text!r}; write it as NAME=VALUE, such as forget_bias=2")
+        given[name.replace("-", "_")] = value
+    return given

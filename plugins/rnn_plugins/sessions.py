@@ -14,7 +14,6 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,8 +30,8 @@ from rnn_plugins.runs import Run, build_model, create_run, environment
 from rnn_plugins.settings import EPOCHS, MIN_STEPS, Settings, merge, option
 from rnn_plugins.tasks.language_model import ONE_HOT_LIMIT, LanguageModel, Model
 from rnn_plugins.text.corpus import Corpus, load_corpus, recall_corpus, split
-from rnn_plugins.text.sampling import Choice, sample
-from rnn_plugins.text.vocabulary import NOUNS, StreamDecoder, Vocabulary
+from rnn_plugins.text.sampling import Choice, opening, sample, write
+from rnn_plugins.text.vocabulary import NOUNS, Vocabulary
 from rnn_plugins.trainer import Trainer, verdict
 
 LEARNING_RATE = 2e-3
@@ -92,13 +91,13 @@ class Session:
         kept = sum(array.nbytes for array in trees.leaves((state.params, state.optimizer)))
         return Cost(kept + peak, statistics.median(times) * self.task.steps_per_epoch)
 
-    def excerpt(self, symbols: int) -> str:
+    def excerpt(self, characters: int) -> str:
         """What the model writes as it is now. The training's generators are not drawn from."""
         vocabulary, state = self.corpus.vocabulary, self.trainer.state
-        prime = [vocabulary.symbols.index("\n")] if "\n" in vocabulary.symbols else []
-        written = sample(self.task.model, state.params, prime, Choice(), np.random.default_rng(state.step))
-        decoder = StreamDecoder(vocabulary)
-        return "".join(decoder.feed(symbol) for symbol in islice(written, symbols))
+        rng = np.random.default_rng(state.step)
+        return "".join(
+            write(sample(self.task.model, state.params, opening(vocabulary), Choice(), rng), vocabulary, characters)
+        )
 
     @property
     def unit(self) -> str:
