@@ -20,7 +20,11 @@ from minigrad.trees import Tree
 
 
 def concat(*xs: Any) -> Any:
-    """Arrays joined along their last axis: ``concat(h, x)`` is the lectures' ``[h, x]``."""
+    """Arrays joined along their last axis: ``concat(h, x)``, (..., H) and (..., I) giving (..., H + I), is ``[h, x]``.
+
+    Raises:
+        ValueError: there are no arrays, or they differ in another axis.
+    """
     return concatenate(xs, axis=-1)
 
 
@@ -47,7 +51,7 @@ def split(x: Any, sections: int | Sequence[int], axis: int = -1) -> list[Any]:
 
 
 def softmax(x: Any, axis: int = -1) -> Any:
-    """exp(x) divided by its sum along ``axis``, computed without overflow."""
+    """exp(x) divided by its sum along ``axis``, computed without overflow; x of any shape, which it keeps."""
     return _exp(log_softmax(x, axis=axis))
 
 
@@ -94,7 +98,17 @@ def cross_entropy(logits: Any, targets: Any, mask: Any = None) -> Any:
 
 
 def layer_norm(x: Any, gain: Any, bias: Any, axis: int = -1, epsilon: float = 1e-5) -> Any:
-    """``gain * (x - mean) / sqrt(variance + epsilon) + bias`` along ``axis`` (Ba, Kiros and Hinton 2016)."""
+    """``gain * (x - mean) / sqrt(variance + epsilon) + bias`` along ``axis`` (Ba, Kiros and Hinton 2016).
+
+    The variance divides by the number of elements, not one less.
+
+    Args:
+        x: (..., N), or any shape with N along ``axis``; the result has the same.
+        gain: (N,), or any shape that broadcasts with x.
+        bias: likewise.
+        axis: what is normalised.
+        epsilon: keeps the root away from 0.
+    """
     centred = x - mean(x, axis=axis, keepdims=True)
     variance = mean(_square(centred), axis=axis, keepdims=True)
     return gain * centred / (variance + epsilon) ** 0.5 + bias
@@ -114,7 +128,13 @@ def dropout_mask(shape: tuple[int, ...], rate: float, rng: np.random.Generator, 
 
 
 def dropout(x: Any, rate: float, rng: np.random.Generator) -> Any:
-    """``x`` with elements dropped at random (Srivastava et al. 2014), the others scaled by 1 / (1 - rate)."""
+    """``x``, of any shape, with elements dropped at random, the others scaled by 1 / (1 - rate).
+
+    Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov 2014, "Dropout", JMLR 15; scaled here, not afterwards.
+
+    Raises:
+        ValueError: ``rate`` is outside [0, 1).
+    """
     return x * dropout_mask(x.shape, rate, rng, x.dtype) if rate else x
 
 

@@ -53,7 +53,8 @@ log = elementwise(np.log, lambda g, y, x: g / x)
 log1p = elementwise(np.log1p, lambda g, y, x: g / (x + 1))
 sqrt = elementwise(np.sqrt, lambda g, y, x: g * 0.5 / y)
 square = elementwise(np.square, lambda g, y, x: g * x * 2)
-abs = elementwise(np.absolute, lambda g, y, x: g * np.sign(value_of(x)), name="abs")
+abs = elementwise(np.absolute, lambda g, y, x: g * np.sign(value_of(x)), name="abs",
+                  doc="As ``np.abs``; its derivative at 0 is 0.")  # fmt: skip
 sin = elementwise(np.sin, lambda g, y, x: g * cos(x))
 cos: Primitive = elementwise(np.cos, lambda g, y, x: -g * sin(x))
 tanh = elementwise(np.tanh, lambda g, y, x: g * (1 - y * y))
@@ -69,12 +70,14 @@ sigmoid = elementwise(_sigmoid, lambda g, y, x: g * y * (1 - y), name="sigmoid",
 softplus = elementwise(lambda x: np.logaddexp(x, 0), lambda g, y, x: g * sigmoid(x), name="softplus",
                        doc="log(1 + exp(x)), without overflow.")  # fmt: skip
 
-# At a kink: relu's derivative is 0, and two equal arguments of maximum and minimum share the cotangent.
-relu = elementwise(lambda x: np.maximum(x, 0), lambda g, y, x: g * (x > 0), name="relu", doc="max(x, 0).")
+relu = elementwise(lambda x: np.maximum(x, 0), lambda g, y, x: g * (x > 0), name="relu",
+                   doc="max(x, 0); its derivative at 0 is 0.")  # fmt: skip
 maximum = elementwise(np.maximum, lambda g, y, a, b: g * (a > b) + g * 0.5 * (a == b),
-                                  lambda g, y, a, b: g * (b > a) + g * 0.5 * (b == a))  # fmt: skip
+                                  lambda g, y, a, b: g * (b > a) + g * 0.5 * (b == a),
+                      doc="As ``np.maximum``; equal arguments share the gradient, a half each.")  # fmt: skip
 minimum = elementwise(np.minimum, lambda g, y, a, b: g * (a < b) + g * 0.5 * (a == b),
-                                  lambda g, y, a, b: g * (b < a) + g * 0.5 * (b == a))  # fmt: skip
+                                  lambda g, y, a, b: g * (b < a) + g * 0.5 * (b == a),
+                      doc="As ``np.minimum``; equal arguments share the gradient, a half each.")  # fmt: skip
 where: Primitive = elementwise(lambda c, a, b: np.where(c, a, b),
                                None,
                                lambda g, y, c, a, b: where(c, g, 0),
@@ -253,7 +256,7 @@ def _reduction(function: Any) -> Any:
 
 sum = Primitive("sum", _reduction(np.sum), _sum_rule)
 mean = Primitive("mean", _reduction(np.mean), _mean_rule)
-max = Primitive("max", _reduction(np.max), _max_rule)
+max = Primitive("max", _reduction(np.max), _max_rule, doc="As ``np.max``; equal maxima share the gradient.")
 logsumexp = Primitive("logsumexp", _logsumexp, _logsumexp_rule, doc="log(sum(exp(x))) over axes, without overflow.")
 log_softmax = Primitive(
     "log_softmax",
@@ -337,14 +340,26 @@ _stack_primitive = Primitive("stack", _stack, _stack_rule, variadic=True)
 
 
 def concatenate(xs: Sequence[Any], axis: int | None = 0) -> Any:
-    """Arrays joined along an axis that they have, or with ``axis=None`` flattened and joined, as ``np.concatenate``."""
+    """Arrays joined along an axis that they have, or with ``axis=None`` flattened and joined, as ``np.concatenate``.
+
+    (A, ...) and (B, ...) give (A + B, ...): only the lengths of that axis may differ.
+
+    Raises:
+        ValueError: there are no arrays, or their shapes do not fit.
+        TypeError: a tensor met another float type.
+    """
     if axis is None:
         xs, axis = [reshape(x, -1) for x in xs], 0
     return _concatenate_primitive(*xs, axis=axis)
 
 
 def stack(xs: Sequence[Any], axis: int = 0) -> Any:
-    """Arrays joined along a new axis, as ``np.stack``."""
+    """Arrays joined along a new axis, as ``np.stack``: N arrays of shape (...) give (N, ...).
+
+    Raises:
+        ValueError: there are no arrays, or their shapes differ.
+        TypeError: a tensor met another float type.
+    """
     return _stack_primitive(*xs, axis=axis)
 
 
@@ -403,7 +418,12 @@ scatter = Primitive(
 def take(x: Any, indices: Any, axis: int | None = 0) -> Any:
     """The entries of ``x`` at ``indices`` along ``axis``, as ``np.take``, whose own default flattens ``x`` (None).
 
-    The rows of an embedding are ``take(table, tokens)``; where a row is taken twice, both its gradients count.
+    The rows of an embedding are ``take(table, tokens)``, (V, E) at (T, B) giving (T, B, E): the shape of ``indices``
+    takes the place of the axis. Where a row is taken twice, both its gradients count.
+
+    Raises:
+        IndexError: an index is outside the axis.
+        TypeError: the indices are no integers.
     """
     if axis is None:
         x, axis = reshape(x, -1), 0

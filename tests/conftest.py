@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Deadlines measure the machine, not the code; a busy one must not fail a test.
-settings.register_profile("dev", deadline=None, max_examples=30)
-settings.register_profile("ci", deadline=None, max_examples=60, derandomize=True, print_blob=True)
-settings.register_profile("thorough", deadline=None, max_examples=1000, suppress_health_check=[HealthCheck.too_slow])
+# Deadlines and slowness measure the machine, not the code; a busy one must not fail a test.
+settings.register_profile("base", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+base = settings.get_profile("base")
+settings.register_profile("dev", base, max_examples=30)
+settings.register_profile("ci", base, max_examples=60, derandomize=True, print_blob=True)
+settings.register_profile("thorough", base, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
 DATA = Path(os.environ.get("RNN_LAB_DATA", Path(__file__).parents[2] / "shared" / "data"))

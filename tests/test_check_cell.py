@@ -170,6 +170,19 @@ def test_a_straight_through_gradient_is_no_gradient(primitive):
     assert failures(Rounded(3, 4)) == dict.fromkeys(EVERY_GRADIENT, OFF)
 
 
+def test_a_gradient_that_is_no_number_is_reported(primitive):
+    wrong = primitive(np.tanh, lambda g, y, x: g * np.nan)
+
+    class NoNumber(Good):
+        def activation(self, x):
+            return wrong(x)
+
+    assert failures(NoNumber(3, 4)) == {
+        **dict.fromkeys(EVERY_GRADIENT, "a value or a gradient is not finite"),
+        "small sizes": "with T = 1 and B = 1: a gradient is not finite",
+    }
+
+
 def test_a_function_that_jumps_everywhere_is_reported(primitive):
     noise = primitive(lambda x: np.modf(x * 1e9)[0], lambda g, y, x: g * 0)
 
@@ -424,17 +437,35 @@ class FunctionAsParameter(Good):
         return super().init_params(rng) | {"activation": np.tanh}
 
 
-class Carry(NamedTuple):
-    h: Any
+class Weights(NamedTuple):
+    W: Any
 
 
-class NamedCarry(Good):
+class NamedParameters(Good):
+    def init_params(self, rng):
+        return Weights(super().init_params(rng)["W"])
+
+    def __call__(self, params, h, x):
+        h = tanh(concat(h, x) @ params.W)
+        return h, h
+
+
+class ReadsTheCarryByPlace(Good):
+    """Its step lists the carry in another order than its first carry has, which is what a carry is loaded into."""
+
     def init_carry(self, batch_size):
-        return Carry(super().init_carry(batch_size))
+        return {"h": super().init_carry(batch_size), "c": super().init_carry(batch_size)}
 
     def __call__(self, params, carry, x):
-        h, y = super().__call__(params, carry.h, x)
-        return Carry(h), y
+        first, second = carry.values()
+        h, y = super().__call__(params, first - 0.5 * second, x)
+        return {"c": 0.5 * h, "h": h}, y
+
+
+class ChangesTheCarryWithoutSteps(Good):
+    def unroll(self, params, carry, xs, **kwargs):
+        after, ys = super().unroll(params, carry, xs, **kwargs)
+        return (after if len(xs) else after + 1), ys
 
 
 STATE = "all state belongs into the carry"
@@ -542,9 +573,14 @@ WRONG: dict[type[Cell], dict[str, str]] = {
         "checkpoint": "parameter 'scale' is a float; only arrays can be saved",
     },
     FunctionAsParameter: {"checkpoint": "parameter 'activation' is a ufunc; only arrays can be saved"},
-    NamedCarry: {
-        "checkpoint": "what is loaded does not run: 'tuple' object has no attribute 'h'; "
-        "a named tuple is loaded as a tuple"
+    NamedParameters: {
+        "checkpoint": "what is loaded does not run: 'tuple' object has no attribute 'W'; "
+        "a named tuple of parameters is loaded as a plain one"
+    },
+    ReadsTheCarryByPlace: {"checkpoint": "the outputs after loading are not those before saving"},
+    ChangesTheCarryWithoutSteps: {
+        "lengths": ALONE.format(0),
+        "small sizes": "with T = 0 and B = 3: the carry has changed",
     },
 }
 
@@ -600,6 +636,41 @@ class CountsSteps(Good):
         return (h, n + 1), y
 
 
+class ReordersTheCarry(Good):
+    """Its step fills the dict in another order than its first carry has, and one part has no gradient."""
+
+    def init_carry(self, batch_size):
+        return {"h": super().init_carry(batch_size), "n": np.zeros((batch_size, 1), np.int64)}
+
+    def __call__(self, params, carry, x):
+        n = value_of(carry["n"])
+        h, y = super().__call__(params, where(n % 2 == 1, carry["h"], 0), x)
+        return {"n": n + 1, "h": h}, y
+
+
+class Carry(NamedTuple):
+    h: Any
+    c: Any
+
+
+class NamedCarry(Good):
+    def init_carry(self, batch_size):
+        return Carry(super().init_carry(batch_size), super().init_carry(batch_size))
+
+    def __call__(self, params, carry, x):
+        h, y = super().__call__(params, carry.h - 0.5 * carry.c, x)
+        return Carry(h=h, c=0.5 * carry.h), y
+
+
+class ReordersItsStates(NamedCarry):
+    def init_carry(self, batch_size):
+        return super().init_carry(batch_size)._asdict()
+
+    def __call__(self, params, carry, x):
+        after, y = super().__call__(params, Carry(**carry), x)
+        return {"c": after.c, "h": after.h}, y
+
+
 class NoParameters(Good):
     def init_params(self, rng):
         return {}
@@ -627,7 +698,13 @@ class CachesAConstant(Good):
         return h, h
 
 
-@pytest.mark.parametrize("cell", [RemembersTheInput, CountsSteps, NoParameters, NoCarry, CachesAConstant])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        RemembersTheInput, CountsSteps, ReordersTheCarry, NamedCarry, ReordersItsStates, NoParameters, NoCarry,
+        CachesAConstant,
+    ],
+)  # fmt: skip
 def test_unusual_cells_pass(cell):
     check_cell(cell(4, 4)).raise_if_failed()
 

@@ -313,3 +313,24 @@ def test_a_carry_without_a_batch_axis_is_fine_where_no_sequence_ends_early():
     carry, ys = scan(lambda p, n, x: (n + 1, n), PARAMS, np.zeros(()), XS)
     assert carry == T
     np.testing.assert_array_equal(ys, np.arange(T))
+
+
+def test_what_stands_in_the_padding_reaches_no_gradient():
+    def step(params, h, x):
+        h = tanh(x @ params["U"] + h @ params["W"])
+        return h, h
+
+    rng = np.random.default_rng(0)
+    params = {"U": rng.standard_normal((2, 3)), "W": rng.standard_normal((3, 3))}
+    xs, lengths = rng.standard_normal((4, 2, 2)), np.array([4, 2])
+
+    def loss(params, xs):
+        return scan(step, params, np.zeros((2, 3)), xs, lengths=lengths)[1].sum()
+
+    spoiled = xs.copy()
+    spoiled[2:, 1] = np.nan
+    value, gradient = value_and_grad(loss)(params, xs)
+    spoiled_value, spoiled_gradient = value_and_grad(loss)(params, spoiled)
+    assert spoiled_value == value
+    for a, b in trees.zip_leaves(gradient, spoiled_gradient):
+        np.testing.assert_array_equal(a, b)

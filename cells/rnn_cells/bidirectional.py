@@ -18,6 +18,13 @@ class Bidirectional(Cell):
 
     An output depends on what comes later, so there is no single step: only ``unroll``. The carry is the pair of both
     cells' carries, each at the end of its own direction.
+
+    Attributes:
+        forward: reads from the first step to the last.
+        backward: reads from the last step to the first.
+
+    Raises:
+        ValueError: the cells take inputs of different widths.
     """
 
     input_size: int = field(init=False)

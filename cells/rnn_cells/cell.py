@@ -23,6 +23,9 @@ class Cell:
     Attributes:
         input_size: the width I of an input, (B, I).
         hidden_size: the width H of the hidden state, (B, H).
+
+    Raises:
+        ValueError: a size is no whole number of at least 1, or an option none of the values of its ``Literal``.
     """
 
     input_size: int
@@ -52,7 +55,11 @@ class Cell:
         return self.hidden_size
 
     def init_params(self, rng: np.random.Generator) -> Tree:
-        """Fresh parameters: a nested dict of float32 arrays."""
+        """Fresh parameters: a nested dict of float32 arrays.
+
+        Raises:
+            NotImplementedError: a subclass did not write it.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define init_params(self, rng)")
 
     def init_carry(self, batch_size: int) -> Tree:
@@ -60,7 +67,11 @@ class Cell:
         return np.zeros((batch_size, self.hidden_size), np.float32)
 
     def __call__(self, params: Tree, carry: Tree, x: Any) -> tuple[Tree, Any]:
-        """One step: ``(params, carry, x) -> (carry, y)``, x (B, I) and y (B, output_size)."""
+        """One step: ``(params, carry, x) -> (carry, y)``, x (B, I) and y (B, output_size).
+
+        Raises:
+            NotImplementedError: a subclass did not write it.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define __call__(self, params, carry, x)")
 
     def unroll(
@@ -84,6 +95,9 @@ class Cell:
             mask: (T, B), instead of lengths.
             reverse: from the last step to the first.
             rng: draws dropout masks in cells that have any; None is without dropout, as in evaluation.
+
+        Raises:
+            ValueError: shapes do not fit, or a step gives a carry of another structure, shape or dtype.
         """
         return scan(self, params, carry, xs, lengths=lengths, mask=mask, reverse=reverse)
 

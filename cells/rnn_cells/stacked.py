@@ -26,6 +26,9 @@ class Stacked(Cell):
         cells: from the input upwards.
         dropout: the rate between layers, 0 for none.
         variational: one mask for all steps, instead of a fresh one for each.
+
+    Raises:
+        ValueError: there is no cell, a layer does not take what the one below gives, or ``dropout`` is outside [0, 1).
     """
 
     input_size: int = field(init=False)
@@ -105,6 +108,10 @@ class Stacked(Cell):
 
 
 def drop_steps(xs: Any, rate: float, variational: bool, rng: np.random.Generator) -> Any:
-    """Dropout on a sequence (T, B, ...): a fresh mask for every step, or with ``variational`` one mask for all."""
+    """Dropout on a sequence (T, B, ...): a fresh mask for every step, or with ``variational`` one mask for all.
+
+    Raises:
+        ValueError: ``rate`` is outside [0, 1).
+    """
     shape = (1, *xs.shape[1:]) if variational else xs.shape
     return xs * dropout_mask(shape, rate, rng, xs.dtype)

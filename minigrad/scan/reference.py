@@ -52,7 +52,11 @@ def scan(
     for t in reversed(range(length)) if reverse else range(length):
         if watching is not None:
             watching.saw_time(t)
-        new_carry, y = _step(step, params, carry, trees.map(lambda x, t=t: x[t], xs))
+        x = trees.map(lambda x, t=t: x[t], xs)
+        if live is not None and not live[t].all():
+            # Whatever stands in the padding, even a NaN, must not reach a gradient: 0 * NaN would.
+            x = trees.map(lambda leaf, t=t: where(_rows(live[t], leaf), leaf, np.zeros((), leaf.dtype)), x)
+        new_carry, y = _step(step, params, carry, x)
         if live is not None:
             new_carry = trees.map(lambda new, old, t=t: where(_rows(live[t], new), new, old), new_carry, carry)
             y = trees.map(lambda out, t=t: where(_rows(live[t], out), out, 0), y)

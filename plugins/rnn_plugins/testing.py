@@ -163,7 +163,12 @@ def _draw(cell: Cell, rng: np.random.Generator) -> _Sample:
     params = trees.map(lambda x: x + 0.2 * _normal(x, rng) if _is_float(x) else x, fresh)
     xs = rng.standard_normal((3 + LENGTH, BATCH, cell.input_size))
     carry, _ = cell.unroll(params, trees.cast(cell.init_carry(BATCH), np.float64), xs[:3])
-    return _Sample(params, carry, xs[3:])
+    return _Sample(params, _like_first(cell, carry), xs[3:])
+
+
+def _like_first(cell: Cell, carry: Tree) -> Tree:
+    """A carry by the keys of the first one, in its order and with its named tuples, as the trainer restores it."""
+    return trees.map(lambda _, leaf: leaf, cell.init_carry(BATCH), carry)
 
 
 def _normal(like: Any, rng: np.random.Generator) -> Array:
@@ -375,19 +380,23 @@ def _small_sizes(cell: Cell, rng: np.random.Generator) -> None:
 
 
 def _checkpoint(cell: Cell, rng: np.random.Generator) -> None:
-    params, carry = cell.init_params(rng), cell.init_carry(BATCH)
-    for path, leaf in zip(trees.paths((params, carry)), trees.leaves((params, carry)), strict=True):
+    params = cell.init_params(rng)
+    for path, leaf in zip(trees.paths((params,)), trees.leaves((params,)), strict=True):
         if not isinstance(leaf, np.ndarray):
             raise _Failed(f"{_label(path)} is a {type(leaf).__name__}; only arrays can be saved")
+    xs = rng.standard_normal((1 + LENGTH, BATCH, cell.input_size)).astype(np.float32)
+    # The first carry would not do: one that a step gave may list its keys in another order.
+    carry, _ = cell.unroll(params, cell.init_carry(BATCH), xs[:1])
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.save(Path(folder, "cell.safetensors"), (params, carry), {})
         (loaded, carried), _ = checkpoint.load(Path(folder, "cell.safetensors"))
-    xs = rng.standard_normal((LENGTH, BATCH, cell.input_size)).astype(np.float32)
-    expected = cell.unroll(params, carry, xs)
+    expected = cell.unroll(params, carry, xs[1:])
     try:
-        again = cell.unroll(loaded, carried, xs)
+        again = cell.unroll(loaded, _like_first(cell, carried), xs[1:])
     except Exception as error:
-        raise _Failed(f"what is loaded does not run: {error}; a named tuple is loaded as a tuple") from error
+        raise _Failed(
+            f"what is loaded does not run: {error}; a named tuple of parameters is loaded as a plain one"
+        ) from error
     if not _same(again, expected):
         raise _Failed("the outputs after loading are not those before saving")
 

@@ -23,8 +23,8 @@ Array = NDArray[Any]
 ONE_HOT_LIMIT = 256
 """The largest vocabulary that is one-hot by default; above it an embedding is smaller and faster."""
 
-WARM_UP = 256
-"""Symbols that a lane of ``evaluate`` reads before its own, so that none starts without memory."""
+BLOCK = 1 << 22
+"""Logits that ``evaluate`` holds at once, so that a large vocabulary does not need more memory than training."""
 
 
 @dataclass(frozen=True)
@@ -81,30 +81,26 @@ class Model:
         carry, y = self.cell(params["cell"], carry, self.inputs(params, tokens))
         return carry, affine(params["head"], y)
 
-    def log_probabilities(self, params: Tree, carry: Tree, tokens: Array) -> tuple[Tree, Array]:
-        """As ``step``, with log probabilities in nats, (B, V)."""
-        carry, logits = self.step(params, carry, tokens)
-        return carry, log_softmax(logits)
-
     def evaluate(self, params: Tree, tokens: Array, *, lanes: int | None = None) -> float:
         """The mean loss in nats of each symbol of ``tokens`` but the first, given those before it.
 
-        The text is cut into lanes that run side by side. Each lane but the first reads the last ``WARM_UP`` symbols of
-        the one before it, without their loss counting, so that the carry is as good as passed on over the whole text.
+        A long text is cut into lanes that run side by side. Each lane but the first begins with the carry that reading
+        the whole lane before it leaves: at least a thousand symbols of memory, where one pass has all of them.
 
         Args:
             params: the parameters.
             tokens: (N,), N at least 2.
-            lanes: how many; None chooses by the length, and 1 is one pass from beginning to end.
+            lanes: how many; None chooses by the length, and 1 is one pass from beginning to end, the exact figure.
         """
         count = len(tokens) - 1
         lanes = lanes or max(1, min(64, count // 1000))
         share = -(-count // lanes)
-        warm_up = WARM_UP if lanes > 1 else 0
+        warm_up = share if lanes > 1 else 0
         starts = np.arange(lanes) * share - warm_up
+        block = max(1, min(128, BLOCK // (lanes * self.vocabulary_size)))
         carry, total = self.init_carry(lanes), 0.0
-        for t in range(0, share + warm_up, 128):
-            steps = np.arange(t, min(t + 128, share + warm_up))
+        for t in range(0, share + warm_up, block):
+            steps = np.arange(t, min(t + block, share + warm_up))
             positions = starts + steps[:, None]  # (T, B)
             live = (positions >= 0) & (positions < count)
             scored = live & (steps[:, None] >= warm_up)
@@ -112,10 +108,10 @@ class Model:
             carry, logits = self.unroll(
                 params, carry, np.asarray(tokens[places], np.intp), mask=None if live.all() else live
             )
-            chosen = log_softmax(logits)[np.nonzero(scored)][
-                np.arange(int(scored.sum())), np.asarray(tokens[places[scored] + 1], np.intp)
-            ]
-            total -= float(np.sum(chosen, dtype=np.float64))
+            if scored.any():
+                targets = np.asarray(tokens[places[scored] + 1], np.intp)
+                chosen = log_softmax(logits[scored])[np.arange(len(targets)), targets]
+                total -= float(np.sum(chosen, dtype=np.float64))
         return total / count
 
 
@@ -159,9 +155,8 @@ class LanguageModel(Task):
         ]
         self.notice = ""
         if reduced:
-            were = "was" if len(reduced) == 1 else "were"
             what = " and ".join(reduced)
-            self.notice = f"the text is short ({pairs + 1:,} symbols to train on): {what} {were} reduced"
+            self.notice = f"the text is short ({pairs + 1:,} symbols to train on), which reduces {what}"
         self.lane = pairs // self.batch_size  # steps along each lane, the last incomplete batch left out
         self.steps_per_epoch = self.lane // self.seq_length
         self.tokens_per_step = self.seq_length * self.batch_size

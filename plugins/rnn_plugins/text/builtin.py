@@ -1,12 +1,12 @@
 """Texts that need no file: ``builtin:latex``, from a grammar, and ``builtin:hello``, the lecture's toy.
 
-It names them and cuts them to length; what they consist of stands elsewhere.
+It names them and says how long they are; what they consist of stands elsewhere.
 """
 
 from collections.abc import Iterator
 
 from rnn_plugins.errors import UserError, did_you_mean
-from rnn_plugins.text.latex import generate
+from rnn_plugins.text.latex import excerpt
 
 DEFAULT_CHARACTERS = 200_000
 """Of ``builtin:latex``: enough to learn the grammar from, and little enough for two minutes of training."""
@@ -39,13 +39,4 @@ def builtin(name: str) -> Iterator[str]:
             "or builtin:latex:CHARACTERS:SEED, such as builtin:latex:500000"
         )
     characters, seed = [*map(int, numbers), *(DEFAULT_CHARACTERS, 0)[len(numbers) :]]
-    return _cut(generate(seed), characters)
-
-
-def _cut(pieces: Iterator[str], characters: int) -> Iterator[str]:
-    """The pieces up to so many characters."""
-    for piece in pieces:
-        yield piece[:characters]
-        characters -= len(piece)
-        if characters <= 0:
-            return
+    return excerpt(characters, seed)

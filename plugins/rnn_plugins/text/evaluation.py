@@ -24,6 +24,9 @@ Array = NDArray[Any]
 MOST_COUNTED = 10_000_000
 """Symbols that n-grams are counted on at most, so that a large training text does not fill the memory."""
 
+LEAST_COMPRESSED = 2_000
+"""Bytes that compressors are tried on at least; on less, what they say is about their headers."""
+
 UNITS: dict[Level, str] = {"char": "character", "byte": "byte", "word": "token"}
 """What a symbol is called: at level ``word``, spaces and punctuation are symbols too, so it is no word."""
 
@@ -180,7 +183,12 @@ def evaluate(run: Run, sources: Sequence[str] = (), unknown: Unknown = "replace"
         notices.append(notice)
     scores = [_score(run.name, "model", loss * sizes.symbols, sizes)]
     content = _content(vocabulary, tokens[1:])
-    rivals = compressors(None, content)
+    compressible = len(content) >= LEAST_COMPRESSED
+    if not compressible:
+        notices.append(
+            f"{len(content):,} bytes are too few to compare with compressors, whose own headers weigh more than that"
+        )
+    rivals = compressors(None, content) if compressible else {}
     if parts is not None:
         counted = parts[0]
         if len(counted) > MOST_COUNTED:
@@ -188,7 +196,7 @@ def evaluate(run: Run, sources: Sequence[str] = (), unknown: Unknown = "replace"
             counted = counted[-MOST_COUNTED:]
         entropies = baselines(counted, tokens[1:], len(vocabulary), context=tokens[:1])
         scores += [_score(f"{n}-gram", "ngram", nats * sizes.symbols, sizes) for n, nats in entropies.items()]
-        primed = compressors(_content(vocabulary, counted[-XZ_WINDOW:]), content)
+        primed = compressors(_content(vocabulary, counted[-XZ_WINDOW:]), content) if compressible else {}
         rivals |= {f"primed {name}": bits for name, bits in primed.items()}
     scores += [_score(name, "compressor", bits * len(content) * math.log(2), sizes) for name, bits in rivals.items()]
     return Evaluation(run.name, text, vocabulary.level, sizes, tuple(scores), tuple(notices))

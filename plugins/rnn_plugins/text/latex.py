@@ -206,15 +206,25 @@ def generate(seed: int = 0) -> Iterator[str]:
             yield block + "\n\n"
 
 
-def latex_text(characters: int, seed: int = 0) -> str:
-    """The first `characters` characters of the textbook; the cut may fall inside an environment."""
+def excerpt(characters: int, seed: int = 0) -> Iterator[str]:
+    """The first `characters` characters of the textbook, in pieces; the cut may fall inside an environment.
+
+    Raises:
+        ValueError: the length is negative; it is said when the first piece is asked for.
+    """
     if characters < 0:
         raise ValueError(f"the length is {characters}; expected 0 characters or more")
-    pieces: list[str] = []
-    length = 0
     for piece in generate(seed):
-        if length >= characters:
-            break
-        pieces.append(piece)
-        length += len(piece)
-    return "".join(pieces)[:characters]
+        yield piece[:characters]
+        characters -= len(piece)
+        if characters <= 0:
+            return
+
+
+def latex_text(characters: int, seed: int = 0) -> str:
+    """The first `characters` characters of the textbook, as `excerpt` gives them, in one string.
+
+    Raises:
+        ValueError: the length is negative.
+    """
+    return "".join(excerpt(characters, seed))

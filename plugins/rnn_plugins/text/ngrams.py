@@ -47,6 +47,9 @@ class NGram:
 
     An n-gram is coded as the rank of its first n - 1 tokens among those seen, and a token: neither a large vocabulary
     nor a high order overflows. Counting takes some 70 bytes a token.
+
+    Raises:
+        ValueError: the order or the size of the vocabulary is below 1.
     """
 
     def __init__(self, order: int, vocabulary_size: int):
@@ -59,7 +62,12 @@ class NGram:
         self.tables: list[Table] = []
 
     def fit(self, tokens: ArrayLike) -> "NGram":
-        """Count the n-grams of every order up to `order` in `tokens` (1-D integers), and return the model itself."""
+        """Count the n-grams of every order up to `order` in `tokens` (N,), and return the model itself.
+
+        Raises:
+            TypeError: the tokens are no integers.
+            ValueError: they are not one-dimensional, or one is outside the vocabulary.
+        """
         text = self._checked(tokens)
         self.tables = []
         contexts, contexts_seen = np.zeros(len(text) + 1, np.int64), 1
@@ -78,8 +86,14 @@ class NGram:
     def cross_entropies(self, tokens: ArrayLike, context: ArrayLike = ()) -> list[float]:
         """Mean nats a token of `tokens` under the orders 1, 2, ..., `order`; every order builds on the one below.
 
-        `context` is what stood before the text. Without it the first tokens are predicted from what little there is, as
-        by a network that starts with an empty carry.
+        Args:
+            tokens: the text to score, (N,).
+            context: what stood before it, (M,). Without it the first tokens are predicted from what little there is,
+                as by a network that starts with an empty carry.
+
+        Raises:
+            TypeError: tokens are no integers.
+            ValueError: they are not one-dimensional, one is outside the vocabulary, or there are none to score.
         """
         text, before = self._checked(tokens), self._checked(context)
         if not text.size:
@@ -96,10 +110,6 @@ class NGram:
             entropies.append(float(-np.log(p[len(before) :]).mean()))
             contexts = np.concatenate([[-1], grams[:-1]])
         return entropies
-
-    def cross_entropy(self, tokens: ArrayLike, context: ArrayLike = ()) -> float:
-        """Mean nats a token of `tokens` under the model of order `order`; see `cross_entropies`."""
-        return self.cross_entropies(tokens, context)[-1]
 
     def _checked(self, tokens: ArrayLike) -> Array:
         text = np.asarray(tokens)
@@ -126,6 +136,11 @@ def baselines(
 
     One count of the highest order serves all. The test text starts without a context unless one is given; see
     `NGram.cross_entropies`.
+
+    Raises:
+        TypeError: tokens are no integers.
+        ValueError: they are not one-dimensional, one is outside the vocabulary, or there are none to score; or an order
+            is below 1.
     """
     wanted = sorted(set(orders))
     if not wanted:
@@ -143,6 +158,9 @@ def compressors(train: bytes | None, text: bytes) -> dict[str, float]:
     / bytes of text: the fairer rival of a model that was trained on it. Only as much of the training text's end is
     used as the compressor can look back on: 8 MiB for xz, and for bz2, which sorts blocks of 900 kB (its "window"),
     what fits into one block together with the text. From 900 kB of text on, bz2 gains nothing from the training text.
+
+    Raises:
+        ValueError: the text is empty.
     """
     if not text:
         raise ValueError("the text to compress is empty; expected one byte or more")

@@ -132,6 +132,9 @@ def sample(model: Model, params: Tree, prime: Sequence[int], choice: Choice, rng
         prime: symbols that the text starts with; they are read and not repeated.
         choice: how a symbol is chosen.
         rng: draws.
+
+    Raises:
+        UserError: the model's scores are no numbers.
     """
     carry, logits = start_of_text(model, params, prime)
     while True:
@@ -192,6 +195,9 @@ def beam_search(model: Model, params: Tree, prime: Sequence[int], length: int, w
         prime: symbols that the text starts with.
         length: how many symbols to add.
         width: how many texts are kept after each symbol; 1 is greedy.
+
+    Raises:
+        UserError: the model's scores are no numbers.
     """
     carry, logits = start_of_text(model, params, prime)
     rows = logits[None]

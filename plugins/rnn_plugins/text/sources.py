@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from rnn_plugins.errors import UserError
+from rnn_plugins.places import MANIFEST
 from rnn_plugins.text.vocabulary import Level, count_characters, listing
 
 CHUNK = 1 << 20  # bytes read at a time
@@ -182,7 +183,8 @@ def _folder(folder: str, level: Level) -> tuple[list[Part], list[str]]:
 
     paths: list[Path] = []
     for place, folders, files in os.walk(folder, onerror=closed):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        # What training wrote into its runs is no text to train on.
+        folders[:] = [n for n in folders if not (n.startswith(".") or os.path.isfile(os.path.join(place, n, MANIFEST)))]
         paths += [Path(place, name) for name in files if not name.startswith(".")]
     for path in map(str, sorted(paths)):
         part = Part(repr(path), path, packed=_is_packed(path))

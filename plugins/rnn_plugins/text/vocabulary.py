@@ -44,6 +44,9 @@ class Vocabulary:
       to 16 equal blanks, tabs or line feeds, or any other single character. The pieces joined are the text again, so a
       text comes back exactly **if all its pieces are known**; one that is not comes back as `<unk>`, which has id 0.
       The rest follow by falling frequency. Scripts without spaces are not cut into words.
+
+    Raises:
+        ValueError: The level is unknown, a symbol stands twice, or the symbols are none of that level.
     """
 
     level: Level
@@ -235,7 +238,11 @@ class StreamDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, symbol_id: int) -> str:
-        """The text that `symbol_id` completes: at level `byte`, none or more characters, else one symbol."""
+        """The text that `symbol_id` completes: at level `byte`, none or more characters, else one symbol.
+
+        Raises:
+            ValueError: The id is negative or not below the vocabulary's size.
+        """
         if self._vocabulary.level == "byte":
             return self._utf8.decode(bytes([symbol_id]))
         return self._vocabulary.decode([symbol_id])

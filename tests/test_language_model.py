@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+
+from minigrad import log_softmax
+from rnn_cells.gru import GRU
+from rnn_cells.rnn import IRNN
+from rnn_plugins.tasks.language_model import LanguageModel, Model
+
+RNG = np.random.default_rng(0)
+TOKENS = RNG.integers(0, 5, 3217).astype(np.uint8)
+
+
+def model(cell=GRU):
+    return Model(cell(5, 6), 5, dtype="float64")
+
+
+def one_by_one(model, params, tokens, start, stop, carry=None):
+    """The losses of tokens start+1 ... stop, one symbol at a time, and the carry after them."""
+    carry = model.init_carry(1) if carry is None else carry
+    losses = []
+    for place in range(start, stop):
+        carry, logits = model.step(params, carry, np.array([tokens[place]], np.intp))
+        losses.append(-log_softmax(logits)[0, tokens[place + 1]])
+    return losses, carry
+
+
+def test_one_lane_is_one_pass():
+    m = model()
+    params = m.init_params(np.random.default_rng(1))
+    losses, _ = one_by_one(m, params, TOKENS[:300], 0, 299)
+    assert m.evaluate(params, TOKENS[:300], lanes=1) == pytest.approx(np.mean(losses), abs=1e-12)
+
+
+@pytest.mark.parametrize("cell", [GRU, IRNN])
+@pytest.mark.parametrize("lanes", [2, 3, 7])
+def test_lanes_begin_with_the_carry_of_the_lane_before(cell, lanes):
+    m = model(cell)
+    params = m.init_params(np.random.default_rng(1))
+    count = len(TOKENS) - 1
+    share = -(-count // lanes)
+    losses = []
+    for lane in range(lanes):
+        _, carry = one_by_one(m, params, TOKENS, max(0, (lane - 1) * share), lane * share)
+        losses += one_by_one(m, params, TOKENS, lane * share, min(count, (lane + 1) * share), carry)[0]
+    assert len(losses) == count
+    assert m.evaluate(params, TOKENS, lanes=lanes) == pytest.approx(np.mean(losses), abs=1e-12)
+
+
+def test_a_text_of_some_thousand_symbols_takes_lanes_and_says_nearly_the_same(monkeypatch):
+    m = model()
+    params = m.init_params(np.random.default_rng(1))
+    assert m.evaluate(params, TOKENS) == m.evaluate(params, TOKENS, lanes=3)
+    assert m.evaluate(params, TOKENS) == pytest.approx(m.evaluate(params, TOKENS, lanes=1), abs=1e-9)
+    monkeypatch.setattr("rnn_plugins.tasks.language_model.BLOCK", 100)  # blocks of few steps change nothing
+    assert m.evaluate(params, TOKENS) == pytest.approx(m.evaluate(params, TOKENS, lanes=3), abs=1e-12)
+
+
+def test_batches_walk_along_lanes_of_their_own():
+    task = LanguageModel(model(), np.arange(100), np.arange(0), 4, 3)
+    assert (task.lane, task.steps_per_epoch, task.notice) == (33, 8, "")
+    for step in range(20):
+        batch = task.batch(step)
+        for b in range(3):
+            start = b * 33 + step % 8 * 4
+            assert batch.inputs[:, b].tolist() == list(range(start, start + 4))
+            assert batch.targets[:, b].tolist() == list(range(start + 1, start + 5))
