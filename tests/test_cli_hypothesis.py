@@ -42,6 +42,7 @@ VALUES: dict[str, tuple[st.SearchStrategy[Any], st.SearchStrategy[Any]]] = {
     "level": (words("char byte word"), words("bit")),
     "valid-fraction": (st.floats(0, 0.5), ODD),
     "unknown": (words("error skip replace"), words("x")),
+    "task": (words("language-model"), words("language-modle")),
     "cell": (words("rnn irnn lstm lstm-peephole lstm-coupled gru GRU"), words("gur x.py:X x.py :")),
     "cell-option": (words("forget_bias=2 reset=after recurrent_scale=1e9"), words("reset = =x reset=x")),
     "hidden-size": (SMALL, ODD),

@@ -7,8 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from rnn_cli import display
 from rnn_cli import train as train_module
 from rnn_cli.main import rnn
 from rnn_plugins import sessions
+from rnn_plugins.errors import UserError
 from rnn_plugins.places import BEST, LAST
 from rnn_plugins.runs import Run
 
@@ -118,12 +117,33 @@ def test_standard_input_that_is_kept_is_found(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_run_that_is_being_trained_is_left_alone() -> None:
     run, _ = trained("fox.txt", *SMALL)
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        run.update(outcome=None, process=other.pid)
-        assert refused("--resume", run.name) == (
-            f"the run 'gru-fox' is being trained by the process {other.pid}: stop that one first"
+    program = """
+from rnn_plugins import sessions
+from rnn_plugins.runs import find_run
+for progress in sessions.resume(find_run("gru-fox"), {"steps": 20}).trainer.events():
+    print(flush=True)
+    input()
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], **pipes) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"\n"
+        assert refused("--resume", run.name, "--steps", "20") == (
+            "the run 'gru-fox' is being trained by another process: stop that one first"
         )
-        other.communicate(b"\n")
+        assert Run(run.path).summary().outcome == "running"
+        other.kill()
+    assert Run(run.path).summary().outcome == "killed"
+    trained("--resume", run.name, "--steps", "20")
+    assert (Run(run.path).manifest["step"], Run(run.path).summary().outcome) == (20, "finished")
+
+
+def test_a_run_that_is_refused_is_not_held() -> None:
+    run, _ = trained("fox.txt", *SMALL)
+    with pytest.raises(UserError) as caught:
+        sessions.resume(run, {"cell": "lstm"})
+    assert caught.tb is not None  # keeps what it was refused with alive
+    trained("--resume", run.name, "--steps", "20")
 
 
 def test_another_version_is_told_on_resume() -> None:
@@ -162,6 +182,36 @@ def test_a_run_starts_with_the_weights_of_another() -> None:
         f"Error: the run {started.name!r} started with the weights in {os.path.abspath(run.path)}, which are gone or "
         "have changed: it cannot be repeated\n"
     )
+
+
+def test_a_task_of_another_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = Path("site", "rnn_task_backwards-1.0.dist-info")
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rnn-task-backwards\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[rnn.tasks]\nbackwards = backwards_task:Backwards\n")
+    Path("site", "backwards_task.py").write_text(
+        "from rnn_plugins.tasks.language_model import LanguageModel\n\n"
+        "class Backwards(LanguageModel):\n"
+        "    def __init__(self, model, train_tokens, *rest):\n"
+        "        super().__init__(model, train_tokens[::-1], *rest)\n"
+    )
+    monkeypatch.delitem(sys.modules, "backwards_task", raising=False)
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(os.path.abspath("site"))
+        plain, _ = trained("fox.txt", *SMALL)
+        run, _ = trained("fox.txt", *SMALL, "--task", "backwards")
+        assert (run.manifest["task"], run.settings.task) == ("backwards", "backwards")
+        assert sessions.same_weights(plain, run) is False
+        trained("--resume", run.name, "--steps", "20")
+        assert rerun(run.name).stdout.endswith("The weights differ from those of gru-fox-2.\n")
+        started, _ = trained("fox.txt", "--init-from", run.name, "--steps", "1")
+        assert started.manifest["task"] == "backwards"
+        assert refused("fox.txt", "--init-from", run.name, "--task", "language-model") == (
+            "--task is language-model, and the run 'gru-fox-2' has backwards: leave it out, or start without "
+            "--init-from"
+        )
+    for arguments in (["--resume", run.name], ["fox.txt", "--init-from", run.name]):
+        assert refused(*arguments) == "no task called 'backwards'. Installed: language-model"
 
 
 def rerun(*arguments: str) -> Result:
@@ -208,21 +258,28 @@ def test_a_repetition_says_what_is_not_the_same() -> None:
 LONG = [*SMALL, "--steps", "400", "--dropout", "0.1", "--valid-every", "50"]
 
 
-def start(*arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-c", "from rnn_cli.main import rnn; rnn()", "train", *arguments]
+PROGRAM = "from rnn_cli.main import rnn; rnn()"
+
+SIGNALLED = (
+    """
+import os
+from rnn_cli import display
+
+def show(self, progress, show=display.Lines.show):
+    if progress.step.step == {step}:
+        os.kill(os.getpid(), {number})
+    show(self, progress)
+
+display.Lines.show = show
+"""
+    + PROGRAM
+)
+"""The program that gets a signal after a certain step, however fast the machine is."""
+
+
+def start(*arguments: str, program: str = PROGRAM, **options: Any) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", program, "train", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(1200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it never came")
-
-
-def lines(path: str) -> int:
-    return Path(path).read_bytes().count(b"\n") if os.path.exists(path) else 0
 
 
 @pytest.fixture(scope="module")
@@ -237,14 +294,12 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_run_that_then_goes_on_bit_for_bit(number: signal.Signals, uninterrupted: Path) -> None:
-    with start("fox.txt", *LONG) as process:
-        wait_for(lambda: lines("runs/gru-fox/metrics.jsonl") >= 7)
-        process.send_signal(number)
+    with start("fox.txt", *LONG, program=SIGNALLED.format(step=73, number=int(number))) as process:
         out, err = process.communicate()
     assert process.returncode == 128 + number
     run = Run(Path("runs/gru-fox"))
     step = run.manifest["step"]
-    assert 70 <= step < 400
+    assert step == 74  # the step under way
     assert run.manifest["outcome"] == "interrupted"
     assert f"Interrupted after step {step:,} and saved; go on with: rnn train --resume gru-fox\n" in err.decode()
     assert out.startswith(b"runs/gru-fox: ")

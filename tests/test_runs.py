@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 from click.testing import CliRunner
 
 from rnn_cli.display import duration
 from rnn_cli.main import rnn
 from rnn_plugins.errors import UserError
-from rnn_plugins.places import BEST, LAST, MANIFEST, METRICS, run_folders, runs_folder
+from rnn_plugins.places import BEST, LAST, LOCK, MANIFEST, METRICS, run_folders, runs_folder
 from rnn_plugins.runs import Run, create_run, environment, find_run, find_runs
 from rnn_plugins.settings import Settings
 
@@ -218,17 +219,55 @@ def test_what_a_run_is_in_a_line() -> None:
 
 
 def test_a_run_under_way_shows_what_its_records_have_so_far() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        run = make("x", outcome=None, process=other.pid)
-        assert run.process() == other.pid
+    run = make("x", outcome=None)
+    run.release()
+    program = (
+        "import sys; from pathlib import Path; from rnn_plugins.runs import Run; "
+        "run = Run(Path(sys.argv[1])); run.hold(); print(flush=True); input()"
+    )
+    command = [sys.executable, "-c", program, str(run.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"\n"
         assert (run.summary().outcome, run.summary().step, run.summary().loss) == ("running", 0, None)
         (run.path / METRICS).write_text('{"step": 5, "valid_loss": 2.0}\n{"step": 8}\n')
         assert (run.summary().step, run.summary().loss) == (8, 2.0)
-        other.communicate(b"\n")
-    assert run.process() is None
+        assert mistake(function=run.hold) == ("the run 'x' is being trained by another process: stop that one first")
+        other.kill()
     assert run.summary().outcome == "killed"
-    run.update(process=os.getpid())
-    assert run.process() is None  # this process is not in its own way
+    run.hold()
+
+
+def test_a_run_is_held_from_its_first_moment() -> None:
+    run = make("x", outcome=None)
+    other = Run(run.path)
+    assert other.summary().outcome == "running"
+    assert mistake(function=other.hold) == "the run 'x' is being trained by another process: stop that one first"
+    run.release()
+    run.release()
+    assert other.summary().outcome == "killed"
+    other.hold()
+    assert run.summary().outcome == "running"
+
+
+def test_a_run_that_was_never_held_leaves_no_lock_when_it_is_listed() -> None:
+    run = make("x", outcome=None)
+    run.release()
+    (run.path / LOCK).unlink(missing_ok=True)
+    assert run.summary().outcome == "killed"
+    assert not (run.path / LOCK).exists()
+
+
+@pytest.mark.parametrize("error", [OSError(37, "No locks available"), NotImplementedError()])
+def test_a_file_system_without_locks(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def acquire(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    run = make("x", outcome=None)
+    (run.path / LOCK).touch()
+    assert run.summary().outcome == "killed"
+    run.release()
 
 
 def test_folders_that_are_no_runs_are_not_listed(folder: Path) -> None:

@@ -153,18 +153,21 @@ def test_one_generator_one_text():
 
 
 @pytest.mark.parametrize(
-    ("vocabulary", "expected"),
+    ("text", "level", "expected"),
     [
-        (Vocabulary.build(["a b\nc"]), "\n"),
-        (Vocabulary.build(["a b"]), " "),
-        (Vocabulary.build(["ab"]), ""),
-        (BYTES, "\n"),
-        (Vocabulary.build(["one\n\ntwo\n\nthree\nfour"], "word"), "\n\n"),
-        (Vocabulary.build(["one two"], "word"), " "),
+        ("a b\nc d", "char", "a b\n"),
+        ("a b c", "char", "a b "),
+        ("abc", "char", "abc"),
+        ("one two\nthree", "byte", "one two\n"),
+        ("one\n\ntwo\n\nthree\nfour", "word", "one\n\ntwo\n\nthree\n"),
+        ("one two", "word", "one "),
+        ("x" * 500 + "\n" + "y" * 20, "char", "x" * 99 + "\n"),
+        ("\n" + "y" * 500, "char", "y" * 100),
     ],
 )
-def test_a_text_opens_after_a_line_or_a_space(vocabulary, expected):
-    assert vocabulary.decode(opening(vocabulary)) == expected
+def test_a_text_opens_after_a_line_or_a_space_of_what_was_trained_on(text, level, expected):
+    vocabulary = Vocabulary.build([text], level)
+    assert vocabulary.decode(opening(vocabulary, vocabulary.encode(text))) == expected
 
 
 @given(st.text(), st.integers(0, 12))

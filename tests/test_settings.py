@@ -50,6 +50,7 @@ def message(**values: object) -> str:
         ({"level": "line"}, "--level is 'line'; it must be one of char, byte, word"),
         ({"dtype": "float16"}, "--dtype is 'float16'; it must be one of float32, float64"),
         ({"cell": 3.0j}, "--cell is 3j; it must be text"),
+        ({"task": 3.0j}, "--task is 3j; it must be text"),
         ({"cell_option": ["a"]}, "--cell-option is ['a']; it must be a table"),
         ({"files": [1]}, "FILES is [1]; it must be a list of texts"),
         (
@@ -219,7 +220,7 @@ def test_any_value_is_taken_or_told(values: dict[str, object]) -> None:
     assert Settings.from_json(settings.to_json()) == settings
 
 
-@pytest.mark.parametrize("module", ["rnn_plugins.settings", "rnn_cli.options", "rnn_cli.train"])
+@pytest.mark.parametrize("module", ["rnn_plugins.settings", "rnn_cli.options", "rnn_cli.train", "rnn_cli.main"])
 def test_options_are_known_without_numpy(module: str) -> None:
-    program = f"import sys, {module}; sys.exit('numpy' in sys.modules or 'rich' in sys.modules)"
+    program = f"import sys, {module}; sys.exit(not {{'numpy', 'rich', 'filelock'}}.isdisjoint(sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,6 +1,7 @@
 """The trainer: what it keeps, when it ends, and that a run that was interrupted goes on as if it had not been."""
 
 import json
+import os
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from minigrad import checkpoint
 from minigrad.training import NotFinite
 from rnn_plugins import sessions
 from rnn_plugins.places import BEST, LAST, METRICS
@@ -57,38 +59,147 @@ def files(run: Run) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "outcome"),
     [
-        {},
-        {"cell": "lstm", "num_layers": 2, "dropout": 0.3, "optimizer": "adamw", "schedule": "linear:warmup=5"},
-        {"cell": "lstm-peephole", "dropout": 0.2, "variational_dropout": True, "num_layers": 2},
-        {"cell": "irnn", "optimizer": "sgd:momentum=0.9,nesterov=true", "grad_clip": "element:0.1"},
-        {"level": "word", "embedding_size": 4, "dtype": "float64", "optimizer": "rmsprop"},
-        {"valid_fraction": 0, "schedule": "exponential:decay=0.5", "optimizer": "adagrad"},
+        ({}, "finished"),
+        (
+            {"cell": "lstm", "num_layers": 2, "dropout": 0.3, "optimizer": "adamw", "schedule": "linear:warmup=5"},
+            "finished",
+        ),
+        ({"cell": "lstm-peephole", "dropout": 0.2, "variational_dropout": True, "num_layers": 2}, "finished"),
+        ({"cell": "irnn", "optimizer": "sgd:momentum=0.9,nesterov=true", "grad_clip": "element:0.1"}, "finished"),
+        ({"level": "word", "embedding_size": 4, "dtype": "float64", "optimizer": "rmsprop"}, "finished"),
+        ({"valid_fraction": 0, "schedule": "exponential:decay=0.5", "optimizer": "adagrad"}, "finished"),
+        ({"learning_rate": 5.0, "schedule": "constant", "patience": 2}, "patience"),
     ],
     ids=str,
 )
-def test_an_interrupted_run_goes_on_bit_for_bit(start: Start, settings: dict[str, Any]) -> None:
+def test_an_interrupted_run_goes_on_bit_for_bit(start: Start, settings: dict[str, Any], outcome: str) -> None:
     whole = finish(start("whole", steps=41, **settings))
-    assert whole.trainer.outcome == "finished"
     # In the middle of an epoch and at its end; beside a record, a validation, and neither.
     parts = stop_after(start("parts", steps=41, **settings), 3)
-    for step in (whole.task.steps_per_epoch, 18, 20, 22):
-        if step > parts.trainer.state.step:
+    for step in sorted({whole.task.steps_per_epoch, 18, 20, 25}):
+        if step > parts.trainer.state.step + 1:
             parts = stop_after(sessions.resume(Run(parts.run.path), {}), step)
+    parts = finish(sessions.resume(Run(parts.run.path), {}))
+    assert whole.trainer.outcome == parts.trainer.outcome == outcome
+    assert files(parts.run) == files(whole.run)
+
+
+UNSORTED = """
+from dataclasses import dataclass
+from rnn_cells.lstm import LSTM
+
+@dataclass(frozen=True)
+class Unsorted(LSTM):
+    def init_carry(self, batch_size):
+        h, c = super().init_carry(batch_size)
+        return {"h": h, "c": c}
+
+    def __call__(self, params, carry, x):
+        (h, c), y = super().__call__(params, (carry["h"], carry["c"]), x)
+        return {"c": c, "h": h}, y
+"""
+"""An LSTM whose step names its two states in another order than its first carry does."""
+
+
+def test_the_state_is_taken_up_by_name(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "unsorted.py").write_text(UNSORTED)
+    cell = f"{tmp_path / 'unsorted.py'}:Unsorted"
+    whole = finish(start("whole", steps=12, cell=cell))
+    parts = stop_after(start("parts", steps=12, cell=cell), 5)
+    assert list(parts.run.last()[0]["carry"]) == ["c", "h"]
     parts = finish(sessions.resume(Run(parts.run.path), {}))
     assert files(parts.run) == files(whole.run)
 
 
-def test_a_run_whose_time_was_up_goes_on_bit_for_bit(start: Start) -> None:
-    whole = finish(start("whole", steps=30))
-    parts = finish(start("parts", steps=30, max_time=0))
-    assert parts.trainer.outcome == "time"
-    assert [r["step"] for r in parts.run.records() if "valid_loss" in r] == [1]  # it was looked at, out of turn
-    assert parts.run.last()[1]["step"] == 1
-    assert parts.run.manifest["best"] == {"loss": next(parts.run.records())["valid_loss"], "step": 1}
-    parts = finish(sessions.resume(Run(parts.run.path), {"max_time": 1000}))
+def end_by_time(session: Session, step: int, monkeypatch: pytest.MonkeyPatch) -> Session:
+    ending = session.trainer._ending
+
+    def time_is_up(seconds: float) -> str | None:
+        return "time" if session.trainer.state.step == step else ending(seconds)
+
+    monkeypatch.setattr(session.trainer, "_ending", time_is_up)
+    finish(session)
+    assert session.trainer.outcome == session.run.manifest["outcome"] == "time"
+    return session
+
+
+def notes(run: Run) -> dict[str, Any]:
+    """What the file of the best weights says of them."""
+    return checkpoint.load(run.path / BEST)[1]
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.0])
+@pytest.mark.parametrize("step", [1, 4, 7, 9, 13, 16, 18, 19, 29])
+def test_a_run_whose_time_was_up_goes_on_bit_for_bit(
+    start: Start, monkeypatch: pytest.MonkeyPatch, step: int, fraction: float
+) -> None:
+    settings = {"steps": 30, "valid_fraction": fraction, "learning_rate": 0.5, "schedule": "constant"}
+    whole = finish(start("whole", **settings))
+    parts = end_by_time(start("parts", **settings), step, monkeypatch)
+    best = parts.run.manifest["best"]
+    assert best == notes(parts.run)
+    # Before the first validation it is looked at out of turn, and after it no more.
+    assert best["step"] == step if step < 9 else best["step"] in (9, 18, 27)
+    if fraction:
+        assert parts.task.validate(parts.run.params()) == best["loss"]
+    assert parts.run.last()[1]["step"] == step
+    parts = finish(sessions.resume(Run(parts.run.path), {}))
     assert files(parts.run) == files(whole.run)
+    assert parts.run.manifest["best"] == whole.run.manifest["best"] == notes(parts.run)
+
+
+def test_worse_weights_of_a_time_out_are_not_the_best(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = {10: 2.0, 13: 1.0, 20: 2.1}
+    ended = {}
+    for name in ("whole", "parts"):
+        session = start(name, steps=20, valid_every=10)
+        if name == "parts":
+            session.task.validate = lambda params, s=session: losses[s.trainer.state.step]  # type: ignore[misc]
+            path = end_by_time(session, 13, monkeypatch).run.path
+            assert session.run.manifest["best"] == notes(session.run) == {"loss": 2.0, "step": 10}
+            session = sessions.resume(Run(path), {})
+        session.task.validate = lambda params, s=session: losses[s.trainer.state.step]  # type: ignore[misc]
+        ended[name] = finish(session).run
+        assert session.run.manifest["best"] == notes(session.run) == {"loss": 2.0, "step": 10}
+    assert files(ended["parts"]) == files(ended["whole"])
+
+
+def test_a_time_limit_that_is_reached_at_once(start: Start) -> None:
+    session = finish(start("run", steps=30, max_time=0))
+    assert (session.trainer.outcome, session.trainer.state.step) == ("time", 1)
+
+
+def test_records_reach_the_disk_before_what_counts_them(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, wrote = start("run", steps=9), list[str]()
+    fsync, save = os.fsync, checkpoint.save
+
+    def synced(number: int) -> None:
+        metrics = session.run.path / METRICS
+        if metrics.exists() and os.path.samestat(os.fstat(number), metrics.stat()):
+            wrote.append(f"{len(list(session.run.records()))} records")
+        fsync(number)
+
+    def saved(path: Path, *rest: Any) -> None:
+        wrote.append(path.name)
+        save(path, *rest)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(checkpoint, "save", saved)
+    finish(session)
+    assert wrote == [LAST, BEST, BEST, "3 records", LAST]
+
+
+def test_records_of_later_steps_are_dropped_though_others_are_missing(start: Start) -> None:
+    parts = stop_after(start("parts", steps=30), 14)
+    lines = (parts.run.path / METRICS).read_text().splitlines(keepends=True)
+    assert [json.loads(line)["step"] for line in lines] == [4, 8, 9, 12]
+    (parts.run.path / METRICS).write_text("".join(lines[1:]) + lines[0].replace('"step": 4', '"step": 16'))
+    parts = finish(sessions.resume(Run(parts.run.path), {}))
+    steps = [r["step"] for r in parts.run.records()]
+    assert steps == [8, 9, 12, 16, 18, 20, 24, 27, 28, 30]
+    assert parts.run.last()[1]["tally"]["records"] == len(steps)
 
 
 def test_records_of_steps_that_were_lost_are_dropped(start: Start) -> None:

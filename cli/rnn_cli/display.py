@@ -149,7 +149,10 @@ class Live(Display):
             values = [look["valid_loss"] for look in self.looks]
             curve = sparkline(values, max(10, console.width - 40), bars)
             lines.append(Text(f"held out   {values[0]:.3f} {curve} {values[-1]:.3f}", no_wrap=True))
-        for words, style in ((verdict(self.looks), "italic"), (self.word, "bold")):
+        for words, style in (
+            (verdict(self.looks, self.progress.step.step / self.session.trainer.total_steps), "italic"),
+            (self.word, "bold"),
+        ):
             if words and not self.over:
                 lines.append(Text(words, style=style))
         room = min(8, console.height - 12)

@@ -73,6 +73,7 @@ OPTIONS: list[Setting] = [
     Setting(MODEL, "dropout", "Rate between layers and before the output.", type=float),
     Setting(MODEL, "variational-dropout", "One mask for all steps of a sequence.", is_flag=True),
     Setting(MODEL, "dtype", "Of weights and activations.", type=click.Choice(["float32", "float64"])),
+    Setting(LEARNING, "task", "What is learnt of the text, by its name among those installed.", metavar="NAME"),
     Setting(LEARNING, "seq-length", "Steps that gradients are carried back; the state is passed on further.", type=int),
     Setting(LEARNING, "batch-size", "Places of the text that are read side by side.", type=int),
     Setting(
@@ -309,7 +310,7 @@ def read_config(path: str) -> dict[str, Any]:
         if name in config:
             raise UserError(f"{path!r}: {key!r} stands there twice, once with - and once with _")
         expected = {"cell_option": (dict, "a table"), "quiet": (bool, "true or false"), "json": (bool, "true or false")}
-        texts = ("name", "resume", "init_from", "preset", "cell")
+        texts = ("name", "resume", "init_from", "preset", "cell", "task")
         kind, words = (str, "text") if name in texts else expected.get(name, (object, ""))
         if not isinstance(value, kind):
             raise UserError(f"{path!r}: {key!r} is {value!r}; it must be {words}")

@@ -151,20 +151,20 @@ def _draws(run: Run, begin: list[int], length: int, choice: Choice, seed: int | 
     """Texts without end, one drawn after the other."""
     import numpy as np
 
-    from rnn_plugins.text.sampling import opening, sample, write
+    from rnn_plugins.text.sampling import sample, write
 
     model, params, vocabulary = run.model, run.params(), run.vocabulary
     rng = np.random.default_rng(seed)
     while True:
-        yield "", write(sample(model, params, begin or opening(vocabulary), choice, rng), vocabulary, length, stop)
+        yield "", write(sample(model, params, begin or run.opening, choice, rng), vocabulary, length, stop)
 
 
 def _beam(run: Run, begin: list[int], length: int, width: int, stop: tuple[str, ...]) -> Texts:
     """The likeliest texts that a beam finds, the likeliest first."""
-    from rnn_plugins.text.sampling import beam_search, opening, write
+    from rnn_plugins.text.sampling import beam_search, write
 
     vocabulary = run.vocabulary
-    for found in beam_search(run.model, run.params(), begin or opening(vocabulary), length, width):
+    for found in beam_search(run.model, run.params(), begin or run.opening, length, width):
         text = write(iter(found.symbols), vocabulary, stop=stop)
         yield f"a log probability of {found.log_probability:.3f} nats", text
 

@@ -103,6 +103,8 @@ def carry_out(session: Session, *, quiet: bool, as_json: bool) -> int:
             diagnosis = session.diagnosis(error)
         except KeyboardInterrupt:
             at_once = True
+        finally:
+            session.run.release()
     for line in diagnosis:
         remark(f"Error: {line}" if line is diagnosis[0] else line)
     if not quiet:
@@ -135,7 +137,7 @@ def introduce(session: Session) -> None:
     limit = "" if settings.max_time is None else f", and --max-time ends it after {duration(settings.max_time)}"
     remark(
         f"{trainer.last_step:,} steps, {task.steps_per_epoch:,} an epoch; an epoch takes about "
-        f"{duration(cost.seconds_per_epoch)}, all {epochs:.4g} of them {duration(epochs * cost.seconds_per_epoch)} "
+        f"{duration(cost.seconds_per_epoch)}, the whole {duration(epochs * cost.seconds_per_epoch)} "
         f"(measured on the first steps){limit}"
     )
     remark(f"seed {settings.seed}, learning rate {settings.learning_rate:g}, {settings.optimizer}, {settings.schedule}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import re
 import time
@@ -15,7 +14,7 @@ from datetime import datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -24,10 +23,13 @@ from minigrad.trees import Tree
 from rnn_cells import Cell, Stacked
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError, did_you_mean
-from rnn_plugins.places import BEST, LAST, MANIFEST, METRICS, run_folders, runs_folder
+from rnn_plugins.places import BEST, LAST, LOCK, MANIFEST, METRICS, run_folders, runs_folder
 from rnn_plugins.settings import Settings
 from rnn_plugins.tasks.language_model import Model
 from rnn_plugins.text.vocabulary import Vocabulary, listing
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 T = TypeVar("T")
 
@@ -108,6 +110,11 @@ class Run:
         """The settings that it was trained with."""
         return self._read("settings", Settings.from_json)
 
+    @property
+    def opening(self) -> list[int]:
+        """The symbols that its model reads, unseen, before a text without a prime (see ``text.sampling.opening``)."""
+        return list(self.manifest.get("opening", []))
+
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The symbols that its model knows."""
@@ -145,18 +152,45 @@ class Run:
         data = self.manifest["data"]
         return float(loss / math.log(2) * data["symbols"] / max(data["characters"], 1))
 
-    def process(self) -> int | None:
-        """The id of the process that trains it now, as far as can be told from here."""
-        pid = self.manifest.get("process")
-        if not pid or pid == os.getpid():
-            return None
+    @cached_property
+    def _lock(self) -> BaseFileLock:
+        # The system drops it when the process dies, however it dies.
+        from filelock import FileLock
+
+        return FileLock(self.path / LOCK, thread_local=False)
+
+    def hold(self) -> None:
+        """Keep other processes from training it, until ``release``.
+
+        Raises:
+            UserError: another one trains it.
+        """
+        from filelock import Timeout
+
         try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        except OSError:  # it is there, and somebody else's
-            pass
-        return int(pid)
+            self._lock.acquire(timeout=0.5)  # rnn runs takes it for a moment, to see whether it is free
+        except Timeout:
+            raise UserError(f"the run {self.name!r} is being trained by another process: stop that one first") from None
+        except (OSError, NotImplementedError):
+            pass  # a file system without locks trains all the same; one that cannot be written to will say so
+
+    def release(self) -> None:
+        """Let others train it again; nothing happens where it is not held."""
+        self._lock.release()
+
+    def is_trained(self) -> bool:
+        """Whether somebody trains it now."""
+        if not (self.path / LOCK).exists():
+            return False
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(self.path / LOCK, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except (OSError, NotImplementedError):  # somebody else's folder: whoever may not write to it cannot tell
+            return False
 
     def summary(self) -> Summary:
         """A line of the list of runs. What is wrong with a run stands in its own line and is never raised."""
@@ -165,7 +199,7 @@ class Run:
             if outcome:
                 step, loss = self.manifest["step"], self.manifest["best"]["loss"]
             else:  # what the manifest has only when a run ends, its records have so far
-                outcome, records = "running" if self.process() else "killed", list(self.records())
+                outcome, records = "running" if self.is_trained() else "killed", list(self.records())
                 step = records[-1]["step"] if records else 0
                 loss = min((r["valid_loss"] for r in records if "valid_loss" in r), default=None)
             created = datetime.fromisoformat(self.manifest["environment"]["created"]).timestamp()
@@ -255,7 +289,7 @@ def find_run(name: str | None = None) -> Run:
     if name is None:
         if not runs:
             raise UserError(f"there are no runs in {runs_folder()}: train one first, with rnn train")
-        return runs[0]
+        return next(filter(_is_readable, runs), runs[0])
     for path in (runs_folder() / name, Path(name)):
         if (path / MANIFEST).is_file():
             return Run(path)
@@ -264,8 +298,15 @@ def find_run(name: str | None = None) -> Run:
     raise UserError(f"there is no run called {name!r} in {runs_folder()}.{did_you_mean(name, names)}{there}")
 
 
+def _is_readable(run: Run) -> bool:
+    try:
+        return bool(run.manifest)
+    except UserError:
+        return False
+
+
 def create_run(name: str | None, fallback: str, manifest: Mapping[str, Any]) -> Run:
-    """A new folder with a manifest.
+    """A new folder with a manifest, held for training.
 
     Args:
         name: the run's name; None takes ``fallback``, with a number where that is taken.
@@ -298,6 +339,7 @@ def create_run(name: str | None, fallback: str, manifest: Mapping[str, Any]) -> 
     except OSError as error:
         raise UserError(f"the run's folder {path} cannot be made: {error.strerror}; set RNN_RUNS to another") from None
     run = Run(path)
+    run.hold()
     run.__dict__["manifest"] = dict(manifest)  # the cached property's place: there is nothing on disk to read yet
     run.update()
     return run

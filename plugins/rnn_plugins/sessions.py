@@ -37,10 +37,13 @@ from rnn_plugins.trainer import Trainer, verdict
 LEARNING_RATE = 2e-3
 """Where a cell suggests none."""
 
+WARM_UP = 200
+"""Steps of warm-up that a diverged run is advised to try."""
+
 CHANGEABLE = ("files", "epochs", "steps", "max_time", "patience", "valid_every", "log_every")
 """What may be given anew when a run goes on; the files, as long as they hold the same text."""
 
-INHERITED = ("cell", "cell_option", "hidden_size", "num_layers", "embedding_size", "level")
+INHERITED = ("task", "cell", "cell_option", "hidden_size", "num_layers", "embedding_size", "level")
 """What a run that starts with another's weights takes over from it."""
 
 
@@ -96,7 +99,7 @@ class Session:
         vocabulary, state = self.corpus.vocabulary, self.trainer.state
         rng = np.random.default_rng(state.step)
         return "".join(
-            write(sample(self.task.model, state.params, opening(vocabulary), Choice(), rng), vocabulary, characters)
+            write(sample(self.task.model, state.params, self.run.opening, Choice(), rng), vocabulary, characters)
         )
 
     @property
@@ -106,7 +109,7 @@ class Session:
 
     def verdict(self) -> str:
         """What the curves say, in words."""
-        return verdict(list(self.run.records()))
+        return verdict(list(self.run.records()), self.trainer.state.step / max(self.trainer.total_steps, 1))
 
     def outcome(self) -> dict[str, Any]:
         """How the run ended, as JSON takes it."""
@@ -137,12 +140,13 @@ class Session:
         if trainer.recent:
             norms = ", ".join(f"{step.gradient_norm:.3g}" for step in trainer.recent)
             lines.append(f"The norms of the gradients before it: {norms}.")
-        rate = trainer.schedule(error.step - 1)
-        clipping = "" if any(trainer.settings.clipping()) else "--grad-clip 5, "
-        lines.append(
-            f"What to try: --learning-rate {rate / 10:.1g} (it was {rate:.2g}), {clipping}"
-            "or a warm-up: --schedule cosine:warmup=200."
-        )
+        rate = trainer.settings.learning_rate or LEARNING_RATE
+        advice = [f"--learning-rate {rate / 10:.1g} (it was {rate:.2g})"]
+        if not any(trainer.settings.clipping()):
+            advice.append("--grad-clip 5")
+        if "warmup" not in trainer.settings.schedule and trainer.total_steps > 2 * WARM_UP:
+            advice.append(f"a warm-up: --schedule cosine:warmup={WARM_UP}")
+        lines.append(f"What to try, in a new run: {', or '.join(advice)}.")
         if trainer.tally.best_loss is not None:
             lines.append(f"The best weights, of step {trainer.tally.best_step:,}, stay: rnn sample {self.run.name}")
         return lines
@@ -178,8 +182,15 @@ def resume(run: Run, given: Mapping[str, Any]) -> Session:
     Raises:
         UserError: the text is not what it was, a setting contradicts, or another process trains the run.
     """
-    if pid := run.process():
-        raise UserError(f"the run {run.name!r} is being trained by the process {pid}: stop that one first")
+    run.hold()
+    try:
+        return _take_up(run, given)
+    except BaseException:
+        run.release()
+        raise
+
+
+def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
     before = run.settings
     settings = Settings(**merge(before.to_json(), given))
     fixed = [f.name for f in fields(Settings) if f.name not in CHANGEABLE]
@@ -290,7 +301,7 @@ def _lay_out(
     decided, task = _decide(replace(settings, files=files), corpus, make_cell)
     params = trees.cast(weights_of.params(), decided.dtype) if weights_of else None
     manifest = {
-        "task": "language-model",
+        "task": decided.task,
         "cell": origin,
         "settings": _recorded(decided),
         "parameters": trees.count(task.init_params(np.random.default_rng(0))),
@@ -308,6 +319,7 @@ def _lay_out(
     if weights_of:
         path = os.path.abspath(weights_of.path)
         manifest["init_from"] = {"path": path, "sha256": _digest(weights_of.path / BEST)}
+    manifest["opening"] = opening(corpus.vocabulary, task.train_tokens)
     manifest["vocabulary"] = corpus.vocabulary.to_json()
     run = create_run(name, f"{origin.get('class', settings.cell)}-{_stem(files[0])}", manifest)
     trainer = Trainer(run, task, decided, decided.learning_rate or LEARNING_RATE)
@@ -343,7 +355,8 @@ def _task(model: Model, corpus: Corpus, settings: Settings) -> LanguageModel:
             f"of {len(corpus.tokens):,} symbols, --valid-fraction {settings.valid_fraction:g} leaves "
             f"{len(training)} to train on, and it takes 2: lower it, or give a longer text"
         )
-    return LanguageModel(model, training, held_out, settings.seq_length, settings.batch_size)
+    make: type[LanguageModel] = registry.load("tasks", settings.task)
+    return make(model, training, held_out, settings.seq_length, settings.batch_size)
 
 
 def _load(settings: Settings, vocabulary: Vocabulary | None, known: Run | None) -> Corpus:

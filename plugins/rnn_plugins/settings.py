@@ -56,6 +56,7 @@ class Settings:
 
     Attributes:
         files: what to train on; empty for the built-in corpus.
+        task: the name of what is learnt of it.
         cell: a cell's name, or ``FILE.py:CLASS``.
         cell_option: the cell's own options.
         hidden_size: units a layer.
@@ -83,6 +84,7 @@ class Settings:
     """
 
     files: tuple[str, ...] = ()
+    task: str = "language-model"
     cell: str = "gru"
     cell_option: Mapping[str, Any] = field(default_factory=dict)
     hidden_size: int = 256

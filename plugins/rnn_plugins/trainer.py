@@ -112,11 +112,12 @@ class Trainer:
         tree, notes = self.run.last()
         rng = np.random.default_rng()
         rng.bit_generator.state = notes["rng"]
-        # A named tuple is a plain one in a checkpoint.
-        carry = trees.unflatten(self.task.init_carry(), trees.leaves(tree["carry"]))
+        # A named tuple is a plain one in a checkpoint, and a step may return the keys of a dict in another order.
+        carry = trees.map(lambda _, leaf: leaf, self.task.init_carry(), tree["carry"])
         self.state = TrainingState(notes["step"], tree["params"], tree["optimizer"], carry, rng)
         self.tally = Tally(**notes["tally"])
-        kept = list(islice(self.run.records(), self.tally.records))
+        kept = [r for r in islice(self.run.records(), self.tally.records) if r["step"] <= self.state.step]
+        self.tally.records = len(kept)
         self._seconds = kept[-1]["seconds"] if kept else 0.0
         checkpoint.write_atomically(self.run.path / METRICS, "".join(json.dumps(r) + "\n" for r in kept))
 
@@ -145,15 +146,9 @@ class Trainer:
         first_step = logged_step = state.step
         if state.step == 0:
             self.save()
-        self.run.update(outcome=None, process=os.getpid())
+        self.run.update(outcome=None)
         started = saved = logged = time.monotonic()
         with open(self.run.path / METRICS, "a", encoding="utf-8") as metrics:
-
-            def log(record: dict[str, Any]) -> None:
-                metrics.write(json.dumps(record) + "\n")
-                metrics.flush()
-                self.tally.records += 1
-
             try:
                 for step in steps:
                     self.recent.append(step)
@@ -163,25 +158,29 @@ class Trainer:
                     progress = self._progress(step, first_step, now - started)
                     ending = self._ending(now - started)
                     validating = step.step % self.valid_every == 0 or step.step == self.total_steps
-                    # A run that goes on after its time was up must not know that it was looked at out of turn, nor one
-                    # that was interrupted, which is not looked at.
-                    out_of_turn = ending == "time" and not validating
-                    if out_of_turn:
-                        self.save()
-                    if validating or out_of_turn or step.step % settings.log_every == 0:
+                    if validating or step.step % settings.log_every == 0:
                         rate = (step.step - logged_step) * task.tokens_per_step / max(now - logged, 1e-9)
                         progress.record = self._record(progress, rate, self._seconds + now - started)
-                        if validating or out_of_turn:
+                        if validating:
                             progress.improved = self._look(progress.record)
-                        log(progress.record)
+                        metrics.write(json.dumps(progress.record) + "\n")
+                        metrics.flush()
+                        self.tally.records += 1
                         logged, logged_step = time.monotonic(), step.step
                         if validating and settings.patience and self.tally.stale >= settings.patience:
                             ending = ending or "patience"
                     if progress.improved:
                         self._save_best()
-                    if not out_of_turn and (validating or ending or time.monotonic() - saved > SAVE_SECONDS):
+                    if validating or ending or time.monotonic() - saved > SAVE_SECONDS:
+                        os.fsync(metrics.fileno())  # what is saved counts these records
                         self.save()
                         saved = time.monotonic()
+                    if ending == "time" and self.tally.best_loss is None:
+                        # A run too short for a validation is measured all the same. It was saved before: one that goes
+                        # on does not know of this, and its first validation in turn puts other weights in place.
+                        record = progress.record or self._record(progress, 0.0, 0.0)
+                        progress.improved = self._look(dict(record))
+                        self._save_best()
                     yield progress
                     if ending:
                         self.outcome = ending
@@ -264,17 +263,18 @@ class Trainer:
         self.outcome = self.outcome or "interrupted"
         self.run.update(
             outcome=self.outcome,
-            process=None,
             step=self.state.step,
             best={"loss": self.tally.best_loss, "step": self.tally.best_step},
         )
+        self.run.release()
 
 
-def verdict(records: list[dict[str, Any]]) -> str:
+def verdict(records: list[dict[str, Any]], done: float = 1.0) -> str:
     """What the curves say, in words: whether the model over- or underfits.
 
     Args:
         records: as in ``metrics.jsonl``; those with ``valid_loss`` are looked at.
+        done: how much of the run they show; of the first half, that it still underfits is no news.
     """
     looks = [r for r in records if r.get("valid_loss") is not None]
     if len(looks) < 3:
@@ -291,6 +291,8 @@ def verdict(records: list[dict[str, Any]]) -> str:
             f"It overfits: the held-out loss has risen by {risen:.3f} nats since step {looks[best]['step']}, whose "
             "weights are kept, while the training loss went on falling. More text, --dropout or a smaller model help."
         )
+    if done < 0.5:
+        return ""
     falling = looks[max(0, len(looks) - 4)]["valid_loss"] - last["valid_loss"]
     if falling > 0.02 and gap < 0.1:
         return "It underfits: both losses are still falling. Train longer, or with a larger --hidden-size."

@@ -6,7 +6,7 @@ Sampling from it stands in ``text/sampling.py``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,9 +134,6 @@ class LanguageModel(Task):
         batch_size: B, reduced likewise.
         notice: a sentence on what was reduced, or the empty text.
     """
-
-    summary: ClassVar[str] = "predict the next symbol of a text"
-    unit: ClassVar[str] = "characters"
 
     def __init__(
         self, model: Model, train_tokens: Array, valid_tokens: Array, seq_length: int, batch_size: int

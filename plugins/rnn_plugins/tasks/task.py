@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -13,15 +13,15 @@ from minigrad.trees import Tree
 class Task(ABC):
     """The base of what a network can be trained to do; entry points of the group ``rnn.tasks`` name subclasses.
 
+    What ``rnn train --task NAME`` trains on a text is constructed as ``(model, train_tokens, valid_tokens, seq_length,
+    batch_size)`` and keeps the first three as attributes, and in ``notice`` a sentence on what it had to change of the
+    others, or the empty text. ``rnn_plugins.tasks.language_model.LanguageModel`` is one, to be subclassed.
+
     Attributes:
-        summary: one line for listings.
-        unit: what a token is called, in the plural.
         steps_per_epoch: training steps in one pass over the data.
         tokens_per_step: tokens that one step learns from.
     """
 
-    summary: ClassVar[str]
-    unit: ClassVar[str] = "tokens"
     steps_per_epoch: int
     tokens_per_step: int
 

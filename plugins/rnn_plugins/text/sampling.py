@@ -21,6 +21,9 @@ Array = NDArray[Any]
 COLDEST = 1e-100
 """A temperature below which the likeliest symbol has all the probability, and dividing by it might overflow."""
 
+OPENING = 100
+"""Symbols that are read, unseen, before a text without a prime."""
+
 READ_AT_ONCE = 1000
 """Symbols of a prime that are read in one go, so that a long one does not fill the memory."""
 
@@ -94,18 +97,24 @@ def _no_numbers() -> UserError:
     return UserError("the model's scores are no numbers any more (NaN): its training went wrong; sample another run")
 
 
-def opening(vocabulary: Vocabulary) -> list[int]:
-    """What a model reads, unseen, before a text without a prime: the end of a line, so that the text begins a new one.
+def opening(vocabulary: Vocabulary, tokens: Array) -> list[int]:
+    """What a model reads, unseen, before a text without a prime: a piece of ``tokens`` that ends with a line feed.
 
-    Texts without line feeds begin after a space, and those without either with any symbol at all (an empty list): a
-    model has never seen the carry that it starts from without an input. At level ``word`` it is the commonest run of
-    line feeds.
+    So the text begins like a line, and from a carry that the model knows; it has never seen a first carry that was
+    followed by a line feed. Where there are no line feeds, the piece ends with a space, or else with the last symbol.
+
+    Args:
+        vocabulary: what the symbols stand for.
+        tokens: what the model was trained on, (N,).
     """
+    tail = np.asarray(tokens[-2 * OPENING :], np.intp)
     for mark in "\n ":
-        for i, symbol in enumerate(vocabulary.symbols):
-            if symbol and not symbol.strip(mark):
-                return [i]
-    return []
+        marks = [i for i, symbol in enumerate(vocabulary.symbols) if symbol and not symbol.strip(mark)]
+        found = np.flatnonzero(np.isin(tail, marks))
+        if len(found):
+            tail = tail[: found[-1] + 1]
+            break
+    return [int(symbol) for symbol in tail[-OPENING:]]
 
 
 def start_of_text(model: Model, params: Tree, prime: Sequence[int]) -> tuple[Tree, Array]:
