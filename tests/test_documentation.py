@@ -28,6 +28,10 @@ def commands(page: Path) -> list[list[str]]:
     return [line[1:] for line in words if line and line[0] == "rnn"]
 
 
+def test_no_page_waits_for_its_figures():
+    assert not [page for page in PAGES if re.search(r"@[A-Z_]+@|TODO|TBD", page.read_text(encoding="utf-8"))]
+
+
 def test_the_documentation_shows_every_command():
     shown = {line[0] for page in PAGES for line in commands(page)}
     assert set(COMMANDS) <= shown
