@@ -79,7 +79,10 @@ def test_what_a_run_has_anyway_may_be_said_again() -> None:
 def test_a_text_that_has_changed_or_moved() -> None:
     run, _ = trained("fox.txt", *SMALL)
     os.rename("fox.txt", "moved.txt")
-    assert refused("--resume", run.name).startswith(f"there is no file or folder '{os.path.abspath('fox.txt')}'; ")
+    assert refused("--resume", run.name) == (
+        f"the text of the run {run.name!r} cannot be had: there is no file or folder '{os.path.abspath('fox.txt')}'; "
+        "put it back where it was"
+    )
     trained("--resume", run.name, "moved.txt", "--steps", "15")
     assert Run(run.path).settings.files == (os.path.abspath("moved.txt"),)
     Path("moved.txt").write_text(TEXT + "!")

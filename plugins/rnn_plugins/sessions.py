@@ -371,13 +371,21 @@ def _load(settings: Settings, vocabulary: Vocabulary | None, known: Run | None) 
                 f"the run {known.name!r} was trained on standard input, and that text is kept nowhere: "
                 "pipe it in once more"
             )
-    return load_corpus(
-        settings.files,
-        level=settings.level,
-        valid_fraction=settings.valid_fraction,
-        vocabulary=vocabulary,
-        unknown=settings.unknown,
-    )
+    try:
+        return load_corpus(
+            settings.files,
+            level=settings.level,
+            valid_fraction=settings.valid_fraction,
+            vocabulary=vocabulary,
+            unknown=settings.unknown,
+        )
+    except UserError as error:
+        if known is None:
+            raise
+        problem = str(error).partition(";")[0]  # what follows is advice on what else to train on
+        raise UserError(
+            f"the text of the run {known.name!r} cannot be had: {problem}; put it back where it was"
+        ) from None
 
 
 def _no_input() -> bool:
