@@ -103,8 +103,10 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk says only that it is full
         raise
     # The new name is safe on disk only when the folder is; Windows cannot open one, and has no such call.
     if hasattr(os, "O_DIRECTORY"):
