@@ -224,3 +224,9 @@ def test_any_value_is_taken_or_told(values: dict[str, object]) -> None:
 def test_options_are_known_without_numpy(module: str) -> None:
     program = f"import sys, {module}; sys.exit(not {{'numpy', 'rich', 'filelock'}}.isdisjoint(sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_warm_up_takes_no_negative_number_of_steps() -> None:
+    with pytest.raises(UserError) as refused:
+        Settings(schedule="linear:warmup=-1")
+    assert str(refused.value) == "--schedule is 'linear:warmup=-1': warmup is -1; it must be at least 0"

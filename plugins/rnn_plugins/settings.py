@@ -197,6 +197,8 @@ class Settings:
                 every = max(1, round(values["every"] * steps_per_epoch))
                 after = round(values["after"] * steps_per_epoch)
                 return schedules.exponential_decay(learning_rate, values["decay"], every, after)
+            if values["warmup"] < 0:
+                raise ValueError(f"warmup is {values['warmup']:g}; it must be at least 0")
             make = schedules.cosine if name == "cosine" else schedules.linear
             warmup = min(round(values["warmup"]), max(total_steps, 1))
             return make(learning_rate, max(total_steps, 1), warmup_steps=warmup, final=values["final"])
