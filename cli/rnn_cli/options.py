@@ -126,7 +126,11 @@ OPTIONS: list[Setting] = [
     ),
     Setting(RUN, "preset", "Settings that belong together.", type=click.Choice(sorted(PRESETS))),
     Setting(
-        RUN, "config", "Options by their long names; the command line wins.", metavar="FILE.toml", type=click.Path()
+        RUN,
+        "config",
+        "Options by their long names; the command line wins.",
+        metavar="FILE.toml",
+        type=click.Path(readable=False),
     ),
     Setting(
         RUN,

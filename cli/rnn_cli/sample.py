@@ -74,7 +74,9 @@ def _translate(arguments: Iterable[str], flags: Mapping[str, bool]) -> Iterator[
 @click.command(cls=SampleCommand)
 @click.argument("run", required=False, shell_complete=completion.runs)
 @click.option("--prime", metavar="TEXT", help="What the text begins with; it is printed too.")
-@click.option("--prime-file", metavar="FILE", type=click.Path(allow_dash=True), help="The same from a file.")
+@click.option(
+    "--prime-file", metavar="FILE", type=click.Path(allow_dash=True, readable=False), help="The same from a file."
+)
 @click.option("--length", metavar="N", default=2000, show_default=True, help="New characters; 0: until Ctrl-C.")
 @click.option("--temperature", metavar="X", default=1.0, show_default=True, help="Below 1 safer, above 1 wilder.")
 @click.option("--top-k", metavar="K", default=0, help="Choose among the K likeliest symbols only; 0: all.")

@@ -52,7 +52,7 @@ Examples:
 
 
 @click.command(cls=Train, epilog=EXAMPLES)
-@click.argument("files", nargs=-1, type=click.Path(allow_dash=True), metavar="[FILES]...")
+@click.argument("files", nargs=-1, type=click.Path(allow_dash=True, readable=False), metavar="[FILES]...")
 @click.pass_context
 def train(ctx: click.Context, /, files: tuple[str, ...], **given: Any) -> None:
     """Train a network on a text.
