@@ -33,14 +33,14 @@ def _less_one(b: Any) -> Any:
     # b * a ** (b - 1) is 0 * inf where a and b are both 0; its limit, 0, is wanted.
     if isinstance(b, int | float):
         return b - 1 if b else 1
-    return where(value_of(b) == 0, 1, b - 1)
+    return where(b == 0, 1, b - 1)
 
 
 def _log_base(a: Any) -> Any:
     # Likewise y * log(a), where the base is 0; a negative one has no real logarithm.
     if isinstance(a, int | float):
         return math.log(a) if a > 0 else math.nan if a < 0 else 0.0
-    return log(where(value_of(a) == 0, 1, a))
+    return log(where(a == 0, 1, a))
 
 
 power = elementwise(np.power, lambda g, y, a, b: g * b * a ** _less_one(b),
@@ -53,7 +53,7 @@ log = elementwise(np.log, lambda g, y, x: g / x)
 log1p = elementwise(np.log1p, lambda g, y, x: g / (x + 1))
 sqrt = elementwise(np.sqrt, lambda g, y, x: g * 0.5 / y)
 square = elementwise(np.square, lambda g, y, x: g * x * 2)
-abs = elementwise(np.absolute, lambda g, y, x: g * np.sign(value_of(x)), name="abs",
+abs = elementwise(np.absolute, lambda g, y, x: g * np.sign(x), name="abs",
                   doc="As ``np.abs``; its derivative at 0 is 0.")  # fmt: skip
 sin = elementwise(np.sin, lambda g, y, x: g * cos(x))
 cos: Primitive = elementwise(np.cos, lambda g, y, x: -g * sin(x))
@@ -89,7 +89,6 @@ def _clip(x: Array, *, a_min: Any = None, a_max: Any = None) -> Any:
 
 
 def _inside(x: Any, a_min: Any, a_max: Any) -> Any:
-    x = value_of(x)
     return (True if a_min is None else x >= a_min) & (True if a_max is None else x <= a_max)
 
 
@@ -243,7 +242,7 @@ def _mean_rule(g: Any, y: Any, x: Any, *, axis: Any, keepdims: bool) -> Any:
 
 
 def _logsumexp_rule(g: Any, y: Any, x: Any, *, axis: Any, keepdims: bool) -> Any:
-    y = where(np.isfinite(value_of(y)), y, 0)  # a row of -inf: its derivative is exp(-inf), and not exp(-inf + inf)
+    y = where(np.isfinite(y), y, 0)  # a row of -inf: its derivative is exp(-inf), and not exp(-inf + inf)
     return _restore(g, x, axis) * exp(x - _restore(y, x, axis))
 
 
@@ -429,6 +428,29 @@ def take(x: Any, indices: Any, axis: int | None = 0) -> Any:
         x, axis = reshape(x, -1), 0
     return _take_primitive(x, indices, axis=axis)
 
+
+def _pick(x: Array, indices: Array) -> Any:
+    return np.take_along_axis(x, np.asarray(indices, np.intp)[..., None], -1)[..., 0]
+
+
+def _place(x: Array, indices: Array, *, size: int) -> Any:
+    return np.where(np.arange(size) == np.asarray(indices)[..., None], x[..., None], x.dtype.type(0))
+
+
+pick = Primitive(
+    "pick",
+    _pick,
+    lambda g, y, x, indices: place(g, indices, size=x.shape[-1]),
+    None,
+    doc="``x[..., indices]``, one element of each row: x (..., N) and indices (...) give (...).",
+)
+place: Primitive = Primitive(
+    "place",
+    _place,
+    lambda g, y, x, indices, *, size: pick(g, indices),
+    None,
+    doc="Rows of zeros but for one element each: x (...) at ``indices`` (...) of ``size`` columns, (..., size).",
+)
 
 # --- NumPy's names ----------------------------------------------------------------------------------------------------
 

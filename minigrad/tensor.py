@@ -97,6 +97,10 @@ class Tensor:
         self.value: Array = value if type(value) is np.ndarray else np.asarray(value)
         self.node = node
 
+    def record(self, primitive: Primitive, args: Sequence[Any], options: dict[str, Any]) -> Tensor:
+        """Take over an operation; only subclasses do, which write it down instead of carrying it out."""
+        raise NotImplementedError
+
     # What an array can say of itself.
 
     @property
@@ -374,6 +378,8 @@ class Primitive:
                     dtype = array.dtype  # the narrowest, so that no tensor is widened by another one
             elif type(x) is list or type(x) is tuple:
                 values[i] = np.asarray(x)
+            elif isinstance(x, Tensor):
+                return x.record(self, args, options)
         try:
             output = self.forward(*values, **options)
         except (ValueError, IndexError) as error:

@@ -1,0 +1,688 @@
+"""Machine code for what happens to rows: fused elementwise loops, reductions along a row, products between them.
+
+It writes LLVM text for a list of operations and says where their operands must lie; memory and calls are its user's.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from minigrad.compiled.vector_math import FUNCTIONS, RESULT_IS_MASK, Emitter, emit_clip, emit_number
+from minigrad.graph import Op, Operand, TraceError, Value
+from minigrad.scan.passes import columns_of
+
+ALIASES = frozenset({"getitem", "reshape", "concatenate"})
+"""Operations that compute nothing: their results are places within other results."""
+
+
+@dataclass(eq=False)
+class Slot:
+    """A piece of memory that the code is given the address of.
+
+    Attributes:
+        kind: ``rows`` (a row for each step and sequence), ``scratch`` (a row for each sequence of a shard), ``coming``
+            and ``going`` (two such blocks that change roles with every step), ``looked_up`` (a row of a table),
+            ``fixed`` (one vector), ``packed`` (a matrix, packed for products), ``total`` (one row that all rows are
+            added to), ``scattered`` (a table of such).
+        width: columns.
+        value: what it holds; None where no single value says so.
+        indices: the slot of the indices, for ``looked_up`` and ``scattered``.
+    """
+
+    kind: str
+    width: int
+    value: Value | None = None
+    indices: Slot | None = None
+    number: int = -1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Some columns of a slot."""
+
+    slot: Slot
+    column: int
+
+
+@dataclass(eq=False)
+class Code:
+    """What has been generated for a body.
+
+    Attributes:
+        text: functions in LLVM text; ``run`` is the one to call.
+        slots: what it must be given, in this order.
+        places: where the values that somebody asked for are, by what was asked.
+        products: for each ``packed`` slot its matrix.
+    """
+
+    text: str
+    slots: list[Slot]
+    places: dict[Value, Place]
+    declarations: set[str] = field(default_factory=set)
+
+
+class Body:
+    """A body while its code is being made. Fill the attributes, then call ``generate``.
+
+    Args:
+        name: goes into the names of functions.
+        ops: on rows.
+        dtype: ``float`` or ``double``.
+        width: lanes of a vector register.
+        loop: whether rows are sequences that go from step to step, or all rows are alike and taken in blocks.
+    """
+
+    def __init__(self, name: str, ops: Sequence[Op], dtype: Any, width: int, loop: bool) -> None:
+        self.name, self.dtype, self.width, self.loop = name, dtype, width, loop
+        self.ops = list(ops)
+        self.slots: list[Slot] = []
+        self.given: dict[Value, Place] = {}
+        self.exclusive: dict[Value, Place] = {}  # values that must be computed into a given place
+        self.stored: list[Value] = []  # values that must lie in memory for all rows
+        self.added: list[tuple[Value, Slot]] = []  # values to add up, and where
+        self.fixed: dict[Value, Slot] = {}
+        self.packed: dict[Value, Slot] = {}
+
+    def slot(self, kind: str, width: int, value: Value | None = None, indices: Slot | None = None) -> Slot:
+        """A new slot."""
+        slot = Slot(kind, width, value, indices, len(self.slots))
+        self.slots.append(slot)
+        return slot
+
+    # --- where everything lies ----------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Copy what must lie in two places, and find out which values need memory."""
+        self.makers = {op.output: op for op in self.ops}
+        self.member: dict[Value, tuple[Value, int]] = {}
+        self.same_place: dict[Value, Place] = {}
+        new_ops: list[Op] = []
+        for op in self.ops:
+            if op.name != "concatenate":
+                new_ops.append(op)
+                continue
+            joined = self._adjacent(op)
+            if joined is not None:
+                self.same_place[op.output] = joined
+                continue
+            inputs = []
+            column = 0
+            for x in op.values:
+                if x not in self.makers or self.makers[x].name in ALIASES or x in self.member or x in self.exclusive:
+                    copy = Value(x.shape, x.dtype)
+                    new_ops.append(Op("alias", (x,), {}, copy))
+                    self.makers[copy] = new_ops[-1]
+                    x = copy
+                self.member[x] = (op.output, column)
+                column += width_of(x)
+                inputs.append(x)
+            joined_op = Op(op.name, tuple(inputs), op.options, op.output)
+            self.makers[op.output] = joined_op
+            new_ops.append(joined_op)
+        self.ops = new_ops
+        self.own: dict[Value, Slot] = {}
+        stored_roots = {self.root(v) for v in self.stored if v not in self.given}
+        self.stored_roots = stored_roots
+
+    def _adjacent(self, op: Op) -> Place | None:
+        """The place of a concatenation whose parts already lie side by side."""
+        places = [self.given.get(x) for x in op.values]
+        if any(p is None for p in places):
+            return None
+        first = places[0]
+        column = first.column  # type: ignore[union-attr]
+        for x, place in zip(op.values, places, strict=True):
+            if place.slot is not first.slot or place.column != column or place.slot.kind != "rows":  # type: ignore[union-attr]
+                return None
+            column += width_of(x)
+        return first
+
+    def root(self, value: Value) -> Value:
+        """The value that owns the memory that ``value`` lies in."""
+        while True:
+            if value in self.given or value in self.exclusive or value in self.same_place:
+                return value
+            if value in self.member:
+                value = self.member[value][0]
+            elif value in self.makers and self.makers[value].name in ("getitem", "reshape"):
+                value = self.makers[value].values[0]
+            else:
+                return value
+
+    def place(self, value: Value) -> Place:
+        """Where a value lies, or is to lie."""
+        if value in self.given:
+            return self.given[value]
+        if value in self.exclusive:
+            return self.exclusive[value]
+        if value in self.same_place:
+            return self.same_place[value]
+        if value in self.member:
+            whole, column = self.member[value]
+            place = self.place(whole)
+            return Place(place.slot, place.column + column)
+        op = self.makers[value]
+        if op.name == "getitem":
+            place = self.place(op.values[0])
+            columns = columns_of(op)
+            assert columns is not None
+            return Place(place.slot, place.column + columns[0])
+        if op.name == "reshape":
+            return self.place(op.values[0])
+        if value not in self.own:
+            kind = "rows" if value in self.stored_roots else "scratch"
+            self.own[value] = self.slot(kind, width_of(value), value)
+        return Place(self.own[value], 0)
+
+    # --- the order ----------------------------------------------------------------------------------------------------
+
+    def schedule(self) -> list[Op | list[tuple[int, list[Op]]]]:
+        """Products, and between them segments: lists of groups, each a width and the operations that share a loop."""
+        done: set[Value] = {*self.given, *self.fixed, *self.packed}
+        remaining = [op for op in self.ops if op.output not in self.same_place]
+        done.update(self.same_place)
+        adds = list(self.added)
+        plan: list[Op | list[tuple[int, list[Op]]]] = []
+
+        def ready(op: Op) -> bool:
+            return all(x in done for x in op.values)
+
+        def absorb() -> None:
+            again = True
+            while again:
+                again = False
+                for op in [op for op in remaining if op.name in ALIASES and ready(op)]:
+                    remaining.remove(op)
+                    done.add(op.output)
+                    again = True
+
+        while remaining or adds:
+            segment: list[tuple[int, list[Op]]] = []
+            while True:
+                absorb()
+                loops = [op for op in remaining if op.name not in ALIASES and op.name != "matmul" and ready(op)]
+                extra = [(v, slot) for v, slot in adds if v in done]
+                if not loops and not extra:
+                    break
+                width = _domain(loops[0]) if loops else width_of(extra[0][0])
+                group: list[Op] = []
+                local: set[Value] = set()  # made in this group's loop, so at hand without memory
+
+                def fits(op: Op, width: int = width, local: set[Value] = local) -> bool:
+                    return (
+                        op.name not in ALIASES
+                        and op.name != "matmul"
+                        and _domain(op) == width
+                        and all(x in done or x in local for x in op.values)
+                        and not (op.name == "pick" and op.values[0] in local)
+                    )
+
+                again = True
+                while again:
+                    again = False
+                    for op in [op for op in remaining if fits(op)]:
+                        remaining.remove(op)
+                        group.append(op)
+                        if op.name not in REDUCTIONS or width == 1:
+                            local.add(op.output)
+                        again = True
+                made = {op.output for op in group}
+                for v, slot in [(v, slot) for v, slot in adds if width_of(v) == width and (v in done or v in local)]:
+                    adds.remove((v, slot))
+                    group.append(Op("<add>", (v,), {"slot": slot}, Value((), v.dtype)))
+                done |= made
+                segment.append((width, group))
+            if segment:
+                plan.append(segment)
+            products = [op for op in remaining if op.name == "matmul" and ready(op)]
+            if not products and not segment:
+                raise AssertionError("a body that cannot be ordered")  # a graph's operations always can
+            for op in products:
+                remaining.remove(op)
+                done.add(op.output)
+                plan.append(op)
+        return plan
+
+    # --- the text -----------------------------------------------------------------------------------------------------
+
+    def generate(self) -> Code:
+        """Write the functions."""
+        self.settle()
+        order = self.schedule()
+        self._find_memory(order)
+        for v in self.stored:
+            self.place(v)
+        text: list[str] = []
+        calls: list[str] = []
+        declarations: set[str] = set()
+        for number, item in enumerate(order):
+            if isinstance(item, Op):
+                calls.append(self._product(item, number))
+            else:
+                function = f"{self.name}_rows{number}"
+                lines, declared = self._segment(function, item)
+                text += lines
+                declarations |= declared
+                calls.append(f"call void @{function}(ptr %args, i64 %t, i64 %b0, i64 %b1)")
+        text.append(f"define internal void @{self.name}_step(ptr noalias readonly %args, i64 %t, i64 %b0, i64 %b1) {{")
+        text += [f"  {line}" for call in calls for line in call.split("\n")]
+        text += ["  ret void", "}", self._driver()]
+        places = {v: self.place(v) for v in (*self.stored, *self.given)}
+        return Code("\n".join(text), self.slots, places, declarations)
+
+    def _find_memory(self, order: Sequence[Op | list[tuple[int, list[Op]]]]) -> None:
+        """Which values must be written to memory, and which can pass in a register from one loop to the next."""
+        where: dict[Value, tuple[int, int]] = {}
+        for i, item in enumerate(order):
+            for j, (_, group) in enumerate(item if isinstance(item, list) else []):
+                for op in group:
+                    where[op.output] = (i, j)
+        self.in_memory: set[Value] = set(self.member) | set(self.exclusive)
+        stored_or_alias = set(self.stored)
+        for op in self.ops:
+            if op.name in ("getitem", "reshape"):
+                self.in_memory.add(op.values[0])
+        for i, item in enumerate(order):
+            if isinstance(item, Op):
+                self.in_memory.add(item.values[0])
+                continue
+            for j, (_, group) in enumerate(item):
+                for op in group:
+                    for x in op.values:
+                        if x in where and where[x] != (i, j):
+                            # A number a row stays in a register until the row is done.
+                            if width_of(x) > 1 or where[x][0] != i:
+                                self.in_memory.add(x)
+                        if op.name == "pick" and x is op.values[0]:
+                            self.in_memory.add(x)
+        self.in_memory |= {v for v in stored_or_alias if v in where}
+
+    def _product(self, op: Op, number: int) -> str:
+        a, matrix = op.values
+        place, out = self.place(a), self.place(op.output)
+        k, n = matrix.shape
+        packed = self.packed[matrix]
+        lines = []
+        lines += self._address(f"%a{number}", place, "%b0", "%t", "%b0")
+        lines += self._address(f"%c{number}", out, "%b0", "%t", "%b0")
+        lines += [
+            *self._load_slot(f"%p{number}", packed, 0),
+            f"%p{number}p = inttoptr i64 %p{number} to ptr",
+            f"%f{number} = load i64, ptr %args",
+            f"%f{number}p = inttoptr i64 %f{number} to ptr",
+            f"%m{number} = sub i64 %b1, %b0",
+            *self._load_slot(f"%as{number}", place.slot, 2),
+            *self._load_slot(f"%cs{number}", out.slot, 2),
+            f"call void %f{number}p(i64 %m{number}, i64 {n}, i64 {k}, ptr %a{number}, i64 %as{number}, "
+            f"ptr %p{number}p, ptr %c{number}, i64 %cs{number}, i32 0)",
+        ]
+        return "\n".join(lines)
+
+    def _load_slot(self, register: str, slot: Slot, word: int) -> list[str]:
+        # The first word of the arguments is the address of the product's function.
+        offset = 1 + 3 * slot.number + word
+        return [f"{register}.q = getelementptr i64, ptr %args, i64 {offset}", f"{register} = load i64, ptr {register}.q"]
+
+    def _address(self, register: str, place: Place, row: str, t: str, first: str) -> list[str]:
+        """The address of a row's first element at a place, in ``register``; also ``register.base``."""
+        slot = place.slot
+        size = 4 if self.dtype == "float" else 8
+        r = register
+        lines = [*self._load_slot(f"{r}.0", slot, 0)]
+        total = f"{r}.0"
+
+        def plus(expression: str, name: str) -> None:
+            nonlocal total
+            lines.append(f"{r}.{name} = {expression}")
+            lines.append(f"{r}.{name}s = mul i64 {r}.{name}, {size}")
+            lines.append(f"{r}.{name}t = add i64 {total}, {r}.{name}s")
+            total = f"{r}.{name}t"
+
+        if slot.kind in ("rows", "coming", "going"):
+            lines += self._load_slot(f"{r}.1", slot, 1)
+            step = t
+            if slot.kind != "rows":
+                lines.append(f"{r}.odd = and i64 {t}, 1")
+                step = f"{r}.odd"
+                if slot.kind == "going":
+                    lines.append(f"{r}.even = xor i64 {r}.odd, 1")
+                    step = f"{r}.even"
+            plus(f"mul i64 {step}, {r}.1", "ts")
+        if slot.kind in ("rows", "coming", "going", "scratch"):
+            lines += self._load_slot(f"{r}.2", slot, 2)
+            at = row
+            if slot.kind != "rows":
+                lines.append(f"{r}.row = sub i64 {row}, {first}")
+                at = f"{r}.row"
+            plus(f"mul i64 {at}, {r}.2", "bs")
+        if slot.kind in ("looked_up", "scattered"):
+            assert slot.indices is not None
+            index = slot.indices
+            lines += [
+                *self._load_slot(f"{r}.i0", index, 0),
+                *self._load_slot(f"{r}.i1", index, 1),
+                *self._load_slot(f"{r}.i2", index, 2),
+                f"{r}.it = mul i64 {t}, {r}.i1",
+                f"{r}.ib = mul i64 {row}, {r}.i2",
+                f"{r}.in = add i64 {r}.it, {r}.ib",
+                f"{r}.ip = inttoptr i64 {r}.i0 to ptr",
+                f"{r}.iq = getelementptr i64, ptr {r}.ip, i64 {r}.in",
+                f"{r}.ix = load i64, ptr {r}.iq",
+                *self._load_slot(f"{r}.2", slot, 2),
+            ]
+            plus(f"mul i64 {r}.ix, {r}.2", "bs")
+        if place.column:
+            lines.append(f"{r}.col = add i64 {total}, {place.column * size}")
+            total = f"{r}.col"
+        lines.append(f"{r} = inttoptr i64 {total} to ptr")
+        return lines
+
+    def _segment(self, function: str, groups: list[tuple[int, list[Op]]]) -> tuple[list[str], set[str]]:
+        writer = _Segment(self, groups)
+        return writer.function(function), writer.declarations
+
+    def _driver(self) -> str:
+        if self.loop:
+            return f"""define void @{self.name}_run(ptr %args, i64 %t0, i64 %steps, i64 %dt, i64 %b0, i64 %b1) {{
+entry:
+  %none = icmp sle i64 %steps, 0
+  br i1 %none, label %end, label %loop
+loop:
+  %i = phi i64 [0, %entry], [%i1, %loop]
+  %t = phi i64 [%t0, %entry], [%t1, %loop]
+  call void @{self.name}_step(ptr %args, i64 %t, i64 %b0, i64 %b1)
+  %i1 = add i64 %i, 1
+  %t1 = add i64 %t, %dt
+  %more = icmp slt i64 %i1, %steps
+  br i1 %more, label %loop, label %end
+end:
+  ret void
+}}"""
+        return f"""define void @{self.name}_run(ptr %args, i64 %t0, i64 %block, i64 %dt, i64 %b0, i64 %b1) {{
+entry:
+  %none = icmp sge i64 %b0, %b1
+  br i1 %none, label %end, label %loop
+loop:
+  %b = phi i64 [%b0, %entry], [%next, %loop]
+  %next = add i64 %b, %block
+  %past = icmp sgt i64 %next, %b1
+  %stop = select i1 %past, i64 %b1, i64 %next
+  call void @{self.name}_step(ptr %args, i64 0, i64 %b, i64 %stop)
+  %more = icmp slt i64 %next, %b1
+  br i1 %more, label %loop, label %end
+end:
+  ret void
+}}"""
+
+
+REDUCTIONS = frozenset({"sum", "max"})
+
+
+def width_of(value: Value) -> int:
+    """Columns of a row value."""
+    return value.shape[1] if value.ndim == 2 else 1
+
+
+def _domain(op: Op) -> int:
+    """How many columns an operation's loop runs over."""
+    return width_of(op.values[0]) if op.name in REDUCTIONS else width_of(op.output)
+
+
+class _Segment:
+    """One function: a loop over rows, in it one loop over columns for each group."""
+
+    def __init__(self, body: Body, groups: list[tuple[int, list[Op]]]) -> None:
+        self.body, self.groups = body, groups
+        self.lines: list[str] = []
+        self.declarations: set[str] = set()
+        self.count = itertools.count()
+        self.scalars: dict[Value, str] = {}  # numbers of this row, and splats of them by name
+        self.masks: set[str] = set()
+        self.label = "row"
+
+    def emitter(self, width: int) -> Emitter:
+        em = Emitter(self.body.dtype, width)
+        em.lines = self.lines
+        em._count = self.count
+        em.declarations = self.declarations
+        return em
+
+    def function(self, name: str) -> list[str]:
+        head = [f"define internal void @{name}(ptr noalias readonly %args, i64 %t, i64 %b0, i64 %b1) {{", "entry:"]
+        self.addresses: dict[Place, str] = {}
+        self.row_lines: list[str] = []
+        body_lines = self.lines
+        for width, group in self.groups:
+            self._group(width, group)
+        foot = [
+            "br label %latch",
+            "latch:",
+            "%b.next = add i64 %b, 1",
+            "%b.more = icmp slt i64 %b.next, %b1",
+            "br i1 %b.more, label %row, label %end",
+            "end:",
+            "ret void",
+            "}",
+        ]
+        start = ["%none = icmp sge i64 %b0, %b1", "br i1 %none, label %end, label %row", "row:"]
+        start.append("%b = phi i64 [%b0, %entry], [%b.next, %latch]")
+        return head + start + self.row_lines + body_lines + foot
+
+    def address(self, place: Place) -> str:
+        """A pointer to this row of a place."""
+        if place not in self.addresses:
+            register = f"%r{len(self.addresses)}"
+            self.addresses[place] = register
+            self.row_lines += self.body._address(register, place, "%b", "%t", "%b0")
+        return self.addresses[place]
+
+    def _group(self, width: int, group: list[Op]) -> None:
+        if width == 1:
+            self._chunk(self.emitter(1), group, None, None, {})
+            return
+        W = self.body.width
+        reductions = [op for op in group if op.name in REDUCTIONS]
+        sums: dict[Value, str] = {}
+        full = width // W * W
+        em = self.emitter(W)
+        for op in reductions:
+            sums[op.output] = em.constant(0 if op.name == "sum" else float("-inf"))
+        if full:
+            number = next(self.count)
+            before, loop = self.label, f"g{number}"
+            self.lines += [f"br label %{loop}", f"{loop}:"]
+            self.lines.append(f"%j{number} = phi i64 [0, %{before}], [%j{number}.next, %{loop}]")
+            phis = {op.output: f"%acc{number}.{i}" for i, op in enumerate(reductions)}
+            for value, register in phis.items():
+                self.lines.append(f"{register} = phi {em.type} [{sums[value]}, %{before}], [{register}.next, %{loop}]")
+            self.label = loop
+            new = self._chunk(em, group, f"%j{number}", None, phis)
+            for value, register in phis.items():
+                self.lines.append(f"{register}.next = fadd {em.type} {new[value]}, {em.constant(-0.0)}")
+                sums[value] = f"{register}.next"
+            self.lines += [
+                f"%j{number}.next = add i64 %j{number}, {W}",
+                f"%j{number}.more = icmp slt i64 %j{number}.next, {full}",
+                f"br i1 %j{number}.more, label %{loop}, label %g{number}.end",
+                f"g{number}.end:",
+            ]
+            self.label = f"g{number}.end"
+        if width > full:
+            live = ", ".join(f"i1 {'true' if i < width - full else 'false'}" for i in range(W))
+            sums |= self._chunk(em, group, str(full), f"<{live}>", sums)
+        for op in reductions:
+            kind = f"v{W}f{em.format.bits}"
+            if op.name == "sum":
+                self.declarations.add(f"declare {em.dtype} @llvm.vector.reduce.fadd.{kind}({em.dtype}, {em.type})")
+                call = f"call reassoc {em.dtype} @llvm.vector.reduce.fadd.{kind}({em.dtype} -0.0, {em.type} {sums[op.output]})"
+            else:
+                self.declarations.add(f"declare {em.dtype} @llvm.vector.reduce.fmaximum.{kind}({em.type})")
+                call = f"call {em.dtype} @llvm.vector.reduce.fmaximum.{kind}({em.type} {sums[op.output]})"
+            one = self.emitter(1)
+            result = one.assign(call)
+            self.scalars[op.output] = result
+            if op.output in self.body.in_memory:
+                self._store(one, op.output, result, None, None)
+
+    def _chunk(
+        self, em: Emitter, group: list[Op], j: str | None, live: str | None, sums: Mapping[Value, str]
+    ) -> dict[Value, str]:
+        """The operations of a group on one vector of columns (or on a scalar); the new partial sums of reductions."""
+        known: dict[Value, str] = {}
+        new: dict[Value, str] = {}
+        for op in group:
+            if op.name == "<add>":
+                self._accumulate(em, op, known, j, live)
+                continue
+            if op.name in REDUCTIONS and em.width > 1:
+                x = self._number(em, op.values[0], known, j, live)
+                if live is not None:
+                    neutral = em.constant(0 if op.name == "sum" else float("-inf"))
+                    x = em.assign(f"select {em.mask_type} {live}, {em.type} {x}, {em.type} {neutral}")
+                name = "add" if op.name == "sum" else "maximum"
+                new[op.output] = FUNCTIONS[name](em, [sums[op.output], x])
+                continue
+            known[op.output] = result = self._compute(em, op, known, j, live)
+            if em.width == 1 and width_of(op.output) == 1:
+                self.scalars[op.output] = result
+            if op.output in self.body.in_memory:
+                stored = emit_number(em, result) if result in self.masks else result
+                self._store(em, op.output, stored, j, live)
+        return new
+
+    def _compute(self, em: Emitter, op: Op, known: Mapping[Value, str], j: str | None, live: str | None) -> str:
+        name = op.name
+        if name in ("alias", "broadcast_to") or name in REDUCTIONS:  # a reduction over one column
+            return self._operand(em, op.inputs[0], known, j, live)
+        if name == "pick":
+            x, index = op.values
+            pointer, place = self.address(self.body.place(x)), self._index(index)
+            element = em.assign(f"getelementptr {em.dtype}, ptr {pointer}, i64 {place}")
+            return em.assign(f"load {em.dtype}, ptr {element}")
+        if name == "place":
+            x, index = op.values
+            return self._placed(em, self._operand(em, x, known, j, live), self._index(index), j)
+        if name == "where":
+            condition = self._mask(em, op.inputs[0], known, j, live)
+            return em.select(condition, *(self._number(em, x, known, j, live) for x in op.inputs[1:]))
+        if name == "clip":
+            return emit_clip(em, [self._number(em, op.inputs[0], known, j, live)], **op.options)
+        if name not in FUNCTIONS:
+            raise TraceError(f"its {name} has no kernel")
+        take = self._mask if name.startswith("logical") else self._number
+        result = FUNCTIONS[name](em, [take(em, x, known, j, live) for x in op.inputs])
+        if name in RESULT_IS_MASK:
+            self.masks.add(result)
+        return result
+
+    def _placed(self, em: Emitter, x: str, index: str, j: str | None) -> str:
+        if em.width == 1:
+            here = em.assign(f"icmp eq i64 {index}, 0")
+        else:
+            vector = f"<{em.width} x i64>"
+            lanes = ", ".join(f"i64 {i}" for i in range(em.width))
+            offset = em.assign(f"sub i64 {index}, {j}")
+            one = em.assign(f"insertelement {vector} poison, i64 {offset}, i64 0")
+            wide = em.assign(f"shufflevector {vector} {one}, {vector} poison, <{em.width} x i32> zeroinitializer")
+            here = em.assign(f"icmp eq {vector} {wide}, <{lanes}>")
+        return em.select(here, x, em.constant(0))
+
+    def _index(self, value: Value) -> str:
+        if value.dtype.kind not in "iu":
+            raise TraceError("it picks by indices that are no integers")
+        if value not in self.scalars:
+            register = f"%index{next(self.count)}"
+            self.row_lines += [
+                *self.body._address(f"{register}.a", self.body.place(value), "%b", "%t", "%b0"),
+                f"{register} = load i64, ptr {register}.a",
+            ]
+            self.scalars[value] = register
+        return self.scalars[value]
+
+    def _number(self, em: Emitter, x: Operand, known: Mapping[Value, str], j: str | None, live: str | None) -> str:
+        register = self._operand(em, x, known, j, live)
+        return emit_number(em, register) if register in self.masks else register
+
+    def _mask(self, em: Emitter, x: Operand, known: Mapping[Value, str], j: str | None, live: str | None) -> str:
+        if isinstance(x, bool):
+            return em.mask(x)
+        register = self._operand(em, x, known, j, live)
+        return register if register in self.masks else em.compare("une", register, em.constant(0))
+
+    def _operand(self, em: Emitter, x: Operand, known: Mapping[Value, str], j: str | None, live: str | None) -> str:
+        """A register with this chunk of a value."""
+        if not isinstance(x, Value):
+            return em.constant(float(x))
+        if x in known:
+            return known[x]
+        if x.dtype.kind not in "fb":
+            raise TraceError(f"it computes with {x.dtype} numbers")
+        register = self._loaded(em, x, j, live)
+        if isinstance(known, dict):
+            known[x] = register
+        return register
+
+    def _loaded(self, em: Emitter, x: Value, j: str | None, live: str | None) -> str:
+        fixed = self.body.fixed.get(x)
+        width = x.shape[-1] if fixed is not None and x.shape else 1 if fixed is not None else width_of(x)
+        if x in self.scalars:
+            scalar = self.scalars[x]
+            if scalar not in self.masks:
+                return em.splat(scalar)
+            scalar = emit_number(self.emitter(1), scalar)
+            return em.splat(scalar)
+        if fixed is not None:
+            pointer = self.address(Place(fixed, 0))
+        else:
+            pointer = self.address(self.body.place(x))
+        if width == 1:
+            one = self.emitter(1)
+            return em.splat(one.assign(f"load {em.dtype}, ptr {pointer}"))
+        return self._load(em, pointer, j, live)
+
+    def _load(self, em: Emitter, pointer: str, j: str | None, live: str | None) -> str:
+        if em.width == 1:
+            return em.assign(f"load {em.dtype}, ptr {pointer}")
+        at = em.assign(f"getelementptr {em.dtype}, ptr {pointer}, i64 {j}")
+        align = em.format.bits // 8
+        if live is None:
+            return em.assign(f"load {em.type}, ptr {at}, align {align}")
+        function = f"@llvm.masked.load.v{em.width}f{em.format.bits}.p0"
+        self.declarations.add(f"declare {em.type} {function}(ptr, i32, {em.mask_type}, {em.type})")
+        return em.assign(
+            f"call {em.type} {function}(ptr {at}, i32 {align}, {em.mask_type} {live}, {em.type} zeroinitializer)"
+        )
+
+    def _store(self, em: Emitter, value: Value, register: str, j: str | None, live: str | None) -> None:
+        self._store_at(em, self.address(self.body.place(value)), register, j, live)
+
+    def _store_at(self, em: Emitter, pointer: str, register: str, j: str | None, live: str | None) -> None:
+        if em.width == 1:
+            em.line(f"store {em.dtype} {register}, ptr {pointer}")
+            return
+        at = em.assign(f"getelementptr {em.dtype}, ptr {pointer}, i64 {j}")
+        align = em.format.bits // 8
+        if live is None:
+            em.line(f"store {em.type} {register}, ptr {at}, align {align}")
+            return
+        function = f"@llvm.masked.store.v{em.width}f{em.format.bits}.p0"
+        self.declarations.add(f"declare void {function}({em.type}, ptr, i32, {em.mask_type})")
+        em.line(f"call void {function}({em.type} {register}, ptr {at}, i32 {align}, {em.mask_type} {live})")
+
+    def _accumulate(self, em: Emitter, op: Op, known: Mapping[Value, str], j: str | None, live: str | None) -> None:
+        x = self._number(em, op.inputs[0], known, j, live)
+        pointer = self.address(Place(op.options["slot"], op.options.get("column", 0)))
+        old = self._load(em, pointer, j, live)
+        self._store_at(em, pointer, em.binary("fadd", old, x), j, live)
+
+
+def module(codes: Iterable[Code]) -> str:
+    """One module of several bodies."""
+    codes = list(codes)
+    declarations = sorted(set().union(*(code.declarations for code in codes)))
+    return "\n\n".join([*declarations, *(code.text for code in codes)])
+
+

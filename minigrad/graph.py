@@ -1,0 +1,462 @@
+"""A function's computation as data: traced once, printed, rewritten, differentiated, evaluated.
+
+A graph is in static single assignment: a list of operations, each of which makes one value. It knows nothing of time;
+what the time loop does with graphs stands in ``scan``. Derivatives come from the rules of ``primitives.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import EllipsisType
+from typing import Any, NoReturn, TypeAlias
+
+import numpy as np
+
+from minigrad import trees
+from minigrad.tensor import PIECEWISE_CONSTANT, PRIMITIVES, Array, Primitive, Scattered, Tensor, unbroadcast
+from minigrad.trees import Tree
+
+
+class TraceError(Exception):
+    """The function does what a graph cannot hold; the message names it."""
+
+
+class Value:
+    """One array of a graph: its shape and type, but no elements. Two values are equal only where they are the same."""
+
+    __slots__ = ("dtype", "shape")
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        self.shape = shape
+        self.dtype = np.dtype(dtype)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    def __repr__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+Operand: TypeAlias = "Value | bool | int | float"
+"""What goes into an operation: a value, or a Python number, which takes the type of what it meets."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Op:
+    """One operation.
+
+    Attributes:
+        name: of a primitive, or of a NumPy function that is constant piece by piece (``greater``).
+        inputs: its operands.
+        options: the primitive's options.
+        output: what it makes.
+    """
+
+    name: str
+    inputs: tuple[Operand, ...]
+    options: Mapping[str, Any]
+    output: Value
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """The operands that are values."""
+        return tuple(x for x in self.inputs if isinstance(x, Value))
+
+
+@dataclass(eq=False)
+class Graph:
+    """Operations in an order in which they can run.
+
+    Attributes:
+        inputs: values that are given.
+        outputs: values that are asked for; an input may be among them, or a number.
+        ops: the operations.
+        constants: arrays that the function brought along.
+        names: of inputs, for people.
+    """
+
+    inputs: list[Value]
+    outputs: list[Operand]
+    ops: list[Op] = field(default_factory=list)
+    constants: dict[Value, Array] = field(default_factory=dict)
+    names: dict[Value, str] = field(default_factory=dict)
+
+    def makers(self) -> dict[Value, Op]:
+        """The operation that makes each value."""
+        return {op.output: op for op in self.ops}
+
+    def users(self) -> dict[Value, list[Op]]:
+        """The operations that each value goes into."""
+        found: dict[Value, list[Op]] = {}
+        for op in self.ops:
+            for value in dict.fromkeys(op.values):
+                found.setdefault(value, []).append(op)
+        return found
+
+    def labels(self) -> dict[Value, str]:
+        """A short name for every value: that of an input, ``constant0``, or ``%0`` and so on."""
+        labels = {value: self.names.get(value, f"input{i}") for i, value in enumerate(self.inputs)}
+        labels |= {value: f"constant{i}" for i, value in enumerate(self.constants)}
+        return labels | {op.output: f"%{i}" for i, op in enumerate(self.ops)}
+
+    def __str__(self) -> str:
+        labels = self.labels()
+
+        def text(x: Operand) -> str:
+            return labels.get(x, "?") if isinstance(x, Value) else repr(x)
+
+        lines = [f"{labels[v]}: {v!r}" for v in (*self.inputs, *self.constants)]
+        for op in self.ops:
+            options = "".join(f", {key}={_spell(value)}" for key, value in op.options.items())
+            lines.append(f"{labels[op.output]} = {op.name}({', '.join(map(text, op.inputs))}{options}): {op.output!r}")
+        return "\n".join([*lines, f"return {', '.join(map(text, self.outputs))}"])
+
+
+def _spell(option: Any) -> str:
+    if isinstance(option, tuple | list):
+        return "(" + ", ".join(map(_spell, option)) + ")"
+    if isinstance(option, slice):
+        return ":".join("" if part is None else str(part) for part in (option.start, option.stop, option.step))[
+            : None if option.step is not None else -1
+        ]
+    return "..." if isinstance(option, EllipsisType) else repr(option)
+
+
+def key_of(option: Any) -> Any:
+    """Something hashable that is equal where two options are; an array is equal only to itself."""
+    if isinstance(option, slice):
+        return ("slice", option.start, option.stop, option.step)
+    if isinstance(option, tuple | list):
+        return tuple(map(key_of, option))
+    if isinstance(option, dict):
+        return tuple((key, key_of(value)) for key, value in option.items())
+    return id(option) if isinstance(option, np.ndarray) else (type(option), option)
+
+
+class Tracer(Tensor):
+    """A tensor without elements: what is done with it is written into a graph."""
+
+    __slots__ = ("builder", "symbol")
+
+    def __init__(self, builder: Builder, symbol: Value) -> None:
+        self.builder = builder
+        self.symbol = symbol
+        self.node = None
+
+    @property
+    def value(self) -> NoReturn:  # type: ignore[override]
+        """There is none.
+
+        Raises:
+            TraceError: always.
+        """
+        raise TraceError("it reads the elements of a tensor (.value, or a function that needs them)")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of each axis."""
+        return self.symbol.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the elements."""
+        return self.symbol.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.symbol.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return int(np.prod(self.symbol.shape))
+
+    def __repr__(self) -> str:
+        return f"Tracer({self.symbol!r})"
+
+    def __len__(self) -> int:
+        return self.symbol.shape[0]
+
+    def _decides(self, *_: Any) -> NoReturn:
+        raise TraceError("it decides by the value of a tensor (if, while, bool, float, int or item)")
+
+    __bool__ = __float__ = __int__ = __index__ = item = _decides
+
+    def record(self, primitive: Primitive, args: Sequence[Any], options: Mapping[str, Any]) -> Tensor:
+        """Write down an operation instead of carrying it out."""
+        return self.builder.record(primitive.name, args, options)
+
+    def __gt__(self, other: Any) -> Any:
+        return self.builder.record("greater", (self, other))
+
+    def __ge__(self, other: Any) -> Any:
+        return self.builder.record("greater_equal", (self, other))
+
+    def __lt__(self, other: Any) -> Any:
+        return self.builder.record("less", (self, other))
+
+    def __le__(self, other: Any) -> Any:
+        return self.builder.record("less_equal", (self, other))
+
+    def __eq__(self, other: Any) -> Any:
+        return self.builder.record("equal", (self, other))
+
+    def __ne__(self, other: Any) -> Any:
+        return self.builder.record("not_equal", (self, other))
+
+    def __and__(self, other: Any) -> Any:
+        return self.builder.record("logical_and", (self, other))
+
+    def __or__(self, other: Any) -> Any:
+        return self.builder.record("logical_or", (self, other))
+
+    def __invert__(self) -> Any:
+        return self.builder.record("logical_not", (self,))
+
+    __rand__, __ror__ = __and__, __or__
+    __hash__ = None  # type: ignore[assignment]
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if method == "__call__" and ufunc in PIECEWISE_CONSTANT and not kwargs:
+            return self.builder.record(ufunc.__name__, inputs)
+        return super().__array_ufunc__(ufunc, method, *inputs, **kwargs)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if func in (np.shape, np.ndim, np.size):
+            return func(np.broadcast_to(0, args[0].shape), *args[1:], **kwargs)
+        if func in (np.zeros_like, np.ones_like, np.full_like):
+            return func(np.broadcast_to(np.zeros((), self.dtype), args[0].shape), *args[1:], **kwargs)
+        if func in PIECEWISE_CONSTANT:
+            raise TraceError(f"it calls np.{func.__name__}, which has no place in a graph")
+        return super().__array_function__(func, types, args, kwargs)
+
+
+class Builder:
+    """Writes a graph, operation by operation.
+
+    Attributes:
+        graph: what is written.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._constants: dict[int, Value] = {}
+
+    def input(self, shape: tuple[int, ...], dtype: Any, name: str = "") -> Tracer:
+        """A new input."""
+        value = Value(shape, dtype)
+        self.graph.inputs.append(value)
+        self.graph.names[value] = name or f"input{len(self.graph.inputs) - 1}"
+        return Tracer(self, value)
+
+    def operand(self, x: Any) -> Operand:
+        """What an operation remembers of an argument."""
+        if isinstance(x, Tracer):
+            return x.symbol
+        if isinstance(x, Tensor):
+            if x.node is not None:
+                raise TraceError("it uses a tensor from outside, whose gradient would be lost")
+            x = x.value
+        if type(x) in (bool, int, float):  # exactly these: NumPy's own scalars have a width that counts
+            return x  # type: ignore[no-any-return]
+        array = np.asarray(x)
+        if array.dtype == object:
+            raise TraceError(f"it uses a {type(x).__name__} as an array")
+        if id(x) not in self._constants:
+            self._constants[id(x)] = value = Value(array.shape, array.dtype)
+            self.graph.constants[value] = array  # which also keeps the id from being used again
+        return self._constants[id(x)]
+
+    def record(self, name: str, args: Sequence[Any], options: Mapping[str, Any] | None = None) -> Tracer:
+        """Write down an operation; its value as a tracer."""
+        inputs = tuple(map(self.operand, args))
+        shape, dtype = infer(name, inputs, options or {})
+        return Tracer(self, self.emit(name, inputs, options or {}, Value(shape, dtype)))
+
+    def emit(self, name: str, inputs: Sequence[Operand], options: Mapping[str, Any], output: Value) -> Value:
+        """Append an operation whose output is known."""
+        self.graph.ops.append(Op(name, tuple(inputs), options, output))
+        return output
+
+
+def function_of(name: str) -> Callable[..., Any]:
+    """The NumPy function that an operation stands for."""
+    return PRIMITIVES[name].forward if name in PRIMITIVES else getattr(np, name)  # type: ignore[no-any-return]
+
+
+def infer(name: str, inputs: Sequence[Operand], options: Mapping[str, Any]) -> tuple[tuple[int, ...], Any]:
+    """The shape and type of an operation's value, as NumPy has them.
+
+    Raises:
+        TraceError: float types are mixed, so that the value would be wider than one of them.
+        ValueError: the shapes do not fit.
+    """
+    shapes = [x.shape if isinstance(x, Value) else () for x in inputs]
+    if name == "matmul" and [len(shape) for shape in shapes] == [2, 2] and shapes[0][1] == shapes[1][0]:
+        # The product itself would cost more than all the rest of a trace.
+        examples: list[Any] = [np.ones(1, x.dtype) if isinstance(x, Value) else x for x in inputs]
+        result = np.broadcast_to(np.multiply(*examples), (shapes[0][0], shapes[1][1]))
+    else:
+        examples = [np.ones(x.shape, x.dtype) if isinstance(x, Value) else x for x in inputs]
+        with np.errstate(all="ignore"):
+            result = np.asarray(function_of(name)(*examples, **options))
+    floats = {x.dtype for x in inputs if isinstance(x, Value) and x.dtype.kind == "f"}
+    if len(floats) > 1 or (floats and result.dtype.kind == "f" and result.dtype not in floats):
+        raise TraceError(f"its {name} mixes {' and '.join(sorted({str(x.dtype) for x in inputs if isinstance(x, Value)}))}")
+    return result.shape, result.dtype
+
+
+def trace(f: Callable[..., Tree], *examples: Tree, names: Sequence[str] = ()) -> tuple[Graph, Tree]:
+    """What ``f`` computes, as a graph.
+
+    Args:
+        f: a function of trees of arrays that gives a tree of arrays.
+        examples: one tree an argument: arrays, of which only shapes and types count.
+        names: of the arguments.
+
+    Returns:
+        The graph, whose inputs are all leaves of the arguments in their order, and the tree that ``f`` gave, with a
+        tracer or number for each leaf; the graph's outputs are its leaves.
+
+    Raises:
+        TraceError: ``f`` does what a graph cannot hold, for example decide by a value. Whatever else ``f`` raises.
+    """
+    builder = Builder(Graph([], []))
+    arguments = []
+    for i, example in enumerate(examples):
+        name = names[i] if i < len(names) else f"input{i}"
+        leaves = [
+            builder.input(np.shape(leaf), leaf.dtype, ".".join(filter(None, (name, path))))
+            for path, leaf in zip(trees.paths(example), trees.leaves(example), strict=True)
+        ]
+        arguments.append(trees.unflatten(example, leaves))
+    result = f(*arguments)
+    builder.graph.outputs = [builder.operand(leaf) for leaf in trees.leaves(result)]
+    return builder.graph, result
+
+
+def evaluate(graph: Graph, arrays: Sequence[Any]) -> list[Any]:
+    """Carry the graph out, operation by operation: the outputs for these inputs."""
+    known: dict[Value, Any] = dict(zip(graph.inputs, arrays, strict=True)) | graph.constants
+    for op in graph.ops:
+        args = [known[x] if isinstance(x, Value) else x for x in op.inputs]
+        known[op.output] = np.asarray(function_of(op.name)(*args, **op.options))
+    return [known[x] if isinstance(x, Value) else x for x in graph.outputs]
+
+
+def differentiate(graph: Graph, wrt: Iterable[Value]) -> Graph:
+    """The graph followed by its backward pass.
+
+    Args:
+        graph: what to differentiate.
+        wrt: its inputs whose cotangents are asked for.
+
+    Returns:
+        A graph that starts with the given one's operations. It has further inputs, the cotangents of those outputs
+        that are floating-point values of their own (see ``seeds``), and further outputs: the cotangent of each of
+        ``wrt``, in order; the number 0 where nothing depends on it.
+
+    Raises:
+        TraceError: a rule does what a graph cannot hold.
+    """
+    wrt = list(wrt)
+    builder = Builder(
+        Graph(list(graph.inputs), list(graph.outputs), list(graph.ops), dict(graph.constants), dict(graph.names))
+    )
+    needed = set(wrt)
+    for op in graph.ops:
+        if op.output.dtype.kind == "f" and any(value in needed for value in op.values):
+            needed.add(op.output)
+    cotangents: dict[Value, list[Any]] = {}
+    for i in seeds(graph):
+        output = graph.outputs[i]
+        assert isinstance(output, Value)
+        cotangents.setdefault(output, []).append(builder.input(output.shape, output.dtype, f"d.output{i}"))
+
+    def arrived(value: Value) -> Any:
+        parts = cotangents.pop(value, [])
+        scattered = [part for part in parts if isinstance(part, Scattered)]
+        total = None
+        if scattered:
+            indices = tuple(part.index for part in scattered)
+            if any(isinstance(part, Tracer) for index in indices for part in (index if type(index) is tuple else ())):
+                raise TraceError("it chooses elements by computed indices")
+            total = PRIMITIVES["scatter"](*(part.g for part in scattered), indices=indices, shape=value.shape)
+        for part in parts:
+            if not isinstance(part, Scattered):
+                total = part if total is None else total + part
+        return total
+
+    def tensor(x: Operand) -> Any:
+        return Tracer(builder, x) if isinstance(x, Value) else x
+
+    for op in reversed(graph.ops):
+        if op.output not in needed:
+            continue
+        g = arrived(op.output)
+        if g is None:
+            continue
+        primitive = PRIMITIVES[op.name]
+        y, inputs = tensor(op.output), [tensor(x) for x in op.inputs]
+        all_at_once = primitive.rules[0](g, y, *inputs, **op.options) if primitive.variadic else ()
+        for i, x in enumerate(op.inputs):
+            if not isinstance(x, Value) or x not in needed:
+                continue
+            rule = primitive.rules[0 if primitive.variadic else i]
+            if rule is None:
+                continue
+            part = all_at_once[i] if primitive.variadic else rule(g, y, *inputs, **op.options)
+            if primitive.broadcasts:
+                part = unbroadcast(part, x.shape)
+            cotangents.setdefault(x, []).append(part)
+    for value in wrt:
+        total = arrived(value)
+        builder.graph.outputs.append(0.0 if total is None else builder.operand(total))
+    return builder.graph
+
+
+def seeds(graph: Graph) -> list[int]:
+    """The places of those outputs for whose cotangents ``differentiate`` makes inputs."""
+    return [i for i, x in enumerate(graph.outputs) if isinstance(x, Value) and x.dtype.kind == "f"]
+
+
+def prune(graph: Graph) -> Graph:
+    """The graph without operations whose values nobody asks for."""
+    needed = {x for x in graph.outputs if isinstance(x, Value)}
+    kept = []
+    for op in reversed(graph.ops):
+        if op.output in needed:
+            needed.update(op.values)
+            kept.append(op)
+    constants = {value: array for value, array in graph.constants.items() if value in needed}
+    return Graph(graph.inputs, graph.outputs, kept[::-1], constants, graph.names)
+
+
+def share(graph: Graph) -> Graph:
+    """The graph with each operation once: where two have the same name, inputs and options, the first serves both."""
+    replaced: dict[Value, Value] = {}
+    seen: dict[Any, Value] = {}
+    ops = []
+    for op in graph.ops:
+        inputs = tuple(replaced.get(x, x) if isinstance(x, Value) else x for x in op.inputs)
+        key = None
+        with suppress(TypeError):
+            key = (op.name, tuple(map(_operand_key, inputs)), key_of(dict(op.options)))
+            hash(key)
+        if key is not None and key in seen:
+            replaced[op.output] = seen[key]
+            continue
+        if key is not None:
+            seen[key] = op.output
+        ops.append(Op(op.name, inputs, op.options, op.output))
+    outputs = [replaced.get(x, x) if isinstance(x, Value) else x for x in graph.outputs]
+    return Graph(graph.inputs, outputs, ops, graph.constants, graph.names)
+
+
+def _operand_key(x: Operand) -> Any:
+    return x if isinstance(x, Value) else (type(x), x)

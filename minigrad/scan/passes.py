@@ -1,0 +1,294 @@
+"""Passes of the planner: each takes a step's graph and gives one that computes the same in a form that runs faster.
+
+What is decided by time (which operations leave the loop) stands in ``program.py``; kernels stand in the backends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from enum import IntEnum
+
+import numpy as np
+
+from minigrad.graph import Builder, Graph, Op, Operand, Value, prune, share
+from minigrad.tensor import PRIMITIVES
+
+
+class Level(IntEnum):
+    """What a value of a step depends on: the highest of these."""
+
+    FIXED = 0
+    """Parameters and constants: the same at every step."""
+    INPUT = 1
+    """The step's input, and no carry: known for all steps before the first."""
+    STATE = 2
+    """The carry: known only when the step comes."""
+
+
+def classify(graph: Graph, levels: Mapping[Value, Level]) -> dict[Value, Level]:
+    """The level of every value, given those of the inputs."""
+    found = dict(levels) | {value: Level.FIXED for value in graph.constants}
+    for op in graph.ops:
+        found[op.output] = max((found[value] for value in op.values), default=Level.FIXED)
+    return found
+
+
+def clean(graph: Graph) -> Graph:
+    """The graph without repeated and unused operations, and with uniform constants as numbers."""
+    return prune(share(_unalias(_fold_constants(graph))))
+
+
+def _rewritten(graph: Graph, rewrite: Callable[[Builder, Op], Operand | None]) -> Graph:
+    """The graph, each operation replaced by what ``rewrite`` gives for it; where that is None it stays."""
+    replaced: dict[Value, Operand] = {}
+    builder = Builder(Graph(list(graph.inputs), [], [], dict(graph.constants), dict(graph.names)))
+    for op in graph.ops:
+        inputs = tuple(replaced.get(x, x) if isinstance(x, Value) else x for x in op.inputs)
+        op = Op(op.name, inputs, op.options, op.output) if inputs != op.inputs else op
+        new = rewrite(builder, op)
+        if new is None:
+            builder.graph.ops.append(op)
+        elif new is not op.output:
+            replaced[op.output] = new
+    builder.graph.outputs = [replaced.get(x, x) if isinstance(x, Value) else x for x in graph.outputs]
+    return builder.graph
+
+
+def emit(builder: Builder, name: str, *inputs: Operand, **options: object) -> Value:
+    """Append an operation with the shape that NumPy gives it."""
+    from minigrad.graph import infer
+
+    return builder.emit(name, inputs, options, Value(*infer(name, inputs, options)))
+
+
+def _fold_constants(graph: Graph) -> Graph:
+    """An array whose elements are all alike becomes a number wherever broadcasting makes up for its shape."""
+    uniform = {
+        value: array.reshape(-1)[0].item()
+        for value, array in graph.constants.items()
+        if array.size and array.dtype.kind in "fb" and (array == array.reshape(-1)[0]).all()
+    }
+
+    def rewrite(builder: Builder, op: Op) -> Operand | None:
+        if not any(value in uniform for value in op.values) or not PRIMITIVES.get(op.name, _COMPARES).broadcasts:
+            return None
+        others = [x.shape for x in op.values if x not in uniform]
+        if not others or np.broadcast_shapes(*others) != op.output.shape:
+            return None
+        inputs = [uniform.get(x, x) if isinstance(x, Value) else x for x in op.inputs]
+        return builder.emit(op.name, inputs, op.options, op.output)
+
+    return _rewritten(graph, rewrite)
+
+
+def _unalias(graph: Graph) -> Graph:
+    """Operations that change nothing disappear."""
+
+    def rewrite(builder: Builder, op: Op) -> Operand | None:
+        x = op.inputs[0] if op.inputs else None
+        if not isinstance(x, Value) or x.shape != op.output.shape or x.dtype != op.output.dtype:
+            return None
+        same = op.name in ("alias", "reshape", "broadcast_to") or (op.name == "concatenate" and len(op.inputs) == 1)
+        if op.name in ("multiply", "divide") and op.inputs[1] == 1 and not isinstance(op.inputs[1], Value):
+            same = True
+        return x if same else None
+
+    return _rewritten(graph, rewrite)
+
+
+_COMPARES = PRIMITIVES["add"]  # comparisons broadcast as addition does
+
+
+def split(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
+    """A product with a concatenation becomes a sum of products: ``[h, x] @ W = h @ W_h + x @ W_x``."""
+    level = classify(graph, levels)
+    makers = graph.makers()
+
+    def rewrite(builder: Builder, op: Op) -> Operand | None:
+        if op.name != "matmul":
+            return None
+        joined, W = op.inputs
+        maker = makers.get(joined) if isinstance(joined, Value) else None
+        if (
+            maker is None
+            or maker.name != "concatenate"
+            or not isinstance(W, Value)
+            or (joined.ndim, W.ndim) != (2, 2)  # type: ignore[union-attr]
+            or maker.options["axis"] not in (-1, 1)
+            or level.get(W, Level.STATE) != Level.FIXED
+        ):
+            return None
+        total: Operand | None = None
+        start = 0
+        for part in maker.values:
+            stop = start + part.shape[1]
+            rows = emit(builder, "getitem", W, index=(slice(start, stop),))
+            level[rows] = Level.FIXED
+            product = emit(builder, "matmul", part, rows)
+            total = product if total is None else emit(builder, "add", total, product)
+            start = stop
+        return total
+
+    return clean(_rewritten(graph, rewrite))
+
+
+def regroup(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
+    """Sums are added in the order of what their terms depend on, so that all that is known early is added early."""
+    level = classify(graph, levels)
+    makers, users = graph.makers(), graph.users()
+    outputs = {x for x in graph.outputs if isinstance(x, Value)}
+
+    def inner(x: Operand) -> bool:
+        """Whether a value is a partial sum that only one sum uses."""
+        if not isinstance(x, Value) or x in outputs or x not in makers or makers[x].name != "add":
+            return False
+        using = users.get(x, [])
+        return len(using) == 1 and using[0].name == "add" and list(using[0].inputs).count(x) == 1
+
+    def terms(x: Operand) -> list[Operand]:
+        return [term for y in makers[x].inputs for term in terms(y)] if inner(x) else [x]  # type: ignore[index]
+
+    def rewrite(builder: Builder, op: Op) -> Operand | None:
+        if op.name != "add" or inner(op.output):
+            return None
+        leaves = [term for x in op.inputs for term in terms(x)]
+        ordered = sorted(leaves, key=lambda x: level[x] if isinstance(x, Value) else Level.FIXED)
+        if ordered == leaves:
+            return None
+        total = ordered[0]
+        for term in ordered[1:]:
+            total = emit(builder, "add", total, term)
+        return total
+
+    return clean(_rewritten(graph, rewrite))
+
+
+def merge(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
+    """Products of one value with several fixed matrices become one: ``h @ [W_f, W_i, W_o, W_c]``, then its columns."""
+    level = classify(graph, levels)
+    groups: dict[Value, list[Op]] = {}
+    for op in graph.ops:
+        if op.name == "matmul" and len(op.values) == 2:
+            a, W = op.values
+            if (a.ndim, W.ndim) == (2, 2) and level[W] == Level.FIXED and level[a] != Level.FIXED:
+                groups.setdefault(a, []).append(op)
+    groups = {a: ops for a, ops in groups.items() if len(ops) > 1}
+    # What is fixed comes first, so that each group's matrices are there when its product is due.
+    fixed = [op for op in graph.ops if level[op.output] == Level.FIXED]
+    rest = [op for op in graph.ops if level[op.output] != Level.FIXED]
+    builder = Builder(Graph(list(graph.inputs), list(graph.outputs), fixed, dict(graph.constants), dict(graph.names)))
+    joined = {a: emit(builder, "concatenate", *[op.inputs[1] for op in ops], axis=1) for a, ops in groups.items()}
+    merged = {op.output: a for a, ops in groups.items() for op in ops}
+    done: dict[Value, Value] = {}
+    for op in rest:
+        if op.output not in merged:
+            builder.graph.ops.append(op)
+            continue
+        a = merged[op.output]
+        if a in done:
+            continue
+        done[a] = product = emit(builder, "matmul", a, joined[a])
+        start = 0
+        for member in groups[a]:
+            stop = start + member.output.shape[1]
+            builder.emit("getitem", (product,), {"index": (slice(None), slice(start, stop))}, member.output)
+            start = stop
+    return builder.graph
+
+
+def lower(graph: Graph) -> Graph:
+    """Operations that kernels have no word for become others that they have.
+
+    ``log_softmax``, ``logsumexp`` and ``mean`` become sums and maxima along the last axis; a scatter whose parts tile
+    its shape side by side becomes a concatenation; a slice of a concatenation that is one of its parts is that part.
+    """
+    makers: dict[Value, Op] = {}
+
+    def rewrite(builder: Builder, op: Op) -> Operand | None:
+        new = _lowered(builder, op, makers)
+        for made in builder.graph.ops[len(makers) :]:
+            makers[made.output] = made
+        if new is None:
+            makers[op.output] = op
+        return new
+
+    return clean(_rewritten(graph, rewrite))
+
+
+def _lowered(builder: Builder, op: Op, makers: Mapping[Value, Op]) -> Operand | None:
+    x = op.inputs[0]
+    if not isinstance(x, Value):
+        return None
+    last = op.options.get("axis") in (-1, x.ndim - 1) and x.ndim == 2
+    keepdims = bool(op.options.get("keepdims"))
+    if op.name == "log_softmax" and last:
+        shifted = emit(builder, "subtract", x, emit(builder, "max", x, axis=1, keepdims=True))
+        total = emit(builder, "sum", emit(builder, "exp", shifted), axis=1, keepdims=True)
+        return builder.emit("subtract", (shifted, emit(builder, "log", total)), {}, op.output)
+    if op.name == "mean" and last:
+        total = emit(builder, "sum", x, axis=1, keepdims=keepdims)
+        return builder.emit("multiply", (total, 1 / x.shape[1]), {}, op.output)
+    if op.name == "square":
+        return builder.emit("multiply", (x, x), {}, op.output)
+    if op.name == "negative":
+        return builder.emit("multiply", (x, -1), {}, op.output)
+    if op.name == "scatter" and len(op.output.shape) == 2:
+        placed = _tiling(op)
+        if placed is not None:
+            return builder.emit("concatenate", placed, {"axis": 1}, op.output)
+    if op.name == "getitem":
+        maker = makers.get(x)
+        columns = columns_of(op)
+        if maker is not None and maker.name == "concatenate" and columns and maker.options["axis"] in (-1, 1):
+            start = 0
+            for part in maker.values:
+                if (start, start + part.shape[-1]) == columns and part.shape == op.output.shape:
+                    return part
+                start += part.shape[-1]
+    return None
+
+
+def columns_of(op: Op) -> tuple[int, int] | None:
+    """For a ``getitem`` of a matrix that takes some adjacent columns of all rows: which; otherwise None."""
+    (x,) = op.values
+    index = op.options["index"]
+    index = index if isinstance(index, tuple) else (index,)
+    if x.ndim != 2 or op.output.ndim != 2 or any(not isinstance(part, slice) and part is not ... for part in index):
+        return None
+    found = np.broadcast_to(np.arange(x.shape[1]), x.shape)[index]
+    if found.shape != op.output.shape or found.shape[0] != x.shape[0] or found.shape[1] == 0:
+        return None
+    rows = np.broadcast_to(np.arange(x.shape[0])[:, None], x.shape)[index]
+    if (rows[:, 0] != np.arange(x.shape[0])).any() or (np.diff(found[0]) != 1).any():
+        return None
+    return int(found[0, 0]), int(found[0, -1]) + 1
+
+
+def _tiling(op: Op) -> list[Operand] | None:
+    """The parts of a scatter in the order of their columns, where they tile its shape; otherwise None."""
+    whole = Value(op.output.shape, op.output.dtype)
+    placed = []
+    for part, index in zip(op.values, op.options["indices"], strict=True):
+        columns = columns_of(Op("getitem", (whole,), {"index": index}, part))
+        if columns is None:
+            return None
+        placed.append((columns, part))
+    placed.sort(key=lambda item: item[0])
+    ends = [0, *(columns[1] for columns, _ in placed)]
+    if any(columns[0] != end for (columns, _), end in zip(placed, ends, strict=False)) or ends[-1] != whole.shape[1]:
+        return None
+    return [part for _, part in placed]
+
+
+def depends_on(graph: Graph, roots: Iterable[Value]) -> set[Value]:
+    """All values that a value of ``roots`` is computed from, themselves included."""
+    makers = graph.makers()
+    found: set[Value] = set()
+    todo = list(roots)
+    while todo:
+        value = todo.pop()
+        if value not in found:
+            found.add(value)
+            if value in makers:
+                todo += makers[value].values
+    return found

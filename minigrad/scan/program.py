@@ -1,0 +1,480 @@
+"""What the planner makes of a step: stages, each with what a row needs forwards and backwards.
+
+A stage works row by row, a row being one sequence at one step, so that a backend may take rows in any blocks and shards.
+What runs before the loop, in it and after it is decided here; how it runs, in the backends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from minigrad.graph import Graph, Op, Operand, TraceError, Value, differentiate, prune
+from minigrad.scan.passes import Level, classify, clean, columns_of, depends_on, lower, merge, regroup, split
+
+MAPS = frozenset(
+    "add subtract multiply divide negative sqrt abs exp expm1 log log1p sin cos tanh sigmoid softplus relu maximum minimum "
+    "power where clip alias greater greater_equal less less_equal equal not_equal sign logical_and logical_or logical_not "
+    "floor ceil rint isnan isfinite broadcast_to place".split()
+)
+"""Operations that backends carry out element by element."""
+
+CHEAP = frozenset(
+    "add subtract multiply where clip alias greater greater_equal less less_equal equal not_equal sign abs relu maximum "
+    "minimum logical_and logical_or logical_not getitem reshape broadcast_to concatenate".split()
+)
+"""Operations that the backward pass repeats rather than read their results from memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """Something that is added up over all rows of all steps: a parameter's gradient, or a part of one.
+
+    Attributes:
+        left: for a product, the value (rows, m) that is transposed; None for a plain sum.
+        right: the value (rows, n), or (rows,), that is summed, or multiplied from the left by ``left`` transposed.
+        op: the operation; a plain one is finished by its options, applied to an array with one row.
+    """
+
+    left: Value | None
+    right: Value
+    op: Op
+
+
+@dataclass(eq=False)
+class Body:
+    """What happens to a row in one direction.
+
+    Attributes:
+        prologue: from the stage's fixed inputs to the fixed values that ``ops`` use; run once.
+        ops: on rows, in order.
+        sums: what is added up over the rows.
+        epilogue: from the sums, and fixed values that it needs, to those cotangents of the stage's fixed inputs that
+            there are (see ``Stage.d_fixed``); run once. The fixed values are the last outputs of ``prologue``.
+        keeps: values of the forward body that the backward one reads.
+    """
+
+    prologue: Graph
+    ops: list[Op]
+    sums: list[Sum] = field(default_factory=list)
+    epilogue: Graph | None = None
+    keeps: list[Value] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Stage:
+    """A part of the step that runs over all rows (or, with a carry, step by step) before the next part starts.
+
+    Attributes:
+        name: ``table`` (once for each row of a table that inputs are looked up in), ``input`` (before the loop),
+            ``loop`` or ``output`` (after it).
+        fixed: values that are the same for all rows.
+        rows: values that come row by row.
+        carry: the carry as it comes in.
+        carried: the carry as it goes out.
+        outputs: what later stages, or the caller, read.
+        forward: one direction.
+        backward: the other; None where no gradient is wanted.
+        d_outputs: the cotangents of ``outputs``, as the backward body reads them; None where one is no float.
+        d_carried: likewise of ``carried``.
+        d_rows: the cotangents of ``rows``, as the backward body gives them; None where none is wanted.
+        d_carry: likewise of ``carry``.
+        d_fixed: whether the epilogue gives a cotangent, for each of ``fixed``.
+    """
+
+    name: str
+    fixed: list[Value]
+    rows: list[Value]
+    carry: list[Value]
+    carried: list[Value]
+    outputs: list[Value]
+    forward: Body
+    backward: Body | None = None
+    d_outputs: list[Value | None] = field(default_factory=list)
+    d_carried: list[Value | None] = field(default_factory=list)
+    d_rows: list[Operand | None] = field(default_factory=list)
+    d_carry: list[Operand | None] = field(default_factory=list)
+    d_fixed: list[bool] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Program:
+    """A step, planned.
+
+    Attributes:
+        graph: the whole step after all passes.
+        params: its fixed inputs.
+        fixed: values computed from them that stages read.
+        prologue: from ``params`` to ``fixed``.
+        d_prologue: from ``params`` and the cotangents of ``fixed`` to those of ``params``.
+        carry: the carry as it comes in.
+        xs: the step's inputs.
+        stages: in order.
+        carried: the carry as it goes out.
+        ys: the step's outputs.
+    """
+
+    graph: Graph
+    params: list[Value]
+    fixed: list[Value]
+    prologue: Graph
+    d_prologue: Graph | None
+    carry: list[Value]
+    xs: list[Value]
+    stages: list[Stage]
+    carried: list[Value]
+    ys: list[Value]
+
+
+PASSES = ("split", "hoist", "merge")
+"""Passes that can be switched off, one at a time, to see what each is worth."""
+
+
+def plan(
+    graph: Graph,
+    params: int,
+    carry: int,
+    *,
+    tables: Iterable[int] = (),
+    wanted: Sequence[bool] | None = None,
+    without: Iterable[str] = (),
+) -> Program:
+    """Plan a step.
+
+    Args:
+        graph: a step; its inputs are the parameters, the carry, the inputs, and its outputs the carry and the outputs.
+        params: how many inputs are parameters.
+        carry: how many are carries.
+        tables: the places, among the step's inputs, of those that are rows of a table.
+        wanted: for each input of the graph, whether its gradient is wanted; None where no gradient is.
+        without: passes to leave out.
+
+    Raises:
+        TraceError: an operation has no place in a plan; the message names it.
+    """
+    without = frozenset(without)
+    levels = {
+        value: Level.FIXED if i < params else Level.STATE if i < params + carry else Level.INPUT
+        for i, value in enumerate(graph.inputs)
+    }
+    graph = clean(graph)
+    if "split" not in without:
+        graph = split(graph, levels)
+    if "hoist" not in without:
+        graph = regroup(graph, levels)
+    if "merge" not in without:
+        graph = clean(merge(graph, levels))
+    graph = _own_outputs(graph, carry, levels)
+    inputs = graph.inputs
+    xs, carries = inputs[params + carry :], inputs[params : params + carry]
+    level = classify(graph, levels)
+    carried = [_rows(x, "carry", level) for x in graph.outputs[:carry]]
+    ys = [_rows(x, "output", level) for x in graph.outputs[carry:]]
+
+    # Which stage each operation belongs to.
+    table_values = [xs[i] for i in tables]
+    in_loop = depends_on(graph, carried) if carry else set()
+    stage_of: dict[Value, str] = {x: "given" for x in inputs}
+    for op in graph.ops:
+        value = op.output
+        if level[value] == Level.FIXED:
+            continue
+        if level[value] == Level.STATE:
+            stage_of[value] = "loop" if value in in_loop else "output"
+        elif "hoist" in without and carry:
+            stage_of[value] = "loop"
+        else:
+            origins = {x for x in op.values if level[x] != Level.FIXED}
+            table = all(x in table_values or stage_of[x].startswith("table") for x in origins)
+            ids = {str(table_values.index(x)) if x in table_values else stage_of[x][5:] for x in origins} if table else set()
+            stage_of[value] = f"table{ids.pop()}" if len(ids) == 1 and value not in ys else "input"
+
+    fixed_ops = [op for op in graph.ops if level[op.output] == Level.FIXED]
+    row_ops = [op for op in graph.ops if level[op.output] != Level.FIXED]
+    fixed = list(dict.fromkeys(x for op in row_ops for x in op.values if level[x] == Level.FIXED))
+    prologue = prune(Graph(inputs[:params], list(fixed), fixed_ops, graph.constants, graph.names))
+    active: set[Value] = set()
+    if wanted is not None:
+        active = {value for value, want in zip(inputs, wanted, strict=True) if want}
+        for op in graph.ops:
+            if op.output.dtype.kind == "f" and any(x in active for x in op.values):
+                active.add(op.output)
+        if carry:  # what comes round again depends on all that the carry depends on
+            active.update(value for value in carries if value.dtype.kind == "f")
+            for op in graph.ops:
+                if op.output.dtype.kind == "f" and any(x in active for x in op.values):
+                    active.add(op.output)
+
+    stages = []
+    order = [f"table{i}" for i in range(len(table_values))] + ["input", "loop", "output"]
+    read_by_all = set(ys)
+    for name in order:
+        ops = [op for op in row_ops if stage_of[op.output] == name]
+        loop = name == "loop" and carry > 0
+        if not ops and not loop:
+            continue
+        made = {op.output for op in ops}
+        later = {
+            x
+            for op in row_ops
+            if stage_of[op.output] != name
+            for x in op.values
+            if x in made or (loop and x in carries)
+        }
+        outputs = [v for v in (*carries, *(op.output for op in ops)) if (v in later or v in read_by_all) and v in made | set(carries)]
+        if not loop:
+            outputs = [v for v in outputs if v in made]
+        stages.append(
+            _stage(
+                name.rstrip("0123456789"),
+                ops,
+                fixed,
+                carries if loop else [],
+                carried if loop else [],
+                outputs,
+                active if wanted is not None else None,
+                graph,
+            )
+        )
+    d_prologue = None
+    if wanted is not None:
+        given = Graph(prologue.inputs, list(fixed), prologue.ops, prologue.constants, prologue.names)
+        d_prologue = clean(_backward_only(differentiate(given, inputs[:params]), len(fixed)))
+    return Program(graph, inputs[:params], fixed, prologue, d_prologue, carries, xs, stages, carried, ys)
+
+
+def _own_outputs(graph: Graph, carry: int, levels: Mapping[Value, Level]) -> Graph:
+    """The graph with a carry that is an input, or another carry as well, copied, so that each has a place of its own."""
+    seen: set[Value] = set(graph.inputs)
+    ops, outputs = list(graph.ops), list(graph.outputs)
+    for i, x in enumerate(outputs):
+        if isinstance(x, Value) and x in seen and (i < carry or x in graph.inputs):
+            outputs[i] = copy = Value(x.shape, x.dtype)
+            ops.append(Op("alias", (x,), {}, copy))
+        elif isinstance(x, Value) and i < carry:
+            seen.add(x)
+    return Graph(graph.inputs, outputs, ops, graph.constants, graph.names)
+
+
+def _rows(x: Operand, what: str, level: Mapping[Value, Level]) -> Value:
+    if not isinstance(x, Value) or level[x] == Level.FIXED:
+        raise TraceError(f"its {what} depends on no input")
+    return x
+
+
+def _backward_only(joint: Graph, outputs: int) -> Graph:
+    return Graph(joint.inputs, joint.outputs[outputs:], joint.ops, joint.constants, joint.names)
+
+
+def _stage(
+    name: str,
+    ops: list[Op],
+    all_fixed: list[Value],
+    carry: list[Value],
+    carried: list[Value],
+    outputs: list[Value],
+    active: set[Value] | None,
+    whole: Graph,
+) -> Stage:
+    made = {op.output for op in ops}
+    read = list(dict.fromkeys(x for op in ops for x in op.values if x not in made))
+    fixed = [x for x in all_fixed if x in read]
+    rows = [x for x in read if x not in fixed and x not in carry]
+    constants = {x: whole.constants[x] for x in rows if x in whole.constants}
+    graph = Graph([*fixed, *carry, *rows], [*carried, *outputs], ops, constants, whole.names)
+    stage = Stage(name, fixed, rows, carry, carried, outputs, Body(Graph([], []), []))
+    results = [*carried, *outputs]
+    level = {x: "fixed" for x in fixed} | {x: "rows" for x in (*carry, *rows)}
+    if active is None:
+        joint = lower(graph)
+        gradient: list[Operand] = []
+        wrt: list[Value] = []
+    else:
+        wrt = [x for x in (*fixed, *carry, *rows) if x in active]
+        raw = differentiate(graph, wrt)
+        cotangents = iter(raw.inputs[len(graph.inputs) :])
+        seeds = [next(cotangents) if x.dtype.kind == "f" else None for x in results]
+        stage.d_carried, stage.d_outputs = seeds[: len(carried)], seeds[len(carried) :]
+        level |= {x: "rows" for x in seeds if x is not None}
+        joint = lower(raw)
+        gradient = joint.outputs[len(results) :]
+    results = [x for x in joint.outputs[: len(results)] if isinstance(x, Value)]
+    kinds, needed_forward = _kinds(joint, level), depends_on(joint, results)
+    forward = [op for op in joint.ops if op.output in needed_forward and kinds[op.output] == "rows"]
+    stage.forward = Body(_prologue(joint, kinds, forward, fixed), forward)
+    if active is None:
+        return stage
+
+    by_input = dict(zip(wrt, gradient, strict=True))
+    d_fixed = [by_input.get(x) for x in fixed]
+    stage.d_fixed = [isinstance(d, Value) for d in d_fixed]
+    stage.d_carry = [by_input.get(x) for x in carry]
+    stage.d_rows = [by_input.get(x) for x in rows]
+    asked = [d for d in (*stage.d_carry, *stage.d_rows, *d_fixed) if isinstance(d, Value)]
+    in_backward = depends_on(joint, asked) - needed_forward
+    backward = [op for op in joint.ops if op.output in in_backward and kinds[op.output] == "rows"]
+    sums = [op for op in joint.ops if op.output in in_backward and kinds[op.output] == "sum"]
+    after = [op for op in joint.ops if op.output in in_backward and kinds[op.output] == "summed"]
+    epilogue_inputs = [op.output for op in sums] + [
+        x
+        for x in dict.fromkeys(v for op in after for v in op.values)
+        if kinds[x] == "fixed"
+    ]
+    fixed_in_epilogue = [x for x in epilogue_inputs if kinds[x] == "fixed"]
+    epilogue = Graph(epilogue_inputs, [d for d in d_fixed if isinstance(d, Value)], after, {}, {})
+
+    # What is read from the forward pass: kept, or computed again where that is cheap and its operands are at hand.
+    makers = joint.makers()
+    transposed = {op.output: op.values[0] for op in joint.ops if op.name == "transpose" and kinds[op.output] == "turned"}
+    totals = [
+        Sum(transposed[op.values[0]] if op.name == "matmul" else None, op.values[-1], op) for op in sums
+    ]
+    operands = {x for total in totals for x in (total.left, total.right) if x is not None}
+    at_hand = set(carry) | set(rows) | set(fixed) | set(results) | {x for x in stage.d_outputs if x is not None}
+    forward_values = {op.output for op in forward}
+    kept = {x for x in operands if x in forward_values}
+    reads = {x for op in backward for x in op.values} | operands
+    again: set[Value] = set()
+
+    def settle(value: Value) -> None:
+        if value in kept or value in again or value not in forward_values:
+            return
+        op = makers[value]
+        inputs = [x for x in op.values if kinds[x] == "rows"]
+        if value in results:
+            kept.add(value)
+        elif op.name in CHEAP and all(x in at_hand or x in kept or x in again or _repeatable(x) for x in inputs):
+            for x in inputs:
+                settle(x)
+            again.add(value)
+        elif op.name == "getitem":
+            settle(inputs[0])
+            again.add(value)
+        else:
+            kept.add(value)
+
+    def _repeatable(value: Value) -> bool:
+        if value in kept or value in at_hand or value not in forward_values:
+            return True
+        op = makers[value]
+        if op.name not in CHEAP:
+            return value in firm
+        return all(_repeatable(x) for x in op.values if kinds[x] == "rows")
+
+    # Results of costly operations that are read anyway.
+    firm = {x for x in reads if x in forward_values and makers[x].name not in CHEAP} | kept
+    kept |= firm
+    for value in sorted((x for x in reads if x in forward_values), key=[op.output for op in joint.ops].index):
+        settle(value)
+    body = [op for op in joint.ops if op.output in again or (op.output in in_backward and kinds[op.output] == "rows")]
+    stage.backward = Body(
+        _prologue(joint, kinds, body, fixed, fixed_in_epilogue),
+        body,
+        totals,
+        epilogue,
+        [op.output for op in forward if op.output in kept],
+    )
+    return stage
+
+
+def _prologue(
+    joint: Graph, kinds: Mapping[Value, str], ops: Iterable[Op], fixed: list[Value], more: Iterable[Value] = ()
+) -> Graph:
+    read = dict.fromkeys(x for op in ops for x in op.values if kinds[x] == "fixed")
+    outputs: list[Operand] = [*read, *(x for x in more if x not in read)]
+    before = [op for op in joint.ops if kinds[op.output] == "fixed"]
+    return prune(Graph(fixed, outputs, before, joint.constants, joint.names))
+
+
+def _kinds(joint: Graph, given: Mapping[Value, str]) -> dict[Value, str]:
+    """For every value: ``fixed``, ``rows``, ``turned`` (rows, transposed), ``sum`` (over rows) or ``summed`` (of sums).
+
+    Raises:
+        TraceError: an operation on rows is none that a backend can carry out row by row.
+    """
+    kinds = dict(given) | {x: "fixed" for x in joint.constants}
+    batch = next((x.shape[0] for x, kind in given.items() if kind == "rows"), 0)
+    for op in joint.ops:
+        of = {kinds[x] for x in op.values}
+        if of <= {"fixed"}:
+            kind = "fixed"
+            if batch in op.output.shape:
+                raise TraceError(f"its {op.name} spreads what is fixed over the batch")
+        elif of & {"sum", "summed"}:
+            kind = "summed"
+            if "rows" in of or "turned" in of:
+                raise TraceError(f"its {op.name} mixes rows with sums over the batch")
+        else:
+            kind = _row_kind(op, kinds, batch)
+        kinds[op.output] = kind
+    return kinds
+
+
+def _row_kind(op: Op, kinds: Mapping[Value, str], batch: int) -> str:
+    out, shapes = op.output.shape, [x.shape for x in op.values]
+    one_per_row = [(batch,), (batch, 1)]
+    if op.name == "matmul":
+        a, b = op.values
+        if kinds[a] == "turned" and kinds[b] == "rows" and b.ndim == 2:
+            return "sum"
+        if kinds[a] == "rows" and kinds[b] == "fixed" and (a.ndim, b.ndim) == (2, 2):
+            return "rows"
+    elif "turned" in {kinds[x] for x in op.values}:
+        pass
+    elif op.name == "transpose" and len(shapes[0]) == 2 and tuple(op.options["axes"] or (1, 0)) == (1, 0):
+        return "turned"
+    elif op.name in ("sum", "max"):
+        axis = op.options["axis"]
+        axes = {a % len(shapes[0]) for a in (axis if isinstance(axis, tuple) else (axis,))} if axis is not None else {0, 1}
+        if axes == {1} and len(shapes[0]) == 2:
+            return "rows"
+        if op.name == "sum" and 0 in axes:
+            return "sum"
+    elif op.name == "getitem":
+        if columns_of(op) is not None:
+            return "rows"
+    elif op.name == "concatenate":
+        if op.options["axis"] in (-1, 1) and len(out) == 2 and all(kinds[x] == "rows" for x in op.values):
+            return "rows"
+    elif op.name == "reshape":
+        if shapes[0] in one_per_row and out in one_per_row:
+            return "rows"
+    elif op.name == "pick":
+        if len(shapes[0]) == 2 and shapes[1] == (batch,) and kinds[op.values[0]] == kinds[op.values[1]] == "rows":
+            return "rows"
+    elif op.name in MAPS and out and out[0] == batch and len(out) <= 2:
+        if all(_aligned(x, kinds[x], out, op.name) for x in op.values):
+            return "rows"
+    raise TraceError(f"its {op.name} of {' and '.join(map(repr, op.values))} is none that works row by row")
+
+
+def _aligned(x: Value, kind: str, out: tuple[int, ...], name: str) -> bool:
+    """Whether an operand of an elementwise operation gives each row something of that row, or what is fixed."""
+    if name == "place":
+        return kind == "rows" and len(x.shape) == 1
+    if kind == "rows":
+        return x.shape == out or (len(out) == 2 and x.shape == (out[0], 1))
+    return all(n == 1 for n in x.shape) or (len(out) == 2 and x.shape in ((out[1],), (1, out[1])))
+
+
+def describe(program: Program) -> list[str]:
+    """What the planner did, a line a stage, for people."""
+    lines: list[str] = []
+    for stage in program.stages:
+        counts = _counts(stage.forward.ops)
+        line = f"{stage.name}: {counts}"
+        if stage.backward is not None:
+            line += f"; backward {_counts(stage.backward.ops)}, {len(stage.backward.sums)} sums deferred"
+            line += f", {len(stage.backward.keeps)} values kept"
+        lines.append(line)
+    return lines
+
+
+def _counts(ops: Sequence[Op]) -> str:
+    products = [op for op in ops if op.name == "matmul"]
+    shapes = ", ".join("x".join(map(str, op.values[1].shape)) for op in products)
+    maps = sum(op.name in MAPS for op in ops)
+    return f"{len(products)} product{'s' * (len(products) != 1)}{f' ({shapes})' if shapes else ''}, {maps} elementwise"
+
+
