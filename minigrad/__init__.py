@@ -30,6 +30,8 @@ from minigrad.primitives import (
     multiply,
     negative,
     pad,
+    pick,
+    place,
     power,
     relu,
     reshape,
@@ -53,6 +55,6 @@ __all__ = [
     "Tensor", "abs", "add", "affine", "broadcast_to", "clip", "concat", "concatenate", "cos", "cross_entropy", "cumsum",
     "divide", "dropout", "dropout_mask", "einsum", "exp", "expm1", "getitem", "grad", "jvp", "layer_norm", "log",
     "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "minimum", "multiply", "negative",
-    "no_grad", "one_hot", "pad", "power", "relu", "reshape", "scan", "sigmoid", "sin", "softmax", "softplus", "split",
-    "sqrt", "square", "stack", "subtract", "sum", "take", "tanh", "transpose", "value_and_grad", "vjp", "where",
+    "no_grad", "one_hot", "pad", "pick", "place", "power", "relu", "reshape", "scan", "sigmoid", "sin", "softmax",
+    "softplus", "split", "sqrt", "square", "stack", "subtract", "sum", "take", "tanh", "transpose", "value_and_grad", "vjp", "where",
 ]  # fmt: skip

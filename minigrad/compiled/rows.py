@@ -238,7 +238,7 @@ class Body:
             if segment:
                 plan.append(segment)
             products = [op for op in remaining if op.name == "matmul" and ready(op)]
-            if not products and not segment:
+            if remaining and not products and not segment:
                 raise AssertionError("a body that cannot be ordered")  # a graph's operations always can
             for op in products:
                 remaining.remove(op)

@@ -1,5 +1,6 @@
 """Time: a step function carried along a sequence. What the step computes is none of its business."""
 
-from minigrad.scan.reference import scan
+from minigrad.scan.lookup import Lookup
+from minigrad.scan.planned import BACKENDS, available_backends, chosen_backend, scan, use_backend
 
-__all__ = ["scan"]
+__all__ = ["BACKENDS", "Lookup", "available_backends", "chosen_backend", "scan", "use_backend"]

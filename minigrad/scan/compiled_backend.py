@@ -112,6 +112,14 @@ class _Pool:
         held.clear()
 
 
+def _row_stride(array: Array, leading: int) -> int:
+    """The distance in elements between rows, which lie evenly along the first ``leading`` axes."""
+    for axis in reversed(range(leading)):
+        if array.shape[axis] > 1:  # the stride of an axis of one may be anything
+            return array.strides[axis] // array.itemsize
+    return array.shape[-1]
+
+
 class Saved:
     """What the backward pass needs of a forward pass. It holds memory of a pool, and gives it back when it goes."""
 
@@ -384,7 +392,10 @@ class Executor:
                     self._collect(d_fixed, x, next(results))
         zeros = [d_fixed[x] if x in d_fixed else np.zeros(x.shape, x.dtype) for x in program.fixed if x.dtype.kind == "f"]
         d_params = evaluate(program.d_prologue, [*saved.params, *zeros])
-        d_params = [d if isinstance(d, np.ndarray) else np.zeros(p.shape, p.dtype) for d, p in zip(d_params, saved.params, strict=True)]
+        d_params = [
+            np.zeros(p.shape, p.dtype) if isinstance(d, float) and p.shape else np.asarray(d, p.dtype)
+            for d, p in zip(d_params, saved.params, strict=True)
+        ]
         d_xs = [np.array(cotangent[x]) if x in cotangent else None for x in program.xs]
         return d_params, d_first, d_xs
 
@@ -481,8 +492,9 @@ class Executor:
         def view(value: Value) -> Array:
             place = compiled.places[value]
             array = arrays[place.slot]
+            array = array[..., None] if array.ndim == len(lead) else array  # one number a row
             if value.ndim == 1:
-                return array[..., place.column] if array.ndim > len(lead) else array
+                return array[..., place.column]
             return array[..., place.column : place.column + value.shape[1]]
 
         if forward:
@@ -531,9 +543,9 @@ class Executor:
             return [array.ctypes.data, 0, array.strides[0] // size]
         if table:
             return [array.ctypes.data, 0, array.strides[0] // size]
-        if not loop and array.strides[0] != array.shape[1] * array.strides[1]:
-            raise AssertionError("rows that do not follow each other")
-        return [array.ctypes.data, array.strides[0] // size, array.strides[1] // size]
+        if loop:
+            return [array.ctypes.data, array.strides[0] // size, array.strides[1] // size]
+        return [array.ctypes.data, 0, _row_stride(array, 2)]
 
     def _pack(self, matrix: Array, held: list[Array]) -> Array:
         k, n = matrix.shape
@@ -551,7 +563,7 @@ class Executor:
         count = int(np.prod(left.shape[:-1]))
         out = empty((m, n), self.dtype)
         size = out.itemsize
-        left_row, right_row = left.strides[-2] // size, right.strides[-2] // size
+        left_row, right_row = _row_stride(left, left.ndim - 1), _row_stride(right, right.ndim - 1)
         workers = threads() if m * n * count > 1_000_000 else 1
         tile = self.products.tile
         share = -(-n // workers // tile.columns) * tile.columns

@@ -82,11 +82,14 @@ def _fold_constants(graph: Graph) -> Graph:
 
 
 def _unalias(graph: Graph) -> Graph:
-    """Operations that change nothing disappear."""
+    """Operations that change nothing disappear, but for a copy that is an output of its own."""
+    outputs = {x for x in graph.outputs if isinstance(x, Value)}
 
     def rewrite(builder: Builder, op: Op) -> Operand | None:
         x = op.inputs[0] if op.inputs else None
         if not isinstance(x, Value) or x.shape != op.output.shape or x.dtype != op.output.dtype:
+            return None
+        if op.name == "alias" and op.output in outputs:
             return None
         same = op.name in ("alias", "reshape", "broadcast_to") or (op.name == "concatenate" and len(op.inputs) == 1)
         if op.name in ("multiply", "divide") and op.inputs[1] == 1 and not isinstance(op.inputs[1], Value):

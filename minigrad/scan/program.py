@@ -180,7 +180,9 @@ def plan(
         value = op.output
         if level[value] == Level.FIXED:
             continue
-        if level[value] == Level.STATE:
+        if value in carried:
+            stage_of[value] = "loop"
+        elif level[value] == Level.STATE:
             stage_of[value] = "loop" if value in in_loop else "output"
         elif "hoist" in without and carry:
             stage_of[value] = "loop"
@@ -245,11 +247,13 @@ def plan(
 
 
 def _own_outputs(graph: Graph, carry: int, levels: Mapping[Value, Level]) -> Graph:
-    """The graph with a carry that is an input, or another carry as well, copied, so that each has a place of its own."""
+    """The graph with copies where a carry is an input, another carry, or known before the loop: each has its place."""
     seen: set[Value] = set(graph.inputs)
+    level = classify(graph, levels)
     ops, outputs = list(graph.ops), list(graph.outputs)
     for i, x in enumerate(outputs):
-        if isinstance(x, Value) and x in seen and (i < carry or x in graph.inputs):
+        early = i < carry and isinstance(x, Value) and level[x] == Level.INPUT
+        if isinstance(x, Value) and ((x in seen and (i < carry or x in graph.inputs)) or early):
             outputs[i] = copy = Value(x.shape, x.dtype)
             ops.append(Op("alias", (x,), {}, copy))
         elif isinstance(x, Value) and i < carry:

@@ -9,6 +9,7 @@ import numpy as np
 
 from minigrad import trees
 from minigrad.primitives import stack, where
+from minigrad.scan.lookup import Lookup
 from minigrad.tensor import Array, observer, value_of
 from minigrad.trees import Tree
 
@@ -31,7 +32,7 @@ def scan(
         step: ``(params, carry, x) -> (carry, y)``.
         params: what every step shares.
         carry: the state before the first step, a tree of arrays (B, ...).
-        xs: a tree of arrays (T, B, ...).
+        xs: a tree of arrays (T, B, ...), or of ``Lookup`` in place of arrays.
         lengths: (B,) integers: sequence b ends after ``lengths[b]`` steps.
         mask: (T, B): false where a sequence has no input. There the carry stands still and the output is zero.
             Give ``lengths`` or ``mask``, not both.
@@ -45,6 +46,7 @@ def scan(
         ValueError: the arrays of ``xs`` disagree on T or B, ``lengths`` or ``mask`` do not fit them, or a step gives a
             carry of another structure, shape or dtype.
     """
+    xs = trees.map(lambda x: x.array() if isinstance(x, Lookup) else x, xs)
     length, batch_size = _sizes(xs)
     live = live_steps(length, batch_size, lengths, mask)
     outputs: list[Tree] = [None] * length

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from minigrad import checkpoint, trees, value_and_grad
 from minigrad.checking import TOLERANCE, directional_error
+from minigrad.scan import available_backends, use_backend
 from minigrad.trees import Tree
 from rnn_cells import Cell
 
@@ -139,7 +140,8 @@ def _try(name: str, check: Callable[[], float | None]) -> Check:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)  # an overflow or an empty mean is a fault of the cell
-            return Check(name, True, "", check())
+            with use_backend("reference"):  # the step itself is checked, as often as it is called
+                return Check(name, True, "", check())
     except _Failed as failure:
         return Check(name, False, str(failure), failure.error)
     except Exception as error:
@@ -410,6 +412,17 @@ _FIRST: dict[str, _Checker] = {
     "purity": _purity,
 }
 _CAUSAL: dict[str, _Checker] = {"steps": _steps, "chunks": _chunks, "later inputs": _later_inputs}
+def _planned(cell: Cell, rng: np.random.Generator) -> float:
+    sample = _draw(cell, rng)
+    expected = cell.unroll(*sample, lengths=LENGTHS), _loss_gradient(cell, *sample)
+    worst = 0.0
+    for backend in available_backends():
+        with use_backend(backend):
+            found = cell.unroll(*sample, lengths=LENGTHS), _loss_gradient(cell, *sample)
+        worst = max(worst, _compare(f"the backend {backend} differs from the plain time loop", found, expected))
+    return worst
+
+
 _EVERY: dict[str, _Checker] = {
     "batch rows": _batch_rows,
     "lengths": _lengths,
@@ -417,6 +430,7 @@ _EVERY: dict[str, _Checker] = {
     "float32": _float32,
     "small sizes": _small_sizes,
     "checkpoint": _checkpoint,
+    "planned loop": _planned,
 }
 
 # --- what the checks share -------------------------------------------------------------------------------------------

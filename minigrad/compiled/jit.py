@@ -1,0 +1,206 @@
+"""Machine code from LLVM text: compiled once for this very processor, kept on disk, and loaded again in a moment.
+
+What the text computes is its writer's affair (see ``gemm.py``); nothing here knows of tensors or of time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import importlib
+import importlib.util
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+_DEFINITION = re.compile(r"^define (?!.*\b(?:internal|private)\b[^@]*@)[^@]*@([\w.$-]+)\(", re.MULTILINE)
+_DIGEST_SIZE = hashlib.sha256().digest_size
+
+
+class Library:
+    """Compiled functions, alive as long as this object is.
+
+    Args:
+        code: an object file, as ``compile_ir`` makes it.
+        names: the functions it offers.
+        libraries: whose functions it may call by name.
+    """
+
+    def __init__(self, code: bytes, names: frozenset[str], libraries: Sequence[Library] = ()) -> None:
+        binding = _binding()
+        _load_math_library()
+        self.names = names
+        self._libraries = tuple(libraries)
+        for library in libraries:
+            for name in library.names:
+                binding.add_symbol(name, library.address(name))
+        # The engine needs a module to start from; all that runs comes from the object file.
+        self._engine = binding.create_mcjit_compiler(binding.parse_assembly(""), _target_machine())
+        self._object = binding.ObjectFileRef.from_data(code)
+        self._engine.add_object_file(self._object)
+        self._engine.finalize_object()
+
+    def address(self, name: str) -> int:
+        """Where the function begins.
+
+        Raises:
+            KeyError: the library has no function of this name.
+        """
+        if name not in self.names:
+            raise KeyError(f"no compiled function {name!r}. Available names: {', '.join(sorted(self.names))}")
+        return int(self._engine.get_function_address(name))
+
+
+def available() -> bool:
+    """Whether there is a compiler, that is, whether the optional extra ``jit`` is installed."""
+    return importlib.util.find_spec("llvmlite") is not None
+
+
+def compile_ir(text: str, *more: str, libraries: Sequence[Library] = ()) -> Library:
+    """Compile LLVM text for this processor, or load what an earlier call has compiled.
+
+    Args:
+        text: a module whose functions are called by address. It may call the functions of the C mathematics library.
+        more: further modules, compiled into one with it, so that their functions can call, and be inlined into, those
+            of each other.
+        libraries: what was compiled before; the text may declare and call their functions.
+
+    Raises:
+        RuntimeError: the text is no valid LLVM text.
+    """
+    texts = (text, *more)
+    names = frozenset(name for each in texts for name in _DEFINITION.findall(each))
+    path = cache_folder() / f"{_fingerprint(texts)}.o"
+    code = _read(path)
+    if code is None:
+        code = _compile(texts)
+        _write(path, code)
+    return Library(code, names, libraries)
+
+
+def assembly(text: str, *more: str) -> str:
+    """The assembly of what ``compile_ir`` makes of the same texts, for people who want to see it."""
+    machine, module = _optimised((text, *more))
+    return str(machine.emit_assembly(module))
+
+
+def cache_folder() -> Path:
+    """Where compiled code is kept: ``MINIGRAD_CACHE`` if it is set, else a place of the user's."""
+    chosen = os.environ.get("MINIGRAD_CACHE")
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("rnn-lab")) / "kernels"
+
+
+def vector_width(dtype: str) -> int:
+    """How many numbers of this dtype, "float32" or "float64", the widest vector register of the host holds."""
+    size = {"float32": 4, "float64": 8}[dtype]
+    return _vector_bytes(_host()[1]) // size
+
+
+def vector_registers() -> int:
+    """How many vector registers the host has."""
+    cpu_features = _host()[1]
+    return 32 if _has(cpu_features, "avx512f") or _has(cpu_features, "neon") else 16
+
+
+def _binding() -> Any:
+    """LLVM itself, imported when it is first needed: it takes its time, and it may be missing."""
+    return importlib.import_module("llvmlite.binding")
+
+
+def _vector_bytes(cpu_features: str) -> int:
+    if _has(cpu_features, "avx512f"):
+        return 64
+    return 32 if _has(cpu_features, "avx2") else 16
+
+
+def _has(cpu_features: str, feature: str) -> bool:
+    return f"+{feature}" in cpu_features.split(",")
+
+
+@functools.cache
+def _host() -> tuple[str, str]:
+    """The processor's name and its features, as LLVM calls them."""
+    binding = _binding()
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    return binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
+
+
+@functools.cache
+def _load_math_library() -> None:
+    """Make expf and its kin resolvable where the process does not link them yet."""
+    binding = _binding()
+    for name in ("libm.so.6", "libm.dylib"):
+        with contextlib.suppress(OSError, RuntimeError):
+            ctypes.CDLL(name)
+            binding.load_library_permanently(name)
+
+
+def _target_machine() -> Any:
+    binding = _binding()
+    name, features = _host()
+    target = binding.Target.from_default_triple()
+    return target.create_target_machine(cpu=name, features=features, opt=3, jit=True)
+
+
+def _optimised(texts: Sequence[str]) -> tuple[Any, Any]:
+    """The target machine, and the one module of all texts after the optimiser."""
+    binding = _binding()
+    machine = _target_machine()
+    module = binding.parse_assembly(texts[0])
+    for text in texts[1:]:
+        module.link_in(binding.parse_assembly(text))
+    module.triple = machine.triple
+    module.data_layout = str(machine.target_data)
+    module.verify()
+    options = binding.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = True
+    options.slp_vectorization = True
+    builder = binding.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return machine, module
+
+
+def _compile(texts: Sequence[str]) -> bytes:
+    machine, module = _optimised(texts)
+    return bytes(machine.emit_object(module))
+
+
+def _fingerprint(texts: Sequence[str]) -> str:
+    """A name that differs wherever the compiled code might."""
+    binding = _binding()
+    llvmlite = importlib.import_module("llvmlite")
+    compiler = f"llvmlite {llvmlite.__version__}, LLVM {binding.llvm_version_info}, layout 1"
+    return hashlib.sha256("\0".join((*_host(), compiler, *texts)).encode()).hexdigest()
+
+
+def _read(path: Path) -> bytes | None:
+    """The code kept under a path, or None where there is none or it is not as it was written."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    digest, code = content[:_DIGEST_SIZE], content[_DIGEST_SIZE:]
+    return code if code and hashlib.sha256(code).digest() == digest else None
+
+
+def _write(path: Path, code: bytes) -> None:
+    """Keep code under a path. Others may read or write the same file meanwhile; a folder closed to us is no error."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            temporary = file.name
+            file.write(hashlib.sha256(code).digest() + code)
+        os.replace(temporary, path)
+    except OSError:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)

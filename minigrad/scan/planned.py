@@ -1,0 +1,536 @@
+"""The planned time loop: the step is traced once, planned once, and then runs on a backend, forwards and backwards.
+
+What cannot be planned runs on the reference loop, and so does what somebody watches value by value.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, is_dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from minigrad import trees
+from minigrad.compiled import jit
+from minigrad.gradients import vjp
+from minigrad.graph import Graph, TraceError, Value, key_of, trace
+from minigrad.primitives import reshape, where
+from minigrad.scan import reference
+from minigrad.scan.lookup import Lookup
+from minigrad.scan.program import Program, plan
+from minigrad.scan.reference import Step, live_steps
+from minigrad.tensor import Array, Node, Primitive, Tensor, is_recording, observer, value_of
+from minigrad.trees import Tree
+
+BACKENDS = ("reference", "numpy", "compiled")
+
+WORTH_COMPILING = 1_000_000
+"""Multiplications in the products of one call below which compiling would take longer than it could ever save."""
+
+_backend: ContextVar[str | None] = ContextVar("backend", default=None)
+_log = logging.getLogger("minigrad.scan")
+
+
+class Executor(Protocol):
+    """What a backend makes of a program."""
+
+    def forward(
+        self,
+        params: Sequence[Array],
+        carry: Sequence[Array],
+        xs: Sequence[Any],
+        *,
+        steps: int,
+        batch: int,
+        reverse: bool,
+        keep: bool,
+    ) -> tuple[list[Array], list[Array], Any]:
+        """The last carry, the outputs (T, B, ...), and with ``keep`` what ``backward`` needs."""
+
+    def backward(
+        self, saved: Any, d_carry: Sequence[Array | None], d_ys: Sequence[Array | None]
+    ) -> tuple[list[Array], list[Array], list[Array | None]]:
+        """The cotangents of the parameters, of the first carry and of the inputs (of its table, for a ``Lookup``)."""
+
+
+@contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Within this block ``scan`` runs on one backend: ``reference``, ``numpy`` or ``compiled``; None chooses.
+
+    Chosen is ``compiled`` where the extra ``jit`` is installed and a call has enough to do, otherwise ``numpy``.
+
+    Raises:
+        ValueError: there is no such backend.
+        ModuleNotFoundError: ``compiled`` without the extra ``jit``.
+    """
+    if name is not None and name not in BACKENDS:
+        raise ValueError(f"there is no backend {name!r}; there are {', '.join(BACKENDS)}")
+    if name == "compiled" and not jit.available():
+        raise ModuleNotFoundError(
+            "the compiled backend needs the library llvmlite: install rnn-lab[jit], or choose the backend numpy"
+        )
+    token = _backend.set(name)
+    try:
+        yield
+    finally:
+        _backend.reset(token)
+
+
+def available_backends() -> tuple[str, ...]:
+    """The backends that planned steps can run on here, the fastest last."""
+    return ("numpy", "compiled") if jit.available() else ("numpy",)
+
+
+def chosen_backend() -> str:
+    """The backend that a call with much to do would run on."""
+    return _backend.get() or ("compiled" if jit.available() else "numpy")
+
+
+def scan(
+    step: Step,
+    params: Tree,
+    carry: Tree,
+    xs: Tree,
+    *,
+    lengths: Array | None = None,
+    mask: Array | None = None,
+    reverse: bool = False,
+) -> tuple[Tree, Tree]:
+    """Apply ``step`` along the first axis of ``xs``.
+
+    The step is called only to be traced, with tensors that have no elements, unless it has to run on the reference
+    loop (``minigrad.scan.reference``), which defines what the result is.
+
+    Args:
+        step: ``(params, carry, x) -> (carry, y)``, a pure function.
+        params: what every step shares.
+        carry: the state before the first step, a tree of arrays (B, ...).
+        xs: a tree of arrays (T, B, ...), or of ``Lookup`` in place of arrays.
+        lengths: (B,) integers: sequence b ends after ``lengths[b]`` steps.
+        mask: (T, B): false where a sequence has no input. There the carry stands still and the output is zero.
+            Give ``lengths`` or ``mask``, not both.
+        reverse: run from the last step to the first; outputs stay in the order of ``xs``.
+
+    Returns:
+        The carry after the last step, and the outputs, a tree of arrays (T, B, ...).
+
+    Raises:
+        TypeError: a step gives no pair.
+        ValueError: the arrays of ``xs`` disagree on T or B, ``lengths`` or ``mask`` do not fit them, or a step gives a
+            carry of another structure, shape or dtype.
+    """
+    call = None
+    if _backend.get() != "reference" and observer.get() is None:
+        call = _prepare(step, params, carry, xs, lengths, mask)
+    if call is None:
+        return reference.scan(step, params, carry, xs, lengths=lengths, mask=mask, reverse=reverse)
+    return call.run(reverse)
+
+
+@dataclass(eq=False)
+class _Planned:
+    """A step's program with the executors made of it, and what is needed to call them."""
+
+    program: Program
+    carried: Tree  # with the place of each leaf in the order of the carry that came in
+    ys: Tree
+    executors: dict[str, Executor]
+
+    def executor(self, backend: str) -> Executor:
+        """The program on a backend; where that has no kernel for it, on NumPy's."""
+        if backend not in self.executors:
+            self.executors[backend] = _executor(self.program, backend)
+        return self.executors[backend]
+
+    @functools.cached_property
+    def work(self) -> int:
+        """Multiplications in the products of one row."""
+        return sum(
+            int(np.prod(op.values[1].shape))
+            for stage in self.program.stages
+            for op in stage.forward.ops
+            if op.name == "matmul"
+        )
+
+
+def _executor(program: Program, backend: str) -> Executor:
+    if backend == "compiled":
+        from minigrad.scan import compiled_backend
+
+        return compiled_backend.Executor(program)
+    from minigrad.scan import numpy_backend
+
+    return numpy_backend.Executor(program)
+
+
+_plans: OrderedDict[Any, _Planned | TraceError] = OrderedDict()
+_refused: set[str] = set()
+_KEPT = 256
+
+
+def _prepare(
+    step: Step, params: Tree, carry: Tree, xs: Tree, lengths: Array | None, mask: Array | None
+) -> _Call | None:
+    """What is needed to run this call on a backend; None where it must run on the reference loop."""
+    leaves = [*trees.leaves(params), *trees.leaves(carry)]
+    inputs = trees.leaves(xs)
+    if not inputs or not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in (*leaves, *inputs)):
+        return None
+    shapes = {leaf.shape[:2] for leaf in inputs}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2 or 0 in next(iter(shapes)):
+        return None
+    length, batch = next(iter(shapes))
+    if any(leaf.shape[:1] != (batch,) for leaf in trees.leaves(carry)):
+        return None
+    live = live_steps(length, batch, lengths, mask)
+    if live is not None and live.all():
+        live = None
+    nodes = [x.node if isinstance(x, Tensor) else None for x in (*leaves, *map(_differentiable, inputs))]
+    keep = is_recording() and any(node is not None for node in nodes)
+    wanted = tuple(node is not None for node in nodes) if keep else None
+    tables = tuple(
+        i for i, leaf in enumerate(inputs) if isinstance(leaf, Lookup) and len(leaf.table) <= length * batch
+    )
+    if any(isinstance(leaf, Lookup) for i, leaf in enumerate(inputs) if i not in tables):
+        # Rows of a large table are fewer than the table has: they are looked up first.
+        xs = trees.map(lambda leaf: leaf.array() if isinstance(leaf, Lookup) and len(leaf.table) > length * batch else leaf, xs)
+        inputs = trees.leaves(xs)
+        nodes = [x.node if isinstance(x, Tensor) else None for x in (*leaves, *map(_differentiable, inputs))]
+    try:
+        planned = _find_plan(step, params, carry, xs, live is not None, tables, wanted)
+    except TraceError as error:
+        _refuse(step, error)
+        return None
+    if planned is None:
+        return None
+    backend = _backend.get()
+    if backend is None:
+        enough = planned.work * length * batch >= WORTH_COMPILING
+        backend = "compiled" if enough and jit.available() else "numpy"
+    try:
+        executor = planned.executor(backend)
+    except TraceError as error:
+        _refuse(step, error)
+        return None
+    return _Call(step, planned, executor, params, carry, xs, live, nodes if keep else None, length, batch)
+
+
+def _differentiable(leaf: Any) -> Any:
+    return leaf.table if isinstance(leaf, Lookup) else leaf
+
+
+def _refuse(step: Step, error: TraceError) -> None:
+    """Say, once, why a step runs on the reference loop."""
+    name = getattr(step, "__qualname__", type(step).__qualname__)
+    text = f"{name} runs on the plain time loop, which is slow: {error}"
+    if text not in _refused:
+        _refused.add(text)
+        _log.warning(text)
+
+
+def _find_plan(
+    step: Step, params: Tree, carry: Tree, xs: Tree, masked: bool, tables: tuple[int, ...], wanted: Any
+) -> _Planned | None:
+    """The plan for a step on inputs of these shapes, made where there is none yet; None where the step itself fails.
+
+    Raises:
+        TraceError: it cannot be planned.
+    """
+    shapes = tuple((path, leaf.shape, leaf.dtype.str) for path, leaf in trees.flatten(params).items())
+    shapes += tuple((path, leaf.shape[1:], leaf.dtype.str) for path, leaf in trees.flatten(carry).items())
+    shapes += tuple((path, leaf.shape[2:], leaf.dtype.str) for path, leaf in trees.flatten(xs).items())
+    key: Any = None
+    traced = None
+    if is_dataclass(step) and type(step).__hash__ is not None:
+        try:
+            key = (type(step), step, form_of((params, carry, xs)), shapes, masked, tables, wanted)
+            hash(key)
+        except TypeError:
+            key = None  # a field that cannot be hashed may also change
+    if key is None:
+        traced = _trace(step, params, carry, xs, masked)
+        if traced is None:
+            return None
+        key = (_digest(traced[0]), form_of((params, carry, xs)), form_of(traced[1:]), tables, wanted)
+    found = _plans.get(key)
+    if found is None:
+        try:
+            traced = traced or _trace(step, params, carry, xs, masked)
+            if traced is None:
+                return None
+            graph, carried, ys = traced
+            found = _Planned(
+                plan(graph, len(trees.leaves(params)), len(trees.leaves(carry)), tables=tables,
+                     wanted=None if wanted is None else [*wanted, *[False] * masked]),
+                carried, ys, {},
+            )  # fmt: skip
+        except TraceError as error:
+            found = error
+        _plans[key] = found
+        if len(_plans) > _KEPT:
+            _plans.popitem(last=False)
+    else:
+        _plans.move_to_end(key)
+    if isinstance(found, TraceError):
+        raise found
+    return found
+
+
+def _skeleton(tree: Tree) -> Tree:
+    """The tree with numbers in place of its leaves, so that it holds nothing."""
+    return trees.map(lambda _: 0, tree)
+
+
+def form_of(tree: Tree) -> Any:
+    """Something hashable that is equal where two trees are built alike, of the same types, with the same numbers."""
+    if isinstance(tree, dict):
+        return (dict, *((key, form_of(child)) for key, child in tree.items()))
+    if isinstance(tree, tuple | list):
+        return (type(tree), *map(form_of, tree))
+    return tree if tree is None or isinstance(tree, int) else "leaf"
+
+
+def _digest(graph: Graph) -> str:
+    digest = hashlib.sha256(str(graph).encode())
+    for array in graph.constants.values():
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _trace(step: Step, params: Tree, carry: Tree, xs: Tree, masked: bool) -> tuple[Graph, Tree, Tree] | None:
+    """The graph of a step, for any number of sequences, and its results as trees; None where the step fails of itself.
+
+    A leaf of the new carry is its place among the leaves of the old one, which the graph's outputs follow.
+    """
+    taken = {n for leaf in (*trees.leaves(params), *trees.leaves(carry), *trees.leaves(xs)) for n in leaf.shape}
+    batch, other = [n for n in (13, 17, 19, 23, 29, 31, 37, 41, 43, 47) if n not in taken][:2]
+    found = _trace_batch(step, params, carry, xs, masked, batch)
+    again = _trace_batch(step, params, carry, xs, masked, other) if found else None
+    if found and (again is None or not _same(found[0], again[0], batch, other)):
+        raise TraceError("its operations depend on the size of the batch")
+    return found
+
+
+def _same(one: Graph, two: Graph, batch: int, other: int) -> bool:
+    """Whether two graphs differ in nothing but the size of the batch."""
+
+    def shape(value: Any, size: int) -> Any:
+        return tuple(None if n == size else n for n in value.shape) if hasattr(value, "shape") else ("number", value)
+
+    def option(value: Any, size: int) -> Any:
+        if isinstance(value, tuple | list):
+            return tuple(option(part, size) for part in value)
+        return None if value == size and type(value) is int else key_of(value)
+
+    def text(graph: Graph, size: int) -> Any:
+        places = {value: i for i, value in enumerate((*graph.inputs, *graph.constants, *(op.output for op in graph.ops)))}
+        ops = [
+            (
+                op.name,
+                [(places.get(x) if isinstance(x, Value) else None, shape(x, size)) for x in op.inputs],
+                {name: option(value, size) for name, value in op.options.items()},
+                shape(op.output, size),
+            )
+            for op in graph.ops
+        ]
+        return ops, [places.get(x) if isinstance(x, Value) else ("number", x) for x in graph.outputs]
+
+    pairs = list(zip(one.constants.values(), two.constants.values(), strict=False))
+    alike = len(one.constants) == len(two.constants) and all(
+        shape(a, batch) == shape(b, other) and (a.shape != b.shape or np.array_equal(a, b, equal_nan=True)) for a, b in pairs
+    )
+    return alike and text(one, batch) == text(two, other)
+
+
+def _trace_batch(
+    step: Step, params: Tree, carry: Tree, xs: Tree, masked: bool, batch: int
+) -> tuple[Graph, Tree, Tree] | None:
+    """As ``_trace``, for one number of sequences, which is none of the step's other sizes."""
+
+    def example(shape: tuple[int, ...], leaf: Any) -> Array:
+        return np.broadcast_to(np.zeros((), leaf.dtype), shape)
+
+    examples = (
+        trees.map(lambda leaf: example(leaf.shape, leaf), params),
+        trees.map(lambda leaf: example((batch, *leaf.shape[1:]), leaf), carry),
+        trees.map(lambda leaf: example((batch, *leaf.shape[2:]), leaf), xs),
+    )
+    lookups = [isinstance(leaf, Lookup) for leaf in trees.leaves(xs)]
+    try:
+        if masked:
+            live = np.zeros(batch, bool)
+            graph, result = trace(
+                functools.partial(_masked, step, lookups), *examples, live, names=("params", "carry", "x", "live")
+            )
+        else:
+            graph, result = trace(step, *examples, names=("params", "carry", "x"))
+    except TraceError:
+        raise
+    except Exception as error:
+        # Whatever is wrong with the step, the reference loop will say it with real values. A function that needs
+        # elements often fails in a way of its own when it gets none.
+        if "tracer" in str(error).lower() or "a Tensor was given where NumPy" in str(error):
+            raise TraceError("it hands a tensor to something that needs its elements") from None
+        return None
+    if not (isinstance(result, tuple) and len(result) == 2):
+        return None
+    outputs = graph.outputs
+    count = len(trees.leaves(examples[1]))
+    try:
+        places = trees.unflatten(result[0], range(len(trees.leaves(result[0]))))
+        order = [place for _, place in trees.zip_leaves(examples[1], places)]
+        pairs = trees.zip_leaves(examples[1], result[0])
+    except ValueError:
+        return None
+    if any(np.shape(new) != old.shape or getattr(new, "dtype", None) != old.dtype for old, new in pairs):
+        return None
+    if any(leaf.shape[:1] != (batch,) for leaf in trees.leaves(result[1]) if hasattr(leaf, "shape")):
+        raise TraceError("its output has no batch axis")
+    graph.outputs = [*(outputs[place] for place in order), *outputs[count:]]
+    return graph, trees.map(order.index, places), _skeleton(result[1])
+
+
+def _masked(step: Step, lookups: Sequence[bool], params: Tree, carry: Tree, x: Tree, live: Any) -> tuple[Tree, Tree]:
+    """The step where some sequences have no input: there the carry stands still, and the output is zero."""
+
+    def rows(like: Any) -> Any:
+        return live if like.ndim == 1 else reshape(live, live.shape + (1,) * (like.ndim - 1))
+
+    flat = [
+        leaf if looked_up or leaf.dtype.kind != "f" else where(rows(leaf), leaf, np.zeros((), leaf.dtype))
+        for leaf, looked_up in zip(trees.leaves(x), lookups, strict=True)
+    ]
+    new, y = step(params, carry, trees.unflatten(x, flat))
+    new = trees.map(lambda after, before: where(rows(before), after, before), new, carry)
+    return new, trees.map(lambda out: where(rows(out), out, 0), y)
+
+
+class _Rule(Primitive):
+    """A step back that no table lists: it belongs to one call."""
+
+    def __init__(self, name: str, rule: Callable[..., Any]) -> None:
+        self.name = name
+        self.rules = (rule,)
+        self.broadcasts = False
+        self.variadic = True
+
+
+class _Parts:
+    """The cotangents that have arrived at a loop, by output."""
+
+    def __init__(self, parts: dict[int, Any]) -> None:
+        self.parts = parts
+
+    def __add__(self, other: _Parts) -> _Parts:
+        both = dict(self.parts)
+        for i, g in other.parts.items():
+            both[i] = both[i] + g if i in both else g
+        return _Parts(both)
+
+
+def _to_loop(g: Any, y: Any, loop: Any, *, place: int) -> list[Any]:
+    return [_Parts({place: g})]
+
+
+_OUTPUT = _Rule("scan output", _to_loop)
+
+
+@dataclass(eq=False)
+class _Call:
+    """One call of ``scan`` that runs on a backend."""
+
+    step: Step
+    planned: _Planned
+    executor: Executor
+    params: Tree
+    carry: Tree
+    xs: Tree
+    live: Array | None
+    nodes: list[Node | None] | None
+    length: int
+    batch: int
+
+    def run(self, reverse: bool) -> tuple[Tree, Tree]:
+        """The last carry and the outputs."""
+        inputs = [Lookup(value_of(x.table), x.indices) if isinstance(x, Lookup) else value_of(x) for x in trees.leaves(self.xs)]
+        if self.live is not None:
+            inputs.append(self.live)
+        params, carry = ([np.asarray(value_of(x)) for x in trees.leaves(tree)] for tree in (self.params, self.carry))
+        carry, ys, saved = self.executor.forward(
+            params, carry, inputs, steps=self.length, batch=self.batch, reverse=reverse, keep=self.nodes is not None
+        )
+        results: list[Any] = [*carry, *ys]
+        if self.nodes is not None:
+            results = self._tensors(results, saved, reverse)
+        elif any(isinstance(x, Tensor) for x in (*trees.leaves(self.params), *trees.leaves(self.carry))):
+            results = [Tensor(x) for x in results]
+        count = len(carry)
+        return (
+            trees.map(lambda place: results[place], self.planned.carried),
+            trees.unflatten(self.planned.ys, results[count:]),
+        )
+
+    def _tensors(self, results: list[Array], saved: Any, reverse: bool) -> list[Tensor]:
+        """The results, remembering how they were made: all come from one node, the loop."""
+        assert self.nodes is not None
+        inputs = [*trees.leaves(self.params), *trees.leaves(self.carry), *map(_differentiable, trees.leaves(self.xs))]
+        values = [value_of(x) for x in inputs]
+        count, outputs = len(trees.leaves(self.carry)), len(results)
+        executor, again = self.executor, functools.partial(_again, self.step, self.xs, self.live, reverse)
+        params, carry = _skeleton(self.params), _skeleton(self.carry)
+
+        def rule(g: _Parts, y: Any, *inputs: Any) -> list[Any]:
+            parts = [g.parts.get(i) for i in range(outputs)]
+            if any(isinstance(part, Tensor) for part in parts):
+                return again(params, carry, parts, inputs)
+            d_params, d_carry, d_xs = executor.backward(saved, parts[:count], parts[count:])
+            return [*d_params, *d_carry, *d_xs]
+
+        loop = Node(_Rule("scan", rule), values, np.zeros(()), self.nodes, {})
+        return [
+            Tensor(result, Node(_OUTPUT, (None,), result, (loop,), {"place": i})) for i, result in enumerate(results)
+        ]
+
+
+def _again(
+    step: Step, xs: Tree, live: Array | None, reverse: bool, params: Tree, carry: Tree, parts: list[Any], inputs: Sequence[Any]
+) -> list[Any]:
+    """The cotangents as tensors, through the reference loop: for derivatives of derivatives."""
+
+    def loop(*inputs: Any) -> list[Any]:
+        n, m = len(trees.leaves(params)), len(trees.leaves(carry))
+        flat = [
+            Lookup(new, old.indices) if isinstance(old, Lookup) else new
+            for new, old in zip(inputs[n + m :], trees.leaves(xs), strict=True)
+        ]
+        last, ys = reference.scan(
+            step,
+            trees.unflatten(params, inputs[:n]),
+            trees.unflatten(carry, inputs[n : n + m]),
+            trees.unflatten(xs, flat),
+            mask=live,
+            reverse=reverse,
+        )
+        return [*trees.leaves(last), *trees.leaves(ys)]
+
+    floats = [i for i, x in enumerate(inputs) if value_of(x).dtype.kind == "f"]
+
+    def of_floats(*some: Any) -> list[Any]:
+        whole = list(inputs)
+        for i, x in zip(floats, some, strict=True):
+            whole[i] = x
+        return loop(*whole)
+
+    outputs, pullback = vjp(of_floats, *(inputs[i] for i in floats))
+    given = [np.zeros_like(value_of(y)) if part is None else part for part, y in zip(parts, outputs, strict=True)]
+    cotangents: list[Any] = [None] * len(inputs)
+    for i, d in zip(floats, pullback(given), strict=True):
+        cotangents[i] = d
+    return cotangents

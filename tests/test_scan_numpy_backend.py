@@ -1,0 +1,314 @@
+"""A planned step, carried out with NumPy, held against the reference scan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minigrad import concat, log_softmax, relu, sigmoid, tanh, trees, value_and_grad
+from minigrad.functions import affine
+from minigrad.graph import trace
+from minigrad.primitives import pick, where
+from minigrad.scan.lookup import Lookup
+from minigrad.scan.numpy_backend import COLUMNS, Executor
+from minigrad.scan.program import plan
+from minigrad.scan.reference import scan
+from rnn_cells import Cell
+from rnn_cells.gru import GRU
+from rnn_cells.lstm import LSTM, CoupledLSTM, PeepholeLSTM
+from rnn_cells.rnn import IRNN, RNN
+
+B, I, H = 3, 4, 5  # noqa: E741
+TRACED = 13  # a batch of no other size in a graph
+
+
+class MGU(Cell):
+    """The minimal gated unit, as the example of a plugin has it."""
+
+    def init_params(self, rng):
+        return {"forget": self.dense(rng), "candidate": self.dense(rng)}
+
+    def __call__(self, params, h, x):
+        f = sigmoid(affine(params["forget"], concat(h, x)))
+        c = tanh(affine(params["candidate"], concat(f * h, x)))
+        h = (1 - f) * h + f * c
+        return h, h
+
+
+CELLS = {
+    "rnn": RNN(I, H),
+    "irnn": IRNN(I, H),
+    "lstm": LSTM(I, H),
+    "lstm, second bias": LSTM(I, H, second_bias=True),
+    "lstm, peepholes": PeepholeLSTM(I, H),
+    "lstm, full peepholes": PeepholeLSTM(I, H, peephole="full"),
+    "lstm, coupled": CoupledLSTM(I, H),
+    "gru": GRU(I, H),
+    "gru, reset after": GRU(I, H, reset="after"),
+    "mgu": MGU(I, H),
+}
+
+
+def rounded(dtype: Any) -> dict[str, float]:
+    return {"rtol": 1e-4, "atol": 1e-5} if dtype == np.float32 else {"rtol": 1e-10, "atol": 1e-12}
+
+
+def leaves_like(tree: Any, batch: int) -> Any:
+    return trees.map(lambda x: np.zeros((batch, *np.shape(x)[1:]), x.dtype), tree)
+
+
+class Planned:
+    """A step with an executor, called as the reference scan is."""
+
+    def __init__(self, step: Any, params: Any, carry: Any, xs: Any, without: Any = (), wanted: Any = None) -> None:
+        """``xs`` is a list of arrays and Lookups."""
+        self.params, self.carry = params, carry
+        x = [np.zeros((TRACED, *x.shape[2:]), x.dtype) for x in xs]
+        graph, result = trace(step, params, leaves_like(carry, TRACED), x)
+        count, carries = len(trees.leaves(params)), len(trees.leaves(carry))
+        is_float = [leaf.dtype.kind == "f" for tree in (params, carry, x) for leaf in trees.leaves(tree)]
+        tables = [i for i, x in enumerate(xs) if isinstance(x, Lookup)]
+        self.outputs = result[1]
+        self.executor = Executor(
+            plan(graph, count, carries, tables=tables, wanted=wanted or is_float, without=without)
+        )
+
+    def forward(self, params: Any, carry: Any, xs: Any, **options: Any) -> Any:
+        steps, batch = xs[0].shape[:2]
+        return self.executor.forward(
+            trees.leaves(params), trees.leaves(carry), xs, steps=steps, batch=batch, **options
+        )
+
+
+def floats(arrays: Any) -> list[Any]:
+    return [x for x in arrays if np.asarray(x).dtype.kind == "f"]
+
+
+def dot(weights: Any, arrays: Any) -> Any:
+    return sum(((w * x).sum() for w, x in zip(weights, arrays, strict=True) if w is not None), start=0.0)
+
+
+def check(step: Any, params: Any, carry: Any, xs: Any, *, reverse: bool = False, without: Any = ()) -> None:
+    """Values and gradients of everything, by a random linear function of all outputs."""
+    rng = np.random.default_rng(1)
+    dense = [np.asarray(x.table[x.indices] if isinstance(x, Lookup) else x) for x in xs]
+    dtype = next(x.dtype for x in trees.leaves(params) if x.dtype.kind == "f")
+    planned = Planned(step, params, carry, xs, without)
+    last, ys, saved = planned.forward(params, carry, xs, reverse=reverse, keep=True)
+    expected_last, expected_ys = scan(step, params, carry, dense, reverse=reverse)
+    for got, expected in zip([*last, *ys], trees.leaves((expected_last, expected_ys)), strict=True):
+        assert (got.shape, got.dtype) == (expected.shape, expected.dtype)
+        np.testing.assert_allclose(got, expected, **rounded(dtype))
+    for got, again in zip([*last, *ys], sum(planned.forward(params, carry, xs, reverse=reverse)[:2], []), strict=True):
+        np.testing.assert_allclose(again, got, **rounded(dtype))
+
+    def draw(x: Any) -> Any:
+        return rng.standard_normal(x.shape).astype(x.dtype) if x.dtype.kind == "f" else None
+
+    d_last, d_ys = list(map(draw, last)), list(map(draw, ys))
+    tables = [x.table if isinstance(x, Lookup) else x for x in xs]
+    wrt = floats([*trees.leaves(params), *trees.leaves(carry), *tables])
+
+    def loss(arrays: Any) -> Any:
+        given = iter(arrays)
+        p, c, x = (
+            trees.map(lambda leaf: next(given) if leaf.dtype.kind == "f" else leaf, tree)
+            for tree in (params, carry, tables)
+        )
+        x = [x[leaf.indices] if isinstance(leaf, Lookup) else x for leaf, x in zip(xs, x, strict=True)]
+        end, outputs = scan(step, p, c, x, reverse=reverse)
+        return dot(d_last, trees.leaves(end)) + dot(d_ys, trees.leaves(outputs))
+
+    _, expected_d = value_and_grad(loss)(wrt)
+    d_params, d_carry, d_xs = planned.executor.backward(saved, d_last, d_ys)
+    got_d = [d for d in (*d_params, *d_carry, *d_xs) if d is not None]
+    assert len(got_d) == len(expected_d)
+    for got, expected in zip(got_d, expected_d, strict=True):
+        assert (got.shape, got.dtype) == (expected.shape, dtype)
+        np.testing.assert_allclose(got, expected, **rounded(dtype))
+
+
+def case(cell: Any, dtype: Any, length: int, batch: int = B) -> Any:
+    rng = np.random.default_rng(0)
+    params = trees.map(lambda x: (x + 0.1 * rng.standard_normal(x.shape)).astype(dtype), cell.init_params(rng))
+    carry = trees.map(lambda x: rng.standard_normal(x.shape).astype(dtype), cell.init_carry(batch))
+    return params, carry, rng.standard_normal((length, batch, I)).astype(dtype)
+
+
+def looked_up(rng: Any, size: int, length: int, dtype: Any, batch: int = B) -> Lookup:
+    return Lookup(rng.standard_normal((size, I)).astype(dtype), rng.integers(0, size, (length, batch)))
+
+
+def on_first(cell: Any) -> Any:
+    return lambda params, carry, x: cell(params, carry, x[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("length", [1, 2, 7])
+@pytest.mark.parametrize("kind", ["dense", "few tokens", "many tokens"])
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_every_cell(cell, kind, length, dtype):
+    params, carry, x = case(cell, dtype, length)
+    size = {"dense": 0, "few tokens": 6, "many tokens": 5 * COLUMNS}[kind]
+    given = looked_up(np.random.default_rng(2), size, length, dtype) if size else x
+    check(on_first(cell), params, carry, [given], reverse=length == 2)
+
+
+@pytest.mark.parametrize("without", ["split", "hoist", "merge"])
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_every_cell_without_a_pass(cell, without):
+    params, carry, x = case(cell, np.float64, 3)
+    check(on_first(cell), params, carry, [x], without=[without])
+    check(on_first(cell), params, carry, [looked_up(np.random.default_rng(2), 6, 3, np.float64)], without=[without])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_a_mask(cell, reverse):
+    params, carry, x = case(cell, np.float64, 7)
+    live = np.random.default_rng(5).random((7, B)) < 0.6
+
+    def step(params, carry, x):
+        x, live = x
+        new, y = cell(params, carry, where(live.reshape(-1, 1), x, 0))
+        return trees.map(lambda a, b: where(live.reshape(-1, 1), a, b), new, carry), where(live.reshape(-1, 1), y, 0)
+
+    check(step, params, carry, [x, live], reverse=reverse)
+
+
+@pytest.mark.parametrize("length", [1, 7])
+def test_a_step_without_a_carry(length):
+    rng = np.random.default_rng(0)
+    params = {"W": rng.standard_normal((I, H)), "b": rng.standard_normal(H)}
+    x, labels = rng.standard_normal((length, B, I)), rng.integers(0, H, (length, B))
+
+    def head(params, carry, x):
+        h, labels = x
+        return (), pick(log_softmax(affine(params, h)), labels)
+
+    check(head, params, (), [x, labels])
+
+
+def test_outputs_that_do_not_depend_on_the_carry():
+    cell = LSTM(I, H)
+    params, carry, x = case(cell, np.float64, 7)
+
+    def step(params, carry, x):
+        new, y = cell(params["cell"], carry, x[0])
+        return new, (y, tanh(x[0] @ params["W"]), y @ params["V"], (x[0] * y.sum(axis=1, keepdims=True)).sum(axis=1))
+
+    rng = np.random.default_rng(3)
+    params = {"cell": params, "W": rng.standard_normal((I, 2)), "V": rng.standard_normal((H, 2))}
+    check(step, params, carry, [x])
+    check(step, params, carry, [looked_up(rng, 6, 7, np.float64)])
+
+
+def test_layers_on_one_another():
+    cells = [LSTM(I, H), GRU(H, H), RNN(H, H)]
+    rng = np.random.default_rng(0)
+    params = [case(cell, np.float64, 1)[0] for cell in cells]
+    carries = tuple(trees.map(lambda x: x.astype(np.float64), cell.init_carry(B)) for cell in cells)
+
+    def step(params, carry, x):
+        y, new = x[0], []
+        for cell, p, c in zip(cells, params, carry, strict=True):
+            c, y = cell(p, c, y)
+            new.append(c)
+        return tuple(new), y
+
+    check(step, params, carries, [rng.standard_normal((7, B, I))])
+    check(step, params, carries, [looked_up(rng, 6, 7, np.float64)], reverse=True)
+
+
+def test_a_product_of_a_value_of_the_step_and_of_what_was_looked_up():
+    rng = np.random.default_rng(0)
+    params = {"W": rng.standard_normal((H, H)), "U": rng.standard_normal((I, H)), "a": rng.standard_normal(1)}
+
+    def step(params, h, x):
+        a = h * params["a"] + 1
+        both = a @ params["W"] + x[0] @ params["U"]
+        return relu(both), both * x[0].sum(axis=1, keepdims=True)
+
+    check(step, params, rng.standard_normal((B, H)), [looked_up(rng, 6, 7, np.float64)])
+
+
+def test_a_carry_that_counts():
+    rng = np.random.default_rng(0)
+    params = {"W": rng.standard_normal((H, H))}
+
+    def step(params, carry, x):
+        h, sums, count = carry
+        h = tanh(h @ params["W"] + where(count.reshape(-1, 1) > 2, x[0], 0))
+        return (h, sums + h + x[0], count + 1), (count * 2, h.sum(axis=1))
+
+    carry = rng.standard_normal((B, H)), rng.standard_normal((B, H)), np.arange(B)
+    check(step, params, carry, [rng.standard_normal((7, B, H))])
+
+
+def test_gradients_that_pass_a_step_unchanged():
+    rng = np.random.default_rng(0)
+    params = {"W": rng.standard_normal((I, I))}
+
+    def step(params, carry, x):
+        a, b, c = carry
+        h = tanh(a @ params["W"] + x[0])
+        return (h, b + x[0], a + c), (b * c, h)
+
+    carry = tuple(rng.standard_normal((B, I)) for _ in range(3))
+    check(step, params, carry, [rng.standard_normal((7, B, I))])
+    check(step, params, carry, [looked_up(rng, 6, 7, np.float64)], reverse=True)
+
+
+def test_only_wanted_gradients_are_given():
+    cell = RNN(I, H)
+    params, carry, x = case(cell, np.float64, 3)
+    planned = Planned(on_first(cell), params, carry, [x], wanted=[True, False, True, True, False])
+    _, ys, saved = planned.forward(params, carry, [x], keep=True)
+    d_params, d_carry, d_xs = planned.executor.backward(saved, [None], [np.ones_like(ys[0])])
+    assert not d_params[1].any()
+    assert d_params[0].any()
+    assert d_carry[0].any()
+    assert d_xs == [None]
+
+
+def test_no_cotangent_is_a_zero_cotangent():
+    cell = LSTM(I, H)
+    params, carry, x = case(cell, np.float64, 3)
+    planned = Planned(on_first(cell), params, carry, [x])
+    d = np.ones((B, H))
+    results = []
+    for d_carry, d_ys in (([None, d], [None]), ([d * 0, d], [np.zeros((3, B, H))])):
+        _, _, saved = planned.forward(params, carry, [x], keep=True)
+        results.append(planned.executor.backward(saved, d_carry, d_ys))
+    for a, b in zip(trees.leaves(results[0]), trees.leaves(results[1]), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_workspaces_are_used_again_and_never_shared():
+    cell = LSTM(I, H)
+    params, carry, x = case(cell, np.float64, 4)
+    planned = Planned(on_first(cell), params, carry, [x])
+    d = np.ones((4, B, H))
+
+    def gradient(saved):
+        return planned.executor.backward(saved, [None, None], [d])
+
+    last, ys, first = planned.forward(params, carry, [x], keep=True)
+    copies = [array.copy() for array in (*last, *ys)]
+    expected = trees.map(np.copy, gradient(first))
+    _, _, saved = planned.forward(params, carry, [x], keep=True)
+    _, _, other = planned.forward(params, carry, [x * 2], keep=True)
+    gradient(other)
+    for a, b in zip(trees.leaves(gradient(saved)), trees.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip((*last, *ys), copies, strict=True):
+        np.testing.assert_array_equal(a, b)
+    pool = planned.executor._pool
+    assert len(pool) == 2
+    _, _, dropped = planned.forward(params, carry, [x], keep=True)
+    assert len(pool) == 1
+    del dropped
+    assert len(pool) == 2
+    assert other.space is None
