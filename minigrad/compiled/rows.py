@@ -329,7 +329,8 @@ class Body:
     def _address(self, register: str, place: Place, row: str, t: str, first: str) -> list[str]:
         """The address of a row's first element at a place, in ``register``; also ``register.base``."""
         slot = place.slot
-        size = 4 if self.dtype == "float" else 8
+        integers = slot.value is not None and slot.value.dtype.kind in "iu"  # which are 64 bits wide
+        size = 4 if self.dtype == "float" and not integers else 8
         r = register
         lines = [*self._load_slot(f"{r}.0", slot, 0)]
         total = f"{r}.0"

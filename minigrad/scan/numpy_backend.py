@@ -104,7 +104,7 @@ class _Buffer(NamedTuple):
     """An array to be made once T and B are known.
 
     Attributes:
-        kind: ``history`` (T, rows, B); ``flat`` likewise, but in memory (rows, T, B); ``carry`` (T + 1, rows, B); ``turns`` (2, rows, B), of which one is read while
+        kind: ``history`` (T, rows, B); ``carry`` (T + 1, rows, B); ``turns`` (2, rows, B), of which one is read while
             the other is written; ``scratch`` (block, rows, B); ``matrix`` (rows, columns); ``column`` (rows, 1);
             ``scalar`` ().
         rows: see there.
@@ -114,7 +114,7 @@ class _Buffer(NamedTuple):
         onehot: the number of the input whose V one-hot rows (of a matrix: columns) follow; None where none do.
     """
 
-    kind: Literal["history", "flat", "carry", "turns", "scratch", "matrix", "column", "scalar"]
+    kind: Literal["history", "carry", "turns", "scratch", "matrix", "column", "scalar"]
     rows: int
     dtype: Any
     table: int | None = None
@@ -708,12 +708,14 @@ class _Layout:
         rows = [(x, d) for x, d in zip(stage.rows, stage.d_rows, strict=True) if isinstance(d, Value)]
         summed = [x for total in body.sums for x in (total.left, total.right) if x is not None]
         lasting = [d for _, d in rows] + summed
-        flats: dict[Value, _Place] = {}
-        if stage.name == "loop":
-            # A step works where the cache is warm; what outlasts it is copied to where one product takes it up.
-            flats = self._flats(compiler, lasting, {seed for seed in stage.d_carried if seed is not None}, finish)
-        else:
-            compiler.keep(lasting, {})
+        # What only a step knows must be copied, to outlast it.
+        passing = {seed for seed in stage.d_carried if seed is not None}
+        copies: dict[Value, _Place] = {}
+        for x in dict.fromkeys(lasting):
+            if compiler.root(x) in passing:
+                copies[x] = _Place(self._buffer("history", x, table), 0, _width(x))
+        finish += copies.items()
+        compiler.keep([x for x in lasting if x not in copies], {})
         for d, turn in zip(stage.d_carry, carried, strict=True):
             if d is not None and turn is not None:
                 after = turn._replace(after=True)
@@ -722,32 +724,13 @@ class _Layout:
         self.backward[number] = compiler.compile(finish)
 
         def lies(x: Value) -> _Place:
-            return flats.get(x) or compiler.place(x)
+            return copies.get(x) or compiler.place(x)
 
         self.d_rows += [(x, table, lies(d)) for x, d in rows]
         self.summed[number] = [
             (None if total.left is None else lies(total.left), lies(total.right), total.right.ndim)
             for total in body.sums
         ]
-
-    def _flats(
-        self, compiler: _Compiler, values: Iterable[Value], passing: set[Value], finish: list[tuple[Operand, _Place]]
-    ) -> dict[Value, _Place]:
-        """Places for values that outlast a step, other than those that lie in a history anyway; they are copied there.
-
-        The parts of a concatenation lie where they do in it.
-        """
-        needed = [x for x in dict.fromkeys(values) if x in compiler.makers or compiler.root(x) in passing]
-        flats: dict[Value, _Place] = {}
-        for x in sorted(needed, key=lambda x: -_width(x)):  # the whole before its parts
-            if x not in flats:
-                flats[x] = _Place(self._buffer("flat", x, None), 0, _width(x))
-                finish.append((x, flats[x]))
-            op, start = compiler.makers.get(x), 0
-            for part in op.values if op is not None and op.name == "concatenate" else ():
-                flats.setdefault(part, flats[x].part(start, _width(part)))
-                start += _width(part)
-        return flats
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------
@@ -784,8 +767,6 @@ class _Space:
                 lengths = 2
             case kind:
                 lengths = steps + 1 if kind == "carry" else steps
-        if buffer.kind == "flat":
-            return _flat(buffer.rows, lengths * batch, buffer.dtype).reshape(-1, lengths, batch).transpose(1, 0, 2)
         return np.zeros((lengths, buffer.rows + extra, batch), buffer.dtype)
 
     def _block(self) -> int:
@@ -853,8 +834,6 @@ class _Space:
         steps, rows, batch = array.shape
         if steps == 1:
             done[place] = array[0]
-        elif self.layout.buffers[place.buffer].kind == "flat":
-            done[place] = array.transpose(1, 0, 2).reshape(rows, steps * batch)
         else:
             done[place] = self.scratch(place, (rows, steps * batch), array.dtype)
             np.copyto(done[place].reshape(rows, steps, batch), array.transpose(1, 0, 2))

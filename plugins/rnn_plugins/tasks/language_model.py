@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from minigrad import affine, cross_entropy, log_softmax, one_hot, take, trees
+from minigrad import affine, log_softmax, mean, one_hot, pick, scan, take, trees
 from minigrad.initializers import glorot_uniform, zeros
+from minigrad.scan import Lookup
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
@@ -67,14 +68,37 @@ class Model:
             return take(params["embedding"], tokens)
         return one_hot(tokens, self.vocabulary_size, self.dtype)
 
+    def states(
+        self, params: Tree, carry: Tree, tokens: Array, *, mask: Any = None, rng: np.random.Generator | None = None
+    ) -> tuple[Tree, Any]:
+        """Symbols (T, B) -> the carry after them and what the head sees, (T, B, output_size)."""
+        table = params["embedding"] if self.embedding_size else np.eye(self.vocabulary_size, dtype=self.dtype)
+        carry, ys = self.cell.unroll(params["cell"], carry, Lookup(table, tokens), mask=mask, rng=rng)
+        if self.dropout and rng is not None:
+            ys = drop_steps(ys, self.dropout, self.variational, rng)
+        return carry, ys
+
     def unroll(
         self, params: Tree, carry: Tree, tokens: Array, *, mask: Any = None, rng: np.random.Generator | None = None
     ) -> tuple[Tree, Any]:
         """Symbols (T, B) -> the carry after them and the logits of each next symbol, (T, B, V)."""
-        carry, ys = self.cell.unroll(params["cell"], carry, self.inputs(params, tokens), mask=mask, rng=rng)
-        if self.dropout and rng is not None:
-            ys = drop_steps(ys, self.dropout, self.variational, rng)
+        carry, ys = self.states(params, carry, tokens, mask=mask, rng=rng)
         return carry, affine(params["head"], ys)
+
+    def losses(
+        self,
+        params: Tree,
+        carry: Tree,
+        tokens: Array,
+        targets: Array,
+        *,
+        mask: Any = None,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[Tree, Any]:
+        """Symbols and those after them, both (T, B) -> the carry and -log p(target), (T, B), in nats."""
+        carry, ys = self.states(params, carry, tokens, mask=mask, rng=rng)
+        _, losses = scan(_Head(), params["head"], (), (ys, targets))
+        return carry, losses
 
     def step(self, params: Tree, carry: Tree, tokens: Array) -> tuple[Tree, Array]:
         """One symbol each of B texts, (B,) -> the carry and the logits of the next, (B, V)."""
@@ -105,14 +129,20 @@ class Model:
             live = (positions >= 0) & (positions < count)
             scored = live & (steps[:, None] >= warm_up)
             places = np.where(live, positions, 0)
-            carry, logits = self.unroll(
-                params, carry, np.asarray(tokens[places], np.intp), mask=None if live.all() else live
-            )
-            if scored.any():
-                targets = np.asarray(tokens[places[scored] + 1], np.intp)
-                chosen = log_softmax(logits[scored])[np.arange(len(targets)), targets]
-                total -= float(np.sum(chosen, dtype=np.float64))
+            inputs, targets = (np.asarray(tokens[i], np.intp) for i in (places, np.where(live, places + 1, 0)))
+            carry, losses = self.losses(params, carry, inputs, targets, mask=None if live.all() else live)
+            total += float(np.sum(losses[scored], dtype=np.float64))
         return total / count
+
+
+@dataclass(frozen=True)
+class _Head:
+    """From outputs of the cell to losses, as a step without a carry, so that it is planned as the cell is."""
+
+    def __call__(self, params: Tree, carry: Tree, x: tuple[Any, Any]) -> tuple[Tree, Any]:
+        """One step: y (B, H) and the target (B,) -> -log p(target), (B,)."""
+        y, target = x
+        return carry, -pick(log_softmax(affine(params, y)), target)
 
 
 class TextBatch(NamedTuple):
@@ -175,8 +205,8 @@ class LanguageModel(Task):
 
     def loss(self, params: Tree, carry: Tree, batch: TextBatch, rng: np.random.Generator) -> tuple[Any, Tree]:
         """The mean of -log p(next symbol) over a batch, and the carry after it."""
-        carry, logits = self.model.unroll(params, carry, batch.inputs, rng=rng)
-        return cross_entropy(logits, batch.targets), carry
+        carry, losses = self.model.losses(params, carry, batch.inputs, batch.targets, rng=rng)
+        return mean(losses), carry
 
     def validate(self, params: Tree) -> float | None:
         """The mean loss over the whole held-out text, the carry passed on."""
