@@ -123,6 +123,8 @@ def _spell(option: Any) -> str:
         return ":".join("" if part is None else str(part) for part in (option.start, option.stop, option.step))[
             : None if option.step is not None else -1
         ]
+    if isinstance(option, np.ndarray):  # in full, for NumPy leaves out the middle
+        return f"{option.dtype}{option.tolist()}"
     return "..." if isinstance(option, EllipsisType) else repr(option)
 
 
@@ -245,7 +247,7 @@ class Builder:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self._constants: dict[int, Value] = {}
+        self._constants: dict[int, tuple[Value, Any]] = {}
 
     def input(self, shape: tuple[int, ...], dtype: Any, name: str = "") -> Tracer:
         """A new input."""
@@ -268,9 +270,10 @@ class Builder:
         if array.dtype == object:
             raise TraceError(f"it uses a {type(x).__name__} as an array")
         if id(x) not in self._constants:
-            self._constants[id(x)] = value = Value(array.shape, array.dtype)
-            self.graph.constants[value] = array  # which also keeps the id from being used again
-        return self._constants[id(x)]
+            value = Value(array.shape, array.dtype)
+            self._constants[id(x)] = value, x  # which keeps the id from being used again
+            self.graph.constants[value] = array.copy()  # for the function's own may change after the trace
+        return self._constants[id(x)][0]
 
     def record(self, name: str, args: Sequence[Any], options: Mapping[str, Any] | None = None) -> Tracer:
         """Write down an operation; its value as a tracer."""

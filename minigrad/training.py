@@ -101,14 +101,14 @@ def train(
     """
     gradient = value_and_grad(loss, has_aux=True)
     for batch in batches:
-        before = copy.deepcopy(state.rng)
+        before = state.rng.bit_generator.state
         # Overflow is looked for below and explained; NumPy's warnings would only come before the explanation.
         with np.errstate(all="ignore"):
             (value, carry), gradients = gradient(state.params, state.carry, batch, state.rng)
             gradients, norm = clip_by_global_norm(gradients, clip_norm or np.inf)
             if not (np.isfinite(value) and np.isfinite(norm)):
-                state.rng = before
-                raise NotFinite(state.step + 1, float(value), float(norm), batch, state.carry, copy.deepcopy(before))
+                state.rng.bit_generator.state = before
+                raise NotFinite(state.step + 1, float(value), float(norm), batch, state.carry, copy.deepcopy(state.rng))
             if clip_value:
                 gradients = clip_by_value(gradients, clip_value)
             learning_rate = schedule(state.step)

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from minigrad.compiled import gemm, jit, rows
-from minigrad.graph import Op, Operand, TraceError, Value, evaluate
+from minigrad.graph import Graph, Op, Operand, TraceError, Value, evaluate, function_of
 from minigrad.scan.lookup import Lookup
 from minigrad.scan.program import Program, Stage, Sum
 from minigrad.tensor import Array
 
 BLOCK = 64
 """Rows that a stage without a carry takes at once, so that what passes between its loops stays in the cache."""
+
+PACKED_ALONE = 100_000
+"""Numbers that one thread packs sooner than two would begin."""
 
 _RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 5)
 _PACK = ctypes.CFUNCTYPE(
@@ -56,8 +61,9 @@ def _workers(count: int) -> ThreadPoolExecutor:
 
 def _in_parallel(tasks: Sequence[Callable[[], Any]]) -> None:
     """Run all tasks, the first on this thread; machine code holds no lock, so the others run beside it."""
-    if len(tasks) == 1:
-        tasks[0]()
+    if len(tasks) < 2:
+        for task in tasks:
+            task()
         return
     futures = [_workers(len(tasks) - 1).submit(task) for task in tasks[1:]]
     tasks[0]()
@@ -85,31 +91,116 @@ def _products(dtype: str) -> _Products:
 def empty(shape: tuple[int, ...], dtype: Any) -> Array:
     """A new array that begins at the start of a cache line."""
     dtype = np.dtype(dtype)
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     raw = np.empty(size * dtype.itemsize + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size * dtype.itemsize].view(dtype).reshape(shape)
 
 
-class _Pool:
-    """Memory that is used again: what a call needs only until its backward pass."""
+class Saved:
+    """What the backward pass needs of a forward pass. It holds a workspace, and gives it back when it goes."""
 
-    def __init__(self) -> None:
-        self.free: dict[tuple[int, Any], list[Array]] = {}
+    def __init__(self, executor: Executor, workspace: _Workspace) -> None:
+        self.executor, self.workspace = executor, workspace
+        self.known: dict[Value, Any] = dict(workspace.known)
+        self.fixed: list[Any] = []
+        self.params: Sequence[Array] = ()
 
-    def take(self, shape: tuple[int, ...], dtype: Any, held: list[Array]) -> Array:
-        """An array, which ``held`` keeps."""
-        size = int(np.prod(shape))
-        waiting = self.free.get((size, dtype))
-        flat = waiting.pop() if waiting else empty((size,), dtype)
-        held.append(flat)
-        return flat.reshape(shape)
+    def __del__(self) -> None:
+        self.executor.idle.setdefault(self.workspace.key, []).append(self.workspace)
 
-    def give_back(self, held: list[Array]) -> None:
-        """Whatever was taken may be used again."""
-        for flat in held:
-            self.free.setdefault((flat.size, flat.dtype), []).append(flat)
-        held.clear()
+
+class _Workspace:
+    """All memory that a call needs inside, with every address that code is given, made once for one T and B.
+
+    Attributes:
+        key: (T, B, whether reversed, the lengths of tables).
+        known: arrays that lie in this memory, by value.
+        parts: bodies with their memory.
+    """
+
+    def __init__(self, key: tuple[int, int, bool, tuple[int, ...]], sources: Sequence[Value]) -> None:
+        self.key = key
+        self.steps, self.batch, self.reverse = key[:3]
+        self.tables = dict(zip(sources, key[3], strict=True))
+        self.known: dict[Value, Array] = {}
+        self.parts: dict[tuple[int, str], _Part] = {}
+
+
+@dataclass(eq=False)
+class _Part:
+    """A body with its memory.
+
+    Attributes:
+        compiled: the code.
+        arrays: what lies in each slot.
+        shards: ranges of rows, one a thread.
+        arguments: what the code is given, for each shard.
+        calls: what each thread runs.
+        later: slots whose arrays come with every call.
+        fresh: slots, with shapes, that are made anew with every call, because results lie in them.
+        zeroed: arrays that must be zero before the code runs.
+        matrices: values to pack, and where.
+        vectors: fixed values that are read as they are, and their slots.
+        work: memory that the sums over rows need.
+    """
+
+    compiled: _Compiled
+    lead: tuple[int, ...]
+    shards: list[tuple[int, int]]
+    arrays: dict[rows.Slot, Array] = field(default_factory=dict)
+    arguments: list[Any] = field(default_factory=list)
+    calls: list[Callable[[], Any]] = field(default_factory=list)
+    later: list[rows.Slot] = field(default_factory=list)
+    fresh: list[tuple[rows.Slot, tuple[int, ...]]] = field(default_factory=list)
+    zeroed: list[Array] = field(default_factory=list)
+    matrices: list[tuple[Value, Array]] = field(default_factory=list)
+    vectors: list[tuple[Value, rows.Slot]] = field(default_factory=list)
+    work: dict[Any, Array] = field(default_factory=dict)
+
+
+class _Pieces:
+    """A matrix that is put together only when it is packed.
+
+    Attributes:
+        shape: of the whole.
+        pieces: arrays with the row and the column that they begin at.
+    """
+
+    def __init__(self, shape: tuple[int, int], pieces: list[tuple[Array, int, int]]) -> None:
+        self.shape = shape
+        self.pieces = pieces
+
+    def transposed(self) -> _Pieces:
+        """The matrix with rows and columns exchanged."""
+        return _Pieces(self.shape[::-1], [(piece.T, col, row) for piece, row, col in self.pieces])
+
+    def array(self) -> Array:
+        """The matrix itself."""
+        out: Array = np.empty(self.shape, self.pieces[0][0].dtype)
+        for piece, row, col in self.pieces:
+            out[row : row + piece.shape[0], col : col + piece.shape[1]] = piece
+        return out
+
+
+def _evaluate(graph: Graph, arrays: Sequence[Any]) -> list[Any]:
+    """As ``evaluate``, but matrices that are only joined and transposed stay in pieces."""
+    known: dict[Value, Any] = dict(zip(graph.inputs, arrays, strict=True)) | graph.constants
+    for op in graph.ops:
+        args = [known[x] if isinstance(x, Value) else x for x in op.inputs]
+        if op.name == "concatenate" and op.options["axis"] == 1 and len(op.output.shape) == 2:
+            pieces, column = [], 0
+            for arg in args:
+                inner = arg.pieces if isinstance(arg, _Pieces) else [(arg, 0, 0)]
+                pieces += [(piece, row, col + column) for piece, row, col in inner]
+                column += arg.shape[1]
+            known[op.output] = _Pieces(op.output.shape, pieces)  # type: ignore[arg-type]
+        elif op.name == "transpose" and isinstance(args[0], _Pieces):
+            known[op.output] = args[0].transposed()
+        else:
+            args = [arg.array() if isinstance(arg, _Pieces) else arg for arg in args]
+            known[op.output] = np.asarray(function_of(op.name)(*args, **op.options))
+    return [known[x] if isinstance(x, Value) else x for x in graph.outputs]
 
 
 def _row_stride(array: Array, leading: int) -> int:
@@ -118,23 +209,6 @@ def _row_stride(array: Array, leading: int) -> int:
         if array.shape[axis] > 1:  # the stride of an axis of one may be anything
             return array.strides[axis] // array.itemsize
     return array.shape[-1]
-
-
-class Saved:
-    """What the backward pass needs of a forward pass. It holds memory of a pool, and gives it back when it goes."""
-
-    def __init__(self, pool: _Pool) -> None:
-        self.pool = pool
-        self.held: list[Array] = []
-        self.known: dict[Value, Any] = {}
-        self.fixed: list[Array] = []
-        self.params: list[Array] = []
-        self.lookups: dict[Value, Lookup] = {}
-        self.steps = self.batch = 0
-        self.reverse = False
-
-    def __del__(self) -> None:
-        self.pool.give_back(self.held)
 
 
 class _Compiled:
@@ -147,7 +221,11 @@ class _Compiled:
         self.places = code.places
         self.library = jit.compile_ir(rows.module([code]))
         self.run = _RUN(self.library.address(f"{body.name}_run"))
-        self.carry_in: list[rows.Slot] = []
+        # Only for backward bodies: where results lie, what is summed, and the blocks of the carry's cotangents.
+        self.results: dict[Value, rows.Slot | Value] = {}
+        self.totals: list[tuple[Sum, Value | None, Any]] = []
+        self.going: list[rows.Slot] = []
+        self.coming: list[rows.Slot] = []
 
 
 class Executor:
@@ -170,8 +248,12 @@ class Executor:
         self.type = "float" if self.dtype == np.float32 else "double"
         self.products = _products(self.dtype.name)
         self.width = jit.vector_width(self.dtype.name)
-        self.pool = _Pool()
         self.source = self._sources()
+        self.indices = {x: Value((0,), np.int64) for x in program.xs if x in self.source}
+        self.of_indices = {index: x for x, index in self.indices.items()}
+        self.wholes = {x: Value(x.shape, x.dtype) for x in program.carried}  # a carry at all steps
+        self.escaping = set(program.ys)
+        self.idle: dict[Any, list[_Workspace]] = {}
         self.bodies: dict[tuple[int, str], _Compiled] = {}
         # Whatever has no kernel should be known before the first run.
         for i, stage in enumerate(program.stages):
@@ -216,7 +298,7 @@ class Executor:
                 body.given[x] = rows.Place(body.slot("rows", rows.width_of(x), x), 0)
                 continue
             if source not in indices:
-                indices[source] = body.slot("indices", 1, source)
+                indices[source] = body.slot("indices", 1, self.indices[source])
             body.given[x] = rows.Place(body.slot("looked_up", rows.width_of(x), x, indices[source]), 0)
         for x in stage.carry:
             body.given[x] = rows.Place(body.slot("rows", rows.width_of(x), x), 0)
@@ -296,7 +378,7 @@ class Executor:
         body.stored = list(dict.fromkeys(stored))
         compiled = _Compiled(body, self.type)
         compiled.results, compiled.totals, compiled.going = self_results, totals, going
-        compiled.coming = moving
+        compiled.coming = [moving[d] for d in stage.d_carried if d is not None]
         return compiled
 
     # --- running ------------------------------------------------------------------------------------------------------
@@ -314,30 +396,34 @@ class Executor:
     ) -> tuple[list[Array], list[Array], Saved | None]:
         """Run the program along a sequence; see ``minigrad.scan``."""
         program = self.program
-        saved = Saved(self.pool)
-        saved.steps, saved.batch, saved.reverse, saved.params = steps, batch, reverse, list(params)
-        saved.fixed = evaluate(program.prologue, params)
+        sources = [x for x in program.xs if x in self.source]
+        given = dict(zip(program.xs, xs, strict=True))
+        key = (steps, batch, reverse, tuple(len(given[x].table) for x in sources))
+        waiting = self.idle.get(key)
+        saved = Saved(self, waiting.pop() if waiting else _Workspace(key, sources))
+        known, workspace = saved.known, saved.workspace
+        saved.params, saved.fixed = params, _evaluate(program.prologue, params)
         fixed = dict(zip(program.fixed, saved.fixed, strict=True))
-        known = saved.known
-        for value, x in zip(program.xs, xs, strict=True):
+        for value, x in given.items():
             if isinstance(x, Lookup):
-                saved.lookups[value] = Lookup(self._rows(x.table), np.ascontiguousarray(x.indices, np.int64))
+                known[value] = self._rows(x.table)
+                known[self.indices[value]] = np.ascontiguousarray(x.indices, np.int64)
             else:
                 known[value] = self._rows(x)
-        escaping = set(program.ys)
-        firsts = dict(zip(program.carry, carry, strict=True))
         last: list[Array] = []
         for number, stage in enumerate(program.stages):
-            compiled = self._body(number, "keep" if keep and stage.backward is not None else "forward")
-            arrays: dict[rows.Slot, Array] = {}
+            part = self._part(workspace, number, "keep" if keep and stage.backward is not None else "forward")
             if stage.name == "loop":
-                for before, after in zip(stage.carry, stage.carried, strict=True):
+                for before, after, first in zip(stage.carry, stage.carried, carry, strict=True):
                     shape = (steps + 1, batch, *before.shape[1:])
-                    whole = empty(shape, self.dtype) if after in escaping else self.pool.take(shape, self.dtype, saved.held)
-                    whole[steps if reverse else 0] = firsts[before]
+                    whole = empty(shape, self.dtype) if after in self.escaping else workspace.known.get(self.wholes[after])
+                    if whole is None:
+                        whole = workspace.known[self.wholes[after]] = empty(shape, self.dtype)
+                    whole[steps if reverse else 0] = first
                     known[before], known[after] = (whole[1:], whole[:-1]) if reverse else (whole[:-1], whole[1:])
-                    arrays[compiled.places[after].slot] = known[after]
-            self._run(stage, compiled, stage.forward.prologue, fixed, arrays, saved, escaping, forward=True)
+            self._run(part, dict(zip(stage.forward.prologue.outputs, _evaluate(stage.forward.prologue, [fixed[x] for x in stage.fixed]), strict=True)), known)
+            for value in part.compiled.body.stored:
+                known[value] = part_view(part, value)
             if stage.name == "loop":
                 last = [np.array(known[value][0 if reverse else -1]) for value in stage.carried]
         return last, [known[value] for value in program.ys], saved if keep else None
@@ -346,61 +432,61 @@ class Executor:
         self, saved: Saved, d_carry: Sequence[Array | None], d_ys: Sequence[Array | None]
     ) -> tuple[list[Array], list[Array], list[Array | None]]:
         """The cotangents of the parameters, the first carry and the inputs."""
-        program = self.program
-        steps, batch, reverse = saved.steps, saved.batch, saved.reverse
+        program, workspace = self.program, saved.workspace
+        steps, batch, reverse = workspace.steps, workspace.batch, workspace.reverse
         fixed = dict(zip(program.fixed, saved.fixed, strict=True))
         known = saved.known
         cotangent: dict[Value, Array] = {}
         for value, d in zip(program.ys, d_ys, strict=True):
             if d is not None:
-                self._collect(cotangent, value, self._rows(d))
-        last = dict(zip(program.carried, d_carry, strict=True))
+                _collect(cotangent, value, self._rows(d))
         d_fixed: dict[Value, Array] = {}
         d_first: list[Array] = [np.zeros((batch, *x.shape[1:]), self.dtype) for x in program.carry]
         for number in reversed(range(len(program.stages))):
             stage = program.stages[number]
-            compiled = self._body(number, "backward")
-            arrays: dict[rows.Slot, Array] = {}
+            back = stage.backward
+            assert back is not None
+            part = self._part(workspace, number, "backward")
             for value, d in zip(stage.outputs, stage.d_outputs, strict=True):
                 if d is not None:
-                    known[d] = cotangent.pop(value, None)
-                    if known[d] is None:
-                        shape = (len(saved.lookups[self.source[value]].table),) if stage.name == "table" else (steps, batch)
-                        known[d] = np.broadcast_to(np.zeros((), self.dtype), (*shape, *value.shape[1:]))
-            moving: list[Array] = []
+                    arrived = cotangent.pop(value, None)
+                    if arrived is None:
+                        arrived = np.broadcast_to(np.zeros((), self.dtype), (*part.lead, *value.shape[1:]))
+                    known[d] = arrived
+            first, end = (0, steps - 1) if reverse else (steps - 1, 0)
             if stage.name == "loop":
-                for after, d, going in zip(stage.carried, stage.d_carried, compiled.going, strict=True):
-                    both = self.pool.take((2, batch, *after.shape[1:]), self.dtype, saved.held)
-                    first = 0 if reverse else steps - 1
-                    given = last[after]
-                    both[first & 1] = 0 if given is None else given
-                    arrays[compiled.coming[d]] = arrays[going] = both
-                    moving.append(both)
-            sums, by_row, env = self._run(
-                stage, compiled, stage.backward.prologue, fixed, arrays, saved, set(), forward=False
-            )
+                for going, given in zip(part.compiled.going, d_carry, strict=True):
+                    part.arrays[going][first & 1] = 0 if given is None else given
+            env = dict(zip(back.prologue.outputs, _evaluate(back.prologue, [fixed[x] for x in stage.fixed]), strict=True))
+            self._run(part, env, known)
             if stage.name == "loop":
-                end = steps - 1 if reverse else 0
-                d_first = [np.array(both[1 - (end & 1)]) for both in moving]
-            for x, d in by_row.items():
-                self._collect(cotangent, x, d)
-            graph = stage.backward.epilogue
-            given_fixed = [env[x] for x in graph.inputs[len(sums) :]]
-            results = iter(evaluate(graph, [*sums, *given_fixed]))
+                d_first = [np.array(part.arrays[going][1 - (end & 1)]) for going in part.compiled.going]
+            for x, where in part.compiled.results.items():
+                if isinstance(where, rows.Slot):
+                    total = part.arrays[where].sum(0)
+                    _collect(cotangent, x, total if x.ndim == 2 else total[:, 0])
+                else:
+                    _collect(cotangent, x, part_view(part, where))
+            epilogue = back.epilogue
+            assert epilogue is not None
+            sums = self._sums(part)
+            needed = [_array(env[x]) for x in epilogue.inputs[len(sums) :]]
+            results = iter(evaluate(epilogue, [*sums, *needed]))
             for x, there in zip(stage.fixed, stage.d_fixed, strict=True):
                 if there:
-                    self._collect(d_fixed, x, next(results))
-        zeros = [d_fixed[x] if x in d_fixed else np.zeros(x.shape, x.dtype) for x in program.fixed if x.dtype.kind == "f"]
-        d_params = evaluate(program.d_prologue, [*saved.params, *zeros])
+                    _collect(d_fixed, x, next(results))
+        given_fixed = [
+            d_fixed[x] if x in d_fixed else np.zeros(x.shape, x.dtype) for x in program.fixed if x.dtype.kind == "f"
+        ]
+        assert program.d_prologue is not None
+        found = evaluate(program.d_prologue, [*saved.params, *given_fixed])
         d_params = [
             np.zeros(p.shape, p.dtype) if isinstance(d, float) and p.shape else np.asarray(d, p.dtype)
-            for d, p in zip(d_params, saved.params, strict=True)
+            for d, p in zip(found, saved.params, strict=True)
         ]
+        # What lies in a workspace must not be written over under its new owner.
         d_xs = [np.array(cotangent[x]) if x in cotangent else None for x in program.xs]
         return d_params, d_first, d_xs
-
-    def _collect(self, into: dict[Value, Array], value: Value, d: Array) -> None:
-        into[value] = into[value] + d if value in into else d
 
     def _rows(self, x: Any) -> Array:
         x = np.asarray(x)
@@ -412,172 +498,201 @@ class Executor:
             raise TypeError(f"an input has dtype {x.dtype}; expected {self.dtype}")
         return np.ascontiguousarray(x)
 
-    def _run(
-        self,
-        stage: Stage,
-        compiled: _Compiled,
-        prologue: Any,
-        fixed: dict[Value, Array],
-        arrays: dict[rows.Slot, Array],
-        saved: Saved,
-        escaping: set[Value],
-        *,
-        forward: bool,
-    ) -> Any:
-        """Give every slot its memory, run the code over all rows, and collect what came out."""
-        steps, batch, known = saved.steps, saved.batch, saved.known
+    def _part(self, workspace: _Workspace, number: int, kind: str) -> _Part:
+        """A body with memory, made where the workspace has none yet."""
+        part = workspace.parts.get((number, kind))
+        if part is None:
+            part = workspace.parts[number, kind] = self._lay_out(workspace, number, kind)
+        return part
+
+    def _lay_out(self, workspace: _Workspace, number: int, kind: str) -> _Part:
+        stage = self.program.stages[number]
+        compiled = self._body(number, kind)
         loop = stage.name == "loop"
-        table = stage.name == "table"
-        if table:
-            source = self.source[stage.rows[0]]
-            known[source] = saved.lookups[source].table
-            lead: tuple[int, ...] = (len(known[source]),)
+        if stage.name == "table":
+            lead: tuple[int, ...] = (workspace.tables[self.source[stage.rows[0]]],)
         else:
-            lead = (steps, batch)
-        total_rows = batch if loop else int(np.prod(lead))
-        env = dict(zip(prologue.outputs, evaluate(prologue, [fixed[x] for x in stage.fixed]), strict=True))
-        temporary: list[Array] = []
-        shards = self._shards(stage, total_rows, steps)
+            lead = (workspace.steps, workspace.batch)
+        count = workspace.batch if loop else math.prod(lead)
+        shards = self._shards(stage, count, workspace.steps)
         most = max(stop - start for start, stop in shards)
         most = most if loop else min(most, BLOCK)
-
+        part = _Part(compiled, lead, shards)
+        size = 1 + 3 * len(compiled.code.slots)
+        part.arguments = [(ctypes.c_int64 * size)(self.products.gemm) for _ in shards]
+        escaping = {compiled.places[x].slot for x in self.escaping if x in compiled.places and kind != "backward"}
         for slot in compiled.code.slots:
-            if slot in arrays:
-                continue
             value = slot.value
+            array: Array | None = None
             if slot.kind == "packed":
-                arrays[slot] = self._pack(env[value], temporary)
+                assert value is not None
+                array = empty((gemm.packed_size(self.products.tile, *value.shape),), self.dtype)
+                array.fill(0)
+                part.matrices.append((value, array))
             elif slot.kind == "fixed":
-                arrays[slot] = np.ascontiguousarray(env[value])
-            elif slot.kind == "indices":
-                arrays[slot] = saved.lookups[value].indices
-            elif slot.kind == "looked_up":
-                arrays[slot] = known[value] if value in known else saved.lookups[value].table
-            elif slot.kind == "rows":
-                if value in known and value in compiled.body.given:
-                    arrays[slot] = known[value]
-                else:
-                    shape = (*lead, slot.width)
-                    own = value in escaping
-                    arrays[slot] = empty(shape, self.dtype) if own else self.pool.take(shape, self.dtype, saved.held)
+                assert value is not None
+                part.vectors.append((value, slot))
             elif slot.kind == "scratch":
-                arrays[slot] = self.pool.take((len(shards), most, slot.width), self.dtype, temporary)
+                array = empty((len(shards), most, slot.width), self.dtype)
             elif slot.kind == "total":
-                arrays[slot] = self.pool.take((len(shards), slot.width), self.dtype, temporary)
-                arrays[slot].fill(0)
+                array = empty((len(shards), slot.width), self.dtype)
+                part.zeroed.append(array)
             elif slot.kind == "scattered":
-                source = slot.indices.value
-                count = len(saved.lookups[source].table)
-                arrays[slot] = self.pool.take((len(shards), count, slot.width), self.dtype, temporary)
-                arrays[slot].fill(0)
+                assert slot.indices is not None and slot.indices.value is not None
+                length = workspace.tables[self.of_indices[slot.indices.value]]
+                array = empty((len(shards), length, slot.width), self.dtype)
+                part.zeroed.append(array)
+            elif slot.kind == "coming":
+                array = empty((2, workspace.batch, slot.width), self.dtype)
+                array = array if value is not None and value.ndim == 2 else array[..., 0]
+            elif slot.kind == "going":
+                continue
+            elif value in compiled.body.given or value in compiled.body.exclusive or slot.kind != "rows":
+                part.later.append(slot)
+            elif slot in escaping:
+                part.fresh.append((slot, (*lead, slot.width)))
             else:
-                raise AssertionError(slot.kind)
-
-        backwards = saved.reverse == forward
-        tasks = []
-        for shard, (start, stop) in enumerate(shards):
-            words = [self.products.gemm]
-            for slot in compiled.code.slots:
-                words += self._words(slot, arrays[slot], shard, start, loop, table)
-            args = np.array(words, np.int64)
+                array = empty((*lead, slot.width), self.dtype)
+            if array is not None:
+                self._point(part, slot, array)
+        for going, coming in zip(compiled.going, compiled.coming, strict=True):
+            self._point(part, going, part.arrays[coming])
+        backwards = workspace.reverse == (kind != "backward")
+        for (start, stop), arguments in zip(shards, part.arguments, strict=True):
             if loop:
-                numbers = (steps - 1 if backwards else 0, steps, -1 if backwards else 1, start, stop)
+                numbers = (workspace.steps - 1 if backwards else 0, workspace.steps, -1 if backwards else 1, start, stop)
             else:
                 numbers = (0, BLOCK, 0, start, stop)
-            tasks.append(functools.partial(compiled.run, args.ctypes.data, *numbers))
-            temporary_args = args  # kept alive until the tasks have run
-            arrays[rows.Slot("arguments", 0)] = temporary_args
-        _in_parallel(tasks)
+            part.calls.append(functools.partial(compiled.run, ctypes.addressof(arguments), *numbers))
+        return part
 
-        def view(value: Value) -> Array:
-            place = compiled.places[value]
-            array = arrays[place.slot]
-            array = array[..., None] if array.ndim == len(lead) else array  # one number a row
-            if value.ndim == 1:
-                return array[..., place.column]
-            return array[..., place.column : place.column + value.shape[1]]
+    def _point(self, part: _Part, slot: rows.Slot, array: Array) -> None:
+        """Tell the code of a part where a slot's memory is."""
+        part.arrays[slot] = array
+        address, size, strides = array.__array_interface__["data"][0], array.itemsize, array.strides
+        at = 1 + 3 * slot.number
+        kind = slot.kind
+        if kind in ("scratch", "total", "scattered"):
+            for shard, arguments in enumerate(part.arguments):
+                arguments[at : at + 3] = (address + shard * strides[0], 0, slot.width)
+            return
+        if kind in ("coming", "going"):  # whose rows are counted from the shard's first
+            for (start, _), arguments in zip(part.shards, part.arguments, strict=True):
+                arguments[at : at + 3] = (address + start * strides[1], strides[0] // size, strides[1] // size)
+            return
+        if kind in ("packed", "fixed"):
+            words = (address, 0, 0)
+        elif kind == "looked_up" or len(part.lead) == 1:
+            words = (address, 0, strides[0] // size)
+        elif part.compiled.body.loop:
+            words = (address, strides[0] // size, strides[1] // size)
+        else:
+            words = (address, 0, _row_stride(array, 2))
+        for arguments in part.arguments:
+            arguments[at : at + 3] = words
 
-        if forward:
-            for value in compiled.body.stored:
-                known[value] = view(value)
-            self.pool.give_back(temporary)
-            return None
-        by_row = {}
-        for x, where in compiled.results.items():
-            if isinstance(where, rows.Slot):
-                total = arrays[where].sum(0)
-                by_row[x] = total if x.ndim == 2 else total[:, 0]
-            else:
-                by_row[x] = view(where)
-        sums = []
-        for total, left, right in compiled.totals:
-            if total.left is None:
-                whole = arrays[right].sum(0)
+    def _run(self, part: _Part, env: dict[Value, Any], known: dict[Value, Array]) -> None:
+        """Give the code what comes with every call, and run it over all rows."""
+        self._pack(part, env)
+        for value, slot in part.vectors:
+            self._point(part, slot, np.ascontiguousarray(_array(env[value])))
+        for slot in part.later:
+            self._point(part, slot, known[slot.value])  # type: ignore[index]
+        for slot, shape in part.fresh:
+            self._point(part, slot, empty(shape, self.dtype))
+        for array in part.zeroed:
+            array.fill(0)
+        _in_parallel(part.calls)
+
+    def _pack(self, part: _Part, env: dict[Value, Any]) -> None:
+        pack = self.products.pack
+        tasks: list[Callable[[], Any]] = []
+        work = 0
+        for value, packed in part.matrices:
+            matrix = env[value]
+            pieces = matrix.pieces if isinstance(matrix, _Pieces) else [(matrix, 0, 0)]
+            for piece, row, col in pieces:
+                k, n = piece.shape
+                work += k * n
+                row_stride, col_stride = piece.strides
+                size = piece.itemsize
+                # The piece stays alive in ``env`` until the tasks have run.
+                tasks.append(
+                    functools.partial(
+                        pack, k, n, piece.__array_interface__["data"][0], row_stride // size, col_stride // size,
+                        packed.__array_interface__["data"][0], matrix.shape[0], row, col,
+                    )
+                )  # fmt: skip
+        workers = threads() if work > PACKED_ALONE else 1
+        _in_parallel([functools.partial(_one_after_another, tasks[i::workers]) for i in range(workers)])
+
+    def _sums(self, part: _Part) -> list[Array]:
+        """What is added up over all rows, once the rows are there."""
+        sums: list[Array] = []
+        tasks: list[list[Callable[[], Any]]] = [[] for _ in range(threads())]
+        for total, left, right in part.compiled.totals:
+            if left is None:
+                whole = part.arrays[right].sum(0)
                 whole = whole[None] if total.right.ndim == 2 else whole
                 sums.append(np.sum(whole, **total.op.options))
             else:
-                sums.append(self._outer(view(left), view(right)))
-        self.pool.give_back(temporary)
-        return sums, by_row, env
+                sums.append(self._outer(part, part_view(part, left), part_view(part, right), tasks))
+        _in_parallel([functools.partial(_one_after_another, some) for some in tasks if some])
+        return sums
+
+    def _outer(self, part: _Part, left: Array, right: Array, tasks: list[list[Callable[[], Any]]]) -> Array:
+        """The sum over all rows of left transposed times right, once ``tasks`` have run."""
+        m, n = left.shape[-1], right.shape[-1]
+        count = math.prod(left.shape[:-1])
+        out = empty((m, n), self.dtype)
+        size = out.itemsize
+        left_row, right_row = _row_stride(left, left.ndim - 1), _row_stride(right, right.ndim - 1)
+        tile = self.products.tile
+        workers = len(tasks) if m * n * count > 1_000_000 else 1
+        share = -(-n // workers // tile.columns) * tile.columns
+        addresses = [array.__array_interface__["data"][0] for array in (left, right, out)]
+        for some, start in zip(tasks, range(0, n, share), strict=False):
+            width = min(n, start + share) - start
+            key = (m, width, len(some), start)
+            work = part.work.get(key)
+            if work is None:
+                work = part.work[key] = empty((gemm.outer_work(tile, m, width),), self.dtype)
+            some.append(
+                functools.partial(
+                    self.products.outer, m, width, count, addresses[0], left_row, addresses[1] + start * size, right_row,
+                    addresses[2] + start * size, n, 0, work.__array_interface__["data"][0],
+                )
+            )  # fmt: skip
+        return out
 
     def _shards(self, stage: Stage, count: int, steps: int) -> list[tuple[int, int]]:
         """Ranges of rows, one a thread; one for all where there is too little to do."""
-        work = sum(int(np.prod(op.values[1].shape)) for op in stage.forward.ops if op.name == "matmul") or 1000
+        work = sum(math.prod(op.values[1].shape) for op in stage.forward.ops if op.name == "matmul") or 1000
         workers = threads() if work * count * (steps if stage.name == "loop" else 1) > 2_000_000 else 1
         height = self.products.tile.rows
         share = max(1, round(count / workers / height)) * height if count >= height * workers else -(-count // workers)
         bounds = [min(i * share, count) for i in range(workers)] + [count]
         return [(a, b) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
 
-    def _words(self, slot: rows.Slot, array: Array, shard: int, start: int, loop: bool, table: bool) -> list[int]:
-        size = array.itemsize
-        if slot.kind in ("packed", "fixed"):
-            return [array.ctypes.data, 0, 0]
-        if slot.kind in ("scratch", "total", "scattered"):
-            block = array[shard]
-            return [block.ctypes.data, 0, slot.width]
-        if slot.kind in ("coming", "going"):
-            # Rows are counted from the shard's first.
-            return [array[:, start:].ctypes.data, array.strides[0] // size, array.strides[1] // size]
-        if slot.kind == "looked_up":
-            return [array.ctypes.data, 0, array.strides[0] // size]
-        if table:
-            return [array.ctypes.data, 0, array.strides[0] // size]
-        if loop:
-            return [array.ctypes.data, array.strides[0] // size, array.strides[1] // size]
-        return [array.ctypes.data, 0, _row_stride(array, 2)]
 
-    def _pack(self, matrix: Array, held: list[Array]) -> Array:
-        k, n = matrix.shape
-        packed = self.pool.take((gemm.packed_size(self.products.tile, k, n),), self.dtype, held)
-        columns = self.products.tile.columns
-        if n % columns:
-            packed[-k * columns :] = 0
-        row, col = (s // matrix.itemsize for s in matrix.strides)
-        self.products.pack(k, n, matrix.ctypes.data, row, col, packed.ctypes.data, k, 0, 0)
-        return packed
+def part_view(part: _Part, value: Value) -> Array:
+    """The array of a value that lies in a part's memory."""
+    place = part.compiled.places[value]
+    array = part.arrays[place.slot]
+    array = array[..., None] if array.ndim == len(part.lead) else array  # one number a row
+    if value.ndim == 1:
+        return array[..., place.column]
+    return array[..., place.column : place.column + value.shape[1]]
 
-    def _outer(self, left: Array, right: Array) -> Array:
-        """The sum over all rows of left transposed times right."""
-        m, n = left.shape[-1], right.shape[-1]
-        count = int(np.prod(left.shape[:-1]))
-        out = empty((m, n), self.dtype)
-        size = out.itemsize
-        left_row, right_row = _row_stride(left, left.ndim - 1), _row_stride(right, right.ndim - 1)
-        workers = threads() if m * n * count > 1_000_000 else 1
-        tile = self.products.tile
-        share = -(-n // workers // tile.columns) * tile.columns
-        held: list[Array] = []
-        tasks = []
-        for start in range(0, n, share):
-            stop = min(n, start + share)
-            work = self.pool.take((gemm.outer_work(tile, m, stop - start),), self.dtype, held)
-            tasks.append(
-                functools.partial(
-                    self.products.outer, m, stop - start, count, left.ctypes.data, left_row,
-                    right.ctypes.data + start * size, right_row, out.ctypes.data + start * size, n, 0, work.ctypes.data,
-                )
-            )  # fmt: skip
-        _in_parallel(tasks)
-        self.pool.give_back(held)
-        return out
+
+def _collect(into: dict[Value, Array], value: Value, d: Array) -> None:
+    into[value] = into[value] + d if value in into else d
+
+
+def _array(x: Any) -> Any:
+    return x.array() if isinstance(x, _Pieces) else x
+
+
+def _one_after_another(tasks: Sequence[Callable[[], Any]]) -> None:
+    for task in tasks:
+        task()

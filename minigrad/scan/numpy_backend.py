@@ -15,23 +15,26 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from minigrad.graph import Op, Operand, Value, evaluate, function_of
+from minigrad.graph import Op, Operand, Value, evaluate, function_of, key_of
 from minigrad.scan.lookup import Lookup
 from minigrad.scan.passes import columns_of
 from minigrad.scan.program import Body, Program, Stage
 from minigrad.tensor import Array
 
-COLUMNS = 128
+COLUMNS = 112
 """A table of up to so many rows enters the step's product as one-hot columns; of a larger one, rows are gathered.
 
 The columns cost 2 V operations an element, at the speed of a product; a gathered row costs a copy across layouts and
-an addition, and these two take as long at 100 to 200 rows.
+an addition. Measured with H 128 and 256 and B 32 and 64, the two take as long at some 110 to 130 rows.
 """
+
+ROWS = 512
+"""The gradient of a table of up to so many rows is a product with one-hot rows; that of a larger one, sums of a sort."""
 
 _BLOCK = 1 << 16
 """The number of elements in a value of a stage without a carry that is worked on at once: so many stay in the cache."""
 
-_SPACES = 4
+_SPACES = 3
 """The number of workspaces that wait for the next call."""
 
 Call: TypeAlias = Callable[[], Any]
@@ -70,7 +73,8 @@ def _calls(name: str, args: Sequence[Any], out: Array, options: Mapping[str, Any
         case "softplus":
             return [partial(np.logaddexp, x, 0, out=out)]
         case "clip" if options["a_min"] is not None or options["a_max"] is not None:
-            return [partial(np.clip, x, options["a_min"], options["a_max"], out=out)]
+            bounds = [x if x is None or np.ndim(x) == 0 else np.reshape(x, (-1, 1)) for x in options.values()]
+            return [partial(np.clip, x, *bounds, out=out)]
         case "where":
             chosen, a, b = args
             return [partial(np.copyto, out, b), partial(_copy_where, out, a, chosen)]
@@ -105,8 +109,8 @@ class _Buffer(NamedTuple):
 
     Attributes:
         kind: ``history`` (T, rows, B); ``carry`` (T + 1, rows, B); ``turns`` (2, rows, B), of which one is read while
-            the other is written; ``scratch`` (block, rows, B); ``matrix`` (rows, columns); ``column`` (rows, 1);
-            ``scalar`` ().
+            the other is written; ``scratch`` (block, rows, B); ``matrix`` (rows, columns); ``column`` (rows, B),
+            which repeats itself, as NumPy is slow with few elements a row; ``scalar`` ().
         rows: see there.
         dtype: of the elements.
         table: the number of the input whose table's V rows take the place of B, with T = 1; None for a sequence.
@@ -174,7 +178,7 @@ class _Instruction(NamedTuple):
 
     def joined(self, other: _Instruction) -> _Instruction | None:
         """One instruction that does both, where what they work on is adjacent; otherwise None."""
-        if self.name != other.name or self.out.ndim != 2 or not _is_map(self.name) or self.options != other.options:
+        if self.name != other.name or self.out.ndim != 2 or not _is_map(self.name) or key_of(dict(self.options)) != key_of(dict(other.options)):
             return None
         for first, second in ((self, other), (other, self)):
             pairs = list(zip((*first.args, first.out), (*second.args, second.out), strict=True))
@@ -204,7 +208,9 @@ def _grown(a: _Arg, b: _Arg) -> _Arg:
     return a._replace(place=a.place.grown(b.place))
 
 
-def _halve(instructions: list[_Instruction]) -> tuple[list[_Instruction], list[_Place]]:
+def _halve(
+    instructions: list[_Instruction], buffers: Sequence[_Buffer]
+) -> tuple[list[_Instruction], list[_Place]]:
     """A sigmoid of columns of a product takes the half out of the product: ``sigmoid(2 x) = tanh(x) / 2 + 1 / 2``.
 
     Returns:
@@ -213,41 +219,48 @@ def _halve(instructions: list[_Instruction]) -> tuple[list[_Instruction], list[_
     halved: list[_Place] = []
     done: list[_Instruction] = []
     for sigmoid in instructions:
-        x = sigmoid.args[0].place
-        writers = [op for op in instructions if x is not None and op.out.place is not None and op.out.place.meets(x)]
-        readers = [op for op in instructions if any(x is not None and a.place and a.place.meets(x) for a in op.args)]
-        if sigmoid.name != "sigmoid" or x == sigmoid.out.place or readers != [sigmoid] or len(writers) != 1:
+        product = _feeding(sigmoid, instructions) if sigmoid.name == "sigmoid" else None
+        if product is None or product.out.place is None or buffers[product.out.place.buffer].kind != "scratch":
             done.append(sigmoid)
             continue
-        product = writers[0]
-        matrix = product.args[-1].place
-        users = [op for op in instructions if product.name == "matmul" and op.args[-1].place == matrix]
-        whole = product.out.place
-        if len(users) != 1 or matrix is None or whole is None or x is None or not whole.holds(x):
-            done.append(sigmoid)
-            continue
+        x, whole, matrix = sigmoid.args[0].place, product.out.place, product.args[1].place
+        assert x is not None and whole is not None and matrix is not None  # noqa: PT018
         halved.append(matrix.part(x.row - whole.row, x.rows))
         out, half = sigmoid.out, _Arg("number", number=0.5)
         done.append(_Instruction("tanh", sigmoid.args, out, {}))
-        done.append(_Instruction("multiply", (out, half), out, {}))
-        done.append(_Instruction("add", (out, half), out, {}))
+        done += [_Instruction(name, (out, half), out, {}) for name in ("multiply", "add")]
     return done, halved
+
+
+def _feeding(reader: _Instruction, instructions: list[_Instruction]) -> _Instruction | None:
+    """The product whose columns an instruction, and no other, reads; None where it reads something else."""
+    x = reader.args[0].place
+    if x is None or x == reader.out.place:
+        return None
+    readers = [op for op in instructions if any(arg.place is not None and arg.place.meets(x) for arg in op.args)]
+    writers = [op for op in instructions if op.out.place is not None and op.out.place.meets(x)]
+    if readers != [reader] or len(writers) != 1 or writers[0].name != "matmul":
+        return None
+    product = writers[0]
+    sharing = [op for op in instructions if op.name == "matmul" and op.args[1] == product.args[1]]
+    assert product.out.place is not None
+    return product if len(sharing) == 1 and product.out.place.holds(x) else None
 
 
 def _merge(instructions: list[_Instruction]) -> list[_Instruction]:
     """Instructions of one name on adjacent places become one, where no instruction between them minds."""
     merged: list[_Instruction] = []
-    for instruction in instructions:
-        for i in reversed(range(len(merged))):
-            both = merged[i].joined(instruction)
-            if both is not None:
+    for late in instructions:
+        for i, early in reversed(list(enumerate(merged))):
+            both, between = early.joined(late), merged[i + 1 :]
+            if both is not None and not any(other.hinders(late) for other in between):
                 merged[i] = both
                 break
-            if merged[i].hinders(instruction):
-                merged.append(instruction)
+            if both is not None and not any(early.hinders(other) for other in between):
+                merged[i:] = [*between, both]
                 break
         else:
-            merged.append(instruction)
+            merged.append(late)
     return merged
 
 
@@ -360,7 +373,9 @@ class _Compiler:
         """Give concatenations a place, and make their parts there."""
         for op in reversed(list(joining)):
             if op.output not in self.places:
-                if self._adjacent(op) is not None:
+                whole = self._adjacent(op)
+                if whole is not None:
+                    self.places[op.output] = whole
                     continue
                 buffer = self.buffer(kind, _width(op.output), op.output.dtype)
                 self.places[op.output] = _Place(buffer, 0, _width(op.output))
@@ -439,7 +454,7 @@ class _Compiler:
         for x, place in finish:
             source = _Arg("number", number=x) if not isinstance(x, Value) else _Arg("rows", self.place(x))
             self.instructions.append(_Instruction("alias", (source,), _Arg("rows", place), {}))
-        instructions, halved = _halve(_merge(self.instructions))
+        instructions, halved = _halve(_merge(self.instructions), self.buffers)
         fixed = [(x, place) for (x, _), place in self.fixed.items()]
         return _Code(_merge(instructions), fixed, self.folded, halved)
 
@@ -463,11 +478,6 @@ class _Compiler:
         return found
 
     def _concatenate(self, op: Op) -> None:
-        if op.output not in self.places:
-            whole = self._adjacent(op)
-            assert whole is not None
-            self.places[op.output] = whole
-            return
         start = 0
         for part in op.values:
             place = self.places[op.output].part(start, _width(part))
@@ -625,9 +635,11 @@ class _Layout:
             sums, parts = zip(*[f for f in found if f is not None], strict=True)
             origins = {self.origin[x] for x in parts}
             a, lookup = op.values[0], origins.pop()
-            given = a in stage.carry or (a in made and a not in kept - set(stage.backward.keeps if stage.backward else ()))
-            placed = a in stage.carried or a in joined or (a in made and made[a].name in ("getitem", "alias", "reshape"))
-            if origins or not given or placed or not as_columns[lookup] or taken.get(a, lookup) != lookup:
+            # The one-hot rows follow the operand, which must not have to lie elsewhere.
+            maker = made.get(a)
+            free = a in stage.carry or (maker is not None and maker.name not in ("getitem", "alias", "reshape"))
+            free &= a not in stage.carried and a not in joined and taken.get(a, lookup) == lookup
+            if origins or not free or not as_columns[lookup]:
                 continue
             taken[a] = lookup
             folds.append(_Fold(op, lookup, list(parts), dict(zip(sums, pieces, strict=True))))
@@ -662,12 +674,11 @@ class _Layout:
 
     def _is_wanted(self, x: Value) -> bool:
         """Whether some stage gives a cotangent of an input."""
-        return any(
-            d is not None for stage in self.program.stages for y, d in zip(stage.rows, stage.d_rows) if y is x
-        )
+        stages = self.program.stages
+        return any(x is y and d is not None for s in stages for y, d in zip(s.rows, s.d_rows, strict=bool(s.d_rows)))
 
     def _gather(self, value: Value, table: int | None, into: dict[Any, int]) -> _Gather:
-        """Find a value's cotangents, and a place for their sum, beside those of other values in a buffer of ``into``."""
+        """Find a value's cotangents, and a place for their sum; ``into`` has the buffers that may grow for that."""
         ys = [i for i, y in enumerate(self.program.ys) if y is value]
         places = [place for of, its, place in self.d_rows if of is value and its == table]
         looked_up = [place for of, its, place in self.d_rows if of is value and its != table]
@@ -758,7 +769,7 @@ class _Space:
             case "matrix":
                 return np.empty((buffer.rows, buffer.columns + extra), buffer.dtype)
             case "column":
-                return np.empty((buffer.rows, 1), buffer.dtype)
+                return np.empty((buffer.rows, batch), buffer.dtype)
             case "scalar":
                 return np.empty((), buffer.dtype)
             case "scratch":
@@ -776,9 +787,10 @@ class _Space:
 
     def _bind(self, number: int, code: _Code, backward: bool) -> list[Call]:
         calls: list[Call] = []
+        blocks: list[tuple[Any, int]]
         if self.layout.program.stages[number].name == "loop":
-            order = range(self.steps)
-            blocks: list[tuple[Any, int]] = [(t, s) for s, t in enumerate(order[:: -1 if self.reverse != backward else 1])]
+            order = range(self.steps)[:: -1 if self.reverse != backward else 1]
+            blocks = [(t, turn) for turn, t in enumerate(order)]
         else:
             steps = self.steps if self.layout.tables[number] is None else 1
             blocks = [(slice(t, min(t + self._block(), steps)), 0) for t in range(0, steps, self._block())]
@@ -819,25 +831,66 @@ class _Space:
         at = -1 if end != self.reverse else 0
         return self.arrays[place.buffer][at, place.row : place.row + place.rows]
 
-    def scratch(self, key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+    def scratch(self, key: _Place, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array for an intermediate result outside the loop."""
         if key not in self._scratch:
-            self._scratch[key] = _flat(*shape, dtype)
+            # Rows a power of two apart would all meet in a few sets of the cache.
+            rows, columns = shape
+            self._scratch[key] = np.empty((rows, columns + 16), dtype)[:, :columns]
         return self._scratch[key]
 
-    def flat(self, place: _Place, done: dict[_Place, Array]) -> Array:
-        """A value as one matrix, (n, T * B): a part of what was ``done`` before, or one more."""
-        for other, array in done.items():
+
+class _Deferred:
+    """Products over all steps, each with its operands copied to matrices (n, T * B) once."""
+
+    def __init__(self, space: _Space, indices: Sequence[Any]) -> None:
+        self.space, self.indices = space, indices
+        self._flat: dict[_Place, Array] = {}
+        self._onehot: dict[int, Array] = {}
+        self._by_row: list[tuple[int, _Place, Array]] = []  # onehot @ value.T, by the table's number and the value
+
+    def _matrix(self, place: _Place) -> Array:
+        for other, array in self._flat.items():
             if other.holds(place):
                 return array[place.row - other.row :][: place.rows]
-        array = self.all(place)
+        array = self.space.all(place)
         steps, rows, batch = array.shape
         if steps == 1:
-            done[place] = array[0]
-        else:
-            done[place] = self.scratch(place, (rows, steps * batch), array.dtype)
-            np.copyto(done[place].reshape(rows, steps, batch), array.transpose(1, 0, 2))
-        return done[place]
+            return array[0]  # type: ignore[no-any-return]
+        self._flat[place] = flat = self.space.scratch(place, (rows, steps * batch), array.dtype)
+        np.copyto(flat.reshape(rows, steps, batch), array.transpose(1, 0, 2))
+        return flat
+
+    def product(self, left: _Place, right: _Place) -> Array:
+        """One value times another one transposed: what the former meets one-hot rows for, these do as well."""
+        buffer = self.space.layout.buffers[left.buffer]
+        if buffer.onehot is None or left.rows != buffer.rows or left.after:
+            return self._matrix(left) @ self._matrix(right).T
+        whole = left._replace(rows=left.rows + self.space.sizes[buffer.onehot])
+        product = self._matrix(whole) @ self._matrix(right).T
+        self._by_row.append((buffer.onehot, right, product[left.rows :]))
+        return product[: left.rows]
+
+    def added_up(self, place: _Place, number: int) -> Array:
+        """A value at all steps, each row added to that of the table which was looked up: (n, V)."""
+        for table, other, found in self._by_row:
+            if table == number and other.holds(place):
+                return found[:, place.row - other.row :][:, : place.rows].T
+        size, indices = self.space.sizes[number], self.indices[number].reshape(-1)
+        if size > ROWS:
+            array = self.space.all(place)
+            order = np.argsort(indices, kind="stable")
+            rows = indices[order]
+            starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]])
+            total = np.zeros((size, array.shape[1]), array.dtype)
+            by_row = np.ascontiguousarray(array.swapaxes(1, 2)).reshape(len(order), -1)
+            total[rows[starts]] = np.add.reduceat(by_row[order], starts, axis=0)
+            return total.T
+        flat = self._matrix(place)
+        if number not in self._onehot:
+            self._onehot[number] = onehot = np.zeros((size, indices.size), flat.dtype)
+            onehot[indices, np.arange(indices.size)] = 1
+        return flat @ self._onehot[number].T
 
 
 def _fill(space: _Space, code: _Code, known: Mapping[Value, Array]) -> None:
@@ -848,7 +901,7 @@ def _fill(space: _Space, code: _Code, known: Mapping[Value, Array]) -> None:
             case "matrix":
                 np.copyto(array[:, : given.shape[0]], given.T)
             case "column":
-                np.copyto(array[place.row : place.row + place.rows, 0], given.reshape(-1))
+                np.copyto(array[place.row : place.row + place.rows], given.reshape(-1, 1))
             case _:
                 array[...] = given.reshape(())
 
@@ -858,16 +911,26 @@ def _put(place: Array, given: Array) -> None:
     np.copyto(place, given[:, None] if given.ndim == 2 else given.swapaxes(1, 2))
 
 
+def _row_major(array: Array, like: Value) -> Array:
+    """A feature-major carry as a new batch-major array."""
+    return np.array(array[0] if like.ndim == 1 else array.T, order="C")
+
+
 def _taken(place: Array, like: Value) -> Array:
     """A feature-major sequence as a new batch-major array."""
-    return place[:, 0].copy() if like.ndim == 1 else np.ascontiguousarray(place.swapaxes(1, 2))
+    return np.array(place[:, 0] if like.ndim == 1 else place.swapaxes(1, 2), order="C")
 
 
 class Saved:
     """What a forward pass keeps for the backward one. It holds a workspace, until that is given back or nobody asks."""
 
     def __init__(
-        self, space: _Space, pool: list[_Space], params: Sequence[Array], fixed: Mapping[Value, Array], indices: list[Any]
+        self,
+        space: _Space,
+        pool: list[_Space],
+        params: Sequence[Array],
+        fixed: Mapping[Value, Array],
+        indices: list[Any],
     ) -> None:
         self.space: _Space | None = space
         self.pool, self.params, self.fixed, self.indices = pool, params, fixed, indices
@@ -934,7 +997,7 @@ class Executor:
         space = self._space(xs, steps, batch, reverse, keep)
         layout = space.layout
         fixed = dict(zip(program.fixed, evaluate(program.prologue, params), strict=True))
-        indices = [np.asarray(x.indices, np.intp) if isinstance(x, Lookup) else None for x in xs]
+        indices: list[Any] = [np.asarray(x.indices, np.intp) if isinstance(x, Lookup) else None for x in xs]
         saved = Saved(space, self._pool, params, fixed, indices)
         for value, x in zip(program.xs, xs, strict=True):
             _put(space.all(layout.places[value]), x.table[None] if isinstance(x, Lookup) else x)
@@ -956,8 +1019,7 @@ class Executor:
                 space.arrays[buffer][row : row + rows] *= 0.5
             for call in space.forward[i]:
                 call()
-        last = [np.ascontiguousarray(space.edge(layout.places[x], end=True).T) for x in program.carry]
-        last = [array.reshape(batch) if x.ndim == 1 else array for x, array in zip(program.carry, last, strict=True)]
+        last = [_row_major(space.edge(layout.places[x], end=True), x) for x in program.carry]
         ys = [_taken(space.all(layout.places[y]), y) for y in program.ys]
         if keep:
             return last, ys, saved
@@ -985,7 +1047,7 @@ class Executor:
 
     def backward(
         self, saved: Saved, d_carry: Sequence[Array | None], d_ys: Sequence[Array | None]
-    ) -> tuple[list[Array], list[Array | None], list[Array | None]]:
+    ) -> tuple[list[Array], list[Array], list[Array | None]]:
         """Run all steps backwards.
 
         Args:
@@ -994,14 +1056,14 @@ class Executor:
             d_ys: those of the outputs.
 
         Returns:
-            The cotangents of the parameters, of the carry before the first step, and of the inputs, for a ``Lookup``
-            of its table; None where none was wanted or there is none.
+            The cotangents of the parameters, of the carry before the first step (zeros where it is no float), and of
+            the inputs, for a ``Lookup`` of its table; None where none was wanted or there is none.
         """
         program, space = self.program, saved.space
         assert space is not None, "backward ran already"
         layout = space.layout
         totals: dict[Value, Array] = {}
-        flat: dict[_Place, Array] = {}
+        deferred = _Deferred(space, saved.indices)
         for turn, given in zip(layout.turns, d_carry, strict=True):
             if turn is not None:
                 array = space.arrays[turn.buffer][0]
@@ -1010,26 +1072,25 @@ class Executor:
             stage, body = program.stages[i], program.stages[i].backward
             assert body is not None
             for gather in layout.gathered[i]:
-                self._gathered(space, gather, d_ys, layout.tables[i], saved.indices, flat)
+                self._gathered(space, gather, d_ys, layout.tables[i], deferred)
             values = evaluate(body.prologue, [saved.fixed[x] for x in stage.fixed])
             known = {x: y for x, y in zip(body.prologue.outputs, values, strict=True) if isinstance(x, Value)}
             _fill(space, layout.backward[i], known)
             for call in space.backward[i]:
                 call()
-            self._add_sums(space, i, known, totals, flat)
-        first: list[Array | None] = []
+            self._add_sums(deferred, i, known, totals)
+        first: list[Array] = []
         for x, turn in zip(program.carry, layout.turns, strict=True):
             if turn is None:
-                first.append(None)
-                continue
-            array = space.arrays[turn.buffer][space.steps % 2]
-            first.append(array[0].copy() if x.ndim == 1 else np.ascontiguousarray(array.T))
+                first.append(np.zeros((space.batch, *x.shape[1:]), x.dtype))
+            else:
+                first.append(_row_major(space.arrays[turn.buffer][space.steps % 2], x))
         d_xs: list[Array | None] = []
         for x, wanted in zip(program.xs, layout.d_xs, strict=True):
             if wanted is None:
                 d_xs.append(None)
                 continue
-            self._gathered(space, wanted, d_ys, layout.origin.get(x), saved.indices, flat)
+            self._gathered(space, wanted, d_ys, layout.origin.get(x), deferred)
             array = _taken(space.all(wanted.to), x)
             d_xs.append(array[0] if x in layout.origin else array)
         assert program.d_prologue is not None
@@ -1038,10 +1099,14 @@ class Executor:
         ]
         d_params = evaluate(program.d_prologue, [*saved.params, *cotangents])
         saved.release()
-        return [
-            d if isinstance(d, np.ndarray) and d.shape == x.shape else np.full(x.shape, d, x.dtype)
-            for x, d in zip(program.params, d_params, strict=True)
-        ], first, d_xs
+        return (
+            [
+                d if isinstance(d, np.ndarray) and d.shape == x.shape else np.full(x.shape, d, x.dtype)
+                for x, d in zip(program.params, d_params, strict=True)
+            ],
+            first,
+            d_xs,
+        )
 
     def _gathered(
         self,
@@ -1049,8 +1114,7 @@ class Executor:
         gather: _Gather,
         d_ys: Sequence[Array | None],
         table: int | None,
-        indices: Sequence[Any],
-        flat: dict[_Place, Array],
+        deferred: _Deferred,
     ) -> None:
         """Add up the cotangent of a value."""
         if gather.places == [gather.to]:
@@ -1067,45 +1131,26 @@ class Executor:
             first = False
         for place in gather.looked_up:
             assert table is not None
-            d = self._added_up(space, place, table, indices[table], flat)
+            d = deferred.added_up(place, table)
             np.copyto(to[0], d) if first else np.add(to[0], d, to[0])
             first = False
         if first:
             to.fill(0)
 
-    def _added_up(
-        self, space: _Space, place: _Place, number: int, indices: Array, flat: dict[_Place, Array]
-    ) -> Array:
-        """Columns at all steps, each added to that of the table which was looked up: (n, V)."""
-        size = space.sizes[number]
-        columns = space.flat(place, flat)
-        if size > 4 * COLUMNS:
-            order = np.argsort(indices.reshape(-1), kind="stable")
-            rows = indices.reshape(-1)[order]
-            starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]])
-            total = np.zeros((size, len(columns)), columns.dtype)
-            total[rows[starts]] = np.add.reduceat(columns.T[order], starts, axis=0)
-            return total.T
-        onehot = _Place(-1 - number, 0, size)
-        if onehot not in flat:
-            flat[onehot] = space.scratch(onehot, (size, indices.size), columns.dtype)
-            flat[onehot].fill(0)
-            flat[onehot][indices.reshape(-1), np.arange(indices.size)] = 1
-        return columns @ flat[onehot].T
-
-    def _add_sums(self, space: _Space, number: int, known: Mapping[Value, Array], totals: dict[Value, Array], flat: dict[_Place, Array]) -> None:
+    def _add_sums(
+        self, deferred: _Deferred, number: int, known: Mapping[Value, Array], totals: dict[Value, Array]
+    ) -> None:
         """A stage's deferred sums, and from them the cotangents of its fixed inputs."""
-        stage, body = self.program.stages[number], self.program.stages[number].backward
+        stage, body, space = self.program.stages[number], self.program.stages[number].backward, deferred.space
         assert body is not None
         assert body.epilogue is not None
         sums: dict[Value, Array] = {}
         for total, (left, right, ndim) in zip(body.sums, space.layout.summed[number], strict=True):
             if left is None:
-                axes = (0, 2) if ndim == 2 else (0, 1)
-                row = np.add.reduce(space.all(right, ndim), axis=axes)
-                sums[total.op.output] = np.asarray(function_of(total.op.name)(row.reshape(1, -1) if ndim == 2 else row.reshape(1), **total.op.options))
-                continue
-            sums[total.op.output] = space.flat(left, flat) @ space.flat(right, flat).T
+                row = np.add.reduce(space.all(right), axis=(0, 2))[None if ndim == 2 else slice(None)]
+                sums[total.op.output] = np.asarray(function_of(total.op.name)(row, **total.op.options))
+            else:
+                sums[total.op.output] = deferred.product(left, right)
         results = evaluate(body.epilogue, [sums[x] if x in sums else known[x] for x in body.epilogue.inputs])
         wanted = [x for x, d in zip(stage.fixed, stage.d_fixed, strict=True) if d]
         for x, d in zip(wanted, results, strict=True):

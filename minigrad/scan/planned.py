@@ -8,11 +8,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -153,7 +154,7 @@ class _Planned:
     def work(self) -> int:
         """Multiplications in the products of one row."""
         return sum(
-            int(np.prod(op.values[1].shape))
+            math.prod(op.values[1].shape)
             for stage in self.program.stages
             for op in stage.forward.ops
             if op.name == "matmul"
@@ -179,51 +180,41 @@ def _prepare(
     step: Step, params: Tree, carry: Tree, xs: Tree, lengths: Array | None, mask: Array | None
 ) -> _Call | None:
     """What is needed to run this call on a backend; None where it must run on the reference loop."""
-    leaves = [*trees.leaves(params), *trees.leaves(carry)]
-    inputs = trees.leaves(xs)
-    if not inputs or not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in (*leaves, *inputs)):
+    fixed, states, inputs = trees.leaves(params), trees.leaves(carry), trees.leaves(xs)
+    if not inputs or not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in (*fixed, *states, *inputs)):
         return None
-    shapes = {leaf.shape[:2] for leaf in inputs}
-    if len(shapes) != 1 or len(next(iter(shapes))) != 2 or 0 in next(iter(shapes)):
+    leading = inputs[0].shape[:2]
+    if len(leading) != 2 or 0 in leading or any(leaf.shape[:2] != leading for leaf in inputs):
         return None
-    length, batch = next(iter(shapes))
-    if any(leaf.shape[:1] != (batch,) for leaf in trees.leaves(carry)):
+    length, batch = leading
+    if any(leaf.shape[:1] != (batch,) for leaf in states):
         return None
     live = live_steps(length, batch, lengths, mask)
     if live is not None and live.all():
         live = None
-    nodes = [x.node if isinstance(x, Tensor) else None for x in (*leaves, *map(_differentiable, inputs))]
+    # Rows of a table that is larger than the sequence are fewer than the table has: they are looked up first.
+    inputs = [
+        leaf.array() if isinstance(leaf, Lookup) and len(leaf.table) > length * batch else leaf for leaf in inputs
+    ]
+    tables = tuple(i for i, leaf in enumerate(inputs) if isinstance(leaf, Lookup))
+    sources = [leaf.table if isinstance(leaf, Lookup) else leaf for leaf in inputs]
+    nodes = [x.node if isinstance(x, Tensor) else None for x in (*fixed, *states, *sources)]
     keep = is_recording() and any(node is not None for node in nodes)
     wanted = tuple(node is not None for node in nodes) if keep else None
-    tables = tuple(
-        i for i, leaf in enumerate(inputs) if isinstance(leaf, Lookup) and len(leaf.table) <= length * batch
-    )
-    if any(isinstance(leaf, Lookup) for i, leaf in enumerate(inputs) if i not in tables):
-        # Rows of a large table are fewer than the table has: they are looked up first.
-        xs = trees.map(lambda leaf: leaf.array() if isinstance(leaf, Lookup) and len(leaf.table) > length * batch else leaf, xs)
-        inputs = trees.leaves(xs)
-        nodes = [x.node if isinstance(x, Tensor) else None for x in (*leaves, *map(_differentiable, inputs))]
+    call = _Call(step, params, carry, xs, fixed, states, inputs, sources, live, nodes if keep else None, length, batch)
     try:
-        planned = _find_plan(step, params, carry, xs, live is not None, tables, wanted)
+        planned = _find_plan(call, tables, wanted)
+        if planned is None:
+            return None
+        backend = _backend.get()
+        if backend is None:
+            enough = planned.work * length * batch >= WORTH_COMPILING
+            backend = "compiled" if enough and jit.available() else "numpy"
+        call.planned, call.executor = planned, planned.executor(backend)
     except TraceError as error:
         _refuse(step, error)
         return None
-    if planned is None:
-        return None
-    backend = _backend.get()
-    if backend is None:
-        enough = planned.work * length * batch >= WORTH_COMPILING
-        backend = "compiled" if enough and jit.available() else "numpy"
-    try:
-        executor = planned.executor(backend)
-    except TraceError as error:
-        _refuse(step, error)
-        return None
-    return _Call(step, planned, executor, params, carry, xs, live, nodes if keep else None, length, batch)
-
-
-def _differentiable(leaf: Any) -> Any:
-    return leaf.table if isinstance(leaf, Lookup) else leaf
+    return call
 
 
 def _refuse(step: Step, error: TraceError) -> None:
@@ -235,42 +226,40 @@ def _refuse(step: Step, error: TraceError) -> None:
         _log.warning(text)
 
 
-def _find_plan(
-    step: Step, params: Tree, carry: Tree, xs: Tree, masked: bool, tables: tuple[int, ...], wanted: Any
-) -> _Planned | None:
+def _find_plan(call: _Call, tables: tuple[int, ...], wanted: tuple[bool, ...] | None) -> _Planned | None:
     """The plan for a step on inputs of these shapes, made where there is none yet; None where the step itself fails.
 
     Raises:
         TraceError: it cannot be planned.
     """
-    shapes = tuple((path, leaf.shape, leaf.dtype.str) for path, leaf in trees.flatten(params).items())
-    shapes += tuple((path, leaf.shape[1:], leaf.dtype.str) for path, leaf in trees.flatten(carry).items())
-    shapes += tuple((path, leaf.shape[2:], leaf.dtype.str) for path, leaf in trees.flatten(xs).items())
-    key: Any = None
+    step, masked = call.step, call.live is not None
+    form = form_of((call.params, call.carry, call.xs))
     traced = None
-    if is_dataclass(step) and type(step).__hash__ is not None:
-        try:
-            key = (type(step), step, form_of((params, carry, xs)), shapes, masked, tables, wanted)
-            hash(key)
-        except TypeError:
-            key = None  # a field that cannot be hashed may also change
-    if key is None:
-        traced = _trace(step, params, carry, xs, masked)
+    try:
+        if not is_dataclass(step):
+            raise TypeError  # what a function refers to may change
+        shapes = tuple(
+            (leaf.shape[skipped:], leaf.dtype.str)
+            for leaves, skipped in ((call.fixed, 0), (call.states, 1), (call.inputs, 2))
+            for leaf in leaves
+        )
+        key: Any = (type(step), step, form, shapes, masked, tables, wanted)
+        found = _plans.get(key)
+    except TypeError:  # it cannot be hashed, and so may change
+        traced = _trace(call)
         if traced is None:
             return None
-        key = (_digest(traced[0]), form_of((params, carry, xs)), form_of(traced[1:]), tables, wanted)
-    found = _plans.get(key)
+        key = (_digest(traced[0]), form, form_of(traced[1:]), tables, wanted)
+        found = _plans.get(key)
     if found is None:
         try:
-            traced = traced or _trace(step, params, carry, xs, masked)
+            traced = traced or _trace(call)
             if traced is None:
                 return None
             graph, carried, ys = traced
-            found = _Planned(
-                plan(graph, len(trees.leaves(params)), len(trees.leaves(carry)), tables=tables,
-                     wanted=None if wanted is None else [*wanted, *[False] * masked]),
-                carried, ys, {},
-            )  # fmt: skip
+            of_all = None if wanted is None else [*wanted, *[False] * masked]
+            program = plan(graph, len(call.fixed), len(call.states), tables=tables, wanted=of_all)
+            found = _Planned(program, carried, ys, {})
         except TraceError as error:
             found = error
         _plans[key] = found
@@ -304,15 +293,15 @@ def _digest(graph: Graph) -> str:
     return digest.hexdigest()
 
 
-def _trace(step: Step, params: Tree, carry: Tree, xs: Tree, masked: bool) -> tuple[Graph, Tree, Tree] | None:
+def _trace(call: _Call) -> tuple[Graph, Tree, Tree] | None:
     """The graph of a step, for any number of sequences, and its results as trees; None where the step fails of itself.
 
     A leaf of the new carry is its place among the leaves of the old one, which the graph's outputs follow.
     """
-    taken = {n for leaf in (*trees.leaves(params), *trees.leaves(carry), *trees.leaves(xs)) for n in leaf.shape}
-    batch, other = [n for n in (13, 17, 19, 23, 29, 31, 37, 41, 43, 47) if n not in taken][:2]
-    found = _trace_batch(step, params, carry, xs, masked, batch)
-    again = _trace_batch(step, params, carry, xs, masked, other) if found else None
+    taken = {n for leaf in (*call.fixed, *call.states, *call.inputs) for n in leaf.shape}
+    batch, other = [n for n in (13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67) if n not in taken][:2]
+    found = _trace_batch(call, batch)
+    again = _trace_batch(call, other) if found else None
     if found and (again is None or not _same(found[0], again[0], batch, other)):
         raise TraceError("its operations depend on the size of the batch")
     return found
@@ -349,25 +338,28 @@ def _same(one: Graph, two: Graph, batch: int, other: int) -> bool:
     return alike and text(one, batch) == text(two, other)
 
 
-def _trace_batch(
-    step: Step, params: Tree, carry: Tree, xs: Tree, masked: bool, batch: int
-) -> tuple[Graph, Tree, Tree] | None:
+def _trace_batch(call: _Call, batch: int) -> tuple[Graph, Tree, Tree] | None:
     """As ``_trace``, for one number of sequences, which is none of the step's other sizes."""
 
-    def example(shape: tuple[int, ...], leaf: Any) -> Array:
-        return np.broadcast_to(np.zeros((), leaf.dtype), shape)
+    def examples_of(tree: Tree, leaves: Sequence[Any], skipped: int) -> Tree:
+        lead = (batch,) if skipped else ()
+        zeros = [np.broadcast_to(np.zeros((), leaf.dtype), (*lead, *leaf.shape[skipped:])) for leaf in leaves]
+        return trees.unflatten(tree, zeros)
 
+    step = call.step
     examples = (
-        trees.map(lambda leaf: example(leaf.shape, leaf), params),
-        trees.map(lambda leaf: example((batch, *leaf.shape[1:]), leaf), carry),
-        trees.map(lambda leaf: example((batch, *leaf.shape[2:]), leaf), xs),
+        examples_of(call.params, call.fixed, 0),
+        examples_of(call.carry, call.states, 1),
+        examples_of(call.xs, call.inputs, 2),
     )
-    lookups = [isinstance(leaf, Lookup) for leaf in trees.leaves(xs)]
     try:
-        if masked:
-            live = np.zeros(batch, bool)
+        if call.live is not None:
+            lookups = [isinstance(leaf, Lookup) for leaf in call.inputs]
             graph, result = trace(
-                functools.partial(_masked, step, lookups), *examples, live, names=("params", "carry", "x", "live")
+                functools.partial(_masked, step, lookups),
+                *examples,
+                np.zeros(batch, bool),
+                names=("params", "carry", "x", "live"),
             )
         else:
             graph, result = trace(step, *examples, names=("params", "carry", "x"))
@@ -444,32 +436,54 @@ _OUTPUT = _Rule("scan output", _to_loop)
 
 @dataclass(eq=False)
 class _Call:
-    """One call of ``scan`` that runs on a backend."""
+    """One call of ``scan``.
+
+    Attributes:
+        step: the step.
+        params: what every step shares, and so on: the trees as they came.
+        carry: see there.
+        xs: see there.
+        fixed: the leaves of ``params``.
+        states: those of ``carry``.
+        inputs: those of ``xs``.
+        sources: the same, with the table in place of a ``Lookup``: what gradients are taken by.
+        live: (T, B), false where a sequence has no input; None where all have.
+        nodes: of all leaves; None where nothing is recorded.
+        length: T.
+        batch: B.
+    """
 
     step: Step
-    planned: _Planned
-    executor: Executor
     params: Tree
     carry: Tree
     xs: Tree
+    fixed: list[Any]
+    states: list[Any]
+    inputs: list[Any]
+    sources: list[Any]
     live: Array | None
     nodes: list[Node | None] | None
     length: int
     batch: int
+    planned: _Planned = field(init=False)
+    executor: Executor = field(init=False)
 
     def run(self, reverse: bool) -> tuple[Tree, Tree]:
         """The last carry and the outputs."""
-        inputs = [Lookup(value_of(x.table), x.indices) if isinstance(x, Lookup) else value_of(x) for x in trees.leaves(self.xs)]
+        fixed, states, sources = ([np.asarray(value_of(x)) for x in some] for some in (self.fixed, self.states, self.sources))
+        inputs = [
+            Lookup(source, x.indices) if isinstance(x, Lookup) else source
+            for source, x in zip(sources, self.inputs, strict=True)
+        ]
         if self.live is not None:
             inputs.append(self.live)
-        params, carry = ([np.asarray(value_of(x)) for x in trees.leaves(tree)] for tree in (self.params, self.carry))
         carry, ys, saved = self.executor.forward(
-            params, carry, inputs, steps=self.length, batch=self.batch, reverse=reverse, keep=self.nodes is not None
+            fixed, states, inputs, steps=self.length, batch=self.batch, reverse=reverse, keep=self.nodes is not None
         )
         results: list[Any] = [*carry, *ys]
         if self.nodes is not None:
-            results = self._tensors(results, saved, reverse)
-        elif any(isinstance(x, Tensor) for x in (*trees.leaves(self.params), *trees.leaves(self.carry))):
+            results = self._tensors([*fixed, *states, *sources], results, saved, reverse)
+        elif any(isinstance(x, Tensor) for x in (*self.fixed, *self.states, *self.sources)):
             results = [Tensor(x) for x in results]
         count = len(carry)
         return (
@@ -477,19 +491,19 @@ class _Call:
             trees.unflatten(self.planned.ys, results[count:]),
         )
 
-    def _tensors(self, results: list[Array], saved: Any, reverse: bool) -> list[Tensor]:
+    def _tensors(self, values: list[Array], results: list[Array], saved: Any, reverse: bool) -> list[Any]:
         """The results, remembering how they were made: all come from one node, the loop."""
         assert self.nodes is not None
-        inputs = [*trees.leaves(self.params), *trees.leaves(self.carry), *map(_differentiable, trees.leaves(self.xs))]
-        values = [value_of(x) for x in inputs]
-        count, outputs = len(trees.leaves(self.carry)), len(results)
-        executor, again = self.executor, functools.partial(_again, self.step, self.xs, self.live, reverse)
-        params, carry = _skeleton(self.params), _skeleton(self.carry)
+        count, outputs = len(self.states), len(results)
+        executor, step, live = self.executor, self.step, self.live
+        # The trees without their leaves: a node must not hold tensors.
+        forms = _skeleton(self.params), _skeleton(self.carry), _skeleton(self.xs)
+        indices = [x.indices if isinstance(x, Lookup) else None for x in self.inputs]
 
         def rule(g: _Parts, y: Any, *inputs: Any) -> list[Any]:
             parts = [g.parts.get(i) for i in range(outputs)]
             if any(isinstance(part, Tensor) for part in parts):
-                return again(params, carry, parts, inputs)
+                return _again(step, forms, indices, live, reverse, parts, inputs)
             d_params, d_carry, d_xs = executor.backward(saved, parts[:count], parts[count:])
             return [*d_params, *d_carry, *d_xs]
 
@@ -500,15 +514,21 @@ class _Call:
 
 
 def _again(
-    step: Step, xs: Tree, live: Array | None, reverse: bool, params: Tree, carry: Tree, parts: list[Any], inputs: Sequence[Any]
+    step: Step,
+    forms: tuple[Tree, Tree, Tree],
+    indices: Sequence[Any],
+    live: Array | None,
+    reverse: bool,
+    parts: list[Any],
+    inputs: Sequence[Any],
 ) -> list[Any]:
     """The cotangents as tensors, through the reference loop: for derivatives of derivatives."""
+    params, carry, xs = forms
+    n, m = len(trees.leaves(params)), len(trees.leaves(carry))
 
     def loop(*inputs: Any) -> list[Any]:
-        n, m = len(trees.leaves(params)), len(trees.leaves(carry))
         flat = [
-            Lookup(new, old.indices) if isinstance(old, Lookup) else new
-            for new, old in zip(inputs[n + m :], trees.leaves(xs), strict=True)
+            new if index is None else Lookup(new, index) for new, index in zip(inputs[n + m :], indices, strict=True)
         ]
         last, ys = reference.scan(
             step,
@@ -518,7 +538,9 @@ def _again(
             mask=live,
             reverse=reverse,
         )
-        return [*trees.leaves(last), *trees.leaves(ys)]
+        # In the order of the carry that came in, as the parts are.
+        order = [leaf for _, leaf in trees.zip_leaves(carry, last)]
+        return [*order, *trees.leaves(ys)]
 
     floats = [i for i, x in enumerate(inputs) if value_of(x).dtype.kind == "f"]
 
@@ -534,3 +556,41 @@ def _again(
     for i, d in zip(floats, pullback(given), strict=True):
         cotangents[i] = d
     return cotangents
+
+
+def graph_of(step: Step, params: Tree, carry: Tree, xs: Tree) -> Graph:
+    """What a step computes, as a graph for some number of sequences: one that is no other size of the step.
+
+    Args:
+        step: as ``scan`` takes it, and so the rest; of the arrays only shapes and types count.
+        params: what every step shares.
+        carry: the state before the first step.
+        xs: the inputs.
+
+    Raises:
+        TraceError: the step does what a graph cannot hold. Whatever else it raises when it is run.
+    """
+    leaves = trees.leaves(params), trees.leaves(carry), trees.leaves(xs)
+    traced = _trace(_Call(step, params, carry, xs, *leaves, leaves[2], None, None, 0, 0))
+    if traced is None:
+        reference.scan(step, params, carry, xs)  # says what is wrong with it
+        raise TraceError("it fails when it is called with tensors that have no elements")
+    return traced[0]
+
+
+def plan_of(graph: Graph, params: int, carry: int, *, backend: str) -> Program:
+    """The plan for a step's graph where the gradients of its parameters are wanted, as in training.
+
+    Args:
+        graph: as ``graph_of`` gives it.
+        params: how many of its inputs are parameters.
+        carry: how many are carries.
+        backend: on which it must be able to run.
+
+    Raises:
+        TraceError: it cannot be planned, or the backend lacks a kernel.
+    """
+    wanted = [i < params for i in range(len(graph.inputs))]
+    program = plan(graph, params, carry, wanted=wanted)
+    _executor(program, backend)
+    return program
