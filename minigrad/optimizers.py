@@ -8,6 +8,9 @@ They compute no gradients, hold no state and draw no learning rate: `update` tak
 
 A state is a tree of arrays, so that a checkpoint holds it beside the parameters. Below, p is a parameter, g its
 gradient and lr the learning rate; an array keeps its parameter's dtype through any number of steps.
+
+The rules are expressions of one number of each array. They run as machine code in large arrays where the time loop
+does, and otherwise in NumPy, to the same bits.
 """
 
 import math
@@ -15,9 +18,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from minigrad import trees
+from minigrad.compiled.flat import Fused, fused, sum_of_squares
 from minigrad.trees import Tree
 
 
@@ -53,29 +56,11 @@ def sgd(momentum: float = 0.0, nesterov: bool = False) -> Optimizer:
 
     def update(grads: Tree, state: Tree, params: Tree, learning_rate: float) -> tuple[Tree, Tree]:
         lr = _check_rate(learning_rate)
-
-        def plain(p: NDArray[Any], g: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-            new_p = np.multiply(g, lr, out=np.empty_like(p))
-            np.subtract(p, new_p, out=new_p)
-            return (new_p,)
-
-        def with_momentum(p: NDArray[Any], g: NDArray[Any], v: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-            new_v = np.multiply(v, momentum, out=np.empty_like(p))
-            new_v += g
-            new_p = np.empty_like(p)
-            if nesterov:
-                np.multiply(new_v, momentum, out=new_p)
-                new_p += g
-                new_p *= lr
-            else:
-                np.multiply(new_v, lr, out=new_p)
-            np.subtract(p, new_p, out=new_p)
-            return new_p, new_v
-
         if not momentum:
-            (params,) = _each_leaf(plain, params, grads)
+            (params,) = _each_leaf(_SGD, (lr,), params, grads)
             return params, {}
-        params, velocity = _each_leaf(with_momentum, params, grads, state["velocity"])
+        rule = _NESTEROV if nesterov else _MOMENTUM
+        params, velocity = _each_leaf(rule, (momentum, lr), params, grads, state["velocity"])
         return params, {"velocity": velocity}
 
     return Optimizer(init, update)
@@ -102,24 +87,13 @@ def rmsprop(decay: float = 0.99, epsilon: float = 1e-8, momentum: float = 0.0) -
 
     def update(grads: Tree, state: Tree, params: Tree, learning_rate: float) -> tuple[Tree, Tree]:
         lr = _check_rate(learning_rate)
-
-        def rule(p: NDArray[Any], g: NDArray[Any], s: NDArray[Any], *v: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-            new_p = np.empty_like(p)
-            new_s = _mean_square(s, g, decay, scratch=new_p)
-            _divide_by_root(g, new_s, epsilon, out=new_p)
-            if not v:
-                new_p *= lr
-                np.subtract(p, new_p, out=new_p)
-                return new_p, new_s
-            new_v = np.multiply(v[0], momentum, out=np.empty_like(p))
-            new_v += new_p
-            np.multiply(new_v, lr, out=new_p)
-            np.subtract(p, new_p, out=new_p)
-            return new_p, new_s, new_v
-
-        slots = [state["mean_square"], state["velocity"]] if momentum else [state["mean_square"]]
-        params, *slots = _each_leaf(rule, params, grads, *slots)
-        return params, dict(zip(("mean_square", "velocity"), slots, strict=False))
+        scalars = (decay, 1 - decay, epsilon)
+        if not momentum:
+            params, mean_square = _each_leaf(_RMSPROP, (*scalars, lr), params, grads, state["mean_square"])
+            return params, {"mean_square": mean_square}
+        slots = (state["mean_square"], state["velocity"])
+        params, mean_square, velocity = _each_leaf(_RMSPROP_MOMENTUM, (*scalars, momentum, lr), params, grads, *slots)
+        return params, {"mean_square": mean_square, "velocity": velocity}
 
     return Optimizer(init, update)
 
@@ -141,16 +115,7 @@ def adagrad(epsilon: float = 1e-10) -> Optimizer:
 
     def update(grads: Tree, state: Tree, params: Tree, learning_rate: float) -> tuple[Tree, Tree]:
         lr = _check_rate(learning_rate)
-
-        def rule(p: NDArray[Any], g: NDArray[Any], s: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-            new_s = np.multiply(g, g, out=np.empty_like(p))
-            new_s += s
-            new_p = _divide_by_root(g, new_s, epsilon, out=np.empty_like(p))
-            new_p *= lr
-            np.subtract(p, new_p, out=new_p)
-            return new_p, new_s
-
-        params, sums = _each_leaf(rule, params, grads, state["sum_of_squares"])
+        params, sums = _each_leaf(_ADAGRAD, (epsilon, lr), params, grads, state["sum_of_squares"])
         return params, {"sum_of_squares": sums}
 
     return Optimizer(init, update)
@@ -194,22 +159,11 @@ def adamw(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8, *, we
     def update(grads: Tree, state: Tree, params: Tree, learning_rate: float) -> tuple[Tree, Tree]:
         lr = _check_rate(learning_rate)
         step = int(state["step"]) + 1
-        # The two corrections are moved out of the arrays, into the rate and epsilon: two passes over memory less.
+        # The two corrections are moved out of the arrays, into the rate and epsilon.
         root = math.sqrt(1 - beta2**step)
         rate = lr * root / (1 - beta1**step)
-
-        def rule(p: NDArray[Any], g: NDArray[Any], m: NDArray[Any], s: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-            new_m = np.subtract(g, m, out=np.empty_like(p))
-            new_m *= 1 - beta1
-            new_m += m
-            new_p = np.empty_like(p)
-            new_s = _mean_square(s, g, beta2, scratch=new_p)
-            _divide_by_root(new_m, new_s, epsilon * root, out=new_p)
-            new_p *= rate
-            np.subtract(p * (1 - lr * weight_decay) if weight_decay else p, new_p, out=new_p)
-            return new_p, new_m, new_s
-
-        params, mean, mean_square = _each_leaf(rule, params, grads, state["mean"], state["mean_square"])
+        scalars = (1 - beta1, beta2, 1 - beta2, epsilon * root, rate, 1 - lr * weight_decay)
+        params, mean, mean_square = _each_leaf(_ADAM, scalars, params, grads, state["mean"], state["mean_square"])
         return params, {"step": np.array(step, np.int64), "mean": mean, "mean_square": mean_square}
 
     return Optimizer(init, update)
@@ -231,9 +185,10 @@ def global_norm(tree: Tree) -> float:
         TypeError: where a leaf is no float array.
     """
     _check_floats("gradient", tree)
+    compiled = _runs_compiled()
     flat = [np.ravel(leaf, order="K") for leaf in trees.leaves(tree)]
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        norm = math.sqrt(sum(float(np.dot(leaf, leaf)) for leaf in flat))
+        norm = math.sqrt(sum(sum_of_squares(leaf, compiled=compiled) for leaf in flat))
     if 1e-15 < norm < math.inf:
         return norm
     # A square may have left the range of its dtype where the norm itself has not: once more, scaled by the largest.
@@ -261,7 +216,8 @@ def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, float]:
     if not math.isfinite(norm) or norm <= max_norm:
         return grads, norm
     factor = max_norm / norm
-    return trees.map(lambda g: np.multiply(g, factor, out=np.empty_like(g)), grads), norm
+    compiled = _runs_compiled()
+    return trees.map(lambda g: _SCALED([g], [factor], compiled=compiled)[0], grads), norm
 
 
 def clip_by_value(grads: Tree, limit: float) -> Tree:
@@ -279,7 +235,63 @@ def clip_by_value(grads: Tree, limit: float) -> Tree:
     return trees.map(lambda g: np.clip(g, -limit, limit, out=np.empty_like(g)), grads)
 
 
-def _each_leaf(rule: Callable[..., tuple[NDArray[Any], ...]], params: Tree, grads: Tree, *slots: Tree) -> list[Tree]:
+# --- rules ------------------------------------------------------------------------------------------------------------
+
+# From a parameter p, its gradient g, its slots and numbers to its new value and those of its slots: v is a velocity, m a
+# mean, s a mean or sum of squares.
+
+
+def _sgd(p: Any, g: Any, lr: Any) -> tuple[Any, ...]:
+    return (p - lr * g,)
+
+
+def _momentum(p: Any, g: Any, v: Any, momentum: Any, lr: Any) -> tuple[Any, ...]:
+    v = momentum * v + g
+    return p - lr * v, v
+
+
+def _nesterov(p: Any, g: Any, v: Any, momentum: Any, lr: Any) -> tuple[Any, ...]:
+    v = momentum * v + g
+    return p - lr * (momentum * v + g), v
+
+
+def _rmsprop(p: Any, g: Any, s: Any, decay: Any, rest: Any, epsilon: Any, lr: Any) -> tuple[Any, ...]:
+    s = decay * s + rest * (g * g)
+    return p - lr * (g / (np.sqrt(s) + epsilon)), s
+
+
+def _rmsprop_momentum(
+    p: Any, g: Any, s: Any, v: Any, decay: Any, rest: Any, epsilon: Any, momentum: Any, lr: Any
+) -> tuple[Any, ...]:
+    s = decay * s + rest * (g * g)
+    v = momentum * v + g / (np.sqrt(s) + epsilon)
+    return p - lr * v, s, v
+
+
+def _adagrad(p: Any, g: Any, s: Any, epsilon: Any, lr: Any) -> tuple[Any, ...]:
+    s = s + g * g
+    return p - lr * (g / (np.sqrt(s) + epsilon)), s
+
+
+def _adam(
+    p: Any, g: Any, m: Any, s: Any, rest1: Any, beta2: Any, rest2: Any, epsilon: Any, rate: Any, kept: Any
+) -> tuple[Any, ...]:
+    m = m + rest1 * (g - m)
+    s = beta2 * s + rest2 * (g * g)
+    return kept * p - rate * (m / (np.sqrt(s) + epsilon)), m, s
+
+
+_SGD = fused(_sgd, arrays=2, scalars=1, outputs=1)
+_MOMENTUM = fused(_momentum, arrays=3, scalars=2, outputs=2)
+_NESTEROV = fused(_nesterov, arrays=3, scalars=2, outputs=2)
+_RMSPROP = fused(_rmsprop, arrays=3, scalars=4, outputs=2)
+_RMSPROP_MOMENTUM = fused(_rmsprop_momentum, arrays=4, scalars=5, outputs=3)
+_ADAGRAD = fused(_adagrad, arrays=3, scalars=2, outputs=2)
+_ADAM = fused(_adam, arrays=4, scalars=6, outputs=3)
+_SCALED = fused(lambda g, factor: (g * factor,), arrays=1, scalars=1, outputs=1)
+
+
+def _each_leaf(rule: Fused, scalars: tuple[float, ...], params: Tree, grads: Tree, *slots: Tree) -> list[Tree]:
     """Apply `rule(p, g, *slots_of_p) -> (p, *slots_of_p)` to every leaf, and give back one tree for each place."""
     _check_floats("gradient", grads)
     rows = trees.zip_leaves(params, grads, *slots)
@@ -289,26 +301,16 @@ def _each_leaf(rule: Callable[..., tuple[NDArray[Any], ...]], params: Tree, grad
             raise ValueError(
                 f"the gradient{place} has the shape {np.shape(g)}, its parameter {np.shape(p)}; give one of its shape"
             )
-    results = [rule(*row) for row in rows]
+    compiled = _runs_compiled()
+    results = [rule(row, scalars, compiled=compiled) for row in rows]
     return [trees.unflatten(params, [result[place] for result in results]) for place in range(1 + len(slots))]
 
 
-def _mean_square(old: NDArray[Any], g: NDArray[Any], decay: float, scratch: NDArray[Any]) -> NDArray[Any]:
-    """`decay * old + (1 - decay) * g^2` as a new array; `scratch` is overwritten."""
-    new = np.empty_like(old)
-    np.multiply(g, g, out=new)
-    new *= 1 - decay
-    np.multiply(old, decay, out=scratch)
-    new += scratch
-    return new
+def _runs_compiled() -> bool:
+    # The time loop stands above the optimisers: it imports nothing of theirs, but much else.
+    from minigrad.scan import chosen_backend
 
-
-def _divide_by_root(x: NDArray[Any], square: NDArray[Any], epsilon: float, out: NDArray[Any]) -> NDArray[Any]:
-    """`x / (sqrt(square) + epsilon)`, into `out`."""
-    np.sqrt(square, out=out)
-    out += epsilon
-    np.divide(x, out, out=out)
-    return out
+    return chosen_backend() == "compiled"
 
 
 def _check_rate(learning_rate: float) -> float:

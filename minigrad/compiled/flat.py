@@ -9,8 +9,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -71,13 +71,11 @@ class Fused:
             cast = first.dtype.type
             return [np.asarray(y, first.dtype, "C") for y in self.function(*arrays, *map(cast, scalars))]
         if outs is None:
-            outs = [np.empty(first.shape, first.dtype) for _ in range(self._counts[2])]
+            outs = [_new(first.shape, first.dtype) for _ in range(self._counts[2])]
         ins = [np.ravel(x) for x in arrays]
         flat = [_flat_view(out) for out in outs]
-        if compiled and not short and _compilable(ins) and jit.available():
-            self._kernel(first.dtype)(ins, scalars, flat)
-        else:
-            self._in_blocks(ins, scalars, flat)
+        kernel = self._kernel(first.dtype) if compiled and not short and _compilable(ins) else None
+        (kernel or self._in_blocks)(ins, scalars, flat)
         return list(outs)
 
     def _in_blocks(self, arrays: Sequence[Array], scalars: Sequence[float], outs: Sequence[Array]) -> None:
@@ -87,10 +85,12 @@ class Fused:
             for out, y in zip(outs, self.function(*(x[here] for x in arrays), *numbers), strict=True):
                 out[here] = y
 
-    def _kernel(self, dtype: np.dtype[Any]) -> _Kernel:
-        if dtype not in self._kernels:
+    def _kernel(self, dtype: np.dtype[Any]) -> _Kernel | None:
+        """The machine code for a type; None where there is no compiler."""
+        # Whether there is one takes longer to find out than a short array takes.
+        if dtype not in self._kernels and jit.available():
             self._kernels[dtype] = _Kernel(self.function, *self._counts, dtype)
-        return self._kernels[dtype]
+        return self._kernels.get(dtype)
 
 
 def fused(f: Callable[..., tuple[Any, ...]], *, arrays: int, scalars: int = 0, outputs: int = 1) -> Fused:
@@ -115,15 +115,48 @@ def sum_of_squares(array: Array, *, compiled: bool = True) -> float:
             does so block by block in the array's type, and adds the blocks in double precision.
     """
     flat = np.ravel(array, order="K")
-    if compiled and flat.size > BLOCK and _compilable([flat]) and jit.available():
+    kernel = _sum_kernel(flat.dtype.name) if compiled and flat.size > BLOCK and _compilable([flat]) else None
+    if kernel is not None:
         # Cut alike whatever the number of threads, so that it does not change a bit of the sum.
         count = -(-flat.size // _SUM_BLOCK)
         sums = np.empty(count)
-        run = functools.partial(_sum_kernel(flat.dtype.name), flat.size, flat.ctypes.data, sums.ctypes.data)
+        run = functools.partial(kernel.run, flat.size, flat.ctypes.data, sums.ctypes.data)
         in_parallel([functools.partial(run, *part) for part in _shares(count, flat.size, 1)])
         return float(sums.sum())
+    if flat.size <= _DOT_BLOCK:
+        return float(np.dot(flat, flat))
     blocks = (flat[start : start + _DOT_BLOCK] for start in range(0, flat.size, _DOT_BLOCK))
     return sum(float(np.dot(block, block)) for block in blocks)
+
+
+class _Lease:
+    """Memory for one array and all views of it, which falls back to the spare memory when the last of them is gone.
+
+    A step makes as many new arrays as it lets go of old ones, and fresh pages from the system would take longer than
+    all that is computed.
+    """
+
+    _spare: ClassVar[dict[int, list[Array]]] = {}
+
+    def __init__(self, size: int) -> None:
+        try:
+            self._block = self._spare[size].pop()
+        except (KeyError, IndexError):
+            # A new size means other work, to which what is spare now may be of no use.
+            self._spare.clear()
+            raw = np.empty(size + 64, np.uint8)
+            start = -raw.ctypes.data % 64
+            self._block = raw[start : start + size]
+        self.__array_interface__ = self._block.__array_interface__
+
+    def __del__(self) -> None:
+        self._spare.setdefault(self._block.size, []).append(self._block)
+
+
+def _new(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """A new array, which begins at the start of a cache line."""
+    lease = _Lease(math.prod(shape) * dtype.itemsize)
+    return np.asarray(lease).view(dtype).reshape(shape)
 
 
 def _flat_view(out: Array) -> Array:
@@ -167,14 +200,18 @@ class _Kernel:
         in_parallel([functools.partial(self.run, *part, *scalars, *pointers) for part in _shares(size, size, 64)])
 
 
+class _SumKernel:
+    """The machine code of the sum of squares for one type."""
+
+    def __init__(self, dtype: str) -> None:
+        self.library = jit.compile_ir(_sum_ir(_TYPES[dtype][0], jit.vector_width("float64")))
+        kinds = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+        self.run = ctypes.CFUNCTYPE(None, *kinds)(self.library.address("sum_of_squares"))
+
+
 @functools.cache
-def _sum_kernel(dtype: str) -> Callable[..., None]:
-    text = _sum_ir(_TYPES[dtype][0], jit.vector_width("float64"))
-    library = jit.compile_ir(text)
-    kinds = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
-    function = ctypes.CFUNCTYPE(None, *kinds)(library.address("sum_of_squares"))
-    function.library = library  # type: ignore[attr-defined]  # the code lives as long as it does
-    return function
+def _sum_kernel(dtype: str) -> _SumKernel | None:
+    return _SumKernel(dtype) if jit.available() else None
 
 
 # --- code -------------------------------------------------------------------------------------------------------------
@@ -182,69 +219,77 @@ def _sum_kernel(dtype: str) -> Callable[..., None]:
 
 def _elementwise_ir(graph: Graph, arrays: int, dtype: FloatType, width: int) -> str:
     """A function ``fused(start, stop, *scalars, *arrays, *outs)``: whole vectors, and then what is left one by one."""
+    numbers = [f"{dtype} %s{i}" for i in range(len(graph.inputs) - arrays)]
+    others = "".join(f", {x}" for x in (*numbers, *(f"ptr %p{i}" for i in range(arrays + len(graph.outputs)))))
     vector, single = Emitter(dtype, width), Emitter(dtype, 1)
-    scalars = len(graph.inputs) - arrays
-    arguments = ["i64 %start", "i64 %stop", *(f"{dtype} %s{i}" for i in range(scalars))]
-    arguments += [f"ptr %p{i}" for i in range(arrays + len(graph.outputs))]
-    splats = [vector.splat(f"%s{i}") for i in range(scalars)]
-    before, vector.lines = vector.lines, []
-    _emit_body(vector, graph, arrays, "%i", splats)
-    _emit_body(single, graph, arrays, "%k", [f"%s{i}" for i in range(scalars)])
+    loops = [*_loop("vectors", vector, graph, arrays, others), *_loop("singles", single, graph, arrays, others)]
     return "\n".join(
         [
             *sorted(vector.declarations | single.declarations),
-            f"define void @fused({', '.join(arguments)}) {{",
-            "entry:",
-            *before,
+            *loops,
+            f"define void @fused(i64 %start, i64 %stop{others}) {{",
             "%length = sub i64 %stop, %start",
-            f"%whole = sdiv i64 %length, {width}",
-            f"%covered = mul i64 %whole, {width}",
-            "%middle = add i64 %start, %covered",
-            "br label %vectors",
-            "vectors:",
-            "%i = phi i64 [%start, %entry], [%i.next, %vector]",
-            "%i.more = icmp slt i64 %i, %middle",
-            "br i1 %i.more, label %vector, label %singles",
-            "vector:",
-            *vector.lines,
-            f"%i.next = add i64 %i, {width}",
-            "br label %vectors",
-            "singles:",
-            "%k = phi i64 [%middle, %vectors], [%k.next, %single]",
-            "%k.more = icmp slt i64 %k, %stop",
-            "br i1 %k.more, label %single, label %end",
-            "single:",
-            *(line.replace("%v", "%w") for line in single.lines),
-            "%k.next = add i64 %k, 1",
-            "br label %singles",
-            "end:",
+            f"%rest = srem i64 %length, {width}",
+            "%middle = sub i64 %stop, %rest",
+            f"call void @vectors(i64 %start, i64 %middle{others})",
+            f"call void @singles(i64 %middle, i64 %stop{others})",
             "ret void",
             "}",
         ]
     )
 
 
-def _emit_body(em: Emitter, graph: Graph, arrays: int, index: str, scalars: Sequence[str]) -> None:
-    """Load what stands at an index, compute, and store."""
+def _loop(name: str, em: Emitter, graph: Graph, arrays: int, others: str) -> list[str]:
+    """A function that computes as many numbers at once as the emitter's vectors have lanes."""
+    scalars = [em.splat(f"%s{i}") for i in range(len(graph.inputs) - arrays)]
+    before, em.lines = em.lines, []
+    _emit_body(em, graph, arrays, scalars)
+    return [
+        f"define internal void @{name}(i64 %start, i64 %stop{others}) {{",
+        "entry:",
+        *before,
+        "br label %head",
+        "head:",
+        "%i = phi i64 [%start, %entry], [%next, %body]",
+        "%more = icmp slt i64 %i, %stop",
+        "br i1 %more, label %body, label %end",
+        "body:",
+        *em.lines,
+        f"%next = add i64 %i, {em.width}",
+        "br label %head",
+        "end:",
+        "ret void",
+        "}",
+    ]
+
+
+def _emit_body(em: Emitter, graph: Graph, arrays: int, scalars: Sequence[str]) -> None:
+    """Load what stands at the index, compute, and store."""
     size = em.format.bits // 8
 
     def place(number: int) -> str:
-        return em.assign(f"getelementptr {em.dtype}, ptr %p{number}, i64 {index}")
+        return em.assign(f"getelementptr {em.dtype}, ptr %p{number}, i64 %i")
 
-    known = {
-        value: em.assign(f"load {em.type}, ptr {place(i)}, align {size}") for i, value in enumerate(graph.inputs[:arrays])
-    }
+    known: dict[Value, str] = {}
+    for i, value in enumerate(graph.inputs[:arrays]):
+        known[value] = em.assign(f"load {em.type}, ptr {place(i)}, align {size}")
     known |= dict(zip(graph.inputs[arrays:], scalars, strict=True))
-    known |= {value: em.constant(float(x)) for value, x in graph.constants.items()}
     masks: set[str] = set()
 
+    def register(x: Operand) -> str:
+        if not isinstance(x, Value):
+            return em.constant(float(x))
+        if x not in known:
+            raise TraceError("it uses an array that is none of its arguments")
+        return known[x]
+
     def number(x: Operand) -> str:
-        register = _register(em, known, x)
-        return emit_number(em, register) if register in masks else register
+        found = register(x)
+        return emit_number(em, found) if found in masks else found
 
     def mask(x: Operand) -> str:
-        register = _register(em, known, x)
-        return register if register in masks else em.compare("une", register, em.constant(0))
+        found = register(x)
+        return found if found in masks else em.compare("une", found, em.constant(0))
 
     for op in graph.ops:
         if op.name == "where":
@@ -255,7 +300,7 @@ def _emit_body(em: Emitter, graph: Graph, arrays: int, index: str, scalars: Sequ
             take = mask if op.name.startswith("logical") else number
             result = FUNCTIONS[op.name](em, list(map(take, op.inputs)))
         else:
-            raise TraceError(f"its {op.name} is no elementwise operation")
+            raise TraceError(f"its {op.name} works on more than one element, or has no machine code")
         if op.name in RESULT_IS_MASK:
             masks.add(result)
         known[op.output] = result
@@ -263,17 +308,79 @@ def _emit_body(em: Emitter, graph: Graph, arrays: int, index: str, scalars: Sequ
         em.line(f"store {em.type} {number(output)}, ptr {place(i)}, align {size}")
 
 
-def _register(em: Emitter, known: Mapping[Value, str], x: Operand) -> str:
-    return known[x] if isinstance(x, Value) else em.constant(float(x))
-
-
 def _sum_ir(dtype: FloatType, width: int) -> str:
-    """A function ``sum_of_squares(size, array, sums, first, last)``: the sums of the blocks from first to last."""
-    size = _TYPES_SIZE[dtype]
-    chains = 8  # of additions, none of which waits for another
-    vector, narrow = f"<{width} x double>", f"<{width} x {dtype}>"
+    """A function ``sum_of_squares(size, array, sums, first, last)``: the sums of the blocks from first up to last."""
+    chains = range(8)  # of additions; none waits for another
+    many = width * len(chains)
+    loaded, vector = f"<{width} x {dtype}>", f"<{width} x double>"
+    fma, add = f"{vector} @llvm.fma.v{width}f64", f"double @llvm.vector.reduce.fadd.v{width}f64"
 
     def widened(register: str, kind: str, wide: str) -> str:
-        same = dtype == "double"
-        return f"{register}.d = " + (f"select i1 true, {wide} {register}, {wide} {register}" if same else f"fpext {kind} {register} to {wide}")
-    raise NotImplementedError
+        return f"{register}.d = {'fpext' if dtype == 'float' else 'bitcast'} {kind} {register} to {wide}"
+
+    def chain(i: int) -> list[str]:
+        return [
+            f"%at{i} = add i64 %j, {i * width}",
+            f"%p{i} = getelementptr {dtype}, ptr %array, i64 %at{i}",
+            f"%x{i} = load {loaded}, ptr %p{i}, align {4 if dtype == 'float' else 8}",
+            widened(f"%x{i}", loaded, vector),
+            f"%new{i} = call {fma}({vector} %x{i}.d, {vector} %x{i}.d, {vector} %sum{i})",
+        ]
+
+    return "\n".join(
+        [
+            f"declare {fma}({vector}, {vector}, {vector})",
+            f"declare {add}(double, {vector})",
+            "declare i64 @llvm.smin.i64(i64, i64)",
+            "define void @sum_of_squares(i64 %size, ptr %array, ptr %sums, i64 %first, i64 %last) {",
+            "entry:",
+            "br label %block",
+            "block:",
+            "%b = phi i64 [%first, %entry], [%b.next, %done]",
+            "%b.more = icmp slt i64 %b, %last",
+            "br i1 %b.more, label %begin, label %end",
+            "begin:",
+            f"%start = mul i64 %b, {_SUM_BLOCK}",
+            f"%full = add i64 %start, {_SUM_BLOCK}",
+            "%stop = call i64 @llvm.smin.i64(i64 %full, i64 %size)",
+            "%length = sub i64 %stop, %start",
+            f"%rest = srem i64 %length, {many}",
+            "%middle = sub i64 %stop, %rest",
+            "br label %vectors",
+            "vectors:",
+            "%j = phi i64 [%start, %begin], [%j.next, %vector]",
+            *(f"%sum{i} = phi {vector} [zeroinitializer, %begin], [%new{i}, %vector]" for i in chains),
+            "%j.more = icmp slt i64 %j, %middle",
+            "br i1 %j.more, label %vector, label %collect",
+            "vector:",
+            *(line for i in chains for line in chain(i)),
+            f"%j.next = add i64 %j, {many}",
+            "br label %vectors",
+            "collect:",
+            f"%all0 = fadd {vector} %sum0, zeroinitializer",
+            *(f"%all{i} = fadd {vector} %all{i - 1}, %sum{i}" for i in chains[1:]),
+            f"%lanes = call {add}(double 0.0, {vector} %all{chains[-1]})",
+            "br label %singles",
+            "singles:",
+            "%k = phi i64 [%middle, %collect], [%k.next, %single]",
+            "%total = phi double [%lanes, %collect], [%total.next, %single]",
+            "%k.more = icmp slt i64 %k, %stop",
+            "br i1 %k.more, label %single, label %done",
+            "single:",
+            f"%q = getelementptr {dtype}, ptr %array, i64 %k",
+            f"%y = load {dtype}, ptr %q",
+            widened("%y", dtype, "double"),
+            "%square = fmul double %y.d, %y.d",
+            "%total.next = fadd double %total, %square",
+            "%k.next = add i64 %k, 1",
+            "br label %singles",
+            "done:",
+            "%place = getelementptr double, ptr %sums, i64 %b",
+            "store double %total, ptr %place",
+            "%b.next = add i64 %b, 1",
+            "br label %block",
+            "end:",
+            "ret void",
+            "}",
+        ]
+    )

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.compiled import gemm, jit, rows
+from minigrad.compiled import gemm, jit, rows, sampler
 from minigrad.graph import Graph, Op, Operand, TraceError, Value, evaluate, function_of
 from minigrad.scan.lookup import Lookup
 from minigrad.scan.program import Program, Stage, Sum
@@ -395,13 +395,22 @@ class Executor:
         keep: bool,
     ) -> tuple[list[Array], list[Array], Saved | None]:
         """Run the program along a sequence; see ``minigrad.scan``."""
-        program = self.program
-        sources = [x for x in program.xs if x in self.source]
-        given = dict(zip(program.xs, xs, strict=True))
-        key = (steps, batch, reverse, tuple(len(given[x].table) for x in sources))
+        sources = [x for x in self.program.xs if x in self.source]
+        lengths = tuple(len(x.table) for x in xs if isinstance(x, Lookup))
+        key = (steps, batch, reverse, lengths)
         waiting = self.idle.get(key)
         saved = Saved(self, waiting.pop() if waiting else _Workspace(key, sources))
-        known, workspace = saved.known, saved.workspace
+        last, ys = self.start(saved, params, carry, xs, keep=keep)
+        return last, ys, saved if keep else None
+
+    def start(
+        self, saved: Saved, params: Sequence[Array], carry: Sequence[Array], xs: Sequence[Any], *, keep: bool
+    ) -> tuple[list[Array], list[Array]]:
+        """Run the program in a given workspace: the last carry and the outputs."""
+        program, workspace = self.program, saved.workspace
+        steps, batch, reverse = workspace.steps, workspace.batch, workspace.reverse
+        known = saved.known
+        given = dict(zip(program.xs, xs, strict=True))
         saved.params, saved.fixed = params, _evaluate(program.prologue, params)
         fixed = dict(zip(program.fixed, saved.fixed, strict=True))
         for value, x in given.items():
@@ -426,7 +435,7 @@ class Executor:
                 known[value] = part_view(part, value)
             if stage.name == "loop":
                 last = [np.array(known[value][0 if reverse else -1]) for value in stage.carried]
-        return last, [known[value] for value in program.ys], saved if keep else None
+        return last, [known[value] for value in program.ys]
 
     def backward(
         self, saved: Saved, d_carry: Sequence[Array | None], d_ys: Sequence[Array | None]
@@ -673,6 +682,108 @@ class Executor:
         share = max(1, round(count / workers / height)) * height if count >= height * workers else -(-count // workers)
         bounds = [min(i * share, count) for i in range(workers)] + [count]
         return [(a, b) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+
+
+class Stepper:
+    """A program that takes one step at a time, for few sequences and without gradients, as fast as it can.
+
+    What depends on the parameters alone is computed once; a step then only runs the code. The program has one input,
+    which is looked up in a table.
+
+    Args:
+        executor: the program, ready to run.
+        params: as for ``Executor.forward``.
+        carry: the first carry, (B, ...) arrays.
+        table: what symbols are looked up in.
+
+    Attributes:
+        ys: the outputs of the last step, (B, ...) arrays; the next step writes over them.
+    """
+
+    def __init__(self, executor: Executor, params: Sequence[Array], carry: Sequence[Array], table: Array) -> None:
+        batch = len(carry[0])
+        key = (1, batch, False, (len(table),))
+        program = executor.program
+        (source,) = program.xs
+        executor.idle.pop(key, None)  # this workspace is nobody else's, whatever becomes of others
+        indices = np.zeros((1, batch), np.int64)
+        saved = Saved(executor, _Workspace(key, [source]))
+        self._held = executor.start(saved, params, carry, [Lookup(table, indices)], keep=False)
+        self._saved = saved
+        self._executor = executor
+        self._index = saved.known[executor.indices[source]]
+        wholes = [saved.known[before] for stage in program.stages for before in stage.carry]
+        afters = [saved.known[after] for stage in program.stages for after in stage.carried]
+        self._carry = list(zip(wholes, afters, strict=True))
+        self._calls = [
+            call
+            for number, stage in enumerate(program.stages)
+            if stage.name != "table"
+            for call in saved.workspace.parts[number, "forward"].calls
+        ]
+        for (before, after), first in zip(self._carry, carry, strict=True):
+            after[0] = first
+            before[0] = first
+        self.ys = [saved.known[y][0] for y in program.ys]
+
+    def __call__(self, symbols: Any) -> list[Array]:
+        """One step of every sequence: (B,) symbols -> the outputs."""
+        for before, after in self._carry:
+            before[0] = after[0]
+        self._index[0] = symbols
+        for call in self._calls:
+            call()
+        return self.ys
+
+    @property
+    def carry(self) -> list[Array]:
+        """The carry after the last step."""
+        return [np.array(after[0]) for _, after in self._carry]
+
+    def sample(self, symbol: int, uniform: Array, temperature: float) -> Array:
+        """Symbols drawn one after the other, each the next step's input, for a batch of one.
+
+        Args:
+            symbol: the first input.
+            uniform: (N,) numbers in [0, 1), one for each draw.
+            temperature: divides the scores; 0 takes the largest.
+
+        Returns:
+            (N,) symbols; -1 where the scores are no numbers, and what follows means nothing.
+        """
+        count = len(uniform)
+        (scores,) = self.ys
+        self._index[0] = symbol
+        out = np.empty(count, np.int64)
+        copies = [
+            word
+            for before, after in self._carry
+            for word in (_address(after), _address(before), before[0].nbytes)
+        ]
+        calls = [word for call in self._calls for word in (ctypes.cast(call.func, ctypes.c_void_p).value, *call.args)]
+        given = [np.array(words, np.int64) for words in (calls, copies)]
+        uniform = np.ascontiguousarray(uniform, np.float64)
+        size = scores.shape[-1]
+        work = empty((size + 64,), np.float64)
+        _sampler(self._executor.type)(
+            _address(given[0]), len(calls) // 7, _address(given[1]), len(copies) // 3, _address(self._index),
+            _address(scores), size, temperature, _address(uniform), count, _address(out), _address(work),
+        )  # fmt: skip
+        return out
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+@functools.cache
+def _sampler(dtype: str) -> Any:
+    library = jit.compile_ir(sampler.ir(dtype))
+    kinds = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
+    kinds += [ctypes.c_int64, ctypes.c_double, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
+    function = ctypes.CFUNCTYPE(None, *kinds)(library.address("sample"))
+    function.library = library  # which must live as long
+    return function
 
 
 def part_view(part: _Part, value: Value) -> Array:

@@ -29,7 +29,7 @@ an addition. Measured with H 128 and 256 and B 32 and 64, the two take as long a
 """
 
 ROWS = 512
-"""The gradient of a table of up to so many rows is a product with one-hot rows; that of a larger one, sums of a sort."""
+"""The gradient of a table of up to so many rows is a product with one-hot rows; of a larger one, rows are sorted."""
 
 _BLOCK = 1 << 16
 """The number of elements in a value of a stage without a carry that is worked on at once: so many stay in the cache."""
@@ -178,7 +178,12 @@ class _Instruction(NamedTuple):
 
     def joined(self, other: _Instruction) -> _Instruction | None:
         """One instruction that does both, where what they work on is adjacent; otherwise None."""
-        if self.name != other.name or self.out.ndim != 2 or not _is_map(self.name) or key_of(dict(self.options)) != key_of(dict(other.options)):
+        if (
+            self.name != other.name
+            or self.out.ndim != 2
+            or not _is_map(self.name)
+            or key_of(dict(self.options)) != key_of(dict(other.options))
+        ):
             return None
         for first, second in ((self, other), (other, self)):
             pairs = list(zip((*first.args, first.out), (*second.args, second.out), strict=True))
@@ -208,9 +213,7 @@ def _grown(a: _Arg, b: _Arg) -> _Arg:
     return a._replace(place=a.place.grown(b.place))
 
 
-def _halve(
-    instructions: list[_Instruction], buffers: Sequence[_Buffer]
-) -> tuple[list[_Instruction], list[_Place]]:
+def _halve(instructions: list[_Instruction], buffers: Sequence[_Buffer]) -> tuple[list[_Instruction], list[_Place]]:
     """A sigmoid of columns of a product takes the half out of the product: ``sigmoid(2 x) = tanh(x) / 2 + 1 / 2``.
 
     Returns:
@@ -219,32 +222,31 @@ def _halve(
     halved: list[_Place] = []
     done: list[_Instruction] = []
     for sigmoid in instructions:
-        product = _feeding(sigmoid, instructions) if sigmoid.name == "sigmoid" else None
-        if product is None or product.out.place is None or buffers[product.out.place.buffer].kind != "scratch":
+        rows = _behind(sigmoid, instructions, buffers) if sigmoid.name == "sigmoid" else None
+        if rows is None:
             done.append(sigmoid)
             continue
-        x, whole, matrix = sigmoid.args[0].place, product.out.place, product.args[1].place
-        assert x is not None and whole is not None and matrix is not None  # noqa: PT018
-        halved.append(matrix.part(x.row - whole.row, x.rows))
+        halved.append(rows)
         out, half = sigmoid.out, _Arg("number", number=0.5)
         done.append(_Instruction("tanh", sigmoid.args, out, {}))
         done += [_Instruction(name, (out, half), out, {}) for name in ("multiply", "add")]
     return done, halved
 
 
-def _feeding(reader: _Instruction, instructions: list[_Instruction]) -> _Instruction | None:
-    """The product whose columns an instruction, and no other, reads; None where it reads something else."""
+def _behind(reader: _Instruction, instructions: list[_Instruction], buffers: Sequence[_Buffer]) -> _Place | None:
+    """The rows of a matrix that make what an instruction, and nothing else, reads; None where something else does."""
     x = reader.args[0].place
-    if x is None or x == reader.out.place:
+    if x is None or x == reader.out.place or buffers[x.buffer].kind != "scratch":
         return None
     readers = [op for op in instructions if any(arg.place is not None and arg.place.meets(x) for arg in op.args)]
     writers = [op for op in instructions if op.out.place is not None and op.out.place.meets(x)]
     if readers != [reader] or len(writers) != 1 or writers[0].name != "matmul":
         return None
-    product = writers[0]
-    sharing = [op for op in instructions if op.name == "matmul" and op.args[1] == product.args[1]]
-    assert product.out.place is not None
-    return product if len(sharing) == 1 and product.out.place.holds(x) else None
+    matrix, whole = writers[0].args[1].place, writers[0].out.place
+    sharing = [op for op in instructions if op.name == "matmul" and op.args[1].place == matrix]
+    if matrix is None or whole is None or len(sharing) > 1 or not whole.holds(x):
+        return None
+    return matrix.part(x.row - whole.row, x.rows)
 
 
 def _merge(instructions: list[_Instruction]) -> list[_Instruction]:
@@ -252,7 +254,7 @@ def _merge(instructions: list[_Instruction]) -> list[_Instruction]:
     merged: list[_Instruction] = []
     for late in instructions:
         for i, early in reversed(list(enumerate(merged))):
-            both, between = early.joined(late), merged[i + 1 :]
+            both, between = None if early.hinders(late) else early.joined(late), merged[i + 1 :]
             if both is not None and not any(other.hinders(late) for other in between):
                 merged[i] = both
                 break
@@ -657,19 +659,17 @@ class _Layout:
 
     def _forward(self, stage: Stage, table: int | None, folds: list[_Fold], keep: bool) -> _Code:
         onehot = {fold.product.values[0]: fold.lookup for fold in folds}
-        for before, after in zip(stage.carry, stage.carried, strict=True):
-            self.places[before] = _Place(self._buffer("carry", before, None, onehot.get(before)), 0, _width(before))
-            self.places[after] = self.places[before]._replace(after=True)
+        for x in stage.carry:
+            self.places[x] = _Place(self._buffer("carry", x, None, onehot.get(x)), 0, _width(x))
+        left = {y: self.places[x]._replace(after=True) for x, y in zip(stage.carry, stage.carried, strict=True)}
         compiler = _Compiler(self.buffers, stage.forward, self._seen(table), table, folds)
-        finish: list[tuple[Operand, _Place]] = [
-            (after, self.places[after]) for after in stage.carried if not compiler.claim(after, self.places[after])
-        ]
+        finish: list[tuple[Operand, _Place]] = [(x, place) for x, place in left.items() if not compiler.claim(x, place)]
         kept = [x for x in stage.outputs if x not in stage.carry and x not in stage.carried]
         if keep and stage.backward is not None:
             kept += [x for x in stage.backward.keeps if x not in stage.carried]
         compiler.keep([*kept, *(x for x in onehot if x not in stage.carry)], onehot)
         code = compiler.compile(finish)
-        self.places |= {x: compiler.place(x) for x in kept}
+        self.places |= left | {x: compiler.place(x) for x in kept}
         return code
 
     def _is_wanted(self, x: Value) -> bool:

@@ -513,6 +513,49 @@ class _Call:
         ]
 
 
+class Stepper(Protocol):
+    """A step that is taken once at a time, for symbols that are looked up in a table.
+
+    Attributes:
+        carry: the carry after the last step, its leaves in order.
+    """
+
+    carry: list[Array]
+
+    def __call__(self, symbols: Any) -> list[Array]:
+        """One step: (B,) symbols -> the leaves of the output, (B, ...); the next step may write over them."""
+
+    def sample(self, symbol: int, uniform: Array, temperature: float) -> Array:
+        """Symbols drawn from the output, each the next step's input; see ``compiled_backend.Stepper``."""
+
+
+def stepper(step: Step, params: Tree, carry: Tree, table: Array) -> Stepper | None:
+    """A step prepared to be taken many times without gradients, as in sampling; None where no backend can.
+
+    Args:
+        step: as ``scan`` takes it; a frozen dataclass.
+        params: what every step shares, plain arrays.
+        carry: the state to start from, (B, ...) arrays.
+        table: (V, n), of which each step's input is a row for each sequence.
+    """
+    if chosen_backend() != "compiled" or observer.get() is not None:
+        return None
+    states = trees.leaves(carry)
+    xs = Lookup(table, np.zeros((1, len(states[0])), np.intp))
+    call = _Call(step, params, carry, xs, trees.leaves(params), states, [xs], [table], None, None, 1, len(states[0]))
+    try:
+        planned = _find_plan(call, (0,), None)
+        if planned is None:
+            return None
+        executor = planned.executor("compiled")
+    except TraceError as error:
+        _refuse(step, error)
+        return None
+    from minigrad.scan import compiled_backend
+
+    return compiled_backend.Stepper(executor, call.fixed, states, table)  # type: ignore[arg-type]
+
+
 def _again(
     step: Step,
     forms: tuple[Tree, Tree, Tree],

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from minigrad import affine, log_softmax, mean, one_hot, pick, scan, take, trees
 from minigrad.initializers import glorot_uniform, zeros
-from minigrad.scan import Lookup
+from minigrad.scan import Lookup, stepper
+from minigrad.scan.planned import Stepper
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
@@ -68,12 +69,15 @@ class Model:
             return take(params["embedding"], tokens)
         return one_hot(tokens, self.vocabulary_size, self.dtype)
 
+    def table(self, params: Tree) -> Any:
+        """What the cell sees of each symbol: their embeddings, or one-hot rows, (V, I)."""
+        return params["embedding"] if self.embedding_size else np.eye(self.vocabulary_size, dtype=self.dtype)
+
     def states(
         self, params: Tree, carry: Tree, tokens: Array, *, mask: Any = None, rng: np.random.Generator | None = None
     ) -> tuple[Tree, Any]:
         """Symbols (T, B) -> the carry after them and what the head sees, (T, B, output_size)."""
-        table = params["embedding"] if self.embedding_size else np.eye(self.vocabulary_size, dtype=self.dtype)
-        carry, ys = self.cell.unroll(params["cell"], carry, Lookup(table, tokens), mask=mask, rng=rng)
+        carry, ys = self.cell.unroll(params["cell"], carry, Lookup(self.table(params), tokens), mask=mask, rng=rng)
         if self.dropout and rng is not None:
             ys = drop_steps(ys, self.dropout, self.variational, rng)
         return carry, ys
@@ -104,6 +108,10 @@ class Model:
         """One symbol each of B texts, (B,) -> the carry and the logits of the next, (B, V)."""
         carry, y = self.cell(params["cell"], carry, self.inputs(params, tokens))
         return carry, affine(params["head"], y)
+
+    def stepper(self, params: Tree, carry: Tree) -> Stepper | None:
+        """``step`` prepared to be taken many times from ``carry`` on; None where no backend can do better."""
+        return stepper(_Scores(self.cell), params, carry, self.table(params))
 
     def evaluate(self, params: Tree, tokens: Array, *, lanes: int | None = None) -> float:
         """The mean loss in nats of each symbol of ``tokens`` but the first, given those before it.
@@ -143,6 +151,18 @@ class _Head:
         """One step: y (B, H) and the target (B,) -> -log p(target), (B,)."""
         y, target = x
         return carry, -pick(log_softmax(affine(params, y)), target)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """From what the cell sees of a symbol to the scores of the next, as a step."""
+
+    cell: Cell
+
+    def __call__(self, params: Tree, carry: Tree, x: Any) -> tuple[Tree, Any]:
+        """One step: x (B, I) -> the logits, (B, V)."""
+        carry, y = self.cell(params["cell"], carry, x)
+        return carry, affine(params["head"], y)
 
 
 class TextBatch(NamedTuple):

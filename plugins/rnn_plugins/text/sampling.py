@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad import log_softmax, trees
+from minigrad.scan.planned import Stepper
 from minigrad.trees import Tree
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks.language_model import Model
@@ -23,6 +24,12 @@ COLDEST = 1e-100
 
 OPENING = 100
 """Symbols that are read, unseen, before a text without a prime."""
+
+BEFORE_PLANNING = 200
+"""Symbols that are drawn before the model's step is prepared for more: a short text is there sooner without."""
+
+DRAWN_AHEAD = 64
+"""How many symbols are drawn in one go: a fraction of a millisecond's work, so that the text still flows."""
 
 READ_AT_ONCE = 1000
 """Symbols of a prime that are read in one go, so that a long one does not fill the memory."""
@@ -61,6 +68,11 @@ class Choice:
     def draws(self) -> bool:
         """Whether anything is left to chance."""
         return not self.greedy and self.temperature >= COLDEST
+
+    @property
+    def plain(self) -> bool:
+        """Whether all symbols may be chosen, so that nothing need be sorted."""
+        return not self.draws or (not self.top_k and self.top_p == 1)
 
     def pick(self, scores: Array, rng: np.random.Generator) -> int:
         """One symbol from logits or log probabilities (V,).
@@ -146,11 +158,43 @@ def sample(model: Model, params: Tree, prime: Sequence[int], choice: Choice, rng
         UserError: the model's scores are no numbers.
     """
     carry, logits = start_of_text(model, params, prime)
-    while True:
+    for _ in range(BEFORE_PLANNING):
         symbol = choice.pick(logits, rng)
         yield symbol
         carry, rows = model.step(params, carry, np.array([symbol]))
         logits = rows[0]
+    symbol = choice.pick(logits, rng)
+    yield symbol
+    step = model.stepper(params, carry)
+    if step is not None and choice.plain:
+        yield from _drawn_ahead(step, symbol, choice, rng)
+    while True:
+        if step is not None:
+            (rows,) = step([symbol])
+        else:
+            carry, rows = model.step(params, carry, np.array([symbol]))
+        symbol = choice.pick(rows[0], rng)
+        yield symbol
+
+
+def _drawn_ahead(step: Stepper, symbol: int, choice: Choice, rng: np.random.Generator) -> Iterator[int]:
+    """Symbols after ``symbol``, without end, a few at a time; the generator ends as if each had been drawn by itself."""
+    count = 1
+    while True:
+        before = rng.bit_generator.state
+        used = 0
+        uniform = rng.random(count) if choice.draws else np.zeros(count)
+        try:
+            for symbol in step.sample(symbol, uniform, choice.temperature if choice.draws else 0.0).tolist():
+                if symbol < 0:
+                    raise _no_numbers()
+                used += 1
+                yield symbol
+        finally:
+            if used < count and choice.draws:
+                rng.bit_generator.state = before
+                rng.random(used)
+        count = min(2 * count, DRAWN_AHEAD)
 
 
 def write(symbols: Iterator[int], vocabulary: Vocabulary, length: int = 0, stop: Sequence[str] = ()) -> Iterator[str]:

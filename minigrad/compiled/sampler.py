@@ -1,0 +1,177 @@
+"""A loop in machine code that runs a step and draws the next symbol from its scores, many times over.
+
+What a step is comes as functions to call; nothing here knows of cells or of text.
+"""
+
+from __future__ import annotations
+
+from minigrad.compiled.vector_math import FUNCTIONS, Emitter
+
+LANES = 8
+"""Numbers that are exponentiated at once, in double precision as the choice in Python does it."""
+
+
+def ir(dtype: str) -> str:
+    """The LLVM text of ``sample``, for scores of type ``float`` or ``double``.
+
+    ``void sample(ptr calls, i64 call_count, ptr copies, i64 copy_count, ptr index, ptr scores, i64 size, double
+    temperature, ptr uniform, i64 count, ptr out, ptr work)`` does the following ``count`` times: copies memory
+    (``copies``: source, target and bytes of each), makes the calls (``calls``: a function, its pointer and five numbers
+    each), and draws a symbol from the ``size`` scores divided by the temperature (the largest, where it is 0) with the
+    next number of ``uniform``. The symbol goes to ``out`` and to ``index``, where the step reads it; -1 where the scores
+    are no numbers, and then it ends. ``work`` has room for ``size`` doubles, rounded up to whole vectors.
+    """
+    wide, narrow = Emitter("double", LANES), Emitter("double", 1)
+    lane_type = f"<{LANES} x {dtype}>"
+    widened = "fpext float %m.y to double" if dtype == "float" else "fadd double %m.y, -0.0"
+    vector = _exponential(wide, lane_type, dtype, "%w")
+    single = _exponential(narrow, dtype, dtype, "%n")
+    declarations = sorted({*wide.declarations, *narrow.declarations, "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)"})
+    return "\n".join([*declarations, _TEXT.format(dtype=dtype, lanes=LANES, vector=vector, single=single, widened=widened)])
+
+
+def _exponential(em: Emitter, loaded: str, dtype: str, prefix: str) -> str:
+    """Lines that put exp((scores[i] - largest) / temperature) into ``work[i]``, from i = ``{prefix}i`` on."""
+    em.line(f"{prefix}.p = getelementptr {dtype}, ptr %scores, i64 {prefix}i")
+    em.line(f"{prefix}.x = load {loaded}, ptr {prefix}.p, align {4 if dtype == 'float' else 8}")
+    x = f"{prefix}.x"
+    if dtype == "float":
+        x = em.assign(f"fpext {loaded} {x} to {em.type}")
+    x = em.binary("fdiv", em.binary("fsub", x, em.splat("%largest")), em.splat("%temperature"))
+    y = FUNCTIONS["exp"](em, [x])
+    em.line(f"{prefix}.q = getelementptr double, ptr %work, i64 {prefix}i")
+    em.line(f"store {em.type} {y}, ptr {prefix}.q, align 8")
+    text = "\n".join(em.lines)
+    return text.replace("%v", f"{prefix}.v")
+
+
+_TEXT = """
+define void @sample(ptr %calls, i64 %call_count, ptr %copies, i64 %copy_count, ptr %index, ptr %scores, i64 %size,
+                    double %temperature, ptr %uniform, i64 %count, ptr %out, ptr %work) {{
+entry:
+  %nothing = icmp sle i64 %count, 0
+  br i1 %nothing, label %end, label %next
+next:
+  %k = phi i64 [0, %entry], [%k1, %chosen]
+  br label %copy
+copy:
+  %c = phi i64 [0, %next], [%c1, %copying]
+  %c.more = icmp slt i64 %c, %copy_count
+  br i1 %c.more, label %copying, label %call
+copying:
+  %c3 = mul i64 %c, 3
+  %c.p = getelementptr i64, ptr %copies, i64 %c3
+  %c.s = load ptr, ptr %c.p
+  %c.q = getelementptr i64, ptr %c.p, i64 1
+  %c.t = load ptr, ptr %c.q
+  %c.r = getelementptr i64, ptr %c.p, i64 2
+  %c.n = load i64, ptr %c.r
+  call void @llvm.memcpy.p0.p0.i64(ptr %c.t, ptr %c.s, i64 %c.n, i1 false)
+  %c1 = add i64 %c, 1
+  br label %copy
+call:
+  %f = phi i64 [0, %copy], [%f1, %calling]
+  %f.more = icmp slt i64 %f, %call_count
+  br i1 %f.more, label %calling, label %choose
+calling:
+  %f7 = mul i64 %f, 7
+  %f.p = getelementptr i64, ptr %calls, i64 %f7
+  %f.f = load ptr, ptr %f.p
+  %f.p1 = getelementptr i64, ptr %f.p, i64 1
+  %f.a = load ptr, ptr %f.p1
+  %f.p2 = getelementptr i64, ptr %f.p, i64 2
+  %f.2 = load i64, ptr %f.p2
+  %f.p3 = getelementptr i64, ptr %f.p, i64 3
+  %f.3 = load i64, ptr %f.p3
+  %f.p4 = getelementptr i64, ptr %f.p, i64 4
+  %f.4 = load i64, ptr %f.p4
+  %f.p5 = getelementptr i64, ptr %f.p, i64 5
+  %f.5 = load i64, ptr %f.p5
+  %f.p6 = getelementptr i64, ptr %f.p, i64 6
+  %f.6 = load i64, ptr %f.p6
+  call void %f.f(ptr %f.a, i64 %f.2, i64 %f.3, i64 %f.4, i64 %f.5, i64 %f.6)
+  %f1 = add i64 %f, 1
+  br label %call
+choose:
+  %m = phi i64 [0, %call], [%m1, %choose]
+  %best = phi double [0xFFF0000000000000, %call], [%best1, %choose]
+  %where = phi i64 [0, %call], [%where1, %choose]
+  %m.p = getelementptr {dtype}, ptr %scores, i64 %m
+  %m.y = load {dtype}, ptr %m.p
+  %m.x = {widened}
+  %m.gt = fcmp ogt double %m.x, %best
+  %m.nan = fcmp uno double %m.x, %m.x
+  %m.better = or i1 %m.gt, %m.nan
+  %best1 = select i1 %m.better, double %m.x, double %best
+  %where1 = select i1 %m.better, i64 %m, i64 %where
+  %m1 = add i64 %m, 1
+  %m.more = icmp slt i64 %m1, %size
+  br i1 %m.more, label %choose, label %chose
+chose:
+  %largest = fadd double %best1, -0.0
+  %cold = fcmp oeq double %temperature, 0.0
+  %finite = fcmp ord double %largest, %largest
+  br i1 %finite, label %able, label %unable
+able:
+  br i1 %cold, label %decided, label %vectors
+vectors:
+  %wi = phi i64 [0, %able], [%wi1, %vector]
+  %wi1 = add i64 %wi, {lanes}
+  %w.more = icmp sle i64 %wi1, %size
+  br i1 %w.more, label %vector, label %singles
+vector:
+{vector}
+  br label %vectors
+singles:
+  %ni = phi i64 [%wi, %vectors], [%ni1, %single]
+  %ni1 = add i64 %ni, 1
+  %n.more = icmp slt i64 %ni, %size
+  br i1 %n.more, label %single, label %sums
+single:
+{single}
+  br label %singles
+sums:
+  %s = phi i64 [0, %singles], [%s1, %sums]
+  %total = phi double [0.0, %singles], [%total1, %sums]
+  %s.p = getelementptr double, ptr %work, i64 %s
+  %s.x = load double, ptr %s.p
+  %total1 = fadd double %total, %s.x
+  store double %total1, ptr %s.p
+  %s1 = add i64 %s, 1
+  %s.more = icmp slt i64 %s1, %size
+  br i1 %s.more, label %sums, label %draw
+draw:
+  %u.p = getelementptr double, ptr %uniform, i64 %k
+  %u = load double, ptr %u.p
+  %mark = fmul double %u, %total1
+  %positive = fcmp ogt double %total1, 0.0
+  br i1 %positive, label %search, label %unable
+search:
+  %d = phi i64 [0, %draw], [%d1, %on]
+  %d.p = getelementptr double, ptr %work, i64 %d
+  %d.x = load double, ptr %d.p
+  %d.found = fcmp ogt double %d.x, %mark
+  %d1 = add i64 %d, 1
+  %d.last = icmp sge i64 %d1, %size
+  %d.stop = or i1 %d.found, %d.last
+  br i1 %d.stop, label %decided, label %on
+on:
+  br label %search
+decided:
+  %symbol = phi i64 [%where1, %able], [%d, %search]
+  br label %chosen
+chosen:
+  %o.p = getelementptr i64, ptr %out, i64 %k
+  store i64 %symbol, ptr %o.p
+  store i64 %symbol, ptr %index
+  %k1 = add i64 %k, 1
+  %k.more = icmp slt i64 %k1, %count
+  br i1 %k.more, label %next, label %end
+unable:
+  %b.p = getelementptr i64, ptr %out, i64 %k
+  store i64 -1, ptr %b.p
+  br label %end
+end:
+  ret void
+}}
+"""
