@@ -292,6 +292,9 @@ def function_of(name: str) -> Callable[..., Any]:
     return PRIMITIVES[name].forward if name in PRIMITIVES else getattr(np, name)  # type: ignore[no-any-return]
 
 
+_BY_ELEMENT = frozenset(f.__name__ for f in PIECEWISE_CONSTANT if isinstance(f, np.ufunc))
+
+
 def infer(name: str, inputs: Sequence[Operand], options: Mapping[str, Any]) -> tuple[tuple[int, ...], Any]:
     """The shape and type of an operation's value, as NumPy has them.
 
@@ -305,7 +308,8 @@ def infer(name: str, inputs: Sequence[Operand], options: Mapping[str, Any]) -> t
         examples: list[Any] = [np.ones(1, x.dtype) if isinstance(x, Value) else x for x in inputs]
         result = np.broadcast_to(np.multiply(*examples), (shapes[0][0], shapes[1][1]))
     else:
-        examples = [np.ones(x.shape, x.dtype) if isinstance(x, Value) else x for x in inputs]
+        # What is no float may choose an element, and only the first is always there.
+        examples = [np.full(x.shape, x.dtype.kind == "f", x.dtype) if isinstance(x, Value) else x for x in inputs]
         with np.errstate(all="ignore"):
             result = np.asarray(function_of(name)(*examples, **options))
     floats = {x.dtype for x in inputs if isinstance(x, Value) and x.dtype.kind == "f"}
@@ -399,7 +403,7 @@ def differentiate(graph: Graph, wrt: Iterable[Value]) -> Graph:
         return Tracer(builder, x) if isinstance(x, Value) else x
 
     for op in reversed(graph.ops):
-        if op.output not in needed:
+        if op.output not in needed or op.name not in PRIMITIVES:  # what has no rule is constant piece by piece
             continue
         g = arrived(op.output)
         if g is None:
@@ -441,7 +445,10 @@ def prune(graph: Graph) -> Graph:
 
 
 def share(graph: Graph) -> Graph:
-    """The graph with each operation once: where two have the same name, inputs and options, the first serves both."""
+    """The graph with each operation once: where two have the same name, inputs and options, the first serves both.
+
+    Copies (``alias``) stay, all of them.
+    """
     replaced: dict[Value, Value] = {}
     seen: dict[Any, Value] = {}
     ops = []
@@ -449,7 +456,8 @@ def share(graph: Graph) -> Graph:
         inputs = tuple(replaced.get(x, x) if isinstance(x, Value) else x for x in op.inputs)
         key = None
         with suppress(TypeError):
-            key = (op.name, tuple(map(_operand_key, inputs)), key_of(dict(op.options)))
+            # A copy is made to be another value than what it copies, and than another copy.
+            key = None if op.name == "alias" else (op.name, tuple(map(_operand_key, inputs)), key_of(dict(op.options)))
             hash(key)
         if key is not None and key in seen:
             replaced[op.output] = seen[key]

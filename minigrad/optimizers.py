@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minigrad import trees
-from minigrad.compiled.flat import Fused, fused, sum_of_squares
+from minigrad.compiled.flat import BLOCK, WORTH_WIDENING, Fused, fused, sum_of_squares
 from minigrad.trees import Tree
 
 
@@ -185,7 +185,7 @@ def global_norm(tree: Tree) -> float:
         TypeError: where a leaf is no float array.
     """
     _check_floats("gradient", tree)
-    compiled = _runs_compiled()
+    compiled = _runs_compiled(tree, WORTH_WIDENING)
     flat = [np.ravel(leaf, order="K") for leaf in trees.leaves(tree)]
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         norm = math.sqrt(sum(sum_of_squares(leaf, compiled=compiled) for leaf in flat))
@@ -216,8 +216,9 @@ def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, float]:
     if not math.isfinite(norm) or norm <= max_norm:
         return grads, norm
     factor = max_norm / norm
-    compiled = _runs_compiled()
-    return trees.map(lambda g: _SCALED([g], [factor], compiled=compiled)[0], grads), norm
+    compiled = _runs_compiled(grads, WORTH_WIDENING)
+    clipped = _SCALED.over([(g,) for g in trees.leaves(grads)], (factor,), compiled=compiled)
+    return trees.unflatten(grads, [g for (g,) in clipped]), norm
 
 
 def clip_by_value(grads: Tree, limit: float) -> Tree:
@@ -237,8 +238,8 @@ def clip_by_value(grads: Tree, limit: float) -> Tree:
 
 # --- rules ------------------------------------------------------------------------------------------------------------
 
-# From a parameter p, its gradient g, its slots and numbers to its new value and those of its slots: v is a velocity, m a
-# mean, s a mean or sum of squares.
+# From a parameter p, its gradient g, its slots and numbers to its new value and those of its slots: v is a velocity,
+# m a mean, s a mean or sum of squares. A step computes what depends on its numbers alone before, in double precision.
 
 
 def _sgd(p: Any, g: Any, lr: Any) -> tuple[Any, ...]:
@@ -301,14 +302,15 @@ def _each_leaf(rule: Fused, scalars: tuple[float, ...], params: Tree, grads: Tre
             raise ValueError(
                 f"the gradient{place} has the shape {np.shape(g)}, its parameter {np.shape(p)}; give one of its shape"
             )
-    compiled = _runs_compiled()
-    results = [rule(row, scalars, compiled=compiled) for row in rows]
+    results = rule.over(rows, scalars, compiled=_runs_compiled(params, BLOCK))
     return [trees.unflatten(params, [result[place] for result in results]) for place in range(1 + len(slots))]
 
 
-def _runs_compiled() -> bool:
-    # The time loop stands above the optimisers: it imports nothing of theirs, but much else.
-    from minigrad.scan import chosen_backend
+def _runs_compiled(tree: Tree, short: int) -> bool:
+    # Where all arrays are short it does not matter, and to ask takes longer than they do.
+    if all(leaf.size <= short for leaf in trees.leaves(tree)):
+        return False
+    from minigrad.scan import chosen_backend  # the time loop is above the optimisers
 
     return chosen_backend() == "compiled"
 

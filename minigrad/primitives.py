@@ -228,9 +228,8 @@ def _log_softmax(x: Array, *, axis: int = -1) -> Any:
 
 
 def _max_rule(g: Any, y: Any, x: Any, *, axis: Any, keepdims: bool) -> Any:
-    chosen = value_of(x) == _restore(value_of(y), x, axis)
-    count = np.sum(chosen, axis=axis, keepdims=True).astype(x.dtype)
-    return _restore(g, x, axis) * (chosen / count)  # equal maxima share
+    chosen = where(x == _restore(y, x, axis), x.dtype.type(1), 0)
+    return _restore(g, x, axis) * (chosen / sum(chosen, axis=axis, keepdims=True))  # equal maxima share
 
 
 def _sum_rule(g: Any, y: Any, x: Any, *, axis: Any, keepdims: bool) -> Any:

@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from minigrad import trees
+from minigrad.scan import chosen_backend
 from rnn_cells.lstm import PeepholeLSTM
-from rnn_cli import tables
+from rnn_cli import cells, tables
 from rnn_cli.main import rnn
 from rnn_plugins.registry import entries
 from rnn_plugins.sheet import sheet
@@ -54,6 +55,21 @@ class Raises(Mine):
 
     def init_params(self, rng):
         raise RuntimeError("not yet written")
+
+@dataclass(frozen=True)
+class Decides(Mine):
+    depth: int = 1
+
+    def __call__(self, params, h, x):
+        h = tanh(x @ params["W"] + h)
+        return (h if h.sum() > 0 else -h), h
+
+@dataclass(frozen=True)
+class Fails(Mine):
+    depth: int = 1
+
+    def __call__(self, params, h, x):
+        return tanh(x @ params["V"] + h), h
 '''
 
 
@@ -168,7 +184,7 @@ def test_sizes_and_options_are_followed():
     assert "  forget.W     (11, 4)\n" in output
     assert "  peephole     diagonal or full  default diagonal\n" in output
     assert "Carry of a sequence\n  0  (4,)\n  1  (4,)\n" in output
-    assert output.endswith("Suggested learning rate\n  0.01\n")
+    assert "Suggested learning rate\n  0.01\n\nTime loop\n" in output
 
 
 def test_a_cell_in_a_file(file, tmp_path):
@@ -177,7 +193,7 @@ def test_a_cell_in_a_file(file, tmp_path):
     assert output.startswith(f"mine.py:Mine, from {tmp_path / 'mine.py'}\n\nA cell of my own.\n\n    h_t = tanh(W x_t")
     assert "  depth  a whole number  must be given\n" in output
     assert "Carry of a sequence\n  one array  (256,)\n" in output
-    assert output.endswith("Suggested learning rate\n  none\n")
+    assert "Suggested learning rate\n  none\n\nTime loop\n" in output
     # Its docstring would be the one that dataclasses make up.
     assert "It has no docstring, and so no equations to show.\n" in call("show", "mine.py:Mixes")[1]
 
@@ -193,7 +209,71 @@ def test_a_sheet_as_json():
     assert record["count"] == 3 * (5 * 3 + 3)
     assert record["carry"] == {"": [3]}
     assert record["learning_rate"] == 0.004
+    assert record["time_loop"] | {"stages": []} == {"backend": chosen_backend(), "stages": [], "reason": ""}
+    assert len(record["time_loop"]["stages"]) == 2
     assert set(record) == {field.name for field in dataclasses.fields(sheet("gru", 2, 3, {}))}
+
+
+# --- its time loop ---------------------------------------------------------------------------------------------------
+
+
+def test_what_the_planner_did_is_shown():
+    output = call("show", "lstm", "--input-size", "3", "--hidden-size", "4")[1].split("\nTime loop\n")[1]
+    first, *stages = output.splitlines()
+    assert first == f"  It is planned, and runs on the backend {chosen_backend()} where there is much to do:"
+    assert [line[:9] for line in stages] == ["  input  ", " " * 9, "  loop   ", " " * 9]
+    assert stages[0].startswith("  input  1 product (3x16), ")
+    assert stages[2].startswith("  loop   1 product (4x16), ")
+    assert stages[3].startswith("         backward 1 product (16x4), ")
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ("Decides", "it decides by the value of a tensor (if, while, bool, float, int or item)"),
+        ("Fails", "it raises KeyError: 'V'"),
+    ],
+)
+def test_why_a_cell_cannot_be_planned_is_shown(file, cell, reason):
+    code, output, said = call("show", f"mine.py:{cell}")
+    assert (code, said) == (0, "")
+    assert output.endswith(f"\nTime loop\n  It runs step by step, which is slow: {reason}.\n")
+    loop = json.loads(call("show", f"mine.py:{cell}", "--json")[1])["time_loop"]
+    assert loop == {"backend": "reference", "stages": [], "reason": reason}
+    message = f"Error: a step of the cell 'mine.py:{cell}' cannot be written as a graph: {reason}\n"
+    assert call("show", f"mine.py:{cell}", "--graph") == (2, "", message)
+
+
+GRAPH = """\
+params.U: float32[13, 17]
+params.W: float32[17, 17]
+params.b: float32[17]
+carry: float32[B, 17]
+x: float32[B, 13]
+%0 = matmul(x, params.U): float32[B, 17]
+%1 = matmul(carry, params.W): float32[B, 17]
+%2 = add(%0, %1): float32[B, 17]
+%3 = add(%2, params.b): float32[B, 17]
+%4 = tanh(%3): float32[B, 17]
+return %4, %4
+"""
+
+
+def test_the_graph_of_a_step():
+    args = ["show", "rnn", "--input-size", "13", "--hidden-size", "17", "--graph"]
+    assert call(*args) == (0, GRAPH, "")
+    assert json.loads(call(*args, "--json")[1]) == {"name": "rnn", "graph": GRAPH.splitlines()}
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in entries("cells") if entry.distribution == "rnn-lab"])
+def test_a_graph_can_be_read_in_eighty_columns(name, monkeypatch):
+    lines = call("show", name, "--graph")[1].splitlines()
+    assert max(map(len, lines)) <= 80
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
+    wrapped = cells._graph(lines).splitlines()
+    assert max(map(len, wrapped)) <= 40
+    assert " ".join(" ".join(wrapped).split()) == " ".join(lines)
 
 
 # --- the check -------------------------------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ VALUES: dict[str, tuple[st.SearchStrategy[Any], st.SearchStrategy[Any]]] = {
     "preset": (st.just("char-rnn"), st.just("x")),
     "valid-every": (st.integers(0, 5), ODD),
     "log-every": (SMALL, ODD),
+    "backend": (words("auto reference numpy"), words("torch")),
     "quiet": FLAG,
     "json": FLAG,
 }

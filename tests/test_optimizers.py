@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from minigrad import checkpoint, trees
+from minigrad.compiled.flat import BLOCK, WORTH_WIDENING
 from minigrad.optimizers import (
     OPTIMIZERS,
     Optimizer,
@@ -24,6 +25,7 @@ from minigrad.optimizers import (
     rmsprop,
     sgd,
 )
+from minigrad.scan import available_backends, use_backend
 
 VARIANTS: dict[str, Callable[[], Optimizer]] = {
     "sgd": sgd,
@@ -178,6 +180,35 @@ def test_a_network_without_parameters(variant: str) -> None:
     assert trees.structure(state) == trees.structure(optimizer.init({"a": ()}))
 
 
+@variants
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("backend", available_backends())
+def test_a_large_array_moves_as_its_parts_do(
+    variant: str, dtype: Any, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No rule has an operation that IEEE 754 leaves open, so that not even the last bit may depend on the way, nor on
+    # the number of threads: a run can be resumed on another machine.
+    size = 8 * (BLOCK + 17)
+    rng = np.random.default_rng(size)
+    whole, *steps = (rng.standard_normal((8, BLOCK + 17)).astype(dtype) for _ in range(4))
+    parts = np.array_split(whole.ravel(), 9)
+    optimizer = VARIANTS[variant]()
+    state, parts_state = optimizer.init(whole), optimizer.init(parts)
+    with use_backend(backend):
+        for count, grads in enumerate(steps, start=1):
+            monkeypatch.setenv("MINIGRAD_THREADS", str(count))
+            given = (np.asfortranarray(grads), state, whole)
+            before = copied(given)
+            parts, parts_state = optimizer.update(np.array_split(grads.ravel(), 9), parts_state, parts, 0.01)
+            whole, state = optimizer.update(*given, 0.01)
+            assert_equal(given, before)
+            assert not any(np.shares_memory(a, b) for a in trees.leaves((whole, state)) for b in trees.leaves(given))
+            np.testing.assert_array_equal(whole.ravel(), np.concatenate(parts))
+            for slot in state.keys() - {"step"}:
+                np.testing.assert_array_equal(state[slot].ravel(), np.concatenate(parts_state[slot]))
+    assert trees.leaves((whole, state))[0].dtype == dtype
+
+
 def test_no_movement_at_a_rate_of_zero() -> None:
     for make in VARIANTS.values():
         params = example(0)
@@ -282,6 +313,36 @@ def test_global_norm_where_a_square_leaves_the_range(dtype: Any, scales: list[fl
     for scale in map(dtype, scales):
         grads = [np.array([3], dtype) * scale, np.array([[4]], dtype) * scale, np.zeros(0, dtype)]
         assert global_norm(grads) == pytest.approx(5 * float(scale), rel=1e-6, abs=0)
+
+
+@pytest.mark.parametrize("backend", available_backends())
+@pytest.mark.parametrize(("dtype", "rel"), [(np.float32, 1e-6), (np.float64, 1e-14)])
+def test_global_norm_of_large_arrays(backend: str, dtype: Any, rel: float) -> None:
+    rng = np.random.default_rng(0)
+    grads = [
+        rng.standard_normal((5, BLOCK)).astype(dtype).T,
+        rng.standard_normal(100_001).astype(dtype),
+        np.ones(3, dtype),
+    ]
+    exact = math.sqrt(math.fsum(x * x for leaf in grads for x in leaf.ravel().tolist()))
+    largest, count = float(np.finfo(dtype).max) / 1e3, WORTH_WIDENING + 1
+    with use_backend(backend):
+        assert global_norm(grads) == pytest.approx(exact, rel=rel)
+        for scale in (1 / largest, largest / 1e3):
+            scaled = [np.full(count, 3 * scale, dtype), np.full(count, 4 * scale, dtype)]
+            assert global_norm(scaled) == pytest.approx(5 * scale * math.sqrt(count), rel=1e-4)
+        grads[1][5] = math.nan
+        assert math.isnan(global_norm(grads))
+
+
+@pytest.mark.parametrize("backend", available_backends())
+def test_large_gradients_are_clipped_alike(backend: str) -> None:
+    grads = {"W": np.linspace(-1, 1, 6 * BLOCK, dtype=np.float32).reshape(3, -1).T, "b": np.ones(3, np.float32)}
+    before = copied(grads)
+    with use_backend(backend):
+        clipped, norm = clip_by_global_norm(grads, 1.0)
+    assert_equal(grads, before)
+    assert_equal(clipped, trees.map(lambda g: g * np.float32(1.0 / norm), grads))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -1,5 +1,6 @@
 """The distribution as a whole: its layers, what a wheel of it holds, and what may be imported for an answer at once."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -8,8 +9,11 @@ from pathlib import Path
 import pytest
 from importlinter import api
 
+from rnn_cli.main import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"minigrad", "rnn_cells", "rnn_plugins", "rnn_cli"}
+REQUIRED = {"numpy", "click", "rich", "safetensors", "platformdirs", "filelock"}
 
 
 def test_imports_run_downward_only(monkeypatch):
@@ -31,16 +35,72 @@ def test_a_wheel_holds_the_four_packages_and_nothing_else(tmp_path):
     assert not [name for name in names if "test_" in name or name.endswith(".pyc")]
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"], ["trian"]], ids=" ".join)
-def test_help_answers_without_numpy(args):
-    code = f"""
-import sys
-from rnn_cli.main import rnn
-try:
-    rnn({args!r})
-except SystemExit:
-    pass
-print(sorted({{"numpy", "rich", "safetensors", "minigrad", "rnn_cells"}} & set(sys.modules)))
+def imported(program: str, **environment: str) -> set[str]:
+    """What a program imports from outside the standard library, by its top-level names, and ``logging``."""
+    listing = f"""
+import atexit, sys
+before = set(sys.modules)
+atexit.register(lambda: print(*{{name.split(".")[0] for name in sys.modules.keys() - before}}, file=sys.__stderr__))
+{program}
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    command = [sys.executable, "-c", listing]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+    assert "Traceback" not in done.stderr
+    # NumPy's own modules in Cython leave names beside its own.
+    names = {name for name in done.stderr.splitlines()[-1].split() if "cython" not in name}
+    return {name for name in names if name not in sys.stdlib_module_names or name == "logging"}
+
+
+def of_command(*args: str) -> str:
+    return f"from rnn_cli.main import rnn; rnn({list(args)!r})"
+
+
+def test_the_list_of_what_is_imported_is_one():
+    assert imported("import click, json, logging") == {"click", "logging"}
+
+
+@pytest.mark.parametrize(
+    ("program", "allowed"),
+    [
+        ("import rnn_cli.main", {"rnn_cli", "click"}),
+        ("import minigrad", {"minigrad", "numpy", "platformdirs", "logging"}),
+        ("import minigrad.scan", {"minigrad", "numpy", "platformdirs", "logging"}),
+        ("import rnn_cells", {"rnn_cells", "minigrad", "numpy", "platformdirs", "logging"}),
+        ("import rnn_plugins.sessions", {*PACKAGES, *REQUIRED, "logging"} - {"rnn_cli", "click", "rich"}),
+    ],
+)
+def test_what_an_import_imports(program, allowed):
+    assert imported(program) <= allowed
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["--version"], ["trian"], *([command, "--help"] for command in COMMANDS)], ids=" ".join
+)
+def test_help_answers_without_numpy(args):
+    extra = set() if args[0].startswith("-") else {"logging"}
+    assert imported(of_command(*args)) <= {"rnn_cli", "rnn_plugins", "click"} | extra
+
+
+@pytest.mark.parametrize(
+    "words", ["rnn tr", "rnn train --he", "rnn train --cell l", "rnn train --resume x", "rnn eval x"]
+)
+def test_completion_answers_without_numpy(words, tmp_path):
+    environment = {"_RNN_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    program = "from rnn_cli.main import rnn; rnn(prog_name='rnn')"
+    assert imported(program, RNN_RUNS=str(tmp_path), **environment) <= {"rnn_cli", "rnn_plugins", "click"}
+
+
+TRAIN = ["train", "fox.txt", "--steps", "2", "--hidden-size", "4", "--seq-length", "4", "--seed", "1", "--quiet"]
+
+
+@pytest.mark.parametrize("more", [[], ["--backend", "numpy"], ["--backend", "reference"], ["--backend", "compiled"]])
+def test_the_compiler_is_imported_where_it_is_used_and_nothing_else_ever(more, tmp_path):
+    if "compiled" in more:
+        pytest.importorskip("llvmlite")
+    (tmp_path / "fox.txt").write_text("the quick brown fox jumps over the lazy dog. " * 12)
+    program = f"import os; os.chdir({str(tmp_path)!r}); {of_command(*TRAIN, *more)}"
+    names = imported(program, RNN_RUNS="runs", RNN_LAB_CACHE="cache")
+    # Too little is done here for compiled code to be chosen by itself.
+    assert names - {"logging", "llvmlite"} <= {*PACKAGES, *REQUIRED}
+    assert ("llvmlite" in names) == ("compiled" in more)
+    assert "rich" not in names

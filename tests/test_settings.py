@@ -49,6 +49,10 @@ def message(**values: object) -> str:
         ({"variational_dropout": "yes"}, "--variational-dropout is 'yes'; it must be true or false"),
         ({"level": "line"}, "--level is 'line'; it must be one of char, byte, word"),
         ({"dtype": "float16"}, "--dtype is 'float16'; it must be one of float32, float64"),
+        (
+            {"backend": "torch"},
+            "--backend is 'torch'; it must be one of auto, reference, numpy, compiled",
+        ),
         ({"cell": 3.0j}, "--cell is 3j; it must be text"),
         ({"task": 3.0j}, "--task is 3j; it must be text"),
         ({"cell_option": ["a"]}, "--cell-option is ['a']; it must be a table"),

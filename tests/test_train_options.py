@@ -123,7 +123,7 @@ def test_every_option_may_stand_in_a_configuration_file() -> None:
         "grad-clip": "3", "epochs": "4", "steps": "2", "max-time": '"1h"', "patience": "9", "seed": "7",
         "name": '"mine"', "task": '"language-model"',
         "resume": '""', "init-from": '""', "preset": '"char-rnn"', "valid-every": "3", "log-every": "2",
-        "quiet": "true",
+        "quiet": "true", "backend": '"reference"',
         "json": "false",
     }  # fmt: skip
     in_tables = {"cell-option"}
@@ -136,7 +136,7 @@ def test_every_option_may_stand_in_a_configuration_file() -> None:
     assert (s.num_layers, s.embedding_size, s.dropout, s.variational_dropout, s.dtype) == (2, 4, 0.5, True, "float64")
     assert (s.seq_length, s.batch_size, s.learning_rate, s.schedule, s.optimizer) == (3, 2, 1.0, "linear", "sgd")
     assert (s.grad_clip, s.epochs, s.steps, s.max_time, s.patience, s.seed) == ("3", 4.0, 2, 3600.0, 9, 7)
-    assert (s.valid_every, s.log_every) == (3, 2)
+    assert (s.valid_every, s.log_every, s.backend) == (3, 2, "reference")
     assert s.cell_option == {"second_bias": True, "forget_bias": 3}  # the preset's, and the file's over it
 
 

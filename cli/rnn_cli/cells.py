@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +17,7 @@ from rnn_cli.tables import prose, table
 
 if TYPE_CHECKING:
     from rnn_plugins.registry import CellOption
+    from rnn_plugins.sheet import TimeLoop
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
@@ -70,11 +74,16 @@ def _list(as_json: bool) -> None:
 @click.option("--input-size", default=65, show_default=True, help="Width of an input: with one-hot, the symbols.")
 @click.option("--hidden-size", default=256, show_default=True, help="Units.")
 @CELL_OPTION
+@click.option("--graph", is_flag=True, help="Show what a step computes instead, an operation a line.")
 @JSON
-def show(cell: str, input_size: int, hidden_size: int, options: dict[str, str], as_json: bool) -> None:
-    """Show a cell: its equations and paper, its options, its parameters."""
-    from rnn_plugins.sheet import sheet
+def show(cell: str, input_size: int, hidden_size: int, options: dict[str, str], graph: bool, as_json: bool) -> None:
+    """Show a cell: its equations and paper, its options, its parameters, and how its time loop runs."""
+    from rnn_plugins.sheet import sheet, step_graph
 
+    if graph:
+        lines = step_graph(cell, input_size, hidden_size, options).splitlines()
+        click.echo(json.dumps({"name": cell, "graph": lines}, indent=2) if as_json else _graph(lines))
+        return
     s = sheet(cell, input_size, hidden_size, options)
     if as_json:
         described = dataclasses.asdict(s) | {"options": [_option(option) for option in s.options]}
@@ -91,7 +100,29 @@ def show(cell: str, input_size: int, hidden_size: int, options: dict[str, str], 
     _head("Carry of a sequence")
     click.echo(table([(path or "one array", _shape(shape)) for path, shape in s.carry.items()], indent=2))
     _head("Suggested learning rate")
-    click.echo("  none" if s.learning_rate is None else f"  {s.learning_rate:g}")
+    click.echo("  none\n" if s.learning_rate is None else f"  {s.learning_rate:g}\n")
+    _head("Time loop")
+    _show_time_loop(s.time_loop)
+
+
+def _graph(lines: list[str]) -> str:
+    """A line an operation; on a terminal as many as it takes, those that go on one indented."""
+    if sys.stdout.isatty():
+        width = max(shutil.get_terminal_size().columns, 20)
+        lines = [textwrap.fill(line, width, subsequent_indent="    ", break_on_hyphens=False) for line in lines]
+    return "\n".join(lines)
+
+
+def _show_time_loop(loop: TimeLoop) -> None:
+    if loop.reason:
+        click.echo(f"  It runs step by step, which is slow: {loop.reason}.")
+        return
+    rows = []
+    for stage in loop.stages:
+        name, _, found = stage.partition(": ")
+        rows += [("" if i else name, part) for i, part in enumerate(found.split("; "))]
+    click.echo(f"  It is planned, and runs on the backend {loop.backend} where there is much to do:")
+    click.echo(table(rows, indent=2), nl=False)
 
 
 @cells.command()

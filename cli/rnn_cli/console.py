@@ -35,7 +35,9 @@ def remark(text: str) -> None:
     if is_live():
         width = shutil.get_terminal_size().columns
         text = textwrap.fill(text, max(width - 1, 20), break_long_words=False, break_on_hyphens=False)
-    click.echo(text, err=True)
+        print(text, file=sys.stderr)  # where Rich draws it puts itself in between, and Click would write past it
+    else:
+        click.echo(text, err=True)
 
 
 def is_live() -> bool:

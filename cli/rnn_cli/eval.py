@@ -11,11 +11,13 @@ import click
 
 from rnn_cli import completion
 from rnn_cli.console import remark
+from rnn_cli.options import BACKEND
 from rnn_cli.tables import prose, sentence, table
 from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
     from rnn_plugins.runs import Run
+    from rnn_plugins.settings import Backend
     from rnn_plugins.text.evaluation import Evaluation, Score
     from rnn_plugins.text.vocabulary import Unknown
 
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="What becomes of characters of FILE that the model has never seen.",
 )
+@BACKEND
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def eval(run_and_files: tuple[str, ...], unknown: Unknown, as_json: bool) -> None:
+def eval(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, as_json: bool) -> None:
     """Measure a trained network on a text, beside what counting reaches.
 
     RUN is the newest one, unless the first argument names another. FILE is a text, a folder, a glob, - for standard
@@ -40,10 +43,12 @@ def eval(run_and_files: tuple[str, ...], unknown: Unknown, as_json: bool) -> Non
     what the run was trained on. bz2 and xz compress the same symbols: alone, and primed, which is what they add to the
     compressed size of the training text.
     """
+    from rnn_plugins.backends import on_backend
     from rnn_plugins.text.evaluation import evaluate
 
     run, files = _run_and_files(run_and_files)
-    evaluation = evaluate(run, files, unknown)
+    with on_backend(backend):
+        evaluation = evaluate(run, files, unknown)
     for notice in evaluation.notices:
         remark(f"Note: {sentence(notice)}")
     if as_json:

@@ -54,11 +54,13 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; what goes wrong is told in a sentence, and in full only under ``--debug``."""
+        from rnn_cli.engine_warnings import warnings_as_remarks
         from rnn_plugins.errors import UserError
 
         debug = ctx.params.get("debug") or bool(os.environ.get("RNN_DEBUG"))
         try:
-            return super().invoke(ctx)
+            with warnings_as_remarks():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:

@@ -8,15 +8,23 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from rnn_cli import completion
 from rnn_plugins.errors import UserError, did_you_mean
-from rnn_plugins.settings import PRESETS, Settings, merge
+from rnn_plugins.settings import PRESETS, Backend, Settings, merge
 
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(Settings) if isinstance(f.default, str | int | float)}
+
+
+BACKENDS = click.Choice(get_args(Backend))
+
+BACKEND = click.option(
+    "--backend", type=BACKENDS, default="auto", show_default=True, help="What carries out the time loop."
+)
+"""For commands that only look at a run; training goes on with the one that it began on."""
 
 
 class Setting(click.Option):
@@ -140,6 +148,7 @@ OPTIONS: list[Setting] = [
         default="once an epoch, within 100 to 1000 steps",
     ),
     Setting(RUN, "log-every", "Steps between records in metrics.jsonl.", type=int),
+    Setting(RUN, "backend", "What carries out the time loop.", type=BACKENDS),
     Setting(OUTPUT, "quiet", "Say nothing but errors.", is_flag=True),
     Setting(OUTPUT, "json", "A record a line on standard output.", is_flag=True),
 ]

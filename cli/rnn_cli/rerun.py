@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from rnn_cli import completion
 from rnn_cli.display import emit
+from rnn_cli.options import BACKENDS
 from rnn_cli.train import carry_out
+
+if TYPE_CHECKING:
+    from rnn_plugins.settings import Backend
 
 
 @click.command()
 @click.argument("run", required=False, shell_complete=completion.runs)
 @click.option("--name", help="What the new run is called. [made from cell and text]")
+@click.option("--backend", type=BACKENDS, help="What carries out the time loop. [as in RUN]")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="A record a line on standard output.")
 @click.pass_context
-def rerun(ctx: click.Context, run: str | None, name: str | None, quiet: bool, as_json: bool) -> None:
+def rerun(
+    ctx: click.Context, run: str | None, name: str | None, backend: Backend | None, quiet: bool, as_json: bool
+) -> None:
     """Repeat a run from its manifest.
 
     RUN is the newest one, if none is named. The repetition is a run of its own. At the end it says whether its weights
@@ -25,7 +34,7 @@ def rerun(ctx: click.Context, run: str | None, name: str | None, quiet: bool, as
     from rnn_plugins.runs import find_run
 
     first = find_run(run)
-    session = sessions.repeat(first, name=name)
+    session = sessions.repeat(first, name=name, backend=backend)
     code = carry_out(session, quiet=quiet, as_json=as_json)
     if not code:
         same = sessions.same_weights(first, session.run)

@@ -16,12 +16,13 @@ from click.core import ParameterSource
 
 from rnn_cli import completion
 from rnn_cli.console import remark
-from rnn_cli.options import MEANINGLESS
+from rnn_cli.options import BACKEND, MEANINGLESS
 from rnn_cli.tables import sentence, table
 from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
     from rnn_plugins.runs import Run
+    from rnn_plugins.settings import Backend
     from rnn_plugins.text.sampling import Choice
     from rnn_plugins.text.vocabulary import Unknown
 
@@ -94,6 +95,7 @@ def _translate(arguments: Iterable[str], flags: Mapping[str, bool]) -> Iterator[
     help="What becomes of characters of the prime that the model has never seen.",
 )
 @click.option("--check", type=click.Choice(["latex"]), help="Count what the text opens and how it closes it, by kind.")
+@BACKEND
 @click.pass_context
 def sample(
     ctx: click.Context,
@@ -108,6 +110,7 @@ def sample(
     stop: tuple[str, ...],
     unknown: Unknown,
     check: str | None,
+    backend: Backend,
     **choosing: Any,
 ) -> None:
     """Let a trained network write.
@@ -116,6 +119,7 @@ def sample(
     """
     _hold(ctx)
     try:
+        from rnn_plugins.backends import on_backend
         from rnn_plugins.runs import find_run
         from rnn_plugins.text.sampling import Choice
 
@@ -133,14 +137,15 @@ def sample(
                 seed = secrets.randbelow(1_000_000)
             remark(f"From the run {chosen.name}" + (f", with --seed {seed}." if choice.draws else "."))
             texts = _draws(chosen, begin, length, choice, seed, stop)
-        for number, (label, pieces) in enumerate(islice(texts, count), start=1):
-            if count > 1:
-                click.secho(f"--- {number} of {count}{', ' if label else ''}{label} ---", dim=True)
-            elif label:
-                remark(f"It has {label}.")
-            written = _stream(chain([chosen.vocabulary.decode(begin)], pieces))
-            if check:
-                _check_latex(written)
+        with on_backend(backend):
+            for number, (label, pieces) in enumerate(islice(texts, count), start=1):
+                if count > 1:
+                    click.secho(f"--- {number} of {count}{', ' if label else ''}{label} ---", dim=True)
+                elif label:
+                    remark(f"It has {label}.")
+                written = _stream(chain([chosen.vocabulary.decode(begin)], pieces))
+                if check:
+                    _check_latex(written)
     except KeyboardInterrupt:
         ctx.exit(130)
 

@@ -6,7 +6,7 @@ import shlex
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -89,10 +89,11 @@ def carry_out(session: Session, *, quiet: bool, as_json: bool) -> int:
         The exit code.
     """
     from minigrad.training import NotFinite
+    from rnn_cli.engine_warnings import no_warnings
 
     trainer, diagnosis, at_once = session.trainer, list[str](), False
     display = _display(session, quiet, as_json)
-    with _stopping(trainer, display) as signals:
+    with _stopping(trainer, display) as signals, no_warnings() if quiet else nullcontext():
         try:
             if not quiet:
                 introduce(session)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,9 +27,17 @@ worth machine code."""
 WORTH_SHARING = 1 << 17
 """Numbers below which waking a second thread costs more than it saves."""
 
+WORTH_KEEPING = 1 << 18
+"""Bytes of an array that C's allocator may ask the system for, and give back at once when the array is gone."""
+
+WORTH_WIDENING = 1 << 16
+"""Numbers below which their sum of squares takes no longer in NumPy than in machine code."""
+
 _DOT_BLOCK = 1 << 13  # a longer product would start threads of BLAS, which then spin beside ours
-_SUM_BLOCK = 1 << 16
-_TYPES: dict[str, tuple[FloatType, Any]] = {"float32": ("float", ctypes.c_float), "float64": ("double", ctypes.c_double)}
+_TYPES: dict[str, tuple[FloatType, Any]] = {
+    "float32": ("float", ctypes.c_float),
+    "float64": ("double", ctypes.c_double),
+}
 
 
 class Fused:
@@ -63,26 +71,56 @@ class Fused:
 
         Returns:
             The results, contiguous in C order.
-        """
-        first = arrays[0]
-        short = first.size <= BLOCK
-        if short and outs is None:
-            # The shortest way, for a network has many small arrays.
-            cast = first.dtype.type
-            return [np.asarray(y, first.dtype, "C") for y in self.function(*arrays, *map(cast, scalars))]
-        if outs is None:
-            outs = [_new(first.shape, first.dtype) for _ in range(self._counts[2])]
-        ins = [np.ravel(x) for x in arrays]
-        flat = [_flat_view(out) for out in outs]
-        kernel = self._kernel(first.dtype) if compiled and not short and _compilable(ins) else None
-        (kernel or self._in_blocks)(ins, scalars, flat)
-        return list(outs)
 
-    def _in_blocks(self, arrays: Sequence[Array], scalars: Sequence[float], outs: Sequence[Array]) -> None:
-        numbers = [arrays[0].dtype.type(x) for x in scalars]
+        Raises:
+            ValueError: the shapes differ, or an array of ``outs`` is none that results can go to.
+        """
+        (results,) = self._run([arrays], scalars, outs, compiled)
+        return results
+
+    def over(
+        self, rows: Iterable[Sequence[Array]], scalars: Sequence[float], *, compiled: bool = True
+    ) -> list[list[Array]]:
+        """Apply the function to many groups of arrays, as if to each alone; the threads are woken only once."""
+        return self._run(rows, scalars, None, compiled)
+
+    def _run(
+        self,
+        rows: Iterable[Sequence[Array]],
+        scalars: Sequence[float],
+        outs: Sequence[Array] | None,
+        compiled: bool,
+    ) -> list[list[Array]]:
+        rounded: dict[np.dtype[Any], list[Any]] = {}
+        calls: list[_Call] = []
+        results = []
+        for arrays in rows:
+            shape, dtype = arrays[0].shape, arrays[0].dtype
+            for x in arrays:
+                if x.shape != shape:
+                    raise ValueError(f"arrays have the shapes {shape} and {x.shape}; give arrays of one shape")
+            if dtype not in rounded:
+                rounded[dtype] = [dtype.type(x) for x in scalars]
+            if outs is None and arrays[0].size <= BLOCK:
+                # The shortest way, for a network has many small arrays.
+                results.append([np.array(y, dtype, order="C") for y in self.function(*arrays, *rounded[dtype])])
+                continue
+            into = [_new(shape, dtype) for _ in range(self._counts[2])] if outs is None else list(outs)
+            if outs is not None:
+                _check_outs(outs, arrays[0])
+            kernel = self._kernel(dtype) if compiled and arrays[0].size > BLOCK and _compilable(arrays) else None
+            if kernel is None:
+                self._in_blocks([np.ravel(x) for x in arrays], rounded[dtype], [x.reshape(-1) for x in into])
+            else:
+                calls.append(kernel.call(arrays, scalars, into))
+            results.append(into)
+        _run(calls)
+        return results
+
+    def _in_blocks(self, arrays: Sequence[Array], scalars: Sequence[Any], outs: Sequence[Array]) -> None:
         for start in range(0, arrays[0].size, BLOCK):
             here = slice(start, start + BLOCK)
-            for out, y in zip(outs, self.function(*(x[here] for x in arrays), *numbers), strict=True):
+            for out, y in zip(outs, self.function(*(x[here] for x in arrays), *scalars), strict=True):
                 out[here] = y
 
     def _kernel(self, dtype: np.dtype[Any]) -> _Kernel | None:
@@ -115,54 +153,57 @@ def sum_of_squares(array: Array, *, compiled: bool = True) -> float:
             does so block by block in the array's type, and adds the blocks in double precision.
     """
     flat = np.ravel(array, order="K")
-    kernel = _sum_kernel(flat.dtype.name) if compiled and flat.size > BLOCK and _compilable([flat]) else None
+    kernel = _sum_kernel(flat.dtype.name) if compiled and flat.size > WORTH_WIDENING and _compilable([flat]) else None
     if kernel is not None:
-        # Cut alike whatever the number of threads, so that it does not change a bit of the sum.
-        count = -(-flat.size // _SUM_BLOCK)
-        sums = np.empty(count)
-        run = functools.partial(kernel.run, flat.size, flat.ctypes.data, sums.ctypes.data)
-        in_parallel([functools.partial(run, *part) for part in _shares(count, flat.size, 1)])
-        return float(sums.sum())
+        return float(kernel.run(flat.size, flat.ctypes.data))
     if flat.size <= _DOT_BLOCK:
         return float(np.dot(flat, flat))
     blocks = (flat[start : start + _DOT_BLOCK] for start in range(0, flat.size, _DOT_BLOCK))
     return sum(float(np.dot(block, block)) for block in blocks)
 
 
+_spare: dict[int, list[Array]] = {}
+
+
 class _Lease:
-    """Memory for one array and all views of it, which falls back to the spare memory when the last of them is gone.
+    """Memory for one array and all views of it, which becomes spare again when the last of them is gone.
 
     A step makes as many new arrays as it lets go of old ones, and fresh pages from the system would take longer than
     all that is computed.
     """
 
-    _spare: ClassVar[dict[int, list[Array]]] = {}
-
-    def __init__(self, size: int) -> None:
-        try:
-            self._block = self._spare[size].pop()
-        except (KeyError, IndexError):
-            # A new size means other work, to which what is spare now may be of no use.
-            self._spare.clear()
-            raw = np.empty(size + 64, np.uint8)
-            start = -raw.ctypes.data % 64
-            self._block = raw[start : start + size]
-        self.__array_interface__ = self._block.__array_interface__
+    def __init__(self, memory: Array) -> None:
+        self._memory = memory
+        self.__array_interface__ = memory.__array_interface__
 
     def __del__(self) -> None:
-        self._spare.setdefault(self._block.size, []).append(self._block)
+        _spare.setdefault(self._memory.size, []).append(self._memory)
 
 
 def _new(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """A new array, which begins at the start of a cache line."""
-    lease = _Lease(math.prod(shape) * dtype.itemsize)
-    return np.asarray(lease).view(dtype).reshape(shape)
+    """A new array; a large one begins at the start of a cache line."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < WORTH_KEEPING:
+        return np.empty(shape, dtype)
+    try:
+        memory = _spare[size].pop()
+    except (KeyError, IndexError):
+        # A size that is missing means other work, to which what is spare now may be of no use.
+        _spare.clear()
+        raw = np.empty(size + 64, np.uint8)
+        start = -raw.ctypes.data % 64
+        memory = raw[start : start + size]
+    return np.asarray(_Lease(memory)).view(dtype).reshape(shape)
 
 
-def _flat_view(out: Array) -> Array:
-    if not out.flags.c_contiguous:
-        raise ValueError("an array for results is not contiguous in C order")
-    return out.reshape(-1)
+def _check_outs(outs: Sequence[Array], like: Array) -> None:
+    for out in outs:
+        usable = out.flags.c_contiguous and out.flags.aligned and out.flags.writeable
+        if out.shape != like.shape or out.dtype != like.dtype or not usable:
+            raise ValueError(
+                f"results cannot go to an array of shape {out.shape} and type {out.dtype}; give a writable one of "
+                f"shape {like.shape} and type {like.dtype}, contiguous in C order"
+            )
 
 
 def _compilable(arrays: Sequence[Array]) -> bool:
@@ -171,11 +212,26 @@ def _compilable(arrays: Sequence[Array]) -> bool:
     return dtype in (np.float32, np.float64) and all(x.dtype == dtype and x.flags.aligned for x in arrays)
 
 
-def _shares(count: int, size: int, unit: int) -> list[tuple[int, int]]:
-    """Ranges of ``count`` items, one a thread, cut at multiples of ``unit``; one for all in a short array."""
-    workers = threads() if size >= WORTH_SHARING else 1
-    share = -(-count // workers // unit) * unit
-    return [(start, min(start + share, count)) for start in range(0, count, share)]
+class _Call(NamedTuple):
+    """Machine code that waits to run: its numbers and addresses, and the arrays that must live until then."""
+
+    run: Callable[..., None]
+    size: int
+    arguments: tuple[float, ...]
+    arrays: Sequence[Array]
+
+
+def _run(calls: Sequence[_Call]) -> None:
+    """Run all calls, on several threads if it is worth it; each takes its share of every array."""
+    if calls:
+        workers = threads() if sum(call.size for call in calls) >= WORTH_SHARING else 1
+        in_parallel([functools.partial(_run_share, calls, worker, workers) for worker in range(workers)])
+
+
+def _run_share(calls: Sequence[_Call], worker: int, workers: int) -> None:
+    for run, size, arguments, _ in calls:
+        start, stop = (size * i // workers // 64 * 64 if i < workers else size for i in (worker, worker + 1))
+        run(start, stop, *arguments)
 
 
 class _Kernel:
@@ -194,10 +250,10 @@ class _Kernel:
         kinds = [ctypes.c_int64] * 2 + [number] * scalars + [ctypes.c_void_p] * (arrays + outputs)
         self.run = ctypes.CFUNCTYPE(None, *kinds)(self.library.address("fused"))
 
-    def __call__(self, arrays: Sequence[Array], scalars: Sequence[float], outs: Sequence[Array]) -> None:
-        pointers = [x.ctypes.data for x in (*arrays, *outs)]
-        size = arrays[0].size
-        in_parallel([functools.partial(self.run, *part, *scalars, *pointers) for part in _shares(size, size, 64)])
+    def call(self, arrays: Sequence[Array], scalars: Sequence[float], outs: Sequence[Array]) -> _Call:
+        """The call that fills ``outs``."""
+        both = [*map(np.ascontiguousarray, arrays), *outs]
+        return _Call(self.run, arrays[0].size, (*scalars, *(x.ctypes.data for x in both)), both)
 
 
 class _SumKernel:
@@ -205,8 +261,8 @@ class _SumKernel:
 
     def __init__(self, dtype: str) -> None:
         self.library = jit.compile_ir(_sum_ir(_TYPES[dtype][0], jit.vector_width("float64")))
-        kinds = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
-        self.run = ctypes.CFUNCTYPE(None, *kinds)(self.library.address("sum_of_squares"))
+        kind = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_int64, ctypes.c_void_p)
+        self.run = kind(self.library.address("sum_of_squares"))
 
 
 @functools.cache
@@ -309,7 +365,7 @@ def _emit_body(em: Emitter, graph: Graph, arrays: int, scalars: Sequence[str]) -
 
 
 def _sum_ir(dtype: FloatType, width: int) -> str:
-    """A function ``sum_of_squares(size, array, sums, first, last)``: the sums of the blocks from first up to last."""
+    """A function ``sum_of_squares(size, array)``."""
     chains = range(8)  # of additions; none waits for another
     many = width * len(chains)
     loaded, vector = f"<{width} x {dtype}>", f"<{width} x double>"
@@ -331,25 +387,14 @@ def _sum_ir(dtype: FloatType, width: int) -> str:
         [
             f"declare {fma}({vector}, {vector}, {vector})",
             f"declare {add}(double, {vector})",
-            "declare i64 @llvm.smin.i64(i64, i64)",
-            "define void @sum_of_squares(i64 %size, ptr %array, ptr %sums, i64 %first, i64 %last) {",
+            "define double @sum_of_squares(i64 %size, ptr %array) {",
             "entry:",
-            "br label %block",
-            "block:",
-            "%b = phi i64 [%first, %entry], [%b.next, %done]",
-            "%b.more = icmp slt i64 %b, %last",
-            "br i1 %b.more, label %begin, label %end",
-            "begin:",
-            f"%start = mul i64 %b, {_SUM_BLOCK}",
-            f"%full = add i64 %start, {_SUM_BLOCK}",
-            "%stop = call i64 @llvm.smin.i64(i64 %full, i64 %size)",
-            "%length = sub i64 %stop, %start",
-            f"%rest = srem i64 %length, {many}",
-            "%middle = sub i64 %stop, %rest",
+            f"%rest = srem i64 %size, {many}",
+            "%middle = sub i64 %size, %rest",
             "br label %vectors",
             "vectors:",
-            "%j = phi i64 [%start, %begin], [%j.next, %vector]",
-            *(f"%sum{i} = phi {vector} [zeroinitializer, %begin], [%new{i}, %vector]" for i in chains),
+            "%j = phi i64 [0, %entry], [%j.next, %vector]",
+            *(f"%sum{i} = phi {vector} [zeroinitializer, %entry], [%new{i}, %vector]" for i in chains),
             "%j.more = icmp slt i64 %j, %middle",
             "br i1 %j.more, label %vector, label %collect",
             "vector:",
@@ -364,8 +409,8 @@ def _sum_ir(dtype: FloatType, width: int) -> str:
             "singles:",
             "%k = phi i64 [%middle, %collect], [%k.next, %single]",
             "%total = phi double [%lanes, %collect], [%total.next, %single]",
-            "%k.more = icmp slt i64 %k, %stop",
-            "br i1 %k.more, label %single, label %done",
+            "%k.more = icmp slt i64 %k, %size",
+            "br i1 %k.more, label %single, label %end",
             "single:",
             f"%q = getelementptr {dtype}, ptr %array, i64 %k",
             f"%y = load {dtype}, ptr %q",
@@ -374,13 +419,8 @@ def _sum_ir(dtype: FloatType, width: int) -> str:
             "%total.next = fadd double %total, %square",
             "%k.next = add i64 %k, 1",
             "br label %singles",
-            "done:",
-            "%place = getelementptr double, ptr %sums, i64 %b",
-            "store double %total, ptr %place",
-            "%b.next = add i64 %b, 1",
-            "br label %block",
             "end:",
-            "ret void",
+            "ret double %total",
             "}",
         ]
     )

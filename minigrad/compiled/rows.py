@@ -73,10 +73,13 @@ class Body:
         dtype: ``float`` or ``double``.
         width: lanes of a vector register.
         loop: whether rows are sequences that go from step to step, or all rows are alike and taken in blocks.
+        fuse: whether operations share loops; otherwise each has its own, and its result lies in memory.
     """
 
-    def __init__(self, name: str, ops: Sequence[Op], dtype: Any, width: int, loop: bool) -> None:
-        self.name, self.dtype, self.width, self.loop = name, dtype, width, loop
+    def __init__(
+        self, name: str, ops: Sequence[Op], dtype: Any, width: int, loop: bool, fuse: bool = True
+    ) -> None:
+        self.name, self.dtype, self.width, self.loop, self.fuse = name, dtype, width, loop, fuse
         self.ops = list(ops)
         self.slots: list[Slot] = []
         self.given: dict[Value, Place] = {}
@@ -123,9 +126,35 @@ class Body:
             self.makers[op.output] = joined_op
             new_ops.append(joined_op)
         self.ops = new_ops
+        self._copy_aliases()
         self.own: dict[Value, Slot] = {}
         stored_roots = {self.root(v) for v in self.stored if v not in self.given}
         self.stored_roots = stored_roots
+
+    def _copy_aliases(self) -> None:
+        """Compute what must lie in a place of its own, but would only be a part of something that lies elsewhere."""
+        asked = {*self.stored, *self.exclusive}
+        ops: list[Op] = []
+        for op in self.ops:
+            value = op.output
+            if op.name == "matmul":
+                place = self.given.get(self.root(op.values[0]))
+                if place is not None and place.slot.kind == "looked_up":  # rows that do not lie evenly
+                    rows = Value(op.values[0].shape, value.dtype)
+                    ops.append(Op("alias", op.inputs[:1], {}, rows))
+                    self.makers[rows] = ops[-1]
+                    op = Op(op.name, (rows, op.inputs[1]), op.options, value)
+            if op.name in ("getitem", "reshape") and value in asked:
+                whole = self.root(op.values[0])
+                place = self.given.get(whole)
+                if value in self.exclusive or whole in self.exclusive or (place and place.slot.kind != "rows"):
+                    part = Value(value.shape, value.dtype)
+                    ops.append(Op(op.name, op.inputs, op.options, part))
+                    op = Op("alias", (part,), {}, value)
+                    self.makers[part] = ops[-1]
+                    self.makers[value] = op
+            ops.append(op)
+        self.ops = ops
 
     def _adjacent(self, op: Op) -> Place | None:
         """The place of a concatenation whose parts already lie side by side."""
@@ -224,6 +253,8 @@ class Body:
                 while again:
                     again = False
                     for op in [op for op in remaining if fits(op)]:
+                        if group and not self.fuse:
+                            break
                         remaining.remove(op)
                         group.append(op)
                         if op.name not in REDUCTIONS or width == 1:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from minigrad.compiled import gemm, jit, rows, sampler
+from minigrad.compiled.parallel import in_parallel, threads
 from minigrad.graph import Graph, Op, Operand, TraceError, Value, evaluate, function_of
 from minigrad.scan.lookup import Lookup
 from minigrad.scan.program import Program, Stage, Sum
@@ -45,30 +44,6 @@ _OUTER = ctypes.CFUNCTYPE(
     ctypes.c_int32,
     ctypes.c_void_p,
 )
-
-
-def threads() -> int:
-    """How many threads share the work: as many as this process may use processors, or ``MINIGRAD_THREADS``."""
-    if given := os.environ.get("MINIGRAD_THREADS"):
-        return max(1, int(given))
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@functools.cache
-def _workers(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="minigrad")
-
-
-def _in_parallel(tasks: Sequence[Callable[[], Any]]) -> None:
-    """Run all tasks, the first on this thread; machine code holds no lock, so the others run beside it."""
-    if len(tasks) < 2:
-        for task in tasks:
-            task()
-        return
-    futures = [_workers(len(tasks) - 1).submit(task) for task in tasks[1:]]
-    tasks[0]()
-    for future in futures:
-        future.result()
 
 
 class _Products:
@@ -107,7 +82,8 @@ class Saved:
         self.params: Sequence[Array] = ()
 
     def __del__(self) -> None:
-        self.executor.idle.setdefault(self.workspace.key, []).append(self.workspace)
+        if "plan" not in self.executor.program.without:
+            self.executor.idle.setdefault(self.workspace.key, []).append(self.workspace)
 
 
 class _Workspace:
@@ -143,6 +119,8 @@ class _Part:
         matrices: values to pack, and where.
         vectors: fixed values that are read as they are, and their slots.
         work: memory that the sums over rows need.
+        given_away: carries in whose memory results lie.
+        made_anew: slots whose memory is made anew with every call.
     """
 
     compiled: _Compiled
@@ -157,6 +135,8 @@ class _Part:
     matrices: list[tuple[Value, Array]] = field(default_factory=list)
     vectors: list[tuple[Value, rows.Slot]] = field(default_factory=list)
     work: dict[Any, Array] = field(default_factory=dict)
+    given_away: set[Value] = field(default_factory=set)
+    made_anew: set[rows.Slot] = field(default_factory=set)
 
 
 class _Pieces:
@@ -245,6 +225,9 @@ class Executor:
         if len(floats) != 1 or not floats <= {np.dtype(np.float32), np.dtype(np.float64)}:
             raise TraceError(f"it computes in {' and '.join(sorted(map(str, floats))) or 'no float type'}")
         (self.dtype,) = floats
+        for x in (*program.carried, *program.ys):
+            if x.dtype != self.dtype:
+                raise TraceError(f"its carry or output has {x.dtype} numbers")
         self.type = "float" if self.dtype == np.float32 else "double"
         self.products = _products(self.dtype.name)
         self.width = jit.vector_width(self.dtype.name)
@@ -265,11 +248,10 @@ class Executor:
 
     def _sources(self) -> dict[Value, Value]:
         """For each value that lies once a row of a table: the input that is looked up."""
-        found: dict[Value, Value] = {}
+        found = {x: x for x in self.program.tables}
         for stage in self.program.stages:
             if stage.name == "table":
-                (source,) = {found.get(x, x) for x in stage.rows}
-                found[source] = source
+                (source,) = {found[x] for x in stage.rows}
                 found |= dict.fromkeys(stage.outputs, source)
         return found
 
@@ -283,7 +265,8 @@ class Executor:
         return self.bodies[number, kind]
 
     def _new(self, stage: Stage, name: str, ops: Sequence[Op], prologue: Any) -> rows.Body:
-        body = rows.Body(name, ops, self.type, self.width, stage.name == "loop")
+        fuse = "fuse" not in self.program.without
+        body = rows.Body(name, ops, self.type, self.width, stage.name == "loop", fuse)
         matrices = {op.values[1] for op in ops if op.name == "matmul"}
         others = {x for op in ops for i, x in enumerate(op.values) if not (op.name == "matmul" and i == 1)}
         for x in prologue.outputs:
@@ -425,9 +408,11 @@ class Executor:
             if stage.name == "loop":
                 for before, after, first in zip(stage.carry, stage.carried, carry, strict=True):
                     shape = (steps + 1, batch, *before.shape[1:])
-                    whole = empty(shape, self.dtype) if after in self.escaping else workspace.known.get(self.wholes[after])
+                    whole = None if after in part.given_away else workspace.known.get(self.wholes[after])
                     if whole is None:
-                        whole = workspace.known[self.wholes[after]] = empty(shape, self.dtype)
+                        whole = empty(shape, self.dtype)
+                        if after not in part.given_away:
+                            workspace.known[self.wholes[after]] = whole
                     whole[steps if reverse else 0] = first
                     known[before], known[after] = (whole[1:], whole[:-1]) if reverse else (whole[:-1], whole[1:])
             self._run(part, dict(zip(stage.forward.prologue.outputs, _evaluate(stage.forward.prologue, [fixed[x] for x in stage.fixed]), strict=True)), known)
@@ -435,7 +420,23 @@ class Executor:
                 known[value] = part_view(part, value)
             if stage.name == "loop":
                 last = [np.array(known[value][0 if reverse else -1]) for value in stage.carried]
-        return last, [known[value] for value in program.ys]
+        return last, self._ys(saved)
+
+    def _ys(self, saved: Saved) -> list[Array]:
+        """The outputs, each in memory of its own that no later call writes to."""
+        taken: set[rows.Slot] = set()
+        ys = []
+        for value in self.program.ys:
+            array = saved.known[value]
+            for part in saved.workspace.parts.values():
+                place = part.compiled.places.get(value)
+                if place is not None and place.slot in part.made_anew and place.slot not in taken:
+                    taken.add(place.slot)
+                    break
+            else:
+                array = np.array(array)
+            ys.append(array)
+        return ys
 
     def backward(
         self, saved: Saved, d_carry: Sequence[Array | None], d_ys: Sequence[Array | None]
@@ -530,6 +531,7 @@ class Executor:
         size = 1 + 3 * len(compiled.code.slots)
         part.arguments = [(ctypes.c_int64 * size)(self.products.gemm) for _ in shards]
         escaping = {compiled.places[x].slot for x in self.escaping if x in compiled.places and kind != "backward"}
+        part.given_away = {x for x in stage.carried if kind != "backward" and compiled.places[x].slot in escaping}
         for slot in compiled.code.slots:
             value = slot.value
             array: Array | None = None
@@ -566,6 +568,7 @@ class Executor:
                 self._point(part, slot, array)
         for going, coming in zip(compiled.going, compiled.coming, strict=True):
             self._point(part, going, part.arrays[coming])
+        part.made_anew = {slot for slot, _ in part.fresh} | {compiled.places[x].slot for x in part.given_away}
         backwards = workspace.reverse == (kind != "backward")
         for (start, stop), arguments in zip(shards, part.arguments, strict=True):
             if loop:
@@ -604,14 +607,15 @@ class Executor:
         """Give the code what comes with every call, and run it over all rows."""
         self._pack(part, env)
         for value, slot in part.vectors:
-            self._point(part, slot, np.ascontiguousarray(_array(env[value])))
+            vector = np.asarray(_array(env[value]))
+            self._point(part, slot, np.ascontiguousarray(vector, self.dtype if vector.dtype.kind == "b" else None))
         for slot in part.later:
             self._point(part, slot, known[slot.value])  # type: ignore[index]
         for slot, shape in part.fresh:
             self._point(part, slot, empty(shape, self.dtype))
         for array in part.zeroed:
             array.fill(0)
-        _in_parallel(part.calls)
+        in_parallel(part.calls)
 
     def _pack(self, part: _Part, env: dict[Value, Any]) -> None:
         pack = self.products.pack
@@ -633,7 +637,7 @@ class Executor:
                     )
                 )  # fmt: skip
         workers = threads() if work > PACKED_ALONE else 1
-        _in_parallel([functools.partial(_one_after_another, tasks[i::workers]) for i in range(workers)])
+        in_parallel([functools.partial(_one_after_another, tasks[i::workers]) for i in range(workers)])
 
     def _sums(self, part: _Part) -> list[Array]:
         """What is added up over all rows, once the rows are there."""
@@ -646,7 +650,7 @@ class Executor:
                 sums.append(np.sum(whole, **total.op.options))
             else:
                 sums.append(self._outer(part, part_view(part, left), part_view(part, right), tasks))
-        _in_parallel([functools.partial(_one_after_another, some) for some in tasks if some])
+        in_parallel([functools.partial(_one_after_another, some) for some in tasks if some])
         return sums
 
     def _outer(self, part: _Part, left: Array, right: Array, tasks: list[list[Callable[[], Any]]]) -> Array:

@@ -639,7 +639,7 @@ class _Layout:
             a, lookup = op.values[0], origins.pop()
             # The one-hot rows follow the operand, which must not have to lie elsewhere.
             maker = made.get(a)
-            free = a in stage.carry or (maker is not None and maker.name not in ("getitem", "alias", "reshape"))
+            free = a in stage.carry or (maker is not None and maker.name not in ("getitem", "alias", "reshape", "concatenate"))
             free &= a not in stage.carried and a not in joined and taken.get(a, lookup) == lookup
             if origins or not free or not as_columns[lookup]:
                 continue
@@ -934,6 +934,8 @@ class Saved:
     ) -> None:
         self.space: _Space | None = space
         self.pool, self.params, self.fixed, self.indices = pool, params, fixed, indices
+        self.inputs: tuple[Any, ...] = ()
+        self.options: dict[str, Any] = {}
 
     def release(self) -> None:
         """Give the workspace back."""
@@ -999,6 +1001,7 @@ class Executor:
         fixed = dict(zip(program.fixed, evaluate(program.prologue, params), strict=True))
         indices: list[Any] = [np.asarray(x.indices, np.intp) if isinstance(x, Lookup) else None for x in xs]
         saved = Saved(space, self._pool, params, fixed, indices)
+        saved.inputs, saved.options = (params, carry, xs), {"steps": steps, "batch": batch, "reverse": reverse}
         for value, x in zip(program.xs, xs, strict=True):
             _put(space.all(layout.places[value]), x.table[None] if isinstance(x, Lookup) else x)
         for value, x in zip(program.carry, carry, strict=True):
@@ -1051,7 +1054,7 @@ class Executor:
         """Run all steps backwards.
 
         Args:
-            saved: what ``forward`` gave; it serves once.
+            saved: what ``forward`` gave.
             d_carry: the cotangents of the carry after the last step; None is zero.
             d_ys: those of the outputs.
 
@@ -1060,7 +1063,10 @@ class Executor:
             the inputs, for a ``Lookup`` of its table; None where none was wanted or there is none.
         """
         program, space = self.program, saved.space
-        assert space is not None, "backward ran already"
+        if space is None:  # backward ran already, and has written over what it needs
+            _, _, again = self.forward(*saved.inputs, **saved.options, keep=True)
+            assert again is not None
+            return self.backward(again, d_carry, d_ys)
         layout = space.layout
         totals: dict[Value, Array] = {}
         deferred = _Deferred(space, saved.indices)

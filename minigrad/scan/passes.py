@@ -105,9 +105,10 @@ _COMPARES = PRIMITIVES["add"]  # comparisons broadcast as addition does
 def split(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
     """A product with a concatenation becomes a sum of products: ``[h, x] @ W = h @ W_h + x @ W_x``."""
     level = classify(graph, levels)
-    makers = graph.makers()
+    makers: dict[Value, Op] = {}
 
     def rewrite(builder: Builder, op: Op) -> Operand | None:
+        makers[op.output] = op  # with its inputs as they have become
         if op.name != "matmul":
             return None
         joined, W = op.inputs
@@ -152,6 +153,7 @@ def regroup(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
         return [term for y in makers[x].inputs for term in terms(y)] if inner(x) else [x]  # type: ignore[index]
 
     def rewrite(builder: Builder, op: Op) -> Operand | None:
+        makers[op.output] = op  # with its inputs as they have become
         if op.name != "add" or inner(op.output):
             return None
         leaves = [term for x in op.inputs for term in terms(x)]
@@ -161,6 +163,8 @@ def regroup(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
         total = ordered[0]
         for term in ordered[1:]:
             total = emit(builder, "add", total, term)
+        assert isinstance(total, Value)
+        level[total] = level[op.output]  # for a sum that it is a term of
         return total
 
     return clean(_rewritten(graph, rewrite))
@@ -202,8 +206,8 @@ def merge(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
 def lower(graph: Graph) -> Graph:
     """Operations that kernels have no word for become others that they have.
 
-    ``log_softmax``, ``logsumexp`` and ``mean`` become sums and maxima along the last axis; a scatter whose parts tile
-    its shape side by side becomes a concatenation; a slice of a concatenation that is one of its parts is that part.
+    ``log_softmax``, ``logsumexp`` and ``mean`` become sums and maxima along the last axis; a scatter of columns becomes a
+    concatenation of its parts and zeros; a slice of a concatenation that is one of its parts is that part.
     """
     makers: dict[Value, Op] = {}
 
@@ -228,6 +232,12 @@ def _lowered(builder: Builder, op: Op, makers: Mapping[Value, Op]) -> Operand | 
         shifted = emit(builder, "subtract", x, emit(builder, "max", x, axis=1, keepdims=True))
         total = emit(builder, "sum", emit(builder, "exp", shifted), axis=1, keepdims=True)
         return builder.emit("subtract", (shifted, emit(builder, "log", total)), {}, op.output)
+    if op.name == "logsumexp" and last:
+        top = emit(builder, "max", x, axis=1, keepdims=True)
+        finite = emit(builder, "where", emit(builder, "isfinite", top), top, 0)  # a row of -inf gives -inf, and not nan
+        total = emit(builder, "sum", emit(builder, "exp", emit(builder, "subtract", x, finite)), axis=1, keepdims=True)
+        result = emit(builder, "add", emit(builder, "log", total), finite)
+        return result if keepdims else builder.emit("reshape", (result,), {"shape": op.output.shape}, op.output)
     if op.name == "mean" and last:
         total = emit(builder, "sum", x, axis=1, keepdims=keepdims)
         return builder.emit("multiply", (total, 1 / x.shape[1]), {}, op.output)
@@ -236,9 +246,9 @@ def _lowered(builder: Builder, op: Op, makers: Mapping[Value, Op]) -> Operand | 
     if op.name == "negative":
         return builder.emit("multiply", (x, -1), {}, op.output)
     if op.name == "scatter" and len(op.output.shape) == 2:
-        placed = _tiling(op)
-        if placed is not None:
-            return builder.emit("concatenate", placed, {"axis": 1}, op.output)
+        return _scattered(builder, op)
+    if op.name == "getitem" and x.shape == op.output.shape[:1] and op.output.shape[1:] == (1,):
+        return builder.emit("reshape", (x,), {"shape": op.output.shape}, op.output)
     if op.name == "getitem":
         maker = makers.get(x)
         columns = columns_of(op)
@@ -267,8 +277,8 @@ def columns_of(op: Op) -> tuple[int, int] | None:
     return int(found[0, 0]), int(found[0, -1]) + 1
 
 
-def _tiling(op: Op) -> list[Operand] | None:
-    """The parts of a scatter in the order of their columns, where they tile its shape; otherwise None."""
+def _scattered(builder: Builder, op: Op) -> Value | None:
+    """A scatter of columns as a concatenation, or a sum of such; None where it is another scatter."""
     whole = Value(op.output.shape, op.output.dtype)
     placed = []
     for part, index in zip(op.values, op.options["indices"], strict=True):
@@ -277,10 +287,28 @@ def _tiling(op: Op) -> list[Operand] | None:
             return None
         placed.append((columns, part))
     placed.sort(key=lambda item: item[0])
-    ends = [0, *(columns[1] for columns, _ in placed)]
-    if any(columns[0] != end for (columns, _), end in zip(placed, ends, strict=False)) or ends[-1] != whole.shape[1]:
-        return None
-    return [part for _, part in placed]
+    rows: list[list[tuple[tuple[int, int], Value]]] = []  # parts that do not overlap can stand side by side
+    for columns, part in placed:
+        row = next((row for row in rows if row[-1][0][1] <= columns[0]), None)
+        if row is None:
+            rows.append([(columns, part)])
+        else:
+            row.append((columns, part))
+    total: Value | None = None
+    for row in rows:
+        parts: list[Operand] = []
+        end = 0
+        for (start, stop), part in [*row, ((whole.shape[1],) * 2, row[-1][1])]:
+            if start > end:
+                column = part if part.shape[1] == 1 else emit(builder, "getitem", part, index=(slice(None), slice(0, 1)))
+                zero = emit(builder, "where", False, column, 0)
+                parts.append(zero if start == end + 1 else emit(builder, "broadcast_to", zero, shape=(whole.shape[0], start - end)))
+            if stop > start:
+                parts.append(part)
+            end = stop
+        joined = emit(builder, "concatenate", *parts, axis=1)
+        total = joined if total is None else emit(builder, "add", total, joined)
+    return total
 
 
 def depends_on(graph: Graph, roots: Iterable[Value]) -> set[Value]:

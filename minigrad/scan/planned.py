@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,7 +25,7 @@ from minigrad.graph import Graph, TraceError, Value, key_of, trace
 from minigrad.primitives import reshape, where
 from minigrad.scan import reference
 from minigrad.scan.lookup import Lookup
-from minigrad.scan.program import Program, plan
+from minigrad.scan.program import PASSES, Program, plan
 from minigrad.scan.reference import Step, live_steps
 from minigrad.tensor import Array, Node, Primitive, Tensor, is_recording, observer, value_of
 from minigrad.trees import Tree
@@ -36,6 +36,7 @@ WORTH_COMPILING = 1_000_000
 """Multiplications in the products of one call below which compiling would take longer than it could ever save."""
 
 _backend: ContextVar[str | None] = ContextVar("backend", default=None)
+_without: ContextVar[frozenset[str]] = ContextVar("without", default=frozenset())
 _log = logging.getLogger("minigrad.scan")
 
 
@@ -82,6 +83,23 @@ def use_backend(name: str | None) -> Iterator[None]:
         yield
     finally:
         _backend.reset(token)
+
+
+@contextmanager
+def leave_out(*passes: str) -> Iterator[None]:
+    """Within this block steps are planned without these passes, to see what each is worth.
+
+    Raises:
+        ValueError: there is no such pass.
+    """
+    for name in passes:
+        if name not in PASSES:
+            raise ValueError(f"there is no pass {name!r} to leave out; there are {', '.join(PASSES)}")
+    token = _without.set(frozenset(passes))
+    try:
+        yield
+    finally:
+        _without.reset(token)
 
 
 def available_backends() -> tuple[str, ...]:
@@ -147,7 +165,12 @@ class _Planned:
     def executor(self, backend: str) -> Executor:
         """The program on a backend; where that has no kernel for it, on NumPy's."""
         if backend not in self.executors:
-            self.executors[backend] = _executor(self.program, backend)
+            try:
+                self.executors[backend] = _executor(self.program, backend)
+            except TraceError:
+                if backend == "numpy":
+                    raise
+                self.executors[backend] = self.executor("numpy")
         return self.executors[backend]
 
     @functools.cached_property
@@ -236,20 +259,18 @@ def _find_plan(call: _Call, tables: tuple[int, ...], wanted: tuple[bool, ...] | 
     form = form_of((call.params, call.carry, call.xs))
     traced = None
     try:
-        if not is_dataclass(step):
-            raise TypeError  # what a function refers to may change
         shapes = tuple(
             (leaf.shape[skipped:], leaf.dtype.str)
             for leaves, skipped in ((call.fixed, 0), (call.states, 1), (call.inputs, 2))
             for leaf in leaves
         )
-        key: Any = (type(step), step, form, shapes, masked, tables, wanted)
+        key: Any = (_identity(step), form, shapes, masked, tables, wanted, _without.get())
         found = _plans.get(key)
     except TypeError:  # it cannot be hashed, and so may change
         traced = _trace(call)
         if traced is None:
             return None
-        key = (_digest(traced[0]), form, form_of(traced[1:]), tables, wanted)
+        key = (_digest(traced[0]), form, form_of(traced[1:]), tables, wanted, _without.get())
         found = _plans.get(key)
     if found is None:
         try:
@@ -258,7 +279,9 @@ def _find_plan(call: _Call, tables: tuple[int, ...], wanted: tuple[bool, ...] | 
                 return None
             graph, carried, ys = traced
             of_all = None if wanted is None else [*wanted, *[False] * masked]
-            program = plan(graph, len(call.fixed), len(call.states), tables=tables, wanted=of_all)
+            program = plan(
+                graph, len(call.fixed), len(call.states), tables=tables, wanted=of_all, without=_without.get()
+            )
             found = _Planned(program, carried, ys, {})
         except TraceError as error:
             found = error
@@ -270,6 +293,24 @@ def _find_plan(call: _Call, tables: tuple[int, ...], wanted: tuple[bool, ...] | 
     if isinstance(found, TraceError):
         raise found
     return found
+
+
+def _identity(step: Any) -> Any:
+    """Something hashable that is equal only where two steps compute the same.
+
+    Raises:
+        TypeError: there is none, for the step refers to something that may change.
+    """
+    if is_dataclass(step) and not isinstance(step, type):
+        if not step.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            raise TypeError
+        # Not the step itself, for a field may be left out of its comparison.
+        return (type(step), *(_identity(getattr(step, part.name)) for part in fields(step)))
+    if isinstance(step, tuple):
+        return tuple(map(_identity, step))
+    if step is None or isinstance(step, str | bool | int | float):
+        return type(step), step
+    raise TypeError
 
 
 def _skeleton(tree: Tree) -> Tree:
@@ -293,13 +334,17 @@ def _digest(graph: Graph) -> str:
     return digest.hexdigest()
 
 
+_UNLIKELY = (1009, 1013, 1019, 1021, 1031)
+"""Numbers of sequences that are no other size of a step, nor a sum or product of its sizes."""
+
+
 def _trace(call: _Call) -> tuple[Graph, Tree, Tree] | None:
     """The graph of a step, for any number of sequences, and its results as trees; None where the step fails of itself.
 
     A leaf of the new carry is its place among the leaves of the old one, which the graph's outputs follow.
     """
     taken = {n for leaf in (*call.fixed, *call.states, *call.inputs) for n in leaf.shape}
-    batch, other = [n for n in (13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67) if n not in taken][:2]
+    batch, other = [n for n in _UNLIKELY if n not in taken][:2]
     found = _trace_batch(call, batch)
     again = _trace_batch(call, other) if found else None
     if found and (again is None or not _same(found[0], again[0], batch, other)):
@@ -316,7 +361,9 @@ def _same(one: Graph, two: Graph, batch: int, other: int) -> bool:
     def option(value: Any, size: int) -> Any:
         if isinstance(value, tuple | list):
             return tuple(option(part, size) for part in value)
-        return None if value == size and type(value) is int else key_of(value)
+        if isinstance(value, np.ndarray):
+            return value.dtype, value.shape, value.tobytes()
+        return None if type(value) is int and value == size else key_of(value)
 
     def text(graph: Graph, size: int) -> Any:
         places = {value: i for i, value in enumerate((*graph.inputs, *graph.constants, *(op.output for op in graph.ops)))}
@@ -505,6 +552,9 @@ class _Call:
             if any(isinstance(part, Tensor) for part in parts):
                 return _again(step, forms, indices, live, reverse, parts, inputs)
             d_params, d_carry, d_xs = executor.backward(saved, parts[:count], parts[count:])
+            # An input that the loop does not read at all has a gradient too, for whoever asks.
+            sources = inputs[len(d_params) + count :]
+            d_xs = [np.zeros_like(x) if d is None else d for d, x in zip(d_xs, sources, strict=False)]
             return [*d_params, *d_carry, *d_xs]
 
         loop = Node(_Rule("scan", rule), values, np.zeros(()), self.nodes, {})

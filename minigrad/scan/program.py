@@ -113,6 +113,8 @@ class Program:
         stages: in order.
         carried: the carry as it goes out.
         ys: the step's outputs.
+        without: passes that were left out.
+        tables: those of ``xs`` that are looked up in a table.
     """
 
     graph: Graph
@@ -125,10 +127,12 @@ class Program:
     stages: list[Stage]
     carried: list[Value]
     ys: list[Value]
+    without: frozenset[str] = frozenset()
+    tables: Sequence[Value] = ()
 
 
-PASSES = ("split", "hoist", "merge")
-"""Passes that can be switched off, one at a time, to see what each is worth."""
+PASSES = ("split", "hoist", "merge", "fuse", "plan")
+"""Passes that can be switched off to see what each is worth: the last two are the compiled backend's."""
 
 
 def plan(
@@ -243,7 +247,7 @@ def plan(
     if wanted is not None:
         given = Graph(prologue.inputs, list(fixed), prologue.ops, prologue.constants, prologue.names)
         d_prologue = clean(_backward_only(differentiate(given, inputs[:params]), len(fixed)))
-    return Program(graph, inputs[:params], fixed, prologue, d_prologue, carries, xs, stages, carried, ys)
+    return Program(graph, inputs[:params], fixed, prologue, d_prologue, carries, xs, stages, carried, ys, without, table_values)
 
 
 def _own_outputs(graph: Graph, carry: int, levels: Mapping[Value, Level]) -> Graph:
@@ -303,7 +307,10 @@ def _stage(
         level |= {x: "rows" for x in seeds if x is not None}
         joint = lower(raw)
         gradient = joint.outputs[len(results) :]
-    results = [x for x in joint.outputs[: len(results)] if isinstance(x, Value)]
+    for i, (asked, found) in enumerate(zip(results, joint.outputs, strict=False)):
+        if found is not asked:  # other stages know it by its first name
+            joint.ops.append(Op("alias", (found,), {}, asked))
+            joint.outputs[i] = asked
     kinds, needed_forward = _kinds(joint, level), depends_on(joint, results)
     forward = [op for op in joint.ops if op.output in needed_forward and kinds[op.output] == "rows"]
     stage.forward = Body(_prologue(joint, kinds, forward, fixed), forward)

@@ -23,12 +23,13 @@ from minigrad import trees, value_and_grad
 from minigrad.diagnosis import explain
 from minigrad.training import NotFinite
 from rnn_cells import Cell, Stacked
-from rnn_plugins import registry
+from rnn_plugins import backends, registry
+from rnn_plugins.backends import is_compiled, on_backend, settled
 from rnn_plugins.errors import UserError
 from rnn_plugins.places import BEST, LAST
 from rnn_plugins.runs import Run, build_model, create_run, environment
-from rnn_plugins.settings import EPOCHS, MIN_STEPS, Settings, merge, option
-from rnn_plugins.tasks.language_model import ONE_HOT_LIMIT, LanguageModel, Model
+from rnn_plugins.settings import EPOCHS, MIN_STEPS, Backend, Settings, merge, option
+from rnn_plugins.tasks.language_model import ONE_HOT_LIMIT, LanguageModel, Model, TextBatch
 from rnn_plugins.text.corpus import Corpus, load_corpus, recall_corpus, split
 from rnn_plugins.text.sampling import Choice, opening, sample, write
 from rnn_plugins.text.vocabulary import NOUNS, Vocabulary
@@ -40,7 +41,7 @@ LEARNING_RATE = 2e-3
 WARM_UP = 200
 """Steps of warm-up that a diverged run is advised to try."""
 
-CHANGEABLE = ("files", "epochs", "steps", "max_time", "patience", "valid_every", "log_every")
+CHANGEABLE = ("files", "epochs", "steps", "max_time", "patience", "valid_every", "log_every", "backend")
 """What may be given anew when a run goes on; the files, as long as they hold the same text."""
 
 INHERITED = ("task", "cell", "cell_option", "hidden_size", "num_layers", "embedding_size", "level")
@@ -80,14 +81,18 @@ class Session:
     def cost(self) -> Cost:
         """Take the next step a few times and throw it away, to see what memory and what time it needs."""
         state, batch = self.trainer.state, self.task.batch(self.trainer.state.step)
-        step = value_and_grad(self.task.loss, has_aux=True)
+        step = value_and_grad(self.trainer.loss, has_aux=True)
         times: list[float] = []
         with np.errstate(all="ignore"):
+            if isinstance(batch, TextBatch) and (piece := len(batch.inputs) // 8):
+                # What is planned and compiled for it serves the whole, and would take three times as long while traced.
+                short = TextBatch(batch.inputs[:piece], batch.targets[:piece])
+                step(state.params, state.carry, short, np.random.default_rng(0))
             tracemalloc.start()
             step(state.params, state.carry, batch, np.random.default_rng(0))
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
-            while len(times) < 5 and sum(times) < 0.3:
+            while len(times) < 5 and sum(times) < 0.1:
                 started = time.perf_counter()
                 step(state.params, state.carry, batch, np.random.default_rng(0))
                 times.append(time.perf_counter() - started)
@@ -98,9 +103,9 @@ class Session:
         """What the model writes as it is now. The training's generators are not drawn from."""
         vocabulary, state = self.corpus.vocabulary, self.trainer.state
         rng = np.random.default_rng(state.step)
-        return "".join(
-            write(sample(self.task.model, state.params, self.run.opening, Choice(), rng), vocabulary, characters)
-        )
+        symbols = sample(self.task.model, state.params, self.run.opening, Choice(), rng)
+        with on_backend(self.trainer.settings.backend):
+            return "".join(write(symbols, vocabulary, characters))
 
     @property
     def unit(self) -> str:
@@ -193,6 +198,8 @@ def resume(run: Run, given: Mapping[str, Any]) -> Session:
 def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
     before = run.settings
     settings = Settings(**merge(before.to_json(), given))
+    backend, other = _backend(run, given.get("backend"))
+    settings = replace(settings, backend=backend)
     fixed = [f.name for f in fields(Settings) if f.name not in CHANGEABLE]
     _hold(settings, run, fixed, f"leave it out, or start a new run with its weights: --init-from {run.name}")
     corpus = _load(settings, run.vocabulary if "init_from" in run.manifest else None, known=run)
@@ -210,10 +217,18 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
     last = ", which is its last; --epochs or --steps trains it further" if step >= trainer.total_steps else ""
     session = Session(run, corpus, task, trainer, [f"it goes on after step {step:,}{last}"])
     session.notices += filter(None, [run.cell_changed()])
+    if other:
+        session.notices.append(
+            f"it began on the backend {other}, and goes on with {backend}: it need not go on bit for bit"
+        )
     began, now = run.manifest.get("environment", {}), environment()
+    watched = ["rnn-lab", "numpy", "machine"]
+    if is_compiled(before.backend) and is_compiled(backend):
+        now |= (compiler := backends.environment(backend))
+        watched += compiler
     session.notices += [
         f"it began with {key} {began.get(key)} and goes on with {now[key]}: it need not go on bit for bit"
-        for key in ("rnn-lab", "numpy", "machine")
+        for key in watched
         if began.get(key) != now[key]
     ]
     changed = {key: getattr(settings, key) for key in CHANGEABLE[1:] if getattr(settings, key) != getattr(before, key)}
@@ -224,15 +239,22 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
             f"{trainer.schedule(trainer.state.step):.2g}"
         )
     history = [*run.manifest.get("resumed", []), {"step": trainer.state.step, "changed": changed}]
-    run.update(settings=_recorded(settings), resumed=history)
+    if other:
+        began = began | backends.environment(backend)
+    run.update(settings=_recorded(settings), resumed=history, environment=began)
     return session
 
 
-def repeat(run: Run, *, name: str | None = None) -> Session:
+def repeat(run: Run, *, name: str | None = None, backend: Backend | None = None) -> Session:
     """A new run with the settings of another, up to the step that that one reached.
 
+    Args:
+        run: which.
+        name: of the new run; None makes one.
+        backend: another than that of ``run``.
+
     Raises:
-        UserError: the text is gone, or the weights that it started with are.
+        UserError: the text is gone, or the weights that it started with are, or the backend is not there.
     """
     source = None
     if recorded := run.manifest.get("init_from"):
@@ -242,7 +264,13 @@ def repeat(run: Run, *, name: str | None = None) -> Session:
                 f"the run {run.name!r} started with the weights in {source.path}, which are gone or have changed: "
                 "it cannot be repeated"
             )
-    session = _lay_out(run.settings, name, weights_of=source, known=run)
+    backend, other = _backend(run, backend)
+    session = _lay_out(replace(run.settings, backend=backend), name, weights_of=source, known=run)
+    if other:
+        session.notices.append(
+            f"{run.name} ran on the backend {other}, and its repetition runs on {backend}: the weights need not be "
+            "the same bit for bit"
+        )
     before = run.manifest["data"]["digest"]
     if session.corpus.digest != before:
         session.notices.append(
@@ -297,8 +325,9 @@ def _lay_out(
 
     notices = [model_of.cell_changed()] if model_of else []
     files = settings.files or ("builtin:latex",)
-    corpus = _load(replace(settings, files=files), weights_of.vocabulary if weights_of else None, known)
-    decided, task = _decide(replace(settings, files=files), corpus, make_cell)
+    settings = replace(settings, files=files, backend=settled(settings.backend))
+    corpus = _load(settings, weights_of.vocabulary if weights_of else None, known)
+    decided, task = _decide(settings, corpus, make_cell)
     params = trees.cast(weights_of.params(), decided.dtype) if weights_of else None
     manifest = {
         "task": decided.task,
@@ -313,7 +342,7 @@ def _lay_out(
             "symbols": len(corpus.tokens),
             "held_out": len(task.valid_tokens),
         },
-        "environment": environment(),
+        "environment": environment() | backends.environment(decided.backend),
         "outcome": None,
     }
     if weights_of:
@@ -327,6 +356,21 @@ def _lay_out(
     if decided.valid_fraction and len(task.valid_tokens) < 2:
         notices.append("the text is too short to hold some of it out, so the training loss chooses the best weights")
     return Session(run, corpus, task, trainer, list(filter(None, [*corpus.notices, task.notice, *notices])))
+
+
+def _backend(run: Run, wish: Backend | None) -> tuple[Backend, str]:
+    """The backend on which a run goes on or is repeated, and where that is another one, words for the one it had.
+
+    Raises:
+        UserError: what is wished for is not there.
+    """
+    before = run.settings.backend
+    if wish is not None:
+        backend = settled(wish)
+        return backend, "" if backend == before else before
+    if is_compiled(before) and settled("auto") == "numpy":
+        return "numpy", "compiled, which needs llvmlite (install rnn-lab[jit])"
+    return before, ""
 
 
 def _decide(settings: Settings, corpus: Corpus, make_cell: Callable[[int], Cell]) -> tuple[Settings, LanguageModel]:

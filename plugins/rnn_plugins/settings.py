@@ -46,6 +46,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Settings that belong together, by the name that ``--preset`` takes."""
 
+Backend = Literal["auto", "reference", "numpy", "compiled"]
+"""What carries out the time loop: one of ``minigrad.scan.BACKENDS``, or ``auto``, which leaves it to each call."""
+
 EPOCHS, MIN_STEPS = 10, 200
 """How long a run is where nobody says: so many epochs, and on a short text at least so many steps."""
 
@@ -81,6 +84,7 @@ class Settings:
         unknown: what becomes of symbols that the model of ``--init-from`` does not know.
         dtype: of parameters and activations.
         seed: of everything random; None draws one.
+        backend: what carries out the time loop; the last bits of the weights depend on it.
     """
 
     files: tuple[str, ...] = ()
@@ -109,6 +113,7 @@ class Settings:
     unknown: Literal["error", "skip", "replace"] = "error"
     dtype: Literal["float32", "float64"] = "float32"
     seed: int | None = None
+    backend: Backend = "auto"
 
     def __post_init__(self) -> None:
         """Hold every value against its type and range.

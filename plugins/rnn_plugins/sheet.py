@@ -1,8 +1,12 @@
-"""All that can be said of a cell without running it: its equations, options, parameters and carry. It draws nothing."""
+"""All that can be said of a cell without training it: equations, options, parameters, carry, how its time loop runs.
+
+It draws nothing.
+"""
 
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from minigrad import trees
+from minigrad.graph import Graph, TraceError
+from minigrad.scan import chosen_backend
+from minigrad.scan.planned import graph_of, plan_of
+from minigrad.scan.program import describe
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_plugins import registry
@@ -17,6 +25,21 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.registry import CellOption, OptionValue
 
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TimeLoop:
+    """How a cell's time loop runs.
+
+    Attributes:
+        backend: what carries it out where there is much to do, one of ``minigrad.scan.BACKENDS``.
+        stages: what the planner made of a step, a line a stage; empty where it could make nothing of it.
+        reason: why it could not; empty where it could.
+    """
+
+    backend: str
+    stages: tuple[str, ...] = ()
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,6 +57,7 @@ class Sheet:
         count: the number of their scalars.
         carry: the shape of each part of the carry by its path, without the batch.
         learning_rate: what the cell suggests; None where it suggests nothing.
+        time_loop: how it runs.
     """
 
     name: str
@@ -46,6 +70,7 @@ class Sheet:
     count: int
     carry: dict[str, Shape]
     learning_rate: float | None
+    time_loop: TimeLoop
 
 
 def sheet(spec: str, input_size: int, hidden_size: int, options: Mapping[str, OptionValue]) -> Sheet:
@@ -62,13 +87,7 @@ def sheet(spec: str, input_size: int, hidden_size: int, options: Mapping[str, Op
     """
     cell = registry.make_cell(spec, input_size, hidden_size, options)
     cls = type(cell)
-    try:
-        params, carry = cell.init_params(np.random.default_rng(0)), cell.init_carry(1)
-    except Exception as error:
-        raise UserError(
-            f"the cell {spec!r} cannot make its parameters: {type(error).__name__}: {error}; "
-            f"rnn cells check {spec} says more"
-        ) from error
+    params, carry = _beginning(spec, cell)
     recorded = registry.provenance(spec)
     return Sheet(
         name=spec,
@@ -81,7 +100,59 @@ def sheet(spec: str, input_size: int, hidden_size: int, options: Mapping[str, Op
         count=trees.count(params),
         carry={path: shape[1:] for path, shape in _shapes(carry).items()},
         learning_rate=cls.suggested_learning_rate,
+        time_loop=_time_loop(cell, params, carry),
     )
+
+
+def step_graph(spec: str, input_size: int, hidden_size: int, options: Mapping[str, OptionValue]) -> str:
+    """What a step of a cell computes, an operation a line; the number of sequences is called B.
+
+    Args:
+        spec: as ``sheet`` takes it, and so the rest.
+        input_size: the width of an input.
+        hidden_size: the width of the hidden state.
+        options: the cell's own.
+
+    Raises:
+        UserError: as in ``sheet``, or the step cannot be traced.
+    """
+    cell = registry.make_cell(spec, input_size, hidden_size, options)
+    params, carry = _beginning(spec, cell)
+    try:
+        graph = _graph(cell, params, carry)
+    except Exception as error:
+        raise UserError(f"a step of the cell {spec!r} cannot be written as a graph: {_reason(error)}") from error
+    batch = graph.inputs[-1].shape[0]
+    return re.sub(rf"(\[|shape=\(){batch}\b", r"\1B", str(graph))
+
+
+def _beginning(spec: str, cell: Cell) -> tuple[Tree, Tree]:
+    """Parameters, and the carry of one sequence."""
+    try:
+        return cell.init_params(np.random.default_rng(0)), cell.init_carry(1)
+    except Exception as error:
+        raise UserError(
+            f"the cell {spec!r} cannot make its parameters: {type(error).__name__}: {error}; "
+            f"rnn cells check {spec} says more"
+        ) from error
+
+
+def _graph(cell: Cell, params: Tree, carry: Tree) -> Graph:
+    return graph_of(cell, params, carry, np.zeros((1, 1, cell.input_size), np.float32))
+
+
+def _time_loop(cell: Cell, params: Tree, carry: Tree) -> TimeLoop:
+    backend = chosen_backend()
+    try:
+        graph = _graph(cell, params, carry)
+        program = plan_of(graph, len(trees.leaves(params)), len(trees.leaves(carry)), backend=backend)
+    except Exception as error:
+        return TimeLoop("reference", reason=_reason(error))
+    return TimeLoop(backend, tuple(describe(program)))
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, TraceError) else f"it raises {type(error).__name__}: {error}"
 
 
 def _text(cls: type[Cell]) -> str:

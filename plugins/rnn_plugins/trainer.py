@@ -21,6 +21,7 @@ import numpy as np
 from minigrad import checkpoint, trees
 from minigrad.training import NotFinite, StepRecord, TrainingState, start, train
 from minigrad.trees import Tree
+from rnn_plugins.backends import on_backend
 from rnn_plugins.places import BEST, LAST, METRICS
 from rnn_plugins.runs import Run
 from rnn_plugins.settings import Settings
@@ -121,6 +122,11 @@ class Trainer:
         self._seconds = kept[-1]["seconds"] if kept else 0.0
         checkpoint.write_atomically(self.run.path / METRICS, "".join(json.dumps(r) + "\n" for r in kept))
 
+    def loss(self, params: Tree, carry: Tree, batch: Any, rng: np.random.Generator) -> tuple[Any, Tree]:
+        """The task's loss and the carry after it, on the run's backend."""
+        with on_backend(self.settings.backend):
+            return self.task.loss(params, carry, batch, rng)
+
     def stop(self) -> None:
         """Ask training to end after the step under way. Safe to call from a signal handler."""
         self._stopping = True
@@ -135,7 +141,7 @@ class Trainer:
         settings, task, state = self.settings, self.task, self.state
         clip_norm, clip_value = settings.clipping()
         steps = train(
-            task.loss,
+            self.loss,
             state,
             self._batches(),
             optimizer=self.optimizer,
@@ -230,7 +236,7 @@ class Trainer:
 
     def _look(self, record: dict[str, Any]) -> bool:
         """Validate; whether the weights are the best so far, by the held-out loss, or without one the training loss."""
-        with np.errstate(all="ignore"):  # what is not finite is told below
+        with on_backend(self.settings.backend), np.errstate(all="ignore"):  # what is not finite is told below
             held_out = self.task.validate(self.state.params)
         if held_out is not None:
             record["valid_loss"] = loss = held_out

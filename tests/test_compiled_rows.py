@@ -1,0 +1,304 @@
+"""Kernels for rows, each generated for one body and run on memory with guards: nothing is written beyond a row.
+
+What lies beyond a row of an operand is NaN, so that whatever is read there by mistake shows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minigrad import concat, log_softmax, sigmoid, tanh, where
+from minigrad.compiled import jit
+from minigrad.compiled.rows import Body, Place, Slot, module, width_of
+from minigrad.graph import Graph, Op, TraceError, Value, evaluate, trace
+from minigrad.primitives import pick, place
+from minigrad.scan.passes import lower
+
+pytestmark = pytest.mark.skipif(not jit.available(), reason="needs the extra jit")
+
+WIDTHS = (1, 15, 16, 17, 31, 32, 33, 65)
+ROWS = 5
+GUARD = 19
+"""Elements after each row that must stay as they are; odd, so that rows begin anywhere in a cache line."""
+
+_RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 5)
+every_width = pytest.mark.parametrize("width", WIDTHS)
+every_type = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+class Memory:
+    """Rows of a slot, with guards between them."""
+
+    def __init__(self, width: int, dtype: Any, rows: int = ROWS, values: Any = None) -> None:
+        self.whole = np.full((rows, width + GUARD), np.nan, dtype)
+        self.rows = self.whole[:, :width]
+        self.rows[...] = np.nan if values is None else np.reshape(values, (rows, width))
+
+    def untouched(self) -> bool:
+        return bool(np.isnan(self.whole[:, self.rows.shape[1] :]).all())
+
+
+def run(
+    graph: Graph,
+    arrays: list[Any],
+    *,
+    fixed: int = 0,
+    sums: bool = False,
+    block: int = 2,
+    exclusive: bool = False,
+) -> list[Any]:
+    """Outputs of a graph, whose first ``fixed`` inputs are the same for all rows; with ``sums`` added up over rows."""
+    floats = [np.asarray(x) for x in arrays if np.asarray(x).dtype.kind == "f"]
+    dtype = floats[0].dtype
+    body = Body("body", graph.ops, "float" if dtype == np.float32 else "double", jit.vector_width(dtype.name), False)
+    memory: dict[Slot, Any] = {}
+    for i, (value, array) in enumerate(zip(graph.inputs, arrays, strict=True)):
+        if i < fixed:
+            slot = body.fixed[value] = body.slot("fixed", value.shape[-1] if value.shape else 1, value)
+            memory[slot] = Memory(slot.width, dtype, 1, array)
+        else:
+            slot = body.slot("rows", width_of(value), value)
+            body.given[value] = Place(slot, 0)
+            kind = np.int64 if value.dtype.kind in "iu" else dtype
+            if kind == np.int64:
+                memory[slot] = np.ascontiguousarray(array, np.int64).reshape(ROWS, -1)
+            else:
+                memory[slot] = Memory(slot.width, dtype, ROWS, array)
+    outputs = [x for x in graph.outputs if isinstance(x, Value)]
+    totals = []
+    for x in outputs:
+        if sums:
+            totals.append(body.slot("total", width_of(x), x))
+            body.added.append((x, totals[-1]))
+        elif exclusive:
+            body.exclusive[x] = Place(body.slot("rows", width_of(x), x), 0)
+        else:
+            body.stored.append(x)
+    code = body.generate()
+    library = jit.compile_ir(module([code]))
+    words = [0]
+    for slot in code.slots:
+        if slot not in memory:
+            count = {"total": 1, "scratch": block}.get(slot.kind, ROWS)
+            memory[slot] = Memory(slot.width, dtype, count)
+            if slot.kind == "total":
+                memory[slot].rows[...] = 0
+        held = memory[slot]
+        whole = held.whole if isinstance(held, Memory) else held
+        words += [whole.ctypes.data, 0, whole.strides[0] // whole.itemsize]
+    args = np.array(words, np.int64)
+    _RUN(library.address("body_run"))(args.ctypes.data, 0, block, 0, 0, ROWS)
+    for slot, held in memory.items():
+        assert not isinstance(held, Memory) or held.untouched(), slot.kind
+    if sums:
+        return [memory[slot].rows[0] for slot in totals]
+    found = []
+    for x in outputs:
+        where_it_is = body.exclusive[x] if exclusive else code.places[x]
+        columns = slice(where_it_is.column, where_it_is.column + width_of(x))
+        found.append(memory[where_it_is.slot].rows[:, columns].reshape(x.shape))
+    return found
+
+
+def check(f: Any, *arrays: Any, fixed: int = 0, **options: Any) -> None:
+    """The kernel of a function computes what NumPy does."""
+    graph = lower(trace(f, *arrays)[0])
+    expected = evaluate(graph, arrays)
+    if options.get("sums"):
+        expected = [np.reshape(x, (ROWS, -1)).sum(axis=0) for x in expected]
+    single = any(np.asarray(x).dtype == np.float32 for x in arrays)
+    bound = 1e-5 if single else 1e-12
+    for actual, right in zip(run(graph, list(arrays), fixed=fixed, **options), expected, strict=True):
+        np.testing.assert_allclose(actual, right, rtol=bound, atol=bound)
+
+
+def normal(*shape: int, dtype: Any, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+# --- elementwise ------------------------------------------------------------------------------------------------------
+
+
+@every_type
+@every_width
+def test_elementwise(width, dtype):
+    x, y = normal(ROWS, width, dtype=dtype), normal(ROWS, width, dtype=dtype, seed=1)
+    check(lambda x, y: (tanh(x) * y + 1, where(x > y, x, -y), (x > 0) & (y <= 0.5)), x, y)
+    check(lambda x, y: tanh(x) * y + 1, x, y, exclusive=True)
+
+
+@every_type
+@every_width
+@pytest.mark.parametrize("block", [1, 2, 5, 64])
+def test_any_block_of_rows(block, width, dtype):
+    x = normal(ROWS, width, dtype=dtype)
+    check(lambda x: sigmoid(x) - x.sum(axis=1, keepdims=True), x, block=block)
+
+
+@every_type
+@every_width
+def test_vectors_rows_and_numbers_that_are_the_same_for_all(width, dtype):
+    x = normal(ROWS, width, dtype=dtype)
+    for shape in ((width,), (1, width), (1,), (1, 1), ()):
+        b = normal(*shape, dtype=dtype, seed=2)
+        check(lambda b, x: (x * b, b - x), b, x, fixed=1)
+
+
+@every_type
+@every_width
+def test_a_column_is_broadcast(width, dtype):
+    x, column = normal(ROWS, width, dtype=dtype), normal(ROWS, 1, dtype=dtype, seed=1)
+    check(lambda x, c: (x * c, where(c > 0, x, c), c - x), x, column)
+    check(lambda x, c: x - c.reshape(-1, 1), x, column[:, 0])
+    check(lambda x: x * (x[:, :1] > 0), x)
+
+
+# --- reductions -------------------------------------------------------------------------------------------------------
+
+
+@every_type
+@every_width
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_sums_and_maxima_along_a_row(keepdims, width, dtype):
+    x = normal(ROWS, width, dtype=dtype) - 3  # all maxima below zero, which a masked tail must not replace
+    check(lambda x: (x.sum(axis=1, keepdims=keepdims), x.max(axis=-1, keepdims=keepdims)), x)
+    check(lambda x: x - (x * x).sum(axis=1, keepdims=True) + tanh(x).max(axis=1, keepdims=True), x)
+
+
+@every_type
+@every_width
+def test_log_softmax(width, dtype):
+    check(log_softmax, 30 * normal(ROWS, width, dtype=dtype))
+
+
+@every_type
+@every_width
+def test_a_maximum_of_what_is_not_a_number(width, dtype):
+    x = normal(ROWS, width, dtype=dtype)
+    x[1, width // 2] = np.nan
+    x[2, -1] = np.nan
+    x[3] = -np.inf
+    check(lambda x: (x.max(axis=1), x.sum(axis=1)), x)
+
+
+@every_type
+@every_width
+def test_sums_over_rows(width, dtype):
+    x, y = normal(ROWS, width, dtype=dtype), normal(ROWS, width, dtype=dtype, seed=1)
+    check(lambda x, y: (x * y, x, tanh(y)), x, y, sums=True)
+    check(lambda x, y: ((x * y).sum(axis=1), (x > y) * 1.0), x, y, sums=True)
+
+
+# --- choosing ---------------------------------------------------------------------------------------------------------
+
+
+@every_type
+@every_width
+@pytest.mark.parametrize("kind", [np.int64, np.int8, np.uint8])
+def test_pick(kind, width, dtype):
+    x = normal(ROWS, width, dtype=dtype)
+    indices = np.array([0, width - 1, width // 2, width - 1, 0], kind)
+    check(lambda x, i: pick(x, i), x, indices)
+    check(lambda x, i: (pick(tanh(x), i), pick(log_softmax(x), i) * 2), x, indices)
+
+
+@every_type
+@every_width
+def test_place(width, dtype):
+    x = normal(ROWS, dtype=dtype)
+    indices = np.array([0, width - 1, width // 2, width - 1, 0])
+    check(lambda x, i: place(x, i, size=width), x, indices)
+    check(lambda x, i: place(x * 2, i, size=width) + x.reshape(-1, 1), x, indices)
+
+
+def test_an_index_that_is_no_integer_is_refused():
+    x = Value((ROWS, 3), np.float64)
+    index = Value((ROWS,), np.float64)
+    op = Op("pick", (x, index), {}, Value((ROWS,), np.float64))
+    with pytest.raises(TraceError, match="it picks by indices that are no integers"):
+        run(Graph([x, index], [op.output], [op]), [np.ones((ROWS, 3)), np.zeros(ROWS)])
+
+
+def test_what_has_no_kernel_is_refused():
+    x = Value((ROWS, 3), np.float64)
+    op = Op("cumsum", (x,), {"axis": 1}, Value((ROWS, 3), np.float64))
+    with pytest.raises(TraceError, match="its cumsum has no kernel"):
+        run(Graph([x], [op.output], [op]), [np.ones((ROWS, 3))])
+
+
+def test_numbers_of_another_kind_are_refused():
+    x, n = Value((ROWS, 3), np.float64), Value((ROWS, 3), np.int64)
+    op = Op("add", (x, n), {}, Value((ROWS, 3), np.float64))
+    with pytest.raises(TraceError, match="it computes with int64 numbers"):
+        run(Graph([x, n], [op.output], [op]), [np.ones((ROWS, 3)), np.ones((ROWS, 3), int)])
+
+
+# --- places within places ---------------------------------------------------------------------------------------------
+
+
+@every_type
+@every_width
+def test_columns_are_places(width, dtype):
+    x = normal(ROWS, width + 3, dtype=dtype)
+    check(lambda x: (tanh(x[:, 1 : width + 1]), x[:, 2:] * 2, x[:, :1] + x[:, -1:]), x)
+    check(lambda x: (tanh(x)[:, 1 : width + 1], tanh(x)[:, :1].reshape(-1)), x)
+
+
+@every_type
+@every_width
+def test_a_concatenation_is_written_in_its_place(width, dtype):
+    x, y = normal(ROWS, width, dtype=dtype), normal(ROWS, 7, dtype=dtype, seed=1)
+    check(lambda x, y: concat(tanh(x), y * 2), x, y)
+    check(lambda x, y: concat(x, y), x, y)
+    check(lambda x, y: concat(y, x, tanh(y), x[:, :1]), x, y)
+    check(lambda x, y: concat(concat(tanh(x), y), tanh(y)), x, y)
+    check(lambda x, y: tanh(concat(x, x.sum(axis=1, keepdims=True), y)), x, y)
+
+
+@every_type
+@every_width
+def test_a_value_in_two_concatenations(width, dtype):
+    x, y = normal(ROWS, width, dtype=dtype), normal(ROWS, 7, dtype=dtype, seed=1)
+
+    def f(x, y):
+        a, b = tanh(x), tanh(y)
+        return concat(a, b), concat(b, a), concat(a, a), a
+
+    check(f, x, y)
+
+
+@every_type
+@every_width
+def test_parts_that_lie_side_by_side_already(width, dtype):
+    x = normal(ROWS, width + 3, dtype=dtype)
+    check(lambda x: tanh(concat(x[:, :3], x[:, 3:])), x)
+    check(lambda x: tanh(concat(x[:, 3:], x[:, :3])), x)
+
+
+@every_type
+def test_groups_of_several_widths_in_one_pass(dtype):
+    x, y = normal(ROWS, 33, dtype=dtype), normal(ROWS, 5, dtype=dtype, seed=1)
+
+    def f(x, y):
+        s = (x * x).sum(axis=1, keepdims=True)
+        m = (y + s).max(axis=1, keepdims=True)
+        return tanh(x) / (1 + s) - m, y * m, s + m, (x - m).sum(axis=1)
+
+    check(f, x, y)
+    check(f, x, y, sums=True)
+
+
+def test_no_row_is_no_work():
+    graph = trace(lambda x: tanh(x), np.ones((ROWS, 3)))[0]
+    body = Body("body", graph.ops, "double", jit.vector_width("float64"), False)
+    slot = body.slot("rows", 3)
+    body.given[graph.inputs[0]] = Place(slot, 0)
+    body.stored = [x for x in graph.outputs if isinstance(x, Value)]
+    library = jit.compile_ir(module([body.generate()]))
+    # With no address at all: whatever touched memory would not live to tell.
+    args = np.zeros(7, np.int64)
+    _RUN(library.address("body_run"))(args.ctypes.data, 0, 64, 0, 0, 0)
