@@ -20,7 +20,7 @@ from minigrad.compiled.vector_math import FUNCTIONS, RESULT_IS_MASK, Emitter, Fl
 from minigrad.graph import Graph, Operand, TraceError, Value, trace
 from minigrad.tensor import Array
 
-BLOCK = 1 << 14
+BLOCK = 12 * 1024
 """Numbers that NumPy takes at once, so that what passes between its loops stays in the cache. A shorter array is never
 worth machine code."""
 

@@ -109,6 +109,11 @@ def vector_registers() -> int:
     return 32 if _has(cpu_features, "avx512f") or _has(cpu_features, "neon") else 16
 
 
+def is_x86() -> bool:
+    """Whether the host is of the x86 family."""
+    return _has(_host()[1], "sse2")
+
+
 def _binding() -> Any:
     """LLVM itself, imported when it is first needed: it takes its time, and it may be missing."""
     return importlib.import_module("llvmlite.binding")

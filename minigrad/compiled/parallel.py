@@ -12,7 +12,11 @@ from typing import Any
 
 
 def threads() -> int:
-    """How many threads share the work: as many as this process may use processors, or ``MINIGRAD_THREADS``."""
+    """How many threads share the work: as many as this process may use processors, or ``MINIGRAD_THREADS``.
+
+    Raises:
+        ValueError: that variable holds something else than a number.
+    """
     if given := os.environ.get("MINIGRAD_THREADS"):
         return max(1, int(given))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -83,9 +87,10 @@ def in_parallel(tasks: Sequence[Callable[[], Any]]) -> None:
         finally:
             for worker in used:
                 worker.done.acquire()
-        for worker in used:
-            if worker.error is not None:
-                error, worker.error = worker.error, None
-                raise error
+            errors = [worker.error for worker in used if worker.error is not None]
+            for worker in used:
+                worker.error = None
+        if errors:
+            raise errors[0]
     finally:
         _busy.release()

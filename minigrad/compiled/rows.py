@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from minigrad.compiled import jit
 from minigrad.compiled.vector_math import FUNCTIONS, RESULT_IS_MASK, Emitter, emit_clip, emit_number
 from minigrad.graph import Op, Operand, TraceError, Value
 from minigrad.scan.passes import columns_of
@@ -288,7 +289,7 @@ class Body:
             self.place(v)
         text: list[str] = []
         calls: list[str] = []
-        declarations: set[str] = set()
+        declarations: set[str] = set(_MODES if jit.is_x86() else ())
         for number, item in enumerate(order):
             if isinstance(item, Op):
                 calls.append(self._product(item, number))
@@ -417,9 +418,11 @@ class Body:
         return writer.function(function), writer.declarations
 
     def _driver(self) -> str:
+        """The function that is called from outside: all steps, or all rows in blocks."""
+        enter, leave = (_FLUSH, _RESTORE) if jit.is_x86() else ("", "")
         if self.loop:
             return f"""define void @{self.name}_run(ptr %args, i64 %t0, i64 %steps, i64 %dt, i64 %b0, i64 %b1) {{
-entry:
+entry:{enter}
   %none = icmp sle i64 %steps, 0
   br i1 %none, label %end, label %loop
 loop:
@@ -430,11 +433,11 @@ loop:
   %t1 = add i64 %t, %dt
   %more = icmp slt i64 %i1, %steps
   br i1 %more, label %loop, label %end
-end:
+end:{leave}
   ret void
 }}"""
         return f"""define void @{self.name}_run(ptr %args, i64 %t0, i64 %block, i64 %dt, i64 %b0, i64 %b1) {{
-entry:
+entry:{enter}
   %none = icmp sge i64 %b0, %b1
   br i1 %none, label %end, label %loop
 loop:
@@ -445,10 +448,24 @@ loop:
   call void @{self.name}_step(ptr %args, i64 0, i64 %b, i64 %stop)
   %more = icmp slt i64 %next, %b1
   br i1 %more, label %loop, label %end
-end:
+end:{leave}
   ret void
 }}"""
 
+
+# Where gradients vanish they become denormal numbers, which a processor multiplies a hundred times more slowly. For as
+# long as a loop runs, they are zeros.
+_FLUSH = """
+  %mode.old = alloca i32
+  %mode.new = alloca i32
+  call void @llvm.x86.sse.stmxcsr(ptr %mode.old)
+  %mode = load i32, ptr %mode.old
+  %mode.zero = or i32 %mode, 32832
+  store i32 %mode.zero, ptr %mode.new
+  call void @llvm.x86.sse.ldmxcsr(ptr %mode.new)"""
+_RESTORE = """
+  call void @llvm.x86.sse.ldmxcsr(ptr %mode.old)"""
+_MODES = ("declare void @llvm.x86.sse.stmxcsr(ptr)", "declare void @llvm.x86.sse.ldmxcsr(ptr)")
 
 REDUCTIONS = frozenset({"sum", "max"})
 

@@ -175,3 +175,138 @@ end:
   ret void
 }}
 """
+
+
+def shared_ir(scalar: str, size: int, columns: int) -> str:
+    """The LLVM text of a product of one row with a packed matrix that two threads share.
+
+    ``shared`` has the signature of ``gemm``. It halves the columns, does the first half, and then the second as well,
+    unless a thread that is in ``help`` has taken it: so nobody waits for a thread that does not run. ``begin`` is called
+    before with the address of ``gemm``, ``finish`` afterwards, which ends ``help``. One product at a time is shared.
+
+    Args:
+        scalar: ``float`` or ``double``.
+        size: its bytes.
+        columns: of a panel of the packed matrix.
+    """
+    return _SHARED.format(scalar=scalar, size=size, columns=columns, least=SHARED_FROM)
+
+
+SHARED_FROM = 65536
+"""Elements of a matrix from which two threads are worth their agreement, some hundred nanoseconds."""
+
+_SHARED = """
+@gemm = internal global ptr null
+@issued = internal global i64 0, align 64
+@claimed = internal global i64 0, align 64
+@done = internal global i64 0, align 64
+@stopped = internal global i64 0, align 64
+@job = internal global [8 x i64] zeroinitializer, align 64
+
+define void @begin(ptr %product) {{
+  store ptr %product, ptr @gemm
+  store atomic i64 0, ptr @stopped release, align 8
+  ret void
+}}
+
+define void @finish() {{
+  store atomic i64 1, ptr @stopped release, align 8
+  ret void
+}}
+
+define internal void @second_half() {{
+  %product = load ptr, ptr @gemm
+  %n = load i64, ptr @job
+  %k.p = getelementptr i64, ptr @job, i64 1
+  %k = load i64, ptr %k.p
+  %a.p = getelementptr i64, ptr @job, i64 2
+  %a = load ptr, ptr %a.p
+  %b.p = getelementptr i64, ptr @job, i64 3
+  %b = load ptr, ptr %b.p
+  %c.p = getelementptr i64, ptr @job, i64 4
+  %c = load ptr, ptr %c.p
+  %more.p = getelementptr i64, ptr @job, i64 5
+  %more.l = load i64, ptr %more.p
+  %more = trunc i64 %more.l to i32
+  call void %product(i64 1, i64 %n, i64 %k, ptr %a, i64 0, ptr %b, ptr %c, i64 0, i32 %more)
+  ret void
+}}
+
+define void @shared(i64 %m, i64 %n, i64 %k, ptr %a, i64 %a_row, ptr %b, ptr %c, i64 %c_row, i32 %more) {{
+entry:
+  %product = load ptr, ptr @gemm
+  %elements = mul i64 %n, %k
+  %one = icmp eq i64 %m, 1
+  %large = icmp sge i64 %elements, {least}
+  %worth = and i1 %one, %large
+  br i1 %worth, label %share, label %alone
+alone:
+  call void %product(i64 %m, i64 %n, i64 %k, ptr %a, i64 %a_row, ptr %b, ptr %c, i64 %c_row, i32 %more)
+  ret void
+share:
+  %panels = udiv i64 %n, {columns}
+  %half = udiv i64 %panels, 2
+  %first = mul i64 %half, {columns}
+  %rest = sub i64 %n, %first
+  %skipped = mul i64 %first, %k
+  %b2 = getelementptr {scalar}, ptr %b, i64 %skipped
+  %c2 = getelementptr {scalar}, ptr %c, i64 %first
+  store i64 %rest, ptr @job
+  %k.p = getelementptr i64, ptr @job, i64 1
+  store i64 %k, ptr %k.p
+  %a.p = getelementptr i64, ptr @job, i64 2
+  store ptr %a, ptr %a.p
+  %b.p = getelementptr i64, ptr @job, i64 3
+  store ptr %b2, ptr %b.p
+  %c.p = getelementptr i64, ptr @job, i64 4
+  store ptr %c2, ptr %c.p
+  %more.p = getelementptr i64, ptr @job, i64 5
+  %more.l = zext i32 %more to i64
+  store i64 %more.l, ptr %more.p
+  %before = load i64, ptr @issued
+  %now = add i64 %before, 1
+  store atomic i64 %now, ptr @issued release, align 8
+  call void %product(i64 1, i64 %first, i64 %k, ptr %a, i64 %a_row, ptr %b, ptr %c, i64 %c_row, i32 %more)
+  %pair = cmpxchg ptr @claimed, i64 %before, i64 %now acq_rel acquire
+  %mine = extractvalue {{i64, i1}} %pair, 1
+  br i1 %mine, label %both, label %wait
+both:
+  call void @second_half()
+  ret void
+wait:
+  %ended = load atomic i64, ptr @done acquire, align 8
+  %there = icmp eq i64 %ended, %now
+  br i1 %there, label %end, label %wait
+end:
+  ret void
+}}
+
+define void @help() {{
+entry:
+  br label %look
+look:
+  %last = phi i64 [0, %entry], [%last, %idle], [%now, %missed], [%now, %did]
+  %stop = load atomic i64, ptr @stopped acquire, align 8
+  %over = icmp ne i64 %stop, 0
+  br i1 %over, label %end, label %ask
+ask:
+  %now = load atomic i64, ptr @issued acquire, align 8
+  %old = icmp eq i64 %now, %last
+  br i1 %old, label %idle, label %claim
+idle:
+  br label %look
+claim:
+  %before = sub i64 %now, 1
+  %pair = cmpxchg ptr @claimed, i64 %before, i64 %now acq_rel acquire
+  %mine = extractvalue {{i64, i1}} %pair, 1
+  br i1 %mine, label %did, label %missed
+missed:
+  br label %look
+did:
+  call void @second_half()
+  store atomic i64 %now, ptr @done release, align 8
+  br label %look
+end:
+  ret void
+}}
+"""

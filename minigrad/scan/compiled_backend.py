@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -688,6 +689,43 @@ class Executor:
         return [(a, b) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
 
 
+CACHE_OF_ONE = 1_000_000
+"""Bytes of matrices beyond which a single row's step waits for memory, and two cores' caches hold more than one's."""
+
+_sharing = threading.Lock()
+
+
+class _SharedProduct:
+    """Products of one row that this thread shares with another while a function runs."""
+
+    def __init__(self, products: _Products) -> None:
+        tile = products.tile
+        self.gemm = products.gemm
+        self.library = jit.compile_ir(sampler.shared_ir(tile.scalar, tile.size, tile.columns))
+        self.shared = self.library.address("shared")
+        self.begin = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.library.address("begin"))
+        self.finish = ctypes.CFUNCTYPE(None)(self.library.address("finish"))
+        self.help = ctypes.CFUNCTYPE(None)(self.library.address("help"))
+
+    def run(self, arguments: Sequence[Any], task: Callable[[], Any]) -> None:
+        """Run ``task``, in which the code that is given ``arguments`` shares its products."""
+
+        def with_help() -> None:
+            try:
+                task()
+            finally:
+                self.finish()
+
+        for words in arguments:
+            words[0] = self.shared
+        self.begin(self.gemm)
+        try:
+            in_parallel([with_help, self.help])
+        finally:
+            for words in arguments:
+                words[0] = self.gemm
+
+
 class Stepper:
     """A program that takes one step at a time, for few sequences and without gradients, as fast as it can.
 
@@ -728,6 +766,10 @@ class Stepper:
         for (before, after), first in zip(self._carry, carry, strict=True):
             after[0] = first
             before[0] = first
+        parts = [part for (number, _), part in saved.workspace.parts.items() if program.stages[number].name != "table"]
+        self._arguments = [arguments for part in parts for arguments in part.arguments]
+        bytes_read = sum(packed.nbytes for part in parts for _, packed in part.matrices)
+        self._shared = _SharedProduct(executor.products) if batch == 1 and bytes_read > CACHE_OF_ONE else None
         self.ys = [saved.known[y][0] for y in program.ys]
 
     def __call__(self, symbols: Any) -> list[Array]:
@@ -769,10 +811,18 @@ class Stepper:
         uniform = np.ascontiguousarray(uniform, np.float64)
         size = scores.shape[-1]
         work = empty((size + 64,), np.float64)
-        _sampler(self._executor.type)(
+        draw = functools.partial(
+            _sampler(self._executor.type),
             _address(given[0]), len(calls) // 7, _address(given[1]), len(copies) // 3, _address(self._index),
             _address(scores), size, temperature, _address(uniform), count, _address(out), _address(work),
         )  # fmt: skip
+        if self._shared is not None and threads() > 1 and _sharing.acquire(blocking=False):
+            try:
+                self._shared.run(self._arguments, draw)
+            finally:
+                _sharing.release()
+        else:
+            draw()
         return out
 
 

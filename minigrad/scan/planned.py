@@ -242,6 +242,7 @@ def _prepare(
 
 def _refuse(step: Step, error: TraceError) -> None:
     """Say, once, why a step runs on the reference loop."""
+    step = getattr(step, "cell", step)  # a cell is better known than what it is wrapped in
     name = getattr(step, "__qualname__", type(step).__qualname__)
     text = f"{name} runs on the plain time loop, which is slow: {error}"
     if text not in _refused:

@@ -55,7 +55,8 @@ def on_backend(backend: Backend) -> Iterator[None]:
     """Within this block time loops run on the backend; ``auto`` chooses for each.
 
     Raises:
-        UserError: it is ``compiled``, and there is no compiler.
+        UserError: it is ``compiled``, and there is no compiler; or the number of threads is given, and is none.
     """
+    environment(backend)
     with use_backend(None if backend == "auto" else settled(backend)):
         yield
