@@ -433,7 +433,9 @@ def _pick(x: Array, indices: Array) -> Any:
 
 
 def _place(x: Array, indices: Array, *, size: int) -> Any:
-    return np.where(np.arange(size) == np.asarray(indices)[..., None], x[..., None], x.dtype.type(0))
+    indices = np.asarray(indices)
+    here = np.arange(size) == np.where(indices < 0, indices + size, indices)[..., None]
+    return np.where(here, x[..., None], x.dtype.type(0))
 
 
 pick = Primitive(

@@ -535,7 +535,6 @@ def test_what_leaves_the_loop_and_what_stays():
     }
 
 
-@pytest.mark.xfail(reason="an output's product is merged into the loop's, and its gradient is a partial scatter there")
 def test_a_product_that_only_outputs_need_is_made_after_the_loop():
     params = {"W": W, "V": V}
     program = planned(lambda p, h, x: (tanh(h @ p["W"] + x), h @ p["V"]), params, wanted=all_wanted(params))

@@ -260,21 +260,7 @@ def test_an_output_that_is_computed_from_a_lookup_alone(backend):
         compare(sample, backend)
 
 
-unchecked = pytest.mark.parametrize(
-    "backend",
-    [
-        pytest.param(
-            backend,
-            marks=[pytest.mark.xfail(run=False, reason="machine code reads and writes beyond arrays")]
-            if backend == "compiled"
-            else [],
-        )
-        for backend in available_backends()
-    ],
-)
-
-
-@unchecked
+@every_backend
 @pytest.mark.parametrize("indices", [[[0, 1], [2, 0]], [[0, 1], [-3, 0]]])
 def test_a_lookup_beyond_its_table_is_refused(indices, backend):
     """As NumPy refuses it; machine code would read, and in the backward pass write, whatever lies there."""
@@ -284,7 +270,7 @@ def test_a_lookup_beyond_its_table_is_refused(indices, backend):
         scan(cell, sample.params, sample.carry, Lookup(np.ones((2, 3)), np.array(indices)))
 
 
-@unchecked
+@every_backend
 def test_a_lookup_counts_from_the_end_as_indexing_does(backend):
     sample = of_cell(RNN(3, 4), 7, 3, np.float64)
     rng = np.random.default_rng(0)
@@ -513,19 +499,7 @@ def test_integers_that_choose(backend):
     compare(Sample(_picked, {"W": rng.standard_normal((4, 4))}, rng.standard_normal((3, 4)), xs), backend)
 
 
-@pytest.mark.parametrize(
-    "backend",
-    [
-        pytest.param(
-            backend,
-            # Not strict: what lies beyond the one zero that is read as a row may happen to be zero too.
-            marks=[pytest.mark.xfail(strict=False, reason="zeros of no width are read as a row")]
-            if backend == "compiled"
-            else [],
-        )
-        for backend in available_backends()
-    ],
-)
+@every_backend
 @pytest.mark.parametrize("width", [4, 16, 17, 33])
 def test_an_input_that_is_chosen_by_and_has_no_gradient_there(width, backend):
     """No cotangent arrives at a value that is only compared: it counts as zeros, as many as the value has."""
@@ -540,7 +514,7 @@ def test_an_input_that_is_chosen_by_and_has_no_gradient_there(width, backend):
             compare(Sample(step, {}, carry, xs, options), backend)
 
 
-@unchecked
+@every_backend
 @pytest.mark.parametrize("label", [4, -5])
 def test_an_index_beyond_the_columns_is_refused(label, backend):
     xs = {"x": np.ones((2, 1, 4)), "label": np.array([[0], [label]])}

@@ -73,6 +73,19 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Array:
     return raw[start : start + size * dtype.itemsize].view(dtype).reshape(shape)
 
 
+def _indices(x: Any, size: int) -> Array:
+    """Indices as the code takes them: 64 bits wide, counted from 0.
+
+    Raises:
+        IndexError: one is outside, as NumPy has it.
+    """
+    x = np.ascontiguousarray(x, np.int64)
+    least, most = int(x.min()), int(x.max())
+    if least < -size or most >= size:
+        raise IndexError(f"index {most if most >= size else least} is out of bounds for axis 0 with size {size}")
+    return np.where(x < 0, x + size, x) if least < 0 else x
+
+
 class Saved:
     """What the backward pass needs of a forward pass. It holds a workspace, and gives it back when it goes."""
 
@@ -236,6 +249,11 @@ class Executor:
         self.indices = {x: Value((0,), np.int64) for x in program.xs if x in self.source}
         self.of_indices = {index: x for x, index in self.indices.items()}
         self.wholes = {x: Value(x.shape, x.dtype) for x in program.carried}  # a carry at all steps
+        self.limits = {
+            op.values[1]: rows.width_of(op.values[0] if op.name == "pick" else op.output)
+            for op in program.graph.ops
+            if op.name in ("pick", "place")
+        }
         self.escaping = set(program.ys)
         self.idle: dict[Any, list[_Workspace]] = {}
         self.bodies: dict[tuple[int, str], _Compiled] = {}
@@ -400,7 +418,9 @@ class Executor:
         for value, x in given.items():
             if isinstance(x, Lookup):
                 known[value] = self._rows(x.table)
-                known[self.indices[value]] = np.ascontiguousarray(x.indices, np.int64)
+                known[self.indices[value]] = _indices(x.indices, len(x.table))
+            elif value in self.limits:
+                known[value] = _indices(x, self.limits[value])
             else:
                 known[value] = self._rows(x)
         last: list[Array] = []
@@ -462,7 +482,8 @@ class Executor:
                 if d is not None:
                     arrived = cotangent.pop(value, None)
                     if arrived is None:
-                        arrived = np.broadcast_to(np.zeros((), self.dtype), (*part.lead, *value.shape[1:]))
+                        # One row of zeros for all: code reads whole rows.
+                        arrived = np.broadcast_to(np.zeros(value.shape[1:], self.dtype), (*part.lead, *value.shape[1:]))
                     known[d] = arrived
             first, end = (0, steps - 1) if reverse else (steps - 1, 0)
             if stage.name == "loop":

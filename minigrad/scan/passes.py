@@ -170,33 +170,38 @@ def regroup(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
     return clean(_rewritten(graph, rewrite))
 
 
-def merge(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
-    """Products of one value with several fixed matrices become one: ``h @ [W_f, W_i, W_o, W_c]``, then its columns."""
+def merge(graph: Graph, levels: Mapping[Value, Level], carry: int = 0) -> Graph:
+    """Products of one value with several fixed matrices become one: ``h @ [W_f, W_i, W_o, W_c]``, then its columns.
+
+    What the first ``carry`` outputs are made of is merged apart from the rest, which need not wait for the loop.
+    """
     level = classify(graph, levels)
-    groups: dict[Value, list[Op]] = {}
+    in_loop = depends_on(graph, [x for x in graph.outputs[:carry] if isinstance(x, Value)])
+    groups: dict[tuple[Value, bool], list[Op]] = {}
     for op in graph.ops:
         if op.name == "matmul" and len(op.values) == 2:
             a, W = op.values
             if (a.ndim, W.ndim) == (2, 2) and level[W] == Level.FIXED and level[a] != Level.FIXED:
-                groups.setdefault(a, []).append(op)
-    groups = {a: ops for a, ops in groups.items() if len(ops) > 1}
+                groups.setdefault((a, op.output in in_loop), []).append(op)
+    groups = {key: ops for key, ops in groups.items() if len(ops) > 1}
     # What is fixed comes first, so that each group's matrices are there when its product is due.
     fixed = [op for op in graph.ops if level[op.output] == Level.FIXED]
     rest = [op for op in graph.ops if level[op.output] != Level.FIXED]
     builder = Builder(Graph(list(graph.inputs), list(graph.outputs), fixed, dict(graph.constants), dict(graph.names)))
-    joined = {a: emit(builder, "concatenate", *[op.inputs[1] for op in ops], axis=1) for a, ops in groups.items()}
-    merged = {op.output: a for a, ops in groups.items() for op in ops}
-    done: dict[Value, Value] = {}
+    joined = {key: emit(builder, "concatenate", *[op.inputs[1] for op in ops], axis=1) for key, ops in groups.items()}
+    merged = {op.output: key for key, ops in groups.items() for op in ops}
+    done: set[tuple[Value, bool]] = set()
     for op in rest:
         if op.output not in merged:
             builder.graph.ops.append(op)
             continue
-        a = merged[op.output]
-        if a in done:
+        key = merged[op.output]
+        if key in done:
             continue
-        done[a] = product = emit(builder, "matmul", a, joined[a])
+        done.add(key)
+        product = emit(builder, "matmul", key[0], joined[key])
         start = 0
-        for member in groups[a]:
+        for member in groups[key]:
             stop = start + member.output.shape[1]
             builder.emit("getitem", (product,), {"index": (slice(None), slice(start, stop))}, member.output)
             start = stop

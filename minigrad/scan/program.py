@@ -168,7 +168,7 @@ def plan(
     if "hoist" not in without:
         graph = regroup(graph, levels)
     if "merge" not in without:
-        graph = clean(merge(graph, levels))
+        graph = clean(merge(graph, levels, carry))
     graph = _own_outputs(graph, carry, levels)
     inputs = graph.inputs
     xs, carries = inputs[params + carry :], inputs[params : params + carry]
