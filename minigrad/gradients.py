@@ -36,11 +36,12 @@ class _Cotangent:
         self.owned = False  # whether `total` is ours alone, so that it can be added to in place
         self.parts: list[Scattered] = []
 
-    def add(self, g: Any) -> None:
+    def add(self, g: Any, fresh: bool = False) -> None:
         if type(g) is Scattered:
             self.parts.append(g)
         elif self.total is None:
             self.total = g
+            self.owned = fresh and type(g) is np.ndarray
         elif self.owned:
             np.add(self.total, g, out=self.total)
         else:
@@ -123,7 +124,7 @@ def _backward(history: list[Node], seeds: list[tuple[Node, Any]], wrt: Sequence[
                 continue
             if primitive.broadcasts:
                 contribution = unbroadcast(contribution, parent.output.shape)
-            cotangents.setdefault(parent.index, _Cotangent()).add(contribution)
+            cotangents.setdefault(parent.index, _Cotangent()).add(contribution, primitive.fresh)
     for node in wrt:
         if node.index not in found:
             zeros = np.zeros_like(node.output)
@@ -132,9 +133,10 @@ def _backward(history: list[Node], seeds: list[tuple[Node, Any]], wrt: Sequence[
 
 
 def _require_float(tree: Tree, who: str) -> None:
-    for path, leaf in zip(trees.paths(tree), trees.leaves(tree), strict=True):
+    for place, leaf in enumerate(trees.leaves(tree)):
         dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
         if dtype.kind != "f":
+            path = trees.paths(tree)[place]
             where = f"parameter {path!r}" if path else "the argument"
             raise TypeError(
                 f"{who}: {where} has dtype {dtype}, and only float32 or float64 has a gradient: "

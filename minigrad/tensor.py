@@ -325,7 +325,12 @@ class Primitive:
         broadcasts: whether inputs are broadcast, so that cotangents must be summed back to the inputs' shapes.
         variadic: the primitive takes any number of arrays; its one rule gives a list, the cotangents of all of them.
         doc: its docstring's first line, where it is not NumPy's function of that name.
+
+    Attributes:
+        fresh: whether the cotangents that its rules give are arrays that nobody else holds.
     """
+
+    fresh = False
 
     def __init__(
         self,

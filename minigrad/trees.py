@@ -17,6 +17,7 @@ from numpy.typing import DTypeLike
 Tree: TypeAlias = Any
 
 _LEAF = "leaf"
+_INNER = (dict, tuple, list)
 
 
 def leaves(tree: Tree) -> list[Any]:
@@ -144,13 +145,17 @@ def zeros_like(tree: Tree) -> Tree:
 
 def _gather(tree: Tree, found: list[Any]) -> None:
     if isinstance(tree, dict):
-        for child in tree.values():
-            _gather(child, found)
+        children = tree.values()
     elif isinstance(tree, (tuple, list)):
-        for child in tree:
+        children = tree
+    else:
+        children = (tree,)
+    for child in children:
+        # A training step gathers some dozen trees, so that a call for every leaf would be felt.
+        if isinstance(child, _INNER):
             _gather(child, found)
-    elif tree is not None:
-        found.append(tree)
+        elif child is not None:
+            found.append(child)
 
 
 def _walk(tree: Tree, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -166,7 +171,10 @@ def _walk(tree: Tree, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
 
 def _rebuild(like: Tree, new_leaves: Iterator[Any]) -> Tree:
     if isinstance(like, dict):
-        return {key: _rebuild(child, new_leaves) for key, child in like.items()}
+        return {
+            key: _rebuild(child, new_leaves) if isinstance(child, _INNER) or child is None else next(new_leaves)
+            for key, child in like.items()
+        }
     if isinstance(like, tuple):
         children = [_rebuild(child, new_leaves) for child in like]
         return type(like)(*children) if _is_named(like) else tuple(children)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from minigrad import primitives
-from minigrad.compiled import flat, jit
+from minigrad.compiled import flat, jit, memory
 from minigrad.compiled.flat import Fused, fused, sum_of_squares
 from minigrad.compiled.parallel import in_parallel, threads
 from minigrad.graph import TraceError
@@ -242,7 +242,7 @@ def test_over_many_groups_of_arrays(way: bool, workers: int) -> None:
 
 
 def test_memory_is_used_again_when_nobody_can_see_it(way: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flat, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(memory, "WORTH_KEEPING", 0)
     kernel = fused(lambda a, s: (a * s,), arrays=1, scalars=1)
     a = np.ones((40, 50))
     (first,) = kernel([a], [2.0], compiled=way)
@@ -261,12 +261,13 @@ def test_memory_is_used_again_when_nobody_can_see_it(way: bool, monkeypatch: pyt
 
 
 def test_spare_memory_does_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flat, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(memory, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(memory, "MOST_KEPT", 10 * 8 * flat.BLOCK)
     double = fused(lambda a: (a + a,), arrays=1)
     for size in range(flat.BLOCK + 1, flat.BLOCK + 200):
         double([np.ones(size)], [], compiled=False)
     gc.collect()
-    assert sum(len(blocks) for blocks in flat._spare.values()) <= 2
+    assert sum(len(blocks) for blocks in memory._spare.values()) <= 10
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])

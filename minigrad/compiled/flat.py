@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minigrad.compiled import jit
+from minigrad.compiled.memory import empty
 from minigrad.compiled.parallel import in_parallel, threads
 from minigrad.compiled.vector_math import FUNCTIONS, RESULT_IS_MASK, Emitter, FloatType, emit_clip, emit_number
 from minigrad.graph import Graph, Operand, TraceError, Value, trace
@@ -26,9 +27,6 @@ worth machine code."""
 
 WORTH_SHARING = 1 << 17
 """Numbers below which waking a second thread costs more than it saves."""
-
-WORTH_KEEPING = 1 << 18
-"""Bytes of an array that C's allocator may ask the system for, and give back at once when the array is gone."""
 
 WORTH_WIDENING = 1 << 16
 """Numbers below which their sum of squares takes no longer in NumPy than in machine code."""
@@ -105,7 +103,7 @@ class Fused:
                 # The shortest way, for a network has many small arrays.
                 results.append([np.array(y, dtype, order="C") for y in self.function(*arrays, *rounded[dtype])])
                 continue
-            into = [_new(shape, dtype) for _ in range(self._counts[2])] if outs is None else list(outs)
+            into = [empty(shape, dtype) for _ in range(self._counts[2])] if outs is None else list(outs)
             if outs is not None:
                 _check_outs(outs, arrays[0])
             kernel = self._kernel(dtype) if compiled and arrays[0].size > BLOCK and _compilable(arrays) else None
@@ -160,40 +158,6 @@ def sum_of_squares(array: Array, *, compiled: bool = True) -> float:
         return float(np.dot(flat, flat))
     blocks = (flat[start : start + _DOT_BLOCK] for start in range(0, flat.size, _DOT_BLOCK))
     return sum(float(np.dot(block, block)) for block in blocks)
-
-
-_spare: dict[int, list[Array]] = {}
-
-
-class _Lease:
-    """Memory for one array and all views of it, which becomes spare again when the last of them is gone.
-
-    A step makes as many new arrays as it lets go of old ones, and fresh pages from the system would take longer than
-    all that is computed.
-    """
-
-    def __init__(self, memory: Array) -> None:
-        self._memory = memory
-        self.__array_interface__ = memory.__array_interface__
-
-    def __del__(self) -> None:
-        _spare.setdefault(self._memory.size, []).append(self._memory)
-
-
-def _new(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """A new array; a large one begins at the start of a cache line."""
-    size = math.prod(shape) * dtype.itemsize
-    if size < WORTH_KEEPING:
-        return np.empty(shape, dtype)
-    try:
-        memory = _spare[size].pop()
-    except (KeyError, IndexError):
-        # A size that is missing means other work, to which what is spare now may be of no use.
-        _spare.clear()
-        raw = np.empty(size + 64, np.uint8)
-        start = -raw.ctypes.data % 64
-        memory = raw[start : start + size]
-    return np.asarray(_Lease(memory)).view(dtype).reshape(shape)
 
 
 def _check_outs(outs: Sequence[Array], like: Array) -> None:

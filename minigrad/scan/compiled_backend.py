@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.compiled import gemm, jit, rows, sampler
+from minigrad.compiled.memory import empty
 from minigrad.compiled.parallel import in_parallel, threads
 from minigrad.graph import Graph, Op, Operand, TraceError, Value, evaluate, function_of
 from minigrad.scan.lookup import Lookup
@@ -62,15 +63,6 @@ class _Products:
 @functools.cache
 def _products(dtype: str) -> _Products:
     return _Products(dtype)
-
-
-def empty(shape: tuple[int, ...], dtype: Any) -> Array:
-    """A new array that begins at the start of a cache line."""
-    dtype = np.dtype(dtype)
-    size = math.prod(shape)
-    raw = np.empty(size * dtype.itemsize + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size * dtype.itemsize].view(dtype).reshape(shape)
 
 
 def _indices(x: Any, size: int) -> Array:
@@ -254,7 +246,7 @@ class Executor:
             for op in program.graph.ops
             if op.name in ("pick", "place")
         }
-        self.escaping = set(program.ys)
+        self.escaping, self.given = set(program.ys), set(program.xs)
         self.idle: dict[Any, list[_Workspace]] = {}
         self.bodies: dict[tuple[int, str], _Compiled] = {}
         # Whatever has no kernel should be known before the first run.
@@ -497,8 +489,10 @@ class Executor:
                 if isinstance(where, rows.Slot):
                     total = part.arrays[where].sum(0)
                     _collect(cotangent, x, total if x.ndim == 2 else total[:, 0])
-                else:
+                elif part.compiled.places[where].slot in part.made_anew or x not in self.given:
                     _collect(cotangent, x, part_view(part, where))
+                else:  # which the next call must not write over when it is the caller's
+                    _collect(cotangent, x, np.array(part_view(part, where)))
             epilogue = back.epilogue
             assert epilogue is not None
             sums = self._sums(part)
@@ -516,8 +510,7 @@ class Executor:
             np.zeros(p.shape, p.dtype) if isinstance(d, float) and p.shape else np.asarray(d, p.dtype)
             for d, p in zip(found, saved.params, strict=True)
         ]
-        # What lies in a workspace must not be written over under its new owner.
-        d_xs = [np.array(cotangent[x]) if x in cotangent else None for x in program.xs]
+        d_xs = [cotangent.get(x) for x in program.xs]
         return d_params, d_first, d_xs
 
     def _rows(self, x: Any) -> Array:
@@ -552,7 +545,11 @@ class Executor:
         part = _Part(compiled, lead, shards)
         size = 1 + 3 * len(compiled.code.slots)
         part.arguments = [(ctypes.c_int64 * size)(self.products.gemm) for _ in shards]
-        escaping = {compiled.places[x].slot for x in self.escaping if x in compiled.places and kind != "backward"}
+        if kind == "backward":
+            asked = [where for x, where in compiled.results.items() if x in self.given and isinstance(where, Value)]
+        else:
+            asked = [x for x in self.escaping if x in compiled.places]
+        escaping = {compiled.places[x].slot for x in asked}
         part.given_away = {x for x in stage.carried if kind != "backward" and compiled.places[x].slot in escaping}
         for slot in compiled.code.slots:
             value = slot.value

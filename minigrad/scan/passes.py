@@ -266,6 +266,27 @@ def _lowered(builder: Builder, op: Op, makers: Mapping[Value, Op]) -> Operand | 
     return None
 
 
+def join_rows(graph: Graph) -> Graph:
+    """A scatter whose parts are all rows of its shape, some after others, becomes a concatenation: one pass, not three."""
+
+    def rewrite(builder: Builder, op: Op) -> Operand | None:
+        if op.name != "scatter":
+            return None
+        placed = []
+        for part, index in zip(op.values, op.options["indices"], strict=True):
+            index = index[0] if isinstance(index, tuple) and len(index) == 1 else index
+            if not isinstance(index, slice) or index.step not in (None, 1):
+                return None
+            placed.append((index.indices(op.output.shape[0])[:2], part))
+        placed.sort(key=lambda item: item[0])
+        ends = [0, *(rows[1] for rows, _ in placed)]
+        if [rows[0] for rows, _ in placed] != ends[:-1] or ends[-1] != op.output.shape[0]:
+            return None
+        return builder.emit("concatenate", [part for _, part in placed], {"axis": 0}, op.output)
+
+    return _rewritten(graph, rewrite)
+
+
 def columns_of(op: Op) -> tuple[int, int] | None:
     """For a ``getitem`` of a matrix that takes some adjacent columns of all rows: which; otherwise None."""
     (x,) = op.values

@@ -455,8 +455,8 @@ def _masked(step: Step, lookups: Sequence[bool], params: Tree, carry: Tree, x: T
 class _Rule(Primitive):
     """A step back that no table lists: it belongs to one call."""
 
-    def __init__(self, name: str, rule: Callable[..., Any]) -> None:
-        self.name = name
+    def __init__(self, name: str, rule: Callable[..., Any], fresh: bool = False) -> None:
+        self.name, self.fresh = name, fresh
         self.rules = (rule,)
         self.broadcasts = False
         self.variadic = True
@@ -556,9 +556,9 @@ class _Call:
             # An input that the loop does not read at all has a gradient too, for whoever asks.
             sources = inputs[len(d_params) + count :]
             d_xs = [np.zeros_like(x) if d is None else d for d, x in zip(d_xs, sources, strict=False)]
-            return [*d_params, *d_carry, *d_xs]
+            return _each_its_own([*d_params, *d_carry, *d_xs])
 
-        loop = Node(_Rule("scan", rule), values, np.zeros(()), self.nodes, {})
+        loop = Node(_Rule("scan", rule, fresh=True), values, np.zeros(()), self.nodes, {})
         return [
             Tensor(result, Node(_OUTPUT, (None,), result, (loop,), {"place": i})) for i, result in enumerate(results)
         ]
@@ -605,6 +605,16 @@ def stepper(step: Step, params: Tree, carry: Tree, table: Array) -> Stepper | No
     from minigrad.scan import compiled_backend
 
     return compiled_backend.Stepper(executor, call.fixed, states, table)  # type: ignore[arg-type]
+
+
+def _each_its_own(arrays: list[Array]) -> list[Array]:
+    """The arrays, copied where one would stand twice: two biases of one gate have one gradient."""
+    seen: set[int] = set()
+    result = []
+    for array in arrays:
+        result.append(np.array(array) if id(array) in seen else array)
+        seen.add(id(array))
+    return result
 
 
 def _again(

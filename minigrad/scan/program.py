@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from minigrad.graph import Graph, Op, Operand, TraceError, Value, differentiate, prune
-from minigrad.scan.passes import Level, classify, clean, columns_of, depends_on, lower, merge, regroup, split
+from minigrad.scan.passes import Level, classify, clean, columns_of, depends_on, join_rows, lower, merge, regroup, split
 
 MAPS = frozenset(
     "add subtract multiply divide negative sqrt abs exp expm1 log log1p sin cos tanh sigmoid softplus relu maximum minimum "
@@ -246,7 +246,7 @@ def plan(
     d_prologue = None
     if wanted is not None:
         given = Graph(prologue.inputs, list(fixed), prologue.ops, prologue.constants, prologue.names)
-        d_prologue = clean(_backward_only(differentiate(given, inputs[:params]), len(fixed)))
+        d_prologue = join_rows(clean(_backward_only(differentiate(given, inputs[:params]), len(fixed))))
     return Program(graph, inputs[:params], fixed, prologue, d_prologue, carries, xs, stages, carried, ys, without, table_values)
 
 
