@@ -56,5 +56,6 @@ __all__ = [
     "divide", "dropout", "dropout_mask", "einsum", "exp", "expm1", "getitem", "grad", "jvp", "layer_norm", "log",
     "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "minimum", "multiply", "negative",
     "no_grad", "one_hot", "pad", "pick", "place", "power", "relu", "reshape", "scan", "sigmoid", "sin", "softmax",
-    "softplus", "split", "sqrt", "square", "stack", "subtract", "sum", "take", "tanh", "transpose", "value_and_grad", "vjp", "where",
+    "softplus", "split", "sqrt", "square", "stack", "subtract", "sum", "take", "tanh", "transpose",
+    "value_and_grad", "vjp", "where",
 ]  # fmt: skip

@@ -166,7 +166,8 @@ class Tracer(Tensor):
     @property
     def dtype(self) -> np.dtype[Any]:
         """The type of the elements."""
-        return self.symbol.dtype
+        dtype: np.dtype[Any] = self.symbol.dtype
+        return dtype
 
     @property
     def ndim(self) -> int:
@@ -221,7 +222,7 @@ class Tracer(Tensor):
         return self.builder.record("logical_not", (self,))
 
     __rand__, __ror__ = __and__, __or__
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if method == "__call__" and ufunc in PIECEWISE_CONSTANT and not kwargs:
@@ -265,7 +266,8 @@ class Builder:
                 raise TraceError("it uses a tensor from outside, whose gradient would be lost")
             x = x.value
         if type(x) in (bool, int, float):  # exactly these: NumPy's own scalars have a width that counts
-            return x  # type: ignore[no-any-return]
+            number: Operand = x
+            return number
         array = np.asarray(x)
         if array.dtype == object:
             raise TraceError(f"it uses a {type(x).__name__} as an array")
@@ -289,7 +291,7 @@ class Builder:
 
 def function_of(name: str) -> Callable[..., Any]:
     """The NumPy function that an operation stands for."""
-    return PRIMITIVES[name].forward if name in PRIMITIVES else getattr(np, name)  # type: ignore[no-any-return]
+    return PRIMITIVES[name].forward if name in PRIMITIVES else getattr(np, name)
 
 
 _BY_ELEMENT = frozenset(f.__name__ for f in PIECEWISE_CONSTANT if isinstance(f, np.ufunc))
@@ -314,7 +316,9 @@ def infer(name: str, inputs: Sequence[Operand], options: Mapping[str, Any]) -> t
             result = np.asarray(function_of(name)(*examples, **options))
     floats = {x.dtype for x in inputs if isinstance(x, Value) and x.dtype.kind == "f"}
     if len(floats) > 1 or (floats and result.dtype.kind == "f" and result.dtype not in floats):
-        raise TraceError(f"its {name} mixes {' and '.join(sorted({str(x.dtype) for x in inputs if isinstance(x, Value)}))}")
+        raise TraceError(
+            f"its {name} mixes {' and '.join(sorted({str(x.dtype) for x in inputs if isinstance(x, Value)}))}"
+        )
     return result.shape, result.dtype
 
 

@@ -144,6 +144,7 @@ def zeros_like(tree: Tree) -> Tree:
 
 
 def _gather(tree: Tree, found: list[Any]) -> None:
+    children: Iterable[Any]
     if isinstance(tree, dict):
         children = tree.values()
     elif isinstance(tree, (tuple, list)):

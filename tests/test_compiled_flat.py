@@ -267,7 +267,7 @@ def test_spare_memory_does_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
     for size in range(flat.BLOCK + 1, flat.BLOCK + 200):
         double([np.ones(size)], [], compiled=False)
     gc.collect()
-    assert sum(len(blocks) for blocks in memory._spare.values()) <= 10
+    assert sum(len(blocks) for blocks in memory._pool.spare.values()) <= 10
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])

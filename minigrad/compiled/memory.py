@@ -18,40 +18,59 @@ WORTH_KEEPING = 1 << 16
 MOST_KEPT = 1 << 28
 """Bytes of spare memory beyond which it goes back to the system."""
 
-_spare: dict[int, list[Array]] = {}
-_kept = 0
+
+class _Pool:
+    """Spare memory by its size."""
+
+    def __init__(self) -> None:
+        self.spare: dict[int, list[Array]] = {}
+        self.kept = 0
+
+    def take(self, size: int) -> Array | None:
+        """Spare memory of this size, if there is any."""
+        try:
+            memory = self.spare[size].pop()
+        except (KeyError, IndexError):
+            return None
+        self.kept -= size
+        return memory
+
+    def give(self, memory: Array) -> None:
+        """Keep memory for another time."""
+        if self.kept + memory.size > MOST_KEPT:  # whatever it was kept for, it was for another work
+            self.spare.clear()
+            self.kept = 0
+        self.spare.setdefault(memory.size, []).append(memory)
+        self.kept += memory.size
+
+
+_pool = _Pool()
 
 
 class _Lease:
     """Memory for one array and all views of it, which becomes spare again when the last of them is gone."""
 
-    def __init__(self, memory: Array) -> None:
+    def __init__(self, memory: Array, pool: _Pool) -> None:
         self._memory = memory
+        self._pool = pool  # a global name may be gone when the interpreter ends
         self.__array_interface__ = memory.__array_interface__
 
     def __del__(self) -> None:
-        global _kept
-        size = self._memory.size
-        if _kept + size > MOST_KEPT:  # whatever it was kept for, it was for another work
-            _spare.clear()
-            _kept = 0
-        _spare.setdefault(size, []).append(self._memory)
-        _kept += size
+        if MOST_KEPT is not None:  # as it is then
+            self._pool.give(self._memory)
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> Array:
     """A new array, uninitialised; a large one begins at the start of a cache line."""
-    global _kept
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
     if size < WORTH_KEEPING:
-        return _aligned(size).view(dtype).reshape(shape)
-    try:
-        memory = _spare[size].pop()
-        _kept -= size
-    except (KeyError, IndexError):
-        memory = _aligned(size)
-    return np.asarray(_Lease(memory)).view(dtype).reshape(shape)
+        small: Array = _aligned(size).view(dtype).reshape(shape)
+        return small
+    memory = _pool.take(size)
+    lease = _Lease(_aligned(size) if memory is None else memory, _pool)
+    array: Array = np.asarray(lease).view(dtype).reshape(shape)
+    return array
 
 
 def _aligned(size: int) -> Array:

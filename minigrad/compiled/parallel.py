@@ -62,7 +62,7 @@ def _look() -> Any:
     pause = _PAUSE if jit.is_x86() else ""
     text = ("declare void @llvm.x86.sse2.pause()" if pause else "") + _LOOK.format(pause=pause)
     library = jit.compile_ir(text)
-    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(library.address("look"))
+    function: Any = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(library.address("look"))
     function.library = library  # which must live as long
     return function
 

@@ -6,7 +6,7 @@ It writes LLVM text for a list of operations and says where their operands must 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,9 +77,7 @@ class Body:
         fuse: whether operations share loops; otherwise each has its own, and its result lies in memory.
     """
 
-    def __init__(
-        self, name: str, ops: Sequence[Op], dtype: Any, width: int, loop: bool, fuse: bool = True
-    ) -> None:
+    def __init__(self, name: str, ops: Sequence[Op], dtype: Any, width: int, loop: bool, fuse: bool = True) -> None:
         self.name, self.dtype, self.width, self.loop, self.fuse = name, dtype, width, loop, fuse
         self.ops = list(ops)
         self.slots: list[Slot] = []
@@ -89,6 +87,7 @@ class Body:
         self.added: list[tuple[Value, Slot]] = []  # values to add up, and where
         self.fixed: dict[Value, Slot] = {}
         self.packed: dict[Value, Slot] = {}
+        self.indices: dict[Value, Slot] = {}  # by the input that they look up
 
     def slot(self, kind: str, width: int, value: Value | None = None, indices: Slot | None = None) -> Slot:
         """A new slot."""
@@ -241,7 +240,7 @@ class Body:
                 group: list[Op] = []
                 local: set[Value] = set()  # made in this group's loop, so at hand without memory
 
-                def fits(op: Op, width: int = width, local: set[Value] = local) -> bool:
+                def fits(op: Op, width: int = width, local: set[Value] = local, done: set[Value] = done) -> bool:
                     return (
                         op.name not in ALIASES
                         and op.name != "matmul"
@@ -324,10 +323,9 @@ class Body:
             for j, (_, group) in enumerate(item):
                 for op in group:
                     for x in op.values:
-                        if x in where and where[x] != (i, j):
-                            # A number a row stays in a register until the row is done.
-                            if width_of(x) > 1 or where[x][0] != i:
-                                self.in_memory.add(x)
+                        # A number a row stays in a register until the row is done.
+                        if where.get(x, (i, j)) != (i, j) and (width_of(x) > 1 or where[x][0] != i):
+                            self.in_memory.add(x)
                         if op.name == "pick" and x is op.values[0]:
                             self.in_memory.add(x)
         self.in_memory |= {v for v in stored_or_alias if v in where}
@@ -356,7 +354,10 @@ class Body:
     def _load_slot(self, register: str, slot: Slot, word: int) -> list[str]:
         # The first word of the arguments is the address of the product's function.
         offset = 1 + 3 * slot.number + word
-        return [f"{register}.q = getelementptr i64, ptr %args, i64 {offset}", f"{register} = load i64, ptr {register}.q"]
+        return [
+            f"{register}.q = getelementptr i64, ptr %args, i64 {offset}",
+            f"{register} = load i64, ptr {register}.q",
+        ]
 
     def _address(self, register: str, place: Place, row: str, t: str, first: str) -> list[str]:
         """The address of a row's first element at a place, in ``register``; also ``register.base``."""
@@ -566,7 +567,8 @@ class _Segment:
             kind = f"v{W}f{em.format.bits}"
             if op.name == "sum":
                 self.declarations.add(f"declare {em.dtype} @llvm.vector.reduce.fadd.{kind}({em.dtype}, {em.type})")
-                call = f"call reassoc {em.dtype} @llvm.vector.reduce.fadd.{kind}({em.dtype} -0.0, {em.type} {sums[op.output]})"
+                operands = f"{em.dtype} -0.0, {em.type} {sums[op.output]}"
+                call = f"call reassoc {em.dtype} @llvm.vector.reduce.fadd.{kind}({operands})"
             else:
                 self.declarations.add(f"declare {em.dtype} @llvm.vector.reduce.fmaximum.{kind}({em.type})")
                 call = f"call {em.dtype} @llvm.vector.reduce.fmaximum.{kind}({em.type} {sums[op.output]})"
@@ -683,10 +685,7 @@ class _Segment:
                 return em.splat(scalar)
             scalar = emit_number(self.emitter(1), scalar)
             return em.splat(scalar)
-        if fixed is not None:
-            pointer = self.address(Place(fixed, 0))
-        else:
-            pointer = self.address(self.body.place(x))
+        pointer = self.address(self.body.place(x) if fixed is None else Place(fixed, 0))
         if width == 1:
             one = self.emitter(1)
             return em.splat(one.assign(f"load {em.dtype}, ptr {pointer}"))
@@ -733,5 +732,3 @@ def module(codes: Iterable[Code]) -> str:
     codes = list(codes)
     declarations = sorted(set().union(*(code.declarations for code in codes)))
     return "\n\n".join([*declarations, *(code.text for code in codes)])
-
-

@@ -18,16 +18,20 @@ def ir(dtype: str) -> str:
     temperature, ptr uniform, i64 count, ptr out, ptr work)`` does the following ``count`` times: copies memory
     (``copies``: source, target and bytes of each), makes the calls (``calls``: a function, its pointer and five numbers
     each), and draws a symbol from the ``size`` scores divided by the temperature (the largest, where it is 0) with the
-    next number of ``uniform``. The symbol goes to ``out`` and to ``index``, where the step reads it; -1 where the scores
-    are no numbers, and then it ends. ``work`` has room for ``size`` doubles, rounded up to whole vectors.
+    next number of ``uniform``. The symbol goes to ``out`` and to ``index``, where the step reads it; -1 where the
+    scores are no numbers, and then it ends. ``work`` has room for ``size`` doubles, rounded up to whole vectors.
     """
     wide, narrow = Emitter("double", LANES), Emitter("double", 1)
     lane_type = f"<{LANES} x {dtype}>"
     widened = "fpext float %m.y to double" if dtype == "float" else "fadd double %m.y, -0.0"
     vector = _exponential(wide, lane_type, dtype, "%w")
     single = _exponential(narrow, dtype, dtype, "%n")
-    declarations = sorted({*wide.declarations, *narrow.declarations, "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)"})
-    return "\n".join([*declarations, _TEXT.format(dtype=dtype, lanes=LANES, vector=vector, single=single, widened=widened)])
+    declarations = sorted(
+        {*wide.declarations, *narrow.declarations, "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)"}
+    )
+    return "\n".join(
+        [*declarations, _TEXT.format(dtype=dtype, lanes=LANES, vector=vector, single=single, widened=widened)]
+    )
 
 
 def _exponential(em: Emitter, loaded: str, dtype: str, prefix: str) -> str:
@@ -181,8 +185,9 @@ def shared_ir(scalar: str, size: int, columns: int) -> str:
     """The LLVM text of a product of one row with a packed matrix that two threads share.
 
     ``shared`` has the signature of ``gemm``. It halves the columns, does the first half, and then the second as well,
-    unless a thread that is in ``help`` has taken it: so nobody waits for a thread that does not run. ``begin`` is called
-    before with the address of ``gemm``, ``finish`` afterwards, which ends ``help``. One product at a time is shared.
+    unless a thread that is in ``help`` has taken it: so nobody waits for a thread that does not run. ``begin`` is
+    called before with the address of ``gemm``, ``finish`` afterwards, which ends ``help``. One product at a time is
+    shared.
 
     Args:
         scalar: ``float`` or ``double``.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -65,13 +66,13 @@ def _products(dtype: str) -> _Products:
     return _Products(dtype)
 
 
-def _indices(x: Any, size: int) -> Array:
+def _indices(given: Any, size: int) -> Array:
     """Indices as the code takes them: 64 bits wide, counted from 0.
 
     Raises:
         IndexError: one is outside, as NumPy has it.
     """
-    x = np.ascontiguousarray(x, np.int64)
+    x: Array = np.ascontiguousarray(given, np.int64)
     least, most = int(x.min()), int(x.max())
     if least < -size or most >= size:
         raise IndexError(f"index {most if most >= size else least} is out of bounds for axis 0 with size {size}")
@@ -134,7 +135,7 @@ class _Part:
     shards: list[tuple[int, int]]
     arrays: dict[rows.Slot, Array] = field(default_factory=dict)
     arguments: list[Any] = field(default_factory=list)
-    calls: list[Callable[[], Any]] = field(default_factory=list)
+    calls: list[functools.partial[None]] = field(default_factory=list)
     later: list[rows.Slot] = field(default_factory=list)
     fresh: list[tuple[rows.Slot, tuple[int, ...]]] = field(default_factory=list)
     zeroed: list[Array] = field(default_factory=list)
@@ -173,14 +174,14 @@ def _evaluate(graph: Graph, arrays: Sequence[Any]) -> list[Any]:
     """As ``evaluate``, but matrices that are only joined and transposed stay in pieces."""
     known: dict[Value, Any] = dict(zip(graph.inputs, arrays, strict=True)) | graph.constants
     for op in graph.ops:
-        args = [known[x] if isinstance(x, Value) else x for x in op.inputs]
+        args: list[Any] = [known[x] if isinstance(x, Value) else x for x in op.inputs]
         if op.name == "concatenate" and op.options["axis"] == 1 and len(op.output.shape) == 2:
             pieces, column = [], 0
             for arg in args:
                 inner = arg.pieces if isinstance(arg, _Pieces) else [(arg, 0, 0)]
                 pieces += [(piece, row, col + column) for piece, row, col in inner]
                 column += arg.shape[1]
-            known[op.output] = _Pieces(op.output.shape, pieces)  # type: ignore[arg-type]
+            known[op.output] = _Pieces(op.output.shape, pieces)
         elif op.name == "transpose" and isinstance(args[0], _Pieces):
             known[op.output] = args[0].transposed()
         else:
@@ -189,12 +190,18 @@ def _evaluate(graph: Graph, arrays: Sequence[Any]) -> list[Any]:
     return [known[x] if isinstance(x, Value) else x for x in graph.outputs]
 
 
+def _env(prologue: Graph, arrays: Sequence[Any]) -> dict[Value, Any]:
+    """A prologue's outputs by value."""
+    found = _evaluate(prologue, arrays)
+    return {value: array for value, array in zip(prologue.outputs, found, strict=True) if isinstance(value, Value)}
+
+
 def _row_stride(array: Array, leading: int) -> int:
     """The distance in elements between rows, which lie evenly along the first ``leading`` axes."""
     for axis in reversed(range(leading)):
         if array.shape[axis] > 1:  # the stride of an axis of one may be anything
-            return array.strides[axis] // array.itemsize
-    return array.shape[-1]
+            return int(array.strides[axis] // array.itemsize)
+    return int(array.shape[-1])
 
 
 class _Compiled:
@@ -315,20 +322,22 @@ class Executor:
         back = stage.backward
         assert back is not None
         body = self._new(stage, name, back.ops, back.prologue)
-        for x in (*back.keeps, *(d for d in stage.d_outputs if d is not None)):
+        for x in (*back.keeps, *(seed for seed in stage.d_outputs if seed is not None)):
             if x not in body.given:
                 body.given[x] = rows.Place(body.slot("rows", rows.width_of(x), x), 0)
         moving = {}
-        for x in stage.d_carried:
-            if x is not None:
-                moving[x] = body.slot("coming", rows.width_of(x), x)
-                body.given[x] = rows.Place(moving[x], 0)
+        for seed in stage.d_carried:
+            if seed is not None:
+                moving[seed] = body.slot("coming", rows.width_of(seed), seed)
+                body.given[seed] = rows.Place(moving[seed], 0)
         made = {op.output for op in body.ops if op.name not in rows.ALIASES}
 
         def copied(x: Operand, like: Value) -> Value:
             """A value of its own that equals ``x``."""
             copy = Value(like.shape, like.dtype)
-            body.ops.append(Op("alias", (x,), {}, copy) if isinstance(x, Value) else Op("where", (False, like, x), {}, copy))
+            body.ops.append(
+                Op("alias", (x,), {}, copy) if isinstance(x, Value) else Op("where", (False, like, x), {}, copy)
+            )
             return copy
 
         going: list[rows.Slot] = []
@@ -428,7 +437,7 @@ class Executor:
                             workspace.known[self.wholes[after]] = whole
                     whole[steps if reverse else 0] = first
                     known[before], known[after] = (whole[1:], whole[:-1]) if reverse else (whole[:-1], whole[1:])
-            self._run(part, dict(zip(stage.forward.prologue.outputs, _evaluate(stage.forward.prologue, [fixed[x] for x in stage.fixed]), strict=True)), known)
+            self._run(part, _env(stage.forward.prologue, [fixed[x] for x in stage.fixed]), known)
             for value in part.compiled.body.stored:
                 known[value] = part_view(part, value)
             if stage.name == "loop":
@@ -470,18 +479,19 @@ class Executor:
             back = stage.backward
             assert back is not None
             part = self._part(workspace, number, "backward")
-            for value, d in zip(stage.outputs, stage.d_outputs, strict=True):
-                if d is not None:
+            for value, seed in zip(stage.outputs, stage.d_outputs, strict=True):
+                if seed is not None:
                     arrived = cotangent.pop(value, None)
                     if arrived is None:
                         # One row of zeros for all: code reads whole rows.
-                        arrived = np.broadcast_to(np.zeros(value.shape[1:], self.dtype), (*part.lead, *value.shape[1:]))
-                    known[d] = arrived
+                        row = np.zeros(value.shape[1:], self.dtype)
+                        arrived = np.broadcast_to(row, (*part.lead, *row.shape))
+                    known[seed] = arrived
             first, end = (0, steps - 1) if reverse else (steps - 1, 0)
             if stage.name == "loop":
                 for going, given in zip(part.compiled.going, d_carry, strict=True):
                     part.arrays[going][first & 1] = 0 if given is None else given
-            env = dict(zip(back.prologue.outputs, _evaluate(back.prologue, [fixed[x] for x in stage.fixed]), strict=True))
+            env = _env(back.prologue, [fixed[x] for x in stage.fixed])
             self._run(part, env, known)
             if stage.name == "loop":
                 d_first = [np.array(part.arrays[going][1 - (end & 1)]) for going in part.compiled.going]
@@ -514,14 +524,14 @@ class Executor:
         return d_params, d_first, d_xs
 
     def _rows(self, x: Any) -> Array:
-        x = np.asarray(x)
-        if x.dtype.kind == "b":
-            return x.astype(self.dtype)
-        if x.dtype.kind in "iu":
-            return np.ascontiguousarray(x, np.int64)
-        if x.dtype != self.dtype:
-            raise TypeError(f"an input has dtype {x.dtype}; expected {self.dtype}")
-        return np.ascontiguousarray(x)
+        array: Array = np.asarray(x)
+        if array.dtype.kind == "b":
+            return array.astype(self.dtype)
+        if array.dtype.kind in "iu":
+            return np.ascontiguousarray(array, np.int64)
+        if array.dtype != self.dtype:
+            raise TypeError(f"an input has dtype {array.dtype}; expected {self.dtype}")
+        return np.ascontiguousarray(array)
 
     def _part(self, workspace: _Workspace, number: int, kind: str) -> _Part:
         """A body with memory, made where the workspace has none yet."""
@@ -568,7 +578,8 @@ class Executor:
                 array = empty((len(shards), slot.width), self.dtype)
                 part.zeroed.append(array)
             elif slot.kind == "scattered":
-                assert slot.indices is not None and slot.indices.value is not None
+                assert slot.indices is not None
+                assert slot.indices.value is not None
                 length = workspace.tables[self.of_indices[slot.indices.value]]
                 array = empty((len(shards), length, slot.width), self.dtype)
                 part.zeroed.append(array)
@@ -591,7 +602,13 @@ class Executor:
         backwards = workspace.reverse == (kind != "backward")
         for (start, stop), arguments in zip(shards, part.arguments, strict=True):
             if loop:
-                numbers = (workspace.steps - 1 if backwards else 0, workspace.steps, -1 if backwards else 1, start, stop)
+                numbers = (
+                    workspace.steps - 1 if backwards else 0,
+                    workspace.steps,
+                    -1 if backwards else 1,
+                    start,
+                    stop,
+                )
             else:
                 numbers = (0, BLOCK, 0, start, stop)
             part.calls.append(functools.partial(compiled.run, ctypes.addressof(arguments), *numbers))
@@ -691,8 +708,8 @@ class Executor:
                 work = part.work[key] = empty((gemm.outer_work(tile, m, width),), self.dtype)
             some.append(
                 functools.partial(
-                    self.products.outer, m, width, count, addresses[0], left_row, addresses[1] + start * size, right_row,
-                    addresses[2] + start * size, n, 0, work.__array_interface__["data"][0],
+                    self.products.outer, m, width, count, addresses[0], left_row,
+                    addresses[1] + start * size, right_row, addresses[2] + start * size, n, 0, _address(work),
                 )
             )  # fmt: skip
         return out
@@ -704,7 +721,7 @@ class Executor:
         height = self.products.tile.rows
         share = max(1, round(count / workers / height)) * height if count >= height * workers else -(-count // workers)
         bounds = [min(i * share, count) for i in range(workers)] + [count]
-        return [(a, b) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+        return [(a, b) for a, b in itertools.pairwise(bounds) if b > a]
 
 
 CACHE_OF_ONE = 1_000_000
@@ -820,11 +837,12 @@ class Stepper:
         self._index[0] = symbol
         out = np.empty(count, np.int64)
         copies = [
-            word
-            for before, after in self._carry
-            for word in (_address(after), _address(before), before[0].nbytes)
+            word for before, after in self._carry for word in (_address(after), _address(before), before[0].nbytes)
         ]
-        calls = [word for call in self._calls for word in (ctypes.cast(call.func, ctypes.c_void_p).value, *call.args)]
+        calls: list[Any] = []
+        for call in self._calls:
+            function: Any = call.func
+            calls += [ctypes.cast(function, ctypes.c_void_p).value, *call.args]
         given = [np.array(words, np.int64) for words in (calls, copies)]
         uniform = np.ascontiguousarray(uniform, np.float64)
         size = scores.shape[-1]
@@ -853,7 +871,7 @@ def _sampler(dtype: str) -> Any:
     library = jit.compile_ir(sampler.ir(dtype))
     kinds = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
     kinds += [ctypes.c_int64, ctypes.c_double, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
-    function = ctypes.CFUNCTYPE(None, *kinds)(library.address("sample"))
+    function: Any = ctypes.CFUNCTYPE(None, *kinds)(library.address("sample"))
     function.library = library  # which must live as long
     return function
 

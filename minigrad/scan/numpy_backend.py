@@ -639,7 +639,9 @@ class _Layout:
             a, lookup = op.values[0], origins.pop()
             # The one-hot rows follow the operand, which must not have to lie elsewhere.
             maker = made.get(a)
-            free = a in stage.carry or (maker is not None and maker.name not in ("getitem", "alias", "reshape", "concatenate"))
+            free = a in stage.carry or (
+                maker is not None and maker.name not in ("getitem", "alias", "reshape", "concatenate")
+            )
             free &= a not in stage.carried and a not in joined and taken.get(a, lookup) == lookup
             if origins or not free or not as_columns[lookup]:
                 continue

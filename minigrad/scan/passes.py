@@ -27,7 +27,7 @@ class Level(IntEnum):
 
 def classify(graph: Graph, levels: Mapping[Value, Level]) -> dict[Value, Level]:
     """The level of every value, given those of the inputs."""
-    found = dict(levels) | {value: Level.FIXED for value in graph.constants}
+    found = dict(levels) | dict.fromkeys(graph.constants, Level.FIXED)
     for op in graph.ops:
         found[op.output] = max((found[value] for value in op.values), default=Level.FIXED)
     return found
@@ -211,8 +211,8 @@ def merge(graph: Graph, levels: Mapping[Value, Level], carry: int = 0) -> Graph:
 def lower(graph: Graph) -> Graph:
     """Operations that kernels have no word for become others that they have.
 
-    ``log_softmax``, ``logsumexp`` and ``mean`` become sums and maxima along the last axis; a scatter of columns becomes a
-    concatenation of its parts and zeros; a slice of a concatenation that is one of its parts is that part.
+    ``log_softmax``, ``logsumexp`` and ``mean`` become sums and maxima along the last axis; a scatter of columns becomes
+    a concatenation of its parts and zeros; a slice of a concatenation that is one of its parts is that part.
     """
     makers: dict[Value, Op] = {}
 
@@ -267,7 +267,7 @@ def _lowered(builder: Builder, op: Op, makers: Mapping[Value, Op]) -> Operand | 
 
 
 def join_rows(graph: Graph) -> Graph:
-    """A scatter whose parts are all rows of its shape, some after others, becomes a concatenation: one pass, not three."""
+    """A scatter whose parts are all rows of its shape becomes a concatenation: one pass over memory, not three."""
 
     def rewrite(builder: Builder, op: Op) -> Operand | None:
         if op.name != "scatter":
@@ -326,9 +326,15 @@ def _scattered(builder: Builder, op: Op) -> Value | None:
         end = 0
         for (start, stop), part in [*row, ((whole.shape[1],) * 2, row[-1][1])]:
             if start > end:
-                column = part if part.shape[1] == 1 else emit(builder, "getitem", part, index=(slice(None), slice(0, 1)))
+                column = (
+                    part if part.shape[1] == 1 else emit(builder, "getitem", part, index=(slice(None), slice(0, 1)))
+                )
                 zero = emit(builder, "where", False, column, 0)
-                parts.append(zero if start == end + 1 else emit(builder, "broadcast_to", zero, shape=(whole.shape[0], start - end)))
+                parts.append(
+                    zero
+                    if start == end + 1
+                    else emit(builder, "broadcast_to", zero, shape=(whole.shape[0], start - end))
+                )
             if stop > start:
                 parts.append(part)
             end = stop

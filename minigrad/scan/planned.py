@@ -367,7 +367,9 @@ def _same(one: Graph, two: Graph, batch: int, other: int) -> bool:
         return None if type(value) is int and value == size else key_of(value)
 
     def text(graph: Graph, size: int) -> Any:
-        places = {value: i for i, value in enumerate((*graph.inputs, *graph.constants, *(op.output for op in graph.ops)))}
+        places = {
+            value: i for i, value in enumerate((*graph.inputs, *graph.constants, *(op.output for op in graph.ops)))
+        }
         ops = [
             (
                 op.name,
@@ -381,7 +383,8 @@ def _same(one: Graph, two: Graph, batch: int, other: int) -> bool:
 
     pairs = list(zip(one.constants.values(), two.constants.values(), strict=False))
     alike = len(one.constants) == len(two.constants) and all(
-        shape(a, batch) == shape(b, other) and (a.shape != b.shape or np.array_equal(a, b, equal_nan=True)) for a, b in pairs
+        shape(a, batch) == shape(b, other) and (a.shape != b.shape or np.array_equal(a, b, equal_nan=True))
+        for a, b in pairs
     )
     return alike and text(one, batch) == text(two, other)
 
@@ -518,7 +521,9 @@ class _Call:
 
     def run(self, reverse: bool) -> tuple[Tree, Tree]:
         """The last carry and the outputs."""
-        fixed, states, sources = ([np.asarray(value_of(x)) for x in some] for some in (self.fixed, self.states, self.sources))
+        fixed, states, sources = (
+            [np.asarray(value_of(x)) for x in some] for some in (self.fixed, self.states, self.sources)
+        )
         inputs = [
             Lookup(source, x.indices) if isinstance(x, Lookup) else source
             for source, x in zip(sources, self.inputs, strict=True)
@@ -555,8 +560,8 @@ class _Call:
             d_params, d_carry, d_xs = executor.backward(saved, parts[:count], parts[count:])
             # An input that the loop does not read at all has a gradient too, for whoever asks.
             sources = inputs[len(d_params) + count :]
-            d_xs = [np.zeros_like(x) if d is None else d for d, x in zip(d_xs, sources, strict=False)]
-            return _each_its_own([*d_params, *d_carry, *d_xs])
+            some = [np.zeros_like(x) if d is None else d for d, x in zip(d_xs, sources, strict=False)]
+            return _each_its_own([*d_params, *d_carry, *some])
 
         loop = Node(_Rule("scan", rule, fresh=True), values, np.zeros(()), self.nodes, {})
         return [
@@ -571,7 +576,9 @@ class Stepper(Protocol):
         carry: the carry after the last step, its leaves in order.
     """
 
-    carry: list[Array]
+    @property
+    def carry(self) -> list[Array]:  # noqa: D102
+        ...
 
     def __call__(self, symbols: Any) -> list[Array]:
         """One step: (B,) symbols -> the leaves of the output, (B, ...); the next step may write over them."""
@@ -604,7 +611,9 @@ def stepper(step: Step, params: Tree, carry: Tree, table: Array) -> Stepper | No
         return None
     from minigrad.scan import compiled_backend
 
-    return compiled_backend.Stepper(executor, call.fixed, states, table)  # type: ignore[arg-type]
+    if not isinstance(executor, compiled_backend.Executor):
+        return None
+    return compiled_backend.Stepper(executor, call.fixed, states, table)
 
 
 def _each_its_own(arrays: list[Array]) -> list[Array]:

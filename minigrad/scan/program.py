@@ -1,29 +1,34 @@
 """What the planner makes of a step: stages, each with what a row needs forwards and backwards.
 
-A stage works row by row, a row being one sequence at one step, so that a backend may take rows in any blocks and shards.
-What runs before the loop, in it and after it is decided here; how it runs, in the backends.
+A stage works row by row, a row being one sequence at one step, so that a backend may take rows in any blocks and
+shards. What runs before the loop, in it and after it is decided here; how it runs, in the backends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from minigrad.graph import Graph, Op, Operand, TraceError, Value, differentiate, prune
 from minigrad.scan.passes import Level, classify, clean, columns_of, depends_on, join_rows, lower, merge, regroup, split
 
 MAPS = frozenset(
-    "add subtract multiply divide negative sqrt abs exp expm1 log log1p sin cos tanh sigmoid softplus relu maximum minimum "
-    "power where clip alias greater greater_equal less less_equal equal not_equal sign logical_and logical_or logical_not "
-    "floor ceil rint isnan isfinite broadcast_to place".split()
-)
+    {
+        "add", "subtract", "multiply", "divide", "negative", "sqrt", "abs", "exp", "expm1", "log", "log1p",
+        "sin", "cos", "tanh", "sigmoid", "softplus", "relu", "maximum", "minimum", "power", "where", "clip",
+        "alias", "greater", "greater_equal", "less", "less_equal", "equal", "not_equal", "sign", "logical_and",
+        "logical_or", "logical_not", "floor", "ceil", "rint", "isnan", "isfinite", "broadcast_to", "place",
+    }
+)  # fmt: skip
 """Operations that backends carry out element by element."""
 
 CHEAP = frozenset(
-    "add subtract multiply where clip alias greater greater_equal less less_equal equal not_equal sign abs relu maximum "
-    "minimum logical_and logical_or logical_not getitem reshape broadcast_to concatenate".split()
-)
+    {
+        "add", "subtract", "multiply", "where", "clip", "alias", "greater", "greater_equal", "less",
+        "less_equal", "equal", "not_equal", "sign", "abs", "relu", "maximum", "minimum", "logical_and",
+        "logical_or", "logical_not", "getitem", "reshape", "broadcast_to", "concatenate",
+    }
+)  # fmt: skip
 """Operations that the backward pass repeats rather than read their results from memory."""
 
 
@@ -179,7 +184,7 @@ def plan(
     # Which stage each operation belongs to.
     table_values = [xs[i] for i in tables]
     in_loop = depends_on(graph, carried) if carry else set()
-    stage_of: dict[Value, str] = {x: "given" for x in inputs}
+    stage_of: dict[Value, str] = dict.fromkeys(inputs, "given")
     for op in graph.ops:
         value = op.output
         if level[value] == Level.FIXED:
@@ -193,7 +198,11 @@ def plan(
         else:
             origins = {x for x in op.values if level[x] != Level.FIXED}
             table = all(x in table_values or stage_of[x].startswith("table") for x in origins)
-            ids = {str(table_values.index(x)) if x in table_values else stage_of[x][5:] for x in origins} if table else set()
+            ids = (
+                {str(table_values.index(x)) if x in table_values else stage_of[x][5:] for x in origins}
+                if table
+                else set()
+            )
             stage_of[value] = f"table{ids.pop()}" if len(ids) == 1 and value not in ys else "input"
 
     fixed_ops = [op for op in graph.ops if level[op.output] == Level.FIXED]
@@ -228,7 +237,11 @@ def plan(
             for x in op.values
             if x in made or (loop and x in carries)
         }
-        outputs = [v for v in (*carries, *(op.output for op in ops)) if (v in later or v in read_by_all) and v in made | set(carries)]
+        outputs = [
+            v
+            for v in (*carries, *(op.output for op in ops))
+            if (v in later or v in read_by_all) and v in made | set(carries)
+        ]
         if not loop:
             outputs = [v for v in outputs if v in made]
         stages.append(
@@ -247,7 +260,9 @@ def plan(
     if wanted is not None:
         given = Graph(prologue.inputs, list(fixed), prologue.ops, prologue.constants, prologue.names)
         d_prologue = join_rows(clean(_backward_only(differentiate(given, inputs[:params]), len(fixed))))
-    return Program(graph, inputs[:params], fixed, prologue, d_prologue, carries, xs, stages, carried, ys, without, table_values)
+    return Program(
+        graph, inputs[:params], fixed, prologue, d_prologue, carries, xs, stages, carried, ys, without, table_values
+    )
 
 
 def _own_outputs(graph: Graph, carry: int, levels: Mapping[Value, Level]) -> Graph:
@@ -293,7 +308,7 @@ def _stage(
     graph = Graph([*fixed, *carry, *rows], [*carried, *outputs], ops, constants, whole.names)
     stage = Stage(name, fixed, rows, carry, carried, outputs, Body(Graph([], []), []))
     results = [*carried, *outputs]
-    level = {x: "fixed" for x in fixed} | {x: "rows" for x in (*carry, *rows)}
+    level = dict.fromkeys(fixed, "fixed") | dict.fromkeys((*carry, *rows), "rows")
     if active is None:
         joint = lower(graph)
         gradient: list[Operand] = []
@@ -307,10 +322,10 @@ def _stage(
         level |= {x: "rows" for x in seeds if x is not None}
         joint = lower(raw)
         gradient = joint.outputs[len(results) :]
-    for i, (asked, found) in enumerate(zip(results, joint.outputs, strict=False)):
-        if found is not asked:  # other stages know it by its first name
-            joint.ops.append(Op("alias", (found,), {}, asked))
-            joint.outputs[i] = asked
+    for i, (known, found) in enumerate(zip(results, joint.outputs, strict=False)):
+        if found is not known:  # other stages know it by its first name
+            joint.ops.append(Op("alias", (found,), {}, known))
+            joint.outputs[i] = known
     kinds, needed_forward = _kinds(joint, level), depends_on(joint, results)
     forward = [op for op in joint.ops if op.output in needed_forward and kinds[op.output] == "rows"]
     stage.forward = Body(_prologue(joint, kinds, forward, fixed), forward)
@@ -328,19 +343,17 @@ def _stage(
     sums = [op for op in joint.ops if op.output in in_backward and kinds[op.output] == "sum"]
     after = [op for op in joint.ops if op.output in in_backward and kinds[op.output] == "summed"]
     epilogue_inputs = [op.output for op in sums] + [
-        x
-        for x in dict.fromkeys(v for op in after for v in op.values)
-        if kinds[x] == "fixed"
+        x for x in dict.fromkeys(v for op in after for v in op.values) if kinds[x] == "fixed"
     ]
     fixed_in_epilogue = [x for x in epilogue_inputs if kinds[x] == "fixed"]
     epilogue = Graph(epilogue_inputs, [d for d in d_fixed if isinstance(d, Value)], after, {}, {})
 
     # What is read from the forward pass: kept, or computed again where that is cheap and its operands are at hand.
     makers = joint.makers()
-    transposed = {op.output: op.values[0] for op in joint.ops if op.name == "transpose" and kinds[op.output] == "turned"}
-    totals = [
-        Sum(transposed[op.values[0]] if op.name == "matmul" else None, op.values[-1], op) for op in sums
-    ]
+    transposed = {
+        op.output: op.values[0] for op in joint.ops if op.name == "transpose" and kinds[op.output] == "turned"
+    }
+    totals = [Sum(transposed[op.values[0]] if op.name == "matmul" else None, op.values[-1], op) for op in sums]
     operands = {x for total in totals for x in (total.left, total.right) if x is not None}
     at_hand = set(carry) | set(rows) | set(fixed) | set(results) | {x for x in stage.d_outputs if x is not None}
     forward_values = {op.output for op in forward}
@@ -404,7 +417,7 @@ def _kinds(joint: Graph, given: Mapping[Value, str]) -> dict[Value, str]:
     Raises:
         TraceError: an operation on rows is none that a backend can carry out row by row.
     """
-    kinds = dict(given) | {x: "fixed" for x in joint.constants}
+    kinds = dict(given) | dict.fromkeys(joint.constants, "fixed")
     batch = next((x.shape[0] for x, kind in given.items() if kind == "rows"), 0)
     for op in joint.ops:
         of = {kinds[x] for x in op.values}
@@ -437,7 +450,9 @@ def _row_kind(op: Op, kinds: Mapping[Value, str], batch: int) -> str:
         return "turned"
     elif op.name in ("sum", "max"):
         axis = op.options["axis"]
-        axes = {a % len(shapes[0]) for a in (axis if isinstance(axis, tuple) else (axis,))} if axis is not None else {0, 1}
+        axes = (
+            {a % len(shapes[0]) for a in (axis if isinstance(axis, tuple) else (axis,))} if axis is not None else {0, 1}
+        )
         if axes == {1} and len(shapes[0]) == 2:
             return "rows"
         if op.name == "sum" and 0 in axes:
@@ -454,9 +469,13 @@ def _row_kind(op: Op, kinds: Mapping[Value, str], batch: int) -> str:
     elif op.name == "pick":
         if len(shapes[0]) == 2 and shapes[1] == (batch,) and kinds[op.values[0]] == kinds[op.values[1]] == "rows":
             return "rows"
-    elif op.name in MAPS and out and out[0] == batch and len(out) <= 2:
-        if all(_aligned(x, kinds[x], out, op.name) for x in op.values):
-            return "rows"
+    elif (
+        op.name in MAPS
+        and out[:1] == (batch,)
+        and len(out) <= 2
+        and all(_aligned(x, kinds[x], out, op.name) for x in op.values)
+    ):
+        return "rows"
     raise TraceError(f"its {op.name} of {' and '.join(map(repr, op.values))} is none that works row by row")
 
 
@@ -487,5 +506,3 @@ def _counts(ops: Sequence[Op]) -> str:
     shapes = ", ".join("x".join(map(str, op.values[1].shape)) for op in products)
     maps = sum(op.name in MAPS for op in ops)
     return f"{len(products)} product{'s' * (len(products) != 1)}{f' ({shapes})' if shapes else ''}, {maps} elementwise"
-
-

@@ -412,6 +412,8 @@ _FIRST: dict[str, _Checker] = {
     "purity": _purity,
 }
 _CAUSAL: dict[str, _Checker] = {"steps": _steps, "chunks": _chunks, "later inputs": _later_inputs}
+
+
 def _planned(cell: Cell, rng: np.random.Generator) -> float:
     sample = _draw(cell, rng)
     expected = cell.unroll(*sample, lengths=LENGTHS), _loss_gradient(cell, *sample)

@@ -178,14 +178,15 @@ def sample(model: Model, params: Tree, prime: Sequence[int], choice: Choice, rng
 
 
 def _drawn_ahead(step: Stepper, symbol: int, choice: Choice, rng: np.random.Generator) -> Iterator[int]:
-    """Symbols after ``symbol``, without end, a few at a time; the generator ends as if each had been drawn by itself."""
+    """Symbols after ``symbol``, without end, a few at a time; ``rng`` ends as if each had been drawn by itself."""
     count = 1
     while True:
         before = rng.bit_generator.state
         used = 0
         uniform = rng.random(count) if choice.draws else np.zeros(count)
         try:
-            for symbol in step.sample(symbol, uniform, choice.temperature if choice.draws else 0.0).tolist():
+            drawn = step.sample(symbol, uniform, choice.temperature if choice.draws else 0.0).tolist()
+            for symbol in drawn:
                 if symbol < 0:
                     raise _no_numbers()
                 used += 1
