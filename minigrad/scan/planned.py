@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from minigrad.compiled import jit
 from minigrad.gradients import vjp
 from minigrad.graph import Graph, TraceError, Value, key_of, trace
 from minigrad.primitives import reshape, where
-from minigrad.scan import reference
+from minigrad.scan import reference, stepping
 from minigrad.scan.lookup import Lookup
 from minigrad.scan.program import PASSES, Program, plan
 from minigrad.scan.reference import Step, live_steps
@@ -570,25 +570,26 @@ class _Call:
 
 
 class Stepper(Protocol):
-    """A step that is taken once at a time, for symbols that are looked up in a table.
-
-    Attributes:
-        carry: the carry after the last step, its leaves in order.
-    """
+    """A step that is taken once at a time, for symbols that are looked up in a table."""
 
     @property
-    def carry(self) -> list[Array]:  # noqa: D102
-        ...
+    def carry(self) -> list[Array]:
+        """The carry after the last step, its leaves in order."""
 
     def __call__(self, symbols: Any) -> list[Array]:
         """One step: (B,) symbols -> the leaves of the output, (B, ...); the next step may write over them."""
+
+
+@runtime_checkable
+class DrawingStepper(Stepper, Protocol):
+    """A stepper that can also draw symbols by itself, many in one go."""
 
     def sample(self, symbol: int, uniform: Array, temperature: float) -> Array:
         """Symbols drawn from the output, each the next step's input; see ``compiled_backend.Stepper``."""
 
 
 def stepper(step: Step, params: Tree, carry: Tree, table: Array) -> Stepper | None:
-    """A step prepared to be taken many times without gradients, as in sampling; None where no backend can.
+    """A step prepared to be taken many times without gradients, as in sampling; None where it cannot be planned.
 
     Args:
         step: as ``scan`` takes it; a frozen dataclass.
@@ -596,7 +597,8 @@ def stepper(step: Step, params: Tree, carry: Tree, table: Array) -> Stepper | No
         carry: the state to start from, (B, ...) arrays.
         table: (V, n), of which each step's input is a row for each sequence.
     """
-    if chosen_backend() != "compiled" or observer.get() is not None:
+    backend = chosen_backend()
+    if backend == "reference" or observer.get() is not None:
         return None
     states = trees.leaves(carry)
     xs = Lookup(table, np.zeros((1, len(states[0])), np.intp))
@@ -605,15 +607,16 @@ def stepper(step: Step, params: Tree, carry: Tree, table: Array) -> Stepper | No
         planned = _find_plan(call, (0,), None)
         if planned is None:
             return None
-        executor = planned.executor("compiled")
+        if backend == "compiled":
+            from minigrad.scan import compiled_backend
+
+            executor = planned.executor(backend)
+            if isinstance(executor, compiled_backend.Executor):
+                return compiled_backend.Stepper(executor, call.fixed, states, table)
+        return stepping.Stepper(planned.program, call.fixed, states, table)
     except TraceError as error:
         _refuse(step, error)
         return None
-    from minigrad.scan import compiled_backend
-
-    if not isinstance(executor, compiled_backend.Executor):
-        return None
-    return compiled_backend.Stepper(executor, call.fixed, states, table)
 
 
 def _each_its_own(arrays: list[Array]) -> list[Array]:

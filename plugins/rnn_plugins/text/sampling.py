@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad import log_softmax, trees
-from minigrad.scan.planned import Stepper
+from minigrad.scan.planned import DrawingStepper
 from minigrad.trees import Tree
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks.language_model import Model
@@ -166,7 +166,7 @@ def sample(model: Model, params: Tree, prime: Sequence[int], choice: Choice, rng
     symbol = choice.pick(logits, rng)
     yield symbol
     step = model.stepper(params, carry)
-    if step is not None and choice.plain:
+    if isinstance(step, DrawingStepper) and choice.plain:
         yield from _drawn_ahead(step, symbol, choice, rng)
     while True:
         if step is not None:
@@ -177,7 +177,7 @@ def sample(model: Model, params: Tree, prime: Sequence[int], choice: Choice, rng
         yield symbol
 
 
-def _drawn_ahead(step: Stepper, symbol: int, choice: Choice, rng: np.random.Generator) -> Iterator[int]:
+def _drawn_ahead(step: DrawingStepper, symbol: int, choice: Choice, rng: np.random.Generator) -> Iterator[int]:
     """Symbols after ``symbol``, without end, a few at a time; ``rng`` ends as if each had been drawn by itself."""
     count = 1
     while True:

@@ -1,0 +1,82 @@
+"""A planned step taken once at a time with NumPy: its operations as one Python function, without tensors in between.
+
+It is for sampling where there is no compiler; a whole sequence is the executors' business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minigrad.graph import Operand, Value, evaluate, function_of
+from minigrad.scan.program import Program
+from minigrad.tensor import Array
+
+
+class Stepper:
+    """A program that takes one step at a time; what depends on the parameters alone is computed once.
+
+    Args:
+        program: with one input, which is looked up in a table.
+        params: arrays in the order of the program's parameters.
+        carry: the first carry, (B, ...) arrays.
+        table: what symbols are looked up in, (V, n).
+
+    Attributes:
+        carry: the carry after the last step.
+    """
+
+    def __init__(self, program: Program, params: Sequence[Array], carry: Sequence[Array], table: Array) -> None:
+        self.carry = [np.asarray(x) for x in carry]
+        fixed = dict(zip(program.fixed, evaluate(program.prologue, params), strict=True))
+        known: dict[Value, Any] = {}  # what is the same at every step
+        looked_up = {program.xs[0]: table}
+        ops = []
+        for stage in program.stages:
+            of_stage = evaluate(stage.forward.prologue, [fixed[x] for x in stage.fixed])
+            known |= {
+                x: y for x, y in zip(stage.forward.prologue.outputs, of_stage, strict=True) if isinstance(x, Value)
+            }
+            if stage.name != "table":
+                ops += stage.forward.ops
+                continue
+            for op in stage.forward.ops:
+                args = [looked_up.get(x, known.get(x)) if isinstance(x, Value) else x for x in op.inputs]
+                looked_up[op.output] = np.asarray(function_of(op.name)(*args, **op.options))
+        names: dict[Value, str] = {}
+        scope: dict[str, Any] = {}
+
+        def spell(x: Operand) -> str:
+            if not isinstance(x, Value):
+                return repr(x)
+            if x not in names:
+                names[x] = f"v{len(names)}"
+                if x in looked_up:
+                    scope[f"table_{names[x]}"] = looked_up[x]
+                    lines.append(f"{names[x]} = table_{names[x]}[symbols]")
+                else:
+                    scope[names[x]] = known[x]
+            return names[x]
+
+        lines: list[str] = []
+        for i, x in enumerate(program.carry):
+            names[x] = f"carry{i}"
+        for i, op in enumerate(ops):
+            operands = ", ".join([*map(spell, op.inputs), *(f"{name}=o{i}_{name}" for name in op.options)])
+            scope |= {f"o{i}_{name}": option for name, option in op.options.items()}
+            scope[f"f{i}"] = np.dot if op.name == "matmul" else function_of(op.name)
+            names[op.output] = f"v{len(names)}"
+            lines.append(f"{names[op.output]} = f{i}({operands})")
+        given = ", ".join(f"carry{i}" for i in range(len(program.carry)))
+        results = [f"[{', '.join(map(spell, values))}]" for values in (program.carried, program.ys)]
+        text = "\n    ".join([f"def step(symbols, {given}):", *lines, f"return {', '.join(results)}"])
+        exec(text, scope)
+        self._step = scope["step"]
+
+    def __call__(self, symbols: Any) -> list[Array]:
+        """One step of every sequence: (B,) symbols -> the leaves of the output, (B, ...)."""
+        ys: list[Array]
+        self.carry, ys = self._step(symbols, *self.carry)
+        return ys
