@@ -28,6 +28,9 @@ from minigrad.tensor import Array
 BLOCK = 64
 """Rows that a stage without a carry takes at once, so that what passes between its loops stays in the cache."""
 
+IDLE = 3
+"""Workspaces that are kept while nobody uses them: one for training, one for its last batch, one for validation."""
+
 PACKED_ALONE = 100_000
 """Numbers that one thread packs sooner than two would begin."""
 
@@ -90,7 +93,7 @@ class Saved:
 
     def __del__(self) -> None:
         if "plan" not in self.executor.program.without:
-            self.executor.idle.setdefault(self.workspace.key, []).append(self.workspace)
+            self.executor.give_back(self.workspace)
 
 
 class _Workspace:
@@ -254,7 +257,7 @@ class Executor:
             if op.name in ("pick", "place")
         }
         self.escaping, self.given = set(program.ys), set(program.xs)
-        self.idle: dict[Any, list[_Workspace]] = {}
+        self.idle: list[_Workspace] = []
         self.bodies: dict[tuple[int, str], _Compiled] = {}
         # Whatever has no kernel should be known before the first run.
         for i, stage in enumerate(program.stages):
@@ -401,10 +404,21 @@ class Executor:
         sources = [x for x in self.program.xs if x in self.source]
         lengths = tuple(len(x.table) for x in xs if isinstance(x, Lookup))
         key = (steps, batch, reverse, lengths)
-        waiting = self.idle.get(key)
-        saved = Saved(self, waiting.pop() if waiting else _Workspace(key, sources))
+        saved = Saved(self, self._idle(key) or _Workspace(key, sources))
         last, ys = self.start(saved, params, carry, xs, keep=keep)
         return last, ys, saved if keep else None
+
+    def _idle(self, key: Any) -> _Workspace | None:
+        """A workspace that nobody uses."""
+        for i, workspace in enumerate(self.idle):
+            if workspace.key == key:
+                return self.idle.pop(i)
+        return None
+
+    def give_back(self, workspace: _Workspace) -> None:
+        """Keep a workspace for another call, but no more than a few: texts are read in many lengths."""
+        self.idle.append(workspace)
+        del self.idle[:-IDLE]
 
     def start(
         self, saved: Saved, params: Sequence[Array], carry: Sequence[Array], xs: Sequence[Any], *, keep: bool
@@ -782,7 +796,6 @@ class Stepper:
         key = (1, batch, False, (len(table),))
         program = executor.program
         (source,) = program.xs
-        executor.idle.pop(key, None)  # this workspace is nobody else's, whatever becomes of others
         indices = np.zeros((1, batch), np.int64)
         saved = Saved(executor, _Workspace(key, [source]))
         self._held = executor.start(saved, params, carry, [Lookup(table, indices)], keep=False)
