@@ -458,11 +458,13 @@ def share(graph: Graph) -> Graph:
     ops = []
     for op in graph.ops:
         inputs = tuple(replaced.get(x, x) if isinstance(x, Value) else x for x in op.inputs)
-        key = None
+        key: Any = None
         with suppress(TypeError):
             # A copy is made to be another value than what it copies, and than another copy.
-            key = None if op.name == "alias" else (op.name, tuple(map(_operand_key, inputs)), key_of(dict(op.options)))
-            hash(key)
+            if op.name != "alias":
+                candidate = (op.name, tuple(map(_operand_key, inputs)), key_of(dict(op.options)))
+                hash(candidate)
+                key = candidate
         if key is not None and key in seen:
             replaced[op.output] = seen[key]
             continue

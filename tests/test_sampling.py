@@ -50,8 +50,8 @@ def test_symbols_come_as_often_as_the_tempered_softmax_says(scores, temperature)
 
 @given(SCORES, st.integers(1, 14))
 def test_top_k_leaves_the_k_likeliest_in_their_proportions(scores, k):
-    assume(len(set(scores.tolist())) == len(scores))
     p = np.exp(np.float64(scores))
+    assume(len(set(p.tolist())) == len(p))  # of two that are equally likely, either may stay
     p[np.argsort(-p)[k:]] = 0
     assert np.allclose(shares(Choice(top_k=k), scores, 500), p / p.sum(), atol=2 / 500)
 

@@ -37,6 +37,8 @@ class _Pool:
 
     def give(self, memory: Array) -> None:
         """Keep memory for another time."""
+        if memory.size > MOST_KEPT:
+            return
         if self.kept + memory.size > MOST_KEPT:  # whatever it was kept for, it was for another work
             self.spare.clear()
             self.kept = 0

@@ -10,6 +10,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from minigrad.compiled import jit
@@ -26,28 +27,28 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-PATIENCE = 200_000
-"""Processor cycles, a tenth of a millisecond, for which a thread looks whether there is news before it goes to sleep.
+PATIENCE = 2_000
+"""How often a thread looks whether there is news before it goes to sleep: a tenth of a millisecond, or less.
 
-To wake a sleeping thread takes the system up to a tenth of a millisecond too, and a training step passes on a dozen
-tasks with less than that between them.
+To wake a sleeping thread takes the system as long, and a training step passes on a dozen tasks with less than that
+between them.
 """
 
-_LOOK = """
-declare i64 @llvm.readcyclecounter()
+ASLEEP = 0.2
+"""Seconds after which a sleeping thread looks again, in case it was interrupted when it should have been woken."""
 
-define void @look(ptr %word, i64 %old, i64 %cycles) {{
+_LOOK = """
+define void @look(ptr %word, i64 %old, i64 %times) {{
 entry:
-  %start = call i64 @llvm.readcyclecounter()
   br label %loop
 loop:
+  %i = phi i64 [0, %entry], [%i1, %wait]
   %now = load atomic i64, ptr %word acquire, align 8
   %same = icmp eq i64 %now, %old
   br i1 %same, label %wait, label %end
 wait:{pause}
-  %time = call i64 @llvm.readcyclecounter()
-  %past = sub i64 %time, %start
-  %more = icmp ult i64 %past, %cycles
+  %i1 = add i64 %i, 1
+  %more = icmp ult i64 %i1, %times
   br i1 %more, label %loop, label %end
 end:
   ret void
@@ -68,38 +69,50 @@ def _look() -> Any:
 
 
 class _Worker(threading.Thread):
-    """A thread that waits for a task, runs it, says so, and waits again."""
+    """A thread that waits for a task, runs it, says so, and waits again.
+
+    Two counts say how many tasks came and how many are done, each written by one side alone. The locks only wake a
+    sleeper; whatever becomes of them when somebody is interrupted, the counts stay right.
+    """
 
     def __init__(self) -> None:
         super().__init__(name="minigrad", daemon=True)
         self.task: Callable[[], Any] | None = None
         self.error: BaseException | None = None
+        self.counts = (ctypes.c_int64 * 16)()  # the second is a cache line further
         self.given, self.done = threading.Lock(), threading.Lock()
         self.given.acquire()
         self.done.acquire()
-        self.counts = (ctypes.c_int64 * 16)()  # how many tasks came, and a cache line further how many are done
-        self.address = ctypes.addressof(self.counts)
-        self.look = _look()
         self.start()
+
+    def _until(self, place: int, old: int, bell: threading.Lock) -> None:
+        """Return when a count is no longer ``old``."""
+        while self.counts[place] == old:
+            _look()(ctypes.addressof(self.counts) + 8 * place, old, PATIENCE)
+            if self.counts[place] == old:
+                bell.acquire(timeout=ASLEEP)
 
     def give(self, task: Callable[[], Any]) -> None:
         """Let the thread run a task."""
         self.task = task
         self.counts[0] += 1
-        self.given.release()
+        _ring(self.given)
 
     def wait(self) -> None:
-        """Until the task is done."""
-        if self.counts[8] != self.counts[0]:
-            self.look(self.address + 64, self.counts[0] - 1, PATIENCE)
-        self.done.acquire()
+        """Until the task is done, even if somebody interrupts: it uses memory that is given back afterwards."""
+        interrupted: BaseException | None = None
+        while self.counts[8] != self.counts[0]:
+            try:
+                self._until(8, self.counts[0] - 1, self.done)
+            except KeyboardInterrupt as error:
+                interrupted = error
+        if interrupted is not None:
+            raise interrupted
 
     def run(self) -> None:
         """Work, as long as the process lives."""
         while True:
-            if self.counts[0] == self.counts[8]:
-                self.look(self.address, self.counts[8], PATIENCE)
-            self.given.acquire()
+            self._until(0, self.counts[8], self.given)
             try:
                 assert self.task is not None
                 self.task()
@@ -107,7 +120,13 @@ class _Worker(threading.Thread):
                 self.error = error
             self.task = None
             self.counts[8] += 1
-            self.done.release()
+            _ring(self.done)
+
+
+def _ring(bell: threading.Lock) -> None:
+    """Wake whoever sleeps at a lock."""
+    with suppress(RuntimeError):  # it rings already
+        bell.release()
 
 
 _workers: list[_Worker] = []
@@ -134,13 +153,14 @@ def in_parallel(tasks: Sequence[Callable[[], Any]]) -> None:
         for task in tasks:
             task()
         return
+    used: list[_Worker] = []
     try:
-        while len(_workers) < len(tasks) - 1:
-            _workers.append(_Worker())
-        used = _workers[: len(tasks) - 1]
-        for worker, task in zip(used, tasks[1:], strict=True):
-            worker.give(task)
         try:
+            for i, task in enumerate(tasks[1:]):
+                if i == len(_workers):
+                    _workers.append(_Worker())
+                used.append(_workers[i])
+                _workers[i].give(task)
             tasks[0]()
         finally:
             for worker in used:

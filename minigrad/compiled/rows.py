@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from minigrad.compiled import jit
 from minigrad.compiled.vector_math import FUNCTIONS, RESULT_IS_MASK, Emitter, emit_clip, emit_number
 from minigrad.graph import Op, Operand, TraceError, Value
@@ -27,7 +29,7 @@ class Slot:
         kind: ``rows`` (a row for each step and sequence), ``scratch`` (a row for each sequence of a shard), ``coming``
             and ``going`` (two such blocks that change roles with every step), ``looked_up`` (a row of a table),
             ``fixed`` (one vector), ``packed`` (a matrix, packed for products), ``total`` (one row that all rows are
-            added to), ``scattered`` (a table of such).
+            added to), ``scattered`` (a table of such), ``indices`` (an integer for each row).
         width: columns.
         value: what it holds; None where no single value says so.
         indices: the slot of the indices, for ``looked_up`` and ``scattered``.
@@ -56,7 +58,6 @@ class Code:
         text: functions in LLVM text; ``run`` is the one to call.
         slots: what it must be given, in this order.
         places: where the values that somebody asked for are, by what was asked.
-        products: for each ``packed`` slot its matrix.
     """
 
     text: str
@@ -288,7 +289,7 @@ class Body:
             self.place(v)
         text: list[str] = []
         calls: list[str] = []
-        declarations: set[str] = set(_MODES if jit.is_x86() else ())
+        declarations: set[str] = set(jit.flushing()[2])
         for number, item in enumerate(order):
             if isinstance(item, Op):
                 calls.append(self._product(item, number))
@@ -420,7 +421,7 @@ class Body:
 
     def _driver(self) -> str:
         """The function that is called from outside: all steps, or all rows in blocks."""
-        enter, leave = (_FLUSH, _RESTORE) if jit.is_x86() else ("", "")
+        enter, leave, _ = jit.flushing()
         if self.loop:
             return f"""define void @{self.name}_run(ptr %args, i64 %t0, i64 %steps, i64 %dt, i64 %b0, i64 %b1) {{
 entry:{enter}
@@ -453,20 +454,6 @@ end:{leave}
   ret void
 }}"""
 
-
-# Where gradients vanish they become denormal numbers, which a processor multiplies a hundred times more slowly. For as
-# long as a loop runs, they are zeros.
-_FLUSH = """
-  %mode.old = alloca i32
-  %mode.new = alloca i32
-  call void @llvm.x86.sse.stmxcsr(ptr %mode.old)
-  %mode = load i32, ptr %mode.old
-  %mode.zero = or i32 %mode, 32832
-  store i32 %mode.zero, ptr %mode.new
-  call void @llvm.x86.sse.ldmxcsr(ptr %mode.new)"""
-_RESTORE = """
-  call void @llvm.x86.sse.ldmxcsr(ptr %mode.old)"""
-_MODES = ("declare void @llvm.x86.sse.stmxcsr(ptr)", "declare void @llvm.x86.sse.ldmxcsr(ptr)")
 
 REDUCTIONS = frozenset({"sum", "max"})
 
@@ -620,6 +607,8 @@ class _Segment:
             condition = self._mask(em, op.inputs[0], known, j, live)
             return em.select(condition, *(self._number(em, x, known, j, live) for x in op.inputs[1:]))
         if name == "clip":
+            if any(np.ndim(bound) for bound in op.options.values() if bound is not None):
+                raise TraceError("it clips to the elements of an array")
             return emit_clip(em, [self._number(em, op.inputs[0], known, j, live)], **op.options)
         if name not in FUNCTIONS:
             raise TraceError(f"its {name} has no kernel")

@@ -5,6 +5,7 @@ What a step is comes as functions to call; nothing here knows of cells or of tex
 
 from __future__ import annotations
 
+from minigrad.compiled import jit
 from minigrad.compiled.vector_math import FUNCTIONS, Emitter
 
 LANES = 8
@@ -194,7 +195,9 @@ def shared_ir(scalar: str, size: int, columns: int) -> str:
         size: its bytes.
         columns: of a panel of the packed matrix.
     """
-    return _SHARED.format(scalar=scalar, size=size, columns=columns, least=SHARED_FROM)
+    enter, leave, declarations = jit.flushing()  # as the thread that it helps does
+    text = _SHARED.format(scalar=scalar, size=size, columns=columns, least=SHARED_FROM, enter=enter, leave=leave)
+    return "\n".join([*declarations, text])
 
 
 SHARED_FROM = 65536
@@ -287,7 +290,7 @@ end:
 }}
 
 define void @help() {{
-entry:
+entry:{enter}
   br label %look
 look:
   %last = phi i64 [0, %entry], [%last, %idle], [%now, %missed], [%now, %did]
@@ -311,7 +314,7 @@ did:
   call void @second_half()
   store atomic i64 %now, ptr @done release, align 8
   br label %look
-end:
+end:{leave}
   ret void
 }}
 """

@@ -12,6 +12,7 @@ import itertools
 import math
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ from minigrad.compiled import gemm, jit, rows, sampler
 from minigrad.compiled.memory import empty
 from minigrad.compiled.parallel import in_parallel, threads
 from minigrad.graph import Graph, Op, Operand, TraceError, Value, evaluate, function_of
-from minigrad.scan.lookup import Lookup
+from minigrad.scan.lookup import Lookup, checked_indices
 from minigrad.scan.program import Program, Stage, Sum
 from minigrad.tensor import Array
 
@@ -69,19 +70,6 @@ def _products(dtype: str) -> _Products:
     return _Products(dtype)
 
 
-def _indices(given: Any, size: int) -> Array:
-    """Indices as the code takes them: 64 bits wide, counted from 0.
-
-    Raises:
-        IndexError: one is outside, as NumPy has it.
-    """
-    x: Array = np.ascontiguousarray(given, np.int64)
-    least, most = int(x.min()), int(x.max())
-    if least < -size or most >= size:
-        raise IndexError(f"index {most if most >= size else least} is out of bounds for axis 0 with size {size}")
-    return np.where(x < 0, x + size, x) if least < 0 else x
-
-
 class Saved:
     """What the backward pass needs of a forward pass. It holds a workspace, and gives it back when it goes."""
 
@@ -119,6 +107,7 @@ class _Part:
 
     Attributes:
         compiled: the code.
+        lead: the leading axes of its rows: (T, B), or (V,) for a table.
         arrays: what lies in each slot.
         shards: ranges of rows, one a thread.
         arguments: what the code is given, for each shard.
@@ -157,17 +146,17 @@ class _Pieces:
         pieces: arrays with the row and the column that they begin at.
     """
 
-    def __init__(self, shape: tuple[int, int], pieces: list[tuple[Array, int, int]]) -> None:
-        self.shape = shape
+    def __init__(self, shape: tuple[int, int], dtype: Any, pieces: list[tuple[Array, int, int]]) -> None:
+        self.shape, self.dtype = shape, dtype
         self.pieces = pieces
 
     def transposed(self) -> _Pieces:
         """The matrix with rows and columns exchanged."""
-        return _Pieces(self.shape[::-1], [(piece.T, col, row) for piece, row, col in self.pieces])
+        return _Pieces(self.shape[::-1], self.dtype, [(piece.T, col, row) for piece, row, col in self.pieces])
 
     def array(self) -> Array:
         """The matrix itself."""
-        out: Array = np.empty(self.shape, self.pieces[0][0].dtype)
+        out: Array = np.empty(self.shape, self.dtype)
         for piece, row, col in self.pieces:
             out[row : row + piece.shape[0], col : col + piece.shape[1]] = piece
         return out
@@ -184,7 +173,7 @@ def _evaluate(graph: Graph, arrays: Sequence[Any]) -> list[Any]:
                 inner = arg.pieces if isinstance(arg, _Pieces) else [(arg, 0, 0)]
                 pieces += [(piece, row, col + column) for piece, row, col in inner]
                 column += arg.shape[1]
-            known[op.output] = _Pieces(op.output.shape, pieces)
+            known[op.output] = _Pieces(op.output.shape, op.output.dtype, pieces)
         elif op.name == "transpose" and isinstance(args[0], _Pieces):
             known[op.output] = args[0].transposed()
         else:
@@ -251,11 +240,12 @@ class Executor:
         self.indices = {x: Value((0,), np.int64) for x in program.xs if x in self.source}
         self.of_indices = {index: x for x, index in self.indices.items()}
         self.wholes = {x: Value(x.shape, x.dtype) for x in program.carried}  # a carry at all steps
-        self.limits = {
-            op.values[1]: rows.width_of(op.values[0] if op.name == "pick" else op.output)
-            for op in program.graph.ops
-            if op.name in ("pick", "place")
-        }
+        self.limits: dict[Value, int] = {}
+        for op in program.graph.ops:
+            if op.name in ("pick", "place"):
+                width = rows.width_of(op.values[0] if op.name == "pick" else op.output)
+                if self.limits.setdefault(op.values[1], width) != width:
+                    raise TraceError("it picks from rows of several widths by one index")
         self.escaping, self.given = set(program.ys), set(program.xs)
         self.idle: list[_Workspace] = []
         self.bodies: dict[tuple[int, str], _Compiled] = {}
@@ -281,8 +271,11 @@ class Executor:
     def _body(self, number: int, kind: str) -> _Compiled:
         if (number, kind) not in self.bodies:
             stage = self.program.stages[number]
-            make = self._backward_body if kind == "backward" else self._forward_body
-            self.bodies[number, kind] = make(stage, f"s{number}_{kind}", kind == "keep")
+            name = f"s{number}_{kind}"
+            if kind == "backward":
+                self.bodies[number, kind] = self._backward_body(stage, name)
+            else:
+                self.bodies[number, kind] = self._forward_body(stage, name, kind == "keep")
         return self.bodies[number, kind]
 
     def _new(self, stage: Stage, name: str, ops: Sequence[Op], prologue: Any) -> rows.Body:
@@ -321,7 +314,7 @@ class Executor:
         compiled.places |= body.exclusive
         return compiled
 
-    def _backward_body(self, stage: Stage, name: str, keep: bool) -> _Compiled:
+    def _backward_body(self, stage: Stage, name: str) -> _Compiled:
         back = stage.backward
         assert back is not None
         body = self._new(stage, name, back.ops, back.prologue)
@@ -410,9 +403,11 @@ class Executor:
 
     def _idle(self, key: Any) -> _Workspace | None:
         """A workspace that nobody uses."""
-        for i, workspace in enumerate(self.idle):
+        for workspace in list(self.idle):
             if workspace.key == key:
-                return self.idle.pop(i)
+                with suppress(ValueError):  # another thread may just have taken it
+                    self.idle.remove(workspace)
+                    return workspace
         return None
 
     def give_back(self, workspace: _Workspace) -> None:
@@ -433,9 +428,9 @@ class Executor:
         for value, x in given.items():
             if isinstance(x, Lookup):
                 known[value] = self._rows(x.table)
-                known[self.indices[value]] = _indices(x.indices, len(x.table))
+                known[self.indices[value]] = checked_indices(x.indices, len(x.table))
             elif value in self.limits:
-                known[value] = _indices(x, self.limits[value])
+                known[value] = checked_indices(x, self.limits[value])
             else:
                 known[value] = self._rows(x)
         last: list[Array] = []
@@ -657,8 +652,7 @@ class Executor:
         """Give the code what comes with every call, and run it over all rows."""
         self._pack(part, env)
         for value, slot in part.vectors:
-            vector = np.asarray(_array(env[value]))
-            self._point(part, slot, np.ascontiguousarray(vector, self.dtype if vector.dtype.kind == "b" else None))
+            self._point(part, slot, np.ascontiguousarray(_array(env[value]), self.dtype))
         for slot in part.later:
             self._point(part, slot, known[slot.value])  # type: ignore[index]
         for slot, shape in part.fresh:
@@ -670,11 +664,15 @@ class Executor:
     def _pack(self, part: _Part, env: dict[Value, Any]) -> None:
         pack = self.products.pack
         tasks: list[Callable[[], Any]] = []
+        alive: list[Array] = []  # until the tasks have run; other pieces are so in ``env``
         work = 0
         for value, packed in part.matrices:
             matrix = env[value]
             pieces = matrix.pieces if isinstance(matrix, _Pieces) else [(matrix, 0, 0)]
             for piece, row, col in pieces:
+                if piece.dtype != self.dtype:
+                    piece = piece.astype(self.dtype)
+                    alive.append(piece)
                 k, n = piece.shape
                 work += k * n
                 row_stride, col_stride = piece.strides
@@ -716,7 +714,7 @@ class Executor:
         addresses = [array.__array_interface__["data"][0] for array in (left, right, out)]
         for some, start in zip(tasks, range(0, n, share), strict=False):
             width = min(n, start + share) - start
-            key = (m, width, len(some), start)
+            key = (start // share, len(some))  # the thread's number, and the task's place
             work = part.work.get(key)
             if work is None:
                 work = part.work[key] = empty((gemm.outer_work(tile, m, width),), self.dtype)
@@ -771,6 +769,7 @@ class _SharedProduct:
         try:
             in_parallel([with_help, self.help])
         finally:
+            self.finish()  # also where the task never began
             for words in arguments:
                 words[0] = self.gemm
 
@@ -798,8 +797,8 @@ class Stepper:
         (source,) = program.xs
         indices = np.zeros((1, batch), np.int64)
         saved = Saved(executor, _Workspace(key, [source]))
-        self._held = executor.start(saved, params, carry, [Lookup(table, indices)], keep=False)
-        self._saved = saved
+        executor.start(saved, params, carry, [Lookup(table, indices)], keep=False)
+        self._saved, self._size = saved, len(table)
         self._executor = executor
         self._index = saved.known[executor.indices[source]]
         wholes = [saved.known[before] for stage in program.stages for before in stage.carry]
@@ -822,6 +821,7 @@ class Stepper:
 
     def __call__(self, symbols: Any) -> list[Array]:
         """One step of every sequence: (B,) symbols -> the outputs."""
+        symbols = checked_indices(symbols, self._size)
         for before, after in self._carry:
             before[0] = after[0]
         self._index[0] = symbols
@@ -842,12 +842,17 @@ class Stepper:
             uniform: (N,) numbers in [0, 1), one for each draw.
             temperature: divides the scores; 0 takes the largest.
 
+        Raises:
+            ValueError: there are several sequences, or not one score for each symbol.
+
         Returns:
             (N,) symbols; -1 where the scores are no numbers, and what follows means nothing.
         """
         count = len(uniform)
         (scores,) = self.ys
-        self._index[0] = symbol
+        if scores.shape != (1, self._size):
+            raise ValueError(f"the scores have shape {scores.shape}; to draw from them they must be (1, {self._size})")
+        self._index[0] = checked_indices(symbol, self._size)
         out = np.empty(count, np.int64)
         copies = [
             word for before, after in self._carry for word in (_address(after), _address(before), before[0].nbytes)

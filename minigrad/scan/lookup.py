@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from minigrad.primitives import take
+from minigrad.tensor import Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,3 +39,16 @@ class Lookup:
     def array(self) -> Any:
         """The sequence itself, (T, B, n)."""
         return take(self.table, self.indices)
+
+
+def checked_indices(given: Any, size: int) -> Array:
+    """Indices as 64-bit integers counted from 0.
+
+    Raises:
+        IndexError: one is outside, as NumPy has it.
+    """
+    x: Array = np.ascontiguousarray(given, np.int64)
+    least, most = int(x.min()), int(x.max())
+    if least < -size or most >= size:
+        raise IndexError(f"index {most if most >= size else least} is out of bounds for axis 0 with size {size}")
+    return np.where(x < 0, x + size, x) if least < 0 else x

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from minigrad.graph import Op, Operand, Value, evaluate, function_of, key_of
-from minigrad.scan.lookup import Lookup
+from minigrad.scan.lookup import Lookup, checked_indices
 from minigrad.scan.passes import columns_of
 from minigrad.scan.program import Body, Program, Stage
 from minigrad.tensor import Array
@@ -749,11 +750,6 @@ class _Layout:
 # --- arrays -----------------------------------------------------------------------------------------------------------
 
 
-def _flat(rows: int, columns: int, dtype: Any) -> Array:
-    """A matrix whose rows are not a power of two apart: these would all meet in a few sets of the cache."""
-    return np.zeros((rows, columns + 16), dtype)[:, :columns]
-
-
 class _Space:
     """The arrays of a layout for one T and B, with each instruction bound to its part of them at every step."""
 
@@ -967,9 +963,11 @@ class Executor:
             self._layouts[key] = _Layout(self.program, keep, looked_up, columns)
         layout = self._layouts[key]
         wanted = layout, steps, batch, sizes, reverse
-        for i, space in enumerate(self._pool):
+        for space in list(self._pool):
             if (space.layout, space.steps, space.batch, space.sizes, space.reverse) == wanted:
-                return self._pool.pop(i)
+                with suppress(ValueError):  # another thread may just have taken it
+                    self._pool.remove(space)
+                    return space
         return _Space(layout, steps, batch, sizes, reverse)
 
     def forward(
@@ -1001,7 +999,7 @@ class Executor:
         space = self._space(xs, steps, batch, reverse, keep)
         layout = space.layout
         fixed = dict(zip(program.fixed, evaluate(program.prologue, params), strict=True))
-        indices: list[Any] = [np.asarray(x.indices, np.intp) if isinstance(x, Lookup) else None for x in xs]
+        indices: list[Any] = [checked_indices(x.indices, len(x.table)) if isinstance(x, Lookup) else None for x in xs]
         saved = Saved(space, self._pool, params, fixed, indices)
         saved.inputs, saved.options = (params, carry, xs), {"steps": steps, "batch": batch, "reverse": reverse}
         for value, x in zip(program.xs, xs, strict=True):

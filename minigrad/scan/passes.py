@@ -10,7 +10,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from minigrad.graph import Builder, Graph, Op, Operand, Value, prune, share
+from minigrad.graph import Builder, Graph, Op, Operand, Value, infer, key_of, prune, share
 from minigrad.tensor import PRIMITIVES
 
 
@@ -56,8 +56,6 @@ def _rewritten(graph: Graph, rewrite: Callable[[Builder, Op], Operand | None]) -
 
 def emit(builder: Builder, name: str, *inputs: Operand, **options: object) -> Value:
     """Append an operation with the shape that NumPy gives it."""
-    from minigrad.graph import infer
-
     return builder.emit(name, inputs, options, Value(*infer(name, inputs, options)))
 
 
@@ -72,8 +70,11 @@ def _fold_constants(graph: Graph) -> Graph:
     def rewrite(builder: Builder, op: Op) -> Operand | None:
         if not any(value in uniform for value in op.values) or not PRIMITIVES.get(op.name, _COMPARES).broadcasts:
             return None
-        others = [x.shape for x in op.values if x not in uniform]
-        if not others or np.broadcast_shapes(*others) != op.output.shape:
+        others = [x for x in op.values if x not in uniform]
+        if not others or np.broadcast_shapes(*(x.shape for x in others)) != op.output.shape:
+            return None
+        # A number takes the type of what it meets, so that something of the constant's type must be left.
+        if {x.dtype for x in op.values if x in uniform} - {x.dtype for x in others}:
             return None
         inputs = [uniform.get(x, x) if isinstance(x, Value) else x for x in op.inputs]
         return builder.emit(op.name, inputs, op.options, op.output)
@@ -157,7 +158,10 @@ def regroup(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
         if op.name != "add" or inner(op.output):
             return None
         leaves = [term for x in op.inputs for term in terms(x)]
-        ordered = sorted(leaves, key=lambda x: level[x] if isinstance(x, Value) else Level.FIXED)
+        if any(isinstance(x, Value) and x.dtype != op.output.dtype for x in leaves):
+            return None  # the sum of two masks is a mask
+        # Numbers come last, since they have no type of their own.
+        ordered = sorted(leaves, key=lambda x: (0, level[x]) if isinstance(x, Value) else (1, 0))
         if ordered == leaves:
             return None
         total = ordered[0]
@@ -252,7 +256,7 @@ def _lowered(builder: Builder, op: Op, makers: Mapping[Value, Op]) -> Operand | 
         return builder.emit("multiply", (x, -1), {}, op.output)
     if op.name == "scatter" and len(op.output.shape) == 2:
         return _scattered(builder, op)
-    if op.name == "getitem" and x.shape == op.output.shape[:1] and op.output.shape[1:] == (1,):
+    if op.name == "getitem" and key_of(op.options["index"]) == key_of((slice(None), None)):
         return builder.emit("reshape", (x,), {"shape": op.output.shape}, op.output)
     if op.name == "getitem":
         maker = makers.get(x)

@@ -11,7 +11,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -194,7 +194,7 @@ def _executor(program: Program, backend: str) -> Executor:
     return numpy_backend.Executor(program)
 
 
-_plans: OrderedDict[Any, _Planned | TraceError] = OrderedDict()
+_plans: OrderedDict[Any, _Planned | str] = OrderedDict()
 _refused: set[str] = set()
 _KEPT = 256
 
@@ -285,14 +285,16 @@ def _find_plan(call: _Call, tables: tuple[int, ...], wanted: tuple[bool, ...] | 
             )
             found = _Planned(program, carried, ys, {})
         except TraceError as error:
-            found = error
+            found = str(error)  # not the error, which holds on to all that was there when it was raised
         _plans[key] = found
         if len(_plans) > _KEPT:
-            _plans.popitem(last=False)
+            with suppress(KeyError):  # as another thread may have emptied it
+                _plans.popitem(last=False)
     else:
-        _plans.move_to_end(key)
-    if isinstance(found, TraceError):
-        raise found
+        with suppress(KeyError):
+            _plans.move_to_end(key)
+    if isinstance(found, str):
+        raise TraceError(found)
     return found
 
 
@@ -303,8 +305,9 @@ def _identity(step: Any) -> Any:
         TypeError: there is none, for the step refers to something that may change.
     """
     if is_dataclass(step) and not isinstance(step, type):
-        if not step.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-            raise TypeError
+        names = {part.name for part in fields(step)}
+        if not step.__dataclass_params__.frozen or set(vars(step)) != names:  # type: ignore[attr-defined]
+            raise TypeError  # there is more to it than its fields
         # Not the step itself, for a field may be left out of its comparison.
         return (type(step), *(_identity(getattr(step, part.name)) for part in fields(step)))
     if isinstance(step, tuple):
@@ -529,6 +532,10 @@ class _Call:
             for source, x in zip(sources, self.inputs, strict=True)
         ]
         if self.live is not None:
+            # Whatever stands in the padding of integers is no index.
+            inputs = [
+                _live_only(x, self.live) if isinstance(x, np.ndarray) and x.dtype.kind in "iu" else x for x in inputs
+            ]
             inputs.append(self.live)
         carry, ys, saved = self.executor.forward(
             fixed, states, inputs, steps=self.length, batch=self.batch, reverse=reverse, keep=self.nodes is not None
@@ -597,10 +604,9 @@ def stepper(step: Step, params: Tree, carry: Tree, table: Array) -> Stepper | No
         carry: the state to start from, (B, ...) arrays.
         table: (V, n), of which each step's input is a row for each sequence.
     """
-    backend = chosen_backend()
-    if backend == "reference" or observer.get() is not None:
+    backend, states = chosen_backend(), trees.leaves(carry)
+    if backend == "reference" or observer.get() is not None or not states:
         return None
-    states = trees.leaves(carry)
     xs = Lookup(table, np.zeros((1, len(states[0])), np.intp))
     call = _Call(step, params, carry, xs, trees.leaves(params), states, [xs], [table], None, None, 1, len(states[0]))
     try:
@@ -619,13 +625,21 @@ def stepper(step: Step, params: Tree, carry: Tree, table: Array) -> Stepper | No
         return None
 
 
+def _live_only(x: Array, live: Array) -> Array:
+    """Integers (T, B, ...) with 0 where a sequence has no input."""
+    return np.where(live.reshape(live.shape + (1,) * (x.ndim - 2)), x, 0)
+
+
 def _each_its_own(arrays: list[Array]) -> list[Array]:
-    """The arrays, copied where one would stand twice: two biases of one gate have one gradient."""
+    """The arrays, copied where two lie in one memory: whoever gets one may add to it."""
     seen: set[int] = set()
     result = []
     for array in arrays:
-        result.append(np.array(array) if id(array) in seen else array)
-        seen.add(id(array))
+        owner = array
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        result.append(np.array(array) if id(owner) in seen else array)
+        seen.add(id(owner))
     return result
 
 

@@ -237,13 +237,8 @@ def plan(
             for x in op.values
             if x in made or (loop and x in carries)
         }
-        outputs = [
-            v
-            for v in (*carries, *(op.output for op in ops))
-            if (v in later or v in read_by_all) and v in made | set(carries)
-        ]
-        if not loop:
-            outputs = [v for v in outputs if v in made]
+        own = [*(carries if loop else []), *(op.output for op in ops)]
+        outputs = [value for value in own if value in later or value in read_by_all]
         stages.append(
             _stage(
                 name.rstrip("0123456789"),

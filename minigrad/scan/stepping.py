@@ -50,7 +50,8 @@ class Stepper:
 
         def spell(x: Operand) -> str:
             if not isinstance(x, Value):
-                return repr(x)
+                scope[f"number{len(scope)}"] = x
+                return f"number{len(scope) - 1}"
             if x not in names:
                 names[x] = f"v{len(names)}"
                 if x in looked_up:
