@@ -20,9 +20,9 @@ HEAD = """# Performance
 
 Measured by the scripts in [benchmarks](../benchmarks/README.md), which say how; this page is made of their results by
 `python benchmarks/report.py`. Times are medians of whole training steps, ratios are speed relative to the peer (above 1
-we are faster), and all contestants have the same model, parameters, batches and number of threads. "Of np.dot's rate" sets
-the multiplications of our fastest step, all else included, against one large product of NumPy's: where it is near 100 %,
-only fewer multiplications could be faster.
+we are faster), and all contestants have the same model, parameters, batches and number of threads. "Of np.dot's rate"
+sets the multiplications of our fastest step, all else included, against one large product of NumPy's: where it is near
+100 %, only fewer multiplications could be faster.
 """
 
 

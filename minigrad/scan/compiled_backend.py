@@ -736,7 +736,7 @@ class Executor:
         return [(a, b) for a, b in itertools.pairwise(bounds) if b > a]
 
 
-CACHE_OF_ONE = 1_000_000
+CACHE_OF_ONE = 1_500_000
 """Bytes of matrices beyond which a single row's step waits for memory, and two cores' caches hold more than one's."""
 
 _sharing = threading.Lock()

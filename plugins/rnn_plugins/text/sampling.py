@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,8 +29,11 @@ OPENING = 100
 BEFORE_PLANNING = 200
 """Symbols that are drawn before the model's step is prepared for more: a short text is there sooner without."""
 
-DRAWN_AHEAD = 64
-"""How many symbols are drawn in one go: a fraction of a millisecond's work, so that the text still flows."""
+DRAWN_AHEAD = 512
+"""The most symbols that are drawn in one go."""
+
+FLOW = 0.004
+"""Seconds that drawing them should take at most, so that the text still flows."""
 
 READ_AT_ONCE = 1000
 """Symbols of a prime that are read in one go, so that a long one does not fill the memory."""
@@ -184,8 +188,10 @@ def _drawn_ahead(step: DrawingStepper, symbol: int, choice: Choice, rng: np.rand
         before = rng.bit_generator.state
         used = 0
         uniform = rng.random(count) if choice.draws else np.zeros(count)
+        began = time.perf_counter()
         try:
             drawn = step.sample(symbol, uniform, choice.temperature if choice.draws else 0.0).tolist()
+            quick = time.perf_counter() - began < FLOW / 2
             for symbol in drawn:
                 if symbol < 0:
                     raise _no_numbers()
@@ -195,7 +201,8 @@ def _drawn_ahead(step: DrawingStepper, symbol: int, choice: Choice, rng: np.rand
             if used < count and choice.draws:
                 rng.bit_generator.state = before
                 rng.random(used)
-        count = min(2 * count, DRAWN_AHEAD)
+        if quick:  # which changes when symbols are drawn, and never which
+            count = min(2 * count, DRAWN_AHEAD)
 
 
 def write(symbols: Iterator[int], vocabulary: Vocabulary, length: int = 0, stop: Sequence[str] = ()) -> Iterator[str]:
