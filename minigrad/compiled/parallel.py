@@ -27,11 +27,11 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-PATIENCE = 2_000
-"""How often a thread looks whether there is news before it goes to sleep: a tenth of a millisecond, or less.
+PATIENCE = 10_000
+"""How often a thread looks whether there is news before it goes to sleep: half a millisecond, more or less.
 
-To wake a sleeping thread takes the system as long, and a training step passes on a dozen tasks with less than that
-between them.
+To wake a sleeping thread takes the system a tenth of that, and a training step passes on a dozen tasks with less than
+half a millisecond between them.
 """
 
 ASLEEP = 0.2
