@@ -10,7 +10,6 @@ import ctypes
 import functools
 import itertools
 import math
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.compiled import gemm, jit, rows, sampler
+from minigrad.compiled import gemm, jit, rows
 from minigrad.compiled.memory import empty
 from minigrad.compiled.parallel import in_parallel, threads
 from minigrad.graph import Graph, Op, Operand, TraceError, Value, evaluate, function_of
@@ -53,7 +52,7 @@ _OUTER = ctypes.CFUNCTYPE(
 )
 
 
-class _Products:
+class Products:
     """The library of matrix products for one float type."""
 
     def __init__(self, dtype: str) -> None:
@@ -66,14 +65,14 @@ class _Products:
 
 
 @functools.cache
-def _products(dtype: str) -> _Products:
-    return _Products(dtype)
+def _products(dtype: str) -> Products:
+    return Products(dtype)
 
 
 class Saved:
     """What the backward pass needs of a forward pass. It holds a workspace, and gives it back when it goes."""
 
-    def __init__(self, executor: Executor, workspace: _Workspace) -> None:
+    def __init__(self, executor: Executor, workspace: Workspace) -> None:
         self.executor, self.workspace = executor, workspace
         self.known: dict[Value, Any] = dict(workspace.known)
         self.fixed: list[Any] = []
@@ -84,7 +83,7 @@ class Saved:
             self.executor.give_back(self.workspace)
 
 
-class _Workspace:
+class Workspace:
     """All memory that a call needs inside, with every address that code is given, made once for one T and B.
 
     Attributes:
@@ -247,7 +246,7 @@ class Executor:
                 if self.limits.setdefault(op.values[1], width) != width:
                     raise TraceError("it picks from rows of several widths by one index")
         self.escaping, self.given = set(program.ys), set(program.xs)
-        self.idle: list[_Workspace] = []
+        self.idle: list[Workspace] = []
         self.bodies: dict[tuple[int, str], _Compiled] = {}
         # Whatever has no kernel should be known before the first run.
         for i, stage in enumerate(program.stages):
@@ -397,11 +396,11 @@ class Executor:
         sources = [x for x in self.program.xs if x in self.source]
         lengths = tuple(len(x.table) for x in xs if isinstance(x, Lookup))
         key = (steps, batch, reverse, lengths)
-        saved = Saved(self, self._idle(key) or _Workspace(key, sources))
+        saved = Saved(self, self._idle(key) or Workspace(key, sources))
         last, ys = self.start(saved, params, carry, xs, keep=keep)
         return last, ys, saved if keep else None
 
-    def _idle(self, key: Any) -> _Workspace | None:
+    def _idle(self, key: Any) -> Workspace | None:
         """A workspace that nobody uses."""
         for workspace in list(self.idle):
             if workspace.key == key:
@@ -410,7 +409,7 @@ class Executor:
                     return workspace
         return None
 
-    def give_back(self, workspace: _Workspace) -> None:
+    def give_back(self, workspace: Workspace) -> None:
         """Keep a workspace for another call, but no more than a few: texts are read in many lengths."""
         self.idle.append(workspace)
         del self.idle[:-IDLE]
@@ -542,14 +541,14 @@ class Executor:
             raise TypeError(f"an input has dtype {array.dtype}; expected {self.dtype}")
         return np.ascontiguousarray(array)
 
-    def _part(self, workspace: _Workspace, number: int, kind: str) -> _Part:
+    def _part(self, workspace: Workspace, number: int, kind: str) -> _Part:
         """A body with memory, made where the workspace has none yet."""
         part = workspace.parts.get((number, kind))
         if part is None:
             part = workspace.parts[number, kind] = self._lay_out(workspace, number, kind)
         return part
 
-    def _lay_out(self, workspace: _Workspace, number: int, kind: str) -> _Part:
+    def _lay_out(self, workspace: Workspace, number: int, kind: str) -> _Part:
         stage = self.program.stages[number]
         compiled = self._body(number, kind)
         loop = stage.name == "loop"
@@ -721,7 +720,7 @@ class Executor:
             some.append(
                 functools.partial(
                     self.products.outer, m, width, count, addresses[0], left_row,
-                    addresses[1] + start * size, right_row, addresses[2] + start * size, n, 0, _address(work),
+                    addresses[1] + start * size, right_row, addresses[2] + start * size, n, 0, address(work),
                 )
             )  # fmt: skip
         return out
@@ -736,162 +735,9 @@ class Executor:
         return [(a, b) for a, b in itertools.pairwise(bounds) if b > a]
 
 
-CACHE_OF_ONE = 1_500_000
-"""Bytes of matrices beyond which a single row's step waits for memory, and two cores' caches hold more than one's."""
-
-_sharing = threading.Lock()
-
-
-class _SharedProduct:
-    """Products of one row that this thread shares with another while a function runs."""
-
-    def __init__(self, products: _Products) -> None:
-        tile = products.tile
-        self.gemm = products.gemm
-        self.library = jit.compile_ir(sampler.shared_ir(tile.scalar, tile.size, tile.columns))
-        self.shared = self.library.address("shared")
-        self.begin = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.library.address("begin"))
-        self.finish = ctypes.CFUNCTYPE(None)(self.library.address("finish"))
-        self.help = ctypes.CFUNCTYPE(None)(self.library.address("help"))
-
-    def run(self, arguments: Sequence[Any], task: Callable[[], Any]) -> None:
-        """Run ``task``, in which the code that is given ``arguments`` shares its products."""
-
-        def with_help() -> None:
-            try:
-                task()
-            finally:
-                self.finish()
-
-        for words in arguments:
-            words[0] = self.shared
-        self.begin(self.gemm)
-        try:
-            in_parallel([with_help, self.help])
-        finally:
-            self.finish()  # also where the task never began
-            for words in arguments:
-                words[0] = self.gemm
-
-
-class Stepper:
-    """A program that takes one step at a time, for few sequences and without gradients, as fast as it can.
-
-    What depends on the parameters alone is computed once; a step then only runs the code. The program has one input,
-    which is looked up in a table.
-
-    Args:
-        executor: the program, ready to run.
-        params: as for ``Executor.forward``.
-        carry: the first carry, (B, ...) arrays.
-        table: what symbols are looked up in.
-
-    Attributes:
-        ys: the outputs of the last step, (B, ...) arrays; the next step writes over them.
-    """
-
-    def __init__(self, executor: Executor, params: Sequence[Array], carry: Sequence[Array], table: Array) -> None:
-        batch = len(carry[0])
-        key = (1, batch, False, (len(table),))
-        program = executor.program
-        (source,) = program.xs
-        indices = np.zeros((1, batch), np.int64)
-        saved = Saved(executor, _Workspace(key, [source]))
-        executor.start(saved, params, carry, [Lookup(table, indices)], keep=False)
-        self._saved, self._size = saved, len(table)
-        self._executor = executor
-        self._index = saved.known[executor.indices[source]]
-        wholes = [saved.known[before] for stage in program.stages for before in stage.carry]
-        afters = [saved.known[after] for stage in program.stages for after in stage.carried]
-        self._carry = list(zip(wholes, afters, strict=True))
-        self._calls = [
-            call
-            for number, stage in enumerate(program.stages)
-            if stage.name != "table"
-            for call in saved.workspace.parts[number, "forward"].calls
-        ]
-        for (before, after), first in zip(self._carry, carry, strict=True):
-            after[0] = first
-            before[0] = first
-        parts = [part for (number, _), part in saved.workspace.parts.items() if program.stages[number].name != "table"]
-        self._arguments = [arguments for part in parts for arguments in part.arguments]
-        bytes_read = sum(packed.nbytes for part in parts for _, packed in part.matrices)
-        self._shared = _SharedProduct(executor.products) if batch == 1 and bytes_read > CACHE_OF_ONE else None
-        self.ys = [saved.known[y][0] for y in program.ys]
-
-    def __call__(self, symbols: Any) -> list[Array]:
-        """One step of every sequence: (B,) symbols -> the outputs."""
-        symbols = checked_indices(symbols, self._size)
-        for before, after in self._carry:
-            before[0] = after[0]
-        self._index[0] = symbols
-        for call in self._calls:
-            call()
-        return self.ys
-
-    @property
-    def carry(self) -> list[Array]:
-        """The carry after the last step."""
-        return [np.array(after[0]) for _, after in self._carry]
-
-    def sample(self, symbol: int, uniform: Array, temperature: float) -> Array:
-        """Symbols drawn one after the other, each the next step's input, for a batch of one.
-
-        Args:
-            symbol: the first input.
-            uniform: (N,) numbers in [0, 1), one for each draw.
-            temperature: divides the scores; 0 takes the largest.
-
-        Raises:
-            ValueError: there are several sequences, or not one score for each symbol.
-
-        Returns:
-            (N,) symbols; -1 where the scores are no numbers, and what follows means nothing.
-        """
-        count = len(uniform)
-        (scores,) = self.ys
-        if scores.shape != (1, self._size):
-            raise ValueError(f"the scores have shape {scores.shape}; to draw from them they must be (1, {self._size})")
-        self._index[0] = checked_indices(symbol, self._size)
-        out = np.empty(count, np.int64)
-        copies = [
-            word for before, after in self._carry for word in (_address(after), _address(before), before[0].nbytes)
-        ]
-        calls: list[Any] = []
-        for call in self._calls:
-            function: Any = call.func
-            calls += [ctypes.cast(function, ctypes.c_void_p).value, *call.args]
-        given = [np.array(words, np.int64) for words in (calls, copies)]
-        uniform = np.ascontiguousarray(uniform, np.float64)
-        size = scores.shape[-1]
-        work = empty((size + 64,), np.float64)
-        draw = functools.partial(
-            _sampler(self._executor.type),
-            _address(given[0]), len(calls) // 7, _address(given[1]), len(copies) // 3, _address(self._index),
-            _address(scores), size, temperature, _address(uniform), count, _address(out), _address(work),
-        )  # fmt: skip
-        if self._shared is not None and threads() > 1 and _sharing.acquire(blocking=False):
-            try:
-                self._shared.run(self._arguments, draw)
-            finally:
-                _sharing.release()
-        else:
-            draw()
-        return out
-
-
-def _address(array: Array) -> int:
+def address(array: Array) -> int:
+    """Where an array's memory begins."""
     return int(array.__array_interface__["data"][0])
-
-
-@functools.cache
-def _sampler(dtype: str) -> Any:
-    library = jit.compile_ir(sampler.ir(dtype))
-    kinds = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
-    kinds += [ctypes.c_int64, ctypes.c_double, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
-    function: Any = ctypes.CFUNCTYPE(None, *kinds)(library.address("sample"))
-    function.library = library  # which must live as long
-    return function
 
 
 def part_view(part: _Part, value: Value) -> Array:

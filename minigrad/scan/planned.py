@@ -592,7 +592,7 @@ class DrawingStepper(Stepper, Protocol):
     """A stepper that can also draw symbols by itself, many in one go."""
 
     def sample(self, symbol: int, uniform: Array, temperature: float) -> Array:
-        """Symbols drawn from the output, each the next step's input; see ``compiled_backend.Stepper``."""
+        """Symbols drawn from the output, each the next step's input; see ``compiled_stepping.Stepper``."""
 
 
 def stepper(step: Step, params: Tree, carry: Tree, table: Array) -> Stepper | None:
@@ -614,11 +614,11 @@ def stepper(step: Step, params: Tree, carry: Tree, table: Array) -> Stepper | No
         if planned is None:
             return None
         if backend == "compiled":
-            from minigrad.scan import compiled_backend
+            from minigrad.scan import compiled_backend, compiled_stepping
 
             executor = planned.executor(backend)
             if isinstance(executor, compiled_backend.Executor):
-                return compiled_backend.Stepper(executor, call.fixed, states, table)
+                return compiled_stepping.Stepper(executor, call.fixed, states, table)
         return stepping.Stepper(planned.program, call.fixed, states, table)
     except TraceError as error:
         _refuse(step, error)

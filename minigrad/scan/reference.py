@@ -26,25 +26,9 @@ def scan(
     mask: Array | None = None,
     reverse: bool = False,
 ) -> tuple[Tree, Tree]:
-    """Apply ``step`` along the first axis of ``xs``.
+    """Apply ``step`` along the first axis of ``xs``; arguments, results and errors are those of ``minigrad.scan``.
 
-    Args:
-        step: ``(params, carry, x) -> (carry, y)``.
-        params: what every step shares.
-        carry: the state before the first step, a tree of arrays (B, ...).
-        xs: a tree of arrays (T, B, ...), or of ``Lookup`` in place of arrays.
-        lengths: (B,) integers: sequence b ends after ``lengths[b]`` steps.
-        mask: (T, B): false where a sequence has no input. There the carry stands still and the output is zero.
-            Give ``lengths`` or ``mask``, not both.
-        reverse: run from the last step to the first; outputs stay in the order of ``xs``.
-
-    Returns:
-        The carry after the last step, and the outputs, a tree of arrays (T, B, ...).
-
-    Raises:
-        TypeError: a step gives no pair.
-        ValueError: the arrays of ``xs`` disagree on T or B, ``lengths`` or ``mask`` do not fit them, or a step gives a
-            carry of another structure, shape or dtype.
+    Where a sequence has no input, the carry stands still and the output is zero.
     """
     xs = trees.map(lambda x: x.array() if isinstance(x, Lookup) else x, xs)
     length, batch_size = _sizes(xs)

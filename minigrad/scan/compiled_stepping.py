@@ -1,0 +1,172 @@
+"""A planned step taken once at a time as machine code, and symbols drawn from it, many in one go.
+
+It is for sampling: few sequences, no gradients, and parameters that stay as they are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from minigrad.compiled import jit, sampler
+from minigrad.compiled.memory import empty
+from minigrad.compiled.parallel import in_parallel, threads
+from minigrad.scan.compiled_backend import Executor, Products, Saved, Workspace, address
+from minigrad.scan.lookup import Lookup, checked_indices
+from minigrad.tensor import Array
+
+CACHE_OF_ONE = 1_500_000
+"""Bytes of matrices beyond which a single row's step waits for memory, and two cores' caches hold more than one's."""
+
+_sharing = threading.Lock()
+
+
+class _SharedProduct:
+    """Products of one row that this thread shares with another while a function runs."""
+
+    def __init__(self, products: Products) -> None:
+        tile = products.tile
+        self.gemm = products.gemm
+        self.library = jit.compile_ir(sampler.shared_ir(tile.scalar, tile.size, tile.columns))
+        self.shared = self.library.address("shared")
+        self.begin = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.library.address("begin"))
+        self.finish = ctypes.CFUNCTYPE(None)(self.library.address("finish"))
+        self.help = ctypes.CFUNCTYPE(None)(self.library.address("help"))
+
+    def run(self, arguments: Sequence[Any], task: Callable[[], Any]) -> None:
+        """Run ``task``, in which the code that is given ``arguments`` shares its products."""
+
+        def with_help() -> None:
+            try:
+                task()
+            finally:
+                self.finish()
+
+        for words in arguments:
+            words[0] = self.shared
+        self.begin(self.gemm)
+        try:
+            in_parallel([with_help, self.help])
+        finally:
+            self.finish()  # also where the task never began
+            for words in arguments:
+                words[0] = self.gemm
+
+
+class Stepper:
+    """A program that takes one step at a time, for few sequences and without gradients, as fast as it can.
+
+    What depends on the parameters alone is computed once; a step then only runs the code. The program has one input,
+    which is looked up in a table.
+
+    Args:
+        executor: the program, ready to run.
+        params: as for ``Executor.forward``.
+        carry: the first carry, (B, ...) arrays.
+        table: what symbols are looked up in.
+
+    Attributes:
+        ys: the outputs of the last step, (B, ...) arrays; the next step writes over them.
+    """
+
+    def __init__(self, executor: Executor, params: Sequence[Array], carry: Sequence[Array], table: Array) -> None:
+        batch = len(carry[0])
+        key = (1, batch, False, (len(table),))
+        program = executor.program
+        (source,) = program.xs
+        indices = np.zeros((1, batch), np.int64)
+        saved = Saved(executor, Workspace(key, [source]))
+        executor.start(saved, params, carry, [Lookup(table, indices)], keep=False)
+        self._saved, self._size = saved, len(table)
+        self._executor = executor
+        self._index = saved.known[executor.indices[source]]
+        wholes = [saved.known[before] for stage in program.stages for before in stage.carry]
+        afters = [saved.known[after] for stage in program.stages for after in stage.carried]
+        self._carry = list(zip(wholes, afters, strict=True))
+        self._calls = [
+            call
+            for number, stage in enumerate(program.stages)
+            if stage.name != "table"
+            for call in saved.workspace.parts[number, "forward"].calls
+        ]
+        for (before, after), first in zip(self._carry, carry, strict=True):
+            after[0] = first
+            before[0] = first
+        parts = [part for (number, _), part in saved.workspace.parts.items() if program.stages[number].name != "table"]
+        self._arguments = [arguments for part in parts for arguments in part.arguments]
+        bytes_read = sum(packed.nbytes for part in parts for _, packed in part.matrices)
+        self._shared = _SharedProduct(executor.products) if batch == 1 and bytes_read > CACHE_OF_ONE else None
+        self.ys = [saved.known[y][0] for y in program.ys]
+
+    def __call__(self, symbols: Any) -> list[Array]:
+        """One step of every sequence: (B,) symbols -> the outputs."""
+        symbols = checked_indices(symbols, self._size)
+        for before, after in self._carry:
+            before[0] = after[0]
+        self._index[0] = symbols
+        for call in self._calls:
+            call()
+        return self.ys
+
+    @property
+    def carry(self) -> list[Array]:
+        """The carry after the last step."""
+        return [np.array(after[0]) for _, after in self._carry]
+
+    def sample(self, symbol: int, uniform: Array, temperature: float) -> Array:
+        """Symbols drawn one after the other, each the next step's input, for a batch of one.
+
+        Args:
+            symbol: the first input.
+            uniform: (N,) numbers in [0, 1), one for each draw.
+            temperature: divides the scores; 0 takes the largest.
+
+        Raises:
+            ValueError: there are several sequences, or not one score for each symbol.
+
+        Returns:
+            (N,) symbols; -1 where the scores are no numbers, and what follows means nothing.
+        """
+        count = len(uniform)
+        (scores,) = self.ys
+        if scores.shape != (1, self._size):
+            raise ValueError(f"the scores have shape {scores.shape}; to draw from them they must be (1, {self._size})")
+        self._index[0] = checked_indices(symbol, self._size)
+        out = np.empty(count, np.int64)
+        copies = [word for before, after in self._carry for word in (address(after), address(before), before[0].nbytes)]
+        calls: list[Any] = []
+        for call in self._calls:
+            function: Any = call.func
+            calls += [ctypes.cast(function, ctypes.c_void_p).value, *call.args]
+        given = [np.array(words, np.int64) for words in (calls, copies)]
+        uniform = np.ascontiguousarray(uniform, np.float64)
+        size = scores.shape[-1]
+        work = empty((size + 64,), np.float64)
+        draw = functools.partial(
+            _sampler(self._executor.type),
+            address(given[0]), len(calls) // 7, address(given[1]), len(copies) // 3, address(self._index),
+            address(scores), size, temperature, address(uniform), count, address(out), address(work),
+        )  # fmt: skip
+        if self._shared is not None and threads() > 1 and _sharing.acquire(blocking=False):
+            try:
+                self._shared.run(self._arguments, draw)
+            finally:
+                _sharing.release()
+        else:
+            draw()
+        return out
+
+
+@functools.cache
+def _sampler(dtype: str) -> Any:
+    library = jit.compile_ir(sampler.ir(dtype))
+    kinds = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
+    kinds += [ctypes.c_int64, ctypes.c_double, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
+    function: Any = ctypes.CFUNCTYPE(None, *kinds)(library.address("sample"))
+    function.library = library  # which must live as long
+    return function
