@@ -351,12 +351,16 @@ def trace(f: Callable[..., Tree], *examples: Tree, names: Sequence[str] = ()) ->
     return builder.graph, result
 
 
-def evaluate(graph: Graph, arrays: Sequence[Any]) -> list[Any]:
-    """Carry the graph out, operation by operation: the outputs for these inputs."""
+def apply(op: Op, args: Sequence[Any]) -> Any:
+    """The value of an operation for these operands."""
+    return np.asarray(function_of(op.name)(*args, **op.options))
+
+
+def evaluate(graph: Graph, arrays: Sequence[Any], apply: Callable[[Op, Sequence[Any]], Any] = apply) -> list[Any]:
+    """Carry the graph out, operation by operation by ``apply``: the outputs for these inputs."""
     known: dict[Value, Any] = dict(zip(graph.inputs, arrays, strict=True)) | graph.constants
     for op in graph.ops:
-        args = [known[x] if isinstance(x, Value) else x for x in op.inputs]
-        known[op.output] = np.asarray(function_of(op.name)(*args, **op.options))
+        known[op.output] = apply(op, [known[x] if isinstance(x, Value) else x for x in op.inputs])
     return [known[x] if isinstance(x, Value) else x for x in graph.outputs]
 
 

@@ -62,6 +62,11 @@ class _Lease:
             self._pool.give(self._memory)
 
 
+def address(array: Array) -> int:
+    """Where an array's memory begins; several times as fast as ``array.ctypes.data``."""
+    return int(array.__array_interface__["data"][0])
+
+
 def empty(shape: tuple[int, ...], dtype: Any) -> Array:
     """A new array, uninitialised; a large one begins at the start of a cache line."""
     dtype = np.dtype(dtype)
@@ -77,5 +82,5 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Array:
 
 def _aligned(size: int) -> Array:
     raw = np.empty(size + 64, np.uint8)
-    start = -int(raw.__array_interface__["data"][0]) % 64
+    start = -address(raw) % 64
     return raw[start : start + size]

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from minigrad.compiled import gemm, jit, rows
-from minigrad.compiled.memory import empty
+from minigrad.compiled.memory import address, empty
 from minigrad.compiled.parallel import in_parallel, threads
-from minigrad.graph import Graph, Op, Operand, TraceError, Value, evaluate, function_of
+from minigrad.graph import Graph, Op, Operand, TraceError, Value, apply, evaluate
 from minigrad.scan.lookup import Lookup, checked_indices
 from minigrad.scan.program import Program, Stage, Sum
 from minigrad.tensor import Array
@@ -74,7 +74,7 @@ class Saved:
 
     def __init__(self, executor: Executor, workspace: Workspace) -> None:
         self.executor, self.workspace = executor, workspace
-        self.known: dict[Value, Any] = dict(workspace.known)
+        self.known: dict[Value, Any] = {}
         self.fixed: list[Any] = []
         self.params: Sequence[Array] = ()
 
@@ -88,7 +88,7 @@ class Workspace:
 
     Attributes:
         key: (T, B, whether reversed, the lengths of tables).
-        known: arrays that lie in this memory, by value.
+        wholes: carries at all steps, that no result lies in.
         parts: bodies with their memory.
     """
 
@@ -96,7 +96,7 @@ class Workspace:
         self.key = key
         self.steps, self.batch, self.reverse = key[:3]
         self.tables = dict(zip(sources, key[3], strict=True))
-        self.known: dict[Value, Array] = {}
+        self.wholes: dict[Value, Array] = {}
         self.parts: dict[tuple[int, str], _Part] = {}
 
 
@@ -161,29 +161,23 @@ class _Pieces:
         return out
 
 
-def _evaluate(graph: Graph, arrays: Sequence[Any]) -> list[Any]:
-    """As ``evaluate``, but matrices that are only joined and transposed stay in pieces."""
-    known: dict[Value, Any] = dict(zip(graph.inputs, arrays, strict=True)) | graph.constants
-    for op in graph.ops:
-        args: list[Any] = [known[x] if isinstance(x, Value) else x for x in op.inputs]
-        if op.name == "concatenate" and op.options["axis"] == 1 and len(op.output.shape) == 2:
-            pieces, column = [], 0
-            for arg in args:
-                inner = arg.pieces if isinstance(arg, _Pieces) else [(arg, 0, 0)]
-                pieces += [(piece, row, col + column) for piece, row, col in inner]
-                column += arg.shape[1]
-            known[op.output] = _Pieces(op.output.shape, op.output.dtype, pieces)
-        elif op.name == "transpose" and isinstance(args[0], _Pieces):
-            known[op.output] = args[0].transposed()
-        else:
-            args = [arg.array() if isinstance(arg, _Pieces) else arg for arg in args]
-            known[op.output] = np.asarray(function_of(op.name)(*args, **op.options))
-    return [known[x] if isinstance(x, Value) else x for x in graph.outputs]
+def _apply(op: Op, args: Sequence[Any]) -> Any:
+    """As ``graph.apply``, but matrices that are only joined and transposed stay in pieces."""
+    if op.name == "concatenate" and op.options["axis"] == 1 and len(op.output.shape) == 2:
+        pieces, column = [], 0
+        for arg in args:
+            inner = arg.pieces if isinstance(arg, _Pieces) else [(arg, 0, 0)]
+            pieces += [(piece, row, col + column) for piece, row, col in inner]
+            column += arg.shape[1]
+        return _Pieces(op.output.shape, op.output.dtype, pieces)
+    if op.name == "transpose" and isinstance(args[0], _Pieces):
+        return args[0].transposed()
+    return apply(op, [_array(arg) for arg in args])
 
 
 def _env(prologue: Graph, arrays: Sequence[Any]) -> dict[Value, Any]:
     """A prologue's outputs by value."""
-    found = _evaluate(prologue, arrays)
+    found = evaluate(prologue, arrays, _apply)
     return {value: array for value, array in zip(prologue.outputs, found, strict=True) if isinstance(value, Value)}
 
 
@@ -238,7 +232,6 @@ class Executor:
         self.source = self._sources()
         self.indices = {x: Value((0,), np.int64) for x in program.xs if x in self.source}
         self.of_indices = {index: x for x, index in self.indices.items()}
-        self.wholes = {x: Value(x.shape, x.dtype) for x in program.carried}  # a carry at all steps
         self.limits: dict[Value, int] = {}
         for op in program.graph.ops:
             if op.name in ("pick", "place"):
@@ -354,7 +347,7 @@ class Executor:
                 stored.append(x)
             return x
 
-        self_results: dict[Value, Any] = {}
+        results: dict[Value, Any] = {}
         for x, d in zip(stage.rows, stage.d_rows, strict=True):
             if not isinstance(d, Value):
                 continue
@@ -362,9 +355,9 @@ class Executor:
             if source is not None and stage.name != "table":
                 slot = body.slot("scattered", rows.width_of(x), x, body.indices[source])
                 body.added.append((d, slot))
-                self_results[x] = slot
+                results[x] = slot
             else:
-                self_results[x] = in_memory(d)
+                results[x] = in_memory(d)
         totals: list[tuple[Sum, Any, Any]] = []
         for total in back.sums:
             if total.left is None:
@@ -375,7 +368,7 @@ class Executor:
                 totals.append((total, in_memory(total.left), in_memory(total.right)))
         body.stored = list(dict.fromkeys(stored))
         compiled = _Compiled(body, self.type)
-        compiled.results, compiled.totals, compiled.going = self_results, totals, going
+        compiled.results, compiled.totals, compiled.going = results, totals, going
         compiled.coming = [moving[d] for d in stage.d_carried if d is not None]
         return compiled
 
@@ -422,7 +415,7 @@ class Executor:
         steps, batch, reverse = workspace.steps, workspace.batch, workspace.reverse
         known = saved.known
         given = dict(zip(program.xs, xs, strict=True))
-        saved.params, saved.fixed = params, _evaluate(program.prologue, params)
+        saved.params, saved.fixed = params, evaluate(program.prologue, params, _apply)
         fixed = dict(zip(program.fixed, saved.fixed, strict=True))
         for value, x in given.items():
             if isinstance(x, Lookup):
@@ -438,11 +431,11 @@ class Executor:
             if stage.name == "loop":
                 for before, after, first in zip(stage.carry, stage.carried, carry, strict=True):
                     shape = (steps + 1, batch, *before.shape[1:])
-                    whole = None if after in part.given_away else workspace.known.get(self.wholes[after])
+                    whole = None if after in part.given_away else workspace.wholes.get(after)
                     if whole is None:
                         whole = empty(shape, self.dtype)
                         if after not in part.given_away:
-                            workspace.known[self.wholes[after]] = whole
+                            workspace.wholes[after] = whole
                     whole[steps if reverse else 0] = first
                     known[before], known[after] = (whole[1:], whole[:-1]) if reverse else (whole[:-1], whole[1:])
             self._run(part, _env(stage.forward.prologue, [fixed[x] for x in stage.fixed]), known)
@@ -625,25 +618,25 @@ class Executor:
     def _point(self, part: _Part, slot: rows.Slot, array: Array) -> None:
         """Tell the code of a part where a slot's memory is."""
         part.arrays[slot] = array
-        address, size, strides = array.__array_interface__["data"][0], array.itemsize, array.strides
+        start_of, size, strides = address(array), array.itemsize, array.strides
         at = 1 + 3 * slot.number
         kind = slot.kind
         if kind in ("scratch", "total", "scattered"):
             for shard, arguments in enumerate(part.arguments):
-                arguments[at : at + 3] = (address + shard * strides[0], 0, slot.width)
+                arguments[at : at + 3] = (start_of + shard * strides[0], 0, slot.width)
             return
         if kind in ("coming", "going"):  # whose rows are counted from the shard's first
             for (start, _), arguments in zip(part.shards, part.arguments, strict=True):
-                arguments[at : at + 3] = (address + start * strides[1], strides[0] // size, strides[1] // size)
+                arguments[at : at + 3] = (start_of + start * strides[1], strides[0] // size, strides[1] // size)
             return
         if kind in ("packed", "fixed"):
-            words = (address, 0, 0)
+            words = (start_of, 0, 0)
         elif kind == "looked_up" or len(part.lead) == 1:
-            words = (address, 0, strides[0] // size)
+            words = (start_of, 0, strides[0] // size)
         elif part.compiled.body.loop:
-            words = (address, strides[0] // size, strides[1] // size)
+            words = (start_of, strides[0] // size, strides[1] // size)
         else:
-            words = (address, 0, _row_stride(array, 2))
+            words = (start_of, 0, _row_stride(array, 2))
         for arguments in part.arguments:
             arguments[at : at + 3] = words
 
@@ -676,11 +669,10 @@ class Executor:
                 work += k * n
                 row_stride, col_stride = piece.strides
                 size = piece.itemsize
-                # The piece stays alive in ``env`` until the tasks have run.
                 tasks.append(
                     functools.partial(
-                        pack, k, n, piece.__array_interface__["data"][0], row_stride // size, col_stride // size,
-                        packed.__array_interface__["data"][0], matrix.shape[0], row, col,
+                        pack, k, n, address(piece), row_stride // size, col_stride // size,
+                        address(packed), matrix.shape[0], row, col,
                     )
                 )  # fmt: skip
         workers = threads() if work > PACKED_ALONE else 1
@@ -710,7 +702,7 @@ class Executor:
         tile = self.products.tile
         workers = len(tasks) if m * n * count > 1_000_000 else 1
         share = -(-n // workers // tile.columns) * tile.columns
-        addresses = [array.__array_interface__["data"][0] for array in (left, right, out)]
+        addresses = [address(array) for array in (left, right, out)]
         for some, start in zip(tasks, range(0, n, share), strict=False):
             width = min(n, start + share) - start
             key = (start // share, len(some))  # the thread's number, and the task's place
@@ -733,11 +725,6 @@ class Executor:
         share = max(1, round(count / workers / height)) * height if count >= height * workers else -(-count // workers)
         bounds = [min(i * share, count) for i in range(workers)] + [count]
         return [(a, b) for a, b in itertools.pairwise(bounds) if b > a]
-
-
-def address(array: Array) -> int:
-    """Where an array's memory begins."""
-    return int(array.__array_interface__["data"][0])
 
 
 def part_view(part: _Part, value: Value) -> Array:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from minigrad.compiled import jit, sampler
-from minigrad.compiled.memory import empty
+from minigrad.compiled.memory import address, empty
 from minigrad.compiled.parallel import in_parallel, threads
-from minigrad.scan.compiled_backend import Executor, Products, Saved, Workspace, address
+from minigrad.scan.compiled_backend import Executor, Products, Saved, Workspace
 from minigrad.scan.lookup import Lookup, checked_indices
 from minigrad.tensor import Array
 

@@ -343,49 +343,13 @@ def _stage(
     fixed_in_epilogue = [x for x in epilogue_inputs if kinds[x] == "fixed"]
     epilogue = Graph(epilogue_inputs, [d for d in d_fixed if isinstance(d, Value)], after, {}, {})
 
-    # What is read from the forward pass: kept, or computed again where that is cheap and its operands are at hand.
-    makers = joint.makers()
     transposed = {
         op.output: op.values[0] for op in joint.ops if op.name == "transpose" and kinds[op.output] == "turned"
     }
     totals = [Sum(transposed[op.values[0]] if op.name == "matmul" else None, op.values[-1], op) for op in sums]
     operands = {x for total in totals for x in (total.left, total.right) if x is not None}
-    at_hand = set(carry) | set(rows) | set(fixed) | set(results) | {x for x in stage.d_outputs if x is not None}
-    forward_values = {op.output for op in forward}
-    kept = {x for x in operands if x in forward_values}
     reads = {x for op in backward for x in op.values} | operands
-    again: set[Value] = set()
-
-    def settle(value: Value) -> None:
-        if value in kept or value in again or value not in forward_values:
-            return
-        op = makers[value]
-        inputs = [x for x in op.values if kinds[x] == "rows"]
-        if value in results:
-            kept.add(value)
-        elif op.name in CHEAP and all(x in at_hand or x in kept or x in again or _repeatable(x) for x in inputs):
-            for x in inputs:
-                settle(x)
-            again.add(value)
-        elif op.name == "getitem":
-            settle(inputs[0])
-            again.add(value)
-        else:
-            kept.add(value)
-
-    def _repeatable(value: Value) -> bool:
-        if value in kept or value in at_hand or value not in forward_values:
-            return True
-        op = makers[value]
-        if op.name not in CHEAP:
-            return value in firm
-        return all(_repeatable(x) for x in op.values if kinds[x] == "rows")
-
-    # Results of costly operations that are read anyway.
-    firm = {x for x in reads if x in forward_values and makers[x].name not in CHEAP} | kept
-    kept |= firm
-    for value in sorted((x for x in reads if x in forward_values), key=[op.output for op in joint.ops].index):
-        settle(value)
+    kept, again = _kept_and_repeated(joint, kinds, {op.output for op in forward}, reads, operands, set(results))
     body = [op for op in joint.ops if op.output in again or (op.output in in_backward and kinds[op.output] == "rows")]
     stage.backward = Body(
         _prologue(joint, kinds, body, fixed, fixed_in_epilogue),
@@ -395,6 +359,48 @@ def _stage(
         [op.output for op in forward if op.output in kept],
     )
     return stage
+
+
+def _kept_and_repeated(
+    joint: Graph,
+    kinds: Mapping[Value, str],
+    forward: set[Value],
+    reads: set[Value],
+    operands: set[Value],
+    results: set[Value],
+) -> tuple[set[Value], set[Value]]:
+    """Of the forward values that the backward pass reads: those to keep, and those to compute again.
+
+    Computed again is what is cheap and whose operands are at hand; operands of sums and results lie in memory anyway.
+    """
+    makers = joint.makers()
+    kept = {x for x in reads & forward if x in operands or makers[x].name not in CHEAP}
+    again: set[Value] = set()
+
+    def inputs(value: Value) -> list[Value]:
+        return [x for x in makers[value].values if kinds[x] == "rows"]
+
+    def repeatable(value: Value) -> bool:
+        if value in kept or value in results or value not in forward:
+            return True
+        return makers[value].name in CHEAP and all(map(repeatable, inputs(value)))
+
+    def settle(value: Value) -> None:
+        if value in kept or value in again or value not in forward:
+            return
+        # Columns of something are no reason to keep them and it.
+        cheap = makers[value].name == "getitem" or repeatable(value)
+        if value in results or not cheap:
+            kept.add(value)
+            return
+        for x in inputs(value):
+            settle(x)
+        again.add(value)
+
+    for op in joint.ops:
+        if op.output in reads:
+            settle(op.output)
+    return kept, again
 
 
 def _prologue(
