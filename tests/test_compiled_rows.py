@@ -13,10 +13,10 @@ import pytest
 
 from minigrad import concat, log_softmax, sigmoid, tanh, where
 from minigrad.compiled import jit
-from minigrad.compiled.rows import Body, Place, Slot, module, width_of
+from minigrad.compiled.rows import Body, Place, Slot, module
 from minigrad.graph import Graph, Op, TraceError, Value, evaluate, trace
 from minigrad.primitives import pick, place
-from minigrad.scan.passes import lower
+from minigrad.scan.passes import lower, width_of
 
 pytestmark = pytest.mark.skipif(not jit.available(), reason="needs the extra jit")
 

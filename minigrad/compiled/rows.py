@@ -15,7 +15,7 @@ import numpy as np
 from minigrad.compiled import jit
 from minigrad.compiled.vector_math import FUNCTIONS, RESULT_IS_MASK, Emitter, emit_clip, emit_number
 from minigrad.graph import Op, Operand, TraceError, Value
-from minigrad.scan.passes import columns_of
+from minigrad.scan.passes import columns_of, width_of
 
 ALIASES = frozenset({"getitem", "reshape", "concatenate"})
 """Operations that compute nothing: their results are places within other results."""
@@ -456,11 +456,6 @@ end:{leave}
 
 
 REDUCTIONS = frozenset({"sum", "max"})
-
-
-def width_of(value: Value) -> int:
-    """Columns of a row value."""
-    return value.shape[1] if value.ndim == 2 else 1
 
 
 def _domain(op: Op) -> int:

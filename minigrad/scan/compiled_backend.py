@@ -22,6 +22,7 @@ from minigrad.compiled.memory import address, empty
 from minigrad.compiled.parallel import in_parallel, threads
 from minigrad.graph import Graph, Op, Operand, TraceError, Value, apply, evaluate
 from minigrad.scan.lookup import Lookup, checked_indices
+from minigrad.scan.passes import width_of
 from minigrad.scan.program import Program, Stage, Sum
 from minigrad.tensor import Array
 
@@ -235,7 +236,7 @@ class Executor:
         self.limits: dict[Value, int] = {}
         for op in program.graph.ops:
             if op.name in ("pick", "place"):
-                width = rows.width_of(op.values[0] if op.name == "pick" else op.output)
+                width = width_of(op.values[0] if op.name == "pick" else op.output)
                 if self.limits.setdefault(op.values[1], width) != width:
                     raise TraceError("it picks from rows of several widths by one index")
         self.escaping, self.given = set(program.ys), set(program.xs)
@@ -284,20 +285,20 @@ class Executor:
         for x in stage.rows:
             source = self.source.get(x)
             if source is None or stage.name == "table":
-                body.given[x] = rows.Place(body.slot("rows", rows.width_of(x), x), 0)
+                body.given[x] = rows.Place(body.slot("rows", width_of(x), x), 0)
                 continue
             if source not in indices:
                 indices[source] = body.slot("indices", 1, self.indices[source])
-            body.given[x] = rows.Place(body.slot("looked_up", rows.width_of(x), x, indices[source]), 0)
+            body.given[x] = rows.Place(body.slot("looked_up", width_of(x), x, indices[source]), 0)
         for x in stage.carry:
-            body.given[x] = rows.Place(body.slot("rows", rows.width_of(x), x), 0)
+            body.given[x] = rows.Place(body.slot("rows", width_of(x), x), 0)
         body.indices = indices
         return body
 
     def _forward_body(self, stage: Stage, name: str, keep: bool) -> _Compiled:
         body = self._new(stage, name, stage.forward.ops, stage.forward.prologue)
         for x in stage.carried:
-            body.exclusive[x] = rows.Place(body.slot("rows", rows.width_of(x), x), 0)
+            body.exclusive[x] = rows.Place(body.slot("rows", width_of(x), x), 0)
         wanted = list(stage.outputs)
         if keep and stage.backward is not None:
             wanted += [x for x in stage.backward.keeps if x not in wanted]
@@ -312,11 +313,11 @@ class Executor:
         body = self._new(stage, name, back.ops, back.prologue)
         for x in (*back.keeps, *(seed for seed in stage.d_outputs if seed is not None)):
             if x not in body.given:
-                body.given[x] = rows.Place(body.slot("rows", rows.width_of(x), x), 0)
+                body.given[x] = rows.Place(body.slot("rows", width_of(x), x), 0)
         moving = {}
         for seed in stage.d_carried:
             if seed is not None:
-                moving[seed] = body.slot("coming", rows.width_of(seed), seed)
+                moving[seed] = body.slot("coming", width_of(seed), seed)
                 body.given[seed] = rows.Place(moving[seed], 0)
         made = {op.output for op in body.ops if op.name not in rows.ALIASES}
 
@@ -334,7 +335,7 @@ class Executor:
                 raise TraceError("its carry is no float")
             if not isinstance(d, Value) or d not in made or d in body.exclusive:
                 d = copied(0.0 if d is None else d, coming)
-            going.append(body.slot("going", rows.width_of(x), d))
+            going.append(body.slot("going", width_of(x), d))
             body.exclusive[d] = rows.Place(going[-1], 0)
         stored: list[Value] = []
 
@@ -353,7 +354,7 @@ class Executor:
                 continue
             source = self.source.get(x)
             if source is not None and stage.name != "table":
-                slot = body.slot("scattered", rows.width_of(x), x, body.indices[source])
+                slot = body.slot("scattered", width_of(x), x, body.indices[source])
                 body.added.append((d, slot))
                 results[x] = slot
             else:
@@ -361,7 +362,7 @@ class Executor:
         totals: list[tuple[Sum, Any, Any]] = []
         for total in back.sums:
             if total.left is None:
-                slot = body.slot("total", rows.width_of(total.right), total.right)
+                slot = body.slot("total", width_of(total.right), total.right)
                 body.added.append((total.right, slot))
                 totals.append((total, None, slot))
             else:

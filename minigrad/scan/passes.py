@@ -291,6 +291,11 @@ def join_rows(graph: Graph) -> Graph:
     return _rewritten(graph, rewrite)
 
 
+def width_of(value: Value) -> int:
+    """Columns of a value that has a row for each sequence: one, where it is a number a row."""
+    return value.shape[1] if value.ndim == 2 else 1
+
+
 def columns_of(op: Op) -> tuple[int, int] | None:
     """For a ``getitem`` of a matrix that takes some adjacent columns of all rows: which; otherwise None."""
     (x,) = op.values

@@ -1,0 +1,723 @@
+"""What NumPy is to do for a program, and where its values lie: instructions on places in buffers, without any array.
+
+A place is some rows of a buffer, since values lie feature-major (see ``numpy_backend.py``, which makes the arrays).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from minigrad.graph import Op, Operand, Value, key_of
+from minigrad.scan.passes import columns_of, width_of
+from minigrad.scan.program import Body, Program, Stage
+from minigrad.tensor import Array
+
+Call: TypeAlias = Callable[[], Any]
+
+
+# --- operations -------------------------------------------------------------------------------------------------------
+
+_INNER = ("sigmoid", "relu", "softplus", "clip")
+"""Elementwise operations that are no ufunc, and may still overwrite an operand."""
+
+
+def _ufunc(name: str) -> np.ufunc | None:
+    found = getattr(np, "absolute" if name == "abs" else name, None)
+    return found if isinstance(found, np.ufunc) and name != "matmul" else None
+
+
+def _is_map(name: str) -> bool:
+    """Whether an operation works element by element, and may overwrite an operand."""
+    return name in _INNER or _ufunc(name) is not None
+
+
+def calls_of(name: str, args: Sequence[Any], out: Array, options: Mapping[str, Any]) -> list[Call]:
+    """The NumPy calls that are one operation on feature-major arrays."""
+    ufunc = _ufunc(name)
+    if ufunc is not None:
+        return [partial(ufunc, *args, out=out)]
+    x = args[0]
+    match name:
+        case "matmul":
+            return [partial(np.matmul, args[1], x, out=out)]
+        case "sigmoid":
+            half, tanh = partial(np.multiply, out, 0.5, out=out), partial(np.tanh, out, out=out)
+            return [partial(np.multiply, x, 0.5, out=out), tanh, half, partial(np.add, out, 0.5, out=out)]
+        case "relu":
+            return [partial(np.maximum, x, 0, out=out)]
+        case "softplus":
+            return [partial(np.logaddexp, x, 0, out=out)]
+        case "clip" if options["a_min"] is not None or options["a_max"] is not None:
+            bounds = [x if x is None or np.ndim(x) == 0 else np.reshape(x, (-1, 1)) for x in options.values()]
+            return [partial(np.clip, x, *bounds, out=out)]
+        case "where":
+            chosen, a, b = args
+            return [partial(np.copyto, out, b), partial(_copy_where, out, a, chosen)]
+        case "sum" | "max":
+            reduce = np.add.reduce if name == "sum" else np.maximum.reduce
+            return [partial(reduce, x, axis=-2, out=out, keepdims=options["keepdims"])]
+        case "pick":
+            return [partial(_pick, x, args[1], out)]
+        case "place":
+            return [partial(_place, x, args[1], out)]
+    return [partial(np.copyto, out, x)]
+
+
+def _copy_where(out: Array, a: Any, chosen: Any) -> None:
+    np.copyto(out, a, where=np.not_equal(chosen, 0))
+
+
+def _pick(x: Array, indices: Array, out: Array) -> None:
+    np.copyto(out, np.take_along_axis(x, indices.astype(np.intp)[..., None, :], -2)[..., 0, :])
+
+
+def _place(x: Array, indices: Array, out: Array) -> None:
+    out.fill(0)
+    np.put_along_axis(out, indices.astype(np.intp)[..., None, :], x[..., None, :], -2)
+
+
+# --- where values lie -------------------------------------------------------------------------------------------------
+
+
+class Buffer(NamedTuple):
+    """An array to be made once T and B are known.
+
+    Attributes:
+        kind: ``history`` (T, rows, B); ``carry`` (T + 1, rows, B); ``turns`` (2, rows, B), of which one is read while
+            the other is written; ``scratch`` (block, rows, B); ``matrix`` (rows, columns); ``column`` (rows, B),
+            which repeats itself, as NumPy is slow with few elements a row; ``scalar`` ().
+        rows: see there.
+        dtype: of the elements.
+        table: the number of the input whose table's V rows take the place of B, with T = 1; None for a sequence.
+        columns: of a matrix.
+        onehot: the number of the input whose V one-hot rows (of a matrix: columns) follow; None where none do.
+    """
+
+    kind: Literal["history", "carry", "turns", "scratch", "matrix", "column", "scalar"]
+    rows: int
+    dtype: Any
+    table: int | None = None
+    columns: int = 0
+    onehot: int | None = None
+
+
+class Place(NamedTuple):
+    """Some rows of a buffer; ``after`` of a carry or turns: what a step leaves, not what it finds."""
+
+    buffer: int
+    row: int
+    rows: int
+    after: bool = False
+
+    def part(self, start: int, rows: int) -> Place:
+        """Some of its rows."""
+        return self._replace(row=self.row + start, rows=rows)
+
+    def next_to(self, other: Place) -> bool:
+        """Whether the other one follows at once."""
+        return other == self._replace(row=self.row + self.rows, rows=other.rows)
+
+    def grown(self, other: Place) -> Place:
+        """With the rows of one that follows."""
+        return self._replace(rows=self.rows + other.rows)
+
+    def holds(self, other: Place) -> bool:
+        """Whether all rows of the other one are rows of this one."""
+        return self.meets(other) and self.row <= other.row and other.row + other.rows <= self.row + self.rows
+
+    def meets(self, other: Place) -> bool:
+        """Whether a row belongs to both."""
+        same = (self.buffer, self.after) == (other.buffer, other.after)
+        return same and self.row < other.row + other.rows and other.row < self.row + self.rows
+
+
+class Arg(NamedTuple):
+    """An operand of an instruction: a place and its kind, or a number.
+
+    ``rows`` comes with ``ndim``, that of the value in the step: one axis there is one here, (B,). ``whole`` is all
+    rows of the place's buffer, with the one-hot ones.
+    """
+
+    kind: Literal["rows", "row", "whole", "fixed", "number"]
+    place: Place | None = None
+    number: Any = None
+    ndim: int = 2
+
+
+class _Instruction(NamedTuple):
+    """An operation on places."""
+
+    name: str
+    args: tuple[Arg, ...]
+    out: Arg
+    options: Mapping[str, Any]
+
+    def joined(self, other: _Instruction) -> _Instruction | None:
+        """One instruction that does both, where what they work on is adjacent; otherwise None."""
+        if (
+            self.name != other.name
+            or self.out.ndim != 2
+            or not _is_map(self.name)
+            or key_of(dict(self.options)) != key_of(dict(other.options))
+        ):
+            return None
+        for first, second in ((self, other), (other, self)):
+            pairs = list(zip((*first.args, first.out), (*second.args, second.out), strict=True))
+            if all(a.kind == b.kind and (_follows(a, b) or (a == b and a.kind != "rows")) for a, b in pairs):
+                args = [_grown(a, b) for a, b in pairs]
+                return self._replace(args=tuple(args[:-1]), out=args[-1])
+        return None
+
+    def hinders(self, other: _Instruction) -> bool:
+        """Whether a later instruction must not run before this one."""
+        mine, theirs = self.out.place, other.out.place
+        assert mine is not None
+        assert theirs is not None
+        read = any(arg.place is not None and arg.place.meets(mine) for arg in other.args)
+        overwritten = any(arg.place is not None and arg.place.meets(theirs) for arg in self.args)
+        return read or overwritten or mine.meets(theirs)
+
+
+def _follows(a: Arg, b: Arg) -> bool:
+    # A fixed scalar has a buffer of its own, so that only columns can be adjacent.
+    return a.place is not None and b.place is not None and a.kind in ("rows", "fixed") and a.place.next_to(b.place)
+
+
+def _grown(a: Arg, b: Arg) -> Arg:
+    if a == b or a.place is None or b.place is None:
+        return a
+    return a._replace(place=a.place.grown(b.place))
+
+
+def _halve(instructions: list[_Instruction], buffers: Sequence[Buffer]) -> tuple[list[_Instruction], list[Place]]:
+    """A sigmoid of columns of a product takes the half out of the product: ``sigmoid(2 x) = tanh(x) / 2 + 1 / 2``.
+
+    Returns:
+        The instructions, and the places in matrices whose rows are to be halved; this is exact.
+    """
+    halved: list[Place] = []
+    done: list[_Instruction] = []
+    for sigmoid in instructions:
+        rows = _behind(sigmoid, instructions, buffers) if sigmoid.name == "sigmoid" else None
+        if rows is None:
+            done.append(sigmoid)
+            continue
+        halved.append(rows)
+        out, half = sigmoid.out, Arg("number", number=0.5)
+        done.append(_Instruction("tanh", sigmoid.args, out, {}))
+        done += [_Instruction(name, (out, half), out, {}) for name in ("multiply", "add")]
+    return done, halved
+
+
+def _behind(reader: _Instruction, instructions: list[_Instruction], buffers: Sequence[Buffer]) -> Place | None:
+    """The rows of a matrix that make what an instruction, and nothing else, reads; None where something else does."""
+    x = reader.args[0].place
+    if x is None or x == reader.out.place or buffers[x.buffer].kind != "scratch":
+        return None
+    readers = [op for op in instructions if any(arg.place is not None and arg.place.meets(x) for arg in op.args)]
+    writers = [op for op in instructions if op.out.place is not None and op.out.place.meets(x)]
+    if readers != [reader] or len(writers) != 1 or writers[0].name != "matmul":
+        return None
+    matrix, whole = writers[0].args[1].place, writers[0].out.place
+    sharing = [op for op in instructions if op.name == "matmul" and op.args[1].place == matrix]
+    if matrix is None or whole is None or len(sharing) > 1 or not whole.holds(x):
+        return None
+    return matrix.part(x.row - whole.row, x.rows)
+
+
+def _merge(instructions: list[_Instruction]) -> list[_Instruction]:
+    """Instructions of one name on adjacent places become one, where no instruction between them minds."""
+    merged: list[_Instruction] = []
+    for late in instructions:
+        for i, early in reversed(list(enumerate(merged))):
+            both, between = None if early.hinders(late) else early.joined(late), merged[i + 1 :]
+            if both is not None and not any(other.hinders(late) for other in between):
+                merged[i] = both
+                break
+            if both is not None and not any(early.hinders(other) for other in between):
+                merged[i:] = [*between, both]
+                break
+        else:
+            merged.append(late)
+    return merged
+
+
+class Fold(NamedTuple):
+    """A product that takes the step's token as one-hot columns, in place of additions of what was looked up.
+
+    Attributes:
+        product: the product.
+        lookup: the number of the input.
+        parts: what was to be added to its columns, in order: places in the table's buffers.
+        sums: the additions, and the value that each is now the same as.
+    """
+
+    product: Op
+    lookup: int
+    parts: list[Value]
+    sums: dict[Value, Value]
+
+
+class Code(NamedTuple):
+    """A body, ready to be bound to arrays.
+
+    Attributes:
+        instructions: in order.
+        fixed: where fixed values go.
+        folds: products that take a token, each with its matrix and its operand.
+        halved: rows of matrices to be halved.
+    """
+
+    instructions: list[_Instruction]
+    fixed: list[tuple[Value, Place]]
+    folds: list[tuple[Fold, Place, Place]]
+    halved: list[Place]
+
+
+class _Compiler:
+    """Finds places for the values of one body, and writes its instructions."""
+
+    def __init__(
+        self,
+        buffers: list[Buffer],
+        body: Body,
+        seen: Callable[[Value], Place | None],
+        table: int | None,
+        folds: Sequence[Fold] = (),
+    ) -> None:
+        self.buffers, self.ops, self.seen, self.table, self.folds = buffers, body.ops, seen, table, folds
+        self.is_fixed = {x for x in body.prologue.outputs if isinstance(x, Value)}
+        self.makers = {op.output: op for op in self.ops}
+        self.users: dict[Value, list[Op]] = {}
+        for op in self.ops:
+            for x in op.values:
+                self.users.setdefault(x, []).append(op)
+        self.views = self._find_views()
+        self.places: dict[Value, Place] = {}
+        self.fixed: dict[Any, Place] = {}  # by value, and for a matrix by the fold as well
+        self.columns: dict[Any, int] = {}
+        self.folded: list[tuple[Fold, Place, Place]] = []
+        self.instructions: list[_Instruction] = []
+
+    def _find_views(self) -> dict[Value, tuple[Value, int]]:
+        """Values that are rows of another one, and where these start."""
+        views = {value: (part, 0) for fold in self.folds for value, part in fold.sums.items()}
+        for op in self.ops:
+            columns = columns_of(op) if op.name == "getitem" else None
+            if columns is not None:
+                views[op.output] = op.values[0], columns[0]
+            elif op.name in ("alias", "reshape"):
+                views[op.output] = op.values[0], 0
+        return views
+
+    def root(self, value: Value) -> Value:
+        """What a value is a view of."""
+        while value in self.views:
+            value = self.views[value][0]
+        return value
+
+    def buffer(self, kind: Any, rows: int, dtype: Any, **options: Any) -> int:
+        """A new buffer."""
+        self.buffers.append(Buffer(kind, rows, dtype, self.table, **options))
+        return len(self.buffers) - 1
+
+    def claim(self, value: Value, place: Place) -> bool:
+        """Let a value be made at a place; false where it must be copied there, having a place of its own."""
+        if value not in self.makers or value in self.views or value in self.places:
+            return False
+        self.places[value] = place
+        return True
+
+    def keep(self, values: Iterable[Value], onehot: Mapping[Value, int]) -> None:
+        """Give values a place of their own at every step."""
+        roots = dict.fromkeys(r for r in map(self.root, values) if r in self.makers and r not in self.places)
+        self._join(op for op in self.ops if op.name == "concatenate" and op.output in roots)
+        grouped: dict[Any, list[Value]] = {}
+        for op in self.ops:
+            value = op.output
+            if value in roots and value not in self.places:
+                if value in onehot:
+                    buffer = self.buffer("history", width_of(value), value.dtype, onehot=onehot[value])
+                    self.places[value] = Place(buffer, 0, width_of(value))
+                else:
+                    grouped.setdefault(value.dtype, []).append(value)
+        for dtype, group in grouped.items():
+            buffer, row = self.buffer("history", sum(map(width_of, group)), dtype), 0
+            for value in group:
+                self.places[value] = Place(buffer, row, width_of(value))
+                row += width_of(value)
+
+    def _join(self, joining: Iterable[Op], kind: str = "history") -> None:
+        """Give concatenations a place, and make their parts there."""
+        for op in reversed(list(joining)):
+            if op.output not in self.places:
+                whole = self._adjacent(op)
+                if whole is not None:
+                    self.places[op.output] = whole
+                    continue
+                buffer = self.buffer(kind, width_of(op.output), op.output.dtype)
+                self.places[op.output] = Place(buffer, 0, width_of(op.output))
+            start = 0
+            for part in op.values:
+                self.claim(part, self.places[op.output].part(start, width_of(part)))
+                start += width_of(part)
+
+    def _adjacent(self, op: Op) -> Place | None:
+        """Where a concatenation's parts lie already, if that is side by side."""
+        places = [self.seen(self.root(x)) if x not in self.views else None for x in op.values]
+        whole = places[0]
+        for place in places[1:]:
+            if whole is None or place is None or not whole.next_to(place):
+                return None
+            whole = whole.grown(place)
+        return whole
+
+    def _chain(self) -> None:
+        """Let what leads to a placed value, and nowhere else, be made at the same place.
+
+        A second such operand gets a place in a twin of the buffer, so that calls that can be merged stay so.
+        """
+        twins: dict[int, int] = {}
+        taken: list[Place] = []
+        for op in reversed(self.ops):
+            place = self.places.get(op.output)
+            if place is None or op.output in self.views or not _is_map(op.name):
+                continue
+            free = [x for x in dict.fromkeys(op.values) if self._is_step_to(x, op)]
+            if free:
+                self.places[free[0]] = place
+            for x in free[1:]:
+                if place.buffer not in twins:
+                    old = self.buffers[place.buffer]
+                    twins[place.buffer] = self.buffer("scratch", old.rows, old.dtype)
+                twin = Place(twins[place.buffer], place.row, place.rows)
+                if not any(twin.meets(other) for other in taken):
+                    taken.append(twin)
+                    self.places[x] = twin
+
+    def _is_step_to(self, x: Value, op: Op) -> bool:
+        made = x in self.makers and x not in self.views and x not in self.places
+        return made and self.users[x] == [op] and (x.shape, x.dtype) == (op.output.shape, op.output.dtype)
+
+    def compile(self, finish: Sequence[tuple[Operand, Place]] = ()) -> Code:
+        """Find the remaining places and write the instructions; at the end copy what ``finish`` names."""
+        self._join((op for op in self.ops if op.name == "concatenate"), "scratch")
+        self._chain()
+        last: dict[Value, int] = {}
+        for i, op in enumerate(self.ops):
+            last |= dict.fromkeys(op.values, i)
+        last |= {x: len(self.ops) for x, _ in finish if isinstance(x, Value)}
+        spare: dict[Any, list[int]] = {}
+        living: dict[int, list[tuple[Place, int]]] = {}  # of scratch buffers: what lies there, and until when
+        products = {fold.product: fold for fold in self.folds}
+        for i, op in enumerate(self.ops):
+            value = op.output
+            if value in self.views and value not in self.places:
+                parent, start = self.views[value]
+                place = self.place(parent).part(start, width_of(value))
+                self.places[value] = place
+                if place.buffer in living:
+                    living[place.buffer].append((place, last.get(value, i)))
+            elif op.name == "concatenate":
+                self._concatenate(op)
+            else:
+                if value not in self.places:
+                    self.places[value] = place = self._scratch(op, i, spare, living)
+                    living.setdefault(place.buffer, []).append((place, last.get(value, i)))
+                self._write(op, products.get(op))
+            for buffer, members in list(living.items()):
+                if all(end <= i for _, end in members):
+                    spare.setdefault((self.buffers[buffer].rows, self.buffers[buffer].dtype), []).append(buffer)
+                    del living[buffer]
+        for x, place in finish:
+            source = Arg("number", number=x) if not isinstance(x, Value) else Arg("rows", self.place(x))
+            self.instructions.append(_Instruction("alias", (source,), Arg("rows", place), {}))
+        instructions, halved = _halve(_merge(self.instructions), self.buffers)
+        fixed = [(x, place) for (x, _), place in self.fixed.items()]
+        return Code(_merge(instructions), fixed, self.folded, halved)
+
+    def _scratch(self, op: Op, i: int, spare: dict[Any, list[int]], living: dict[int, Any]) -> Place:
+        """A place for what one step needs once: over an operand that nobody reads later, or anew."""
+        value = op.output
+        for x in op.values if _is_map(op.name) else ():
+            place = self.places.get(x)
+            if place is None or place.buffer not in living or (x.shape, x.dtype) != (value.shape, value.dtype):
+                continue
+            if all(end <= i for other, end in living[place.buffer] if other.meets(place)):
+                return place
+        rows = width_of(value)
+        free = spare.get((rows, value.dtype))
+        return Place(free.pop() if free else self.buffer("scratch", rows, value.dtype), 0, rows)
+
+    def place(self, value: Value) -> Place:
+        """Where a row value lies."""
+        found = self.places.get(value) or self.seen(value)
+        assert found is not None, f"{value} has no place"
+        return found
+
+    def _concatenate(self, op: Op) -> None:
+        start = 0
+        for part in op.values:
+            place = self.places[op.output].part(start, width_of(part))
+            if self.place(part) != place:
+                source = Arg("rows", self.place(part))
+                self.instructions.append(_Instruction("alias", (source,), Arg("rows", place), {}))
+            start += width_of(part)
+
+    def _write(self, op: Op, fold: Fold | None) -> None:
+        out = Arg("rows", self.places[op.output], ndim=op.output.ndim)
+        if op.output in self.views:  # a view that was given a place of its own
+            source = self.views[op.output]
+            place = self.place(source[0]).part(source[1], width_of(op.output))
+            self.instructions.append(_Instruction("alias", (Arg("rows", place, ndim=out.ndim),), out, {}))
+            return
+        if op.name == "matmul":
+            x, matrix = op.values
+            key = matrix, fold and fold.product.output
+            if key not in self.fixed:
+                columns, rows = matrix.shape
+                onehot = fold.lookup if fold else None
+                buffer = self.buffer("matrix", rows, matrix.dtype, columns=columns, onehot=onehot)
+                self.fixed[key] = Place(buffer, 0, rows)
+            kind: Any = "whole" if fold else "rows"
+            args = [Arg(kind, self.place(x)), Arg("fixed", self.fixed[key])]
+            if fold:
+                self.folded.append((fold, self.fixed[key], self.place(x)))
+        else:
+            args = [self._argument(x, op.output) for x in op.inputs]
+        self.instructions.append(_Instruction(op.name, tuple(args), out, op.options))
+
+    def _argument(self, x: Operand, out: Value) -> Arg:
+        if not isinstance(x, Value):
+            return Arg("number", number=x)
+        if x not in self.is_fixed:
+            return Arg("row" if width_of(x) < width_of(out) else "rows", self.place(x), ndim=x.ndim)
+        if (x, None) not in self.fixed:
+            if math.prod(x.shape) == 1:
+                self.fixed[x, None] = Place(self.buffer("scalar", 1, x.dtype), 0, 1)
+            else:
+                rows = math.prod(x.shape)
+                if x.dtype not in self.columns:
+                    self.columns[x.dtype] = self.buffer("column", 0, x.dtype)
+                buffer = self.columns[x.dtype]
+                row = self.buffers[buffer].rows
+                self.buffers[buffer] = self.buffers[buffer]._replace(rows=row + rows)
+                self.fixed[x, None] = Place(buffer, row, rows)
+        return Arg("fixed", self.fixed[x, None])
+
+
+# --- a program's places and instructions ------------------------------------------------------------------------------
+
+
+class Gather(NamedTuple):
+    """What makes the cotangent of a value out of others.
+
+    Attributes:
+        to: where it lies.
+        ys: the step's outputs that it is.
+        places: its cotangents in stages that read it; the sole one may be ``to`` itself.
+        looked_up: the cotangents, step by step, of what was looked up in it.
+    """
+
+    to: Place
+    ys: list[int]
+    places: list[Place]
+    looked_up: list[Place]
+
+    def joined(self, other: Gather) -> Gather | None:
+        """One that does both, where both are looked up side by side; otherwise None."""
+        (a, b), alone = (self.looked_up, other.looked_up), not (self.ys or self.places or other.ys or other.places)
+        if alone and len(a) == len(b) == 1 and a[0].next_to(b[0]) and self.to.next_to(other.to):
+            return Gather(self.to.grown(other.to), [], [], [a[0].grown(b[0])])
+        return None
+
+
+class Layout:
+    """Places and instructions for a whole program."""
+
+    def __init__(self, program: Program, keep: bool, looked_up: Sequence[bool], as_columns: Sequence[bool]) -> None:
+        self.program = program
+        self.buffers: list[Buffer] = []
+        self.places: dict[Value, Place] = {}
+        self.spread: dict[Value, Place] = {}  # rows of a table, each at the steps that look it up
+        self.tables: list[int | None] = []
+        self.origin: dict[Value, int] = {}  # of values with a row for each of a table's: the input
+        self.forward: list[Code] = []
+        for i, x in enumerate(program.xs):
+            place = Place(self._buffer("history", x, i if looked_up[i] else None), 0, width_of(x))
+            self.places[x] = place
+            if looked_up[i]:
+                self.origin[x] = i
+        for stage in program.stages:
+            table = next((self.origin[x] for x in stage.rows if x in self.origin), None)
+            self.tables.append(table if stage.name == "table" else None)
+            folds = self._find_folds(stage, keep, as_columns)
+            self.forward.append(self._forward(stage, self.tables[-1], folds, keep))
+            if stage.name == "table":
+                self.origin |= dict.fromkeys(stage.outputs, self.tables[-1])  # type: ignore[arg-type]
+        self.backward: dict[int, Code] = {}
+        self.gathered: dict[int, list[Gather]] = {}
+        self.turns: list[Place | None] = []
+        self.d_rows: list[tuple[Value, int | None, Place]] = []  # what it is the cotangent of; with whose rows; where
+        self.summed: dict[int, list[tuple[Place | None, Place, int]]] = {}
+        if keep:
+            for i in reversed(range(len(program.stages))):
+                self._backward(i)
+        self.d_xs = [self._gather(x, self.origin.get(x), {}) if self._is_wanted(x) else None for x in program.xs]
+
+    def _buffer(self, kind: Any, like: Value, table: int | None, onehot: int | None = None) -> int:
+        self.buffers.append(Buffer(kind, width_of(like), like.dtype, table, onehot=onehot))
+        return len(self.buffers) - 1
+
+    def _seen(self, table: int | None) -> Callable[[Value], Place | None]:
+        """Where a stage finds what earlier ones, or the caller, gave."""
+
+        def seen(value: Value) -> Place | None:
+            if value in self.origin and self.origin[value] != table:
+                if value not in self.spread:
+                    self.spread[value] = Place(self._buffer("history", value, None), 0, width_of(value))
+                return self.spread[value]
+            return self.places.get(value)
+
+        return seen
+
+    def _find_folds(self, stage: Stage, keep: bool, as_columns: Sequence[bool]) -> list[Fold]:
+        """Products of the loop whose every column only meets what is looked up in one table."""
+        folds: list[Fold] = []
+        kept = {*stage.outputs, *stage.carried, *(stage.forward.keeps if keep else ())}
+        kept |= set(stage.backward.keeps) if keep and stage.backward else set()
+        users: dict[Value, list[Op]] = {}
+        for op in stage.forward.ops:
+            for x in op.values:
+                users.setdefault(x, []).append(op)
+        joined = {x for op in stage.forward.ops if op.name == "concatenate" for x in op.values}
+        made = {op.output: op for op in stage.forward.ops}
+        taken: dict[Value, int] = {}
+        for op in stage.forward.ops if stage.name == "loop" else ():
+            if op.name != "matmul" or op.output in kept:
+                continue
+            using = users.get(op.output, [])
+            columns = {use.output: columns_of(use) for use in using if use.name == "getitem"}
+            pieces = [x for x, at in sorted(columns.items(), key=lambda item: item[1] or (0, 0))]
+            if len(columns) != len(using):
+                columns, pieces = {op.output: (0, width_of(op.output))}, [op.output]
+            ends = [columns[x] or (-1, -1) for x in pieces]
+            tiled = [0, *(stop for _, stop in ends)] == [*(start for start, _ in ends), width_of(op.output)]
+            found = [self._looked_up(x, users) for x in pieces]
+            if not tiled or any(f is None for f in found) or any(x in kept for x in pieces):
+                continue
+            sums, parts = zip(*[f for f in found if f is not None], strict=True)
+            origins = {self.origin[x] for x in parts}
+            a, lookup = op.values[0], origins.pop()
+            # The one-hot rows follow the operand, which must not have to lie elsewhere.
+            maker = made.get(a)
+            free = a in stage.carry or (
+                maker is not None and maker.name not in ("getitem", "alias", "reshape", "concatenate")
+            )
+            free &= a not in stage.carried and a not in joined and taken.get(a, lookup) == lookup
+            if origins or not free or not as_columns[lookup]:
+                continue
+            taken[a] = lookup
+            folds.append(Fold(op, lookup, list(parts), dict(zip(sums, pieces, strict=True))))
+        return folds
+
+    def _looked_up(self, piece: Value, users: Mapping[Value, list[Op]]) -> tuple[Value, Value] | None:
+        """For some columns of a product: the sum that alone uses them, and what was looked up and is added there."""
+        using = users.get(piece, [])
+        if len(using) != 1 or using[0].name != "add" or len(using[0].values) != 2:
+            return None
+        others = [x for x in using[0].values if x is not piece]
+        if len(others) != 1 or others[0] not in self.origin or others[0].shape != piece.shape:
+            return None
+        return using[0].output, others[0]
+
+    def _forward(self, stage: Stage, table: int | None, folds: list[Fold], keep: bool) -> Code:
+        onehot = {fold.product.values[0]: fold.lookup for fold in folds}
+        for x in stage.carry:
+            self.places[x] = Place(self._buffer("carry", x, None, onehot.get(x)), 0, width_of(x))
+        left = {y: self.places[x]._replace(after=True) for x, y in zip(stage.carry, stage.carried, strict=True)}
+        compiler = _Compiler(self.buffers, stage.forward, self._seen(table), table, folds)
+        finish: list[tuple[Operand, Place]] = [(x, place) for x, place in left.items() if not compiler.claim(x, place)]
+        kept = [x for x in stage.outputs if x not in stage.carry and x not in stage.carried]
+        if keep and stage.backward is not None:
+            kept += [x for x in stage.backward.keeps if x not in stage.carried]
+        compiler.keep([*kept, *(x for x in onehot if x not in stage.carry)], onehot)
+        code = compiler.compile(finish)
+        self.places |= left | {x: compiler.place(x) for x in kept}
+        return code
+
+    def _is_wanted(self, x: Value) -> bool:
+        """Whether some stage gives a cotangent of an input."""
+        stages = self.program.stages
+        return any(x is y and d is not None for s in stages for y, d in zip(s.rows, s.d_rows, strict=bool(s.d_rows)))
+
+    def _gather(self, value: Value, table: int | None, into: dict[Any, int]) -> Gather:
+        """Find a value's cotangents, and a place for their sum; ``into`` has the buffers that may grow for that."""
+        ys = [i for i, y in enumerate(self.program.ys) if y is value]
+        places = [place for of, its, place in self.d_rows if of is value and its == table]
+        looked_up = [place for of, its, place in self.d_rows if of is value and its != table]
+        if len(places) == 1 and not ys and not looked_up:
+            return Gather(places[0], ys, places, looked_up)
+        if value.dtype not in into:
+            self.buffers.append(Buffer("history", 0, value.dtype, table))
+            into[value.dtype] = len(self.buffers) - 1
+        buffer = into[value.dtype]
+        row = self.buffers[buffer].rows
+        self.buffers[buffer] = self.buffers[buffer]._replace(rows=row + width_of(value))
+        return Gather(Place(buffer, row, width_of(value)), ys, places, looked_up)
+
+    def _backward(self, number: int) -> None:
+        stage, table = self.program.stages[number], self.tables[number]
+        body = stage.backward
+        assert body is not None
+        places = {x: self.places[x] for x in (*body.keeps, *stage.carry)}
+        # Cotangents of outputs lie side by side, as these are often the parts of one value.
+        into: dict[Any, int] = {}
+        self.gathered[number] = []
+        for value, seed in zip(stage.outputs, stage.d_outputs, strict=True):
+            if seed is not None:
+                gather = self._gather(value, table, into)
+                places[seed] = gather.to
+                joined = self.gathered[number][-1].joined(gather) if self.gathered[number] else None
+                self.gathered[number][-1:] = [joined] if joined else [*self.gathered[number][-1:], gather]
+        carried: list[Place | None] = []
+        for seed, before in zip(stage.d_carried, stage.carry, strict=True):
+            carried.append(None if seed is None else Place(self._buffer("turns", before, None), 0, width_of(before)))
+            if seed is not None:
+                places[seed] = carried[-1]  # type: ignore[assignment]
+        if stage.name == "loop":
+            self.turns = carried
+        seen = self._seen(table)
+        compiler = _Compiler(self.buffers, body, lambda x: places.get(x) or seen(x), table)
+        finish: list[tuple[Operand, Place]] = []
+        rows = [(x, d) for x, d in zip(stage.rows, stage.d_rows, strict=True) if isinstance(d, Value)]
+        summed = [x for total in body.sums for x in (total.left, total.right) if x is not None]
+        lasting = [d for _, d in rows] + summed
+        # What only a step knows must be copied, to outlast it.
+        passing = {seed for seed in stage.d_carried if seed is not None}
+        copies: dict[Value, Place] = {}
+        for x in dict.fromkeys(lasting):
+            if compiler.root(x) in passing:
+                copies[x] = Place(self._buffer("history", x, table), 0, width_of(x))
+        finish += copies.items()
+        compiler.keep([x for x in lasting if x not in copies], {})
+        for d, turn in zip(stage.d_carry, carried, strict=True):
+            if d is not None and turn is not None:
+                after = turn._replace(after=True)
+                if not isinstance(d, Value) or not compiler.claim(d, after):
+                    finish.append((d, after))
+        self.backward[number] = compiler.compile(finish)
+
+        def lies(x: Value) -> Place:
+            return copies.get(x) or compiler.place(x)
+
+        self.d_rows += [(x, table, lies(d)) for x, d in rows]
+        self.summed[number] = [
+            (None if total.left is None else lies(total.left), lies(total.right), total.right.ndim)
+            for total in body.sums
+        ]
