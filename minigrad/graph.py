@@ -139,6 +139,27 @@ def key_of(option: Any) -> Any:
     return id(option) if isinstance(option, np.ndarray) else (type(option), option)
 
 
+def width_of(value: Value) -> int:
+    """Columns of a value that has a row for each sequence: one, where it is a number a row."""
+    return value.shape[1] if value.ndim == 2 else 1
+
+
+def columns_of(op: Op) -> tuple[int, int] | None:
+    """For a ``getitem`` of a matrix that takes some adjacent columns of all rows: which; otherwise None."""
+    (x,) = op.values
+    index = op.options["index"]
+    index = index if isinstance(index, tuple) else (index,)
+    if x.ndim != 2 or op.output.ndim != 2 or any(not isinstance(part, slice) and part is not ... for part in index):
+        return None
+    found = np.broadcast_to(np.arange(x.shape[1]), x.shape)[index]
+    if found.shape != op.output.shape or found.shape[0] != x.shape[0] or found.shape[1] == 0:
+        return None
+    rows = np.broadcast_to(np.arange(x.shape[0])[:, None], x.shape)[index]
+    if (rows[:, 0] != np.arange(x.shape[0])).any() or (np.diff(found[0]) != 1).any():
+        return None
+    return int(found[0, 0]), int(found[0, -1]) + 1
+
+
 class Tracer(Tensor):
     """A tensor without elements: what is done with it is written into a graph."""
 

@@ -14,9 +14,9 @@ import pytest
 from minigrad import concat, log_softmax, sigmoid, tanh, where
 from minigrad.compiled import jit
 from minigrad.compiled.rows import Body, Place, Slot, module
-from minigrad.graph import Graph, Op, TraceError, Value, evaluate, trace
+from minigrad.graph import Graph, Op, TraceError, Value, evaluate, trace, width_of
 from minigrad.primitives import pick, place
-from minigrad.scan.passes import lower, width_of
+from minigrad.scan.passes import lower
 
 pytestmark = pytest.mark.skipif(not jit.available(), reason="needs the extra jit")
 

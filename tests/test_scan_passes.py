@@ -13,13 +13,12 @@ import pytest
 import minigrad
 from minigrad import concat, log_softmax, relu, sigmoid, tanh, trees, where
 from minigrad.functions import affine
-from minigrad.graph import Graph, Op, TraceError, Value, differentiate, evaluate, trace
+from minigrad.graph import Graph, Op, TraceError, Value, columns_of, differentiate, evaluate, trace
 from minigrad.primitives import pick, place
 from minigrad.scan.passes import (
     Level,
     classify,
     clean,
-    columns_of,
     depends_on,
     emit,
     lower,

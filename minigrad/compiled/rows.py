@@ -14,8 +14,7 @@ import numpy as np
 
 from minigrad.compiled import jit
 from minigrad.compiled.vector_math import FUNCTIONS, RESULT_IS_MASK, Emitter, emit_clip, emit_number
-from minigrad.graph import Op, Operand, TraceError, Value
-from minigrad.scan.passes import columns_of, width_of
+from minigrad.graph import Op, Operand, TraceError, Value, columns_of, width_of
 
 ALIASES = frozenset({"getitem", "reshape", "concatenate"})
 """Operations that compute nothing: their results are places within other results."""

@@ -20,9 +20,8 @@ import numpy as np
 from minigrad.compiled import gemm, jit, rows
 from minigrad.compiled.memory import address, empty
 from minigrad.compiled.parallel import in_parallel, threads
-from minigrad.graph import Graph, Op, Operand, TraceError, Value, apply, evaluate
+from minigrad.graph import Graph, Op, Operand, TraceError, Value, apply, evaluate, width_of
 from minigrad.scan.lookup import Lookup, checked_indices
-from minigrad.scan.passes import width_of
 from minigrad.scan.program import Program, Stage, Sum
 from minigrad.tensor import Array
 

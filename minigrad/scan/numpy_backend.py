@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.graph import Value, evaluate, function_of
+from minigrad.graph import Value, evaluate, function_of, width_of
 from minigrad.scan.lookup import Lookup, checked_indices
 from minigrad.scan.numpy_layout import Arg, Buffer, Call, Code, Fold, Gather, Layout, Place, calls_of
-from minigrad.scan.passes import width_of
 from minigrad.scan.program import Program
 from minigrad.tensor import Array
 

@@ -12,8 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from minigrad.graph import Op, Operand, Value, key_of
-from minigrad.scan.passes import columns_of, width_of
+from minigrad.graph import Op, Operand, Value, columns_of, key_of, width_of
 from minigrad.scan.program import Body, Program, Stage
 from minigrad.tensor import Array
 

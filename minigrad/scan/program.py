@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from minigrad.graph import Graph, Op, Operand, TraceError, Value, differentiate, prune
-from minigrad.scan.passes import Level, classify, clean, columns_of, depends_on, join_rows, lower, merge, regroup, split
+from minigrad.graph import Graph, Op, Operand, TraceError, Value, columns_of, differentiate, prune
+from minigrad.scan.passes import Level, classify, clean, depends_on, join_rows, lower, merge, regroup, split
 
 MAPS = frozenset(
     {
