@@ -18,8 +18,9 @@ REQUIRED = {"numpy", "click", "rich", "safetensors", "platformdirs", "filelock"}
 
 def test_imports_run_downward_only(monkeypatch):
     monkeypatch.chdir(ROOT)
-    (contract,) = api.read_configuration("pyproject.toml")["contracts_options"]
-    assert contract["layers"] == ["rnn_cli", "rnn_plugins", "rnn_cells", "minigrad"]
+    layers, inside = api.read_configuration("pyproject.toml")["contracts_options"]
+    assert layers["layers"] == ["rnn_cli", "rnn_plugins", "rnn_cells", "minigrad"]
+    assert (inside["source_modules"], inside["forbidden_modules"]) == (["minigrad.compiled"], ["minigrad.scan"])
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
     done = subprocess.run([*command, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
