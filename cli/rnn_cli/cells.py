@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_cli import completion
-from rnn_cli.options import cell_options
+from rnn_cli.options import pairs
 from rnn_cli.tables import prose, table
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ CELL_OPTION = click.option(
     "options",
     metavar="NAME=VALUE",
     multiple=True,
-    callback=lambda ctx, param, texts: cell_options(texts),
+    callback=lambda ctx, param, texts: pairs("cell_option", texts, "forget_bias=2"),
     help="An option of the cell's own.",
 )
 

@@ -69,6 +69,13 @@ OPTIONS: list[Setting] = [
         metavar="NAME=VALUE",
         multiple=True,
     ),
+    Setting(
+        MODEL,
+        "ablate",
+        "Put a number, or identity, in place of a gate or activation of the cell, such as output=1; several times.",
+        metavar="NAME=VALUE",
+        multiple=True,
+    ),
     Setting(MODEL, "hidden-size", "Units a layer.", type=int),
     Setting(MODEL, "num-layers", "Layers, one above the other.", type=int),
     Setting(
@@ -149,6 +156,14 @@ OPTIONS: list[Setting] = [
     ),
     Setting(RUN, "log-every", "Steps between records in metrics.jsonl.", type=int),
     Setting(RUN, "backend", "What carries out the time loop.", type=BACKENDS),
+    Setting(OUTPUT, "flow", "Show, and log, how far back the gradient reaches while training.", is_flag=True),
+    Setting(OUTPUT, "flow-every", "Steps between such looks.", type=int),
+    Setting(
+        OUTPUT,
+        "track",
+        "Write files from which a program shows the run, into its folder.",
+        type=click.Choice(["tensorboard"]),
+    ),
     Setting(OUTPUT, "quiet", "Say nothing but errors.", is_flag=True),
     Setting(OUTPUT, "json", "A record a line on standard output.", is_flag=True),
 ]
@@ -285,8 +300,9 @@ def collect(files: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
     line = {key: value for key, value in given.items() if not (value is None or value is False or value == ())}
     if files:
         line["files"] = tuple(files)
-    if "cell_option" in line:
-        line["cell_option"] = cell_options(line["cell_option"])
+    for name, example in (("cell_option", "forget_bias=2"), ("ablate", "output=1")):
+        if name in line:
+            line[name] = pairs(name, line[name], example)
     config = read_config(line.pop("config")) if "config" in line else {}
     preset = line.get("preset", config.get("preset"))
     if preset not in (None, *PRESETS):
@@ -322,7 +338,7 @@ def read_config(path: str) -> dict[str, Any]:
             raise UserError(f"{path!r}: there is no option called {key!r}.{did_you_mean(key.replace('_', '-'), known)}")
         if name in config:
             raise UserError(f"{path!r}: {key!r} stands there twice, once with - and once with _")
-        expected = {"cell_option": (dict, "a table"), "quiet": (bool, "true or false"), "json": (bool, "true or false")}
+        expected = {"cell_option": (dict, "a table"), "ablate": (dict, "a table"), "quiet": (bool, "true or false"), "json": (bool, "true or false")}
         texts = ("name", "resume", "init_from", "preset", "cell", "task")
         kind, words = (str, "text") if name in texts else expected.get(name, (object, ""))
         if not isinstance(value, kind):
@@ -331,16 +347,16 @@ def read_config(path: str) -> dict[str, Any]:
     return config
 
 
-def cell_options(texts: Iterable[str]) -> dict[str, str]:
-    """What ``--cell-option NAME=VALUE``, given several times, says.
+def pairs(name: str, texts: Iterable[str], example: str) -> dict[str, str]:
+    """What an option that takes ``NAME=VALUE``, given several times, says.
 
     Raises:
         UserError: one has no ``=``.
     """
     given = {}
     for text in texts:
-        name, equals, value = text.partition("=")
+        key, equals, value = text.partition("=")
         if not equals:
-            raise UserError(f"--cell-option is {text!r}; write it as NAME=VALUE, such as forget_bias=2")
-        given[name.replace("-", "_")] = value
+            raise UserError(f"--{name.replace('_', '-')} is {text!r}; write it as NAME=VALUE, such as {example}")
+        given[key.replace("-", "_") if name == "cell_option" else key] = value
     return given

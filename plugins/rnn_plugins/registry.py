@@ -1,4 +1,4 @@
-"""Which cells and tasks are installed, under which names, and any one of them as an object.
+"""Which cells, tasks and reports are installed, under which names, and any one of them as an object.
 
 Listing reads metadata only: no plugin is imported before its name is asked for. Nothing here trains, checks or prints.
 """
@@ -85,7 +85,11 @@ class _Group(NamedTuple):
 
 
 # The base classes are named and not imported, because a listing must not import NumPy.
-_GROUPS = {"cells": _Group("cell", "rnn_cells.cell:Cell"), "tasks": _Group("task", "rnn_plugins.tasks.task:Task")}
+_GROUPS = {
+    "cells": _Group("cell", "rnn_cells.cell:Cell"),
+    "tasks": _Group("task", "rnn_plugins.tasks.task:Task"),
+    "reports": _Group("report", "rnn_plugins.reports.report:Report"),
+}
 
 _EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -93,7 +97,7 @@ _FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<name>.*))?")
 
 
 def entries(group: str) -> list[Entry]:
-    """What is installed in a group, ``"cells"`` or ``"tasks"``, sorted; a name that two offer is there twice."""
+    """What is installed in a group, ``"cells"``, ``"tasks"`` or ``"reports"``, sorted; a name that two offer is there twice."""
     found = []
     for point in metadata.entry_points(group=f"rnn.{group}"):
         name, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "")

@@ -62,6 +62,7 @@ class Settings:
         task: the name of what is learnt of it.
         cell: a cell's name, or ``FILE.py:CLASS``.
         cell_option: the cell's own options.
+        ablate: activations of the cell's step with what is put in their place, a number or ``identity``.
         hidden_size: units a layer.
         num_layers: layers.
         embedding_size: width of the symbols' embedding, 0 for one-hot; None chooses by the vocabulary.
@@ -85,12 +86,16 @@ class Settings:
         dtype: of parameters and activations.
         seed: of everything random; None draws one.
         backend: what carries out the time loop; the last bits of the weights depend on it.
+        flow: whether to look, while training, at how far back the gradient reaches.
+        flow_every: steps between such looks.
+        track: the program whose files are written for it to show; empty for none.
     """
 
     files: tuple[str, ...] = ()
     task: str = "language-model"
     cell: str = "gru"
     cell_option: Mapping[str, Any] = field(default_factory=dict)
+    ablate: Mapping[str, Any] = field(default_factory=dict)
     hidden_size: int = 256
     num_layers: int = 1
     embedding_size: int | None = None
@@ -114,6 +119,9 @@ class Settings:
     dtype: Literal["float32", "float64"] = "float32"
     seed: int | None = None
     backend: Backend = "auto"
+    flow: bool = False
+    flow_every: int = 100
+    track: Literal["", "tensorboard"] = ""
 
     def __post_init__(self) -> None:
         """Hold every value against its type and range.
@@ -129,7 +137,7 @@ class Settings:
         ranges: dict[str, tuple[float, float]] = {
             "hidden_size": (1, 1e6), "num_layers": (1, 1000), "embedding_size": (0, 1e6), "seq_length": (1, 1e6),
             "batch_size": (1, 1e6), "steps": (0, 1e12), "epochs": (0, 1e9), "max_time": (0, 1e9),
-            "valid_every": (0, 1e12), "log_every": (1, 1e12), "patience": (0, 1e12), "seed": (0, 2**63),
+            "valid_every": (0, 1e12), "log_every": (1, 1e12), "flow_every": (1, 1e12), "patience": (0, 1e12), "seed": (0, 2**63),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
@@ -160,7 +168,11 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON takes them."""
-        return asdict(self) | {"files": list(self.files), "cell_option": dict(self.cell_option)}
+        return asdict(self) | {
+            "files": list(self.files),
+            "cell_option": dict(self.cell_option),
+            "ablate": dict(self.ablate),
+        }
 
     def clipping(self) -> tuple[float, float]:
         """``(clip_norm, clip_value)`` as ``minigrad.training.train`` takes them."""

@@ -1,0 +1,368 @@
+"""What a cell's step is made of: the states that it carries and the activations that it computes, by names.
+
+All of it is read from the step's graph; no cell says a word for it. What is made of the numbers is for others to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minigrad import scan, trees, vjp, where
+from minigrad.graph import Graph, Op, Operand, TraceError, Value, columns_of, evaluate, trace
+from minigrad.scan.planned import _identity, form_of
+from minigrad.tensor import PRIMITIVES
+from minigrad.trees import Tree
+from rnn_cells.cell import Cell
+from rnn_cells.stacked import Stacked
+
+Array: TypeAlias = NDArray[Any]
+
+ACTIVATIONS = ("sigmoid", "tanh", "relu")
+"""Primitives whose results are looked at: those that can be saturated or dead."""
+
+_ROWS = 1013
+"""Sequences that a step is traced with: no width of a cell that could be taken for it."""
+
+_KEPT = 64
+"""Graphs that are remembered."""
+
+_graphs: dict[Any, Graph | str] = {}
+
+
+@dataclass(frozen=True)
+class State:
+    """An array of numbers that the cell carries from step to step; what it carries of other types is no state.
+
+    Attributes:
+        name: ``h`` where it is the cell's output, or all that is carried; ``c`` where there is one beside that;
+            otherwise what the carry itself calls it, or ``s0``, ``s1`` and so on.
+        layer: of a stack, from 1; 0 where there is no stack.
+        size: its numbers for one sequence.
+        place: among the leaves of the carry.
+    """
+
+    name: str
+    layer: int
+    size: int
+    place: int
+
+    @property
+    def label(self) -> str:
+        """The name with its layer, such as ``layer2.h``."""
+        return f"layer{self.layer}.{self.name}" if self.layer else self.name
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A squashed or rectified value that the step computes: a gate, a candidate, a new state.
+
+    Attributes:
+        name: of the parameters that it is computed from (``forget``), ``c.tanh`` where it is made of the state c alone,
+            otherwise what computes it (``tanh``).
+        layer: of a stack, from 1; 0 where there is no stack.
+        function: one of ``ACTIVATIONS``.
+        size: its width.
+        op: its place among the operations of the step's graph.
+        whole: whether it is all that its function computed, and not some of the columns.
+    """
+
+    name: str
+    layer: int
+    function: str
+    size: int
+    op: int
+    whole: bool
+
+    @property
+    def label(self) -> str:
+        """The name with its layer, such as ``layer2.forget``."""
+        return f"layer{self.layer}.{self.name}" if self.layer else self.name
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of a cell's step.
+
+    Attributes:
+        states: in the order of the carry's leaves.
+        activations: in the order in which they are computed; none where the step cannot be traced.
+        reason: why it could not be traced; empty where it could.
+    """
+
+    states: tuple[State, ...]
+    activations: tuple[Activation, ...]
+    reason: str = ""
+
+
+def anatomy(cell: Cell) -> Anatomy:
+    """The states and activations of a cell."""
+    params, carry = cell.init_params(np.random.default_rng(0)), cell.init_carry(_ROWS)
+    x = np.zeros((_ROWS, cell.input_size), np.float32)
+    try:
+        graph = _graph(cell, params, carry, x)
+    except TraceError as error:
+        return Anatomy(_states(cell, carry, None), (), str(error))
+    states = _states(cell, carry, graph)
+    return Anatomy(states, tuple(_activations(cell, graph, states)))
+
+
+Tapping: TypeAlias = tuple[Tree, tuple[Any, tuple[Any, ...], tuple[Any, ...]]]
+"""What a tapped step gives: the carry and ``(y, states, shown)``."""
+
+
+@dataclass(frozen=True)
+class Tapped:
+    """The step of a cell, with its states and some of its activations beside the output, and changed where one wishes.
+
+    Attributes:
+        cell: whose step it is.
+        shown: places of operations in the step's graph whose values are wanted.
+        nudged: whether x is a pair ``(x, nudges)``. A nudge is an array like each state, which is added to it where it
+            is computed: whatever is made of the state, in this step and later, sees it. So the gradient of a loss by a
+            nudge of zeros is that by the state itself, all its ways included.
+        fixed: places of operations with the number that is put in place of what they compute, or with None for what
+            goes into them.
+        clamped: units of states that are held at a number from where they are computed on: the place of the state among
+            the leaves of the carry, the unit among its numbers, and the number.
+    """
+
+    cell: Cell
+    shown: tuple[int, ...] = ()
+    nudged: bool = False
+    fixed: tuple[tuple[int, float | None], ...] = ()
+    clamped: tuple[tuple[int, int, float], ...] = ()
+
+    def __call__(self, params: Tree, carry: Tree, x: Any) -> Tapping:
+        """One step: the carry and ``(y, states, shown)``.
+
+        Raises:
+            TraceError: the step cannot be traced, and something of its inside is asked for.
+        """
+        x, nudges = x if self.nudged else (x, ())
+        try:
+            graph = _graph(self.cell, params, carry, x)
+        except TraceError:
+            if self.shown or self.fixed:
+                raise
+            return self._from_outside(params, carry, x, nudges)
+        count = len(trees.leaves(carry))
+        states, held = places_of_states(carry), {place for place, _, _ in self.clamped}
+        nudge_of = dict(zip(states, nudges, strict=False))
+        taps: dict[Operand, list[int]] = {}
+        for place in states:
+            if nudges or place in held:
+                taps.setdefault(graph.outputs[place], []).append(place)
+        fixed, places = dict(self.fixed), {op.output: place for place, op in enumerate(graph.ops)}
+        shown: dict[int, Any] = {}
+
+        def apply(op: Op, args: Sequence[Any]) -> Any:
+            place = places[op.output]
+            if place in fixed:
+                number = fixed[place]
+                value = args[0] if number is None else np.full(op.output.shape, number, op.output.dtype)
+            else:
+                value = _carry_out(op, args)
+            for state in taps.pop(op.output, ()):
+                value = self._changed(value, state, nudge_of)
+            if place in self.shown:
+                shown[place] = value
+            return value
+
+        outputs = evaluate(graph, trees.leaves((params, carry, x)), apply)
+        # A state that no operation makes, such as one that is carried on as it is, is changed as it leaves the step.
+        for place, output in enumerate(graph.outputs):
+            for state in taps.get(output, ()):
+                outputs[place] = self._changed(outputs[place], state, nudge_of)
+        (y,) = outputs[count:]
+        kept = tuple(outputs[place] for place in states)
+        return trees.unflatten(carry, outputs[:count]), (y, kept, tuple(shown[place] for place in self.shown))
+
+    def _from_outside(self, params: Tree, carry: Tree, x: Any, nudges: Sequence[Any]) -> Tapping:
+        """The step where only its results can be reached: of what it computes from a state, only the output moves."""
+        result, y = self.cell(params, carry, x)
+        new = [leaf for _, leaf in trees.zip_leaves(carry, result)]
+        states = places_of_states(carry)
+        nudge_of = dict(zip(states, nudges, strict=False))
+        for place in states:
+            moved = self._changed(new[place], place, nudge_of)
+            new[place], y = moved, moved if new[place] is y else y
+        return trees.unflatten(carry, new), (y, tuple(new[place] for place in states), ())
+
+    def _changed(self, state: Any, place: int, nudge_of: Mapping[int, Any]) -> Any:
+        """A state as it is with its nudge, and with its clamped units at their numbers."""
+        if place in nudge_of:
+            state = state + nudge_of[place]
+        numbers = {unit: number for held, unit, number in self.clamped if held == place}
+        if not numbers:
+            return state
+        mask, values = np.zeros(state.shape[1:], bool), np.zeros(state.shape[1:], state.dtype)
+        mask.flat[list(numbers)] = True
+        values.flat[list(numbers)] = list(numbers.values())
+        return where(mask, values, state)
+
+
+def places_of_states(carry: Tree) -> list[int]:
+    """The places of a carry's states among its leaves."""
+    return [place for place, leaf in enumerate(trees.leaves(carry)) if leaf.dtype.kind == "f"]
+
+
+def jacobians(cell: Cell, params: Tree, carry: Tree, x: Any) -> Array:
+    """The derivative of the carry after a step by that before it.
+
+    Args:
+        cell: whose step.
+        params: its parameters.
+        carry: states (B, ...).
+        x: inputs (B, I).
+
+    Returns:
+        (B, D, D): element [b, i, j] is the derivative of the new carry's number i by the old one's number j, where D
+        are all numbers of a sequence's states, one state after another.
+    """
+    states = places_of_states(carry)
+    leaves = [np.asarray(trees.leaves(carry)[place]) for place in states]
+    batch = len(leaves[0])
+    sizes = [leaf[0].size for leaf in leaves]
+    width = sum(sizes)
+    # Row b * D + i asks for the derivatives of number i of sequence b, so that one backward pass gives them all.
+    repeated = [np.repeat(leaf, width, axis=0) for leaf in trees.leaves(carry)]
+    xs = np.repeat(np.asarray(x), width, axis=0)[None]
+
+    def after(before: list[Any]) -> list[Any]:
+        given: list[Any] = list(repeated)
+        for place, leaf in zip(states, before, strict=True):
+            given[place] = leaf
+        last, _ = scan(cell, params, trees.unflatten(carry, given), xs)
+        new = [leaf for _, leaf in trees.zip_leaves(carry, last)]
+        return [new[place] for place in states]
+
+    _, pullback = vjp(after, [repeated[place] for place in states])
+    asked = np.tile(np.eye(width, dtype=leaves[0].dtype), (batch, 1))
+    parts = [
+        part.reshape(batch * width, *leaf.shape[1:])
+        for part, leaf in zip(np.split(asked, np.cumsum(sizes)[:-1], axis=1), leaves, strict=True)
+    ]
+    (rows,) = pullback(parts)
+    return np.concatenate([row.reshape(batch, width, -1) for row in rows], axis=-1)
+
+
+def _graph(cell: Cell, params: Tree, carry: Tree, x: Any) -> Graph:
+    """The step's graph for arrays of these shapes; its outputs are the new states, then y. It is traced once.
+
+    Raises:
+        TraceError: the step cannot be traced.
+    """
+    given = params, carry, x
+    try:
+        key = _identity(cell), form_of(given), tuple((leaf.shape, leaf.dtype) for leaf in trees.leaves(given))
+    except TypeError:  # the cell refers to something that may change
+        return _trace(cell, given)
+    found = _graphs.get(key)
+    if found is None:
+        if len(_graphs) >= _KEPT:
+            _graphs.clear()
+        try:
+            found = _trace(cell, given)
+        except TraceError as error:
+            found = str(error)  # not the error, which holds on to all that was there when it was raised
+        _graphs[key] = found
+    if isinstance(found, str):
+        raise TraceError(found)
+    return found
+
+
+def _trace(cell: Cell, given: tuple[Tree, Tree, Any]) -> Graph:
+    carry = given[1]
+    shapes = trees.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), given)
+    try:
+        graph, result = trace(cell, *shapes, names=("params", "carry", "x"))
+    except TraceError:
+        raise
+    except Exception as error:
+        raise TraceError(f"it fails on tensors that have no elements: {type(error).__name__}: {error}") from error
+    # A step may give its carry's parts in another order, as the keys of a dict.
+    places = trees.unflatten(result, range(len(graph.outputs)))
+    order = [place for _, place in trees.zip_leaves(carry, places[0])]
+    graph.outputs = [graph.outputs[place] for place in [*order, *trees.leaves(places[1])]]
+    return graph
+
+
+def _carry_out(op: Op, args: Sequence[Any]) -> Any:
+    function: Callable[..., Any] = PRIMITIVES[op.name] if op.name in PRIMITIVES else getattr(np, op.name)
+    return function(*args, **op.options)
+
+
+def _states(cell: Cell, carry: Tree, graph: Graph | None) -> tuple[State, ...]:
+    if isinstance(cell, Stacked):
+        found: list[State] = []
+        before = 0
+        for layer, (below, part) in enumerate(zip(cell.cells, carry, strict=True), start=1):
+            found += [State(s.name, layer, s.size, before + s.place) for s in anatomy(below).states]
+            before += len(trees.leaves(part))
+        return tuple(found)
+    leaves, paths, places = trees.leaves(carry), trees.paths(carry), places_of_states(carry)
+    outputs = [place for place in places if graph and graph.outputs[place] is graph.outputs[-1]]
+
+    def name(place: int) -> str:
+        if paths[place] and not paths[place].replace(".", "").isdigit():
+            return paths[place]
+        if len(places) == 1 or place in outputs[:1]:
+            return "h"
+        return "c" if len(places) == 2 and outputs else f"s{place}"
+
+    return tuple(State(name(place), 0, int(leaves[place][0].size), place) for place in places)
+
+
+def _activations(cell: Cell, graph: Graph, states: Sequence[State]) -> list[Activation]:
+    makers, users = graph.makers(), graph.users()
+    places = {op.output: place for place, op in enumerate(graph.ops)}
+    states_of = {graph.outputs[state.place]: state for state in states}
+    found: list[Activation] = []
+    for op in graph.ops:
+        if op.name not in ACTIVATIONS:
+            continue
+        layer, name = _origin(op, graph, makers, states_of, isinstance(cell, Stacked))
+        pieces = [user for user in users.get(op.output, []) if user.name == "getitem" and columns_of(user)]
+        whole = not pieces or len(pieces) < len(users[op.output]) or op.output in graph.outputs
+        for piece in [op] if whole else pieces:
+            same = sum(other.layer == layer and other.name.partition("#")[0] == name for other in found)
+            unique = f"{name}#{same + 1}" if same or not whole else name
+            size = int(np.prod(piece.output.shape[1:]))
+            found.append(Activation(unique, layer, op.name, size, places[piece.output], whole))
+    return found
+
+
+def _origin(
+    op: Op, graph: Graph, makers: dict[Value, Op], states_of: dict[Operand, State], stacked: bool
+) -> tuple[int, str]:
+    """The layer and name of an activation, from the parameters that it is computed from with no other one between."""
+    paths: set[tuple[str, ...]] = set()
+    layers: set[int] = set()
+    todo = list(op.values)
+    if todo and (state := states_of.get(todo[0])):
+        return state.layer, f"{state.name}.{op.name}"
+    while todo:
+        value = todo.pop()
+        maker = makers.get(value)
+        label = graph.names.get(value, "")
+        if label.startswith("params."):
+            path = tuple(label.split(".")[1:])
+            if stacked:
+                layers.add(int(path[0]) + 1)
+                path = path[1:]
+            paths.add(path)
+        elif maker and maker.name not in ACTIVATIONS:
+            todo += maker.values
+    common: list[str] = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    if len(paths) == 1:
+        common = common[:-1] or common
+    return max(layers, default=1 if stacked else 0), ".".join(common) or op.name

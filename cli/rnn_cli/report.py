@@ -1,0 +1,198 @@
+"""``rnn report``: what a network remembers and why it forgets. What is measured stands in ``rnn_plugins.reports``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rnn_cli import completion
+from rnn_cli.console import is_live, remark
+from rnn_cli.options import BACKEND, DEFAULTS
+from rnn_cli.output import chosen, output_options, put
+from rnn_cli.tables import sentence, table
+from rnn_plugins.errors import UserError
+
+if TYPE_CHECKING:
+    from rnn_plugins.reports.subject import Subject
+    from rnn_plugins.settings import Backend
+
+FRESH = ("steps", "hidden_size", "num_layers", "learning_rate", "level")
+"""Options that only mean something together with ``--cell``."""
+
+EXAMPLES = """\b
+Examples:
+  rnn report
+  rnn report --cell rnn --cell lstm --cell gru book.txt --html report.html
+  rnn report --cell rnn:recurrent_scale=1.5 --cell lstm:forget_bias=3
+  rnn report gru lstm --kind memory --kind neurons"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("runs_or_files", metavar="[RUN|FILE]...", nargs=-1, shell_complete=completion.runs_or_files)
+@click.option(
+    "--cell",
+    "cells",
+    metavar="NAME[:KEY=VALUE,...]",
+    multiple=True,
+    shell_complete=completion.cells,
+    help="Look at a cell, fresh or trained for --steps, with these of its options; may be repeated, to compare.",
+)
+@click.option("--kind", "kinds", metavar="KIND", multiple=True, help="What to show, one of --list; may be repeated.")
+@click.option("--all", "everything", is_flag=True, help="Show all kinds.")
+@click.option("--list", "listing", is_flag=True, help="List the kinds.")
+@click.option("--text", metavar="FILE", help="Look at runs on another text than what they held out.")
+@click.option("--steps", metavar="N", type=int, default=0, help="With --cell: train so many steps first.")
+@click.option(
+    "--hidden-size", metavar="N", type=int, default=DEFAULTS["hidden_size"], help="With --cell: units a layer."
+)
+@click.option("--num-layers", metavar="N", type=int, default=DEFAULTS["num_layers"], help="With --cell: layers.")
+@click.option("--learning-rate", metavar="X", type=float, help="With --cell: of the training; else the cell's own.")
+@click.option(
+    "--level", type=click.Choice(["char", "byte", "word"]), default="char", help="With --cell: what a symbol is."
+)
+@click.option("--seed", metavar="N", type=int, default=1, show_default=True, help="Of everything random.")
+@click.option("--lags", metavar="N", type=int, default=100, show_default=True, help="How many steps to look back.")
+@click.option(
+    "--positions", metavar="N", type=int, default=2000, show_default=True, help="Places of the text to average over."
+)
+@click.option("--unit", "units", metavar="UNIT", multiple=True, help="Of neurons: a unit to show, such as h.17.")
+@click.option(
+    "--characters", metavar="N", type=int, default=100_000, show_default=True, help="Of structure: how much is written."
+)
+@BACKEND
+@output_options
+@click.pass_context
+def report(
+    ctx: click.Context,
+    /,
+    runs_or_files: tuple[str, ...],
+    cells: tuple[str, ...],
+    kinds: tuple[str, ...],
+    everything: bool,
+    listing: bool,
+    text: str | None,
+    units: tuple[str, ...],
+    backend: Backend,
+    **given: Any,
+) -> None:
+    """Show what a network remembers, and why it forgets.
+
+    Without --cell, RUN names trained runs, the newest if none is named. With --cell, those cells are compared on FILE
+    (builtin:latex if none is named), all with the same text, seed and sizes.
+    """
+    if listing:
+        _list()
+        return
+    output = chosen(given)
+    _hold(ctx, cells, text)
+    from rnn_plugins.backends import on_backend
+    from rnn_plugins.reports.gather import gather, load
+    from rnn_plugins.reports.gather import kinds as kinds_of
+    from rnn_plugins.reports.report import Look
+
+    reports = load(kinds_of(everything, kinds))
+    look = Look(given["lags"], given["positions"], units, given["characters"], given["seed"])
+    with on_backend(backend):
+        subjects, about = _fresh(cells, runs_or_files, given) if cells else _trained(runs_or_files, text)
+        pages = gather(reports, subjects, look, _tell)
+    put(pages, " and ".join(subject.label for subject in subjects), about, output)
+
+
+def _hold(ctx: click.Context, cells: tuple[str, ...], text: str | None) -> None:
+    """Hold the options against each other.
+
+    Raises:
+        UserError: two of them do not go together, or one is outside its range.
+    """
+    values = ctx.params
+    given = {name for name in values if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
+    if not cells and (meaningless := sorted(given & set(FRESH))):
+        option = meaningless[0].replace("_", "-")
+        raise UserError(f"--{option} is for cells that are made for the report: give --cell too, or leave it out")
+    if cells and text is not None:
+        raise UserError("--text is for runs; with --cell the text is FILE: leave --text out")
+    if len(set(cells)) < len(cells):
+        twice = next(cell for cell in cells if cells.count(cell) > 1)
+        raise UserError(f"--cell {twice} is given twice: leave one of them out")
+    if values["kinds"] and values["everything"]:
+        raise UserError("--all shows all kinds: leave out --kind")
+    least = {"lags": 1, "positions": 1, "characters": 1, "steps": 0, "seed": 0, "hidden_size": 1, "num_layers": 1}
+    for name, bound in least.items():
+        if values[name] < bound:
+            raise UserError(f"--{name.replace('_', '-')} is {values[name]}; it must be at least {bound}")
+
+
+def _trained(names: tuple[str, ...], text: str | None) -> tuple[list[Subject], list[str]]:
+    """Runs to look at, and what is to be said of them."""
+    from rnn_plugins.reports.subject import of_run
+    from rnn_plugins.runs import find_run
+
+    subjects: list[Subject] = []
+    about = []
+    for name in names or (None,):
+        run = find_run(name)
+        if run.name in {subject.label for subject in subjects}:
+            raise UserError(f"the run {run.name!r} is named twice: leave one of them out")
+        if notice := run.cell_changed():
+            remark(f"Note: {sentence(notice)}")
+        subject = of_run(run, (text,) if text is not None else ())
+        subjects.append(subject)
+        held_out = "the held-out end of" if text is None and run.manifest["data"]["held_out"] else "the text"
+        source = text if text is not None else ", ".join(run.manifest["data"]["sources"])
+        about.append(
+            f"{run.name}: {_described(subject)}, trained for {subject.steps:,} steps; "
+            f"looked at on {held_out} {source} ({len(subject.tokens):,} symbols)"
+        )
+    for line in about:
+        remark(line)
+    return subjects, about
+
+
+def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]) -> tuple[list[Subject], list[str]]:
+    """Cells to look at, and what is to be said of them."""
+    from rnn_plugins.reports.subject import fresh
+    from rnn_plugins.settings import Settings
+    from rnn_plugins.text.corpus import load_corpus
+
+    names = {field.name for field in dataclasses.fields(Settings)}
+    settings = Settings(**{key: value for key, value in given.items() if key in names and key != "steps"})
+    files = files or ("builtin:latex",)
+    corpus = load_corpus(files, level=settings.level, valid_fraction=settings.valid_fraction)
+    steps, subjects = given["steps"], []
+    for cell in cells:
+        if steps and is_live():
+            remark(f"{cell}: training for {steps:,} steps ...")
+        subjects.append(fresh(cell, corpus, settings, steps))
+    trained = f"trained for {steps:,} steps" if steps else "with fresh weights"
+    about = [f"{subject.label}: {_described(subject)}, {trained}" for subject in subjects]
+    about.append(
+        f"Text: {', '.join(corpus.sources)}, its last {len(subjects[0].tokens):,} symbols; seed {settings.seed}"
+    )
+    for line in about:
+        remark(line)
+    return subjects, about
+
+
+def _described(subject: Subject) -> str:
+    from minigrad import trees
+
+    settings = subject.settings
+    return f"{subject.cell}, {settings.num_layers} x {settings.hidden_size}, {trees.count(subject.params):,} parameters"
+
+
+def _tell(kind: str, label: str) -> None:
+    if is_live():
+        remark(f"{kind} of {label} ...")
+
+
+def _list() -> None:
+    """The kinds that are installed, a line each."""
+    from rnn_plugins import registry
+
+    rows = []
+    for entry in registry.entries("reports"):
+        summary, error = registry.describe("reports", entry)
+        rows.append((entry.name, f"{error}" if error else summary))
+    click.echo(table(rows, ("KIND", "WHAT IT SHOWS")), nl=False)

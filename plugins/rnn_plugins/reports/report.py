@@ -1,0 +1,331 @@
+"""What a report is, and the data that it gives: quantities, figures and sentences. It neither measures nor draws.
+
+A figure says what is to be seen and not how: the same data become a terminal's characters, a picture and a page.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from rnn_plugins.reports.subject import Subject
+
+Array: TypeAlias = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number with its meaning, or a word in its place.
+
+    Attributes:
+        key: its name in JSON, in ``snake_case``; the same for all subjects of a report.
+        label: a few words, as the head of its row in a table.
+        value: None where it was not reached or does not exist.
+        unit: such as "steps"; empty for a pure number.
+        definition: what exactly was computed, in a sentence.
+        missing: what a table shows in place of None, such as "not within 100".
+    """
+
+    key: str
+    label: str
+    value: float | int | str | None
+    unit: str = ""
+    definition: str = ""
+    missing: str = "-"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line, or one cloud of points, of a chart.
+
+    Attributes:
+        label: in the legend; empty where the chart has only this curve.
+        x: (N,).
+        y: (N,); NaN leaves a gap.
+        low: (N,), the lower edge of a band around it; None for no band.
+        high: (N,), the upper edge.
+        role: ``measured``; ``bound`` and ``reference`` are drawn less prominently (dashed, dotted); ``points`` are not
+            joined; ``steps`` is the outline of a histogram, y between x and the next x.
+        style: curves of one chart with the same number get the same colour; None counts on by itself. The runner sets
+            it to the subject's place when it lays subjects over each other.
+    """
+
+    label: str
+    x: Array
+    y: Array
+    low: Array | None = None
+    high: Array | None = None
+    role: Literal["measured", "bound", "reference", "points", "steps"] = "measured"
+    style: int | None = None
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Curves over a common axis.
+
+    Attributes:
+        key: its name in JSON and in the page; charts of several subjects with the same key are laid over each other.
+        title: a line.
+        x_label: with the unit.
+        y_label: with the unit.
+        curves: one or more.
+        log_x: a logarithmic axis; values that are not above 0 are left out.
+        log_y: likewise.
+        definition: what is drawn, in a sentence.
+        overlay: whether curves of several subjects go into one chart; otherwise each subject has its own.
+        y_limits: the range of the axis; None takes it from the data.
+    """
+
+    key: str
+    title: str
+    x_label: str
+    y_label: str
+    curves: tuple[Curve, ...]
+    log_x: bool = False
+    log_y: bool = False
+    definition: str = ""
+    overlay: bool = True
+    y_limits: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Image:
+    """A matrix as colours.
+
+    Attributes:
+        key: its name in JSON and in the page.
+        title: a line.
+        x_label: of columns.
+        y_label: of rows.
+        values: (rows, columns), the first row at the top; NaN is left blank.
+        value_label: what a colour means.
+        x_ticks: a word a column (such as the symbol that stands there), or empty for numbers.
+        y_ticks: a word a row.
+        log: colours by the logarithm.
+        definition: what is drawn, in a sentence.
+    """
+
+    key: str
+    title: str
+    x_label: str
+    y_label: str
+    values: Array
+    value_label: str
+    x_ticks: tuple[str, ...] = ()
+    y_ticks: tuple[str, ...] = ()
+    log: bool = False
+    definition: str = ""
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """A text whose symbols are coloured by a number each.
+
+    Attributes:
+        key: its name in JSON and in the page.
+        title: a line.
+        symbols: the text's symbols, as they are written.
+        values: (N,), one for each symbol; NaN is not coloured.
+        low: what is coloured wholly in the first colour (blue).
+        high: what is coloured wholly in the last (red); halfway between the two nothing is coloured.
+            With ``low == 0`` there is one colour, from none to full.
+        value_label: what a colour means.
+        definition: what is shown, in a sentence.
+    """
+
+    key: str
+    title: str
+    symbols: tuple[str, ...]
+    values: Array
+    low: float
+    high: float
+    value_label: str
+    definition: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under heads, for what is no single quantity.
+
+    Attributes:
+        key: its name in JSON and in the page.
+        title: a line.
+        heads: of the columns.
+        rows: of numbers and words; None is shown as "-".
+        definition: what the columns mean, in a sentence or two.
+    """
+
+    key: str
+    title: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str | float | int | None, ...], ...]
+    definition: str = ""
+
+
+Figure: TypeAlias = Chart | Image | Colouring | Table
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a report has measured of one subject.
+
+    Attributes:
+        quantities: in the order in which they are to be read.
+        figures: likewise.
+        verdict: what it means and what to try, a sentence each; the first is the one to read if only one is read.
+        notices: what had to be done otherwise than asked, a sentence each.
+    """
+
+    quantities: tuple[Quantity, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    verdict: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Look:
+    """How closely to look. Whatever a report does not need, it does not read.
+
+    Attributes:
+        lags: how many steps back.
+        positions: how many places of the text are averaged over.
+        units: names of units to show, such as ``h.17`` or ``layer2.c.3``; empty leaves the choice to the report.
+        characters: how much is written by a model whose writing is looked at.
+        seed: of everything random.
+    """
+
+    lags: int = 100
+    positions: int = 2000
+    units: tuple[str, ...] = ()
+    characters: int = 100_000
+    seed: int = 0
+
+
+class Report(ABC):
+    """The base of what can be shown; entry points of the group ``rnn.reports`` name subclasses, made without arguments.
+
+    The first line of a subclass's docstring is what a listing says of it; the rest says what is measured, after whom.
+
+    Attributes:
+        title: the heading, a few words.
+        question: what it answers, in a sentence.
+    """
+
+    title: ClassVar[str]
+    question: ClassVar[str]
+
+    @abstractmethod
+    def measure(self, subject: Subject, look: Look) -> Findings:
+        """Look at one model on one text.
+
+        Raises:
+            UserError: it cannot be measured of this subject, and why.
+        """
+
+
+@dataclass(frozen=True)
+class Page:
+    """One report on one or more subjects, ready to be drawn.
+
+    Attributes:
+        kind: the report's name.
+        title: its heading.
+        question: what it answers.
+        subjects: their labels, in the order in which they were asked for.
+        quantities: of each subject by its label.
+        figures: charts of all subjects laid over each other, the other figures once a subject.
+        verdict: the sentences of each subject by its label.
+        notices: what had to be done otherwise, with the subject's label before it where there are several.
+        failed: why there are no findings of a subject, by its label.
+    """
+
+    kind: str
+    title: str
+    question: str
+    subjects: tuple[str, ...]
+    quantities: Mapping[str, tuple[Quantity, ...]] = field(default_factory=dict)
+    figures: tuple[Figure, ...] = ()
+    verdict: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+def compose(kind: str, report: Report, found: Mapping[str, Findings], failed: Mapping[str, str] | None = None) -> Page:
+    """Lay the findings of several subjects over and beside each other.
+
+    Args:
+        kind: the report's name.
+        report: what measured.
+        found: by the subjects' labels, in order.
+        failed: why others have none.
+    """
+    several = len(found) + len(failed or {}) > 1
+    figures: dict[str, Figure] = {}
+    for place, (label, findings) in enumerate(found.items()):
+        for figure in findings.figures:
+            if isinstance(figure, Chart) and figure.overlay:
+                curves = tuple(
+                    _named(curve, label if several else "", place if several else None, len(figure.curves))
+                    for curve in figure.curves
+                )
+                before = figures.get(figure.key)
+                if isinstance(before, Chart):
+                    curves = before.curves + curves
+                figures[figure.key] = replace(figure, curves=curves)
+            elif several:
+                key = f"{figure.key}.{label}"
+                figures[key] = replace(figure, key=key, title=f"{label}: {figure.title}")
+            else:
+                figures[figure.key] = figure
+    return Page(
+        kind,
+        report.title,
+        report.question,
+        (*found, *(failed or {})),
+        {label: findings.quantities for label, findings in found.items()},
+        tuple(figures.values()),
+        {label: findings.verdict for label, findings in found.items()},
+        tuple(
+            f"{label}: {notice}" if several else notice
+            for label, findings in found.items()
+            for notice in findings.notices
+        ),
+        dict(failed or {}),
+    )
+
+
+def _named(curve: Curve, subject: str, place: int | None, curves: int) -> Curve:
+    """A curve that can be told from those of other subjects."""
+    if not subject:
+        return curve
+    label = f"{subject}, {curve.label}" if curve.label and curves > 1 else subject
+    return replace(curve, label=label, style=place)
+
+
+def to_json(pages: Iterable[Page]) -> dict[str, Any]:
+    """Every number of the pages with its definition, as JSON takes them: NaN and infinities are None."""
+    return {page.kind: _plain(page) for page in pages}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        kind = {"type": type(value).__name__.lower()} if isinstance(value, Figure) else {}
+        return kind | {part.name: _plain(getattr(value, part.name)) for part in fields(value)}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        return [_plain(part) for part in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,208 @@
+"""What a report looks at: a model with its weights and a text, of a run or made afresh. It measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minigrad import trees
+from minigrad.training import NotFinite, start, train
+from minigrad.trees import Tree
+from rnn_cells import Stacked
+from rnn_cells.anatomy import Anatomy, anatomy
+from rnn_plugins import registry
+from rnn_plugins.errors import UserError
+from rnn_plugins.runs import Run, build_model
+from rnn_plugins.sessions import LEARNING_RATE
+from rnn_plugins.settings import Settings
+from rnn_plugins.tasks.language_model import ONE_HOT_LIMIT, LanguageModel, Model
+from rnn_plugins.text.corpus import Corpus, load_corpus, split
+from rnn_plugins.text.vocabulary import Vocabulary
+
+Array: TypeAlias = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and the text that it is looked at on.
+
+    Attributes:
+        label: what it is called in reports: the run's name, or the cell as it was asked for.
+        model: the model.
+        params: its parameters.
+        tokens: (N,), the symbols of a text, held out where something was.
+        vocabulary: what they stand for.
+        training: (M,), the symbols that it was or would be trained on.
+        cell: the cell's name as users write it.
+        options: the cell's options that were given.
+        steps: the training steps behind its weights; 0 for a fresh one.
+        settings: the settings of its run; the defaults for a fresh one.
+        run: where it comes from; None for a fresh one.
+        opening: the symbols that it reads, unseen, before a text of its own.
+    """
+
+    label: str
+    model: Model
+    params: Tree
+    tokens: Array
+    vocabulary: Vocabulary
+    training: Array
+    cell: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = 0
+    settings: Settings = field(default_factory=Settings)
+    run: Run | None = None
+    opening: tuple[int, ...] = ()
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """The parts of its cell's step."""
+        return anatomy(self.model.cell)
+
+    def text(self) -> str:
+        """The text that it is looked at on."""
+        return self.vocabulary.decode(self.tokens)
+
+
+def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
+    """A trained run, on the text that it held out (on its training text, where it held nothing out), or on another.
+
+    Args:
+        run: which.
+        files: the other text; its symbols must be those that the run knows, others are read as unknown.
+
+    Raises:
+        UserError: its text or its weights cannot be had.
+    """
+    settings = run.settings
+    corpus = load_corpus(
+        files or settings.files,
+        level=settings.level,
+        valid_fraction=settings.valid_fraction,
+        vocabulary=run.vocabulary,
+        unknown="replace",
+    )
+    training, held_out = split(corpus, settings.valid_fraction)
+    weights, notes = run.load("model.safetensors")
+    return Subject(
+        label=run.name,
+        model=run.model,
+        params=weights,
+        tokens=_plain(corpus.tokens if files else held_out if len(held_out) > 1 else training),
+        vocabulary=run.vocabulary,
+        training=_plain(training),
+        cell=run.manifest["cell"]["cell"],
+        options=settings.cell_option,
+        steps=int(notes["step"]),
+        settings=settings,
+        run=run,
+        opening=tuple(run.opening),
+    )
+
+
+def parse_cell(text: str) -> tuple[str, dict[str, str]]:
+    """``NAME`` or ``NAME:KEY=VALUE,...`` as the name (or ``FILE.py:CLASS``) and the options.
+
+    Raises:
+        UserError: an option is no pair.
+    """
+    spec, _, last = text.rpartition(":")
+    if not spec or "=" not in last:
+        return text, {}
+    options = {}
+    for part in last.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or not key:
+            raise UserError(
+                f"--cell is {text!r}: {part!r} is no option; write NAME:KEY=VALUE, such as lstm:forget_bias=2"
+            )
+        options[key.strip().replace("-", "_")] = value
+    return spec, options
+
+
+def fresh(text: str, corpus: Corpus, settings: Settings, steps: int = 0) -> Subject:
+    """A cell with fresh weights, or trained for a few steps, on the end of a text.
+
+    Args:
+        text: the cell, as ``parse_cell`` takes it.
+        corpus: the text; its end is looked at, and what comes before is trained on.
+        settings: sizes, batches, seed, learning rate (None takes the cell's own) and optimiser; cell, options and
+            length of training are those given here.
+        steps: of training, with a constant learning rate.
+
+    Raises:
+        UserError: there is no such cell, it cannot be made so, or its training diverges.
+    """
+    name, options = parse_cell(text)
+    training, held_out = split(corpus, settings.valid_fraction)
+    if len(training) < 2:
+        raise UserError(
+            f"the text has {len(corpus.tokens):,} symbols, too few to look at a cell on it: give a longer one"
+        )
+    symbols = len(corpus.vocabulary)
+    if settings.embedding_size is None and symbols > ONE_HOT_LIMIT:
+        settings = Settings(**settings.to_json() | {"embedding_size": min(settings.hidden_size, 128)})
+    model = build_model(settings, symbols, lambda size: registry.make_cell(name, size, settings.hidden_size, options))
+    task = LanguageModel(model, training, held_out, settings.seq_length, settings.batch_size)
+    init, dropout = (np.random.default_rng(s) for s in np.random.SeedSequence(settings.seed or 0).spawn(2))
+    params = model.init_params(init)
+    if steps:
+        params = _trained(task, params, settings, steps, dropout, text)
+    return Subject(
+        label=text,
+        model=model,
+        params=params,
+        tokens=_plain(held_out if len(held_out) > 1 else training),
+        vocabulary=corpus.vocabulary,
+        training=_plain(training),
+        cell=name,
+        options=options,
+        steps=steps,
+        settings=settings,
+    )
+
+
+def learning_rate(model: Model, settings: Settings) -> float:
+    """The rate that was given, or what the cell suggests."""
+    cell = model.cell.cells[0] if isinstance(model.cell, Stacked) else model.cell
+    return settings.learning_rate or type(cell).suggested_learning_rate or LEARNING_RATE
+
+
+def _trained(
+    task: LanguageModel, params: Tree, settings: Settings, steps: int, rng: np.random.Generator, label: str
+) -> Tree:
+    optimizer, rate = settings.make_optimizer(), learning_rate(task.model, settings)
+    clip_norm, clip_value = settings.clipping()
+    state = start(params, optimizer, task.init_carry(), rng)
+
+    def batches() -> Any:
+        for step in range(steps):
+            if step % task.steps_per_epoch == 0:
+                state.carry = task.init_carry()
+            yield task.batch(step)
+
+    records = train(
+        task.loss,
+        state,
+        batches(),
+        optimizer=optimizer,
+        schedule=lambda step: rate,
+        clip_norm=clip_norm,
+        clip_value=clip_value,
+    )
+    try:
+        for _ in records:
+            pass
+    except NotFinite as error:
+        raise UserError(
+            f"the training of {label} diverges at step {error.step}: lower --learning-rate (it is {rate:g}) or --steps"
+        ) from None
+    return trees.map(np.asarray, state.params)
+
+
+def _plain(tokens: Array) -> Array:
+    return np.asarray(tokens, np.intp)

@@ -1,0 +1,126 @@
+"""Cells whose gradients, spectra or memories are known in closed form. It holds no tests."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minigrad import sigmoid, tanh
+from rnn_cells import Cell
+from rnn_plugins.reports.subject import Subject
+from rnn_plugins.settings import Settings
+from rnn_plugins.tasks.language_model import Model
+from rnn_plugins.text.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Linear(Cell):
+    """h_t = h_{t-1} A + x_t U, with A = eigenvalue I at the start."""
+
+    eigenvalue: float = 0.5
+
+    def init_params(self, rng):
+        A = (self.eigenvalue * np.eye(self.hidden_size)).astype(np.float32)
+        return {"A": A, "U": rng.normal(0, 1, (self.input_size, self.hidden_size)).astype(np.float32)}
+
+    def __call__(self, params, h, x):
+        h = h @ params["A"] + x @ params["U"]
+        return h, h
+
+
+@dataclass(frozen=True)
+class Copy(Cell):
+    """h_t = h_{t-1}: what is carried is carried for ever."""
+
+    def init_params(self, rng):
+        return {}
+
+    def init_carry(self, batch_size):
+        return np.ones((batch_size, self.hidden_size), np.float32)
+
+    def __call__(self, params, h, x):
+        return h, h
+
+
+@dataclass(frozen=True)
+class Forgetful(Cell):
+    """h_t = tanh(x_t U): nothing is carried on."""
+
+    def init_params(self, rng):
+        return {"U": rng.normal(0, 1, (self.input_size, self.hidden_size)).astype(np.float32)}
+
+    def __call__(self, params, h, x):
+        h = tanh(x @ params["U"])
+        return h, h
+
+
+@dataclass(frozen=True)
+class Shift(Cell):
+    """A register of ``length`` places: what was read comes out ``length - 1`` steps later, and is gone after that."""
+
+    length: int = 3
+
+    def init_params(self, rng):
+        return {"U": rng.normal(0, 1, (self.input_size, self.hidden_size)).astype(np.float32)}
+
+    def init_carry(self, batch_size):
+        return np.zeros((batch_size, self.length * self.hidden_size), np.float32)
+
+    def __call__(self, params, register, x):
+        from minigrad import concat
+
+        register = concat(x @ params["U"], register[:, : -self.hidden_size])
+        return register, register[:, -self.hidden_size :]
+
+
+@dataclass(frozen=True)
+class Odd(Cell):
+    """A carry of names, axes and types of its own: two rows of units, a trace of them, and a clock that counts."""
+
+    def init_params(self, rng):
+        rows = rng.normal(0, 0.4, (self.hidden_size, self.hidden_size)).astype(np.float32)
+        return {"pair": {"W": rows}, "U": rng.normal(0, 1, (self.input_size, self.hidden_size)).astype(np.float32)}
+
+    def init_carry(self, batch_size):
+        return {
+            "clock": np.zeros(batch_size, np.int64),
+            "rows": np.zeros((batch_size, 2, self.hidden_size), np.float32),
+            "trace": np.zeros((batch_size, self.hidden_size), np.float32),
+        }
+
+    def __call__(self, params, carry, x):
+        rows = tanh(carry["rows"] @ params["pair"]["W"] + (x @ params["U"])[:, None, :])
+        trace = 0.5 * carry["trace"] + rows[:, 0]
+        return {"trace": trace, "rows": rows, "clock": carry["clock"] + 1}, trace * sigmoid(rows[:, 1])
+
+
+@dataclass(frozen=True)
+class Deciding(Cell):
+    """A basic network that looks at its numbers, so that no graph can hold its step."""
+
+    def init_params(self, rng):
+        return {"W": self.dense(rng, self.hidden_size)["W"], "U": self.dense(rng, self.input_size)["W"]}
+
+    def __call__(self, params, h, x):
+        if float(np.max(np.asarray(getattr(h, "value", h)))) > 100:
+            raise ArithmeticError("too large")
+        h = tanh(h @ params["W"] + x @ params["U"])
+        return h, h
+
+
+def subject_of(cell: Cell, symbols: int = 7, length: int = 400, dtype: str = "float64", **more: Any) -> Subject:
+    """A model of the cell with fresh weights, and a random text of ``length`` symbols to look at."""
+    model = Model(cell, symbols, dtype=dtype)
+    rng = np.random.default_rng(3)
+    tokens = rng.integers(0, symbols, length)
+    return Subject(
+        label=type(cell).__name__,
+        model=model,
+        params=model.init_params(rng),
+        tokens=tokens,
+        vocabulary=Vocabulary.build(["abcdefghijklmnopqrstuvwxyz"[:symbols]]),
+        training=rng.integers(0, symbols, length),
+        cell=more.pop("name", "gru"),
+        settings=Settings(hidden_size=cell.hidden_size),
+        **more,
+    )

@@ -1,0 +1,116 @@
+"""Reports as data: laid over each other for several subjects, written as JSON, found by their entry points."""
+
+import json
+
+import numpy as np
+import pytest
+from known_cells import Copy, Linear, subject_of
+
+from rnn_plugins import registry
+from rnn_plugins.errors import UserError
+from rnn_plugins.reports.flow import Flow
+from rnn_plugins.reports.gather import gather, kinds, load
+from rnn_plugins.reports.report import Chart, Curve, Findings, Image, Look, Quantity, Report, Table, compose, to_json
+from rnn_plugins.reports.subject import parse_cell
+
+
+class Two(Report):
+    """A report for these tests."""
+
+    title, question = "Two", "What are two and two?"
+
+    def measure(self, subject, look):
+        if subject is None:
+            raise UserError("there is nothing to look at")
+        curve = Curve("", np.arange(2), np.array([1.0, np.nan]))
+        return Findings(
+            (Quantity("two", "two", 2),),
+            (
+                Chart("one", "One curve", "x", "y", (curve,)),
+                Chart(
+                    "pair", "Two curves", "x", "y", (Curve("a", *[np.arange(2)] * 2), Curve("b", *[np.arange(2)] * 2))
+                ),
+                Chart("own", "Apart", "x", "y", (curve,), overlay=False),
+                Image("image", "Image", "x", "y", np.array([[np.inf, 1]]), "v"),
+            ),
+            ("It is four.",),
+            ("it was counted twice",),
+        )
+
+
+def test_subjects_are_laid_over_each_other_where_a_chart_allows_it():
+    found = {label: Two().measure(0, Look()) for label in ("gru", "lstm")}
+    page = compose("two", Two(), found, {"rnn": "it has no states"})
+    assert page.subjects == ("gru", "lstm", "rnn")
+    assert [figure.key for figure in page.figures] == ["one", "pair", "own.gru", "image.gru", "own.lstm", "image.lstm"]
+    one, pair, own, image = page.figures[:4]
+    assert [(curve.label, curve.style) for curve in one.curves] == [("gru", 0), ("lstm", 1)]
+    assert [curve.label for curve in pair.curves] == ["gru, a", "gru, b", "lstm, a", "lstm, b"]
+    assert own.title == "gru: Apart"
+    assert image.title == "gru: Image"
+    assert page.verdict == {"gru": ("It is four.",), "lstm": ("It is four.",)}
+    assert page.notices == ("gru: it was counted twice", "lstm: it was counted twice")
+    assert page.failed == {"rnn": "it has no states"}
+
+
+def test_a_single_subject_needs_no_name():
+    page = compose("two", Two(), {"gru": Two().measure(0, Look())})
+    assert [figure.key for figure in page.figures] == ["one", "pair", "own", "image"]
+    assert [curve.label for curve in page.figures[1].curves] == ["a", "b"]
+    assert page.figures[0].curves[0].style is None
+    assert page.notices == ("it was counted twice",)
+
+
+def test_json_has_every_number_and_nothing_that_json_does_not_know():
+    page = compose("two", Two(), {"gru": Two().measure(0, Look())})
+    told = json.loads(json.dumps(to_json([page]), allow_nan=False))["two"]
+    assert told["quantities"]["gru"][0] == {
+        "key": "two", "label": "two", "value": 2, "unit": "", "definition": "", "missing": "-",
+    }  # fmt: skip
+    assert told["figures"][0]["type"] == "chart"
+    assert told["figures"][0]["curves"][0]["y"] == [1.0, None]
+    assert told["figures"][3]["values"] == [[None, 1.0]]
+
+
+def test_a_table_is_written_as_it_is():
+    page = compose("two", Two(), {"a": Findings(figures=(Table("t", "T", ("x",), ((np.float32(1.5),), (None,))),))})
+    assert to_json([page])["two"]["figures"][0]["rows"] == [[1.5], [None]]
+
+
+def test_kinds_are_the_default_those_named_or_all():
+    assert kinds(False) == ("flow",)
+    assert kinds(False, ("memory", "flow", "memory")) == ("memory", "flow")
+    installed = {entry.name for entry in registry.entries("reports")}
+    assert set(kinds(True)) == installed
+    assert kinds(True)[:2] == ("flow", "heatmap")
+
+
+def test_every_installed_report_says_what_it_is():
+    for entry in registry.entries("reports"):
+        report = registry.load("reports", entry.name)()
+        assert report.title
+        assert report.question.endswith("?")
+        assert registry.describe("reports", entry).summary.endswith(".")
+
+
+def test_a_subject_that_cannot_be_measured_stands_beside_those_that_can():
+    linear, short = subject_of(Linear(7, 5)), subject_of(Copy(7, 5), length=3)
+    (page,) = gather({"flow": Flow()}, [linear, short], Look(lags=5, positions=4))
+    assert list(page.quantities) == ["Linear"]
+    assert page.failed == {"Copy": "the text has 3 symbols, and the gradient over one lag takes 4: give a longer one"}
+    with pytest.raises(UserError, match="^the text has 3 symbols"):
+        gather({"flow": Flow()}, [short], Look())
+
+
+def test_a_report_that_there_is_not():
+    with pytest.raises(UserError, match=r"no report called 'flwo'\. Did you mean 'flow'\? Installed: flow, heatmap"):
+        load(("flwo",))
+
+
+def test_a_cell_with_its_options():
+    assert parse_cell("gru") == ("gru", {})
+    assert parse_cell("lstm:forget-bias=2,second_bias=true") == ("lstm", {"forget_bias": "2", "second_bias": "true"})
+    assert parse_cell("./a.py:Mine") == ("./a.py:Mine", {})
+    assert parse_cell("./a.py:Mine:leak=0.1") == ("./a.py:Mine", {"leak": "0.1"})
+    with pytest.raises(UserError, match=r"--cell is 'lstm:a=1,b': 'b' is no option; write NAME:KEY=VALUE, such as"):
+        parse_cell("lstm:a=1,b")

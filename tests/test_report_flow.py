@@ -1,0 +1,205 @@
+"""How far gradients reach, where it is known: linear cells, cells that copy or forget, products of Jacobians."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from known_cells import Copy, Deciding, Forgetful, Linear, Odd, subject_of
+
+from minigrad import trees
+from rnn_cells import Stacked
+from rnn_cells.anatomy import anatomy, jacobians
+from rnn_plugins import registry
+from rnn_plugins.errors import UserError
+from rnn_plugins.reports.flow import Flow, crossing, growth, measure_flow
+from rnn_plugins.reports.heatmap import Heatmap
+from rnn_plugins.reports.probing import observe, places, read, state_gradients, windows
+from rnn_plugins.reports.report import Look
+
+
+def flow_of(subject, lags=12, positions=20):
+    return measure_flow(subject.model, subject.params, subject.tokens, lags, positions)
+
+
+def numbers(findings):
+    return {quantity.key: quantity.value for quantity in findings.quantities}
+
+
+@pytest.mark.parametrize("eigenvalue", [0.5, 0.9, -0.8, 1.0, 1.2])
+def test_through_a_linear_cell_it_falls_by_the_eigenvalue_at_every_lag(eigenvalue):
+    norms = flow_of(subject_of(Linear(7, 6, eigenvalue))).norms[0]
+    np.testing.assert_allclose(norms / norms[0], np.tile(np.abs(eigenvalue) ** np.arange(13)[:, None], 20), rtol=1e-6)
+
+
+def test_through_a_cell_that_copies_it_stays_as_it_is():
+    norms = flow_of(subject_of(Copy(7, 6))).norms[0]
+    np.testing.assert_allclose(norms, np.tile(norms[0], (13, 1)), rtol=1e-12)
+    assert norms.min() > 0
+
+
+def test_without_recurrent_weights_nothing_is_left_beyond_lag_0():
+    norms = flow_of(subject_of(Forgetful(7, 6))).norms[0]
+    assert norms[0].min() > 0
+    assert not norms[1:].any()
+
+
+CELLS = {
+    **{entry.name: registry.make_cell(entry.name, 7, 5, {}) for entry in registry.entries("cells")},
+    "stack": Stacked([registry.make_cell("lstm", 7, 4, {}), registry.make_cell("gru", 4, 3, {})]),
+    "odd": Odd(7, 5),
+}
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_it_is_the_derivative_of_the_loss_by_a_moved_state(cell):
+    """Finite differences: a unit of a state is moved after one step, and the rest is read from there."""
+    subject = subject_of(cell)
+    text, target = windows(subject.tokens, np.array([50]), 9), subject.tokens[50:51]
+    model, params = subject.model, subject.params
+    first = read(model, params, text[:3])
+    gradients = state_gradients(model, params, first, text[3:], target)
+    states = anatomy(cell).states
+    for t in range(5):  # of 6 steps; after the last, only the output is left to be moved
+        carry = trees.map(lambda _, leaf: leaf, first, model.states(params, first, text[3 : 4 + t])[0])
+
+        def loss(carry, t=t):
+            rest, targets = text[4 + t :], np.append(text[5 + t :, 0], target)[:, None]
+            return float(np.asarray(model.losses(params, carry, rest, targets)[1])[-1, 0])
+
+        for place, state in enumerate(states):
+            # Of what a step makes, a state that others are made of in the same step cannot be moved by itself here.
+            if state.label not in _last_made(cell, states):
+                continue
+            leaf = trees.leaves(carry)[state.place]
+            for unit in range(0, state.size, 2):
+                numerical = 0.0
+                for sign in (1, -1):
+                    moved = leaf.copy()
+                    moved.reshape(1, -1)[0, unit] += sign * 1e-5
+                    leaves = [*trees.leaves(carry)]
+                    leaves[state.place] = moved
+                    numerical += sign * loss(trees.unflatten(carry, leaves)) / 2e-5
+                assert gradients[place][t, 0, unit] == pytest.approx(numerical, rel=1e-5, abs=1e-9)
+
+
+def _last_made(cell, states):
+    if isinstance(cell, Odd):
+        return ["trace"]
+    layer = max(state.layer for state in states)
+    return [state.label for state in states if state.name == "h" and state.layer == layer]
+
+
+@pytest.mark.parametrize("name", ["rnn", "irnn", "gru", "lstm", "lstm-peephole"])
+def test_it_is_the_product_of_the_jacobians(name):
+    subject = subject_of(registry.make_cell(name, 7, 5, {}))
+    model, params = subject.model, subject.params
+    text, target = windows(subject.tokens, np.array([60]), 8), subject.tokens[60:61]
+    carry = read(model, params, text[:2])
+    gradients = state_gradients(model, params, carry, text[2:], target)
+    steps = []
+    for token in text[2:]:
+        steps.append(jacobians(model.cell, params["cell"], carry, model.table(params)[token])[0])
+        carry = model.step(params, carry, token)[0]
+    row = np.concatenate([gradients[0][-1, 0], *[np.zeros(5) for _ in gradients[1:]]])  # y is h alone
+    for t in range(5, 0, -1):
+        row = row @ steps[t]
+        np.testing.assert_allclose(gradients[0][t - 1, 0], row[:5], rtol=1e-9, atol=1e-13)
+
+
+def test_positions_are_served_together_as_one_by_one():
+    subject = subject_of(registry.make_cell("lstm", 7, 5, {}))
+    together = flow_of(subject, lags=6, positions=10)
+    ends = places(400, 13, 10, np.random.default_rng(0))
+    for column, end in enumerate(ends):
+        text = windows(subject.tokens, ends[column : column + 1], 13)
+        carry = read(subject.model, subject.params, text[:6])
+        alone = state_gradients(subject.model, subject.params, carry, text[6:], subject.tokens[end : end + 1])
+        for state in range(2):
+            expected = np.linalg.norm(alone[state][:, 0], axis=-1)[::-1]
+            np.testing.assert_allclose(together.norms[state][:, column], expected, rtol=1e-9)
+
+
+@given(st.floats(0.1, 0.97))
+def test_half_life_and_one_percent_lag_of_a_steady_fall(factor):
+    norms = (3 * factor ** np.arange(200)).tolist()
+    assert crossing(norms, 0.5) == pytest.approx(np.log(0.5) / np.log(factor), rel=1e-6)
+    assert crossing(norms, 0.01) == pytest.approx(np.log(0.01) / np.log(factor), rel=1e-6)
+    assert growth(norms) == pytest.approx(factor, rel=1e-6)
+
+
+def test_what_is_not_reached_is_not_invented():
+    assert crossing([1.0, 0.9, 0.8], 0.5) is None
+    assert crossing([1.0, 0.0, 0.0], 0.5) == 1
+    assert growth([1.0, 0.0, 0.0]) == 0
+    assert growth([1.0, 0.5]) is None
+
+
+def test_the_report_has_the_numbers_of_the_linear_cell():
+    found = Flow().measure(subject_of(Linear(7, 6, 0.5)), Look(lags=20, positions=30))
+    values = numbers(found)
+    assert values["half_life"] == pytest.approx(1, rel=1e-6)
+    assert values["one_percent_lag"] == pytest.approx(np.log(0.01) / np.log(0.5), rel=1e-6)
+    assert values["growth"] == pytest.approx(0.5, rel=1e-6)
+    assert values["bound_growth"] == pytest.approx(0.5, rel=1e-6)
+    chart, beside = found.figures
+    np.testing.assert_allclose(chart.curves[0].y[1:] / chart.curves[0].y[:-1], 0.5, rtol=1e-6)
+    np.testing.assert_allclose(beside.curves[0].y, beside.curves[1].y, rtol=1e-6)
+    assert found.verdict[0].startswith("Vanishes: half-life 1 steps, and 1 % is left after 6.64")
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        (
+            Linear(7, 6, 1.2),
+            "Explodes: after 20 steps the gradient is 38.3 times what it was, a factor of 1.200 a step.",
+        ),
+        (Copy(7, 6), "Holds: after 20 steps 1 of the gradient is left."),
+        (Forgetful(7, 6), "Forgets at once: nothing is left of the gradient after one step."),
+    ],
+)
+def test_the_verdict_is_in_words(cell, words):
+    assert Flow().measure(subject_of(cell), Look(lags=20, positions=5)).verdict[0] == words
+
+
+@pytest.mark.parametrize("cell", [*CELLS.values(), Deciding(7, 5)], ids=[*CELLS, "deciding"])
+def test_every_cell_can_be_looked_at(cell):
+    look = Look(lags=8, positions=5)
+    found = Flow().measure(subject_of(cell, dtype="float32"), look)
+    assert numbers(found)["norm"] > 0
+    assert len(found.figures[0].curves) == len(anatomy(cell).states)
+    (image,) = Heatmap().measure(subject_of(cell, dtype="float32"), look).figures
+    assert np.isfinite(image.values[np.tril_indices(len(image.values))]).all()
+
+
+def test_the_bound_holds_on_every_stretch():
+    subject = subject_of(registry.make_cell("rnn", 7, 6, {"recurrent_scale": 1.3}))
+    model, params, text = subject.model, subject.params, windows(subject.tokens, np.array([90]), 20)
+    first = read(model, params, text[:5])
+    gradients = state_gradients(model, params, first, text[5:], subject.tokens[90:91])
+    before = [*np.asarray(observe(model, params, first, text[5:]).states[0])]
+    limit = np.linalg.norm(gradients[0][-1, 0])
+    for t in range(14, 0, -1):
+        limit *= np.linalg.norm(
+            jacobians(model.cell, params["cell"], before[t - 1], model.table(params)[text[5 + t]])[0], 2
+        )
+        assert np.linalg.norm(gradients[0][t - 1, 0]) <= limit * (1 + 1e-9)
+
+
+def test_the_heat_map_has_the_flow_on_its_diagonals():
+    found = Heatmap().measure(subject_of(Linear(7, 6, 0.5)), Look(lags=20))
+    values = found.figures[0].values
+    assert values.shape == (21, 21)
+    assert np.isnan(values[np.triu_indices(21, 1)]).all()
+    for t in range(21):
+        np.testing.assert_allclose(values[t, : t + 1] / values[t, t], 0.5 ** np.arange(t, -1, -1), rtol=1e-6)
+    assert numbers(found)["mean_lag"] == pytest.approx(1, rel=2e-2)
+
+
+def test_a_short_text_is_looked_at_as_far_as_it_goes():
+    found = Flow().measure(subject_of(Linear(7, 6), length=22), Look())
+    assert found.notices == ("the text is short (22 symbols), which reduces the lags from 100 to 10",)
+    with pytest.raises(UserError, match="the text has 3 symbols, and the gradient over one lag takes 4"):
+        Flow().measure(subject_of(Linear(7, 6), length=3), Look())
+    with pytest.raises(UserError, match="the text has 4 symbols, and a heat map takes 5"):
+        Heatmap().measure(subject_of(Linear(7, 6), length=4), Look())
