@@ -1,0 +1,288 @@
+"""Charts, images and coloured texts in a terminal's characters. It prints nothing.
+
+The charts are our own: plotext (6.1), the library for this, keeps one figure for the whole process, lays its legend
+over the curves, puts ticks at uneven numbers, needs box-drawing characters, and is machine code for one kind of chip.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.cells import cell_len, set_cell_size
+from rich.style import Style
+from rich.text import Text
+
+from rnn_cli.drawing.scales import FAINT, Axis, axes, drawable, image_axis, ticks
+from rnn_cli.drawing.words import NEWLINE, OTHER, TAB, number, visible
+from rnn_plugins.reports.report import Array, Chart, Colouring, Curve, Image
+
+CHART_ROWS, IMAGE_ROWS = 14, 24
+
+MARKERS, BOUNDS, REFERENCES = "ox+*#@%&", "-=~^", ".:',"
+"""What curves are drawn in: a character each, so that they can be told without colour."""
+
+COLOURS = ("#2a8fd6", "#d65f1e", "#0fa37a", "#c9629f", "#a58612", "#888888")
+"""Of middling lightness, to be seen on black and on white."""
+
+SHADES = ".:-=+*#%@"
+"""From the lowest value to the highest; a blank is no value."""
+
+VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
+"""The same in colour, and in equal steps of lightness."""
+
+PLAINER = str.maketrans({NEWLINE: "$", TAB: ">", OTHER: ".", "–": "-", "—": "-", "’": "'", "×": "x", "…": "..."})
+"""What comes closest in ASCII."""
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What can be shown: in how many columns, in which characters, with or without colour."""
+
+    width: int = 80
+    encoding: str = "utf-8"
+    coloured: bool = False
+
+    def text(self, words: str) -> str:
+        """A line of text that the terminal can show; in place of every other character it has a question mark."""
+        plain = visible(words) if self.encoding.startswith("utf") else visible(words).translate(PLAINER)
+        return plain.encode(self.encoding, "replace").decode(self.encoding)
+
+    def styled(self, words: str, style: str | Style) -> Text:
+        """The same in a style, where there are styles."""
+        return Text(self.text(words), style if self.coloured else "")
+
+    def axis(self) -> tuple[str, str, str, str]:
+        """Characters for a tick beside the y axis, the axis, the corner, the x axis and a tick below it."""
+        return ("┤", "│", "└", "─") if self.encoding.startswith("utf") else ("+", "|", "+", "-")
+
+
+def chart(figure: Chart, screen: Screen) -> list[Text]:
+    """A chart's axes, curves and legend, a line each."""
+    curves = drawable(figure)
+    x_axis, y_axis = axes(figure, curves, bands=False)
+    heights = {_cell(place, CHART_ROWS): _tick(value, y_axis) for value, place in _ticks(y_axis, 6)}
+    margin = max(map(len, heights.values()), default=0)
+    columns = screen.width - margin - 3
+    markers = _markers(curves)
+    owners: dict[tuple[int, int], list[int]] = {}
+    for place, curve in enumerate(curves):
+        for cell in _cells(curve, x_axis, y_axis, columns):
+            owners.setdefault(cell, []).append(place)
+    at = {}
+    for (column, row), places in owners.items():
+        prominent = [place for place in places if curves[place].role not in FAINT] or places
+        at[column, row] = prominent[column % len(prominent)]  # where curves run over each other, all are seen in turn
+    tick, side, corner, foot = screen.axis()
+    lines = [screen.styled(figure.y_label, "dim")]
+    for row in reversed(range(CHART_ROWS)):
+        line = Text(f"{heights.get(row, ''):>{margin}} {tick if row in heights else side}")
+        for column in range(columns):
+            curve_here = at.get((column, row))
+            line.append(" " if curve_here is None else _marked(markers[curve_here], curves, curve_here, screen))
+        lines.append(line)
+    lines.append(Text(" " * (margin + 1) + corner + foot * columns))
+    marks = [(_cell(place, columns), _tick(value, x_axis)) for value, place in _ticks(x_axis, 6)]
+    lines.append(Text(_ruler(marks, columns + 1, margin + 2)))
+    x_label = screen.text(figure.x_label)
+    lines.append(screen.styled(" " * (screen.width - 1 - cell_len(x_label)) + x_label, "dim"))
+    if any(curve.label for curve in curves):
+        lines += _legend(curves, markers, screen, margin + 2)
+    return lines
+
+
+def _markers(curves: Sequence[Curve]) -> list[str]:
+    """A character for each curve, as long as there are enough of its kind."""
+    kinds = {"bound": BOUNDS, "reference": REFERENCES}
+    used = dict.fromkeys((BOUNDS, REFERENCES, MARKERS), 0)
+    chosen = []
+    for curve in curves:
+        kind = kinds.get(curve.role, MARKERS)
+        chosen.append(kind[used[kind] % len(kind)])
+        used[kind] += 1
+    return chosen
+
+
+def _marked(marker: str, curves: Sequence[Curve], place: int, screen: Screen) -> Text:
+    style = curves[place].style
+    return screen.styled(marker, COLOURS[(place if style is None else style) % len(COLOURS)])
+
+
+def _cells(curve: Curve, x_axis: Axis, y_axis: Axis, columns: int) -> set[tuple[int, int]]:
+    """The characters that a curve runs through, counted from the lower left."""
+    x, y = curve.x, curve.y
+    if curve.role == "steps":
+        x, y = np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
+    across, up = x_axis.place(x) * (columns - 1), y_axis.place(y) * (CHART_ROWS - 1)
+    places = np.stack([across, up], 1)
+    cells = [place for place in places if np.isfinite(place).all()]
+    if curve.role != "points":
+        for start, end in itertools.pairwise(places):
+            if np.isfinite(start).all() and np.isfinite(end).all():
+                between = int(np.abs(np.clip(end, -1e4, 1e4) - np.clip(start, -1e4, 1e4)).max())
+                cells.extend(np.linspace(start, end, between + 2)[1:-1])
+    rounded = {(round(float(column)), round(float(row))) for column, row in cells}
+    return {(column, row) for column, row in rounded if 0 <= row < CHART_ROWS and 0 <= column < columns}
+
+
+def _ticks(axis: Axis, most: int) -> list[tuple[float, float]]:
+    values = ticks(axis, most)
+    return list(zip(values, axis.place(np.array(values)).tolist(), strict=True))
+
+
+def _tick(value: float, axis: Axis) -> str:
+    if axis.log and not 1e-3 <= value < 1e5:
+        mantissa, exponent = f"{value:.0e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{value:.6g}"
+
+
+def _cell(place: float, cells: int) -> int:
+    return round(place * (cells - 1))
+
+
+def _ruler(marks: Sequence[tuple[int, str]], width: int, indent: int) -> str:
+    """Words below their columns, as many as have room."""
+    line = ""
+    for column, word in marks:
+        start = max(min(indent + column - len(word) // 2, indent + width - len(word) - 1), 0)
+        if not line or start > len(line):
+            line = line.ljust(start) + word
+    return line
+
+
+def _legend(curves: Sequence[Curve], markers: Sequence[str], screen: Screen, indent: int) -> list[Text]:
+    """Markers with what they mean, as many in a line as have room."""
+    lines = [Text(" " * indent)]
+    for place, curve in enumerate(curves):
+        words = screen.text(curve.label)
+        if not np.isfinite(curve.y).any():
+            words += " (nothing to draw)"
+        if cell_len(words) > screen.width - indent - 2:
+            words = set_cell_size(words, screen.width - indent - 6).rstrip() + " ..."
+        entry = Text.assemble(_marked(markers[place], curves, place, screen), " ", words, "   ")
+        if lines[-1].cell_len > indent and lines[-1].cell_len + entry.cell_len - 3 > screen.width:
+            lines.append(Text(" " * indent))
+        lines[-1].append(entry)
+    return lines
+
+
+def image(figure: Image, screen: Screen) -> list[Text]:
+    """A matrix as blocks of colour, or as characters of different weight, with the scale below."""
+    values = np.asarray(figure.values, np.float64)
+    if not values.size:
+        return [screen.styled("(nothing to draw)", "")]
+    names = [screen.text(word) for word in figure.y_ticks] or [str(row) for row in range(len(values))]
+    margin = min(max(map(cell_len, names)), 16)
+    room = screen.width - margin - 3
+    blocks = _means(values, IMAGE_ROWS, room)
+    wide = max(min(3, room // blocks.shape[1]), 1)
+    axis = image_axis(figure)
+    if axis.log:
+        blocks = np.where(blocks > 0, blocks, np.nan)
+    levels = _levels(axis.place(blocks), len(SHADES))
+    side, corner, foot = screen.axis()[1:]
+    lines = [screen.styled(figure.y_label, "dim")]
+    for row, line_levels in enumerate(levels):
+        name = names[row * len(names) // len(levels)]
+        every = -(-len(names) // IMAGE_ROWS) if figure.y_ticks else max(len(levels) // 5, 1)
+        line = Text(_fitted(name if figure.y_ticks or row % every == 0 else "", margin) + " " + side)
+        for level in line_levels:
+            line.append(_shade(level, wide, screen))
+        lines.append(line)
+    lines.append(Text(" " * (margin + 1) + corner + foot * (blocks.shape[1] * wide)))
+    lines += _columns(figure, values.shape[1], blocks.shape[1], wide, margin + 2, screen)
+    lines.append(screen.styled(f"{'':{margin + 2}}{figure.x_label}", "dim"))
+    scale = Text.assemble(" " * (margin + 2), number(axis.low), " ")
+    for level in range(len(SHADES)):
+        scale.append(_shade(level, 2, screen))
+    scale.append(f" {number(axis.high)}  {screen.text(figure.value_label)}{' (log scale)' if axis.log else ''}")
+    lines.append(scale)
+    if blocks.shape != values.shape:
+        height, width = (f"{whole / part:.3g}" for whole, part in zip(values.shape, blocks.shape, strict=True))
+        lines.append(Text(f"{'':{margin + 2}}each block is the mean of {height} x {width} values (rows x columns)"))
+    return lines
+
+
+def _means(values: Array, rows: int, columns: int) -> Array:
+    """A matrix of at most so many rows and columns, whose values are means of blocks; NaN where there is nothing."""
+    for axis, most in ((0, rows), (1, columns)):
+        edges = np.linspace(0, values.shape[axis], min(most, values.shape[axis]) + 1).round().astype(int)[:-1]
+        known = np.isfinite(values)
+        counts = np.add.reduceat(known, edges, axis=axis, dtype=np.float64)
+        sums = np.add.reduceat(np.where(known, values, 0.0), edges, axis=axis)
+        values = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    return values
+
+
+def _levels(places: Array, count: int) -> list[list[int | None]]:
+    """Places between 0 and 1 in so many equal steps; None for no value."""
+    steps = np.clip(np.nan_to_num(places) * count, 0, count - 1).astype(int)
+    return [
+        [int(step) if known else None for step, known in zip(*row, strict=True)]
+        for row in zip(steps, np.isfinite(places), strict=True)
+    ]
+
+
+def _shade(level: int | None, wide: int, screen: Screen) -> Text:
+    if level is None:
+        return Text(" " * wide)
+    if screen.coloured:
+        return Text(" " * wide, Style(bgcolor=VIRIDIS[level]))
+    return Text(SHADES[level] * wide)
+
+
+def _columns(figure: Image, all_columns: int, blocks: int, wide: int, indent: int, screen: Screen) -> list[Text]:
+    """What stands below the columns: their words where they fit, some of their numbers otherwise."""
+    words = [screen.text(word) for word in figure.x_ticks]
+    if words and blocks == all_columns and max(map(cell_len, words)) <= wide:
+        return [Text(" " * indent + "".join(_fitted(word, wide) for word in words))]
+    shown = range(0, blocks, max(-(-blocks * wide // 6) // wide, 1))
+    marks = [(block * wide, str(block * all_columns // blocks)) for block in shown]
+    return [Text(_ruler(marks, blocks * wide + 1, indent))]
+
+
+def _fitted(word: str, width: int) -> str:
+    """A word in exactly so many columns."""
+    return set_cell_size(word, width)
+
+
+def colouring(figure: Colouring, screen: Screen) -> list[Text]:
+    """A text in which colour, or else a digit below each symbol, tells the value; the scale stands above it."""
+    words = screen.text(figure.value_label)
+    low, high = number(figure.low), number(figure.high)
+    middle = "" if figure.low == 0 else f" ... {number((figure.low + figure.high) / 2)} white"
+    first = "white" if figure.low == 0 else "blue"
+    scale = f"{words}: {low} {first}{middle} ... {high} red" if screen.coloured else f"{words}: 0 is {low}, 9 is {high}"
+    lines = [screen.styled(scale, "dim")]
+    places = (np.asarray(figure.values, np.float64) - figure.low) / ((figure.high - figure.low) or 1.0)
+    (levels,) = _levels(places[None], 10)
+    text, digits = Text(), ""
+    for symbol, place, level in zip(figure.symbols, places.tolist(), levels, strict=True):
+        word = screen.text(symbol) or " "
+        if not cell_len(word):
+            word = " " + word  # a mark that would sit on the symbol before it
+        if text.cell_len + cell_len(word) > screen.width:
+            lines += _pair(text, digits, screen)
+            text, digits = Text(), ""
+        text.append(word, _background(place, figure.low == 0) if screen.coloured and level is not None else "")
+        digits += ("" if level is None else str(level)).ljust(cell_len(word))
+        if symbol.endswith("\n"):
+            lines += _pair(text, digits, screen)
+            text, digits = Text(), ""
+    return lines + (_pair(text, digits, screen) if text else [])
+
+
+def _pair(text: Text, digits: str, screen: Screen) -> list[Text]:
+    return [text] if screen.coloured else [text, Text(digits.rstrip())]
+
+
+def _background(place: float, one_sided: bool) -> Style:
+    """Black on blue, white or red, the further from the middle the deeper."""
+    place = min(max(place, 0.0), 1.0)
+    amount = place if one_sided else 2 * place - 1
+    full = (240, 90, 70) if amount > 0 else (80, 150, 240)
+    mixed = (round(255 + (part - 255) * abs(amount)) for part in full)
+    return Style(color="#000000", bgcolor="#" + "".join(f"{part:02x}" for part in mixed))

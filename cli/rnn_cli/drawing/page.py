@@ -1,0 +1,312 @@
+"""Pages of reports as one HTML page that needs nothing else: no network, no script, no file beside it.
+
+It says at each figure what is drawn, and holds the numbers behind it.
+"""
+
+from __future__ import annotations
+
+import html as markup
+import re
+from collections.abc import Container, Iterable, Sequence
+
+import numpy as np
+
+from rnn_cli.drawing import pictures
+from rnn_cli.drawing.words import NEWLINE, number, shown, visible
+from rnn_plugins.reports.report import Array, Chart, Colouring, Curve, Figure, Image, Page
+
+LEVELS = 12
+"""Steps between no colour and full colour of a symbol in a text."""
+
+COLOURS = {
+    "paper": ("#ffffff", "#14171b"),
+    "card": ("#f6f7f9", "#1c2026"),
+    "ink": ("#1b1f24", "#e8eaed"),
+    "quiet": ("#555d66", "#a6adb6"),
+    "grid": ("#dfe3e8", "#333a43"),
+    "accent": ("#0061a8", "#79bff0"),
+    "blue": ("0 114 178", "60 150 220"),
+    "red": ("224 80 30", "224 90 45"),
+} | {f"series-{place + 1}": pair for place, pair in enumerate(zip(pictures.SERIES, pictures.DARK_SERIES, strict=True))}
+"""Of the page, in light and in dark."""
+
+STYLE = """
+*{box-sizing:border-box}
+body{margin:0 auto;max-width:68rem;padding:1.5rem 1rem 4rem;background:var(--paper);color:var(--ink);
+font:1rem/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;overflow-wrap:anywhere;
+-webkit-text-size-adjust:100%}
+h1,h2,h3{line-height:1.25;text-wrap:balance}
+h1{font-size:1.8rem;margin:0 0 .5rem}
+h2{font-size:1.4rem;margin:0 0 .25rem}
+h3{font-size:1rem;margin:0 0 .5rem}
+p{margin:.4rem 0;max-width:44rem}
+a{color:var(--accent)}
+.about,.question,.note,figcaption,summary{color:var(--quiet)}
+.about{margin:0;padding:0;list-style:none}
+nav ul{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;margin:1rem 0 0;padding:0;list-style:none}
+section{border-top:1px solid var(--grid);margin-top:2rem;padding-top:1.5rem}
+.verdict{margin:1rem 0;padding:.75rem 1rem;max-width:48rem;border-left:4px solid var(--accent);
+background:var(--card);border-radius:0 6px 6px 0}
+.option{white-space:nowrap}
+.verdict dt{font-weight:650}
+.verdict dd{margin:0 0 .6rem;max-width:44rem}
+.verdict dd:last-child{margin-bottom:0}
+.failed{border-left-color:var(--series-2)}
+.box{overflow:auto;max-width:100%}
+details .box{max-height:26rem}
+table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;overflow-wrap:normal}
+th,td{padding:.3rem 1.25rem .3rem 0;border-bottom:1px solid var(--grid);text-align:right;vertical-align:top}
+th{font-weight:600}
+thead th{position:sticky;top:0;background:var(--paper)}
+tr>:first-child,.words{text-align:left}
+details{margin:.5rem 0}
+summary{cursor:pointer;font-size:.9rem;padding:.2rem 0}
+.definitions dt{font-weight:600}
+.definitions dd{margin:0 0 .5rem;max-width:44rem}
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));
+gap:2rem 2.5rem;margin-top:1.5rem}
+figure{margin:0;min-width:0}
+figure.wide{grid-column:1/-1}
+svg{display:block;width:100%;max-width:480px;height:auto}
+svg image{image-rendering:pixelated}
+figcaption{font-size:.9rem;margin:.4rem 0}
+pre{margin:0;padding:.75rem;background:var(--card);border-radius:6px;white-space:pre-wrap;overflow-wrap:anywhere;
+font:.85rem/1.7 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
+pre span{padding:.15em 0}
+.scale{display:flex;align-items:center;flex-wrap:wrap;gap:.5rem;font-size:.85rem;margin:.4rem 0}
+.ramp{display:inline-block;width:8rem;height:.8rem;border:1px solid var(--grid)}
+@media print{details{display:none}}
+"""
+
+
+def html(pages: Sequence[Page], heading: str, about: Sequence[str]) -> str:
+    """A whole page.
+
+    Args:
+        pages: a section each.
+        heading: of all, and the window's title.
+        about: lines that say what was looked at.
+
+    Raises:
+        UserError: there is something to plot, and matplotlib is not installed.
+    """
+    title = _text(heading)
+    contents = ""
+    if len(pages) > 1:
+        links = "".join(
+            f'<li><a href="#{_section_id(place)}">{_text(page.title)}</a></li>' for place, page in enumerate(pages)
+        )
+        contents = f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
+    lines = "".join(f"<li>{_text(line)}</li>" for line in about)
+    sections = "\n".join(_section(page, _section_id(place)) for place, page in enumerate(pages))
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>{_colours()}{STYLE}{_levels()}</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+<ul class="about">{lines}</ul>
+{contents}
+</header>
+<main>
+{sections}
+</main>
+</body>
+</html>
+"""
+
+
+def _text(words: str) -> str:
+    """Text for a page, in which nothing is markup."""
+    return markup.escape(visible(words))
+
+
+def _sentence(words: str) -> str:
+    """A sentence whose command-line options are not broken over lines."""
+    return re.sub(r"--[\w-]+", r'<span class="option">\g<0></span>', _text(words))
+
+
+def _section_id(place: int) -> str:
+    return f"report-{place + 1}"
+
+
+def _colours() -> str:
+    light, dark = (";".join(f"--{name}:{pair[mode]}" for name, pair in COLOURS.items()) for mode in (0, 1))
+    return f":root{{color-scheme:light dark;{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
+
+
+def _levels() -> str:
+    """The background of each level of a coloured text: at most so much that black or white is readable on it."""
+    return "".join(
+        f".{name[0]}{level}{{background:rgb(var(--{name})/{0.65 * level / LEVELS:.3f})}}"
+        for name in ("blue", "red")
+        for level in range(1, LEVELS + 1)
+    )
+
+
+def _section(page: Page, identifier: str) -> str:
+    figures = "\n".join(
+        _figure(figure, f"{identifier}-figure-{place + 1}") for place, figure in enumerate(page.figures)
+    )
+    notices = "".join(f'<p class="note">Note: {_text(notice)}</p>' for notice in page.notices)
+    return f"""<section id="{identifier}">
+<h2>{_text(page.title)}</h2>
+<p class="question">{_text(page.question)}</p>
+{_verdicts(page)}{notices}
+{_quantities(page)}
+<div class="figures">
+{figures}
+</div>
+</section>"""
+
+
+def _verdicts(page: Page) -> str:
+    several = len(page.subjects) > 1
+    parts = []
+    for kind, said in (
+        ("verdict", page.verdict),
+        ("verdict failed", {label: (why,) for label, why in page.failed.items()}),
+    ):
+        entries = [
+            (f"<dt>{_text(label)}</dt>" if several else "") + f"<dd>{' '.join(map(_sentence, sentences))}</dd>"
+            for label, sentences in said.items()
+            if sentences
+        ]
+        if entries:
+            parts.append(f'<dl class="{kind}">{"".join(entries)}</dl>')
+    return "".join(parts)
+
+
+def _quantities(page: Page) -> str:
+    """Quantities as rows, subjects as columns, and what each quantity means."""
+    labels = {q.key: q.label for quantities in page.quantities.values() for q in quantities}
+    if not labels:
+        return ""
+    definitions = {q.key: q.definition for quantities in page.quantities.values() for q in quantities if q.definition}
+    values = {subject: {q.key: shown(q) for q in quantities} for subject, quantities in page.quantities.items()}
+    several = len(page.subjects) > 1
+    rows = [[label, *(values[subject].get(key, "-") for subject in values)] for key, label in labels.items()]
+    table = _table(["", *(values if several else [""] * len(values))], rows)
+    terms = "".join(f"<dt>{_text(labels[key])}</dt><dd>{_text(words)}</dd>" for key, words in definitions.items())
+    meaning = (
+        f'<details><summary>What these mean</summary><dl class="definitions">{terms}</dl></details>' if terms else ""
+    )
+    return table + meaning
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str | float | int | None]], words: Container[int] = ()) -> str:
+    """A table that scrolls in a box of its own; the columns ``words`` and the first one are aligned to the left."""
+    left = [' class="words"' if column in words else "" for column in range(len(heads))]
+    head = "".join(f'<th scope="col"{side}>{_text(word)}</th>' for word, side in zip(heads, left, strict=True))
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{side}>{markup.escape(number(value))}</td>" for value, side in zip(row, left, strict=True))
+        + "</tr>"
+        for row in rows
+    )
+    top = f"<thead><tr>{head}</tr></thead>" if any(heads) else ""
+    return f'<div class="box" tabindex="0"><table>{top}<tbody>{body}</tbody></table></div>'
+
+
+def _figure(figure: Figure, identifier: str) -> str:
+    wide = ""
+    if isinstance(figure, Chart):
+        drawn, numbers = pictures.svg(figure, identifier), _points(figure)
+    elif isinstance(figure, Image):
+        drawn, numbers = pictures.svg(figure, identifier), _matrix(figure)
+    elif isinstance(figure, Colouring):
+        drawn, numbers, wide = _coloured(figure), _symbols(figure), " wide"
+    else:
+        words = {place for row in figure.rows for place, value in enumerate(row) if isinstance(value, str)}
+        drawn, numbers, wide = _table(figure.heads, figure.rows, words), "", " wide"
+    caption = f"<figcaption>{_text(figure.definition)}</figcaption>" if figure.definition else ""
+    details = f"<details><summary>The numbers</summary>{numbers}</details>" if numbers else ""
+    return f"""<figure class="{type(figure).__name__.lower()}{wide}" data-key="{_text(figure.key)}">
+<h3>{_text(figure.title)}</h3>
+{drawn}
+{caption}{details}
+</figure>"""
+
+
+def _points(figure: Chart) -> str:
+    """The points of all curves; those that share their x in one table."""
+    groups: list[list[Curve]] = []
+    for curve in figure.curves:
+        same = (group for group in groups if np.array_equal(group[0].x, curve.x, equal_nan=True))
+        group = next(same, None)
+        if group is None:
+            groups.append([curve])
+        else:
+            group.append(curve)
+    return "".join(_points_of(figure, group) for group in groups)
+
+
+def _points_of(figure: Chart, curves: Sequence[Curve]) -> str:
+    heads, columns = [figure.x_label], [np.asarray(curves[0].x)]
+    for curve in curves:
+        heads.append(curve.label or figure.y_label)
+        columns.append(np.asarray(curve.y))
+        if curve.low is not None and curve.high is not None:
+            heads += ["from", "to"]
+            columns += [np.asarray(curve.low), np.asarray(curve.high)]
+    return _table(heads, zip(*(column.tolist() for column in columns), strict=True))
+
+
+def _matrix(figure: Image) -> str:
+    rows, columns = figure.values.shape
+    names = figure.y_ticks or tuple(map(str, range(rows)))
+    heads = ["", *(figure.x_ticks or map(str, range(columns)))]
+    return _table(heads, ([name, *row] for name, row in zip(names, figure.values.tolist(), strict=True)))
+
+
+def _symbols(figure: Colouring) -> str:
+    values = np.asarray(figure.values).tolist()
+    rows = ([place, symbol, value] for place, (symbol, value) in enumerate(zip(figure.symbols, values, strict=True)))
+    return _table(["position", "symbol", figure.value_label], rows)
+
+
+def _coloured(figure: Colouring) -> str:
+    """A text in spans, one for neighbours of one colour, whose titles tell their values; the scale stands above it."""
+    values = np.asarray(figure.values, np.float64)
+    classes = _classes(figure, values)
+    starts = [place for place in range(len(classes)) if not place or classes[place] != classes[place - 1]]
+    spans = []
+    for start, end in zip(starts, [*starts[1:], len(classes)], strict=True):
+        words = "".join(
+            _text(symbol).replace(NEWLINE, NEWLINE + "\n") if "\n" in symbol else _text(symbol)
+            for symbol in figure.symbols[start:end]
+        )
+        if classes[start] is None:
+            spans.append(words)
+            continue
+        known = values[start:end]
+        low, high = number(float(known.min())), number(float(known.max()))
+        label = f"{figure.value_label}: {low if low == high else f'{low} to {high}'}"
+        spans.append(f'<span class="{classes[start]}" title="{_text(label)}">{words}</span>')
+    full = "rgb(var(--{})/.65)"
+    first = "transparent" if figure.low == 0 else f"{full.format('blue')},transparent"
+    scale = f"""<div class="scale"><span>{_text(figure.value_label)}</span><span>{number(figure.low)}</span>
+<span class="ramp" style="background:linear-gradient(90deg,{first},{full.format("red")})"></span>
+<span>{number(figure.high)}</span></div>"""
+    return f"{scale}<pre>{''.join(spans)}</pre>"
+
+
+def _classes(figure: Colouring, values: Array) -> list[str | None]:
+    """The class of each symbol's colour; None where there is no value, and an empty one in the middle of the scale."""
+    places = np.clip((values - figure.low) / ((figure.high - figure.low) or 1.0), 0, 1)
+    amounts = places if figure.low == 0 else 2 * places - 1
+    return [
+        None
+        if np.isnan(amount)
+        else f"{'r' if amount > 0 else 'b'}{level}"
+        if (level := round(abs(amount) * LEVELS))
+        else ""
+        for amount in amounts.tolist()
+    ]

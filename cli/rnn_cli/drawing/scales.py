@@ -1,0 +1,109 @@
+"""Where a figure's values lie: which of them can be drawn, between what limits, with which ticks. It draws nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rnn_plugins.reports.report import Array, Chart, Curve, Image
+
+FAINT = ("bound", "reference")
+"""Roles of curves that are there for comparison."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The range of an axis.
+
+    Attributes:
+        low: where it begins; above 0 if it is logarithmic.
+        high: where it ends, above ``low``.
+        log: whether equal distances are equal ratios.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    def place(self, values: Array) -> Array:
+        """Where values lie, 0 at the beginning and 1 at the end; NaN stays NaN."""
+        low, high = self.low, self.high
+        if self.log:
+            low, high, values = np.log10(low), np.log10(high), np.log10(values)
+        return (values - low) / (high - low)
+
+
+def drawable(chart: Chart) -> tuple[Curve, ...]:
+    """The chart's curves in float64, with NaN in both coordinates of what has no place on its axes."""
+    return tuple(_placed(curve, chart) for curve in chart.curves)
+
+
+def _placed(curve: Curve, chart: Chart) -> Curve:
+    x, y = (np.asarray(values, np.float64) for values in (curve.x, curve.y))
+    possible = np.isfinite(x) & np.isfinite(y)
+    if chart.log_x:
+        possible &= x > 0
+    if chart.log_y:
+        possible &= y > 0
+    x, y = (np.where(possible, values, np.nan) for values in (x, y))
+    if curve.low is None or curve.high is None:
+        return replace(curve, x=x, y=y, low=None, high=None)
+    return replace(curve, x=x, y=y, low=np.asarray(curve.low, np.float64), high=np.asarray(curve.high, np.float64))
+
+
+def axes(chart: Chart, curves: Sequence[Curve], bands: bool = True) -> tuple[Axis, Axis]:
+    """The ranges of both axes: x tightly, y with a little room.
+
+    Args:
+        chart: what is drawn.
+        curves: its curves, as :func:`drawable` gives them.
+        bands: whether bands are drawn too.
+    """
+    x_axis = _around([curve.x for curve in curves], chart.log_x, room=0.0)
+    if chart.y_limits is not None and (chart.y_limits[0] > 0 or not chart.log_y):
+        return x_axis, Axis(*chart.y_limits, log=chart.log_y)
+    edges = [edge for curve in curves for edge in (curve.low, curve.high) if bands and edge is not None]
+    return x_axis, _around([curve.y for curve in curves] + edges, chart.log_y, room=0.04)
+
+
+def image_axis(image: Image) -> Axis:
+    """The range of an image's values."""
+    return _around([image.values], image.log, room=0.0)
+
+
+def _around(arrays: Sequence[Array], log: bool, room: float) -> Axis:
+    values = np.concatenate([np.ravel(array) for array in arrays] or [np.empty(0)]).astype(np.float64)
+    values = values[np.isfinite(values) & (values > 0 if log else True)]
+    if not values.size:
+        return Axis(0.1, 1.0, log) if log else Axis(0.0, 1.0)
+    low, high = float(values.min()), float(values.max())
+    if log:
+        room = max((high / low) ** room, 1.0 if high > low else 3.0)
+        return Axis(max(low / room, 5e-324), min(high * room, 1.7e308), log)
+    room *= high - low
+    if not high > low:
+        room = abs(high) / 2 or 0.5
+    return Axis(low - room, high + room)
+
+
+def ticks(axis: Axis, most: int) -> list[float]:
+    """At most so many round places on an axis, and at least one where there is one.
+
+    On a logarithmic axis they are powers of ten; if it holds fewer than two, 1, 2 and 5 times a power.
+    """
+    if axis.log:
+        first, last = int(np.ceil(np.log10(axis.low) - 1e-9)), int(np.floor(np.log10(axis.high) + 1e-9))
+        if last > first:
+            stride = -(-(last - first + 1) // most)
+            return [10.0**exponent for exponent in range(first + -first % stride, last + 1, stride)]
+        found = [m * 10.0**e for e in range(first - 1, last + 2) for m in (1, 2, 5)]
+        return [value for value in found if axis.low <= value <= axis.high][:most] or [axis.low]
+    rough = (axis.high - axis.low) / most
+    magnitude = 10.0 ** np.floor(np.log10(rough))
+    for step in (float(m * magnitude) for m in (1, 2, 5, 10, 20)):
+        first, last = int(np.ceil(axis.low / step - 1e-9)), int(np.floor(axis.high / step + 1e-9))
+        if last - first < most:
+            break
+    return [count * step for count in range(first, last + 1)]

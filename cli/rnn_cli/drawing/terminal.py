@@ -1,0 +1,157 @@
+"""Pages of reports on the terminal: tables, charts in characters, and sentences. It knows not what they are about."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rnn_cli.console import results
+from rnn_cli.drawing.words import number, shown
+from rnn_plugins.reports.report import Chart, Image, Page, Quantity, Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    from rnn_cli.drawing.characters import Screen
+
+LABEL_COLUMNS, SUBJECT_COLUMNS = 30, 14
+"""How wide the names of quantities and of subjects get at most, where room is short; longer ones are broken."""
+
+
+def draw(pages: Sequence[Page]) -> None:
+    """Print pages to standard output.
+
+    Where it is no terminal they are 80 columns wide and have no control sequence in them; they have none either where
+    the environment variable NO_COLOR asks for that.
+    """
+    from rnn_cli.drawing.characters import Screen
+
+    console = results()
+    coloured = console.is_terminal and console.color_system is not None and not console.no_color
+    screen = Screen(console.width if console.is_terminal else 80, console.encoding, coloured)
+    for place, page in enumerate(pages):
+        if place:
+            _print(console, screen)
+        _page(page, console, screen)
+
+
+def _page(page: Page, console: Console, screen: Screen) -> None:
+    from rnn_cli.drawing import characters
+
+    _print(console, screen, screen.styled(page.title, "bold"))
+    _say(console, screen, page.question, style="italic")
+    several = len(page.subjects) > 1
+    for table in _quantities(page, screen):
+        _print(console, screen)
+        _print(console, screen, table)
+    for figure in page.figures:
+        _print(console, screen)
+        _say(console, screen, figure.title, style="bold")
+        if isinstance(figure, Table):
+            _print(console, screen, _table(figure, screen))
+            continue
+        if isinstance(figure, Chart):
+            lines = characters.chart(figure, screen)
+        elif isinstance(figure, Image):
+            lines = characters.image(figure, screen)
+        else:
+            lines = characters.colouring(figure, screen)
+        for line in lines:
+            if not screen.coloured:  # where there is colour, a blank can be the mark
+                line.rstrip()
+            _print(console, screen, line)
+    if any(page.verdict.values()) or page.notices or page.failed:
+        _print(console, screen)
+    for label, sentences in page.verdict.items():
+        if sentences:
+            _say(console, screen, " ".join(sentences), label if several else "")
+    for notice in page.notices:
+        _say(console, screen, notice, "Note")
+    for label, why in page.failed.items():
+        _say(console, screen, why, label)
+
+
+def _print(console: Console, screen: Screen, what: object = "") -> None:
+    console.print(what, width=screen.width, markup=False, emoji=False, highlight=False, no_wrap=True, overflow="crop")
+
+
+def _say(console: Console, screen: Screen, words: str, label: str = "", style: str = "") -> None:
+    """A paragraph, with its label before it where it has one."""
+    from rich.text import Text
+
+    head = screen.styled(f"{label}: ", "bold") if label else Text()
+    words = head.plain + screen.text(words)
+    indent = "  " if label else ""
+    filled = textwrap.wrap(words, screen.width - 1, subsequent_indent=indent, break_on_hyphens=False)
+    text = Text("\n".join(filled))
+    if screen.coloured:
+        text.stylize(style or "none")
+        text.stylize("bold", 0, len(head.plain))
+    _print(console, screen, text)
+
+
+def _quantities(page: Page, screen: Screen) -> list[RichTable]:
+    """Quantities as rows and subjects as columns; several tables where not all subjects have room in one."""
+    rows: dict[str, str] = {}
+    cells: dict[tuple[str, str], Quantity] = {}
+    for subject, quantities in page.quantities.items():
+        for quantity in quantities:
+            rows.setdefault(quantity.key, screen.text(quantity.label))
+            cells[quantity.key, subject] = quantity
+    if not rows:
+        return []
+    columns = {
+        subject: [screen.text(shown(cells[key, subject])) if (key, subject) in cells else "-" for key in rows]
+        for subject in page.quantities
+    }
+    several = len(page.subjects) > 1
+    heads = {subject: min(len(subject), SUBJECT_COLUMNS) if several else 0 for subject in columns}
+    widths = {subject: max(heads[subject], *map(len, values)) + 2 for subject, values in columns.items()}
+    first = min(max(map(len, rows.values())), max(LABEL_COLUMNS, screen.width - sum(widths.values())))
+    groups: list[list[str]] = []
+    room = 0
+    for subject, width in widths.items():
+        if not groups or room < width:
+            groups.append([])
+            room = screen.width - first
+        groups[-1].append(subject)
+        room -= width
+    return [
+        _quantity_table(rows, {subject: columns[subject] for subject in group}, several, first, screen)
+        for group in groups
+    ]
+
+
+def _quantity_table(
+    rows: dict[str, str], columns: dict[str, list[str]], several: bool, first: int, screen: Screen
+) -> RichTable:
+    table = _empty_table(screen, heads=several)
+    table.add_column("", max_width=first, overflow="fold")
+    for subject in columns:
+        table.add_column(screen.styled(subject, "bold"), justify="right", overflow="fold")
+    for place, label in enumerate(rows.values()):
+        table.add_row(screen.styled(label, ""), *(screen.styled(values[place], "") for values in columns.values()))
+    return table
+
+
+def _table(figure: Table, screen: Screen) -> RichTable:
+    table = _empty_table(screen, heads=True)
+    for place, head in enumerate(figure.heads):
+        is_words = any(isinstance(row[place], str) for row in figure.rows)
+        table.add_column(screen.styled(head, "bold"), justify="left" if is_words else "right", overflow="fold")
+    for row in figure.rows:
+        table.add_row(*(screen.styled(number(value), "") for value in row))
+    return table
+
+
+def _empty_table(screen: Screen, heads: bool) -> RichTable:
+    from rich import box
+    from rich.table import Table as RichTable
+
+    rule = "─" if screen.encoding.startswith("utf") else "-"
+    lines = box.Box(f"    \n    \n {rule}{rule} \n    \n    \n    \n    \n    \n", ascii=rule == "-")
+    return RichTable(
+        box=lines, show_header=heads, header_style="", show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
