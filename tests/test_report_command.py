@@ -75,7 +75,7 @@ def test_cells_are_trained_for_some_steps_if_one_wishes(call):
     _, before, _ = call(*args)
     code, after, err = call(*args, "--steps", "5")
     assert code == 0
-    assert "gru: gru, 1 x 9, 640 parameters, trained for 5 steps" in err
+    assert "gru: 1 x 9, 640 parameters, trained for 5 steps" in err
     assert told(before)["flow"]["quantities"] != told(after)["flow"]["quantities"]
     assert told(call(*args, "--steps", "5")[1]) == told(after)
 

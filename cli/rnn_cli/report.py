@@ -97,7 +97,7 @@ def report(
     with on_backend(backend):
         subjects, about = _fresh(cells, runs_or_files, given) if cells else _trained(runs_or_files, text)
         pages = gather(reports, subjects, look, _tell)
-    put(pages, " and ".join(subject.label for subject in subjects), about, output)
+    put(pages, ", ".join(subject.label for subject in subjects), about, output)
 
 
 def _hold(ctx: click.Context, cells: tuple[str, ...], text: str | None) -> None:

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,12 @@ from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.probing import observe, places, read, rows_at_once, state_gradients, windows
 from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report
-from rnn_plugins.reports.subject import Subject
 from rnn_plugins.tasks.language_model import Model
 from rnn_plugins.text.latex_check import check
 from rnn_plugins.text.vocabulary import NOUNS
+
+if TYPE_CHECKING:
+    from rnn_plugins.reports.subject import Subject
 
 Array: TypeAlias = NDArray[Any]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -10,8 +10,10 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.reports.flow import main_state
 from rnn_plugins.reports.probing import places, read, state_gradients, windows
 from rnn_plugins.reports.report import Findings, Image, Look, Quantity, Report
-from rnn_plugins.reports.subject import Subject
 from rnn_plugins.text.vocabulary import show
+
+if TYPE_CHECKING:
+    from rnn_plugins.reports.subject import Subject
 
 WIDEST = 64
 """Steps of the picture at most, so that each has room for its symbol."""
@@ -59,7 +61,7 @@ class Heatmap(Report):
                     "mean lag of the gradient",
                     float(reach.mean()),
                     "steps",
-                    f"The lags of the norms for {name}, weighted by the norms, over the losses of the stretch's second half.",
+                    f"The lags of the norms for {name}, weighted by the norms, over the second half of the losses.",
                 ),
             ),
             figures=(
@@ -73,9 +75,9 @@ class Heatmap(Report):
                     symbols,
                     predicted,
                     log=True,
-                    definition="The Euclidean norm of the derivative of the loss at each step t (a row, with the symbol "
-                    f"that is predicted) by {name} after each step k (a column, with the symbol that was read). A column "
-                    "that stays bright is a symbol that later losses remember.",
+                    definition="The Euclidean norm of the derivative of the loss at each step t (a row, with the "
+                    f"symbol that is predicted) by {name} after each step k (a column, with the symbol that was read). "
+                    "A column that stays bright is a symbol that later losses remember.",
                 ),
             ),
         )
