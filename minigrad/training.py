@@ -38,6 +38,20 @@ class TrainingState:
     rng: np.random.Generator
 
 
+class Details(NamedTuple):
+    """What a step did to each parameter; all three are trees of the parameters' structure.
+
+    Attributes:
+        gradients: before clipping.
+        before: the parameters that the gradients are of.
+        after: those after the update.
+    """
+
+    gradients: Tree
+    before: Tree
+    after: Tree
+
+
 class StepRecord(NamedTuple):
     """One training step.
 
@@ -46,12 +60,14 @@ class StepRecord(NamedTuple):
         loss: before the update, mean over the batch, nats.
         gradient_norm: the global norm before clipping.
         learning_rate: what the schedule gave for this step.
+        details: of a step that is watched.
     """
 
     step: int
     loss: float
     gradient_norm: float
     learning_rate: float
+    details: Details | None = None
 
 
 class NotFinite(ArithmeticError):
@@ -83,6 +99,7 @@ def train(
     schedule: Schedule,
     clip_norm: float = 0.0,
     clip_value: float = 0.0,
+    watch: Callable[[int], bool] = lambda step: False,
 ) -> Iterator[StepRecord]:
     """Take one step a batch, writing the new state into ``state``, and yield a record of each.
 
@@ -95,6 +112,7 @@ def train(
         schedule: the learning rate of each step, counted from 0.
         clip_norm: the largest global norm of a gradient; 0 leaves it as it is.
         clip_value: the largest absolute value of an element; 0 leaves it as it is.
+        watch: whether the record of a step, counted from 1, has details. They keep gradients and old parameters alive.
 
     Raises:
         NotFinite: the loss or its gradient became infinite or NaN; ``state`` is the last good one.
@@ -105,6 +123,7 @@ def train(
         # Overflow is looked for below and explained; NumPy's warnings would only come before the explanation.
         with np.errstate(all="ignore"):
             (value, carry), gradients = gradient(state.params, state.carry, batch, state.rng)
+            watched = gradients if watch(state.step + 1) else None
             gradients, norm = clip_by_global_norm(gradients, clip_norm or np.inf)
             if not (np.isfinite(value) and np.isfinite(norm)):
                 state.rng.bit_generator.state = before
@@ -112,10 +131,11 @@ def train(
             if clip_value:
                 gradients = clip_by_value(gradients, clip_value)
             learning_rate = schedule(state.step)
-            state.params, state.optimizer = optimizer.update(gradients, state.optimizer, state.params, learning_rate)
-        state.carry = carry
+            params, state.optimizer = optimizer.update(gradients, state.optimizer, state.params, learning_rate)
+        details = None if watched is None else Details(watched, state.params, params)
+        state.params, state.carry = params, carry
         state.step += 1
-        yield StepRecord(state.step, float(value), float(norm), learning_rate)
+        yield StepRecord(state.step, float(value), float(norm), learning_rate, details)
 
 
 def start(params: Tree, optimizer: Optimizer, carry: Tree, rng: np.random.Generator) -> TrainingState:

@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from command_line import SMALL, settle
 from rich.console import Console
 
+from minigrad.training import NotFinite
 from rnn_cli import display
 from rnn_plugins import sessions
 from rnn_plugins.places import LAST
@@ -62,6 +64,17 @@ def test_the_picture_on_a_terminal() -> None:
     assert session.verdict() not in _drawn(
         live, Console(width=80, file=io.StringIO())
     )  # for it is said after the picture
+
+
+def test_a_model_that_diverges_while_it_is_watched_says_why_itself() -> None:
+    wild = {"cell": "irnn", "optimizer": "sgd", "learning_rate": 1e3, "grad_clip": "0", "valid_every": 1, "seed": 1}
+    small = {"files": ("fox.txt",), "steps": 50, "hidden_size": 5, "seq_length": 7, "batch_size": 3}
+    session = sessions.start(small | wild)
+    live = display.Live(session)
+    events = session.trainer.events()
+    with pytest.raises(NotFinite):  # and no UserError, for want of an excerpt
+        deque(map(live.show, events))
+    assert live.progress is not None
 
 
 def test_looking_does_not_change_the_training() -> None:

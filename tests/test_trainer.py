@@ -3,16 +3,17 @@
 import json
 import os
 from collections.abc import Callable
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from minigrad import checkpoint
-from minigrad.training import NotFinite
-from rnn_plugins import sessions
+from minigrad import checkpoint, trees
+from minigrad.training import Details, NotFinite
+from rnn_cells.anatomy import anatomy
+from rnn_plugins import measurements, sessions
 from rnn_plugins.places import BEST, LAST, METRICS
 from rnn_plugins.runs import Run
 from rnn_plugins.sessions import Session
@@ -227,8 +228,71 @@ def test_time_goes_on_over_sessions(start: Start) -> None:
 def test_a_record_says_what_the_issue_asks_for(start: Start) -> None:
     records = list(finish(start("run", steps=12)).run.records())
     keys = ["step", "epoch", "train_loss", "gradient_norm", "learning_rate", "tokens_per_second", "seconds"]
-    assert [list(r) for r in records] == [keys, keys, [*keys, "valid_loss"], [*keys, "valid_loss"]]
+    norms = ["gradient_norms", "weight_norms", "update_norms"]
+    looked = [*keys, "valid_loss", *norms, "units"]
+    assert [list(r) for r in records] == [[*keys, *norms], [*keys, *norms], looked, looked]
     assert [r["step"] for r in records] == [4, 8, 9, 12]
+
+
+def test_norms_of_a_record_are_those_of_its_step(start: Start) -> None:
+    # Plain descent, so that updates are known, and clipped, so that gradients before and after differ.
+    session = start("run", steps=12, optimizer="sgd", learning_rate=0.5, schedule="constant", grad_clip="0.01")
+    for progress in session.trainer.events():
+        record, details = progress.record, progress.step.details
+        assert (record is None) == (details is None) == (progress.step.step not in (4, 8, 9, 12))
+        if record is None or details is None:
+            continue
+        for key, tree in (("gradient_norms", details.gradients), ("weight_norms", details.before)):
+            expected = {path: np.linalg.norm(leaf) for path, leaf in trees.flatten(tree).items()}
+            assert record[key] == pytest.approx(expected, rel=1e-5)
+        together = np.sqrt(sum(norm**2 for norm in record["gradient_norms"].values()))
+        assert together == pytest.approx(record["gradient_norm"], rel=1e-5)
+        assert together > 0.01
+        clipped = {path: 0.5 * 0.01 / together * norm for path, norm in record["gradient_norms"].items()}
+        assert record["update_norms"] == pytest.approx(clipped, rel=1e-3)
+        assert all(
+            a is b for a, b in zip(trees.leaves(details.after), trees.leaves(session.trainer.state.params), strict=True)
+        )
+    assert all(step.details is None for step in session.trainer.recent)
+
+
+def test_what_a_watched_step_did_stays_as_it_was(start: Start) -> None:
+    seen: list[tuple[Details, list[bytes]]] = []
+    for progress in start("run", steps=9, log_every=1, grad_clip="element:0.001").trainer.events():
+        assert progress.step.details
+        seen.append((progress.step.details, [leaf.tobytes() for leaf in trees.leaves(progress.step.details)]))
+    for (details, before), (later, _) in pairwise(seen):
+        assert [leaf.tobytes() for leaf in trees.leaves(details)] == before
+        assert all(a is b for a, b in zip(trees.leaves(details.after), trees.leaves(later.before), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("cell", "biases", "expected"),
+    [
+        ("lstm", {"forget": 30.0, "input": -30.0}, {"forget": 1.0, "input": 1.0}),
+        ("irnn", {"": -9.0}, {"relu": 1.0}),
+    ],
+)
+def test_units_of_a_record_are_those_of_the_weights(
+    start: Start, cell: str, biases: dict[str, float], expected: dict[str, float]
+) -> None:
+    session = start("run", steps=9, cell=cell, learning_rate=1e-9)
+    for gate, bias in biases.items():
+        cell_params = session.trainer.state.params["cell"]
+        (cell_params[gate] if gate else cell_params)["b"][:] = bias
+    units = list(finish(session).run.records())[-1]["units"]
+    assert set(units) == {activation.label for activation in anatomy(session.task.model.cell).activations}
+    assert {label: shares["saturated"] for label, shares in units.items() if shares["saturated"]} == expected
+    # A sigmoid of 30 is 1 in float32, and a relu of what is below 0 always is 0: they never move.
+    assert {label for label, shares in units.items() if shares["dead"]} >= {next(iter(expected))}
+
+
+def test_norms_that_are_not_finite_are_none() -> None:
+    big = {"W": np.full(3, 3e38, np.float32)}
+    found = measurements.norms(Details({"W": np.zeros(3, np.float32)}, big, {"W": -big["W"]}))
+    assert found["gradient_norms"] == {"W": 0.0}
+    assert found["weight_norms"] == {"W": pytest.approx(3**0.5 * 3e38, rel=1e-5)}
+    assert found["update_norms"] == {"W": None}
 
 
 def test_the_training_loss_of_a_record_is_the_mean_since_the_last(start: Start) -> None:

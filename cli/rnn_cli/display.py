@@ -6,17 +6,21 @@ It trains nothing; what happens in training is told to it.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rnn_cli.console import errors, remark
+from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
     from rnn_plugins.sessions import Session
     from rnn_plugins.trainer import Progress
@@ -28,6 +32,9 @@ EXCERPT_SECONDS = 5.0
 """How old what the model wrote gets at least, before it writes anew."""
 
 EXCERPT_SYMBOLS = 400
+
+DECADES = 4
+"""How many powers of ten a curve of the flow shows, from its highest value down."""
 
 BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
 
@@ -58,10 +65,13 @@ class Lines(Display):
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self.shown = float("-inf")
+        self.flow: dict[str, Any] | None = None
 
     def show(self, progress: Progress) -> None:
-        """A line, if one is due."""
+        """A line, if one is due, and below it what is new of the flow."""
         record, now = progress.record, time.monotonic()
+        if record is not None:
+            self.flow = record.get("flow", self.flow)
         if record is None or now - self.shown < (LINE_SECONDS / 10 if "valid_loss" in record else LINE_SECONDS):
             return
         self.shown = now
@@ -72,6 +82,12 @@ class Lines(Display):
             f"  {record['tokens_per_second']:,.0f} {self.session.unit}/s  gradient {record['gradient_norm']:.2g}"
             f"  rate {record['learning_rate']:.2g}  {duration(progress.seconds_left)} left"
         )
+        if self.flow:
+            from rnn_plugins.measurements import reach
+
+            words = "; ".join(f"{state} {reach(norms)}" for state, norms in self.flow["norms"].items())
+            remark(f"  flow, in steps: {words}")
+            self.flow = None
 
 
 class Records(Display):
@@ -100,6 +116,7 @@ class Live(Display):
 
         self.progress: Progress | None = None
         self.record: dict[str, Any] = {}
+        self.flow: dict[str, list[float | None]] = {}
         self.looks = [record for record in session.run.records() if "valid_loss" in record]
         self.excerpt, self.excerpt_step, self.excerpt_time = "", 0, float("-inf")
         self.word = ""
@@ -126,10 +143,13 @@ class Live(Display):
         if progress.record is None:
             return
         self.record = progress.record
+        if "flow" in progress.record:
+            self.flow = progress.record["flow"]["norms"]
         if "valid_loss" in progress.record:
             self.looks.append(progress.record)
         if time.monotonic() - self.excerpt_time > EXCERPT_SECONDS:
-            self.excerpt, self.excerpt_step = self.session.excerpt(EXCERPT_SYMBOLS), progress.step.step
+            with suppress(UserError):  # a model on its way to diverge has no scores to write by
+                self.excerpt, self.excerpt_step = self.session.excerpt(EXCERPT_SYMBOLS), progress.step.step
             self.excerpt_time = time.monotonic()
 
     def picture(self) -> RenderableType:
@@ -149,18 +169,35 @@ class Live(Display):
             values = [look["valid_loss"] for look in self.looks]
             curve = sparkline(values, max(10, console.width - 40), bars)
             lines.append(Text(f"held out   {values[0]:.3f} {curve} {values[-1]:.3f}", no_wrap=True))
+        lines += self._flow_lines()
         for words, style in (
             (verdict(self.looks, self.progress.step.step / self.session.trainer.total_steps), "italic"),
             (self.word, "bold"),
         ):
             if words and not self.over:
                 lines.append(Text(words, style=style))
-        room = min(8, console.height - 12)
+        room = min(8, console.height - 12 - len(self.flow))
         if self.excerpt and room > 0:
             text = Text(printable(self.excerpt), overflow="fold")
             title = f"written after step {self.excerpt_step:,}"
             lines.append(Panel(text, title=title, title_align="left", height=room + 2, border_style="dim"))
         return Group(*lines)
+
+    def _flow_lines(self) -> list[Text]:
+        """A line for each state: the gradient by lag on a logarithmic scale, and what it means."""
+        from rich.text import Text
+
+        from rnn_plugins.measurements import reach
+
+        console = errors()
+        bars = ASCII_BARS if console.options.ascii_only else BARS
+        rows = [(f"flow {state}", norms, reach(norms)) for state, norms in self.flow.items()]
+        name, words = (max((len(row[column]) for row in rows), default=0) for column in (0, 2))
+        width = max(10, console.width - name - words - 4)
+        return [
+            Text(f"{state:<{name}}  {logarithmic(norms, width, bars)}  {said}", no_wrap=True)
+            for state, norms, said in rows
+        ]
 
     def _bar(self, progress: Progress) -> RenderableType:
         from rich.progress_bar import ProgressBar
@@ -241,6 +278,22 @@ def sparkline(values: Sequence[float], width: int, bars: str = BARS) -> str:
     low, high = min(chosen), max(chosen)
     scale = (len(bars) - 1) / (high - low) if high > low else 0.0
     return "".join(bars[round((value - low) * scale)] for value in chosen)
+
+
+def logarithmic(values: Sequence[float | None], width: int, bars: str = BARS) -> str:
+    """Values as bars on a logarithmic scale that ends at the highest; blank where one is ``DECADES`` below it.
+
+    Each bar stands for the last of the values that share it; None counts as nothing.
+    """
+    count = min(width, len(values))
+    chosen = [values[(i + 1) * len(values) // count - 1] or 0.0 for i in range(count)]
+    highest = max(chosen)
+
+    def bar(value: float) -> str:
+        height = 1 + math.log10(value / highest) / DECADES if value > 0 else 0.0
+        return bars[math.ceil(height * len(bars)) - 1] if height > 0 else " "
+
+    return "".join(map(bar, chosen))
 
 
 def printable(text: str) -> str:

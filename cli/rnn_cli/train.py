@@ -18,6 +18,7 @@ from rnn_cli.options import OPTIONS, Setting, collect, translate
 
 if TYPE_CHECKING:
     from rnn_plugins.sessions import Session
+    from rnn_plugins.tracking import TensorBoard
     from rnn_plugins.trainer import Trainer
 
 DIVERGED = 3
@@ -69,7 +70,10 @@ def train(ctx: click.Context, /, files: tuple[str, ...], **given: Any) -> None:
     from rnn_plugins import sessions
     from rnn_plugins.errors import UserError
     from rnn_plugins.runs import find_run
+    from rnn_plugins.tracking import require_writer
 
+    if wanted.get("track"):
+        require_writer()
     if resumed:
         if source or name not in (None, resumed):
             raise UserError(f"--resume goes on with a run as it is: leave out {'--init-from' if source else '--name'}")
@@ -92,14 +96,16 @@ def carry_out(session: Session, *, quiet: bool, as_json: bool) -> int:
     from rnn_cli.engine_warnings import no_warnings
 
     trainer, diagnosis, at_once = session.trainer, list[str](), False
-    display = _display(session, quiet, as_json)
+    display, tracker = _display(session, quiet, as_json), _tracker(session)
     with _stopping(trainer, display) as signals, no_warnings() if quiet else nullcontext():
         try:
             if not quiet:
                 introduce(session)
-            with closing(trainer.events()) as events, display:
+            with closing(trainer.events()) as events, tracker or nullcontext(), display:
                 for progress in events:
                     display.show(progress)
+                    if tracker:
+                        tracker.show(progress)
         except NotFinite as error:
             diagnosis = session.diagnosis(error)
         except KeyboardInterrupt:
@@ -181,6 +187,21 @@ def _display(session: Session, quiet: bool, as_json: bool) -> Display:
     if quiet:
         return Display(session)
     return Live(session) if is_live() else Lines(session)
+
+
+def _tracker(session: Session) -> TensorBoard | None:
+    """What writes files for TensorBoard, where that is wished for."""
+    from rnn_plugins.errors import UserError
+    from rnn_plugins.tracking import TensorBoard, require_writer
+
+    if not session.trainer.settings.track:
+        return None
+    try:
+        require_writer()
+    except UserError as error:  # a run that began with it goes on without
+        session.notices.append(f"there are no event files: {error}")
+        return None
+    return TensorBoard(session)
 
 
 @contextmanager

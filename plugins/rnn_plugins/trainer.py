@@ -21,6 +21,7 @@ import numpy as np
 from minigrad import checkpoint, trees
 from minigrad.training import NotFinite, StepRecord, TrainingState, start, train
 from minigrad.trees import Tree
+from rnn_plugins import measurements
 from rnn_plugins.backends import on_backend
 from rnn_plugins.places import BEST, LAST, METRICS
 from rnn_plugins.runs import Run
@@ -36,7 +37,7 @@ class Progress:
     """What happened in one step.
 
     Attributes:
-        step: the step's record.
+        step: the step's record, with details where it was logged.
         epoch: passes over the data so far, a fraction included.
         done: how much of the run is done, from 0 to 1.
         seconds_left: how long the rest should take.
@@ -131,6 +132,10 @@ class Trainer:
         """Ask training to end after the step under way. Safe to call from a signal handler."""
         self._stopping = True
 
+    def validates(self, step: int) -> bool:
+        """Whether the held-out text is looked at after a step."""
+        return step % self.valid_every == 0 or step == self.total_steps
+
     def events(self) -> Generator[Progress, None, None]:
         """Train to the end, yielding the progress of each step. Files are up to date whenever the iterator stops.
 
@@ -148,6 +153,7 @@ class Trainer:
             schedule=self.schedule,
             clip_norm=clip_norm,
             clip_value=clip_value,
+            watch=self._logs,
         )
         first_step = logged_step = state.step
         if state.step == 0:
@@ -157,18 +163,19 @@ class Trainer:
         with open(self.run.path / METRICS, "a", encoding="utf-8") as metrics:
             try:
                 for step in steps:
-                    self.recent.append(step)
+                    self.recent.append(step._replace(details=None))
                     self.tally.loss_sum += step.loss
                     self.tally.loss_count += 1
                     now = time.monotonic()
                     progress = self._progress(step, first_step, now - started)
                     ending = self._ending(now - started)
-                    validating = step.step % self.valid_every == 0 or step.step == self.total_steps
-                    if validating or step.step % settings.log_every == 0:
+                    validating = self.validates(step.step)
+                    if self._logs(step.step):
                         rate = (step.step - logged_step) * task.tokens_per_step / max(now - logged, 1e-9)
                         progress.record = self._record(progress, rate, self._seconds + now - started)
                         if validating:
                             progress.improved = self._look(progress.record)
+                        self._measure(step, progress.record)
                         metrics.write(json.dumps(progress.record) + "\n")
                         metrics.flush()
                         self.tally.records += 1
@@ -205,6 +212,12 @@ class Trainer:
                 self.state.carry = self.task.init_carry()
             yield self.task.batch(self.state.step)
 
+    def _shows_flow(self, step: int) -> bool:
+        return self.settings.flow and step % self.settings.flow_every == 0
+
+    def _logs(self, step: int) -> bool:
+        return step % self.settings.log_every == 0 or self.validates(step) or self._shows_flow(step)
+
     def _ending(self, seconds: float) -> str | None:
         if self.state.step >= self.last_step:
             return self.last_outcome
@@ -233,6 +246,17 @@ class Trainer:
             "tokens_per_second": round(rate, 1),
             "seconds": round(seconds, 3),
         }
+
+    def _measure(self, step: StepRecord, record: dict[str, Any]) -> None:
+        """Put into a record what there is to know of the network beside its losses. No generator is drawn from."""
+        if step.details:
+            record |= measurements.norms(step.details)
+        with on_backend(self.settings.backend), np.errstate(all="ignore"):
+            if self.validates(step.step) and (units := measurements.units(self.task, self.state.params)):
+                record["units"] = units
+            if self._shows_flow(step.step):
+                flow = measurements.flow(self.task, self.state.params, self.settings.seed or 0)
+                record |= {"flow": flow} if flow else {}
 
     def _look(self, record: dict[str, Any]) -> bool:
         """Validate; whether the weights are the best so far, by the held-out loss, or without one the training loss."""

@@ -1,0 +1,255 @@
+"""How much of the time each gate and each activation is at the end of its range. What made it so, it does not say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minigrad.trees import Tree
+from rnn_cells.anatomy import Activation, anatomy
+from rnn_plugins.errors import UserError
+from rnn_plugins.reports.probing import observe, read
+from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report, Table
+from rnn_plugins.tasks.language_model import Model
+from rnn_plugins.text.vocabulary import listing
+
+if TYPE_CHECKING:
+    from rnn_plugins.reports.subject import Subject
+
+Array: TypeAlias = NDArray[Any]
+
+ENDS = {"sigmoid": (0.1, 0.9), "tanh": (-0.97, 0.97), "relu": (0.0, math.inf)}
+"""Below the first number a value is left-saturated, above the second right-saturated; a relu is, where it is at 0."""
+
+MOST = 0.9
+"""The share of the time for which a unit has to be saturated to be counted as such."""
+
+STEPS = 100
+"""Steps along each stretch of text."""
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How the units of one activation behave along a text.
+
+    Attributes:
+        activation: which.
+        low: (size,), the share of the time for which each unit is left-saturated.
+        high: (size,), likewise right-saturated.
+        still: (size,), whether a unit never moves.
+    """
+
+    activation: Activation
+    low: Array
+    high: Array
+    still: Array
+
+    @property
+    def saturated(self) -> Array:
+        """(size,), whether a unit is saturated for more than ``MOST`` of the time, on whichever side."""
+        return np.asarray(self.low + self.high > MOST)
+
+
+def habits(model: Model, params: Tree, tokens: Array, warm_up: int, positions: int) -> list[Habits]:
+    """Watch the activations of every step along stretches of a text, spread evenly over it.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        tokens: (N,), the text.
+        warm_up: symbols that are read before each stretch; fewer where the text is short.
+        positions: steps that are looked at, rounded up to whole stretches; fewer where the text is short.
+
+    Returns:
+        One for each activation of the cell; none where its step cannot be traced.
+    """
+    activations = anatomy(model.cell).activations
+    if not activations:
+        return []
+    warm_up = min(warm_up, len(tokens) // 2)
+    steps = min(STEPS, len(tokens) - warm_up)
+    spare = len(tokens) - warm_up - steps
+    starts = np.linspace(0, spare, min(-(-positions // steps), spare + 1)).astype(np.intp)
+    text = np.asarray(tokens[starts + np.arange(warm_up + steps)[:, None]], np.intp)
+    carry = read(model, params, text[:warm_up])
+    seen = observe(model, params, carry, text[warm_up:], [activation.op for activation in activations])
+    return [_habits(activation, values) for activation, values in zip(activations, seen.activations, strict=True)]
+
+
+def _habits(activation: Activation, values: Array) -> Habits:
+    rows = values.reshape(-1, activation.size)
+    below, above = ENDS[activation.function]
+    low = rows <= below if activation.function == "relu" else rows < below
+    return Habits(activation, low.mean(axis=0), (rows > above).mean(axis=0), rows.min(axis=0) == rows.max(axis=0))
+
+
+class Saturation(Report):
+    """How much of the time gates and activations are saturated.
+
+    The share of the time for which each sigmoid is below 0.1 or above 0.9, each tanh below -0.97 or above 0.97, and
+    each relu at 0 (Karpathy, Johnson and Fei-Fei 2015, arXiv:1506.02078, figure 2).
+    """
+
+    title: ClassVar[str] = "Saturation"
+    question: ClassVar[str] = "Which gates are always open or shut, and which units pass no gradient on?"
+
+    def measure(self, subject: Subject, look: Look) -> Findings:
+        """Look at one model on one text.
+
+        Raises:
+            UserError: the step of its cell cannot be traced, or has no sigmoid, tanh or relu.
+        """
+        parts = subject.anatomy
+        if not parts.activations:
+            reason = f"its step cannot be traced: {parts.reason}" if parts.reason else "it has no sigmoid, tanh or relu"
+            raise UserError(f"nothing in the cell {subject.cell} can be saturated, as far as one sees: {reason}")
+        found = habits(subject.model, subject.params, subject.tokens, look.lags, look.positions)
+        return Findings(_quantities(found), (*_charts(found), unit_table(found)), _verdict(found))
+
+
+def unit_table(found: Sequence[Habits]) -> Table:
+    """A row for each activation."""
+    return Table(
+        "units",
+        "Saturated and dead units",
+        ("activation", "function", "units", "time low", "time high", "saturated", "dead"),
+        tuple(
+            (
+                habit.activation.label,
+                habit.activation.function,
+                habit.activation.size,
+                _mean([habit.low]),
+                None if habit.activation.function == "relu" else _mean([habit.high]),
+                int(habit.saturated.sum()),
+                int(habit.still.sum()),
+            )
+            for habit in found
+        ),
+        definition="The share of the time for which a unit is low (a sigmoid below 0.1, a tanh below -0.97, a relu at "
+        "0) and high (above 0.9, above 0.97), mean over units; how many units are so, on whichever side, for more than "
+        f"{MOST:.0%} of the time; and how many never move at all.",
+    )
+
+
+def _quantities(found: Sequence[Habits]) -> tuple[Quantity, ...]:
+    by_function = {name: [habit for habit in found if habit.activation.function == name] for name in ENDS}
+    sigmoid, tanh, relu = by_function.values()
+    return (
+        Quantity(
+            "gate_low", "gates below 0.1", _mean(h.low for h in sigmoid), "of the time",
+            "The share of steps and units at which a sigmoid is below 0.1.", "no sigmoid",
+        ),
+        Quantity(
+            "gate_high", "gates above 0.9", _mean(h.high for h in sigmoid), "of the time",
+            "The share of steps and units at which a sigmoid is above 0.9.", "no sigmoid",
+        ),
+        Quantity(
+            "tanh_saturated", "tanh beyond 0.97", _mean(h.low + h.high for h in tanh), "of the time",
+            "The share of steps and units at which a tanh is below -0.97 or above 0.97.", "no tanh",
+        ),
+        Quantity(
+            "relu_zero", "relu at 0", _mean(h.low for h in relu), "of the time",
+            "The share of steps and units at which a relu is at 0.", "no relu",
+        ),
+        Quantity(
+            "saturated_units", "saturated units", _mean(h.saturated for h in found), "of all",
+            f"The share of units that are saturated for more than {MOST:.0%} of the time, on whichever side.",
+        ),
+        Quantity(
+            "dead_units", "dead units", _mean(h.still for h in found), "of all",
+            "The share of units that have the same value at every step.",
+        ),
+    )  # fmt: skip
+
+
+def _charts(found: Sequence[Habits]) -> list[Chart]:
+    """One for each layer and function: a point for each unit, and for relus, which have one side, a histogram."""
+    kinds = dict.fromkeys((habit.activation.layer, habit.activation.function) for habit in found)
+    charts = []
+    for layer, function in kinds:
+        some = [habit for habit in found if (habit.activation.layer, habit.activation.function) == (layer, function)]
+        where, key = (f" of layer {layer}", f".layer{layer}") if layer else ("", "")
+        if function == "relu":
+            charts.append(_zeros(some, f"saturation.relu{key}", where))
+            continue
+        below, above = ENDS[function]
+        charts.append(
+            Chart(
+                f"saturation.{function}{key}",
+                f"The {function} units{where}",
+                f"time above {above:g}",
+                f"time below {below:g}",
+                (
+                    *(Curve(habit.activation.name, habit.high, habit.low, role="points") for habit in some),
+                    Curve("always saturated", np.array([0.0, 1.0]), np.array([1.0, 0.0]), role="reference"),
+                ),
+                definition=f"A point for each unit: the share of the time for which it is above {above:g}, and below "
+                f"{below:g}. A unit on the line from corner to corner is never between the two.",
+                overlay=False,
+                y_limits=(0.0, 1.0),
+            )
+        )
+    return charts
+
+
+def _zeros(some: Sequence[Habits], key: str, where: str) -> Chart:
+    edges = np.linspace(0, 1, 21)
+    curves = []
+    for habit in some:
+        counts = np.histogram(habit.low, edges)[0]
+        curves.append(Curve(habit.activation.name, edges, np.append(counts, 0).astype(float), role="steps"))
+    return Chart(
+        key,
+        f"The relu units{where}",
+        "time at 0",
+        "units",
+        tuple(curves),
+        definition="How many units are at 0 for which share of the time. A unit that always is learns no more.",
+        overlay=False,
+    )
+
+
+def _verdict(found: Sequence[Habits]) -> tuple[str, ...]:
+    """What it means, and what to try: first what harms, then what gates do."""
+    still = [
+        f"{count} of {habit.activation.size} units of {habit.activation.label}"
+        for habit in found
+        if (count := int(habit.still.sum()))
+    ]
+    flat = [
+        f"{habit.activation.label} for {share:.0%}"
+        for habit in found
+        if habit.activation.function == "tanh" and (share := float((habit.low + habit.high).mean())) > 0.5
+    ]
+    gates = [
+        f"{habit.activation.label} {habit.low.mean():.0%} and {habit.high.mean():.0%}"
+        for habit in found
+        if habit.activation.function == "sigmoid" and (habit.low + habit.high).mean() > 0.1
+    ]
+    words = []
+    if still:
+        words.append(f"Dead: {listing(still)} never move, so they tell nothing; a lower --learning-rate avoids that.")
+    if flat:
+        words.append(
+            f"Saturates: beyond 0.97, where less than 6% of a gradient passes, {'are' if len(flat) > 1 else 'is'} "
+            f"{listing(flat)} of the time; smaller weights or a lower --learning-rate help."
+        )
+    if gates:
+        words.append(f"Gates that are shut (below 0.1), and open (above 0.9), of the time: {listing(gates)}.")
+    if words:
+        return tuple(words)
+    total = _mean(habit.low + habit.high for habit in found if habit.activation.function != "relu")
+    if total is None:
+        return ("Alive: every unit moves.",)
+    return (f"Hardly anything saturates: units are at an end of their range for {total:.1%} of the time.",)
+
+
+def _mean(shares: Iterable[Array]) -> float | None:
+    """The mean over all units; None without any."""
+    units = list(shares)
+    return float(np.concatenate(units).mean()) if units else None
