@@ -46,7 +46,7 @@ def eval(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, as_
     from rnn_plugins.backends import on_backend
     from rnn_plugins.text.evaluation import evaluate
 
-    run, files = _run_and_files(run_and_files)
+    run, files = find_run_and_files(run_and_files)
     with on_backend(backend):
         evaluation = evaluate(run, files, unknown)
     for notice in evaluation.notices:
@@ -57,7 +57,7 @@ def eval(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, as_
         _draw(evaluation)
 
 
-def _run_and_files(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:
+def find_run_and_files(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:
     """The run that is meant, and the texts: the first argument is a run where there is one of that name."""
     from rnn_plugins.runs import find_run
 

@@ -13,6 +13,7 @@ COMMANDS = {
     "train": ("rnn_cli.train", "Train a network on a text."),
     "sample": ("rnn_cli.sample", "Let a trained network write."),
     "eval": ("rnn_cli.eval", "Measure a trained network on a text, beside what counting reaches."),
+    "score": ("rnn_cli.score", "Colour a text by how much each character surprises a network."),
     "report": ("rnn_cli.report", "Show what a network remembers, and why it forgets."),
     "compare": ("rnn_cli.compare", "Compare runs, or train cells side by side."),
     "rerun": ("rnn_cli.rerun", "Repeat a run from its manifest."),

@@ -24,7 +24,7 @@ import re
 from bisect import bisect
 from collections import defaultdict
 from dataclasses import dataclass, field, fields
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 # A text group, as \text{...}, stands in mathematics and may hold some.
 BRACKET, GROUP, MATHEMATICS, TEXT, ENVIRONMENT = range(5)
@@ -76,6 +76,18 @@ class Closing(NamedTuple):
     right: bool
 
 
+class Span(NamedTuple):
+    """What was opened, from the end of its opening on.
+
+    It reaches to its closing, which is right or wrong; or to where it was given up; or, still open, to the text's end.
+    """
+
+    kind: str
+    start: int
+    end: int
+    fate: Literal["right", "wrong", "never", "open"]
+
+
 @dataclass(slots=True)
 class Report:
     r"""What `check` found. A kind is the name of an environment or one of `$ $$ \( \[ {} [] () \left`."""
@@ -112,6 +124,8 @@ class _Reader:
 
     def __init__(self) -> None:
         self.report = Report()
+        self.spans: list[Span] = []
+        self.place = 0  # where the token that is being read begins
         self.stack: list[_Opening] = []
         self.levels: list[list[int]] = [[] for _ in range(ENVIRONMENT + 1)]
         self.kinds: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
@@ -147,11 +161,14 @@ class _Reader:
         count.rightly += right
         count.wrongly += not right
         self.report.closings.append(Closing(opening.kind, start - opening.end, right))
+        self.spans.append(Span(opening.kind, opening.end, start, "right" if right else "wrong"))
 
     def abandon(self, index: int) -> None:
         """Take off what was opened from this index of the stack on, as never closed."""
         while len(self.stack) > index:
-            self.report.counts[self.pop().kind].never += 1
+            opening = self.pop()
+            self.report.counts[opening.kind].never += 1
+            self.spans.append(Span(opening.kind, opening.end, self.place, "never"))
 
     def pop(self) -> _Opening:
         opening = self.stack.pop()
@@ -192,11 +209,12 @@ class _Reader:
         else:
             self.close("{}", GROUP, start)
 
-    def reference(self, command: str, label: str) -> None:
+    def reference(self, command: str, label: str, start: int) -> None:
         braces = self.report.counts["{}"]
         braces.opened += 1
         braces.rightly += 1
         self.report.closings.append(Closing("{}", len(label), True))
+        self.spans.append(Span("{}", start, start + len(label), "right"))
         if command == "label":
             self.report.labels.add(label)
         elif label in self.report.labels:
@@ -206,10 +224,11 @@ class _Reader:
 
     def token(self, match: re.Match[str]) -> None:
         start, end, sign = match.start(), match.end(), match[0]
+        self.place = start
         if match["edge"]:
             self.environment(match["edge"], match["name"], start, end)
         elif match["reference"]:
-            self.reference(match["reference"], match["label"])
+            self.reference(match["reference"], match["label"], match.start("label"))
         elif match["text"]:
             self.open("{}", TEXT, end)
         elif match["side"] == "left":
@@ -236,8 +255,20 @@ def check(text: str) -> Report:
 
     A text that was cut off leaves open what its end would have closed: that counts as never closed.
     """
+    reader = _read(text)
+    reader.abandon(0)
+    return reader.report
+
+
+def spans(text: str) -> list[Span]:
+    """All that `text` opens, in the order of the openings; see `check`."""
+    reader = _read(text)
+    left = [Span(opening.kind, opening.end, len(text), "open") for opening in reader.stack]
+    return sorted(reader.spans + left, key=lambda span: span.start)
+
+
+def _read(text: str) -> _Reader:
     reader = _Reader()
     for match in TOKEN.finditer(text):
         reader.token(match)
-    reader.abandon(0)
-    return reader.report
+    return reader

@@ -1,0 +1,177 @@
+"""``rnn score``: a text coloured by how much each of its symbols surprises a trained network."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rnn_cli import completion
+from rnn_cli.console import remark
+from rnn_cli.eval import find_run_and_files
+from rnn_cli.options import BACKEND
+from rnn_cli.tables import sentence
+from rnn_plugins.errors import UserError
+
+if TYPE_CHECKING:
+    from rnn_plugins.reports.report import Page, Table
+    from rnn_plugins.settings import Backend
+    from rnn_plugins.text.scoring import Scoring, Surprise
+    from rnn_plugins.text.vocabulary import Unknown
+
+DRAWN, IN_PAGE = 2_000, 50_000
+"""Symbols that the terminal and a page show; all are measured."""
+
+MOST_SURPRISING = 10
+"""How many symbols, and how many words, are listed."""
+
+
+@click.command()
+@click.argument("run_and_files", metavar="[RUN] FILE...", nargs=-1, shell_complete=completion.runs_or_files)
+@click.option(
+    "--unknown",
+    type=click.Choice(["error", "skip", "replace"]),
+    default="replace",
+    show_default=True,
+    help="What becomes of characters of FILE that the model has never seen.",
+)
+@BACKEND
+@click.option("--html", metavar="FILE", type=click.Path(dir_okay=False), help="Write a page that stands by itself.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the bits of every symbol.")
+def score(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, html: str | None, as_json: bool) -> None:
+    """Colour a text by how much each character surprises a network.
+
+    RUN is the newest one, unless the first argument names another. FILE is a text, a folder, a glob, - for standard
+    input or builtin:latex.
+
+    The surprise of a symbol is -log2 of the probability that the network gives it, having read all that comes before:
+    0 bits where it was certain of it, 1 bit where it gave it a half. The mean is what rnn eval calls bits.
+    """
+    from rnn_plugins import backends
+    from rnn_plugins.text import scoring
+
+    run, files = find_run_and_files(run_and_files)
+    if not files:
+        raise UserError("there is no text to score: name a FILE, or - for standard input")
+    with backends.on_backend(backend):
+        result = scoring.score(run, files, unknown)
+    if as_json:
+        for notice in result.notices:
+            remark(f"Note: {sentence(notice)}")
+        click.echo(json.dumps(_to_json(result), indent=1, ensure_ascii=False))
+    else:
+        from rnn_cli.drawing import terminal
+
+        terminal.draw([_page(result, DRAWN, "--html FILE shows more of it, --json all")])
+    if html is not None:
+        from rnn_cli.drawing import page
+
+        whole = _page(result, IN_PAGE, "rnn score --json has all")
+        heading = f"{result.text} as {result.run} reads it"
+        text = page.html([whole], heading, [f"{len(result.tokens):,} {result.unit}s"])
+        Path(html).write_text(text, encoding="utf-8", errors="replace")
+        remark(f"Written: {html}")
+
+
+def _page(result: Scoring, limit: int, elsewhere: str) -> Page:
+    """What is shown: the beginning of the text in colours, and of the whole text the numbers."""
+    from rnn_plugins.reports.report import Colouring, Page, Quantity
+
+    unit, blind = result.unit, math.log2(len(result.vocabulary))
+    notices = [sentence(notice) for notice in result.notices]
+    if len(result.tokens) > limit:
+        notices.append(
+            f"The first {limit:,} of {len(result.tokens):,} {unit}s are shown; {elsewhere}. All are measured."
+        )
+    colouring = Colouring(
+        "text",
+        result.text,
+        result.symbols[:limit],
+        result.prediction.bits[:limit],
+        0.0,
+        blind,
+        f"bits a {unit}",
+        f"The surprise of each {unit}: -log2 of its probability given all before it. The colour is full at "
+        f"{blind:.3g} bits, the surprise of one who takes all {len(result.vocabulary)} {unit}s for equally likely. The "
+        "first is read and not predicted.",
+    )
+    quantities = [
+        Quantity("mean_bits", "mean surprise", result.mean_bits, f"bits a {unit}", f"Of all {unit}s but the first."),
+        Quantity("symbols", f"{unit}s predicted", len(result.tokens) - 1, "", "All but the first."),
+    ]
+    if result.vocabulary.level != "char":
+        quantities.insert(
+            1,
+            Quantity(
+                "bits_per_character",
+                "surprise",
+                result.bits_per_character,
+                "bits a character",
+                "The bits of the whole text, divided by its characters.",
+            ),
+        )
+    words = result.surprising_words(MOST_SURPRISING) if result.vocabulary.level != "word" else []
+    tables = [
+        _table(f"{unit}s", result.surprising_symbols(MOST_SURPRISING)),
+        *([_table("words", words)] if words else []),
+    ]
+    return Page(
+        "score",
+        "Surprise",
+        f"Which {unit}s of {result.text} does {result.run} not expect?",
+        (result.run,),
+        {result.run: tuple(quantities)},
+        (colouring, *tables),
+        notices=tuple(notices),
+    )
+
+
+def _table(what: str, rows: list[Surprise]) -> Table:
+    from rnn_plugins.reports.report import Table
+
+    of_words = (
+        " A word's bits are those of all its symbols; it stands here once, where it surprises most, EXPECTED for "
+        "the symbol of it that does so most."
+    )
+    return Table(
+        what,
+        f"The most surprising {what}",
+        ("BITS", what.removesuffix("s").upper(), "LINE", "COLUMN", "AFTER", "EXPECTED", "P"),
+        tuple(
+            (
+                row.bits,
+                _shown(row.text),
+                row.line,
+                row.column,
+                row.before,
+                _shown(row.expected),
+                f"{row.confidence:.0%}",
+            )
+            for row in rows
+        ),
+        "AFTER is what stands before it, EXPECTED the likeliest symbol in its place, P the probability of that."
+        + (of_words if what == "words" else ""),
+    )
+
+
+def _shown(text: str) -> str:
+    """A symbol or word that can be seen: a blank is written with quotes around it."""
+    return text if text.strip() or "\n" in text or "\t" in text else repr(text)
+
+
+def _to_json(result: Scoring) -> dict[str, Any]:
+    bits = [None, *result.prediction.bits[1:].tolist()]
+    return {
+        "run": result.run,
+        "text": result.text,
+        "level": result.vocabulary.level,
+        "mean_bits": result.mean_bits,
+        "bits_per_character": result.bits_per_character,
+        "symbols": [{"symbol": symbol, "bits": number} for symbol, number in zip(result.symbols, bits, strict=True)],
+        "surprising_symbols": [row._asdict() for row in result.surprising_symbols(MOST_SURPRISING)],
+        "surprising_words": [row._asdict() for row in result.surprising_words(MOST_SURPRISING)],
+        "notices": list(result.notices),
+    }

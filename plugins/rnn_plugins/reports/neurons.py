@@ -1,0 +1,370 @@
+"""Which single units of a network follow something that a reader sees in the text. It draws nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnn_plugins.errors import UserError, did_you_mean
+from rnn_plugins.reports.probing import observe, read
+from rnn_plugins.reports.report import Colouring, Findings, Look, Quantity, Report, Table
+from rnn_plugins.reports.subject import Subject
+from rnn_plugins.text.features import features
+from rnn_plugins.text.vocabulary import NOUNS, Vocabulary
+
+Array: TypeAlias = NDArray[Any]
+
+MORE = 8
+"""Symbols that are looked at for each of ``Look.positions``: this report reads them one after another."""
+
+STRETCH = 1000
+"""Symbols of each of the stretches of text that are read side by side."""
+
+WARM_UP = 500
+"""Symbols that are read before each of them, and not looked at."""
+
+MOST = 1_000_000
+"""Symbols of a longer text that the stretches are taken from."""
+
+SHIFTS = 20
+"""How many times the search is repeated with the text moved along, to see what chance finds."""
+
+LEAST, CLEARLY = 0.3, 0.1
+"""A finding is a correlation of at least the one, and above what chance finds, and the symbol tells, by the other."""
+
+RARE = 0.01
+"""The share of a text in which a feature must be other than it is most of the time, to be looked for."""
+
+SHOWN, COLOURED = 600, 4
+"""Characters of a coloured text, and how many texts are coloured where nobody asks for units."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text, what can be seen in it and what a network computed along it.
+
+    Attributes:
+        tokens: (N,), stretches of ``length`` symbols one after another.
+        length: of a stretch.
+        names: of the units.
+        units: (N, U), after each symbol.
+        features: of each (N,), after each symbol; those that vary.
+    """
+
+    tokens: Array
+    length: int
+    names: tuple[str, ...]
+    units: Array
+    features: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search over units has found.
+
+    Attributes:
+        correlation: (F, U), Pearson's, of each feature with each unit.
+        chance: (F,), the largest absolute one that any unit has when the feature is moved along the text.
+        symbol: (F,), how well the symbol that was just read tells the feature: a correlation too.
+    """
+
+    correlation: Array
+    chance: Array
+    symbol: Array
+
+    @property
+    def best(self) -> Array:
+        """(F, U), the units in the order of the absolute value of their correlation."""
+        order: Array = np.argsort(-np.abs(self.correlation), axis=1, kind="stable")
+        return order
+
+    @property
+    def found(self) -> Array:
+        """(F,), whether the best unit is clearly above both."""
+        largest = np.abs(self.correlation).max(axis=1)
+        above: Array = (largest >= LEAST) & (largest >= np.maximum(self.chance, self.symbol) + CLEARLY)
+        return above
+
+
+def read_text(subject: Subject, positions: int) -> Reading:
+    """Read stretches of a text, spread evenly over it, and keep all states.
+
+    Raises:
+        UserError: the text is too short.
+    """
+    tokens = subject.tokens[:MOST]
+    if len(tokens) < 100:
+        raise UserError(f"the text has {len(tokens)} symbols, too few to look for units in: give one of 100 or more")
+    warm_up = min(WARM_UP, len(tokens) // 5)
+    length = min(STRETCH, positions * MORE, len(tokens) - warm_up)
+    count = max(1, min(positions * MORE, len(tokens)) // (warm_up + length))
+    starts = np.linspace(0, len(tokens) - warm_up - length, count).astype(np.intp)
+    places = starts + np.arange(warm_up + length)[:, None]  # (T, B)
+    carry = read(subject.model, subject.params, tokens[places[:warm_up]])
+    seen = observe(subject.model, subject.params, carry, tokens[places[warm_up:]])
+    looked_at = places[warm_up:].T.reshape(-1)
+    states = subject.anatomy.states
+    units = [np.asarray(array).swapaxes(0, 1).reshape(len(looked_at), -1) for array in seen.states]
+    names = [f"{state.label}.{i}" for state, array in zip(states, units, strict=True) for i in range(array.shape[1])]
+    text, last = _characters(subject.vocabulary, tokens)
+    seen_of = {name: values[last[looked_at]] for name, values in features(text).items()}
+    varying = {name: values for name, values in seen_of.items() if _varies(values)}
+    return Reading(tokens[looked_at], length, tuple(names), np.concatenate(units, axis=1), varying)
+
+
+def _varies(values: Array) -> bool:
+    _, counts = np.unique(values, return_counts=True)
+    return bool(counts.max() <= (1 - RARE) * len(values))
+
+
+def _characters(vocabulary: Vocabulary, tokens: Array) -> tuple[str, Array]:
+    """A text, and for each of its symbols the place of its last character.
+
+    At level ``byte`` a byte is a character: all signs that features are read off are ASCII, but a few quotation marks.
+    """
+    if vocabulary.level == "byte":
+        return tokens.astype(np.uint8).tobytes().decode("latin-1"), np.arange(len(tokens))
+    sizes = np.array([len(symbol) for symbol in vocabulary.symbols])
+    return vocabulary.decode(tokens), np.cumsum(sizes[tokens]) - 1
+
+
+def correlations(features: Array, units: Array) -> Array:
+    """Pearson's correlation of features (N, F) with units (N, U), (F, U); 0 with what does not vary."""
+    left, right = _standardised(features), _standardised(units)
+    product: Array = left.T @ right
+    return product
+
+
+def _standardised(values: Array) -> Array:
+    """Columns with mean 0 and norm 1; 0 where there is nothing but rounding."""
+    values = np.asarray(values, np.float64)
+    centred = values - values.mean(axis=0)
+    norms = np.linalg.norm(centred, axis=0)
+    some = norms > 1e-6 * np.linalg.norm(values, axis=0)
+    result: Array = np.divide(centred, norms, out=np.zeros_like(centred), where=some)
+    return result
+
+
+def ranks(values: Array) -> Array:
+    """The rank of each of N numbers, equal ones sharing the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    mean: Array = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    return mean
+
+
+def search(reading: Reading, seed: int = 0) -> Search:
+    """Correlate every unit with every feature, and say what chance and the symbol alone would give.
+
+    Chance: the largest absolute correlation of any unit over some random offsets, at which the features are held
+    against the units of another part of the text. The symbol: the square root of the share of the feature's variance
+    that the symbol explains, less what as many groups explain by chance (adjusted for its degrees of freedom).
+    """
+    values = np.stack(list(reading.features.values()), axis=1)  # (N, F)
+    count = len(values)
+    offsets = np.random.default_rng(seed).integers(count // 4, count - count // 4, SHIFTS)
+    units, here = _standardised(reading.units), _standardised(values)
+    chance = np.stack([np.abs(np.roll(here, offset, axis=0).T @ units).max(axis=1) for offset in offsets])
+    _, groups = np.unique(reading.tokens, return_inverse=True)
+    sizes = np.bincount(groups)
+    sums = np.stack([np.bincount(groups, column) for column in here.T], axis=1)
+    explained = (sums**2 / sizes[:, None]).sum(axis=0)  # of a variance of 1
+    adjusted = 1 - (1 - explained) * (count - 1) / max(count - len(sizes), 1)
+    return Search(here.T @ units, chance.max(axis=0), np.sqrt(np.clip(adjusted, 0, 1)))
+
+
+class Neurons(Report):
+    """Single units that follow something readable, such as the position in the line.
+
+    A search over the units of all states for those that correlate with what a reader sees in the text, and the text
+    coloured by them (Karpathy, Johnson and Fei-Fei 2015, arXiv:1506.02078).
+    """
+
+    title: ClassVar[str] = "Neurons"
+    question: ClassVar[str] = "Is there a unit that follows something readable: line, quotes, brackets, environments?"
+
+    def measure(self, subject: Subject, look: Look) -> Findings:
+        """Look at one model on one text.
+
+        Raises:
+            UserError: the text is too short or has nothing to follow, or there is no such unit.
+        """
+        reading = read_text(subject, look.positions)
+        chosen = _places(look.units, reading.names)
+        if not reading.features:
+            raise UserError(
+                "the text has nothing that a unit could follow: no lines, words, quotes, brackets or environments"
+            )
+        result = search(reading, look.seed)
+        what = f"over {len(reading.tokens):,} {NOUNS[subject.vocabulary.level]}s of the text"
+        figures = [_table(reading, result, what)]
+        if chosen:
+            figures.append(_chosen(reading, result, chosen))
+        strong = np.abs(result.correlation).max(axis=1)
+        quantities = [
+            Quantity("followed", "things that a unit follows", int(result.found.sum()), "", _definition(what)),
+            Quantity("looked_for", "things that were looked for", len(reading.features), "", "Those that vary."),
+            *(
+                Quantity(
+                    f"best_{name.replace(' ', '_')}",
+                    name,
+                    float(value),
+                    "",
+                    f"The largest absolute correlation that any unit has with it, {what}.",
+                )
+                for name, value in zip(reading.features, strong, strict=True)
+            ),
+        ]
+        colourings = _colourings(reading, result, chosen, subject.vocabulary)
+        return Findings(tuple(quantities), (*figures, *colourings), _verdict(reading, result))
+
+
+def _places(asked: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Where units stand among all.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    for unit in asked:
+        if unit not in names:
+            last = {name.rpartition(".")[0]: name for name in names}
+            there = " and ".join(f"{label}.0 to {name}" for label, name in last.items())
+            raise UserError(f"there is no unit {unit!r}.{did_you_mean(unit, names)} There are {there}")
+    return [names.index(unit) for unit in asked]
+
+
+def _definition(what: str) -> str:
+    return (
+        f"Features of the text with a unit whose correlation (Pearson's, {what}) is at least {LEAST:g} in size, and by "
+        f"{CLEARLY:g} above both what chance finds and what the symbol that was just read tells."
+    )
+
+
+def _table(reading: Reading, result: Search, what: str) -> Table:
+    rows = []
+    for f, (name, values) in enumerate(reading.features.items()):
+        first, *others = result.best[f][:2].tolist()
+        rows.append(
+            (
+                name,
+                reading.names[first],
+                float(result.correlation[f, first]),
+                _rank_correlation(values, reading.units[:, first]),
+                ", ".join(f"{reading.names[u]} {result.correlation[f, u]:.2f}" for u in others) or None,
+                float(result.chance[f]),
+                float(result.symbol[f]),
+                "yes" if result.found[f] else "no",
+            )
+        )
+    return Table(
+        "features",
+        "The units that follow best what can be read off the text",
+        ("FEATURE", "UNIT", "r", "RANK r", "NEXT", "CHANCE", "SYMBOL", "FOLLOWS"),
+        tuple(rows),
+        f"r is Pearson's correlation {what}, RANK r Spearman's. CHANCE is the largest that any unit has when the "
+        f"feature is moved along the text, {SHIFTS} times by random offsets; SYMBOL is how well the symbol that was "
+        f"just read tells the feature (adjusted multiple correlation). A unit follows a feature if r is at least "
+        f"{LEAST:g} in size and {CLEARLY:g} above both.",
+    )
+
+
+def _rank_correlation(feature: Array, unit: Array) -> float:
+    return float(correlations(ranks(feature)[:, None], ranks(unit)[:, None])[0, 0])
+
+
+def _chosen(reading: Reading, result: Search, chosen: Sequence[int]) -> Table:
+    rows = []
+    for unit in chosen:
+        f = int(np.abs(result.correlation[:, unit]).argmax())
+        name = list(reading.features)[f]
+        rows.append(
+            (
+                reading.names[unit],
+                name,
+                float(result.correlation[f, unit]),
+                _rank_correlation(reading.features[name], reading.units[:, unit]),
+                f"{result.best[f].tolist().index(unit) + 1:,} of {len(reading.names):,}",
+            )
+        )
+    return Table(
+        "units",
+        "What the chosen units follow best",
+        ("UNIT", "FEATURE", "r", "RANK r", "PLACE"),
+        tuple(rows),
+        "PLACE is the unit's among all, by the size of its correlation with that feature.",
+    )
+
+
+def _colourings(reading: Reading, result: Search, chosen: Sequence[int], vocabulary: Vocabulary) -> list[Colouring]:
+    """Texts coloured by the chosen units, or by the best one of each feature that one follows, the clearest first."""
+    pairs: dict[int, int] = {}
+    if chosen:
+        pairs = {unit: int(np.abs(result.correlation[:, unit]).argmax()) for unit in chosen}
+    else:
+        strong = np.abs(result.correlation).max(axis=1)
+        for f in np.argsort(-strong, kind="stable").tolist():
+            if result.found[f] and len(pairs) < COLOURED:
+                pairs.setdefault(int(result.best[f, 0]), f)
+    names = list(reading.features)
+    figures = []
+    for unit, f in pairs.items():
+        values = reading.units[:, unit].astype(np.float64)
+        some = _stretch(reading, reading.features[names[f]], vocabulary)
+        low, high = np.quantile(values, [0.01, 0.99]).tolist()
+        if high <= low:
+            low, high = low - 1, high + 1
+        name, r = reading.names[unit], result.correlation[f, unit]
+        figures.append(
+            Colouring(
+                f"unit_{name}",
+                f"{name}, which has a correlation of {r:.2f} with: {names[f]}",
+                tuple(vocabulary.symbols[token] for token in reading.tokens[some].tolist()),
+                values[some],
+                low,
+                high,
+                f"{name} after each symbol",
+                "The unit's value after each symbol was read; the colours are full at its 1 % and 99 % quantiles.",
+            )
+        )
+    return figures
+
+
+def _stretch(reading: Reading, feature: Array, vocabulary: Vocabulary) -> slice:
+    """A piece of the text in which a feature varies much, from the beginning of a line where there are lines."""
+    mean = vocabulary.measure(reading.tokens)[0] / len(reading.tokens)
+    length = min(max(1, round(SHOWN / max(mean, 1e-9))), reading.length)
+    ends_line = np.array([symbol.endswith("\n") for symbol in vocabulary.symbols])[reading.tokens]
+    starts = np.flatnonzero(np.append(True, ends_line[:-1]))
+    starts = starts[starts % reading.length <= reading.length - length]  # within one stretch that was read
+    # Of pieces that start in the same stretch many overlap; a few of them are enough to choose from.
+    candidates = starts[:: max(1, len(starts) // 200)].tolist()
+    best = max(candidates, key=lambda start: float(np.std(feature[start : start + length])))
+    return slice(best, best + length)
+
+
+def _verdict(reading: Reading, result: Search) -> tuple[str, ...]:
+    names, strong = list(reading.features), np.abs(result.correlation).max(axis=1)
+    sentences = []
+    for f in np.argsort(-strong, kind="stable").tolist():
+        if result.found[f]:
+            unit = int(result.best[f, 0])
+            sentences.append(
+                f"{reading.names[unit]} follows {_article(names[f])}: a correlation of "
+                f"{result.correlation[f, unit]:.2f}, where chance finds {result.chance[f]:.2f} and the symbol alone "
+                f"tells {result.symbol[f]:.2f}."
+            )
+    if not sentences:
+        return (
+            f"No single unit follows any of {len(names)} readable things clearly better than by chance, or than the "
+            "symbol just read tells; what the network knows of them is spread over many units.",
+        )
+    return tuple(sentences)
+
+
+def _article(name: str) -> str:
+    if name.startswith(("position", "nesting", "indentation")):
+        return f"the {name}"
+    return name if name.startswith("an ") else f"whether it is {name}"

@@ -1,0 +1,120 @@
+"""What a reader can see of where each character of a text stands: in the line, in a word, in brackets, in a formula.
+
+It knows no model. The value at a character is that after reading it, so that it can be held against a state.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rnn_plugins.text.latex_check import Span, spans
+
+Array: TypeAlias = NDArray[Any]
+
+BRACKETS = {")": "(", "]": "[", "}": "{"}
+
+QUOTES = {"``": 1, "“": 1, "«": 1, "''": -1, "”": -1, "»": -1, '"': 0}
+"""Signs that open (1) and close (-1) a quotation, or do either."""
+
+NAMED = 3
+"""How many environments have a feature of their own, the commonest first."""
+
+_QUOTE = re.compile("|".join([*QUOTES, r"\n[ \t\r]*(?=\n)"]))
+
+
+def features(text: str) -> dict[str, Array]:
+    """For each thing that can be read off a text of one character or more, its value at every one, (N,).
+
+    Those that are the same throughout are left out. What was opened and is never closed does not count as open.
+    """
+    place = np.arange(len(text))
+    signs, kinds = np.unique(list(text), return_inverse=True)
+    letter, capital, feed, blank = (
+        np.array([test(sign) for sign in signs.tolist()])[kinds]
+        for test in (str.isalpha, str.isupper, "\n".__eq__, lambda sign: sign in " \t")
+    )
+    line, word, capitals, blanks = (_since(place, mark) for mark in (feed, ~letter, ~capital, ~blank))
+    empty = np.zeros(len(text), bool)
+    empty[1:] = feed[1:] & feed[:-1]
+    last_indent = np.maximum.accumulate(np.where((blanks == line) & (line > 0), place, -1))
+    inside = _depth(len(text), _brackets(text))
+    latex = [span for span in spans(text) if span.fate == "right"] if "\\" in text else []
+    environments = [span for span in latex if span.kind[0].isalpha() and span.kind != "document"]
+    common = Counter(span.kind for span in environments).most_common(NAMED)
+    found = {
+        "position in the line": line if feed.any() else np.zeros(len(text)),
+        "position in the word": word,
+        "position in the paragraph": _since(place, empty) if empty.any() else np.zeros(len(text)),
+        "indentation of the line": np.maximum(last_indent - (place - line), 0),
+        "in a word of capitals": (word > 1) & (capitals == word),
+        "inside quotes": _depth(len(text), _quotes(text)) > 0,
+        "inside brackets": inside > 0,
+        "nesting depth of brackets": inside if inside.max(initial=0) > 1 else np.zeros(len(text)),
+        "inside a formula": _within(len(text), latex, ("$", "$$", "\\(", "\\[")) > 0,
+        "an open environment": _within(len(text), environments, None) > 0,
+        **{f"inside {name}": _within(len(text), environments, (name,)) > 0 for name, _ in common},
+    }
+    numbers = {name: np.asarray(values, np.float64) for name, values in found.items()}
+    return {name: values for name, values in numbers.items() if np.ptp(values)}
+
+
+def _since(place: Array, mark: Array) -> Array:
+    """How many characters back the last mark stands; the text begins after one."""
+    return place - np.maximum.accumulate(np.where(mark, place, -1))
+
+
+def _depth(length: int, pairs: Iterable[tuple[int, int]]) -> Array:
+    """At each character, how many pairs have their first character there or before it and their last one after it."""
+    steps = np.zeros(length + 1, np.intp)
+    for first, last in pairs:
+        steps[first] += 1
+        steps[last] -= 1
+    depth: Array = np.cumsum(steps[:-1])
+    return depth
+
+
+def _within(length: int, found: list[Span], kinds: tuple[str, ...] | None) -> Array:
+    """The depth of spans of some kinds, from the last character of the opening to the first of the closing."""
+    return _depth(length, ((span.start - 1, span.end) for span in found if kinds is None or span.kind in kinds))
+
+
+def _brackets(text: str) -> list[tuple[int, int]]:
+    """Places of brackets and their partners. A closing one passes over what was opened since its own kind."""
+    stack: list[tuple[str, int]] = []
+    waiting: Counter[str] = Counter()
+    pairs = []
+    for match in re.finditer(r"[()\[\]{}]", text):
+        sign, place = match[0], match.start()
+        if sign not in BRACKETS:
+            stack.append((sign, place))
+            waiting[sign] += 1
+            continue
+        while waiting[BRACKETS[sign]]:
+            opening, start = stack.pop()
+            waiting[opening] -= 1
+            if opening == BRACKETS[sign]:
+                pairs.append((start, place))
+                break
+    return pairs
+
+
+def _quotes(text: str) -> list[tuple[int, int]]:
+    """Places where quotations begin and end, none of which goes past a blank line."""
+    start: int | None = None
+    pairs = []
+    for match in _QUOTE.finditer(text):
+        turn = QUOTES.get(match[0])
+        if turn is None:
+            start = None
+        elif start is None and turn >= 0:
+            start = match.end() - 1
+        elif start is not None and turn <= 0:
+            pairs.append((start, match.end() - 1))
+            start = None
+    return pairs

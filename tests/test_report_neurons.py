@@ -1,0 +1,254 @@
+"""Units that follow something readable: one that counts by construction is found, and what only sees symbols is not."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from known_cells import Copy, Deciding, Forgetful, Odd, subject_of
+
+from minigrad import concat, tanh
+from rnn_cells import Cell, Stacked
+from rnn_plugins import registry
+from rnn_plugins.errors import UserError
+from rnn_plugins.reports.neurons import Neurons, correlations, ranks, read_text, search
+from rnn_plugins.reports.report import Colouring, Look
+from rnn_plugins.tasks.language_model import Model
+from rnn_plugins.text.features import features
+from rnn_plugins.text.vocabulary import Vocabulary
+
+LETTERS = "\n abc"
+
+
+@dataclass(frozen=True)
+class Counter(Cell):
+    """Unit ``place`` counts the characters since the last line feed, symbol 0; the others are a random network."""
+
+    place: int = 2
+
+    def init_params(self, rng):
+        H = self.hidden_size
+        return {
+            "W": rng.normal(0, 0.5, (H, H)).astype(np.float32),
+            "U": rng.normal(0, 1, (self.input_size, H)).astype(np.float32),
+        }
+
+    def __call__(self, params, h, x):
+        count = (h[:, self.place : self.place + 1] + 1) * (1 - x[:, :1])
+        others = tanh(tanh(h) @ params["W"] + x @ params["U"])
+        h = concat(others[:, : self.place], count, others[:, self.place + 1 :])
+        return h, h
+
+
+def lines(length, seed=0):
+    """Words of three letters in lines of random lengths."""
+    rng = np.random.default_rng(seed)
+    text = ""
+    while len(text) < length:
+        text += " ".join("".join(rng.choice(list("abc"), rng.integers(1, 6))) for _ in range(rng.integers(2, 9))) + "\n"
+    return text[:length]
+
+
+def subject_on(text, cell=None, vocabulary=None):
+    vocabulary = vocabulary or Vocabulary.build([text])
+    cell = cell or Counter(len(vocabulary), 6)
+    model = Model(cell, len(vocabulary), dtype="float64")
+    made = replace(subject_of(cell), model=model, params=model.init_params(np.random.default_rng(3)))
+    return replace(made, tokens=vocabulary.encode(text, "replace"), vocabulary=vocabulary)
+
+
+def table(findings, key="features"):
+    (found,) = (figure for figure in findings.figures if figure.key == key)
+    return {row[0]: dict(zip(found.heads, row, strict=True)) for row in found.rows}
+
+
+def test_a_unit_that_counts_the_line_is_found_and_nothing_else():
+    text = lines(6000)
+    findings = Neurons().measure(subject_on(text), Look(positions=500))
+    rows = table(findings)
+    assert list(rows) == ["position in the line", "position in the word"]
+    row = rows["position in the line"]
+    assert (row["UNIT"], row["FOLLOWS"]) == ("h.2", "yes")
+    assert row["r"] == pytest.approx(1)
+    assert row["RANK r"] == pytest.approx(1)
+    assert row["CHANCE"] < 0.3
+    assert row["SYMBOL"] < 0.6
+    (colouring,) = (figure for figure in findings.figures if isinstance(figure, Colouring))
+    shown = "".join(colouring.symbols)
+    assert len(shown) == 600
+    assert shown in text
+    expected = [position - (shown.rfind("\n", 0, position + 1)) for position in range(600)]
+    np.testing.assert_array_equal(colouring.values, expected)
+    values = {quantity.key: quantity.value for quantity in findings.quantities}
+    assert values["followed"] == 1 + (rows["position in the word"]["FOLLOWS"] == "yes")
+    assert values["looked_for"] == 2
+    assert values["best_position_in_the_line"] == pytest.approx(1)
+    assert findings.verdict[0].startswith("h.2 follows the position in the line: a correlation of 1.00, where chance ")
+
+
+def test_units_that_see_the_last_symbol_alone_are_no_finding():
+    findings = Neurons().measure(subject_on(lines(6000), Forgetful(5, 40)), Look(positions=500))
+    for row in table(findings).values():
+        assert abs(row["r"]) <= row["SYMBOL"] + 0.01  # which is adjusted, and so a little less than the best of them
+        assert row["FOLLOWS"] == "no"
+    assert findings.verdict == (
+        "No single unit follows any of 2 readable things clearly better than by chance, or than the symbol just read "
+        "tells; what the network knows of them is spread over many units.",
+    )
+    assert not any(isinstance(figure, Colouring) for figure in findings.figures)
+
+
+def test_what_does_not_belong_together_is_put_down_to_chance():
+    reading = read_text(subject_on(lines(6000)), 500)
+    noise = np.random.default_rng(0).standard_normal(len(reading.tokens))
+    found = search(replace(reading, features={"noise": noise}))
+    assert not found.found.any()
+    assert 0 < found.chance[0] < 0.1
+    assert found.symbol[0] < 0.05
+
+
+def test_chosen_units_are_shown_whatever_they_follow():
+    findings = Neurons().measure(subject_on(lines(6000)), Look(positions=500, units=("h.5", "h.2")))
+    chosen = table(findings, "units")
+    assert list(chosen) == ["h.5", "h.2"]
+    assert chosen["h.2"]["PLACE"] == "1 of 6"
+    assert chosen["h.2"]["FEATURE"] == "position in the line"
+    colourings = [figure for figure in findings.figures if isinstance(figure, Colouring)]
+    assert [figure.key for figure in colourings] == ["unit_h.5", "unit_h.2"]
+    assert all(len(figure.symbols) == len(figure.values) for figure in colourings)
+
+
+@pytest.mark.parametrize(
+    ("cell", "unit", "message"),
+    [
+        (None, "h.6", "there is no unit 'h.6'. Did you mean 'h.5'? There are h.0 to h.5"),
+        (None, "forget", "there is no unit 'forget'. There are h.0 to h.5"),
+        (
+            Stacked([registry.make_cell("lstm", 5, 4, {}), registry.make_cell("gru", 4, 3, {})]),
+            "h.1",
+            "there is no unit 'h.1'. There are layer1.h.0 to layer1.h.3 and layer1.c.0 to layer1.c.3 and layer2.h.0 to "
+            "layer2.h.2",
+        ),
+    ],
+)
+def test_an_unknown_unit_is_a_mistake(cell, unit, message):
+    with pytest.raises(UserError) as error:
+        Neurons().measure(subject_on(lines(500), cell), Look(units=(unit,)))
+    assert str(error.value) == message
+
+
+def test_texts_in_which_nothing_can_be_followed():
+    with pytest.raises(UserError) as error:
+        Neurons().measure(subject_on("0110" * 100), Look())
+    assert str(error.value) == (
+        "the text has nothing that a unit could follow: no lines, words, quotes, brackets or environments"
+    )
+    with pytest.raises(UserError) as error:
+        Neurons().measure(subject_on("ab\n" * 33), Look())
+    assert str(error.value) == "the text has 99 symbols, too few to look for units in: give one of 100 or more"
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *(registry.make_cell(entry.name, 5, 5, {}) for entry in registry.entries("cells")),
+        Stacked([registry.make_cell("lstm", 5, 4, {}), registry.make_cell("gru", 4, 3, {})]),
+        Odd(5, 5),
+        Deciding(5, 5),
+        Copy(5, 5),
+    ],
+    ids=lambda cell: type(cell).__name__,
+)
+def test_any_cell_can_be_looked_at(cell):
+    reading = read_text(subject_on(lines(900), cell), 100)
+    found = search(reading)
+    assert reading.units.shape == (len(reading.tokens), len(reading.names))
+    assert np.isfinite(found.correlation).all()
+    assert (np.abs(found.correlation) <= 1 + 1e-9).all()
+    assert len(set(reading.names)) == len(reading.names)
+
+
+def test_stretches_are_read_as_the_model_reads_them():
+    subject = subject_on(lines(9000))
+    reading = read_text(subject, 500)
+    assert reading.length == 1000
+    assert len(reading.tokens) == 2000
+    np.testing.assert_array_equal(reading.tokens[:1000], subject.tokens[500:1500])
+    np.testing.assert_array_equal(reading.tokens[1000:], subject.tokens[-1000:])
+    np.testing.assert_array_equal(reading.units[:, 2], reading.features["position in the line"])
+
+
+def test_bytes_are_characters_of_their_own():
+    text = lines(1500).replace("b", "ö")
+    subject = subject_on(text, Counter(256, 3), Vocabulary.build([], "byte"))
+    reading = read_text(subject, 500)
+    content = text.encode()
+    start = len(content) // 5
+    expected = [i - content.rfind(b"\n", 0, i + 1) for i in range(start, start + 1000)]
+    np.testing.assert_array_equal(reading.features["position in the line"], expected)
+
+
+def test_a_word_stands_where_its_last_character_does():
+    text = lines(4000)
+    vocabulary = Vocabulary.build([text], "word", 20)
+    subject = subject_on(text, Counter(len(vocabulary), 3), vocabulary)
+    decoded = subject.text()
+    assert "<unk>" in decoded
+    reading = read_text(subject, 10_000)
+    ends = np.cumsum([len(vocabulary.symbols[token]) for token in subject.tokens]) - 1
+    start = len(ends) // 5
+    expected = features(decoded)["position in the line"][ends[start : start + 1000]]
+    np.testing.assert_array_equal(reading.features["position in the line"], expected)
+
+
+def test_correlations_are_pearson_s_and_nothing_goes_with_what_stands_still():
+    rng = np.random.default_rng(0)
+    left, right = rng.standard_normal((50, 3)), rng.standard_normal((50, 4))
+    right[:, 1] = 0.1
+    found = correlations(left, right)
+    for i in range(3):
+        for j in (0, 2, 3):
+            assert found[i, j] == pytest.approx(np.corrcoef(left[:, i], right[:, j])[0, 1])
+    assert not found[:, 1].any()
+
+
+def test_equal_numbers_share_their_rank():
+    assert ranks(np.array([3.0, 1.0, 3.0, 2.0, 3.0])).tolist() == [4, 1, 4, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("position in the line", "ab\nc\n\nd", "1201001"),
+        ("position in the word", "ab c1de", "1201012"),
+        ("position in the paragraph", "a\n\nb\nc", "120123"),
+        ("indentation of the line", "  a b\n c", "12222011"),
+        ("in a word of capitals", "AB Ab ABc", "010000010"),
+        ("inside quotes", 'a"b"c', "01100"),
+        ("inside quotes", "``ab'' it's \"no\n\n\"", "011110" + "0" * 12),
+        ("inside quotes", "“a” «b»", "1100110"),
+        ("inside brackets", "a(b)c(", "011000"),
+        ("inside brackets", "([)]", "1100"),
+        ("nesting depth of brackets", "(a[b]{})", "11221210"),
+        ("inside a formula", r"\a $x$ b", "00011000"),
+        ("an open environment", r"\begin{a}x\end{a}y", "0" * 8 + "11" + "0" * 8),
+        ("inside a", r"\begin{a}x\end{a}y", "0" * 8 + "11" + "0" * 8),
+    ],
+)
+def test_what_can_be_read_off_a_text(name, text, expected):
+    assert features(text)[name].astype(int).tolist() == list(map(int, expected))
+
+
+def test_what_a_text_has_not_is_left_out():
+    assert list(features("ab ab")) == ["position in the word"]
+    assert "inside a formula" not in features("from $5 to $6 a piece")
+    assert "an open environment" not in features(r"\begin{document} a \end{document} \begin{b}")
+
+
+@given(st.text(alphabet="a B\n\t\"()[]{}$\\`'“”", min_size=1, max_size=200))
+def test_any_text_has_a_value_at_every_character(text):
+    for values in features(text).values():
+        assert values.shape == (len(text),)
+        assert values.min() >= 0
+        assert np.ptp(values) > 0

@@ -1,0 +1,229 @@
+"""``rnn score``: every symbol's surprise is the model's own, and all of them together are what ``rnn eval`` says."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from tiny_runs import TEXT, train
+
+from minigrad import checkpoint, log_softmax
+from rnn_cli import score as command
+from rnn_cli.main import rnn
+from rnn_plugins.places import BEST
+from rnn_plugins.runs import Run
+from rnn_plugins.text import scoring
+
+OTHER = "not to be, or to bo?\nthat is\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("score")
+    train(folder, TEXT, "words", level="word")
+    train(folder, TEXT.replace("o", "ö"), "bytes", level="byte")
+    train(folder, TEXT, "hamlet", newest=True)
+    folder.joinpath("other.txt").write_text(OTHER)
+    return folder
+
+
+@pytest.fixture
+def call(folder, monkeypatch):
+    """Runs ``rnn score`` and gives exit code, standard output and standard error."""
+    monkeypatch.setenv("RNN_RUNS", str(folder / "runs"))
+    monkeypatch.setenv("RNN_LAB_CACHE", str(folder / "cache"))
+    monkeypatch.chdir(folder)
+
+    def call(*args, stdin=None, name="score"):
+        result = CliRunner().invoke(rnn, [name, *args], input=stdin)
+        return result.exit_code, result.stdout, result.stderr
+
+    return call
+
+
+def by_hand(run, tokens):
+    """Bits of each symbol but the first, and the likeliest ones, one step after another."""
+    carry, bits, likeliest = run.model.init_carry(1), [], []
+    for token, following in pairwise(tokens):
+        carry, logits = run.model.step(run.params(), carry, np.array([token]))
+        scores = log_softmax(logits.astype(np.float64))[0]
+        bits.append(-scores[following] / math.log(2))
+        likeliest.append((run.vocabulary.symbols[scores.argmax()], math.exp(scores.max())))
+    return bits, likeliest
+
+
+@pytest.mark.parametrize("name", ["hamlet", "bytes", "words"])
+def test_every_symbol_has_its_bits(call, folder, name, monkeypatch):
+    monkeypatch.setattr(scoring, "READ_AT_ONCE", 7)
+    code, output, _ = call(name, "other.txt", "--json")
+    assert code == 0
+    record = json.loads(output)
+    run = Run(folder / "runs" / name)
+    tokens = run.vocabulary.encode(OTHER, "replace")
+    assert [entry["symbol"] for entry in record["symbols"]] == [run.vocabulary.symbols[token] for token in tokens]
+    bits, likeliest = by_hand(run, tokens)
+    found = [entry["bits"] for entry in record["symbols"]]
+    assert found[0] is None
+    np.testing.assert_allclose(found[1:], bits, atol=1e-5)
+    assert record["mean_bits"] == pytest.approx(np.mean(bits), abs=1e-6)
+    first = record["surprising_symbols"][0]
+    place = int(np.argmax(bits))
+    assert first["bits"] == pytest.approx(bits[place], abs=1e-5)
+    assert first["text"] == run.vocabulary.symbols[tokens[place + 1]]
+    assert first["expected"] == likeliest[place][0]
+    assert first["confidence"] == pytest.approx(likeliest[place][1], abs=1e-5)
+    assert [row["bits"] for row in record["surprising_symbols"]] == sorted(
+        (row["bits"] for row in record["surprising_symbols"]), reverse=True
+    )
+
+
+@pytest.mark.parametrize("name", ["hamlet", "bytes", "words"])
+def test_together_they_are_what_eval_says(call, name):
+    record = json.loads(call(name, "other.txt", "--json")[1])
+    evaluated = json.loads(call(name, "other.txt", "--json", name="eval")[1])
+    (model,) = (row for row in evaluated["scores"] if row["kind"] == "model")
+    assert len(record["symbols"]) - 1 == evaluated["symbols"]
+    assert record["mean_bits"] * math.log(2) == pytest.approx(model["loss"], rel=1e-5)
+    assert record["bits_per_character"] == pytest.approx(model["bits_per_character"], rel=1e-5)
+
+
+def test_places_are_lines_and_columns(call, folder):
+    record = json.loads(call("other.txt", "--json")[1])
+    lines = OTHER.replace("?", " ").split("\n")
+    for row in record["surprising_symbols"]:
+        line = lines[row["line"] - 1] + "\n"
+        assert line[row["column"] - 1] == row["text"]
+        assert OTHER.replace("?", " ").find(row["before"] + row["text"]) >= 0
+    for row in record["surprising_words"]:
+        assert lines[row["line"] - 1][row["column"] - 1 :].startswith(row["text"])
+
+
+@pytest.mark.parametrize("name", ["hamlet", "bytes", "words"])
+def test_a_word_surprises_by_all_its_symbols(call, name):
+    record = json.loads(call(name, "other.txt", "--json")[1])
+    symbols = [entry["symbol"] for entry in record["symbols"]]
+    bits = [entry["bits"] or 0 for entry in record["symbols"]]
+    text = "".join(symbols)
+    starts = np.cumsum([0] + [len(symbol) for symbol in symbols])
+    expected: dict[str, float] = {}
+    for match in re.finditer(r"\w+|<unk>", text):
+        parts = [i for i in range(len(symbols)) if match.start() <= starts[i] < match.end()]
+        total = sum(bits[i] for i in parts)
+        expected[match[0]] = max(total, expected.get(match[0], 0))
+    ranked = sorted(expected.items(), key=lambda item: -item[1])[:10]
+    assert [row["text"] for row in record["surprising_words"]] == [word for word, _ in ranked]
+    np.testing.assert_allclose([row["bits"] for row in record["surprising_words"]], [b for _, b in ranked])
+
+
+def test_the_text_is_shown_with_a_digit_below_each_symbol(call, folder):
+    code, output, said = call("other.txt")
+    assert (code, said) == (0, "")
+    record = json.loads(call("other.txt", "--json")[1])
+    lines = output.splitlines()
+    assert lines[0] == "Surprise"
+    assert lines[1] == "Which characters of other.txt does hamlet not expect?"
+    at = lines.index("other.txt")
+    symbols = len(Run(folder / "runs" / "hamlet").vocabulary)
+    assert lines[at + 1] == f"bits a character: 0 is 0, 9 is {math.log2(symbols):.3g}"
+    assert lines[at + 2] == "not to be, or to bo ↵"
+    digits = [
+        " " if entry["bits"] is None else str(min(9, int(10 * entry["bits"] / math.log2(symbols))))
+        for entry in record["symbols"]
+    ]
+    assert lines[at + 3] == "".join(digits[:21]).rstrip()
+    assert lines[at + 4] == "that is↵"
+    assert lines[at + 5] == "".join(digits[21:]).rstrip()
+    assert "The most surprising characters" in lines
+    assert "The most surprising words" in lines
+    assert "1 character that the model has never seen" in " ".join(output.split())
+    assert "\x1b" not in output
+
+
+def test_a_long_text_is_shown_in_part_and_measured_whole(call, monkeypatch):
+    whole = json.loads(call("other.txt", "--json")[1])
+    monkeypatch.setattr(command, "DRAWN", 10)
+    _, output, _ = call("other.txt")
+    words = " ".join(output.split())
+    assert "not to be,\n" in output
+    assert "that is↵" not in output
+    assert (
+        "Note: The first 10 of 29 characters are shown; --html FILE shows more of it, --json all. All are measured."
+        in words
+    )
+    assert re.search(r"characters predicted +28\n", output)
+    assert f"{whole['mean_bits']:.3g} bits a character" in words
+
+
+def test_a_page_can_be_written(call, folder):
+    code, _, said = call("other.txt", "--html", "page.html")
+    assert (code, said) == (0, "Written: page.html\n")
+    page = folder.joinpath("page.html").read_text()
+    assert "other.txt as hamlet reads it" in page
+    assert page.count("<html") == 1
+    assert "http" not in re.sub(r'xmlns[^=]*="[^"]*"', "", page)
+
+
+def test_standard_input_and_the_newest_run(call):
+    piped = json.loads(call("-", "--json", stdin=OTHER)[1])
+    assert (piped["run"], piped["text"]) == ("hamlet", "-")
+    assert piped["symbols"] == json.loads(call("runs/hamlet", "other.txt", "--json")[1])["symbols"]
+
+
+def test_unseen_characters(call):
+    assert call("other.txt", "--json")[2] == (
+        "Note: 'other.txt' has 1 character that the model has never seen, read as ' ' in 1 place: '?'.\n"
+    )
+    skipped = json.loads(call("other.txt", "--json", "--unknown", "skip")[1])
+    assert len(skipped["symbols"]) == len(OTHER) - 1
+    assert call("other.txt", "--unknown", "error") == (
+        2,
+        "",
+        "Error: 'other.txt' has 1 character that the model has never seen: '?'; --unknown skip leaves out what is "
+        "unknown, --unknown replace puts ' ' in its place\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "there is no text to score: name a FILE, or - for standard input"),
+        (["hamlet"], "there is no text to score: name a FILE, or - for standard input"),
+        (["one.txt"], "one.txt has only one character; it takes two, since the first is read and not predicted"),
+        (["hamlett", "other.txt"], "there is no run called 'hamlett' in {runs}. Did you mean 'hamlet'?"),
+        (["hamlet", "gone.txt"], "there is no file or folder 'gone.txt'; "),
+    ],
+)
+def test_mistakes_are_sentences(call, folder, args, message):
+    folder.joinpath("one.txt").write_text("t")
+    code, output, said = call(*args)
+    assert (code, output) == (2, "")
+    assert said.startswith("Error: " + message.format(runs=folder / "runs"))
+    assert said.count("\n") == 1
+
+
+def test_weights_that_are_no_numbers(call, folder):
+    run = train(folder, TEXT, "broken", steps=1)
+    params, notes = checkpoint.load(run.path / BEST)
+    params["head"]["b"] = np.full_like(params["head"]["b"], np.nan)
+    checkpoint.save(run.path / BEST, params, notes)
+    assert call("broken", "other.txt") == (
+        2,
+        "",
+        "Error: the scores of the run 'broken' on other.txt are no numbers: its training went wrong\n",
+    )
+
+
+def test_as_a_process(folder, call):
+    done = subprocess.run(
+        [sys.executable, "-c", "from rnn_cli.main import rnn; rnn()", "score", "other.txt"],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Which characters of other.txt does hamlet not expect?" in done.stdout
