@@ -124,12 +124,12 @@ def test_every_option_may_stand_in_a_configuration_file() -> None:
         "name": '"mine"', "task": '"language-model"',
         "resume": '""', "init-from": '""', "preset": '"char-rnn"', "valid-every": "3", "log-every": "2",
         "quiet": "true", "backend": '"reference"',
-        "json": "false",
+        "json": "false", "flow": "true", "flow-every": "5", "track": '"tensorboard"',
     }  # fmt: skip
-    in_tables = {"cell-option"}
+    in_tables = {"cell-option", "ablate"}
     assert {option.opts[0][2:] for option in OPTIONS} == {*values, *in_tables, "config"}
     lines = ['files = ["fox.txt"]', *(f"{key} = {value}" for key, value in values.items())]
-    run = configured("\n".join(lines) + "\n[cell-option]\nforget_bias = 3\n")
+    run = configured("\n".join(lines) + "\n[cell-option]\nforget_bias = 3\n[ablate]\noutput = 1\n")
     assert run.name == "mine"
     s = run.settings
     assert (s.level, s.valid_fraction, s.unknown, s.cell, s.hidden_size) == ("word", 0.2, "skip", "lstm", 3)
@@ -137,6 +137,7 @@ def test_every_option_may_stand_in_a_configuration_file() -> None:
     assert (s.seq_length, s.batch_size, s.learning_rate, s.schedule, s.optimizer) == (3, 2, 1.0, "linear", "sgd")
     assert (s.grad_clip, s.epochs, s.steps, s.max_time, s.patience, s.seed) == ("3", 4.0, 2, 3600.0, 9, 7)
     assert (s.valid_every, s.log_every, s.backend) == (3, 2, "reference")
+    assert (s.flow, s.flow_every, s.track, s.ablate) == (True, 5, "tensorboard", {"output": 1})
     assert s.cell_option == {"second_bias": True, "forget_bias": 3}  # the preset's, and the file's over it
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from minigrad import scan, trees, vjp, where
 from minigrad.graph import Graph, Op, Operand, TraceError, Value, columns_of, evaluate, trace
-from minigrad.scan.planned import _identity, form_of
+from minigrad.scan.planned import form_of, identity_of
 from minigrad.tensor import PRIMITIVES
 from minigrad.trees import Tree
 from rnn_cells.cell import Cell
@@ -259,7 +259,7 @@ def _graph(cell: Cell, params: Tree, carry: Tree, x: Any) -> Graph:
     """
     given = params, carry, x
     try:
-        key = _identity(cell), form_of(given), tuple((leaf.shape, leaf.dtype) for leaf in trees.leaves(given))
+        key = identity_of(cell), form_of(given), tuple((leaf.shape, leaf.dtype) for leaf in trees.leaves(given))
     except TypeError:  # the cell refers to something that may change
         return _trace(cell, given)
     found = _graphs.get(key)

@@ -64,6 +64,11 @@ class Stacked(Cell):
         return self.cells[-1].output_size
 
     @property
+    def suggested_learning_rate(self) -> float | None:  # type: ignore[override]
+        """What the first layer suggests."""
+        return self.cells[0].suggested_learning_rate
+
+    @property
     def causal(self) -> bool:  # type: ignore[override]
         """Whether every layer is causal."""
         return all(cell.causal for cell in self.cells)

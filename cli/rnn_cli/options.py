@@ -338,7 +338,8 @@ def read_config(path: str) -> dict[str, Any]:
             raise UserError(f"{path!r}: there is no option called {key!r}.{did_you_mean(key.replace('_', '-'), known)}")
         if name in config:
             raise UserError(f"{path!r}: {key!r} stands there twice, once with - and once with _")
-        expected = {"cell_option": (dict, "a table"), "ablate": (dict, "a table"), "quiet": (bool, "true or false"), "json": (bool, "true or false")}
+        tables, flags = ("cell_option", "ablate"), ("quiet", "json", "flow")
+        expected = dict.fromkeys(tables, (dict, "a table")) | dict.fromkeys(flags, (bool, "true or false"))
         texts = ("name", "resume", "init_from", "preset", "cell", "task")
         kind, words = (str, "text") if name in texts else expected.get(name, (object, ""))
         if not isinstance(value, kind):

@@ -178,8 +178,8 @@ def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]
 def _described(subject: Subject) -> str:
     from minigrad import trees
 
-    settings = subject.settings
-    return f"{subject.cell}, {settings.num_layers} x {settings.hidden_size}, {trees.count(subject.params):,} parameters"
+    settings, name = subject.settings, "" if subject.label.startswith(subject.cell) else f"{subject.cell}, "
+    return f"{name}{settings.num_layers} x {settings.hidden_size}, {trees.count(subject.params):,} parameters"
 
 
 def _tell(kind: str, label: str) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import secrets
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 from click.core import ParameterSource
@@ -21,9 +24,13 @@ from rnn_cli.tables import sentence, table
 from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
+
+    from minigrad.trees import Tree
     from rnn_plugins.runs import Run
     from rnn_plugins.settings import Backend
-    from rnn_plugins.text.sampling import Choice
+    from rnn_plugins.tasks.language_model import Model
+    from rnn_plugins.text.sampling import Choice, Position
     from rnn_plugins.text.vocabulary import Unknown
 
 RENAMED = {
@@ -94,6 +101,19 @@ def _translate(arguments: Iterable[str], flags: Mapping[str, bool]) -> Iterator[
     show_default=True,
     help="What becomes of characters of the prime that the model has never seen.",
 )
+@click.option(
+    "--clamp",
+    metavar="UNIT=VALUE",
+    multiple=True,
+    help="Hold a unit at a number, such as h.17=1, layer2.c.3=0, or 17=1 for an output; may be repeated.",
+)
+@click.option(
+    "--save-state",
+    metavar="FILE",
+    type=click.Path(readable=False),
+    help="Keep the network's state at the end of the text.",
+)
+@click.option("--load-state", metavar="FILE", type=click.Path(readable=False), help="Go on from a state that was kept.")
 @click.option("--check", type=click.Choice(["latex"]), help="Count what the text opens and how it closes it, by kind.")
 @BACKEND
 @click.pass_context
@@ -109,6 +129,9 @@ def sample(
     count: int,
     stop: tuple[str, ...],
     unknown: Unknown,
+    clamp: tuple[str, ...],
+    save_state: str | None,
+    load_state: str | None,
     check: str | None,
     backend: Backend,
     **choosing: Any,
@@ -116,63 +139,151 @@ def sample(
     """Let a trained network write.
 
     RUN is the newest one, if none is named. Without a prime, the text begins as after the end of a line.
+
+    A text that is kept with --save-state and goes on with --load-state is the text that would have been written in one
+    go: its draws go on too, unless --seed says otherwise. A prime is then read from that state on.
     """
     _hold(ctx)
     try:
+        import numpy as np
+
         from rnn_plugins.backends import on_backend
         from rnn_plugins.runs import find_run
+        from rnn_plugins.text import state
         from rnn_plugins.text.sampling import Choice
 
         choice = Choice(**choosing)
         chosen = find_run(run)
         text = _prime(prime, prime_file, chosen.vocabulary.level)
         begin = chosen.vocabulary.encode(text, unknown, called="the prime").tolist()
-        if notice := chosen.cell_changed():
+        model = state.clamped(chosen.model, clamp) if clamp else chosen.model
+        params = chosen.params()
+        kept = state.load(load_state, chosen) if load_state else None
+        for notice in filter(None, (chosen.cell_changed(), kept.notice if kept else None)):
             remark(f"Note: {sentence(notice)}")
+        start = Start(chosen, model, params, begin or ([] if kept else chosen.opening), kept.position if kept else None)
+        source = f"From the run {chosen.name}" + (f", from the state in {load_state}" if load_state else "")
+        keeper = None
         if beam:
-            remark(f"From the run {chosen.name}.")
-            texts = _beam(chosen, begin, length, beam, stop)
+            remark(f"{source}.")
+            texts = _beam(start, length, beam, stop)
         else:
-            if choice.draws and seed is None:
-                seed = secrets.randbelow(1_000_000)
-            remark(f"From the run {chosen.name}" + (f", with --seed {seed}." if choice.draws else "."))
-            texts = _draws(chosen, begin, length, choice, seed, stop)
+            rng = kept.rng if kept and seed is None else None
+            if choice.draws and rng is None:
+                seed = secrets.randbelow(1_000_000) if seed is None else seed
+            drawing = f", with --seed {seed}" if rng is None else "; its draws go on"
+            remark(f"{source}{drawing if choice.draws else ''}.")
+            rng = rng or np.random.default_rng(seed)
+            keeper = Keeper(save_state, chosen, rng if choice.draws else None) if save_state else None
+            texts = _draws(start, length, choice, rng, stop, keeper)
         with on_backend(backend):
             for number, (label, pieces) in enumerate(islice(texts, count), start=1):
                 if count > 1:
                     click.secho(f"--- {number} of {count}{', ' if label else ''}{label} ---", dim=True)
                 elif label:
                     remark(f"It has {label}.")
-                written = _stream(chain([chosen.vocabulary.decode(begin)], pieces))
+                with keeper or nullcontext():
+                    written = _stream(chain([chosen.vocabulary.decode(begin)], pieces))
                 if check:
                     _check_latex(written)
+        if keeper and keeper.stopped:
+            ctx.exit(130)
     except KeyboardInterrupt:
         ctx.exit(130)
+
+
+class Start(NamedTuple):
+    """What a text begins with.
+
+    Attributes:
+        run: whose weights write it.
+        model: the run's, or with units clamped.
+        params: its weights.
+        prime: symbols that are read first.
+        after: where they are read; None is at the beginning.
+    """
+
+    run: Run
+    model: Model
+    params: Tree
+    prime: list[int]
+    after: Position | None
+
+
+class Keeper:
+    """Keeps the network's state at the end of a text, also of one that Ctrl-C ends: it then ends with a whole symbol.
+
+    Args:
+        file: where to.
+        run: whose network it is.
+        rng: what draws the text; None where nothing is drawn.
+
+    Attributes:
+        stopped: whether Ctrl-C came; the next one leaves at once, and nothing is kept.
+    """
+
+    def __init__(self, file: str, run: Run, rng: Generator | None) -> None:
+        self.file, self.run, self.rng = file, run, rng
+        self.stopped = False
+        self._position: Position | None = None
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        """Look out for Ctrl-C."""
+        ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # as under nohup, or in the background of a script
+        if threading.current_thread() is threading.main_thread() and not ignored:
+            self._before = signal.signal(signal.SIGINT, self._stop)
+
+    def _stop(self, *_: object) -> None:
+        if self.stopped:
+            raise KeyboardInterrupt
+        self.stopped = True
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write the state where nothing went wrong."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+        if kind is None and self._position:
+            from rnn_plugins.text import state
+
+            state.save(self.file, self.run, self._position, self.rng)
+            remark(f"The state after {self._position.read:,} symbols is in {self.file}.")
+
+    def watched(self, symbols: Iterator[tuple[int, Position]]) -> Iterator[int]:
+        """The symbols alone, up to the one at which Ctrl-C comes."""
+        for symbol, self._position in symbols:
+            yield symbol
+            if self.stopped:
+                return
 
 
 Texts = Iterator[tuple[str, Iterator[str]]]
 """What is to be said of each text, and its pieces."""
 
 
-def _draws(run: Run, begin: list[int], length: int, choice: Choice, seed: int | None, stop: tuple[str, ...]) -> Texts:
+def _draws(
+    start: Start, length: int, choice: Choice, rng: Generator, stop: tuple[str, ...], keeper: Keeper | None
+) -> Texts:
     """Texts without end, one drawn after the other."""
-    import numpy as np
+    from rnn_plugins.text.sampling import begin, follow, sample, write
 
-    from rnn_plugins.text.sampling import sample, write
-
-    model, params, vocabulary = run.model, run.params(), run.vocabulary
-    rng = np.random.default_rng(seed)
+    run, model, params, prime, after = start
     while True:
-        yield "", write(sample(model, params, begin or run.opening, choice, rng), vocabulary, length, stop)
+        if keeper:
+            at = begin(model, params, prime, after)
+            symbols = keeper.watched(follow(model, params, at, choice, rng))
+        else:
+            symbols = sample(model, params, prime, choice, rng, after)
+        yield "", write(symbols, run.vocabulary, length, stop)
 
 
-def _beam(run: Run, begin: list[int], length: int, width: int, stop: tuple[str, ...]) -> Texts:
+def _beam(start: Start, length: int, width: int, stop: tuple[str, ...]) -> Texts:
     """The likeliest texts that a beam finds, the likeliest first."""
     from rnn_plugins.text.sampling import beam_search, write
 
-    vocabulary = run.vocabulary
-    for found in beam_search(run.model, run.params(), begin or run.opening, length, width):
-        text = write(iter(found.symbols), vocabulary, stop=stop)
+    run, model, params, prime, after = start
+    for found in beam_search(model, params, prime, length, width, after):
+        text = write(iter(found.symbols), run.vocabulary, stop=stop)
         yield f"a log probability of {found.log_probability:.3f} nats", text
 
 
@@ -213,6 +324,13 @@ def _hold(ctx: click.Context) -> None:
             raise UserError(f"--{name} is {values[name]}; it must be at least {least}")
     if "" in values["stop"]:
         raise UserError("--stop is empty; give the text that a sample is to end with")
+    if values["save_state"]:
+        file, folder = values["save_state"], str(Path(values["save_state"]).parent)
+        if not Path(folder).is_dir():
+            raise UserError(f"--save-state {file!r} cannot be written: there is no folder {folder!r}")
+        if values["beam"] or values["count"] > 1:
+            option = "beam" if values["beam"] else "count"
+            raise UserError(f"--save-state keeps the state at the end of one text that is drawn: leave out --{option}")
     if values["beam"]:
         drawing = sorted(given & {"temperature", "top_k", "top_p", "greedy", "seed"})
         if drawing:

@@ -265,7 +265,7 @@ def _find_plan(call: _Call, tables: tuple[int, ...], wanted: tuple[bool, ...] | 
             for leaves, skipped in ((call.fixed, 0), (call.states, 1), (call.inputs, 2))
             for leaf in leaves
         )
-        key: Any = (_identity(step), form, shapes, masked, tables, wanted, _without.get())
+        key: Any = (identity_of(step), form, shapes, masked, tables, wanted, _without.get())
         found = _plans.get(key)
     except TypeError:  # it cannot be hashed, and so may change
         traced = _trace(call)
@@ -298,7 +298,7 @@ def _find_plan(call: _Call, tables: tuple[int, ...], wanted: tuple[bool, ...] | 
     return found
 
 
-def _identity(step: Any) -> Any:
+def identity_of(step: Any) -> Any:
     """Something hashable that is equal only where two steps compute the same.
 
     Raises:
@@ -309,9 +309,9 @@ def _identity(step: Any) -> Any:
         if not step.__dataclass_params__.frozen or set(vars(step)) != names:  # type: ignore[attr-defined]
             raise TypeError  # there is more to it than its fields
         # Not the step itself, for a field may be left out of its comparison.
-        return (type(step), *(_identity(getattr(step, part.name)) for part in fields(step)))
+        return (type(step), *(identity_of(getattr(step, part.name)) for part in fields(step)))
     if isinstance(step, tuple):
-        return tuple(map(_identity, step))
+        return tuple(map(identity_of, step))
     if step is None or isinstance(step, str | bool | int | float):
         return type(step), step
     raise TypeError

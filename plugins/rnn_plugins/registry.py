@@ -97,7 +97,7 @@ _FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<name>.*))?")
 
 
 def entries(group: str) -> list[Entry]:
-    """What is installed in a group, ``"cells"``, ``"tasks"`` or ``"reports"``, sorted; a name that two offer is there twice."""
+    """What is installed in a group (``"cells"``, ``"reports"``), sorted; a name that two offer is there twice."""
     found = []
     for point in metadata.entry_points(group=f"rnn.{group}"):
         name, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "")

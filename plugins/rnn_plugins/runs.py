@@ -22,6 +22,7 @@ from minigrad import checkpoint
 from minigrad.trees import Tree
 from rnn_cells import Cell, Stacked
 from rnn_plugins import registry
+from rnn_plugins.ablation import ablated
 from rnn_plugins.errors import UserError, did_you_mean
 from rnn_plugins.places import BEST, LAST, LOCK, MANIFEST, METRICS, run_folders, runs_folder
 from rnn_plugins.settings import Settings
@@ -44,7 +45,7 @@ class Summary:
     Attributes:
         name: of the run.
         task: what it was trained to do.
-        cell: what it is made of.
+        cell: what it is made of, with what was ablated.
         size: layers x units.
         parameters: their number.
         loss: the lowest, nats a symbol; None before the first.
@@ -206,7 +207,7 @@ class Run:
             return Summary(
                 name=self.name,
                 task=self.manifest["task"],
-                cell=self.manifest["cell"]["cell"],
+                cell=", ".join([self.manifest["cell"]["cell"], *(f"{k}={v}" for k, v in settings.ablate.items())]),
                 size=f"{settings.num_layers}x{settings.hidden_size}",
                 parameters=self.manifest["parameters"],
                 loss=loss,
@@ -264,11 +265,17 @@ class Run:
 
 
 def build_model(settings: Settings, vocabulary_size: int, make_cell: Callable[[int], Cell]) -> Model:
-    """The model that settings describe, its cells made by ``make_cell(input_size)``."""
+    """The model that settings describe, its cells made by ``make_cell(input_size)`` and then ablated.
+
+    Raises:
+        UserError: the cells have no such activations as are to be ablated.
+    """
     embedding = settings.embedding_size or 0
     layers = [make_cell(embedding or vocabulary_size)]
     for _ in range(settings.num_layers - 1):
         layers.append(make_cell(layers[-1].output_size))
+    if settings.ablate:
+        layers = ablated(layers, settings)
     single = settings.num_layers == 1
     cell = layers[0] if single else Stacked(layers, settings.dropout, settings.variational_dropout)
     return Model(cell, vocabulary_size, embedding, settings.dropout, settings.variational_dropout, dtype=settings.dtype)

@@ -22,8 +22,9 @@ import numpy as np
 from minigrad import trees, value_and_grad
 from minigrad.diagnosis import explain
 from minigrad.training import NotFinite
-from rnn_cells import Cell, Stacked
+from rnn_cells import Cell
 from rnn_plugins import backends, registry
+from rnn_plugins.ablation import ablations
 from rnn_plugins.backends import is_compiled, on_backend, settled
 from rnn_plugins.errors import UserError
 from rnn_plugins.places import BEST, LAST
@@ -41,10 +42,13 @@ LEARNING_RATE = 2e-3
 WARM_UP = 200
 """Steps of warm-up that a diverged run is advised to try."""
 
-CHANGEABLE = ("files", "epochs", "steps", "max_time", "patience", "valid_every", "log_every", "backend")
+CHANGEABLE = (
+    "files", "epochs", "steps", "max_time", "patience", "valid_every", "log_every", "backend", "flow", "flow_every",
+    "track",
+)  # fmt: skip
 """What may be given anew when a run goes on; the files, as long as they hold the same text."""
 
-INHERITED = ("task", "cell", "cell_option", "hidden_size", "num_layers", "embedding_size", "level")
+INHERITED = ("task", "cell", "cell_option", "ablate", "hidden_size", "num_layers", "embedding_size", "level")
 """What a run that starts with another's weights takes over from it."""
 
 
@@ -215,7 +219,7 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
     trainer.resume()
     step = trainer.state.step
     last = ", which is its last; --epochs or --steps trains it further" if step >= trainer.total_steps else ""
-    session = Session(run, corpus, task, trainer, [f"it goes on after step {step:,}{last}"])
+    session = Session(run, corpus, task, trainer, [f"it goes on after step {step:,}{last}", *ablations(settings)])
     session.notices += filter(None, [run.cell_changed()])
     if other:
         session.notices.append(
@@ -355,6 +359,7 @@ def _lay_out(
     trainer.begin(params)
     if decided.valid_fraction and len(task.valid_tokens) < 2:
         notices.append("the text is too short to hold some of it out, so the training loss chooses the best weights")
+    notices += ablations(decided)
     return Session(run, corpus, task, trainer, list(filter(None, [*corpus.notices, task.notice, *notices])))
 
 
@@ -384,8 +389,7 @@ def _decide(settings: Settings, corpus: Corpus, make_cell: Callable[[int], Cell]
     model = build_model(settings, symbols, make_cell)
     task = _task(model, corpus, settings)
     if settings.learning_rate is None:
-        cell = model.cell.cells[0] if isinstance(model.cell, Stacked) else model.cell
-        settings = replace(settings, learning_rate=type(cell).suggested_learning_rate or LEARNING_RATE)
+        settings = replace(settings, learning_rate=model.cell.suggested_learning_rate or LEARNING_RATE)
     if settings.epochs is None and settings.steps is None:
         short = task.steps_per_epoch * EPOCHS < MIN_STEPS
         settings = replace(settings, steps=MIN_STEPS) if short else replace(settings, epochs=EPOCHS)
@@ -444,7 +448,7 @@ def _hold(settings: Settings, run: Run, names: Iterable[str], advice: str) -> No
     """
     for name in names:
         here, there = getattr(settings, name), getattr(run.settings, name)
-        if name == "cell_option":  # the command line gives text
+        if name in ("cell_option", "ablate"):  # the command line gives text
             here, there = ({key: str(value).lower() for key, value in options.items()} for options in (here, there))
         if here != there:
             shown = [_pairs(value) if isinstance(value, dict) else value for value in (here, there)]

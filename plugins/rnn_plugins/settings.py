@@ -137,7 +137,8 @@ class Settings:
         ranges: dict[str, tuple[float, float]] = {
             "hidden_size": (1, 1e6), "num_layers": (1, 1000), "embedding_size": (0, 1e6), "seq_length": (1, 1e6),
             "batch_size": (1, 1e6), "steps": (0, 1e12), "epochs": (0, 1e9), "max_time": (0, 1e9),
-            "valid_every": (0, 1e12), "log_every": (1, 1e12), "flow_every": (1, 1e12), "patience": (0, 1e12), "seed": (0, 2**63),
+            "valid_every": (0, 1e12), "log_every": (1, 1e12), "flow_every": (1, 1e12), "patience": (0, 1e12),
+            "seed": (0, 2**63),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
@@ -238,19 +239,20 @@ class Settings:
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Settings from several places, of which later ones win.
 
-    Options of a cell are merged one by one, and dropped where a later layer names another cell; ``epochs`` puts an
-    earlier layer's ``steps`` aside.
+    Options of a cell and its ablations are merged one by one, and dropped where a later layer names another cell;
+    ``epochs`` puts an earlier layer's ``steps`` aside.
     """
+    of_cell = ("cell_option", "ablate")
     merged: dict[str, Any] = {}
     for layer in layers:
         if layer.get("cell", merged.get("cell")) != merged.get("cell"):
-            merged.pop("cell_option", None)
+            for name in of_cell:
+                merged.pop(name, None)
         if "epochs" in layer:
             merged.pop("steps", None)
-        options = {**merged.get("cell_option", {}), **layer.get("cell_option", {})}
+        tables = {name: {**merged.get(name, {}), **layer.get(name, {})} for name in of_cell}
         merged |= layer
-        if options:
-            merged["cell_option"] = options
+        merged |= {name: table for name, table in tables.items() if table}
     return merged
 
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from minigrad import trees
 from minigrad.training import NotFinite, start, train
 from minigrad.trees import Tree
-from rnn_cells import Stacked
 from rnn_cells.anatomy import Anatomy, anatomy
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
@@ -168,8 +167,7 @@ def fresh(text: str, corpus: Corpus, settings: Settings, steps: int = 0) -> Subj
 
 def learning_rate(model: Model, settings: Settings) -> float:
     """The rate that was given, or what the cell suggests."""
-    cell = model.cell.cells[0] if isinstance(model.cell, Stacked) else model.cell
-    return settings.learning_rate or type(cell).suggested_learning_rate or LEARNING_RATE
+    return settings.learning_rate or model.cell.suggested_learning_rate or LEARNING_RATE
 
 
 def _trained(

@@ -133,12 +133,45 @@ def opening(vocabulary: Vocabulary, tokens: Array) -> list[int]:
     return [int(symbol) for symbol in tail[-OPENING:]]
 
 
-def start_of_text(model: Model, params: Tree, prime: Sequence[int]) -> tuple[Tree, Array]:
+@dataclass(frozen=True)
+class Position:
+    """A place in a text: what is needed to go on from it.
+
+    Attributes:
+        carry: of the model, after all symbols so far; one sequence.
+        scores: the logits of the next symbol, (V,).
+        read: the symbols so far, drawn ones included.
+        drawn: those drawn since a prime was read last; on it depends which code takes the next step, and so its last
+            bits.
+    """
+
+    carry: Tree
+    scores: Array
+    read: int
+    drawn: int = 0
+
+
+def begin(model: Model, params: Tree, prime: Sequence[int], after: Position | None = None) -> Position:
+    """The place after ``prime``, which is read from ``after`` on, or else from the model's first carry."""
+    if after is None:
+        return Position(*start_of_text(model, params, prime), len(prime))
+    if not prime:
+        return after
+    return Position(*start_of_text(model, params, prime, after.carry), after.read + len(prime))
+
+
+def start_of_text(model: Model, params: Tree, prime: Sequence[int], carry: Tree = None) -> tuple[Tree, Array]:
     """Read ``prime``: the carry after it and the logits of the next symbol, (V,).
 
     Without a prime nothing has been read, and every symbol is as likely as any other.
+
+    Args:
+        model: the model.
+        params: its parameters, plain arrays.
+        prime: symbols.
+        carry: of one sequence, where reading starts; None is the model's first.
     """
-    carry = model.init_carry(1)
+    carry = model.init_carry(1) if carry is None else carry
     ids = np.asarray(prime, np.intp)
     for start in range(0, len(ids) - 1, READ_AT_ONCE):
         carry, _ = model.unroll(params, carry, ids[:-1][start : start + READ_AT_ONCE, None])
@@ -148,7 +181,14 @@ def start_of_text(model: Model, params: Tree, prime: Sequence[int]) -> tuple[Tre
     return carry, logits[0]
 
 
-def sample(model: Model, params: Tree, prime: Sequence[int], choice: Choice, rng: np.random.Generator) -> Iterator[int]:
+def sample(
+    model: Model,
+    params: Tree,
+    prime: Sequence[int],
+    choice: Choice,
+    rng: np.random.Generator,
+    after: Position | None = None,
+) -> Iterator[int]:
     """Symbols one after another, without end.
 
     Args:
@@ -157,12 +197,14 @@ def sample(model: Model, params: Tree, prime: Sequence[int], choice: Choice, rng
         prime: symbols that the text starts with; they are read and not repeated.
         choice: how a symbol is chosen.
         rng: draws.
+        after: where the prime is read; None is at the beginning.
 
     Raises:
         UserError: the model's scores are no numbers.
     """
-    carry, logits = start_of_text(model, params, prime)
-    for _ in range(BEFORE_PLANNING):
+    at = begin(model, params, prime, after)
+    carry, logits = at.carry, at.scores
+    for _ in range(at.drawn, BEFORE_PLANNING):
         symbol = choice.pick(logits, rng)
         yield symbol
         carry, rows = model.step(params, carry, np.array([symbol]))
@@ -179,6 +221,30 @@ def sample(model: Model, params: Tree, prime: Sequence[int], choice: Choice, rng
             carry, rows = model.step(params, carry, np.array([symbol]))
         symbol = choice.pick(rows[0], rng)
         yield symbol
+
+
+def follow(
+    model: Model, params: Tree, at: Position, choice: Choice, rng: np.random.Generator
+) -> Iterator[tuple[int, Position]]:
+    """The symbols that ``sample`` gives from a place on, each with the place after it.
+
+    It is slower, for none is drawn ahead.
+
+    Raises:
+        UserError: the model's scores are no numbers.
+    """
+    step, prepared = None, False
+    while True:
+        symbol = choice.pick(at.scores, rng)
+        if at.drawn >= BEFORE_PLANNING and not prepared:
+            step, prepared = model.stepper(params, at.carry), True
+        if step is not None:
+            (rows,) = step([symbol])
+            carry = trees.unflatten(at.carry, step.carry)
+        else:
+            carry, rows = model.step(params, at.carry, np.array([symbol]))
+        at = Position(carry, np.array(rows[0]), at.read + 1, at.drawn + 1)
+        yield symbol, at
 
 
 def _drawn_ahead(step: DrawingStepper, symbol: int, choice: Choice, rng: np.random.Generator) -> Iterator[int]:
@@ -247,7 +313,9 @@ class Continuation(NamedTuple):
     log_probability: float
 
 
-def beam_search(model: Model, params: Tree, prime: Sequence[int], length: int, width: int) -> list[Continuation]:
+def beam_search(
+    model: Model, params: Tree, prime: Sequence[int], length: int, width: int, after: Position | None = None
+) -> list[Continuation]:
     """The likeliest continuations of ``length`` symbols that a beam of ``width`` texts finds, the likeliest first.
 
     Args:
@@ -256,12 +324,13 @@ def beam_search(model: Model, params: Tree, prime: Sequence[int], length: int, w
         prime: symbols that the text starts with.
         length: how many symbols to add.
         width: how many texts are kept after each symbol; 1 is greedy.
+        after: where the prime is read; None is at the beginning.
 
     Raises:
         UserError: the model's scores are no numbers.
     """
-    carry, logits = start_of_text(model, params, prime)
-    rows = logits[None]
+    at = begin(model, params, prime, after)
+    carry, rows = at.carry, at.scores[None]
     scores = np.zeros(1)
     trail: list[tuple[Array, Array]] = []  # of each step, which text was continued and by which symbol
     for added in range(length):

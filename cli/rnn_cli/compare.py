@@ -1,0 +1,231 @@
+"""``rnn compare``: networks side by side. What is held equal stands in ``contest``, what is said in ``comparison``."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rnn_cli import completion
+from rnn_cli.console import errors, is_live, remark
+from rnn_cli.display import duration, figure
+from rnn_cli.options import OPTIONS, RUN, Setting, collect
+from rnn_cli.output import chosen, output_options, put
+from rnn_cli.tables import sentence
+from rnn_cli.train import Train
+from rnn_plugins.errors import UserError
+
+if TYPE_CHECKING:
+    from rnn_plugins.contest import Contest
+    from rnn_plugins.runs import Run
+    from rnn_plugins.sessions import Session
+
+SHARED = (
+    "level", "valid-fraction", "hidden-size", "num-layers", "embedding-size", "dropout", "dtype", "seq-length",
+    "batch-size", "learning-rate", "schedule", "optimizer", "grad-clip", "epochs", "steps", "max-time", "seed",
+    "log-every", "backend",
+)  # fmt: skip
+"""Options of ``rnn train`` that hold for all cells."""
+
+SIDE_BY_SIDE = "Side by side"
+
+INTERRUPTED = 130
+
+EXAMPLES = """\b
+Examples:
+  rnn compare gru-book lstm-book
+  rnn compare --cell rnn --cell gru --cell lstm book.txt --hidden-size 128 --epochs 2
+  rnn compare --cell lstm --cell lstm:forget_bias=3 book.txt --match seconds --max-time 60s --html page.html"""
+
+
+@click.command(cls=Train, epilog=EXAMPLES)
+@click.argument("runs_or_files", metavar="[RUN|FILE]...", nargs=-1, shell_complete=completion.runs_or_files)
+@output_options
+@click.pass_context
+def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any) -> None:
+    """Compare runs, or train cells side by side and compare them.
+
+    Without --cell, RUN names two trained runs or more; those that differ in nothing but their seeds count together.
+
+    With --cell, given twice or more, those cells are trained on FILE (builtin:latex if none is named), --seeds runs of
+    each, in turn: on the same text, with the same batches and seeds, each with the learning rate that suits it unless
+    --learning-rate gives one for all. --hidden-size is that of the first; the others get the size that --match asks
+    for. The runs stay in the runs folder. Ctrl-C ends it, and what was finished is compared.
+    """
+    output = chosen(given)
+    cells, match, seeds = given.pop("cell"), given.pop("match"), given.pop("seeds")
+    wanted = collect((), given)
+    from rnn_plugins.comparison import compare as laid_out
+    from rnn_plugins.comparison import group
+    from rnn_plugins.contest import SEEDS, contest
+
+    interrupted = False
+    about: tuple[str, ...] = ()
+    if cells:
+        _hold_files(runs_or_files)
+        if runs_or_files:
+            wanted["files"] = runs_or_files
+        planned = contest(cells, wanted, match or "params", SEEDS if seeds is None else seeds)
+        about = (*planned.about, _described(planned))
+        for line in about:
+            remark(line)
+        groups, interrupted = _trained(planned)
+        if interrupted and len(groups) < 2:
+            remark("Interrupted before two cells had a run, so there is nothing to compare.")
+            ctx.exit(INTERRUPTED)
+        if interrupted:
+            remark("Interrupted: what follows compares the runs that were finished.")
+    else:
+        useless = [key for key, value in (("match", match), ("seeds", seeds)) if value is not None]
+        _hold_runs(runs_or_files, [*useless, *wanted])
+        groups = group(_found(runs_or_files))
+    page = laid_out(groups, _tell)
+    put([page], " and ".join(page.subjects), about, output)
+    if interrupted:
+        ctx.exit(INTERRUPTED)
+
+
+compare.params[1:1] = [
+    Setting(
+        SIDE_BY_SIDE,
+        "cell",
+        "A cell to train, with options of its own; give two or more.",
+        default="none: runs are compared",
+        metavar="NAME[:KEY=VALUE,...]",
+        multiple=True,
+        shell_complete=completion.cells,
+    ),
+    Setting(
+        SIDE_BY_SIDE,
+        "match",
+        "What is held equal: parameters, operations a symbol, time of training, or the settings alone.",
+        default="params",
+        type=click.Choice(["params", "flops", "seconds", "none"]),
+    ),
+    Setting(SIDE_BY_SIDE, "seeds", "Runs of each cell, with as many seeds.", default=3, type=int),
+    *(option for option in OPTIONS if option.opts[0][2:] in SHARED),
+    Setting(
+        RUN,
+        "valid-every",
+        "Steps between validations.",
+        default="ten a run or more; 100 where --max-time decides",
+        type=int,
+    ),
+]
+
+
+def _hold_runs(names: tuple[str, ...], useless: list[str]) -> None:
+    """See whether runs can be compared as asked.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if useless:
+        option = useless[0].replace("_", "-")
+        raise UserError(f"--{option} is for cells that are trained to be compared: give --cell too, or leave it out")
+    if not names:
+        raise UserError("there is nothing to compare: name two runs, or give --cell twice and a text")
+    if len(names) == 1:
+        raise UserError(f"there is one run to compare, {names[0]!r}: name another beside it")
+
+
+def _hold_files(files: tuple[str, ...]) -> None:
+    """See whether what follows ``--cell`` is a text.
+
+    Raises:
+        UserError: it is a run.
+    """
+    from rnn_plugins.places import MANIFEST, runs_folder
+
+    for file in files:
+        if any((path / MANIFEST).is_file() for path in (runs_folder() / file, Path(file))):
+            raise UserError(f"{file!r} is a run, and with --cell a text to train on is expected: leave one of them out")
+
+
+def _found(names: tuple[str, ...]) -> list[Run]:
+    from rnn_plugins.runs import find_run
+
+    runs = []
+    for name in names:
+        try:
+            runs.append(find_run(name))
+        except UserError:
+            if not os.path.isfile(name):
+                raise
+            raise UserError(f"{name!r} is a text: give --cell and --cell to train cells on it, or name runs") from None
+        if notice := runs[-1].cell_changed():
+            remark(f"Note: {sentence(notice)}")
+    return runs
+
+
+def _described(contest: Contest) -> str:
+    settings = next(iter(contest.settings.values()))
+    equal = {
+        "params": "as many parameters as the first has",
+        "flops": "as many operations a symbol as the first takes",
+        "seconds": "the same time of training",
+        "none": "the same settings",
+    }[contest.match]
+    seeds = f"seed {contest.seeds[0]}"
+    if len(contest.seeds) > 1:
+        seeds = f"seeds {contest.seeds[0]} to {contest.seeds[-1]}"
+    return f"On {', '.join(settings.files)}, {seeds}, with {equal}"
+
+
+def _trained(contest: Contest) -> tuple[dict[str, list[Run]], bool]:
+    """Train all runs.
+
+    Returns:
+        The runs by cell, those that diverged among them, and whether they were interrupted; one that was is left out.
+    """
+    groups: dict[str, list[Run]] = {}
+    said: set[str] = set()
+    total = len(contest.settings) * len(contest.seeds)
+    try:
+        for number, (label, session) in enumerate(contest.sessions(), start=1):
+            for notice in session.notices:
+                if notice not in said:
+                    remark(f"Note: {sentence(notice)}")
+                said.add(notice)
+            _train(session, f"{number} of {total}, {session.run.name}")
+            groups.setdefault(label, []).append(session.run)
+    except KeyboardInterrupt:
+        return groups, True
+    return groups, False
+
+
+def _train(session: Session, name: str) -> None:
+    """Train a run, with a bar that shows how far it is where somebody is watching."""
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    from minigrad.training import NotFinite
+
+    trainer = session.trainer
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
+    try:
+        with (
+            closing(trainer.events()) as events,
+            Progress(*columns, console=errors(), transient=True, disable=not is_live()) as bars,
+        ):
+            bar = bars.add_task(name, total=1.0, left="")
+            for progress in events:
+                bars.update(bar, completed=progress.done, left=f"{duration(progress.seconds_left)} left")
+    except NotFinite as error:
+        remark(f"{name}: diverged at step {error.step:,}")
+    else:
+        loss = trainer.tally.best_loss
+        if loss is not None:
+            took = duration(max((record["seconds"] for record in session.run.records()), default=0.0))
+            remark(
+                f"{name}: {figure(session.run.bits(loss))} bits a character after {trainer.state.step:,} steps, {took}"
+            )
+    finally:
+        session.run.release()
+
+
+def _tell(name: str) -> None:
+    if is_live():
+        remark(f"looking at {name} ...")

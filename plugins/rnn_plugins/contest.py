@@ -1,0 +1,284 @@
+"""Cells that are trained side by side on one text: what is held equal between them, and the order of their runs.
+
+Training itself is the trainer's, and what comes out is compared elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from minigrad import trees
+from minigrad.graph import TraceError
+from rnn_cells import Cell
+from rnn_plugins import registry
+from rnn_plugins.cost import operations
+from rnn_plugins.errors import UserError
+from rnn_plugins.places import runs_folder
+from rnn_plugins.reports.subject import parse_cell
+from rnn_plugins.runs import Run, build_model
+from rnn_plugins.sessions import Session, start
+from rnn_plugins.settings import Settings
+from rnn_plugins.tasks.language_model import ONE_HOT_LIMIT, Model
+from rnn_plugins.tasks.task import Task
+from rnn_plugins.text.corpus import Corpus, load_corpus, split
+
+Match = Literal["params", "flops", "seconds", "none"]
+"""What is held equal between cells: parameters, operations a symbol, time of training, or nothing but the settings."""
+
+SEEDS = 3
+"""Runs of each cell where nobody says: the fewest that show a spread of which something can be said."""
+
+LOOKS = 10
+"""Validations that a run has at least, so that it becomes a curve."""
+
+TIMED_LOOKS = 100
+"""Steps between validations of a run whose length in steps nobody knows."""
+
+UNENDING = 1_000_000_000
+"""Steps of a run that ends with its time."""
+
+LARGEST = 1_000_000
+"""The largest hidden size that is tried."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Cells that are trained side by side.
+
+    Attributes:
+        settings: of each cell's runs but for the seed, by the cell as it was asked for.
+        seeds: of the runs of each.
+        match: what is held equal.
+        about: what was chosen, a sentence each.
+    """
+
+    settings: Mapping[str, Settings]
+    seeds: tuple[int, ...]
+    match: Match
+    about: tuple[str, ...]
+
+    def sessions(self) -> Iterator[tuple[str, Session]]:
+        """Each run, ready to be trained before the next is asked for, with the cell that it is of.
+
+        The cells take turns, one seed after another, so that a machine that grows slower does so for all of them.
+        """
+        seconds: float | None = None
+        for seed in self.seeds:
+            for label, settings in self.settings.items():
+                if self.match == "seconds" and seconds is not None:
+                    settings = replace(settings, max_time=seconds, steps=UNENDING, epochs=None)
+                given = settings.to_json() | {"seed": seed}
+                session = start(given, name=_free_name(f"{Path(label).name}-{_stem(settings.files[0])}-s{seed}"))
+                yield label, session
+                if seconds is None:
+                    seconds = settings.max_time or seconds_of(session.run)
+
+
+def contest(cells: Sequence[str], given: Mapping[str, Any], match: Match = "params", seeds: int = SEEDS) -> Contest:
+    """Decide how cells are compared on a text.
+
+    Args:
+        cells: as ``parse_cell`` takes them; the hidden sizes of all but the first follow from ``match``.
+        given: the settings that are not to be the defaults; a learning rate that is not given is each cell's own.
+        match: what is held equal.
+        seeds: runs of each cell.
+
+    Raises:
+        UserError: there are fewer than two cells, a setting or the text will not do, or no size matches.
+    """
+    if len(cells) < 2:
+        raise UserError(f"there is one cell to compare, {cells[0]}: give another --cell beside it")
+    for one, other in combinations(cells, 2):
+        if one == other:
+            raise UserError(f"--cell {one} is given twice: leave one of them out")
+    if seeds < 1:
+        raise UserError(f"--seeds is {seeds}; it must be at least 1")
+    common = Settings(**given)
+    if "-" in common.files:
+        raise UserError("standard input can be read only once, and each run reads the text: save it to a file first")
+    if match == "seconds":
+        common = _timed(common, given)
+    common = replace(common, files=common.files or ("builtin:latex",))
+    corpus = load_corpus(common.files, level=common.level, valid_fraction=common.valid_fraction)
+    symbols = len(corpus.vocabulary)
+    if common.embedding_size is None:  # settled here, because by itself it would follow the hidden size
+        size = 0 if symbols <= ONE_HOT_LIMIT else min(common.hidden_size, 128)
+        common = replace(common, embedding_size=size)
+    first = common.seed if common.seed is not None else secrets.randbelow(1_000_000)
+    entered: dict[str, Settings] = {}
+    made: dict[str, Cell] = {}  # once each, as finding one among all that is installed takes its time
+    for cell in cells:
+        name, options = parse_cell(cell)
+        entered[cell] = replace(common, cell=name, cell_option=options)
+        made[cell] = registry.make_cell(name, symbols, common.hidden_size, options)
+    measure = {"params": _parameters, "flops": operations}.get(match)
+    if measure:
+        entered = _matched(entered, made, symbols, measure)
+    models = {label: _model(settings, made[label], symbols) for label, settings in entered.items()}
+    if not common.valid_every:
+        every = _validations(entered[cells[0]], models[cells[0]], corpus, match)
+        entered = {label: replace(settings, valid_every=every) for label, settings in entered.items()}
+    return Contest(entered, tuple(range(first, first + seeds)), match, tuple(_about(entered, models, match)))
+
+
+def _timed(settings: Settings, given: Mapping[str, Any]) -> Settings:
+    """The settings of runs that end with the time.
+
+    Raises:
+        UserError: something else is to end them too, or the learning rate depends on how long they are.
+    """
+    if settings.max_time is not None:
+        if settings.steps is not None or settings.epochs is not None:
+            raise UserError(
+                "--match seconds takes the time from --max-time, or from the first run, whose length is --steps or "
+                "--epochs: leave one of them out"
+            )
+        settings = replace(settings, steps=UNENDING)
+    if "schedule" not in given:
+        return replace(settings, schedule="constant")
+    if settings.schedule.partition(":")[0] in ("cosine", "linear"):
+        raise UserError(
+            f"--schedule {settings.schedule} needs to know how many steps a run takes, and with --match seconds nobody "
+            "does: give --schedule constant or exponential"
+        )
+    return settings
+
+
+def match_size(measure: Callable[[int], float], goal: float) -> int:
+    """The size whose measure comes closest to a goal, for a measure that does not fall where the size grows.
+
+    Raises:
+        UserError: no size reaches the goal.
+    """
+    measure, step = cache(measure), 1
+    low, high = 0, _guess(measure, goal)
+    while measure(high) < goal:
+        low, high, step = high, high + step, 2 * step
+        if high > LARGEST:
+            raise UserError(
+                f"no hidden size up to {LARGEST:,} makes a cell as large as the first: give another --match"
+            )
+    while not low and high > step and measure(high - step) >= goal:
+        high, step = high - step, 2 * step
+    low = max(low, high - step, 0)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if measure(middle) < goal else (low, middle)
+    return min((size for size in (low, high) if size), key=lambda size: abs(measure(size) - goal))
+
+
+def _guess(measure: Callable[[int], float], goal: float) -> int:
+    """The size at which the parabola through three small ones reaches the goal, as the weights of most cells make one.
+
+    Large models take long to make, so that it is worth while to begin near the right one.
+    """
+    first, second, third = (measure(size) for size in (8, 16, 24))
+    a = (third - 2 * second + first) / 128
+    b = (third - first) / 16 - 32 * a
+    c = second - 256 * a - 16 * b
+    if a > 0:
+        size = (math.sqrt(max(b * b - 4 * a * (c - goal), 0)) - b) / (2 * a)
+    elif b > 0:
+        size = (goal - c) / b
+    else:
+        size = 1
+    return int(min(max(size, 1), LARGEST))
+
+
+def _matched(
+    entered: Mapping[str, Settings], cells: Mapping[str, Cell], symbols: int, measure: Callable[[Model], int]
+) -> dict[str, Settings]:
+    """The settings with the hidden sizes that make every model as large as the first."""
+    found: dict[str, Settings] = {}
+    goal = 0
+    for label, settings in entered.items():
+
+        def of_size(size: int, settings: Settings = settings, cell: Cell = cells[label]) -> int:
+            return measure(_model(replace(settings, hidden_size=size), cell, symbols))
+
+        try:
+            goal = goal or of_size(settings.hidden_size)
+            size = match_size(of_size, goal) if found else settings.hidden_size
+        except TraceError as error:
+            raise UserError(f"the operations of {label} cannot be counted, because {error}: --match params") from None
+        found[label] = replace(settings, hidden_size=size)
+    return found
+
+
+def _model(settings: Settings, cell: Cell, symbols: int) -> Model:
+    """The model of these settings, made of cells as ``cell``, whatever its sizes.
+
+    Raises:
+        UserError: the cell does not take a size.
+    """
+    hidden = settings.hidden_size
+    try:
+        return build_model(settings, symbols, lambda size: replace(cell, input_size=size, hidden_size=hidden))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _parameters(model: Model) -> int:
+    return trees.count(model.init_params(np.random.default_rng(0)))
+
+
+def _validations(settings: Settings, model: Model, corpus: Corpus, match: Match) -> int:
+    """Steps between validations; 0 leaves it open."""
+    if match == "seconds" and settings.max_time is not None:
+        return TIMED_LOOKS
+    training, _ = split(corpus, settings.valid_fraction)
+    if len(training) < 2:
+        return 0  # there will be no run
+    task = task_of(model, settings, len(training))
+    usual = settings.steps_between_validations(task.steps_per_epoch)
+    return max(1, min(usual, settings.total_steps(task.steps_per_epoch) // LOOKS))
+
+
+def task_of(model: Model, settings: Settings, symbols: int) -> Task:
+    """What a run trains, without its text: it knows what a step and an epoch are.
+
+    Args:
+        model: what is trained.
+        settings: of the run.
+        symbols: how many are trained on, two or more.
+    """
+    nothing = np.zeros(0, np.intp)
+    make = registry.load("tasks", settings.task)
+    task: Task = make(model, np.broadcast_to(np.intp(0), symbols), nothing, settings.seq_length, settings.batch_size)
+    return task
+
+
+def _about(entered: Mapping[str, Settings], models: Mapping[str, Model], match: Match) -> Iterator[str]:
+    for label, settings in entered.items():
+        model = models[label]
+        line = f"{label}: {settings.num_layers} x {settings.hidden_size}, {_parameters(model):,} parameters"
+        if match == "flops":
+            line += f", {operations(model):,} operations a symbol"
+        yield line
+
+
+def _free_name(wish: str) -> str:
+    """A name for a run that is not taken."""
+    stem = re.sub(r"[^\w.-]+", "-", wish).strip("-.")
+    taken = {path.name for path in runs_folder().glob("*")}
+    names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken)
+
+
+def _stem(source: str) -> str:
+    return Path(source.removeprefix("builtin:")).name.partition(".")[0] or "text"
+
+
+def seconds_of(run: Run) -> float:
+    """How long a run was trained."""
+    return max((record["seconds"] for record in run.records()), default=0.0)

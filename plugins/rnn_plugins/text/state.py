@@ -1,0 +1,170 @@
+"""A network's state while it writes: kept in a file, taken up again, or with units held at a number.
+
+The file is a checkpoint (``minigrad.checkpoint``); how symbols are chosen stands in ``sampling.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from minigrad import checkpoint, trees
+from rnn_cells import Stacked
+from rnn_cells.ablated import Ablated
+from rnn_cells.anatomy import State, anatomy
+from rnn_plugins.errors import UserError
+from rnn_plugins.places import BEST
+from rnn_plugins.runs import Run
+from rnn_plugins.tasks.language_model import Model
+from rnn_plugins.text.sampling import Position
+
+KIND = "state of a text"
+"""What the metadata of such a file call it."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A state out of a file.
+
+    Attributes:
+        position: the place in the text.
+        rng: what drew the text so far, as it was then; None where nothing was drawn.
+        notice: a sentence where the state is of other weights; otherwise empty.
+    """
+
+    position: Position
+    rng: np.random.Generator | None
+    notice: str
+
+
+def save(path: str, run: Run, position: Position, rng: np.random.Generator | None) -> None:
+    """Keep a state in a file.
+
+    Args:
+        path: where to.
+        run: whose model wrote the text.
+        position: the place in the text.
+        rng: what draws it; None where nothing is drawn.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    notes = {
+        "kind": KIND,
+        "run": run.name,
+        "weights": _weights(run),
+        "cell": run.manifest["cell"]["cell"],
+        "carries": _carries(run),
+        "symbols": position.read,
+        "drawn": position.drawn,
+        "rng": rng and rng.bit_generator.state,
+    }
+    try:
+        checkpoint.save(path, {"carry": position.carry, "scores": position.scores}, notes)
+    except OSError as error:
+        raise UserError(f"--save-state {path!r} cannot be written: {(error.strerror or str(error)).lower()}") from None
+
+
+def load(path: str, run: Run) -> Kept:
+    """A state that ``save`` kept, for the model of a run.
+
+    Raises:
+        UserError: there is none in the file, or it does not fit the run.
+    """
+    try:
+        tree, notes = checkpoint.load(path)
+    except checkpoint.CheckpointError as error:
+        raise UserError(f"--load-state: {error}") from None
+    if notes.get("kind") != KIND:
+        raise UserError(f"--load-state {path!r} holds no state: give a file that rnn sample --save-state has written")
+    model = run.model
+    first, source = model.init_carry(1), notes["run"]
+    here, there = _carries(run), notes["carries"]
+    try:
+        pairs = trees.zip_leaves(first, tree["carry"])
+        fits = all(mine.shape == kept.shape for mine, kept in pairs)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise UserError(
+            f"--load-state {path!r} is of the run {source!r}, which carries {there}, and the run {run.name!r} carries "
+            f"{here}: a state goes on in a network of the same sizes"
+        )
+    known, symbols = len(tree["scores"]), model.vocabulary_size
+    if known != symbols:
+        raise UserError(
+            f"--load-state {path!r} is of the run {source!r}, which knows {known:,} symbols, and the run {run.name!r} "
+            f"knows {symbols:,}: a state goes on in a network of the same sizes"
+        )
+    carry = trees.cast(trees.unflatten(first, [kept for _, kept in pairs]), model.dtype)
+    rng = None
+    if notes["rng"]:
+        rng = np.random.default_rng(0)
+        rng.bit_generator.state = notes["rng"]
+    notice = ""
+    if notes["weights"] != _weights(run):
+        notice = f"the state is of other weights, those of the run {source!r}: its units need not mean the same here"
+    return Kept(Position(carry, tree["scores"], notes["symbols"], notes["drawn"]), rng, notice)
+
+
+def clamped(model: Model, texts: Sequence[str]) -> Model:
+    """The model with units of its states held at a number from where they are computed on.
+
+    Args:
+        model: which.
+        texts: ``UNIT=VALUE``. A unit is a state (``State.label``) and a number from 0, such as ``h.17`` or
+            ``layer2.c.3``; a bare number is a unit of the last layer's h.
+
+    Raises:
+        UserError: a text cannot be read, or names no unit.
+    """
+    states = anatomy(model.cell).states
+    held: dict[tuple[State, int], float] = {}
+    for text in texts:
+        unit, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--clamp is {text!r}; write it as UNIT=VALUE, such as h.17=1")
+        held[_unit(unit, text, states)] = _value(value, text)
+    layers: list[Any] = list(model.cell.cells) if isinstance(model.cell, Stacked) else [model.cell]
+    for i, layer in enumerate(layers):
+        own = [state for state in states if state.layer in (0, i + 1)]
+        of_layer = tuple((own.index(state), unit, value) for (state, unit), value in held.items() if state in own)
+        if of_layer:
+            layers[i] = Ablated(layer, clamped=of_layer)
+    if isinstance(model.cell, Stacked):
+        return replace(model, cell=Stacked(layers, model.cell.dropout, model.cell.variational))
+    return replace(model, cell=layers[0])
+
+
+def _unit(text: str, given: str, states: Sequence[State]) -> tuple[State, int]:
+    label, _, number = text.rpartition(".")
+    found = [state for state in states if (state.label == label if label else state.name == "h")]
+    if found and number.isdecimal() and int(number) < found[-1].size:
+        return found[-1], int(number)
+    units = ", ".join(f"{state.label}.0 to {state.label}.{state.size - 1}" for state in states) or "none"
+    raise UserError(f"--clamp is {given!r}; the units of this network are {units}")
+
+
+def _value(text: str, given: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"--clamp is {given!r}; what a unit is held at must be a number")
+    return value
+
+
+def _carries(run: Run) -> str:
+    """The states of a run's model with their sizes, in words."""
+    return ", ".join(f"{state.label} ({state.size})" for state in anatomy(run.model.cell).states) or "nothing"
+
+
+def _weights(run: Run) -> str:
+    """The SHA-256 of the weights that text is written with."""
+    return hashlib.sha256((run.path / BEST).read_bytes()).hexdigest()

@@ -1,0 +1,240 @@
+"""``rnn compare``: runs that there are and cells side by side, what is said, what is written, what is refused."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from tiny_runs import TEXT
+from tiny_runs import train as trained
+
+from rnn_cli.main import rnn
+from rnn_plugins import comparison
+from rnn_plugins.places import METRICS
+from rnn_plugins.runs import find_runs
+from rnn_plugins.tasks.language_model import LanguageModel
+
+SMALL = "--hidden-size 6 --seq-length 8 --batch-size 4 --steps 12 --seed 3 --learning-rate 0.01"
+
+
+@pytest.fixture(autouse=True)
+def settled(tmp_path, monkeypatch):
+    """A folder with a text, fox.txt, and runs beside it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RNN_RUNS", "runs")
+    monkeypatch.setenv("RNN_LAB_CACHE", "cache")
+    monkeypatch.setattr(comparison, "POSITIONS", 20)
+    Path("fox.txt").write_text(TEXT)
+    return tmp_path
+
+
+def compare(line):
+    result = CliRunner().invoke(rnn, ["compare", *shlex.split(line)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def refused(line):
+    code, out, said = compare(line)
+    assert (code, out) == (2, "")
+    assert said.startswith("Error: ")
+    return said.removeprefix("Error: ").removesuffix("\n")
+
+
+def numbers(out, label):
+    (page,) = json.loads(out)["reports"].values()
+    return {quantity["key"]: quantity["value"] for quantity in page["quantities"][label]}
+
+
+def test_cells_side_by_side_are_trained_said_and_compared():
+    code, out, said = compare(f"--cell rnn --cell gru:reset=after fox.txt --seeds 2 {SMALL}")
+    assert code == 0, said
+    lines = said.splitlines()
+    assert lines[0].startswith("rnn: 1 x 6, ")
+    assert lines[1].startswith("gru:reset=after: 1 x ")
+    assert lines[2] == "On fox.txt, seeds 3 to 4, with as many parameters as the first has"
+    finished = [line.partition(":")[0] for line in lines if " bits a character after 12 steps, " in line]
+    assert finished == [
+        "1 of 4, rnn-fox-s3",
+        "2 of 4, gru-reset-after-fox-s3",
+        "3 of 4, rnn-fox-s4",
+        "4 of 4, gru-reset-after-fox-s4",
+    ]
+    for words in ("Comparison", "standard deviation", "operations a symbol", "Loss against time", "rnn-fox-s4"):
+        assert words in out
+    assert {run.name for run in find_runs()} == {line.partition(", ")[2] for line in finished}
+    assert {run.settings.learning_rate for run in find_runs()} == {0.01}
+
+
+def test_the_runs_can_be_compared_again_with_the_same_numbers():
+    code, first, _ = compare(f"--cell rnn --cell gru fox.txt --seeds 2 --match none --json - {SMALL}")
+    assert code == 0
+    code, again, said = compare("rnn-fox-s3 runs/rnn-fox-s4 gru-fox-s3 gru-fox-s4 --json -")
+    assert (code, said) == (0, "")
+    for label in ("rnn", "gru"):
+        assert numbers(first, label) == numbers(again, label)
+    assert numbers(first, "gru")["hidden_size"] == 6
+    about = json.loads(first)["about"]
+    assert about[-1] == "On fox.txt, seeds 3 to 4, with the same settings"
+
+
+def test_operations_and_seconds_can_be_held_equal():
+    code, out, said = compare(f"--cell rnn --cell lstm fox.txt --seeds 1 --match flops --json - {SMALL}")
+    assert code == 0
+    assert "with as many operations a symbol as the first takes" in said
+    assert "seed 3, with" in said
+    one, other = (numbers(out, label)["operations"] for label in ("rnn", "lstm"))
+    assert abs(one - other) / one < 0.3
+    timed = SMALL.replace("--steps 12", "--max-time 0.2s")
+    code, out, said = compare(f"--cell rnn --cell lstm fox.txt --seeds 1 --match seconds --json - {timed}")
+    assert code == 0
+    assert "with the same time of training" in said
+    ended = [run for run in find_runs() if run.manifest["outcome"] == "time"]
+    assert [(run.settings.max_time, run.settings.schedule) for run in ended] == [(0.2, "constant")] * 2
+
+
+def test_pages_and_pictures_are_written():
+    pytest.importorskip("matplotlib")
+    compare(f"--cell rnn --cell gru fox.txt --seeds 1 {SMALL}")
+    code, out, said = compare("rnn-fox-s3 gru-fox-s3 --html page.html --svg plots.svg --json numbers.json")
+    assert code == 0
+    assert "Loss against characters seen" in out
+    assert "Written: page.html" in said
+    assert "Loss against time" in Path("page.html").read_text()
+    assert Path("plots.svg").read_text().count("<svg") == 1
+    assert json.loads(Path("numbers.json").read_text())["heading"] == "rnn-fox-s3 and gru-fox-s3"
+
+
+def test_runs_on_other_texts_are_shown_with_a_notice(tmp_path):
+    trained(tmp_path, TEXT, "one")
+    trained(tmp_path, TEXT.upper(), "other")
+    code, out, _ = compare("one other")
+    assert code == 0
+    assert "Note: the runs were not trained on the same text" in out
+    assert "No verdict, because the comparison is not fair" in out
+
+
+def test_what_a_session_has_to_say_is_said_once():
+    _, _, said = compare("--cell rnn --cell gru fox.txt --seeds 1 --hidden-size 4 --steps 2 --batch-size 500 --seed 1")
+    assert said.count("Note: The text is short") == 1
+
+
+def test_ctrl_c_compares_what_was_finished(monkeypatch):
+    batch, calls = LanguageModel.batch, []
+
+    def interrupting(self, step):
+        calls.append(step)
+        if len(calls) == 12 * 2 + 5:
+            raise KeyboardInterrupt
+        return batch(self, step)
+
+    monkeypatch.setattr(LanguageModel, "batch", interrupting)
+    code, out, said = compare(f"--cell rnn --cell gru fox.txt --seeds 2 --json - {SMALL}")
+    assert code == 130
+    assert said.splitlines()[-1] == "Interrupted: what follows compares the runs that were finished."
+    assert [numbers(out, label)["seeds"] for label in ("rnn", "gru")] == [1, 1]
+    (cut,) = (run for run in find_runs() if run.name == "rnn-fox-s4")
+    assert cut.manifest["outcome"] == "interrupted"
+    assert not cut.is_trained()
+
+
+def test_ctrl_c_in_the_first_run_leaves_nothing_to_compare(monkeypatch):
+    def interrupting(self, step):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LanguageModel, "batch", interrupting)
+    code, out, said = compare(f"--cell rnn --cell gru fox.txt {SMALL}")
+    assert (code, out) == (130, "")
+    assert said.splitlines()[-1] == "Interrupted before two cells had a run, so there is nothing to compare."
+
+
+def test_a_run_that_diverges_is_told_and_the_others_go_on():
+    # Adam's steps are as long as its rate: rectified units grow beyond all numbers, and those of tanh do not.
+    code, out, said = compare(
+        "--cell rnn --cell irnn --cell lstm fox.txt --seeds 1 --hidden-size 6 --seq-length 30 --batch-size 4 "
+        "--steps 12 --seed 3 --learning-rate 1e3"
+    )
+    assert code == 0
+    (line,) = (line for line in said.splitlines() if "diverged" in line)
+    assert line.startswith("2 of 3, irnn-fox-s3: diverged at step ")
+    assert "irnn: the run 'irnn-fox-s3' diverged at step" in " ".join(out.split())
+    assert "with the learning rate 1000: train it with a lower one" in " ".join(out.split())
+    assert "3 of 3, lstm-fox-s3: " in said
+
+
+REFUSED = [
+    ("", "there is nothing to compare: name two runs, or give --cell twice and a text"),
+    ("one", "there is one run to compare, 'one': name another beside it"),
+    ("one one", "the run 'one' is named twice: leave one of them out"),
+    ("one gone", "there is no run called 'gone' in runs. Did you mean 'one'? There is one"),
+    ("one fox.txt", "'fox.txt' is a text: give --cell and --cell to train cells on it, or name runs"),
+    ("--cell rnn fox.txt", "there is one cell to compare, rnn: give another --cell beside it"),
+    ("--cell rnn --cell rnn fox.txt", "--cell rnn is given twice: leave one of them out"),
+    (
+        "--cell rnn --cell gru one",
+        "'one' is a run, and with --cell a text to train on is expected: leave one of them out",
+    ),
+    ("--cell rnn --cell gru fox.txt --seeds 0", "--seeds is 0; it must be at least 1"),
+    ("--cell rnn --cell gru fox.txt --hidden-size 0", "--hidden-size is 0; it must be at least 1"),
+    *(
+        (
+            f"one {option} {value}",
+            f"{option} is for cells that are trained to be compared: give --cell too, or leave it out",
+        )
+        for option, value in (("--match", "params"), ("--seeds", "2"), ("--hidden-size", "9"))
+    ),
+    (
+        "--cell rnn --cell gru:reset fox.txt",
+        "'gru:reset' is neither the name of a cell nor a Python file: write path/to/file.py:Class",
+    ),
+    (
+        "--cell rnn --cell gru - --steps 1",
+        "standard input can be read only once, and each run reads the text: save it to a file first",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), REFUSED, ids=[line for line, _ in REFUSED])
+def test_what_is_refused_is_told_in_a_sentence(line, said, tmp_path):
+    trained(tmp_path, TEXT, "one")
+    before = {run.name for run in find_runs()}
+    assert refused(line) == said
+    assert {run.name for run in find_runs()} == before
+
+
+def test_a_missing_text_is_told():
+    assert "gone.txt" in refused("--cell rnn --cell gru gone.txt")
+
+
+def test_an_unknown_match_is_told():
+    code, _, said = compare("--cell rnn --cell gru --match time fox.txt")
+    assert code == 2
+    assert "'time' is not one of 'params', 'flops', 'seconds', 'none'" in said
+
+
+def test_runs_without_a_loss_are_told(tmp_path):
+    for name in ("one", "other"):
+        run = trained(tmp_path, TEXT, name)
+        run.update(best=None)
+        (run.path / METRICS).unlink()
+    assert refused("one other") == (
+        "the run 'one' has measured no loss yet: train it longer; "
+        "the run 'other' has measured no loss yet: train it longer"
+    )
+
+
+def test_as_a_process():
+    line = f"compare --cell rnn --cell gru builtin:hello --seeds 1 {SMALL}"
+    done = subprocess.run(
+        [sys.executable, "-c", "from rnn_cli.main import rnn; rnn()", *line.split()],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Loss against characters seen" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+    assert sorted(os.listdir("runs")) == ["gru-hello-s3", "rnn-hello-s3"]

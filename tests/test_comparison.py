@@ -1,0 +1,494 @@
+"""Contests and comparisons: sizes that match, curves over seeds, what is fair, and who is said to be best."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_runs import TEXT, train
+
+from minigrad import trees
+from rnn_plugins import comparison, registry
+from rnn_plugins.comparison import Contestant, compare, group, look, over_seeds, read, verdict
+from rnn_plugins.contest import contest, match_size
+from rnn_plugins.cost import operations
+from rnn_plugins.errors import UserError
+from rnn_plugins.places import METRICS
+from rnn_plugins.reports.report import Look, to_json
+from rnn_plugins.reports.subject import of_run
+from rnn_plugins.runs import Run, build_model
+from rnn_plugins.text.builtin import HELLO
+
+SYMBOLS = len(set(HELLO))
+CELLS = [entry.name for entry in registry.entries("cells")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Runs on one text and on others; those of ``pair`` differ in nothing but their seeds."""
+    folder = tmp_path_factory.mktemp("comparison")
+    every = {"valid_every": 10, "log_every": 5}
+    train(folder, TEXT, "hamlet", **every)
+    folder.joinpath("runs", "hamlet").rename(folder / "runs" / "pair-1")
+    train(folder, TEXT, "hamlet", seed=2, **every)
+    folder.joinpath("runs", "hamlet").rename(folder / "runs" / "pair-2")
+    train(folder, TEXT, "hamlet", cell="lstm", cell_option={"forget_bias": "2"}, **every)
+    train(folder, TEXT.upper(), "loud", **every)
+    train(folder, TEXT, "words", level="word", **every)
+    train(folder, "hello", "hello", seq_length=4, batch_size=1)
+    return folder
+
+
+@pytest.fixture
+def run(folder, monkeypatch):
+    """A run by its name."""
+    monkeypatch.setenv("RNN_RUNS", str(folder / "runs"))
+    monkeypatch.setenv("RNN_LAB_CACHE", str(folder / "cache"))
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(comparison, "POSITIONS", 20)
+    return lambda name: Run(folder / "runs" / name)
+
+
+def quantities(page, label):
+    return {quantity.key: quantity.value for quantity in page.quantities[label]}
+
+
+def scored(**losses):
+    """Contestants of whom only the losses in bits a character are known."""
+    return [Contestant(label, tuple(SimpleNamespace(bits=bits) for bits in each)) for label, each in losses.items()]
+
+
+# Sizes ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 3000), st.integers(0, 9), st.integers(1, 9))
+def test_the_size_of_a_measure_that_is_reached_exactly_is_found(size, a, b):
+    def measure(n):
+        return a * n * n + b * n + 5
+
+    assert match_size(measure, measure(size)) == size
+
+
+@given(st.floats(0, 1e6))
+def test_otherwise_no_other_size_comes_closer(goal):
+    def measure(n):
+        return 3 * n * n + n
+
+    found = match_size(measure, goal)
+    assert all(abs(measure(found) - goal) <= abs(measure(n) - goal) for n in (max(1, found - 1), found + 1))
+
+
+def test_a_measure_that_does_not_grow_is_told():
+    with pytest.raises(UserError) as raised:
+        match_size(lambda n: 7, 8)
+    assert str(raised.value) == (
+        "no hidden size up to 1,000,000 makes a cell as large as the first: give another --match"
+    )
+
+
+def measured(settings, match):
+    model = build_model(
+        settings, SYMBOLS, lambda size: registry.make_cell(settings.cell, size, settings.hidden_size, {})
+    )
+    return operations(model) if match == "flops" else trees.count(model.init_params(np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize("match", ["params", "flops"])
+@given(cells=st.permutations(CELLS).map(lambda cells: cells[:2]), size=st.integers(1, 40), layers=st.integers(1, 2))
+def test_every_cell_gets_the_size_that_comes_closest_to_the_first(match, cells, size, layers):
+    given = {"files": ("builtin:hello",), "hidden_size": size, "num_layers": layers, "seed": 0}
+    planned = contest(cells, given, match)
+    first, other = planned.settings.values()
+    assert first.hidden_size == size
+    goal = measured(first, match)
+    sizes = [max(1, other.hidden_size - 1), other.hidden_size, other.hidden_size + 1]
+    below, here, above = (abs(measured(replace(other, hidden_size=n), match) - goal) for n in sizes)
+    assert here <= below
+    assert here <= above
+
+
+def test_a_contest_says_what_it_chose():
+    given = {"files": ("builtin:hello",), "hidden_size": 16, "seed": 7}
+    planned = contest(["rnn", "lstm:forget_bias=2"], given, "params", 2)
+    assert planned.seeds == (7, 8)
+    assert planned.about == ("rnn: 1 x 16, 437 parameters", "lstm:forget_bias=2: 1 x 7, 404 parameters")
+    assert planned.settings["lstm:forget_bias=2"].cell_option == {"forget_bias": "2"}
+    given["hidden_size"] = 4
+    (_, line) = contest(["rnn", "gru"], given, "flops").about
+    assert line == "gru: 1 x 2, 63 parameters, 77 operations a symbol"
+    assert [s.hidden_size for s in contest(["rnn", "gru"], given, "none").settings.values()] == [4, 4]
+
+
+def test_each_cell_has_its_own_learning_rate_unless_one_is_given():
+    given = {"files": ("builtin:hello",), "seed": 1}
+    assert {s.learning_rate for s in contest(["rnn", "lstm"], given).settings.values()} == {None}
+    given["learning_rate"] = 0.5
+    assert {s.learning_rate for s in contest(["rnn", "lstm"], given).settings.values()} == {0.5}
+
+
+def test_an_embedding_does_not_follow_the_hidden_size(tmp_path):
+    text = tmp_path / "many.txt"
+    text.write_text("".join(map(chr, range(0x4E00, 0x4F00))) + "ab" * 500)
+    planned = contest(["rnn", "lstm"], {"files": (str(text),), "hidden_size": 20, "seed": 1})
+    assert [settings.embedding_size for settings in planned.settings.values()] == [20, 20]
+
+
+def test_a_run_has_ten_validations_or_more_and_a_timed_one_does_not_need_its_length():
+    given = {"files": ("builtin:hello",), "seed": 1, "hidden_size": 8}
+
+    def first(given, match="params"):
+        return next(iter(contest(["rnn", "gru"], given, match, 1).settings.values()))
+
+    assert first(given | {"steps": 200}).valid_every == 20
+    assert first(given | {"steps": 5}).valid_every == 1
+    assert first(given | {"steps": 200, "valid_every": 33}).valid_every == 33
+    timed = first(given | {"max_time": "9s"}, "seconds")
+    assert (timed.valid_every, timed.max_time, timed.schedule) == (100, 9.0, "constant")
+    assert first(given | {"schedule": "exponential:decay=0.5", "steps": 3}, "seconds").schedule.startswith(
+        "exponential"
+    )
+
+
+@pytest.mark.parametrize(
+    ("cells", "given", "match", "seeds", "said"),
+    [
+        (["rnn"], {}, "params", 1, "there is one cell to compare, rnn: give another --cell beside it"),
+        (["rnn", "gru", "rnn"], {}, "params", 1, "--cell rnn is given twice: leave one of them out"),
+        (["rnn", "gru"], {}, "params", 0, "--seeds is 0; it must be at least 1"),
+        (
+            ["rnn", "gru"],
+            {"files": ("-",)},
+            "params",
+            1,
+            "standard input can be read only once, and each run reads the text: save it to a file first",
+        ),
+        (
+            ["rnn", "gru"],
+            {"max_time": 9.0, "steps": 9},
+            "seconds",
+            1,
+            "--match seconds takes the time from --max-time, or from the first run, whose length is --steps or "
+            "--epochs: leave one of them out",
+        ),
+        (
+            ["rnn", "gru"],
+            {"schedule": "linear"},
+            "seconds",
+            1,
+            "--schedule linear needs to know how many steps a run takes, and with --match seconds nobody does: give "
+            "--schedule constant or exponential",
+        ),
+    ],
+)
+def test_what_no_contest_can_be_made_of(cells, given, match, seeds, said):
+    with pytest.raises(UserError) as raised:
+        contest(cells, given, match, seeds)
+    assert str(raised.value) == said
+
+
+def test_operations_of_a_step_that_is_no_graph_cannot_be_matched(tmp_path):
+    file = tmp_path / "odd.py"
+    file.write_text(
+        "from rnn_cells.rnn import RNN\n"
+        "class Odd(RNN):\n"
+        "    def __call__(self, params, h, x):\n"
+        "        return super().__call__(params, h if float(h.sum()) else h, x)\n"
+    )
+    cells = [f"{file}:Odd", "rnn"]
+    with pytest.raises(UserError) as raised:
+        contest(cells, {"files": ("builtin:hello",), "seed": 1}, "flops")
+    assert str(raised.value) == (
+        f"the operations of {cells[0]} cannot be counted, because it decides by the value of a tensor (if, while, "
+        "bool, float, int or item): --match params"
+    )
+
+
+# Runs in turn ---------------------------------------------------------------------------------------------------
+
+
+def carried_out(planned):
+    done = []
+    for label, session in planned.sessions():
+        for _ in session.trainer.events():
+            pass
+        done.append((label, session.run))
+    return done
+
+
+def test_cells_take_turns_with_the_same_seeds_and_batches(tmp_path, monkeypatch):
+    monkeypatch.setenv("RNN_RUNS", str(tmp_path / "runs"))
+    given = {"files": ("builtin:hello",), "hidden_size": 4, "steps": 3, "seed": 5, "seq_length": 3, "batch_size": 1}
+    planned = contest(["rnn", "gru:reset=after"], given, "none", 2)
+    done = carried_out(planned)
+    assert [(label, run.name) for label, run in done] == [
+        ("rnn", "rnn-hello-s5"),
+        ("gru:reset=after", "gru-reset-after-hello-s5"),
+        ("rnn", "rnn-hello-s6"),
+        ("gru:reset=after", "gru-reset-after-hello-s6"),
+    ]
+    assert [run.settings.seed for _, run in done] == [5, 5, 6, 6]
+    assert [run.settings.learning_rate for _, run in done[:2]] == [
+        registry.cell_class(name).suggested_learning_rate or 0.002 for name in ("rnn", "gru")
+    ]
+    assert next(run.name for _, run in carried_out(planned)) == "rnn-hello-s5-2"
+
+
+def test_equal_time_is_that_of_the_first_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("RNN_RUNS", str(tmp_path / "runs"))
+    given = {"files": ("builtin:hello",), "hidden_size": 4, "steps": 40, "seed": 5, "seq_length": 3, "batch_size": 1}
+    (_, first), *others = carried_out(contest(["rnn", "gru"], given, "seconds", 2))
+    seconds = list(first.records())[-1]["seconds"]
+    assert first.manifest["outcome"] == "finished"
+    assert [run.settings.max_time for _, run in others] == [seconds] * 3
+    assert [run.manifest["outcome"] for _, run in others] == ["time"] * 3
+
+
+# One run --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_read_as_its_files_say(run):
+    hamlet = run("hamlet")
+    trial = read(hamlet)
+    records = list(hamlet.records())
+    assert trial.loss == min(record["valid_loss"] for record in records if "valid_loss" in record)
+    assert (trial.steps, trial.held_out) == (30, True)
+    assert trial.characters == 30 * 16 * 4  # steps of 16 symbols in 4 lanes
+    assert trial.seconds == records[-1]["seconds"]
+    assert trial.speed == np.median([record["tokens_per_second"] for record in records])
+    assert trial.curve[0].tolist() == [10 * 64, 20 * 64, 30 * 64]
+    assert trial.curve[1].tolist() == [r["seconds"] for r in records if "valid_loss" in r]
+    assert trial.curve[2].tolist() == [r["valid_loss"] / math.log(2) for r in records if "valid_loss" in r]
+
+
+def test_words_are_counted_in_characters(run):
+    words = run("words")
+    data = words.manifest["data"]
+    share = data["characters"] / data["symbols"]
+    assert share > 2
+    trial = read(words)
+    assert trial.characters == pytest.approx(30 * 16 * 4 * share)
+    assert trial.bits == pytest.approx(trial.loss / math.log(2) / share)
+
+
+def test_without_held_out_text_it_is_the_training_loss(run):
+    hello = read(run("hello"))
+    assert not hello.held_out
+    assert hello.characters == 30 * 4
+    assert hello.curve[2, -1] == pytest.approx(list(run("hello").records())[-1]["train_loss"] / math.log(2))
+
+
+def test_the_lag_is_that_of_the_flow_report_for_the_state_that_reaches_farthest(run):
+    subject = of_run(run("hamlet"))
+    findings = registry.load("reports", "flow")().measure(
+        subject, Look(lags=len(subject.tokens) // 2 - 1, positions=20)
+    )
+    lags = [q.value for q in findings.quantities if q.key.startswith("one_percent_lag")]
+    assert len(lags) == 2  # h and c
+    expected = math.inf if None in lags else max(lags)
+    assert look(read(run("hamlet"))).reach == pytest.approx(expected)
+
+
+def test_a_run_that_ended_with_its_time_is_measured_there(folder, run, monkeypatch):
+    monkeypatch.setattr(
+        "rnn_plugins.trainer.Trainer._ending", lambda self, s: "time" if self.state.step == 14 else None
+    )
+    ended = train(folder, TEXT, "ended", valid_every=10)
+    before = read(ended)
+    after = look(before)
+    weights = ended.last()[0]["params"]
+    subject = of_run(ended)
+    loss = subject.model.evaluate(weights, subject.tokens)
+    assert (before.steps, before.curve.shape, after.curve.shape) == (14, (3, 1), (3, 2))
+    assert after.curve[:, 1].tolist() == [14 * 64, before.seconds, pytest.approx(loss / math.log(2))]
+    assert after.loss == min(loss, before.loss) == loss
+
+
+def test_a_run_whose_text_is_gone_is_compared_by_its_records(folder, run):
+    lost = train(folder, TEXT, "lost")
+    folder.joinpath("lost.txt").unlink()
+    trial = look(read(lost))
+    assert trial.reach is trial.structure is None
+    (notice,) = trial.notices
+    assert notice.startswith("lost: its weights were not looked at, because ")
+    assert "lost.txt" in notice
+
+
+def test_brackets_are_judged_where_text_and_writing_have_them(folder, run):
+    brackets = train(folder, "(ab) [cd] " * 200, "brackets", steps=60, hidden_size=20, learning_rate=0.02)
+    assert look(read(brackets)).structure > 0.9
+    assert look(read(run("hamlet"))).structure is None
+
+
+# Curves ---------------------------------------------------------------------------------------------------------
+
+
+def test_curves_are_averaged_where_all_of_them_are():
+    one = np.array([[0.0, 2.0, 4.0], [0.0, 1.0, 2.0], [8.0, 4.0, 2.0]])
+    other = np.array([[1.0, 3.0], [3.0, 5.0], [4.0, 2.0]])
+    seen, seconds, mean, low, high = over_seeds([one, other])
+    assert seen.tolist() == [1, 2, 3]
+    assert seconds.tolist() == [(0.5 + 3) / 2, (1 + 4) / 2, (1.5 + 5) / 2]
+    assert mean.tolist() == [(6 + 4) / 2, (4 + 3) / 2, (3 + 2) / 2]
+    assert (low.tolist(), high.tolist()) == ([4, 3, 2], [6, 4, 3])
+
+
+def test_one_curve_stays_as_it_is_and_none_or_strangers_give_nothing():
+    one = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    assert [part.tolist() for part in over_seeds([one])] == [[1, 2], [3, 4], [5, 6], [5, 6], [5, 6]]
+    assert [len(part) for part in over_seeds([one, np.zeros((3, 0))])] == [0] * 5
+    later = one + np.array([[9.0], [0.0], [0.0]])
+    assert [len(part) for part in over_seeds([one, later])] == [0] * 5
+
+
+# Several --------------------------------------------------------------------------------------------------------
+
+
+def test_runs_that_differ_in_nothing_but_the_seed_are_one(run):
+    runs = [run(name) for name in ("pair-1", "hamlet", "pair-2")]
+    assert {label: [r.name for r in each] for label, each in group(runs).items()} == {
+        "gru": ["pair-1", "pair-2"],
+        "hamlet": ["hamlet"],
+    }
+
+
+def test_a_run_named_twice_is_told(run):
+    with pytest.raises(UserError) as raised:
+        group([run("hamlet"), run("pair-1"), run("hamlet")])
+    assert str(raised.value) == "the run 'hamlet' is named twice: leave one of them out"
+
+
+def test_a_comparison_has_every_number_of_its_runs(run):
+    page = compare(group([run(name) for name in ("pair-1", "pair-2", "hamlet")]))
+    assert page.subjects == ("gru", "hamlet")
+    pair, hamlet = (quantities(page, label) for label in page.subjects)
+    bits = [read(run(name)).bits for name in ("pair-1", "pair-2")]
+    assert pair["bits"] == pytest.approx(np.mean(bits))
+    assert pair["deviation"] == pytest.approx(np.std(bits, ddof=1))
+    assert pair["range"] == f"{min(bits):.3f} to {max(bits):.3f}"
+    assert (pair["seeds"], hamlet["seeds"], hamlet["deviation"], hamlet["range"]) == (2, 1, None, None)
+    assert hamlet["parameters"] == run("hamlet").manifest["parameters"]
+    assert hamlet["operations"] == operations(run("hamlet").model)
+    assert (hamlet["hidden_size"], hamlet["learning_rate"]) == (12, run("hamlet").settings.learning_rate)
+    assert "structure" not in hamlet  # the text has no brackets
+    assert "num_layers" not in hamlet  # all have one
+    by_characters, by_seconds, table = page.figures
+    assert [curve.label for curve in by_characters.curves] == ["gru", "hamlet"]
+    assert by_characters.curves[0].x.tolist() == [640, 1280, 1920]
+    assert by_characters.curves[1].low is None
+    assert np.all(by_characters.curves[0].low <= by_characters.curves[0].y)
+    assert by_seconds.curves[1].x.tolist() == read(run("hamlet")).curve[1].tolist()
+    assert [row[0] for row in table.rows] == ["pair-1", "pair-2", "hamlet"]
+    assert page.notices == ()
+    assert to_json([page])["compare"]["quantities"]["gru"][0]["value"] == pair["loss"]
+
+
+@pytest.mark.parametrize(
+    ("names", "notices", "fair"),
+    [
+        (("hamlet", "pair-1"), [], True),
+        (("hamlet", "loud"), ["the runs were not trained on the same text ({0}/hamlet.txt; {0}/loud.txt)"], False),
+        (
+            ("hamlet", "words"),
+            ["the runs read symbols of different kinds, which only bits a character make comparable"],
+            True,
+        ),
+        (
+            ("hamlet", "hello"),
+            [
+                "the runs were not trained on the same text ({0}/hamlet.txt; {0}/hello.txt)",
+                "not all runs were measured on held-out text: hello",
+            ],
+            False,
+        ),
+    ],
+)
+def test_what_is_not_fair_is_told_and_gets_no_verdict(folder, run, names, notices, fair):
+    page = compare(group([run(name) for name in names]))
+    expected = [notice.format(folder) for notice in notices]
+    assert list(page.notices)[: len(expected)] == expected
+    said = page.verdict[""]
+    if not fair:
+        assert said == (f"No verdict, because the comparison is not fair: {'; '.join(expected)}.",)
+    else:
+        assert said[0].startswith("The lowest loss is that of ")
+
+
+def test_different_shares_held_out_are_not_fair(folder, run):
+    half = train(folder, TEXT, "half", valid_fraction=0.5)
+    page = compare(group([run("pair-1"), half]))
+    assert page.notices[0] == "the runs do not hold out the same share of the text (0.1, 0.5)"
+    assert page.verdict[""][0].startswith("No verdict")
+
+
+def test_training_losses_are_called_so(folder, run):
+    other = train(folder, "hello", "hello2", seq_length=4, batch_size=1, cell="rnn")
+    page = compare(group([run("hello"), other]))
+    assert page.notices[0] == "nothing is held out: the losses are those of the text that was trained on"
+
+
+def test_runs_that_say_nothing_are_told_and_the_others_compared(folder, run):
+    diverged, young = (train(folder, TEXT, name) for name in ("diverged", "young"))
+    diverged.update(outcome="diverged", step=7)
+    young.update(outcome=None, best=None, step=None)
+    (young.path / METRICS).unlink()
+    page = compare({"a": [Run(diverged.path)], "b": [Run(young.path)], "c": [run("hamlet")]})
+    rate = diverged.settings.learning_rate
+    assert page.failed == {
+        "a": f"the run 'diverged' diverged at step 7, with the learning rate {rate:g}: train it with a lower one",
+        "b": "the run 'young' has measured no loss yet: train it longer",
+    }
+    assert page.subjects == ("c", "a", "b")
+    assert page.verdict[""] == ()
+    page = compare({"a": [Run(diverged.path), run("pair-1")], "c": [run("hamlet")]})
+    assert page.failed == {}
+    assert page.notices == (
+        f"the run 'diverged' diverged at step 7, with the learning rate {rate:g}: train it with a lower one",
+    )
+    with pytest.raises(UserError, match="has measured no loss yet"):
+        compare({"b": [Run(young.path)]})
+
+
+@pytest.mark.parametrize(("outcome", "words"), [("interrupted", "was interrupted"), (None, "has not ended")])
+def test_a_run_that_has_not_come_to_its_end_is_told(folder, run, outcome, words):
+    train(folder, TEXT, f"cut-{outcome}").update(outcome=outcome)
+    page = compare(group([run(f"cut-{outcome}"), run("hamlet")]))
+    assert page.notices == (f"the run 'cut-{outcome}' {words}: it is shown as it was after step 30",)
+
+
+# Verdicts -------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_is_named_with_what_it_is_ahead():
+    assert verdict(scored(rnn=[3.0, 3.01, 2.99], gru=[2.0, 2.01, 1.99])) == (
+        "gru is the best, with 2.000 bits a character.",
+        "rnn is 1.000 behind gru (p < 0.0001).",
+    )
+
+
+def test_ties_are_called_ties():
+    assert verdict(scored(rnn=[3.0, 3.01, 2.99], gru=[2.0, 2.02, 1.98], lstm=[2.01, 2.03, 1.99])) == (
+        "gru and lstm are tied: 2.000 to 2.010 bits a character, which is within the spread.",
+        "rnn is 1.000 behind gru (p < 0.0001).",
+        "More seeds would show smaller differences.",
+    )
+    assert verdict(scored(a=[3.09, 3.1, 3.11], b=[3.1, 3.11, 3.12], c=[0.99, 1.0, 1.01])) == (
+        "c is the best, with 1.000 bits a character.",
+        "a and b are tied, 2.100 behind c (p < 0.0001): 3.100 to 3.110 bits a character, which is within the spread.",
+        "More seeds would show smaller differences.",
+    )
+
+
+def test_one_run_wins_nothing():
+    assert verdict(scored(rnn=[3.0], gru=[2.0])) == (
+        "The lowest loss is that of gru, 2.000 bits a character.",
+        "That is no verdict: rnn and gru have only one run, so the difference cannot be told from chance. Runs with "
+        "other seeds tell more.",
+    )
+    assert verdict(scored(rnn=[3.0], gru=[2.0, 2.1]))[1].startswith("That is no verdict: rnn has only one run, so")
+
+
+def test_one_contestant_is_no_contest():
+    assert verdict(scored(rnn=[3.0, 3.1])) == ()
