@@ -46,7 +46,6 @@ VALUES: dict[str, tuple[st.SearchStrategy[Any], st.SearchStrategy[Any]]] = {
     "cell": (words("rnn irnn lstm lstm-peephole lstm-coupled gru GRU"), words("gur x.py:X x.py :")),
     "cell-option": (words("forget_bias=2 reset=after recurrent_scale=1e9"), words("reset = =x reset=x")),
     "ablate": (words("update=0 output=1 candidate=identity forget=0.5 layer1.tanh=0"), words("x = update=x =1 x=1")),
-    "ablate": (words("update=0 output=1 candidate=identity forget=0.5 layer1.tanh=0"), words("x = update=x =1 x=1")),
     "hidden-size": (SMALL, ODD),
     "num-layers": (st.integers(1, 3), ODD),
     "embedding-size": (st.integers(0, 5), ODD),

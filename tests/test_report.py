@@ -23,6 +23,7 @@ class Two(Report):
         if subject is None:
             raise UserError("there is nothing to look at")
         curve = Curve("", np.arange(2), np.array([1.0, np.nan]))
+        reference = Curve("the text's", np.arange(2), np.array([np.nan, 3.0]), role="reference")
         return Findings(
             (Quantity("two", "two", 2),),
             (
@@ -30,6 +31,7 @@ class Two(Report):
                 Chart(
                     "pair", "Two curves", "x", "y", (Curve("a", *[np.arange(2)] * 2), Curve("b", *[np.arange(2)] * 2))
                 ),
+                Chart("beside", "And the text", "x", "y", (Curve("a", *[np.arange(2)] * 2), reference)),
                 Chart("own", "Apart", "x", "y", (curve,), overlay=False),
                 Image("image", "Image", "x", "y", np.array([[np.inf, 1]]), "v"),
             ),
@@ -42,8 +44,10 @@ def test_subjects_are_laid_over_each_other_where_a_chart_allows_it():
     found = {label: Two().measure(0, Look()) for label in ("gru", "lstm")}
     page = compose("two", Two(), found, {"rnn": "it has no states"})
     assert page.subjects == ("gru", "lstm", "rnn")
-    assert [figure.key for figure in page.figures] == ["one", "pair", "own.gru", "image.gru", "own.lstm", "image.lstm"]
-    one, pair, own, image = page.figures[:4]
+    keys = [figure.key for figure in page.figures]
+    assert keys == ["one", "pair", "beside", "own.gru", "image.gru", "own.lstm", "image.lstm"]
+    one, pair, beside, own, image = page.figures[:5]
+    assert [curve.label for curve in beside.curves] == ["gru, a", "the text's", "lstm, a"]  # which is the same for both
     assert [(curve.label, curve.style) for curve in one.curves] == [("gru", 0), ("lstm", 1)]
     assert [curve.label for curve in pair.curves] == ["gru, a", "gru, b", "lstm, a", "lstm, b"]
     assert own.title == "gru: Apart"
@@ -55,7 +59,7 @@ def test_subjects_are_laid_over_each_other_where_a_chart_allows_it():
 
 def test_a_single_subject_needs_no_name():
     page = compose("two", Two(), {"gru": Two().measure(0, Look())})
-    assert [figure.key for figure in page.figures] == ["one", "pair", "own", "image"]
+    assert [figure.key for figure in page.figures] == ["one", "pair", "beside", "own", "image"]
     assert [curve.label for curve in page.figures[1].curves] == ["a", "b"]
     assert page.figures[0].curves[0].style is None
     assert page.notices == ("it was counted twice",)
@@ -69,7 +73,7 @@ def test_json_has_every_number_and_nothing_that_json_does_not_know():
     }  # fmt: skip
     assert told["figures"][0]["type"] == "chart"
     assert told["figures"][0]["curves"][0]["y"] == [1.0, None]
-    assert told["figures"][3]["values"] == [[None, 1.0]]
+    assert told["figures"][4]["values"] == [[None, 1.0]]
 
 
 def test_a_table_is_written_as_it_is():
@@ -98,7 +102,7 @@ def test_a_subject_that_cannot_be_measured_stands_beside_those_that_can():
     (page,) = gather({"flow": Flow()}, [linear, short], Look(lags=5, positions=4))
     assert list(page.quantities) == ["Linear"]
     assert page.failed == {"Copy": "the text has 3 symbols, and the gradient over one lag takes 4: give a longer one"}
-    with pytest.raises(UserError, match="^the text has 3 symbols"):
+    with pytest.raises(UserError, match=r"^the text has 3 symbols"):
         gather({"flow": Flow()}, [short], Look())
 
 

@@ -15,9 +15,9 @@ from rnn_cells import Cell
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports import lyapunov
+from rnn_plugins.reports.jacobians import jacobians_along
 from rnn_plugins.reports.lyapunov import Lyapunov, effort, exponents, growth_rates, kaplan_yorke, standard_error
 from rnn_plugins.reports.report import Look, compose, to_json
-from rnn_plugins.reports.spectrum import jacobians_along
 
 
 @dataclass(frozen=True)

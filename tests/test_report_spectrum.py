@@ -16,18 +16,10 @@ from rnn_cells import Cell, Stacked
 from rnn_cells.anatomy import jacobians
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
+from rnn_plugins.reports.jacobians import jacobians_along, stretches
+from rnn_plugins.reports.matrices import Basic, basic_form, recurrent_matrices
 from rnn_plugins.reports.report import Look, compose, to_json
-from rnn_plugins.reports.spectrum import (
-    Basic,
-    Spectrum,
-    basic_form,
-    effort,
-    histogram,
-    jacobians_along,
-    measure_spectrum,
-    recurrent_matrices,
-    stretches,
-)
+from rnn_plugins.reports.spectrum import Spectrum, effort, histogram, measure_spectrum
 
 EXAMPLE = Path(__file__).parents[1] / "plugins" / "examples" / "rnn-cell-mgu" / "rnn_cell_mgu.py"
 

@@ -129,7 +129,7 @@ def test_the_text_is_shown_with_a_digit_below_each_symbol(call, folder):
     assert lines[1] == "Which characters of other.txt does hamlet not expect?"
     at = lines.index("other.txt")
     symbols = len(Run(folder / "runs" / "hamlet").vocabulary)
-    assert lines[at + 1] == f"bits a character: 0 is 0, 9 is {math.log2(symbols):.3g}"
+    assert lines[at + 1] == f"bits a character: 0 is 0, 9 is {math.log2(symbols):.4g}"
     assert lines[at + 2] == "not to be, or to bo ↵"
     digits = [
         " " if entry["bits"] is None else str(min(9, int(10 * entry["bits"] / math.log2(symbols))))
@@ -156,7 +156,7 @@ def test_a_long_text_is_shown_in_part_and_measured_whole(call, monkeypatch):
         in words
     )
     assert re.search(r"characters predicted +28\n", output)
-    assert f"{whole['mean_bits']:.3g} bits a character" in words
+    assert f"{whole['mean_bits']:.4g} bits a character" in words
 
 
 def test_a_page_can_be_written(call, folder):

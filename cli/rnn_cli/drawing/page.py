@@ -175,7 +175,8 @@ def _verdicts(page: Page) -> str:
         ("verdict failed", {label: (why,) for label, why in page.failed.items()}),
     ):
         entries = [
-            (f"<dt>{_text(label)}</dt>" if several else "") + f"<dd>{' '.join(map(_sentence, sentences))}</dd>"
+            (f"<dt>{_text(label)}</dt>" if several and label else "")
+            + f"<dd>{' '.join(map(_sentence, sentences))}</dd>"
             for label, sentences in said.items()
             if sentences
         ]

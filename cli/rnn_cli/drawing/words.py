@@ -13,7 +13,7 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float | int | str | None, missing: str = "-") -> str:
-    """A number to three figures, integers to the last; words as they are."""
+    """A number to three figures, from 1 to 10 to four, as losses are read; integers to the last; words as they are."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return missing
     if isinstance(value, str):
@@ -24,7 +24,7 @@ def number(value: float | int | str | None, missing: str = "-") -> str:
     if size >= 1e6 or 0 < size < 1e-3:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
-    return f"{value:,.0f}" if size >= 999.5 else f"{value:.3g}"
+    return f"{value:,.0f}" if size >= 999.5 else f"{value:.{4 if 1 <= size < 10 else 3}g}"
 
 
 def power(exponent: int) -> str:

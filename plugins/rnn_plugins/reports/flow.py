@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from minigrad import trees
 from minigrad.trees import Tree
-from rnn_cells.anatomy import State, anatomy, jacobians
+from rnn_cells.anatomy import State, anatomy
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports.probing import observe, places, read, rows_at_once, state_gradients, windows
+from rnn_plugins.reports.jacobians import exp, jacobians_along, log, norm, stretches
+from rnn_plugins.reports.probing import places, read, rows_at_once, state_gradients, windows
 from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report
 from rnn_plugins.tasks.language_model import Model
 from rnn_plugins.text.latex_check import check
@@ -32,9 +32,6 @@ REACHED = 0.01
 
 STRETCHES = 2
 """Stretches of text along which the bound is computed: each takes a singular value a step."""
-
-JACOBIANS_AT_ONCE = 8_000_000
-"""Numbers of Jacobians that are held together."""
 
 FEW = 20
 """Brackets, or lines, of a text below which nothing is said of how far apart they are."""
@@ -137,32 +134,10 @@ def bound(subject: Subject, lags: int, seed: int) -> Array:
     A geometric mean over a few stretches of the text. |dL_t/ds_{t-k}| <= |dL_t/ds_t| times the product, for the carry s
     as a whole, as the derivative is the product of the Jacobians (Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063).
     """
-    model, params = subject.model, subject.params
-    ends = places(len(subject.tokens), 2 * lags + 1, STRETCHES, np.random.default_rng(seed))
-    text = windows(subject.tokens, ends, 2 * lags + 1)
-    carry = read(model, params, text[: lags + 1])
-    seen = observe(model, params, carry, text[lags + 1 :])
-    # The carry before each step: the first, and that after each but the last.
-    before = [np.repeat(np.asarray(leaf)[None], lags, axis=0) for leaf in trees.leaves(carry)]
-    for state, after in zip(subject.anatomy.states, seen.states, strict=True):
-        before[state.place][1:] = after[:-1].reshape(before[state.place][1:].shape)
-    inputs = np.asarray(model.table(params))[text[lags + 1 :]]
-    width = sum(state.size for state in subject.anatomy.states)
-    together = max(1, JACOBIANS_AT_ONCE // (width * width * len(ends)))
-    norms: list[Array] = []
-    for start in range(0, lags, together):
-        some = slice(start, start + together)
-        rows = [leaf[some].reshape(-1, *leaf.shape[2:]) for leaf in before]
-        J = jacobians(
-            model.cell, params["cell"], trees.unflatten(carry, rows), inputs[some].reshape(-1, inputs.shape[-1])
-        )
-        J = J.astype(np.float64)
-        squares = np.linalg.eigvalsh(J @ J.swapaxes(1, 2))[:, -1]
-        norms.append(np.sqrt(np.maximum(squares, 0)).reshape(-1, len(ends)))
-    with np.errstate(divide="ignore"):
-        logs = np.log(np.concatenate(norms)[::-1]).mean(axis=1)  # the last step first
-    product: Array = np.exp(np.concatenate([[0.0], np.cumsum(logs)]))
-    return product
+    along = stretches(subject, Look(lags=lags + 1, seed=seed), lags, STRETCHES)
+    norms = [norm(J) for J in jacobians_along(along.cell, along.params, along.carry, along.xs)]
+    logs = log(np.array(norms[::-1])).mean(axis=1)  # the last step first
+    return exp(np.concatenate([[0.0], np.cumsum(logs)]))
 
 
 class Flow(Report):

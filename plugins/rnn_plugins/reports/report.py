@@ -267,30 +267,25 @@ def compose(kind: str, report: Report, found: Mapping[str, Findings], failed: Ma
         failed: why others have none.
     """
     several = len(found) + len(failed or {}) > 1
-    figures: dict[str, Figure] = {}
+    laid_over: dict[str, Chart] = {}
+    figures: list[Figure] = []
     for place, (label, findings) in enumerate(found.items()):
         for figure in findings.figures:
-            if isinstance(figure, Chart) and figure.overlay:
-                curves = tuple(
-                    _named(curve, label if several else "", place if several else None, len(figure.curves))
-                    for curve in figure.curves
-                )
-                before = figures.get(figure.key)
-                if isinstance(before, Chart):
-                    curves = before.curves + curves
-                figures[figure.key] = replace(figure, curves=curves)
-            elif several:
-                key = f"{figure.key}.{label}"
-                figures[key] = replace(figure, key=key, title=f"{label}: {figure.title}")
+            if not several:
+                figures.append(figure)
+            elif isinstance(figure, Chart) and figure.overlay:
+                before = laid_over.get(figure.key, replace(figure, curves=()))
+                curves = _laid_over(before.curves, figure, label, place)
+                laid_over[figure.key] = replace(before, curves=curves)
             else:
-                figures[figure.key] = figure
+                figures.append(replace(figure, key=f"{figure.key}.{label}", title=f"{label}: {figure.title}"))
     return Page(
         kind,
         report.title,
         report.question,
         (*found, *(failed or {})),
         {label: findings.quantities for label, findings in found.items()},
-        tuple(figures.values()),
+        (*laid_over.values(), *figures),
         {label: findings.verdict for label, findings in found.items()},
         tuple(
             f"{label}: {notice}" if several else notice
@@ -301,12 +296,22 @@ def compose(kind: str, report: Report, found: Mapping[str, Findings], failed: Ma
     )
 
 
-def _named(curve: Curve, subject: str, place: int | None, curves: int) -> Curve:
-    """A curve that can be told from those of other subjects."""
-    if not subject:
-        return curve
-    label = f"{subject}, {curve.label}" if curve.label and curves > 1 else subject
-    return replace(curve, label=label, style=place)
+def _laid_over(before: Sequence[Curve], chart: Chart, subject: str, place: int) -> tuple[Curve, ...]:
+    """Curves with a further subject's, named so that they can be told apart; what all refer to is drawn once."""
+    curves = list(before)
+    for curve in chart.curves:
+        shared = [i for i, other in enumerate(curves) if curve.role == "reference" and _alike(curve, other)]
+        if shared:
+            curves[shared[0]] = replace(curve, style=None)
+            continue
+        label = f"{subject}, {curve.label}" if curve.label and len(chart.curves) > 1 else subject
+        curves.append(replace(curve, label=label, style=place))
+    return tuple(curves)
+
+
+def _alike(curve: Curve, other: Curve) -> bool:
+    pairs = ((curve.x, other.x), (curve.y, other.y))
+    return curve.role == other.role and all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
 
 def to_json(pages: Iterable[Page]) -> dict[str, Any]:

@@ -331,7 +331,6 @@ def _charts(name: str, found: Bins, truth: Bins) -> list[Chart]:
                 Curve("the training text's", truth.centres, truth.shares, role="reference"),
             ),
             log_x=True,
-            overlay=False,
             definition=f"What share of all {name} end, in whatever way, at distances from each power of 2 to the next.",
         ),
     ]
