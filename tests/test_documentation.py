@@ -1,5 +1,6 @@
 """What the documentation says can be typed is typed here: commands are parsed, the tutorials are run."""
 
+import json
 import re
 import shlex
 import string
@@ -70,3 +71,33 @@ def test_the_engine_page_computes(tmp_path):
     assert set(names["gradient"]) == {"W"}
     assert names["hessian_times_v"]["W"].shape == (3, 2)
     assert names["pullback"](names["output"])[0]["W"].shape == (3, 2)
+
+
+@pytest.mark.parametrize("name", ["report", "score", "compare", "sample", "eval"])
+def test_every_option_of_a_command_stands_in_the_documentation(name):
+    text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("commands.md", "reports.md"))
+    command = rnn.get_command(click.Context(rnn), name)
+    for parameter in command.params:
+        for option in parameter.opts if isinstance(parameter, click.Option) else []:
+            assert re.search(rf"`[^`]*{option}\b", text), f"no page mentions {option} of rnn {name}"
+
+
+def test_the_reports_page_measures(monkeypatch, tmp_path):
+    """Its report is a plugin like any other: found by its entry point, and laid over for several subjects."""
+    (source,) = blocks(ROOT / "docs" / "reports.md", "python")
+    (declared,) = blocks(ROOT / "docs" / "reports.md", "toml")
+    (tmp_path / "my_package.py").write_text(source)
+    info = tmp_path / "rnn_report_norms-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rnn-report-norms\nVersion: 0.1\n")
+    group, line = re.search(r'"(.*)"\]\n(.*)\n', declared).groups()
+    (info / "entry_points.txt").write_text(f"[{group}]\n{line.replace(chr(34), '')}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("RNN_LAB_CACHE", str(tmp_path / "cache"))
+    arguments = ["--cell", "rnn", "--cell", "lstm", "--hidden-size", "5", "--positions", "9", "--json", "-"]
+    result = CliRunner().invoke(rnn, ["report", "--kind", "norms", *arguments])
+    assert result.exit_code == 0, result.output
+    page = json.loads(result.stdout)["reports"]["norms"]
+    assert [curve["label"] for curve in page["figures"][0]["curves"]] == ["rnn", "lstm, h", "lstm, c"]
+    assert page["quantities"]["lstm"][0]["value"] == page["figures"][0]["curves"][1]["y"][-1]
+    assert "norms" in CliRunner().invoke(rnn, ["report", "--list"]).stdout

@@ -191,7 +191,7 @@ def test_help_has_every_option_with_its_default() -> None:
     assert "object at" not in text
 
 
-NO_DEFAULT = {"--cell-option", "--steps", "--resume", "--init-from", "--preset", "--config"}
+NO_DEFAULT = {"--cell-option", "--ablate", "--track", "--steps", "--resume", "--init-from", "--preset", "--config"}
 
 
 def test_every_option_stands_in_the_documentation() -> None:
