@@ -15,6 +15,7 @@ from minigrad import trees
 from minigrad.optimizers import global_norm
 from minigrad.training import Details
 from minigrad.trees import Tree
+from rnn_plugins.reports.flow import crossing, measure_flow
 from rnn_plugins.reports.saturation import habits
 from rnn_plugins.tasks.language_model import LanguageModel
 from rnn_plugins.tasks.task import Task
@@ -62,8 +63,6 @@ def flow(task: Task, params: Tree, seed: int) -> dict[str, Any] | None:
         ``lags``, ``norms`` for each state, and ``half_life`` and ``one_percent_lag`` of the last layer's output; None
         where the text is too short for any lag.
     """
-    from rnn_plugins.reports.flow import crossing, measure_flow  # which knows of sessions, and they of the trainer
-
     if not isinstance(task, LanguageModel):
         return None
     lags = min(FLOW_LAGS, (len(task.train_tokens) - 2) // 2)
@@ -88,8 +87,6 @@ def reach(norms: Sequence[float | None]) -> str:
     Args:
         norms: for each lag from 0 on, as ``flow`` gives them.
     """
-    from rnn_plugins.reports.flow import crossing
-
     if None in norms:
         return "not finite"
     known = [norm for norm in norms if norm is not None]

@@ -30,14 +30,11 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.places import BEST, LAST
 from rnn_plugins.runs import Run, build_model, create_run, environment
 from rnn_plugins.settings import EPOCHS, MIN_STEPS, Backend, Settings, merge, option
-from rnn_plugins.tasks.language_model import ONE_HOT_LIMIT, LanguageModel, Model, TextBatch
+from rnn_plugins.tasks.language_model import LEARNING_RATE, ONE_HOT_LIMIT, LanguageModel, Model, TextBatch
 from rnn_plugins.text.corpus import Corpus, load_corpus, recall_corpus, split
 from rnn_plugins.text.sampling import Choice, opening, sample, write
 from rnn_plugins.text.vocabulary import NOUNS, Vocabulary
 from rnn_plugins.trainer import Trainer, verdict
-
-LEARNING_RATE = 2e-3
-"""Where a cell suggests none."""
 
 WARM_UP = 200
 """Steps of warm-up that a diverged run is advised to try."""
@@ -389,7 +386,7 @@ def _decide(settings: Settings, corpus: Corpus, make_cell: Callable[[int], Cell]
     model = build_model(settings, symbols, make_cell)
     task = _task(model, corpus, settings)
     if settings.learning_rate is None:
-        settings = replace(settings, learning_rate=model.cell.suggested_learning_rate or LEARNING_RATE)
+        settings = replace(settings, learning_rate=model.suggested_learning_rate)
     if settings.epochs is None and settings.steps is None:
         short = task.steps_per_epoch * EPOCHS < MIN_STEPS
         settings = replace(settings, steps=MIN_STEPS) if short else replace(settings, epochs=EPOCHS)

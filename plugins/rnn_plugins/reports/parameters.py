@@ -17,7 +17,7 @@ from rnn_plugins import measurements
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Chart, Curve, Figure, Findings, Look, Quantity, Report, Table
 from rnn_plugins.reports.saturation import Habits, habits, unit_table
-from rnn_plugins.reports.subject import Subject, learning_rate
+from rnn_plugins.reports.subject import Subject
 from rnn_plugins.tasks.language_model import LanguageModel
 
 Array: TypeAlias = NDArray[Any]
@@ -118,7 +118,7 @@ def _one_step(subject: Subject, seed: int) -> Norms:
         subject.model, subject.training, subject.training[:0], settings.seq_length, settings.batch_size
     )
     clip_norm, clip_value = settings.clipping()
-    optimizer, rate = settings.make_optimizer(), learning_rate(subject.model, settings)
+    optimizer, rate = settings.make_optimizer(), subject.learning_rate
     state = start(subject.params, optimizer, task.init_carry(), np.random.default_rng(seed))
     steps = train(
         task.loss,
@@ -267,7 +267,7 @@ def _verdict(subject: Subject, norms: Norms, layers: Mapping[str, list[str]], fo
     if untouched:
         words.append(f"No gradient reaches {', '.join(untouched)}: nothing can be learnt there.")
     ratio = _median(norms.of({"all": list(norms.weights)}).ratios["all"])
-    rate = learning_rate(subject.model, subject.settings)
+    rate = subject.learning_rate
     steps = "The steps are" if len(norms.steps) > 1 else "The first step is"
     if ratio is None:
         words.append("The norms are not finite: the training diverges; lower --learning-rate.")

@@ -16,7 +16,6 @@ from rnn_cells.anatomy import Anatomy, anatomy
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.runs import Run, build_model
-from rnn_plugins.sessions import LEARNING_RATE
 from rnn_plugins.settings import Settings
 from rnn_plugins.tasks.language_model import ONE_HOT_LIMIT, LanguageModel, Model
 from rnn_plugins.text.corpus import Corpus, load_corpus, split
@@ -62,9 +61,10 @@ class Subject:
         """The parts of its cell's step."""
         return anatomy(self.model.cell)
 
-    def text(self) -> str:
-        """The text that it is looked at on."""
-        return self.vocabulary.decode(self.tokens)
+    @property
+    def learning_rate(self) -> float:
+        """The rate that was given, or what suits its cell."""
+        return self.settings.learning_rate or self.model.suggested_learning_rate
 
 
 def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
@@ -165,15 +165,10 @@ def fresh(text: str, corpus: Corpus, settings: Settings, steps: int = 0) -> Subj
     )
 
 
-def learning_rate(model: Model, settings: Settings) -> float:
-    """The rate that was given, or what the cell suggests."""
-    return settings.learning_rate or model.cell.suggested_learning_rate or LEARNING_RATE
-
-
 def _trained(
     task: LanguageModel, params: Tree, settings: Settings, steps: int, rng: np.random.Generator, label: str
 ) -> Tree:
-    optimizer, rate = settings.make_optimizer(), learning_rate(task.model, settings)
+    optimizer, rate = settings.make_optimizer(), settings.learning_rate or task.model.suggested_learning_rate
     clip_norm, clip_value = settings.clipping()
     state = start(params, optimizer, task.init_carry(), rng)
 

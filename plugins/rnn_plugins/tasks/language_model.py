@@ -25,6 +25,9 @@ Array = NDArray[Any]
 ONE_HOT_LIMIT = 256
 """The largest vocabulary that is one-hot by default; above it an embedding is smaller and faster."""
 
+LEARNING_RATE = 2e-3
+"""Adam's, where a cell suggests none."""
+
 BLOCK = 1 << 22
 """Logits that ``evaluate`` holds at once, so that a large vocabulary does not need more memory than training."""
 
@@ -48,6 +51,11 @@ class Model:
     dropout: float = 0.0
     variational: bool = False
     dtype: str = "float32"
+
+    @property
+    def suggested_learning_rate(self) -> float:
+        """The learning rate that suits its cell."""
+        return self.cell.suggested_learning_rate or LEARNING_RATE
 
     def init_params(self, rng: np.random.Generator) -> Tree:
         """``cell``, ``head`` (W (H, V), b (V,)), and ``embedding`` (V, E) where there is one."""
