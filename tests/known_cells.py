@@ -95,6 +95,31 @@ class Odd(Cell):
 
 
 @dataclass(frozen=True)
+class Delayed(Cell):
+    """A basic network whose output is the state before the step."""
+
+    def init_params(self, rng):
+        return {"W": self.dense(rng, self.hidden_size)["W"], "U": self.dense(rng, self.input_size)["W"]}
+
+    def __call__(self, params, h, x):
+        return tanh(h @ params["W"] + x @ params["U"]), h * 1.0
+
+
+@dataclass(frozen=True)
+class Stateless(Cell):
+    """A layer that carries nothing."""
+
+    def init_params(self, rng):
+        return {"U": self.dense(rng, self.input_size)["W"]}
+
+    def init_carry(self, batch_size):
+        return ()
+
+    def __call__(self, params, carry, x):
+        return (), tanh(x @ params["U"])
+
+
+@dataclass(frozen=True)
 class Deciding(Cell):
     """A basic network that looks at its numbers, so that no graph can hold its step."""
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from known_cells import Copy, Deciding, Linear, Odd
 
-from minigrad import concat, grad, scan, sigmoid, split, tanh, trees, value_and_grad
+from minigrad import affine, concat, grad, scan, sigmoid, split, tanh, trees, value_and_grad
 from minigrad.graph import TraceError
 from minigrad.scan import use_backend
 from rnn_cells import Cell, Stacked
@@ -65,6 +65,30 @@ class Packed(Cell):
         a, b, c = split(sigmoid(concat(h, x) @ params["gates"]["W"]), 3)
         h = a * h + b * tanh(x[:, : self.hidden_size]) * c
         return h, h
+
+
+class Decaying(Cell):
+    """A state that leaks at a learnt rate, which is the same at every step, projected; carried twice."""
+
+    def init_params(self, rng):
+        return {
+            "decay": np.zeros(self.hidden_size, np.float32),
+            "in": self.dense(rng),
+            "out": self.dense(rng, self.hidden_size),
+        }
+
+    def init_carry(self, batch_size):
+        return super().init_carry(batch_size), super().init_carry(batch_size)
+
+    def __call__(self, params, carry, x):
+        h = sigmoid(params["decay"]) * carry[0] + sigmoid(affine(params["in"], concat(carry[1], x)))
+        return (h, h), h @ params["out"]["W"]
+
+
+def test_what_is_the_same_at_every_step_is_no_activation_and_twins_have_no_name_of_their_own():
+    assert names(Decaying(5, 5)) == (["s0", "s1"], ["in"])
+    stack = Stacked([Decaying(5, 5), Decaying(5, 5)])
+    assert names(stack)[1] == ["layer1.in", "layer2.in"]  # though the second sees the first through a product alone
 
 
 def test_gates_cut_from_one_product_are_told_apart():

@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from known_cells import Copy, Deciding, Forgetful, Linear, Odd, subject_of
+from known_cells import Copy, Deciding, Delayed, Forgetful, Linear, Odd, Stateless, subject_of
 
 from minigrad import trees
 from rnn_cells import Stacked
 from rnn_cells.anatomy import anatomy, jacobians
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports.flow import Flow, crossing, growth, measure_flow
+from rnn_plugins.reports.flow import Flow, Norms, bounded, crossing, growth, measure_flow
 from rnn_plugins.reports.heatmap import Heatmap
-from rnn_plugins.reports.probing import observe, places, read, state_gradients, windows
+from rnn_plugins.reports.jacobians import jacobians_along, norm, stretches
+from rnn_plugins.reports.probing import places, read, state_gradients, windows
 from rnn_plugins.reports.report import Look
 
 
@@ -143,7 +144,8 @@ def test_the_report_has_the_numbers_of_the_linear_cell():
     assert values["bound_growth"] == pytest.approx(0.5, rel=1e-6)
     chart, beside = found.figures
     np.testing.assert_allclose(chart.curves[0].y[1:] / chart.curves[0].y[:-1], 0.5, rtol=1e-6)
-    np.testing.assert_allclose(beside.curves[0].y, beside.curves[1].y, rtol=1e-6)
+    np.testing.assert_allclose(beside.curves[0].y, beside.curves[1].y, rtol=1e-6)  # a multiple of the identity
+    np.testing.assert_array_equal(beside.curves[0].x, np.arange(1, 21))
     assert found.verdict[0].startswith("Vanishes: half-life 1 steps, and 1 % is left after 6.64")
 
 
@@ -154,7 +156,10 @@ def test_the_report_has_the_numbers_of_the_linear_cell():
             Linear(7, 6, 1.2),
             "Explodes: after 20 steps the gradient is 38.3 times what it was, a factor of 1.200 a step.",
         ),
-        (Copy(7, 6), "Holds: after 20 steps 1 of the gradient is left."),
+        (Linear(7, 6, 1.05), "Holds: after 20 steps the gradient is 2.65 times what it was."),
+        (Copy(7, 6), "Holds: after 20 steps the gradient has 100.0% of its size left."),
+        (Linear(7, 6, 0.9), "Holds: after 20 steps the gradient has 12.2% of its size left."),
+        (Linear(7, 6, 0.85), "Fades: after 20 steps the gradient has 3.9% of its size left."),
         (Forgetful(7, 6), "Forgets at once: nothing is left of the gradient after one step."),
     ],
 )
@@ -172,18 +177,97 @@ def test_every_cell_can_be_looked_at(cell):
     assert np.isfinite(image.values[np.tril_indices(len(image.values))]).all()
 
 
-def test_the_bound_holds_on_every_stretch():
-    subject = subject_of(registry.make_cell("rnn", 7, 6, {"recurrent_scale": 1.3}))
-    model, params, text = subject.model, subject.params, windows(subject.tokens, np.array([90]), 20)
-    first = read(model, params, text[:5])
-    gradients = state_gradients(model, params, first, text[5:], subject.tokens[90:91])
-    before = [*np.asarray(observe(model, params, first, text[5:]).states[0])]
-    limit = np.linalg.norm(gradients[0][-1, 0])
-    for t in range(14, 0, -1):
-        limit *= np.linalg.norm(
-            jacobians(model.cell, params["cell"], before[t - 1], model.table(params)[text[5 + t]])[0], 2
-        )
-        assert np.linalg.norm(gradients[0][t - 1, 0]) <= limit * (1 + 1e-9)
+BOUNDED = [*CELLS.values(), Delayed(7, 4), registry.make_cell("rnn", 7, 1, {})]
+
+
+@pytest.mark.parametrize("cell", BOUNDED, ids=[*CELLS, "delayed", "a single unit"])
+def test_the_gradient_of_the_carry_stays_below_its_bound(cell):
+    found = bounded(subject_of(cell), 12, 0)
+    assert (found.measured <= found.bound * (1 + 1e-9)).all()
+    assert found.measured[0] == found.bound[0] > 0
+    assert len(found.measured) == 12
+
+
+def test_the_bound_is_made_of_the_jacobians_between():
+    """Steps of different size, so that their order counts: the product from the last step but one backwards."""
+    subject = subject_of(registry.make_cell("rnn", 7, 3, {"recurrent_scale": 1.3}))
+    found = bounded(subject, 6, 0)
+    along = stretches(subject, Look(lags=7), 6, 2)
+    norms = np.array([norm(J) for J in jacobians_along(along.cell, along.params, along.carry, along.xs)])
+    model, params = subject.model, subject.params
+    first = []
+    for end in places(400, 13, 2, np.random.default_rng(0)):
+        text = windows(subject.tokens, np.array([end]), 13)
+        gradients = state_gradients(model, params, read(model, params, text[:7]), text[7:], subject.tokens[[end]])
+        first.append(np.linalg.norm(gradients[0][-2, 0]))  # h is all that is carried: after the last step but one
+        assert found.growth == pytest.approx(np.exp(np.log(norms).mean()), rel=1e-9)
+    for k in range(1, 7):
+        expected = np.mean([first[b] * np.prod(norms[6 - k : 5, b]) for b in range(2)])
+        assert found.bound[k - 1] == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_wide_carry_is_bounded_over_fewer_steps(monkeypatch):
+    monkeypatch.setattr("rnn_plugins.reports.flow.BOUND_WORK", 9 * 6**3)
+    assert len(bounded(subject_of(Linear(7, 6)), 12, 0).bound) == 9
+    monkeypatch.setattr("rnn_plugins.reports.flow.BOUND_WORK", 0)
+    assert len(bounded(subject_of(Linear(7, 6)), 12, 0).bound) == 8
+
+
+def test_an_output_that_sees_the_state_a_step_late():
+    found = Flow().measure(subject_of(Delayed(7, 5)), Look(lags=8, positions=5))
+    curve = found.figures[0].curves[0].y
+    assert curve[0] == 0
+    assert curve[1] > 0
+    assert "does not depend" not in found.verdict[0]
+    assert crossing([0.0, 1.0, 0.25], 0.5) == 1.5
+
+
+def test_the_verdict_is_that_of_the_state_that_reaches_farthest():
+    states = anatomy(registry.make_cell("lstm", 7, 5, {})).states
+    flow = Norms(states, (np.array([[1.0], [0.0], [0.0]]), np.array([[0.1], [0.01], [0.0005]])))
+    assert flow.farthest == 1
+    flow = Norms(states, (np.array([[9.0], [3.0], [2.0]]), np.array([[1.0], [0.9], [0.8]])))
+    assert flow.farthest == 1  # by what is left, and not by size
+
+
+def test_a_gradient_beyond_all_numbers_explodes():
+    cell = registry.make_cell("irnn", 7, 16, {"recurrent_scale": 1.9})
+    found = Flow().measure(
+        subject_of(cell, dtype="float32", name="irnn", options={"recurrent_scale": "1.9"}), Look(lags=90, positions=9)
+    )
+    assert found.verdict[0].startswith("Explodes: after 90 steps the gradient is ")
+    assert found.verdict[1].startswith("To hold it, try recurrent_scale=1, at which no step can stretch it, or ")
+    found = Flow().measure(subject_of(Linear(7, 6, 9.0), dtype="float32"), Look(lags=39, positions=9))
+    assert found.verdict[0].startswith("Explodes: after 39 steps the gradient is too large for a number")
+    with pytest.raises(UserError, match=r"^the network's states grow beyond all numbers along the text: take"):
+        Flow().measure(subject_of(Linear(7, 6, 30.0), dtype="float32"), Look(lags=90, positions=9))
+
+
+def test_the_advice_follows_from_the_numbers():
+    subject = subject_of(
+        registry.make_cell("rnn", 7, 9, {"recurrent_scale": 0.5}), name="rnn", options={"recurrent_scale": "0.5"}
+    )
+    found = Flow().measure(subject, Look(lags=20, positions=30))
+    wanted = 0.5 / numbers(found)["growth"]
+    assert wanted > 0.9
+    assert f"try recurrent_scale={wanted:.2g} or a gated cell" in found.verdict[1]
+    subject = subject_of(
+        registry.make_cell("lstm", 7, 9, {"forget_bias": 0.0}), name="lstm", options={"forget_bias": "0"}
+    )
+    found = Flow().measure(subject, Look(lags=20, positions=30))
+    kept = 0.5 ** (1 / 20)
+    assert found.verdict[1].endswith(f"try forget_bias={np.log(kept / (1 - kept)):.2g}.")
+
+
+def test_without_a_state_there_is_nothing_to_look_at():
+    for report in (Flow(), Heatmap()):
+        with pytest.raises(UserError, match=r"^the cell carries no state from step to step"):
+            report.measure(subject_of(Stateless(7, 5)), Look(lags=8, positions=5))
+
+
+def test_a_step_that_cannot_be_traced_is_said_to_be_seen_in_part():
+    found = Flow().measure(subject_of(Deciding(7, 5)), Look(lags=8, positions=5))
+    assert found.notices[0].startswith("the step cannot be traced (")
 
 
 def test_the_heat_map_has_the_flow_on_its_diagonals():

@@ -313,7 +313,7 @@ def _states(cell: Cell, carry: Tree, graph: Graph | None) -> tuple[State, ...]:
             return paths[place]
         if len(places) == 1 or place in outputs[:1]:
             return "h"
-        return "c" if len(places) == 2 and outputs else f"s{place}"
+        return "c" if len(places) == 2 and len(outputs) == 1 else f"s{place}"
 
     return tuple(State(name(place), 0, int(leaves[place][0].size), place) for place in places)
 
@@ -324,7 +324,7 @@ def _activations(cell: Cell, graph: Graph, states: Sequence[State]) -> list[Acti
     states_of = {graph.outputs[state.place]: state for state in states}
     found: list[Activation] = []
     for op in graph.ops:
-        if op.name not in ACTIVATIONS:
+        if op.name not in ACTIVATIONS or op.output.shape[:1] != (_ROWS,):  # what is the same at every step is no part
             continue
         layer, name = _origin(op, graph, makers, states_of, isinstance(cell, Stacked))
         pieces = [user for user in users.get(op.output, []) if user.name == "getitem" and columns_of(user)]
@@ -341,8 +341,7 @@ def _origin(
     op: Op, graph: Graph, makers: dict[Value, Op], states_of: dict[Operand, State], stacked: bool
 ) -> tuple[int, str]:
     """The layer and name of an activation, from the parameters that it is computed from with no other one between."""
-    paths: set[tuple[str, ...]] = set()
-    layers: set[int] = set()
+    found: dict[int, set[tuple[str, ...]]] = {}
     todo = list(op.values)
     if todo and (state := states_of.get(todo[0])):
         return state.layer, f"{state.name}.{op.name}"
@@ -352,17 +351,16 @@ def _origin(
         label = graph.names.get(value, "")
         if label.startswith("params."):
             path = tuple(label.split(".")[1:])
-            if stacked:
-                layers.add(int(path[0]) + 1)
-                path = path[1:]
-            paths.add(path)
+            layer, path = (int(path[0]) + 1, path[1:]) if stacked else (0, path)
+            found.setdefault(layer, set()).add(path)
         elif maker and maker.name not in ACTIVATIONS:
             todo += maker.values
-    common: list[str] = []
+    layer = max(found, default=1 if stacked else 0)  # what comes from layers below is its input
+    paths, common = found.get(layer, set()), list[str]()
     for parts in zip(*paths, strict=False):
         if len(set(parts)) > 1:
             break
         common.append(parts[0])
     if len(paths) == 1:
         common = common[:-1] or common
-    return max(layers, default=1 if stacked else 0), ".".join(common) or op.name
+    return layer, ".".join(common) or op.name

@@ -15,7 +15,8 @@ from minigrad import trees
 from minigrad.optimizers import global_norm
 from minigrad.training import Details
 from minigrad.trees import Tree
-from rnn_plugins.reports.flow import crossing, measure_flow
+from rnn_cells.anatomy import anatomy
+from rnn_plugins.reports.flow import REACHED, crossing, fate_of, measure_flow
 from rnn_plugins.reports.saturation import habits
 from rnn_plugins.tasks.language_model import LanguageModel
 from rnn_plugins.tasks.task import Task
@@ -61,12 +62,12 @@ def flow(task: Task, params: Tree, seed: int) -> dict[str, Any] | None:
 
     Returns:
         ``lags``, ``norms`` for each state, and ``half_life`` and ``one_percent_lag`` of the last layer's output; None
-        where the text is too short for any lag.
+        where the text is too short for any lag, or the cell carries no state.
     """
     if not isinstance(task, LanguageModel):
         return None
     lags = min(FLOW_LAGS, (len(task.train_tokens) - 2) // 2)
-    if lags < 1:
+    if lags < 1 or not anatomy(task.model.cell).states:
         return None
     found = measure_flow(task.model, params, task.train_tokens, lags, FLOW_POSITIONS, seed)
     main = found.mean[found.main].tolist()
@@ -77,7 +78,7 @@ def flow(task: Task, params: Tree, seed: int) -> dict[str, Any] | None:
             for state, norms in zip(found.states, found.mean, strict=True)
         },
         "half_life": _rounded(crossing(main, 0.5)),
-        "one_percent_lag": _rounded(crossing(main, 0.01)),
+        "one_percent_lag": _rounded(crossing(main, REACHED)),
     }
 
 
@@ -87,16 +88,17 @@ def reach(norms: Sequence[float | None]) -> str:
     Args:
         norms: for each lag from 0 on, as ``flow`` gives them.
     """
-    if None in norms:
-        return "not finite"
-    known = [norm for norm in norms if norm is not None]
-    if known[0] == 0:
+    known = [math.inf if norm is None else norm for norm in norms]
+    fate, lags = fate_of(known), len(known) - 1
+    start = next((norm for norm in known if norm > 0), 1.0)
+    if fate == "nothing":
         return "no gradient"
-    if known[-1] > 10 * known[0]:
-        return f"explodes: {known[-1] / known[0]:.1e} times after {len(known) - 1}"
-    gone = crossing(known, 0.01)
-    if gone is None:
-        return f"holds: {known[-1] / known[0]:.1%} after {len(known) - 1}"
+    if fate == "explodes":
+        size = f"{known[-1] / start:.1e} times" if known[-1] < math.inf else "beyond all numbers"
+        return f"explodes: {size} after {lags}"
+    if fate != "vanishes":
+        return f"{fate}: {known[-1] / start:.1%} after {lags}"
+    gone = crossing(known, REACHED) or 0.0
     return f"vanishes: half-life {crossing(known, 0.5) or gone:.2g}, 1 % after {gone:.2g}"
 
 

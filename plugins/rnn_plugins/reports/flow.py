@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from minigrad import affine, log_softmax, pick, scan, sum, trees, value_and_grad
 from minigrad.trees import Tree
-from rnn_cells.anatomy import State, anatomy
+from rnn_cells import Cell
+from rnn_cells.anatomy import State, anatomy, places_of_states
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports.jacobians import exp, jacobians_along, log, norm, stretches
+from rnn_plugins.reports.jacobians import exp, jacobians_along, log, norm, stretches, width_of_carry
 from rnn_plugins.reports.probing import places, read, rows_at_once, state_gradients, windows
 from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report
 from rnn_plugins.tasks.language_model import Model
@@ -32,6 +35,12 @@ REACHED = 0.01
 
 STRETCHES = 2
 """Stretches of text along which the bound is computed: each takes a singular value a step."""
+
+EXPLODED, HELD = 10.0, 0.1
+"""How many times what it was a gradient is that explodes, and one that holds; see ``fate_of``."""
+
+LEAST_BOUNDED, BOUND_WORK = 8, 100 * 512**3
+"""How far back the bound goes at least, and how far, times the cube of the carry's width, in a few seconds."""
 
 FEW = 20
 """Brackets, or lines, of a text below which nothing is said of how far apart they are."""
@@ -64,12 +73,24 @@ class Norms:
 
     @property
     def farthest(self) -> int:
-        """Through which state most is left at the last lag, compared with lag 0."""
-        return max(range(len(self.states)), key=lambda i: _ratio(self.mean[i][-1], self.mean[i][0]))
+        """The state through which the gradient falls to 1 % last; where it does not, that of which most is left."""
+
+        def reach(place: int) -> tuple[float, float]:
+            norms = self.mean[place].tolist()
+            gone = crossing(norms, REACHED)
+            return math.inf if gone is None and any(norms) else gone or 0.0, _left(norms)
+
+        return max(range(len(self.states)), key=reach)
 
 
 def main_state(states: Sequence[State]) -> int:
-    """Which state is the last layer's output, or where none is, its first."""
+    """Which state is the last layer's output, or where none is, its first.
+
+    Raises:
+        UserError: there is no state.
+    """
+    if not states:
+        raise UserError("the cell carries no state from step to step, so no gradient goes back in time")
     last = max(state.layer for state in states)
     places = [i for i, state in enumerate(states) if state.layer == last]
     return next((i for i in places if states[i].name == "h"), places[0])
@@ -89,8 +110,11 @@ def measure_flow(model: Model, params: Tree, tokens: Array, lags: int, positions
         positions: how many places at most.
         seed: of their choice.
 
+    Returns:
+        The norms; infinite where a gradient is too large for a number.
+
     Raises:
-        UserError: the text is shorter than 2 K + 2 symbols.
+        UserError: the text is shorter than 2 K + 2 symbols, or the states grow beyond all numbers.
     """
     ends = places(len(tokens), 2 * lags + 1, positions, np.random.default_rng(seed))
     together = rows_at_once(model, lags + 1)
@@ -100,19 +124,21 @@ def measure_flow(model: Model, params: Tree, tokens: Array, lags: int, positions
         text = windows(tokens, some, 2 * lags + 1)
         carry = read(model, params, text[:lags])
         gradients = state_gradients(model, params, carry, text[lags:], np.asarray(tokens[some]))
-        # float64, because a square of 1e-25 is nothing in float32.
-        found.append([np.linalg.norm(g.astype(np.float64), axis=-1)[::-1] for g in gradients])
+        # float64, because a square of 1e-25 is nothing in float32; what is no number was infinite a step before.
+        norms = [np.linalg.norm(g.astype(np.float64), axis=-1)[::-1] for g in gradients]
+        found.append([np.where(np.isnan(lengths), np.inf, lengths) for lengths in norms])
     return Norms(anatomy(model.cell).states, tuple(np.concatenate(parts, axis=1) for parts in zip(*found, strict=True)))
 
 
 def crossing(norms: Sequence[float], share: float) -> float | None:
     """The lag at which a falling curve first comes to a share of its value at lag 0, interpolated; None if it does not.
 
-    Between two lags it is taken to fall by a constant factor, or where it falls to 0, at once.
+    Between two lags it is taken to fall by a constant factor, or where it falls to 0, at once. Where nothing is at the
+    first lags, as in a state that the output does not see at once, the first lag that has something counts as lag 0.
     """
-    goal = share * norms[0]
-    for lag in range(1, len(norms)):
-        before, after = norms[lag - 1], norms[lag]
+    start = next((lag for lag, norm in enumerate(norms) if norm > 0), len(norms))
+    for lag in range(start + 1, len(norms)):
+        before, after, goal = norms[lag - 1], norms[lag], share * norms[start]
         if after <= goal:
             if after <= 0 or before <= goal:
                 return float(lag)
@@ -121,23 +147,78 @@ def crossing(norms: Sequence[float], share: float) -> float | None:
 
 
 def growth(norms: Sequence[float]) -> float | None:
-    """The factor a step, as a geometric mean from lag 1 to the last lag at which anything is left; None for one lag."""
-    left = [lag for lag in range(1, len(norms)) if norms[lag] > 0]
+    """The factor a step, as a geometric mean from lag 1 to the last lag at which there is a number above 0.
+
+    None where there is only one lag, or no number.
+    """
+    left = [lag for lag in range(1, len(norms)) if 0 < norms[lag] < math.inf]
     if len(left) < 2:
-        return 0.0 if len(norms) > 2 else None
+        return 0.0 if len(norms) > 2 and not any(norms[2:]) else None
     return float((norms[left[-1]] / norms[left[0]]) ** (1 / (left[-1] - left[0])))
 
 
-def bound(subject: Subject, lags: int, seed: int) -> Array:
-    """The product of the largest singular values of the carry's Jacobians over the last k steps, (K + 1,).
+class Bounded(NamedTuple):
+    """The gradient of the whole carry beside its bound, from lag 1 on: means over a few stretches of text.
 
-    A geometric mean over a few stretches of the text. |dL_t/ds_{t-k}| <= |dL_t/ds_t| times the product, for the carry s
-    as a whole, as the derivative is the product of the Jacobians (Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063).
+    Attributes:
+        measured: (K,), the norm of dL_t/ds_{t-k}, where s are all states together.
+        bound: (K,), the norm at lag 1 times the largest singular values of the Jacobians between.
+        growth: the geometric mean of those singular values.
     """
+
+    measured: Array
+    bound: Array
+    growth: float
+
+
+def bounded(subject: Subject, lags: int, seed: int) -> Bounded:
+    """Hold the gradient of the carry against what its Jacobians allow.
+
+    |dL_t/ds_{t-k}| is at most |dL_t/ds_{t-1}| times the product of the largest singular values of the Jacobians from
+    t - k + 1 to t - 1, since the derivative is that times those (Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063).
+
+    Args:
+        subject: the model and its text.
+        lags: how far back; less where the carry is so wide that its singular values would take long.
+        seed: of the choice of stretches.
+
+    Raises:
+        UserError: states or their derivatives grow beyond all numbers.
+    """
+    width = width_of_carry(subject.model.cell)
+    lags = min(lags, max(LEAST_BOUNDED, BOUND_WORK // width**3))
     along = stretches(subject, Look(lags=lags + 1, seed=seed), lags, STRETCHES)
+    head = trees.cast(subject.params["head"], "float64")
+    leaves = trees.leaves(along.carry)
+    nudges = [np.zeros((len(along.xs), *leaves[place].shape)) for place in places_of_states(along.carry)]
+
+    def loss(nudges: list[Any]) -> Any:
+        _, outputs = scan(_Moved(along.cell), along.params, along.carry, (along.xs, nudges))
+        return -sum(pick(log_softmax(affine(head, outputs[-1])), along.targets))
+
+    _, gradients = value_and_grad(loss)(nudges)
+    flat = np.concatenate([g.reshape(*g.shape[:2], -1) for g in gradients], axis=-1)
+    measured = np.linalg.norm(flat, axis=-1)[::-1]
     norms = [norm(J) for J in jacobians_along(along.cell, along.params, along.carry, along.xs)]
-    logs = log(np.array(norms[::-1])).mean(axis=1)  # the last step first
-    return exp(np.concatenate([[0.0], np.cumsum(logs)]))
+    logs = log(np.array(norms[::-1]))  # (K, B), the last step first; that one is in the derivative at lag 1
+    products = np.concatenate([np.zeros_like(logs[:1]), np.cumsum(logs[1:], axis=0)])
+    return Bounded(measured.mean(axis=1), (measured[0] * exp(products)).mean(axis=1), float(exp(logs.mean())))
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """The step of a cell from a carry that is moved by what comes beside the input, an array like each state."""
+
+    cell: Cell
+
+    def __call__(self, params: Tree, carry: Tree, x: tuple[Any, Sequence[Any]]) -> tuple[Tree, Any]:
+        """One step."""
+        x, nudges = x
+        leaves = trees.leaves(carry)
+        for place, nudge in zip(places_of_states(carry), nudges, strict=True):
+            leaves[place] = leaves[place] + nudge
+        new, y = self.cell(params, trees.unflatten(carry, leaves), x)
+        return trees.map(lambda _, leaf: leaf, carry, new), y  # in the order by which states are told
 
 
 class Flow(Report):
@@ -154,20 +235,26 @@ class Flow(Report):
         """Look at one model on one text.
 
         Raises:
-            UserError: the text is too short for any lag.
+            UserError: the text is too short for any lag, there is no state, or states grow beyond all numbers.
         """
+        main_state(subject.anatomy.states)
         lags, notices = _lags(subject, look)
         flow = measure_flow(subject.model, subject.params, subject.tokens, lags, look.positions, look.seed)
         means = flow.mean
-        limit = bound(subject, lags, look.seed)
+        limit = bounded(subject, lags, look.seed)
+        if subject.anatomy.reason:
+            notices.append(
+                f"the step cannot be traced ({subject.anatomy.reason}), so the ways within a step from one state to "
+                "another are not in the derivatives"
+            )
         curves = [
-            Curve(state.label, np.arange(lags + 1), mean, *np.quantile(norms, [0.1, 0.9], axis=1))
+            Curve(state.label, np.arange(lags + 1), mean, *_band(norms))
             for state, mean, norms in zip(flow.states, means, flow.norms, strict=True)
         ]
         main = flow.main
         order = [main, *(i for i in range(len(curves)) if i != main)]
-        scaled = limit * means[main][0]
-        scaled[scaled > TALLEST_BOUND * max(mean.max() for mean in means)] = np.nan
+        allowed = np.where(limit.bound > TALLEST_BOUND * limit.measured.max(), np.nan, limit.bound)
+        back = np.arange(1, len(allowed) + 1)
         count = flow.norms[0].shape[1]
         unit = f"{NOUNS[subject.vocabulary.level]}s"
         what = f"over {count:,} positions of the text"
@@ -184,16 +271,14 @@ class Flow(Report):
             ),
             Chart(
                 "bound",
-                "The same, beside its bound",
+                "The gradient of the whole carry, beside its bound",
                 f"lag k, {unit}",
-                "|dL(t) / ds(t-k)|, nats",
-                (
-                    Curve(flow.states[main].label, np.arange(lags + 1), means[main]),
-                    Curve("bound", np.arange(lags + 1), scaled, role="bound"),
-                ),
+                "|dL(t) / d carry(t-k)|, nats",
+                (Curve("carry", back, limit.measured), Curve("bound", back, allowed, role="bound")),
                 log_y=True,
-                definition="The bound is the norm at lag 0 times the largest singular values of the Jacobians of the "
-                f"last k steps, a geometric mean over {STRETCHES} stretches; it is drawn as far as it is of use.",
+                definition="The norm of the derivative of the loss by all that is carried, and the most it can be: "
+                "its value at lag 1 times the largest singular values of the Jacobians of the steps between; both are "
+                f"means over {STRETCHES} stretches of the text. The bound is drawn as far as it is of use.",
             ),
         )
         quantities = [q for i in order for q in _quantities(flow, i, i == main, lags, what)]
@@ -201,13 +286,20 @@ class Flow(Report):
             Quantity(
                 "bound_growth",
                 "growth of its bound",
-                growth(limit.tolist()),
+                limit.growth,
                 "a step",
-                "The geometric mean of the largest singular value of the carry's one-step Jacobian along the text: the "
-                "gradient of the carry as a whole grows no faster.",
+                "The geometric mean of the largest singular value of the carry's one-step Jacobian, along "
+                f"{STRETCHES} stretches of the text.",
             )
         )
-        return Findings(tuple(quantities), charts, _verdict(subject, flow, lags), tuple(notices))
+        return Findings(tuple(quantities), charts, _verdict(subject, flow, lags, limit.growth), tuple(notices))
+
+
+def _band(norms: Array) -> Array:
+    """The quantiles of 10 % and 90 % at each lag; of what is infinite they may be no number."""
+    with np.errstate(invalid="ignore"):
+        quantiles: Array = np.quantile(norms, [0.1, 0.9], axis=1)
+    return quantiles
 
 
 def _lags(subject: Subject, look: Look) -> tuple[int, list[str]]:
@@ -257,23 +349,26 @@ def _quantities(flow: Norms, place: int, is_main: bool, lags: int, what: str) ->
     ]
 
 
-def _verdict(subject: Subject, flow: Norms, lags: int) -> tuple[str, ...]:
+def _verdict(subject: Subject, flow: Norms, lags: int, limit: float) -> tuple[str, ...]:
     """What it means, and what to try."""
     best = flow.farthest
     state, norms = flow.states[best], flow.mean[best].tolist()
     through = f", through {state.label}" if len(flow.states) > 1 else ""
-    factor = growth(norms)
-    if norms[0] == 0:
+    fate, left = fate_of(norms), _left(norms)
+    factor, steps = growth(norms), f"{lags} step{'s' if lags > 1 else ''}"
+    if fate == "nothing":
         return ("The loss does not depend on the state at all.",)
-    if norms[1] == 0:
+    if not any(norms[1:]):
         return ("Forgets at once: nothing is left of the gradient after one step.",)
-    if norms[-1] > 10 * norms[0]:
-        words = f"Explodes: after {lags} steps the gradient is {norms[-1] / norms[0]:.3g} times what it was{through}"
-        return (f"{words}, a factor of {factor:.3f} a step.", _against_explosion(subject, factor or 1.0))
+    if fate == "explodes":
+        size = f"is {left:.3g} times what it was" if math.isfinite(left) else "is too large for a number"
+        pace = f", a factor of {factor:.3f} a step" if factor else ""
+        return (f"Explodes: after {steps} the gradient {size}{through}{pace}.", _against_explosion(subject, limit))
+    if fate != "vanishes":
+        amount = f"is {left:.3g} times what it was" if left > 1 else f"has {left:.1%} of its size left"
+        return (f"{fate.capitalize()}: after {steps} the gradient {amount}{through}.",)
     gone = crossing(norms, REACHED)
-    if gone is None:
-        return (f"Holds: after {lags} steps {_ratio(norms[-1], norms[0]):.3g} of the gradient is left{through}.",)
-    half = crossing(norms, 0.5) or gone
+    half = crossing(norms, 0.5) or gone or 0.0
     words = f"Vanishes: half-life {half:.2g} steps, and 1 % is left after {gone:.3g}{through}"
     distance, thing = _distance(subject)
     if distance is None or distance <= half:
@@ -282,6 +377,27 @@ def _verdict(subject: Subject, flow: Norms, lags: int) -> tuple[str, ...]:
         f"{words}, while half of this text's {thing} {distance:.0f}.",
         *_against_vanishing(subject, factor, distance),
     )
+
+
+def fate_of(norms: Sequence[float]) -> str:
+    """What becomes of a gradient within the lags that are looked at, in a word.
+
+    It ``explodes`` above ten times what it was, ``vanishes`` where it comes to a hundredth, ``holds`` where a tenth is
+    left, and ``fades`` between; ``nothing`` is where there was none.
+    """
+    if not any(norms):
+        return "nothing"
+    if _left(norms) > EXPLODED:
+        return "explodes"
+    if crossing(norms, REACHED) is not None:
+        return "vanishes"
+    return "holds" if _left(norms) > HELD else "fades"
+
+
+def _left(norms: Sequence[float]) -> float:
+    """What the last lag has of the first that has anything."""
+    start = next((norm for norm in norms if norm > 0), 1.0)
+    return norms[-1] / start if math.isfinite(norms[-1]) else math.inf
 
 
 def _distance(subject: Subject) -> tuple[float | None, str]:
@@ -299,10 +415,11 @@ def _distance(subject: Subject) -> tuple[float | None, str]:
 
 
 def _option(subject: Subject, name: str) -> float | None:
-    """The value of an option of the cell; None where it has none of that name."""
+    """The value of an option of the cell that is a number; None where it has none of that name."""
     for option in registry.cell_options(registry.cell_class(subject.cell)):
         if option.name == name:
-            return float(subject.options.get(name, option.default))
+            with suppress(TypeError, ValueError):
+                return float(subject.options.get(name, option.default))
     return None
 
 
@@ -320,19 +437,15 @@ def _against_vanishing(subject: Subject, factor: float | None, distance: float) 
             advice.append(f"forget_bias={wanted:.2g}")
     gated = any(activation.function == "sigmoid" for activation in subject.anatomy.activations)
     if not gated:
-        advice.append("a gated cell (--cell gru, --cell lstm)")
+        advice.append("a gated cell, whose gates training can open (--cell gru, --cell lstm)")
     elif bias is None:
         advice.append("a cell with a forget gate that starts open (--cell lstm:forget_bias=3)")
     if not advice:
         return ()
-    return (f"To reach farther, try {' or '.join(advice)}.",)
+    return (f"To reach farther, which is not yet to predict better, try {' or '.join(advice)}.",)
 
 
-def _against_explosion(subject: Subject, factor: float) -> str:
+def _against_explosion(subject: Subject, limit: float) -> str:
     scale = _option(subject, "recurrent_scale")
-    smaller = f"recurrent_scale={scale / factor:.2g}, or " if scale is not None else ""
-    return f"To hold it, try {smaller}clipping (--grad-clip 1) and a gated cell (--cell gru, --cell lstm)."
-
-
-def _ratio(value: float, start: float) -> float:
-    return value / start if start > 0 else 0.0
+    smaller = f"recurrent_scale={scale / limit:.2g}, at which no step can stretch it, or " if scale and limit else ""
+    return f"To hold it, try {smaller}a gated cell (--cell gru, --cell lstm), and train with clipping (--grad-clip 1)."

@@ -14,7 +14,7 @@ from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.anatomy import jacobians, places_of_states
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports.probing import places, read, windows
+from rnn_plugins.reports.probing import places, read, require_finite, windows
 
 if TYPE_CHECKING:
     from rnn_plugins.reports.report import Look
@@ -34,6 +34,7 @@ class Stretches(NamedTuple):
         params: its parameters, float64.
         carry: before the first step, (B, ...) each.
         xs: (T, B, I), what it sees.
+        targets: (B,), the symbols that follow.
         read: symbols that it has read before.
         notices: what had to be done otherwise than asked.
     """
@@ -42,6 +43,7 @@ class Stretches(NamedTuple):
     params: Tree
     carry: Tree
     xs: Array
+    targets: Array
     read: int
     notices: tuple[str, ...]
 
@@ -78,7 +80,8 @@ def stretches(subject: Subject, look: Look, steps: int, count: int) -> Stretches
     text = windows(subject.tokens, ends, before + short)
     carry = read(model, params, text[:before])
     xs = np.asarray(model.table(params))[text[before:]]
-    return Stretches(model.cell, params["cell"], carry, xs, before, notices if reduced else ())
+    targets = np.asarray(subject.tokens[ends], np.intp)
+    return Stretches(model.cell, params["cell"], carry, xs, targets, before, notices if reduced else ())
 
 
 def width_of_carry(cell: Cell) -> int:
@@ -101,22 +104,20 @@ def jacobians_along(cell: Cell, params: Tree, carry: Tree, xs: Array) -> Iterato
         (B, D, D) for each of the T steps, as ``rnn_cells.anatomy.jacobians`` gives them.
 
     Raises:
-        UserError: the states grow beyond all numbers.
+        UserError: the states or their derivatives grow beyond all numbers.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         _, after = scan(_Carries(cell), params, carry, xs)
     before = trees.map(lambda first, later: np.concatenate([np.asarray(first)[None], later[:-1]]), carry, after)
-    if not all(np.isfinite(leaf).all() for leaf in trees.leaves(before)):
-        raise UserError(
-            "the network's states grow beyond all numbers along the text: take a smaller recurrent matrix, or train "
-            "with clipping (--grad-clip 1)"
-        )
+    require_finite(before)
     batch, width = xs.shape[1], width_of_carry(cell)
     together = max(1, NUMBERS_AT_ONCE // (batch * width * width))
     for start in range(0, len(xs), together):
         stop = start + together
         carries = trees.map(lambda leaf: leaf[start:stop].reshape(-1, *leaf.shape[2:]), before)  # noqa: B023
-        J = jacobians(cell, params, carries, xs[start:stop].reshape(-1, xs.shape[-1]))
+        with np.errstate(all="ignore"):
+            J = jacobians(cell, params, carries, xs[start:stop].reshape(-1, xs.shape[-1]))
+        require_finite(J)
         yield from J.reshape(-1, batch, width, width)
 
 

@@ -46,9 +46,14 @@ def observe(model: Model, params: Tree, carry: Tree, tokens: Array, shown: Seque
         carry: where to start.
         tokens: (T, B).
         shown: places of activations in the step's graph (``Activation.op``).
+
+    Raises:
+        UserError: the states grow beyond all numbers.
     """
     xs = Lookup(model.table(params), tokens)
-    carry, (outputs, states, activations) = scan(Tapped(model.cell, tuple(shown)), params["cell"], carry, xs)
+    with np.errstate(over="ignore", invalid="ignore"):
+        carry, (outputs, states, activations) = scan(Tapped(model.cell, tuple(shown)), params["cell"], carry, xs)
+    require_finite(states)
     return Observation(carry, outputs, tuple(map(_flat, states)), tuple(map(_flat, activations)))
 
 
@@ -65,7 +70,7 @@ def places(length: int, before: int, count: int, rng: np.random.Generator) -> Ar
             f"the text has {length:,} symbols, and looking {before:,} steps back takes {before + 1:,}: "
             "give a longer text or fewer --lags"
         )
-    return np.sort(rng.choice(np.arange(before, length), size=min(count, length - before), replace=False))
+    return np.sort(before + rng.choice(length - before, size=min(count, length - before), replace=False))
 
 
 def windows(tokens: Array, ends: Array, length: int) -> Array:
@@ -74,12 +79,32 @@ def windows(tokens: Array, ends: Array, length: int) -> Array:
 
 
 def read(model: Model, params: Tree, tokens: Array) -> Tree:
-    """The carry after symbols (T, B), from the first carry on."""
+    """The carry after symbols (T, B), from the first carry on.
+
+    Raises:
+        UserError: the states grow beyond all numbers.
+    """
     carry = model.init_carry(tokens.shape[1])
     if not len(tokens):
         return carry
     # A step may give the parts of its carry in another order; that of the first is the one that states are told by.
-    return trees.map(lambda _, leaf: leaf, carry, model.states(params, carry, tokens)[0])
+    with np.errstate(over="ignore", invalid="ignore"):
+        last: Tree = trees.map(lambda _, leaf: leaf, carry, model.states(params, carry, tokens)[0])
+    require_finite(last)
+    return last
+
+
+def require_finite(numbers: Tree) -> None:
+    """See to it that states, or what is made of them, are numbers.
+
+    Raises:
+        UserError: one is infinite or no number.
+    """
+    if not all(np.isfinite(leaf).all() for leaf in trees.leaves(numbers)):
+        raise UserError(
+            "the network's states grow beyond all numbers along the text: take a smaller recurrent matrix, or train "
+            "with clipping (--grad-clip 1)"
+        )
 
 
 def state_gradients(
@@ -100,7 +125,7 @@ def state_gradients(
 
     Returns:
         For each state (T, B, size): the derivative of the loss by the state after each step, all its ways included
-        (``Tapped``). Zero after the step of the loss.
+        (``Tapped``). Zero after the step of the loss; not finite where it is too large for a number.
     """
     length, batch = tokens.shape
     table = model.table(params)
@@ -113,7 +138,8 @@ def state_gradients(
         last = outputs[-1] if at is None else outputs[at, np.arange(batch)]
         return -sum(pick(log_softmax(affine(params["head"], last)), targets))
 
-    _, gradients = value_and_grad(loss)(nudges)
+    with np.errstate(over="ignore", invalid="ignore"):
+        _, gradients = value_and_grad(loss)(nudges)
     return [_flat(gradient) for gradient in gradients]
 
 

@@ -15,10 +15,12 @@ from minigrad.trees import Tree
 from rnn_cells.anatomy import Anatomy, anatomy
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
+from rnn_plugins.places import BEST
 from rnn_plugins.runs import Run, build_model
 from rnn_plugins.settings import Settings
 from rnn_plugins.tasks.language_model import ONE_HOT_LIMIT, LanguageModel, Model
 from rnn_plugins.text.corpus import Corpus, load_corpus, split
+from rnn_plugins.text.evaluation import trained_on
 from rnn_plugins.text.vocabulary import Vocabulary
 
 Array: TypeAlias = NDArray[Any]
@@ -34,7 +36,8 @@ class Subject:
         params: its parameters.
         tokens: (N,), the symbols of a text, held out where something was.
         vocabulary: what they stand for.
-        training: (M,), the symbols that it was or would be trained on.
+        training: (M,), the symbols that it was or would be trained on; those of the other text that it is looked at on,
+            where its own is gone.
         cell: the cell's name as users write it.
         options: the cell's options that were given.
         steps: the training steps behind its weights; 0 for a fresh one.
@@ -78,22 +81,23 @@ def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
         UserError: its text or its weights cannot be had.
     """
     settings = run.settings
-    corpus = load_corpus(
-        files or settings.files,
-        level=settings.level,
-        valid_fraction=settings.valid_fraction,
-        vocabulary=run.vocabulary,
-        unknown="replace",
-    )
-    training, held_out = split(corpus, settings.valid_fraction)
-    weights, notes = run.load("model.safetensors")
+    own, reason = trained_on(run)
+    if files:
+        tokens = _plain(load_corpus(files, level=settings.level, vocabulary=run.vocabulary, unknown="replace").tokens)
+        training = _plain(own[0]) if own else tokens
+    elif own is None:
+        raise UserError(f"{reason}; --text FILE looks at the run on another text")
+    else:
+        training, held_out = map(_plain, own)
+        tokens = held_out if len(held_out) > 1 else training
+    weights, notes = run.load(BEST)
     return Subject(
         label=run.name,
         model=run.model,
         params=weights,
-        tokens=_plain(corpus.tokens if files else held_out if len(held_out) > 1 else training),
+        tokens=tokens,
         vocabulary=run.vocabulary,
-        training=_plain(training),
+        training=training,
         cell=run.manifest["cell"]["cell"],
         options=settings.cell_option,
         steps=int(notes["step"]),

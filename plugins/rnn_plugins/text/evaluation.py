@@ -154,7 +154,7 @@ def evaluate(run: Run, sources: Sequence[str] = (), unknown: Unknown = "replace"
         UserError: there is nothing to score, or the text has unknown characters and ``unknown`` is ``error``.
     """
     vocabulary = run.vocabulary
-    parts, why = _trained_on(run)
+    parts, why = trained_on(run)
     notices = [f"{why}; so there are no n-grams to compare with"] if why else []
     if sources:
         corpus = load_corpus(sources, vocabulary=vocabulary, unknown=unknown)
@@ -202,7 +202,7 @@ def evaluate(run: Run, sources: Sequence[str] = (), unknown: Unknown = "replace"
     return Evaluation(run.name, text, vocabulary.level, sizes, tuple(scores), tuple(notices))
 
 
-def _trained_on(run: Run) -> tuple[tuple[Array, Array] | None, str]:
+def trained_on(run: Run) -> tuple[tuple[Array, Array] | None, str]:
     """The symbols that a run was trained on and those it held out; if its text is not there any more, why."""
     settings, recorded = run.settings, run.manifest["data"]
     try:
