@@ -21,6 +21,7 @@ from rnn_plugins.reports.report import Look, to_json
 from rnn_plugins.reports.subject import of_run
 from rnn_plugins.runs import Run, build_model
 from rnn_plugins.text.builtin import HELLO
+from rnn_plugins.ties import welch
 
 SYMBOLS = len(set(HELLO))
 CELLS = [entry.name for entry in registry.entries("cells")]
@@ -58,7 +59,10 @@ def quantities(page, label):
 
 def scored(**losses):
     """Contestants of whom only the losses in bits a character are known."""
-    return [Contestant(label, tuple(SimpleNamespace(bits=bits) for bits in each)) for label, each in losses.items()]
+    return [
+        Contestant(label, tuple(SimpleNamespace(bits=bits, held_out=True) for bits in each))
+        for label, each in losses.items()
+    ]
 
 
 # Sizes ----------------------------------------------------------------------------------------------------------
@@ -79,6 +83,22 @@ def test_otherwise_no_other_size_comes_closer(goal):
 
     found = match_size(measure, goal)
     assert all(abs(measure(found) - goal) <= abs(measure(n) - goal) for n in (max(1, found - 1), found + 1))
+
+
+@given(st.integers(1, 500), st.floats(-0.4, 0.4), st.sampled_from([lambda n: n**3, lambda n: n * min(n, 30) + 9 * n]))
+def test_the_size_is_found_of_a_measure_that_is_no_parabola_too(size, off, measure):
+    assert match_size(measure, measure(size) + off) == size
+
+
+def test_of_a_parabola_one_size_is_tried_beside_three_small_ones():
+    tried = []
+
+    def measure(n):
+        tried.append(n)
+        return 4 * n * n + 71 * n + 67
+
+    assert match_size(measure, measure(512)) == 512
+    assert tried == [512, 8, 16, 24, 512]
 
 
 def test_a_measure_that_does_not_grow_is_told():
@@ -291,19 +311,35 @@ def test_the_lag_is_that_of_the_flow_report_for_the_state_that_reaches_farthest(
     assert look(read(run("hamlet"))).reach == pytest.approx(expected)
 
 
-def test_a_run_that_ended_with_its_time_is_measured_there(folder, run, monkeypatch):
+def test_a_run_that_ended_with_its_time_is_measured_there_if_asked(folder, run, monkeypatch):
     monkeypatch.setattr(
         "rnn_plugins.trainer.Trainer._ending", lambda self, s: "time" if self.state.step == 14 else None
     )
     ended = train(folder, TEXT, "ended", valid_every=10)
     before = read(ended)
-    after = look(before)
+    after = look(before, at_end=True)
     weights = ended.last()[0]["params"]
     subject = of_run(ended)
     loss = subject.model.evaluate(weights, subject.tokens)
     assert (before.steps, before.curve.shape, after.curve.shape) == (14, (3, 1), (3, 2))
     assert after.curve[:, 1].tolist() == [14 * 64, before.seconds, pytest.approx(loss / math.log(2))]
     assert after.loss == min(loss, before.loss) == loss
+    best = ended.manifest["best"]["loss"]
+    assert look(before).loss == best > loss
+    groups = {"ended": [ended], "hamlet": [run("hamlet")]}
+    page, at_end = compare(groups), compare(groups, at_end=True)
+    assert [quantities(each, "ended")["loss"] for each in (page, at_end)] == [best, loss]
+    assert [quantity.definition for quantity in page.quantities["ended"]][:2] == [
+        "The loss of the weights that are kept as the best, on held-out text, of one run.",
+        "The loss of the weights that are kept as the best, on held-out text, per character of the text, of one run.",
+    ]
+    assert page.notices == ()
+    assert at_end.quantities["ended"][0].definition == (
+        "The lowest loss that was measured in training or at the end of its time, on held-out text, of one run."
+    )
+    assert at_end.notices == (
+        "the losses at the end of the time count too, and may be below those of the weights that are kept",
+    )
 
 
 def test_a_run_whose_text_is_gone_is_compared_by_its_records(folder, run):
@@ -423,10 +459,19 @@ def test_different_shares_held_out_are_not_fair(folder, run):
     assert page.verdict[""][0].startswith("No verdict")
 
 
-def test_training_losses_are_called_so(folder, run):
+def test_training_losses_are_called_so_and_get_no_verdict(folder, run):
     other = train(folder, "hello", "hello2", seq_length=4, batch_size=1, cell="rnn")
     page = compare(group([run("hello"), other]))
     assert page.notices[0] == "nothing is held out: the losses are those of the text that was trained on"
+    assert page.verdict[""] == (
+        "No verdict, because nothing was held out: a low loss on the text that was trained on can be learnt by heart. "
+        "Give a longer text, or a larger --valid-fraction.",
+    )
+
+
+def test_the_lag_is_called_as_in_the_flow_report(run):
+    (lag,) = (q for q in compare(group([run("hamlet")])).quantities["hamlet"] if q.key == "one_percent_lag")
+    assert lag.label == "1 %-lag"
 
 
 def test_runs_that_say_nothing_are_told_and_the_others_compared(folder, run):
@@ -479,6 +524,21 @@ def test_ties_are_called_ties():
         "a and b are tied, 2.100 behind c (p < 0.0001): 3.100 to 3.110 bits a character, which is within the spread.",
         "More seeds would show smaller differences.",
     )
+
+
+def test_ties_of_losses_that_do_not_overlap_are_for_want_of_seeds():
+    losses = {"rnn": [4.17, 4.194], "gru": [4.0, 4.036]}
+    chance = welch(losses["gru"], losses["rnn"])
+    assert 0.01 < chance < 0.05  # so that it is a tie in three, and none in two
+    assert verdict(scored(**losses))[0].startswith("gru is the best")
+    assert verdict(scored(**losses, lstm=[9.0, 9.2]))[0] == (
+        f"gru and rnn are tied: 4.018 to 4.182 bits a character, which 2 seeds cannot tell apart (p = {chance:.2g}, "
+        "not below 0.017)."
+    )
+    first, last = verdict(scored(rnn=[4.1, 4.2], gru=[4.0, 4.02, 4.05]))
+    assert first.startswith("gru and rnn are tied: 4.023 to 4.150 bits a character, which 2 and 3 seeds cannot tell")
+    assert first.endswith("not below 0.05).")
+    assert last == "More seeds would show smaller differences."
 
 
 def test_one_run_wins_nothing():

@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 from known_cells import Copy, Linear, subject_of
+from tiny_runs import TEXT, train
 
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.flow import Flow
 from rnn_plugins.reports.gather import gather, kinds, load
 from rnn_plugins.reports.report import Chart, Curve, Findings, Image, Look, Quantity, Report, Table, compose, to_json
-from rnn_plugins.reports.subject import parse_cell
+from rnn_plugins.reports.subject import of_run, parse_cell
 
 
 class Two(Report):
@@ -118,3 +119,22 @@ def test_a_cell_with_its_options():
     assert parse_cell("./a.py:Mine:leak=0.1") == ("./a.py:Mine", {"leak": "0.1"})
     with pytest.raises(UserError, match=r"--cell is 'lstm:a=1,b': 'b' is no option; write NAME:KEY=VALUE, such as"):
         parse_cell("lstm:a=1,b")
+
+
+def test_a_run_is_looked_at_on_the_text_that_it_knows(tmp_path, monkeypatch):
+    monkeypatch.setenv("RNN_LAB_CACHE", str(tmp_path / "cache"))
+    run = train(tmp_path, TEXT, "hamlet", cell_option={"reset": "after"})
+    subject = of_run(run)
+    held_out = run.manifest["data"]["held_out"]
+    np.testing.assert_array_equal(subject.tokens, run.vocabulary.encode(TEXT)[-held_out:])
+    assert len(subject.training) + held_out == len(TEXT)
+    assert (subject.label, subject.cell, subject.options) == ("hamlet", "gru", {"reset": "after"})
+    (tmp_path / "other.txt").write_text("to be? or not!\n" * 9)
+    assert run.vocabulary.decode(of_run(run, [str(tmp_path / "other.txt")]).tokens).startswith("to be")
+    (tmp_path / "hamlet.txt").write_text("to be, to be, to be\n" * 50)
+    with pytest.raises(UserError) as caught:
+        of_run(run)
+    assert str(caught.value).startswith("the text of the run 'hamlet' is not what it was: ")
+    assert str(caught.value).endswith(" has changed since; --text FILE looks at the run on another text")
+    other = of_run(run, [str(tmp_path / "other.txt")])
+    np.testing.assert_array_equal(other.training, other.tokens)

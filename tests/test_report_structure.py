@@ -14,8 +14,18 @@ from minigrad import softmax
 from minigrad.scan import available_backends, use_backend
 from rnn_cells import Cell
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports.report import Look
-from rnn_plugins.reports.structure import Bins, Structure, bins, class_of, outcomes, wilson, write_side_by_side
+from rnn_plugins.reports.report import Look, compose
+from rnn_plugins.reports.structure import (
+    Bins,
+    Failure,
+    Structure,
+    bins,
+    class_of,
+    outcomes,
+    wilson,
+    write,
+    write_side_by_side,
+)
 from rnn_plugins.tasks.language_model import Model
 from rnn_plugins.text.latex_check import check, spans
 from rnn_plugins.text.vocabulary import Vocabulary
@@ -119,6 +129,59 @@ def test_a_model_that_closes_by_another_kind():
     )
 
 
+def test_a_failure_beyond_what_could_be_told_is_one_at_the_latest():
+    """The text also has brackets that close at once, which this model does not write."""
+    findings = Structure().measure(writer("a(bcdef]", "a(bcdef)()" * 100), Look(characters=2000))
+    assert numbers(findings)["brackets_fail_from"] == "at most 4 characters"
+    assert findings.verdict == (
+        "Of 250 brackets that it opens, it closes 0.0% rightly; it fails from a distance of 4 characters on at the "
+        "latest, and 50% of the text's reach that far.",
+    )
+
+
+@pytest.mark.parametrize("characters", [7 * 99, 7 * 5])
+def test_too_few_brackets_tell_nothing(characters):
+    subject = writer("(abcde)", "(abcde)" * 100)
+    findings = Structure().measure(subject, Look(characters=characters))
+    assert findings.verdict == (
+        f"Of {characters // 7} brackets that it opens, it closes 100.0% rightly; that is too few to tell from which "
+        f"distance it fails: give --characters more than {characters}.",
+    )
+    (fail_from,) = (q for q in findings.quantities if q.key == "brackets_fail_from")
+    assert (fail_from.value, fail_from.missing) == (None, "too few to tell")
+    more = Structure().measure(subject, Look(characters=700))
+    assert "as well as the text does" in more.verdict[0]
+
+
+def test_brackets_at_other_distances_than_the_text_s_tell_nothing():
+    findings = Structure().measure(writer("(abcde)", "(abcdefghi)" * 100), Look(characters=7000))
+    assert findings.verdict[0].startswith(
+        "Of 1,000 brackets that it opens, it closes 100.0% rightly; that is too few to tell"
+    )
+
+
+def test_a_chart_without_any_group_that_is_large_enough_is_left_out():
+    subject = writer("(abcde)", "(abcde)" * 100)
+    few, more = (Structure().measure(subject, Look(characters=7 * n)) for n in (9, 10))
+    assert [figure.key for figure in few.figures] == ["brackets_distances", "groups", "kinds"]
+    assert few.notices == (
+        "the chart of brackets closed rightly is left out: too few end at any distance (below 10 a group)",
+    )
+    assert [figure.key for figure in more.figures] == ["brackets", "brackets_distances", "groups", "kinds"]
+    assert more.notices == ()
+
+
+def test_models_of_one_text_share_its_curve_however_far_their_own_brackets_reach():
+    text = "(abcdefghijklmnopq)" * 100
+    report, look = Structure(), Look(characters=2000)
+    found = {cycle: report.measure(writer(cycle, text), look) for cycle in ("(ab)", "(abcdefghijklmnopq)")}
+    far = report.measure(writer("(abcdefghijklmnopqrstuvwxyzABCDEF)", text + "rstuvwxyzABCDEF"), look)
+    page = compose("structure", report, found | {"far": far})
+    (chart,) = (figure for figure in page.figures if figure.key == "brackets_distances")
+    assert [curve.role for curve in chart.curves].count("reference") == 1
+    assert [len(curve.x) for curve in chart.curves] == [5, 5, 5, 6]
+
+
 def test_a_model_that_opens_nothing():
     findings = Structure().measure(writer("ab", "(a)" * 100), Look(characters=100))
     assert findings.verdict == ("It opens no brackets.",)
@@ -189,15 +252,38 @@ def test_the_interval_holds_the_share_and_its_ends_solve_wilson_s_equation(n, da
 
 
 def test_where_it_fails_is_certain():
-    def fails(right, count, reference=1.0):
-        return Bins(np.array(count), np.array(right)).fails_from(reference)
+    def fails(right, count, reference=1.0, truth=(99, 99, 99, 99)):
+        text = Bins(np.array(truth), np.array(truth))
+        return Bins(np.array(count), np.array(right)).fails_from(text, reference)
 
-    assert fails([100, 99, 50, 0], [100, 100, 100, 100]) == 4
-    assert fails([100, 99, 50, 0], [100, 100, 100, 100], reference=0.6) == 8
+    assert fails([100, 99, 50, 0], [100, 100, 100, 100]) == Failure(4, at_latest=False)
+    assert fails([100, 99, 50, 0], [100, 100, 100, 100], reference=0.6) == Failure(8, at_latest=False)
+    # The text has no such distance.
+    assert fails([100, 99, 50, 0], [100, 100, 100, 100], truth=(99, 99, 3, 99)) == Failure(8, at_latest=False)
+    assert fails([100, 99, 50, 0], [100, 100, 100, 100], truth=(99, 99)) is None
     assert fails([9, 0], [9, 9]) is None  # too few to be certain
-    assert fails([0, 10], [9, 10]) is None
     assert fails([93], [100]) is None
-    assert fails([930], [1000]) == 1
+    assert fails([930], [1000]) == Failure(1, at_latest=False)
+
+
+def test_where_it_fails_is_an_upper_bound_beyond_a_group_of_which_too_little_is_known():
+    text = Bins(np.array([99, 9, 99, 99]), np.array([99, 9, 99, 99]))
+
+    def fails(right, count):
+        return Bins(np.array(count), np.array(right)).fails_from(text, 1.0)
+
+    assert fails([0, 9, 50, 0], [9, 9, 50, 50]) == Failure(8, at_latest=True)
+    assert fails([50, 9, 0, 0], [50, 9, 9, 50]) == Failure(8, at_latest=True)
+    assert fails([50, 0, 0, 0], [50, 0, 50, 9]) == Failure(4, at_latest=False)  # the text lacks what is not known
+
+
+@pytest.mark.parametrize(
+    ("characters", "texts", "length"),
+    [(100, 1, 100), (9_999, 1, 9_999), (10_000, 2, 5_000), (640_000, 64, 10_000)],
+)
+def test_more_characters_are_more_texts_and_then_longer_ones(characters, texts, length):
+    written = write(writer("(abcde)", "(abcde)" * 100), characters, seed=0)
+    assert (len(written), {len(text) for text in written}) == (texts, {length})
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -267,6 +353,6 @@ def test_environments_and_brackets_are_told_apart_at_level_word():
     )
     findings = Structure().measure(subject, Look(characters=3000))
     assert {figure.key for figure in findings.figures} == {
-        "environments", "environments_distances", "brackets", "brackets_distances", "groups", "kinds",
+        "environments_distances", "brackets", "brackets_distances", "groups", "kinds",
     }  # fmt: skip
     assert numbers(findings)["brackets_right"] < 100

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnn_plugins.ties import Tier, rank, student, welch
+from rnn_plugins.ties import Tier, level, rank, student, welch
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,7 @@ def test_a_large_gap_with_a_larger_spread_is_a_tie():
 
 def test_with_more_pairs_a_gap_must_be_clearer():
     two = {"a": [1.0, 1.1, 1.2], "b": [1.3, 1.4, 1.5]}
+    assert (level(2), level(3)) == (0.05, 0.05 / 3)
     assert 0.05 / 3 < welch(two["a"], two["b"]) < 0.05
     assert len(rank(two)) == 2
     assert rank(two | {"c": [9.0, 9.1, 9.2]})[0].names == ("a", "b")

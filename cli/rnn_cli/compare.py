@@ -62,13 +62,14 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
     from rnn_plugins.comparison import group
     from rnn_plugins.contest import SEEDS, contest
 
-    interrupted = False
+    interrupted = at_end = False
     about: tuple[str, ...] = ()
     if cells:
         _hold_files(runs_or_files)
         if runs_or_files:
             wanted["files"] = runs_or_files
         planned = contest(cells, wanted, match or "params", SEEDS if seeds is None else seeds)
+        at_end = planned.match == "seconds"
         about = (*planned.about, _described(planned))
         for line in about:
             remark(line)
@@ -82,7 +83,7 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
         useless = [key for key, value in (("match", match), ("seeds", seeds)) if value is not None]
         _hold_runs(runs_or_files, [*useless, *wanted])
         groups = group(_found(runs_or_files))
-    page = laid_out(groups, _tell)
+    page = laid_out(groups, _tell, at_end)
     put([page], " and ".join(page.subjects), about, output)
     if interrupted:
         ctx.exit(INTERRUPTED)

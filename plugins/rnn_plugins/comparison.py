@@ -26,7 +26,7 @@ from rnn_plugins.reports.structure import CLASSES, ENOUGH, Outcomes, outcomes
 from rnn_plugins.reports.structure import write as written
 from rnn_plugins.reports.subject import Subject, of_run
 from rnn_plugins.runs import Run
-from rnn_plugins.ties import rank
+from rnn_plugins.ties import level, rank, welch
 
 Array: TypeAlias = NDArray[Any]
 
@@ -43,7 +43,8 @@ class Trial:
 
     Attributes:
         run: which.
-        loss: the lowest that was measured, nats a symbol, of held-out text where there is some.
+        loss: the lowest that was measured, nats a symbol, of held-out text where there is some: as ``read`` gives it,
+            that of the weights that are kept as the best.
         steps: of training.
         characters: seen in training, repetitions included.
         seconds: of training, validations included.
@@ -111,14 +112,18 @@ def read(run: Run) -> Trial:
     )
 
 
-def look(trial: Trial) -> Trial:
+def look(trial: Trial, at_end: bool = False) -> Trial:
     """The same, with what its weights show: how far gradients reach, how it closes brackets.
 
-    A run that was ended before a validation was due is measured where it ended.
+    Args:
+        trial: as it was read.
+        at_end: whether its loss is also measured where its time ended, before a validation was due. Runs that were
+            given equal times are compared so, as a slow one's last validation is farther from its end.
     """
     try:
         subject = of_run(trial.run)
-        trial = _measured_at_its_end(trial, subject)
+        if at_end:
+            trial = _measured_at_its_end(trial, subject)
     except UserError as error:
         return replace(trial, notices=(f"{trial.run.name}: its weights were not looked at, because {error}",))
     return replace(trial, reach=_reach(subject), structure=_structure(subject))
@@ -129,7 +134,7 @@ def _holds_out(run: Run) -> bool:
 
 
 def _measured_at_its_end(trial: Trial, subject: Subject) -> Trial:
-    if trial.run.manifest.get("outcome") not in ("time", "interrupted") or not trial.held_out:
+    if trial.run.manifest.get("outcome") != "time" or not trial.held_out:
         return trial
     if trial.curve.size and trial.curve[0, -1] >= trial.characters:
         return trial
@@ -227,12 +232,15 @@ def _cell(run: Run) -> str:
     return f"{run.manifest['cell']['cell']}{':' if options else ''}{options}"
 
 
-def compare(groups: Mapping[str, Sequence[Run]], told: Callable[[str], None] = lambda run: None) -> Page:
+def compare(
+    groups: Mapping[str, Sequence[Run]], told: Callable[[str], None] = lambda run: None, at_end: bool = False
+) -> Page:
     """Lay runs beside each other.
 
     Args:
         groups: the runs of each contestant by its label.
         told: called with the name of a run before its weights are looked at.
+        at_end: as in ``look``.
 
     Raises:
         UserError: there is nothing to show of any of them.
@@ -247,7 +255,7 @@ def compare(groups: Mapping[str, Sequence[Run]], told: Callable[[str], None] = l
                 reasons.append(str(error))
                 continue
             told(run.name)
-            trials.append(look(trial))
+            trials.append(look(trial, at_end))
             notices += trials[-1].notices
         if trials:
             contestants.append(Contestant(label, tuple(trials)))
@@ -257,13 +265,19 @@ def compare(groups: Mapping[str, Sequence[Run]], told: Callable[[str], None] = l
     if not contestants:
         raise UserError("; ".join(failed.values()))
     unfair, remarks = _fairness(contestants)
+    lowest = "The loss of the weights that are kept as the best"
+    if at_end:
+        lowest = "The lowest loss that was measured in training or at the end of its time"
+        remarks.append(
+            "the losses at the end of the time count too, and may be below those of the weights that are kept"
+        )
     return Page(
         kind="compare",
         title="Comparison",
         question="Which network learns the text best, and at what price?",
         subjects=(*(contestant.label for contestant in contestants), *failed),
-        quantities=_told(contestants),
-        figures=(*_charts(contestants), _runs(contestants)),
+        quantities=_told(contestants, lowest),
+        figures=(*_charts(contestants), _runs(contestants, lowest)),
         verdict={"": verdict(contestants, unfair)},
         notices=(*unfair, *remarks, *notices),
         failed=failed,
@@ -307,6 +321,11 @@ def verdict(contestants: Sequence[Contestant], unfair: Sequence[str] = ()) -> tu
         return ()
     if unfair:
         return ("No verdict, because the comparison is not fair: " + "; ".join(unfair) + ".",)
+    if not all(trial.held_out for contestant in contestants for trial in contestant.trials):
+        return (
+            "No verdict, because nothing was held out: a low loss on the text that was trained on can be learnt by "
+            "heart. Give a longer text, or a larger --valid-fraction.",
+        )
     single = [contestant.label for contestant in contestants if len(contestant.bits) < 2]
     if single:
         best = min(contestants, key=lambda contestant: contestant.mean)
@@ -329,10 +348,21 @@ def verdict(contestants: Sequence[Contestant], unfair: Sequence[str] = ()) -> tu
             sentences.append(f"{names[0]} is {behind or f'the best, with {best.mean:.3f} bits a character'}.")
         else:
             words = f"{_listed(names)} are tied{', ' if behind else ''}{behind}"
-            sentences.append(f"{words}: {first:.3f} to {last:.3f} bits a character, which is within the spread.")
+            why = _undecided([by_label[name].bits for name in names], level(len(contestants)))
+            sentences.append(f"{words}: {first:.3f} to {last:.3f} bits a character, which {why}.")
     if any(len(names) > 1 for names, _ in tiers):
         sentences.append("More seeds would show smaller differences.")
     return tuple(sentences)
+
+
+def _undecided(samples: Sequence[Sequence[float]], needed: float) -> str:
+    """Why losses are tied with the first, whose mean is the lowest."""
+    first, *others = samples
+    if all(min(other) <= max(first) for other in others):
+        return "is within the spread"
+    seeds = _listed([str(count) for count in sorted({len(sample) for sample in samples})])
+    chance = min(welch(first, other) for other in others)
+    return f"{seeds} seeds cannot tell apart (p = {chance:.2g}, not below {needed:.2g})"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -395,7 +425,7 @@ def _curve(contestant: Contestant, axis: int, place: int) -> Curve:
     return Curve(contestant.label, axes[axis], mean, low, high, style=place)
 
 
-def _runs(contestants: Sequence[Contestant]) -> Table:
+def _runs(contestants: Sequence[Contestant], lowest: str) -> Table:
     rows = tuple(
         (trial.run.name, trial.run.settings.seed, trial.loss, trial.bits, trial.steps, trial.seconds)
         for contestant in contestants
@@ -406,13 +436,13 @@ def _runs(contestants: Sequence[Contestant]) -> Table:
         "The runs",
         ("run", "seed", "nats", "bits", "steps", "seconds"),
         rows,
-        "Each run with its lowest loss in nats a symbol and in bits a character.",
+        f"{lowest}, in nats a symbol and in bits a character.",
     )
 
 
-def _told(contestants: Sequence[Contestant]) -> dict[str, tuple[Quantity, ...]]:
+def _told(contestants: Sequence[Contestant], lowest: str) -> dict[str, tuple[Quantity, ...]]:
     """The quantities of each, but for those that say nothing of any."""
-    found = {contestant.label: _quantities(contestant) for contestant in contestants}
+    found = {contestant.label: _quantities(contestant, lowest) for contestant in contestants}
     nothing = {"structure": None, "num_layers": 1}
     left_out = {
         key
@@ -422,7 +452,7 @@ def _told(contestants: Sequence[Contestant]) -> dict[str, tuple[Quantity, ...]]:
     return {label: tuple(q for q in of_one if q.key not in left_out) for label, of_one in found.items()}
 
 
-def _quantities(contestant: Contestant) -> tuple[Quantity, ...]:
+def _quantities(contestant: Contestant, lowest: str) -> tuple[Quantity, ...]:
     trials = contestant.trials
     run, settings = trials[0].run, trials[0].run.settings
     text = "held-out text" if all(trial.held_out for trial in trials) else "the training text"
@@ -438,13 +468,13 @@ def _quantities(contestant: Contestant) -> tuple[Quantity, ...]:
         cost = None
     spread = f"{min(contestant.bits):.3f} to {max(contestant.bits):.3f}" if len(trials) > 1 else None
     return (
-        Quantity("loss", "loss", statistics.fmean(losses), "nats", f"The lowest loss on {text}, {runs}."),
+        Quantity("loss", "loss", statistics.fmean(losses), "nats", f"{lowest}, on {text}, {runs}."),
         Quantity(
             "bits",
             "loss, a character",
             contestant.mean,
             "bits",
-            f"The lowest loss on {text}, per character of the text, {runs}.",
+            f"{lowest}, on {text}, per character of the text, {runs}.",
         ),
         Quantity(
             "deviation",
@@ -491,11 +521,12 @@ def _quantities(contestant: Contestant) -> tuple[Quantity, ...]:
         ),
         Quantity(
             "one_percent_lag",
-            "1 % of the gradient after",
+            "1 %-lag",
             reach if reach is not None and math.isfinite(reach) else None,
             "steps",
-            "The lag at which the mean norm of the derivative of the loss by a carried state comes to 1 % of its value "
-            "at lag 0, for the state for which it is largest; the median over runs.",
+            "The lag at which the mean norm of the derivative of the loss by a carried state first comes to 1 % of its "
+            "value at lag 0, after which little can be learnt of what came before; for the state for which it is "
+            "largest, and the median over runs.",
             "-" if reach is None else f"not within {LAGS}",
         ),
         Quantity(

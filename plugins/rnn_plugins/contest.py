@@ -5,7 +5,6 @@ Training itself is the trainer's, and what comes out is compared elsewhere.
 
 from __future__ import annotations
 
-import math
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -157,11 +156,28 @@ def _timed(settings: Settings, given: Mapping[str, Any]) -> Settings:
 def match_size(measure: Callable[[int], float], goal: float) -> int:
     """The size whose measure comes closest to a goal, for a measure that does not fall where the size grows.
 
+    Large models take long to make, and the numbers of most grow as a parabola: it is taken through three small sizes,
+    and where it holds at the size that it gives, no other is made.
+
     Raises:
         UserError: no size reaches the goal.
     """
-    measure, step = cache(measure), 1
-    low, high = 0, _guess(measure, goal)
+    measure = cache(measure)
+    parabola = _parabola(measure)
+    near = _search(parabola, goal, 1)
+    return near if parabola(near) == measure(near) else _search(measure, goal, near)
+
+
+def _parabola(measure: Callable[[int], float]) -> Callable[[int], float]:
+    """What goes through a measure at three small sizes; a line where it would bend downwards."""
+    first, second, third = (measure(size) for size in (8, 16, 24))
+    slope, bend = (second - first) / 8, max(third - 2 * second + first, 0) / 128
+    return lambda size: first + (size - 8) * (slope + (size - 16) * bend)
+
+
+def _search(measure: Callable[[int], float], goal: float, near: int) -> int:
+    """The size whose measure comes closest to a goal, from a size on that may be near."""
+    low, high, step = 0, near, 1
     while measure(high) < goal:
         low, high, step = high, high + step, 2 * step
         if high > LARGEST:
@@ -175,24 +191,6 @@ def match_size(measure: Callable[[int], float], goal: float) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if measure(middle) < goal else (low, middle)
     return min((size for size in (low, high) if size), key=lambda size: abs(measure(size) - goal))
-
-
-def _guess(measure: Callable[[int], float], goal: float) -> int:
-    """The size at which the parabola through three small ones reaches the goal, as the weights of most cells make one.
-
-    Large models take long to make, so that it is worth while to begin near the right one.
-    """
-    first, second, third = (measure(size) for size in (8, 16, 24))
-    a = (third - 2 * second + first) / 128
-    b = (third - first) / 16 - 32 * a
-    c = second - 256 * a - 16 * b
-    if a > 0:
-        size = (math.sqrt(max(b * b - 4 * a * (c - goal), 0)) - b) / (2 * a)
-    elif b > 0:
-        size = (goal - c) / b
-    else:
-        size = 1
-    return int(min(max(size, 1), LARGEST))
 
 
 def _matched(

@@ -51,6 +51,11 @@ def _gauss() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return np.polynomial.legendre.leggauss(100)
 
 
+def level(samples: int) -> float:
+    """Below what two of so many samples are called different: 0.05 divided by the number of pairs (Bonferroni)."""
+    return LEVEL / max(1, math.comb(samples, 2))
+
+
 class Tier(NamedTuple):
     """Samples that cannot be told apart, the one with the lowest mean first.
 
@@ -66,18 +71,18 @@ class Tier(NamedTuple):
 def rank(samples: Mapping[str, Sequence[float]]) -> list[Tier]:
     """Samples by their means, the lowest first; those that are tied with the first of a tier stand in it.
 
-    Two are tied unless Welch's t-test tells them apart at the level 0.05 divided by the number of pairs (Bonferroni):
-    where all have the same mean, any two are called different in one case of twenty at most.
+    Two are tied unless Welch's t-test tells them apart at ``level``: where all have the same mean, any two are called
+    different in one case of twenty at most.
 
     Args:
         samples: two numbers or more each, by name.
     """
-    level = LEVEL / max(1, math.comb(len(samples), 2))
+    needed = level(len(samples))
     left = sorted(samples, key=lambda name: statistics.fmean(samples[name]))
     tiers: list[Tier] = []
     while left:
         best = left[0]
-        names = tuple(name for name in left if name == best or welch(samples[best], samples[name]) >= level)
+        names = tuple(name for name in left if name == best or welch(samples[best], samples[name]) >= needed)
         chance = welch(samples[tiers[0].names[0]], samples[best]) if tiers else None
         tiers.append(Tier(names, chance))
         left = [name for name in left if name not in names]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,9 @@ MOST = 1_000_000
 FEW = 10
 """Things opened at a distance below which nothing is said of their share."""
 
+TOLD = 100
+"""Things opened below which nothing is said of how far closing goes well, unless it fails for certain."""
+
 ENOUGH = 20
 """Things that a text must open of a class for it to be looked at."""
 
@@ -45,6 +48,9 @@ NORMAL = 1.96
 
 CLASSES = ("environments", "brackets")
 """What is closed: LaTeX environments; brackets, groups and ``\\left ... \\right``. Formulas stand in a table only."""
+
+DISTANCE = "characters from the opening to its end"
+"""What groups are by, as an axis says it."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,18 @@ def wilson(successes: Array, trials: Array) -> tuple[Array, Array]:
     return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
 
 
+class Failure(NamedTuple):
+    """Where closing goes wrong.
+
+    Attributes:
+        distance: from how many characters on.
+        at_latest: whether it may do so nearer already, because there are too few cases there.
+    """
+
+    distance: int
+    at_latest: bool
+
+
 @dataclass(frozen=True)
 class Bins:
     """Outcomes by distance: group i holds distances from 2**i up to, but without, 2**(i + 1); group 0 holds 0 too.
@@ -147,14 +165,30 @@ class Bins:
         shares: Array = self.count / max(self.count.sum(), 1)
         return shares
 
-    def fails_from(self, reference: float) -> int | None:
-        """The first distance of the first group of which it is certain that its share is below ``SHARE`` of another.
+    def known(self, truth: Bins) -> Array:
+        """Which groups the true text has, with ``FEW`` cases or more, (G,).
+
+        What a model opens and closes at distances that do not occur says little of how far it remembers.
+        """
+        known = np.zeros(len(self.count), bool)
+        known[: len(truth.count)] = truth.count[: len(known)] >= FEW
+        return known
+
+    def fails_from(self, truth: Bins, reference: float) -> Failure | None:
+        """The first distance of the first known group whose share is certainly below ``SHARE`` of another.
 
         Certain: the whole interval of ``wilson`` lies below. None where there is no such group.
         """
+        known, enough = self.known(truth), self.count >= FEW
         _, high = wilson(self.right, self.count)
-        below = np.flatnonzero((self.count >= FEW) & (high < SHARE * reference))
-        return 2 ** int(below[0]) if len(below) else None
+        below = np.flatnonzero(known & enough & (high < SHARE * reference))
+        if not len(below):
+            return None
+        return Failure(2 ** int(below[0]), bool((known & ~enough)[: below[0]].any()))
+
+    def too_few(self, truth: Bins) -> bool:
+        """Whether nothing can be said of how far closing goes well where it is not seen to fail."""
+        return bool(self.count.sum() < TOLD or not (self.known(truth) & (self.count >= FEW)).any())
 
 
 def bins(distance: Array, right: Array, groups: int = 0) -> Bins:
@@ -245,26 +279,37 @@ class Structure(Report):
             int(data.distance[name].max(initial=1)).bit_length() for data in (text, written) for name in classes
         )
         found = {name: bins(written.distance[name], written.right[name], groups) for name in classes}
-        truth = {name: bins(text.distance[name], text.right[name], groups) for name in classes}
+        # The text's own groups only, so that its curve is the same beside every model that learns from it.
+        truth = {name: bins(text.distance[name], text.right[name]) for name in classes}
         quantities: list[Quantity] = []
         figures: list[Figure] = []
-        verdict = []
+        verdict, notices = [], []
         for name in classes:
             share = truth[name].right.sum() / truth[name].count.sum()
-            fails = found[name].fails_from(share)
-            quantities += _quantities(name, written, found[name], fails)
-            figures += _charts(name, found[name], truth[name])
-            verdict.append(_sentence(name, found[name], truth[name], fails))
+            fails = found[name].fails_from(truth[name], share)
+            too_few = fails is None and found[name].too_few(truth[name])
+            quantities += _quantities(name, written, found[name], fails, too_few)
+            if (found[name].count >= FEW).any():
+                figures.append(_rightly(name, found[name]))
+            else:
+                notices.append(
+                    f"the chart of {name} closed rightly is left out: too few end at any distance (below {FEW} a group)"
+                )
+            figures.append(_reach(name, found[name], truth[name]))
+            verdict.append(_sentence(name, written, found[name], truth[name], fails, too_few))
         figures += [_by_distance(found), _by_kind(written, text)]
-        return Findings(tuple(quantities), tuple(figures), tuple(verdict))
+        return Findings(tuple(quantities), tuple(figures), tuple(verdict), tuple(notices))
 
 
-def _quantities(name: str, written: Outcomes, found: Bins, fails: int | None) -> list[Quantity]:
+def _quantities(name: str, written: Outcomes, found: Bins, fails: Failure | None, too_few: bool) -> list[Quantity]:
     total, count = written.total(name), int(found.count.sum())
     what = f"the {name} opened in {written.characters:,} characters that the model writes"
     low, high = wilson(found.right.sum(), found.count.sum())
     longest = int(written.distance[name].max(initial=0))
     none = "none opened"
+    fail_from: int | str | None = fails.distance if fails else None
+    if fails and fails.at_latest:
+        fail_from = f"at most {fails.distance:,} characters"
 
     def percent(part: int, key: str, label: str, definition: str) -> Quantity:
         return Quantity(f"{name}_{key}", label, 100 * part / count if count else None, "%", definition, none)
@@ -292,48 +337,48 @@ def _quantities(name: str, written: Outcomes, found: Bins, fails: int | None) ->
         Quantity(
             f"{name}_fail_from",
             f"{name} fail from",
-            fails,
-            "characters",
-            f"The first distance of the first group (from each power of 2 to the next, {FEW} outcomes or more) whose "
-            f"share closed rightly is, with 95 % confidence, below {SHARE:.0%} of that in the training text.",
-            f"not within {longest:,}",
+            fail_from,
+            "" if isinstance(fail_from, str) else "characters",
+            f"The first distance of the first group (from each power of 2 to the next, {FEW} outcomes or more, in the "
+            f"training text too) whose share closed rightly is, with 95 % confidence, below {SHARE:.0%} of that in the "
+            "training text. At most: a nearer group, which the training text has, has too few of the model's to tell.",
+            "too few to tell" if too_few else f"not within {longest:,}",
         ),
     ]
 
 
-def _charts(name: str, found: Bins, truth: Bins) -> list[Chart]:
+def _rightly(name: str, found: Bins) -> Chart:
     low, high = wilson(found.right, found.count)
     enough = found.count >= FEW
     share = found.right / np.maximum(found.count, 1)
     share, low, high = (np.where(enough, values, np.nan) for values in (share, low, high))
-    distance = "characters from the opening to its end"
-    title = f"{name[0].upper()}{name[1:]}"
-    return [
-        Chart(
-            name,
-            f"{title} closed rightly, by distance",
-            distance,
-            "share closed rightly",
-            (Curve("", found.centres, share, low, high),),
-            log_x=True,
-            y_limits=(0.0, 1.05),
-            definition=f"Of the {name} that the model opens and that end (rightly closed, wrongly closed or given up) "
-            "at distances from each power of 2 to the next, the share closed rightly; the band is Wilson's 95 % "
-            f"interval. Groups of fewer than {FEW} are left out.",
+    return Chart(
+        name,
+        f"{name.capitalize()} closed rightly, by distance",
+        DISTANCE,
+        "share closed rightly",
+        (Curve("", found.centres, share, low, high),),
+        log_x=True,
+        y_limits=(0.0, 1.05),
+        definition=f"Of the {name} that the model opens and that end (rightly closed, wrongly closed or given up) "
+        "at distances from each power of 2 to the next, the share closed rightly; the band is Wilson's 95 % "
+        f"interval. Groups of fewer than {FEW} are left out.",
+    )
+
+
+def _reach(name: str, found: Bins, truth: Bins) -> Chart:
+    return Chart(
+        f"{name}_distances",
+        f"How far {name} reach",
+        DISTANCE,
+        "share of all",
+        (
+            Curve("the model's", found.centres, found.shares),
+            Curve("the training text's", truth.centres, truth.shares, role="reference"),
         ),
-        Chart(
-            f"{name}_distances",
-            f"How far {name} reach",
-            distance,
-            "share of all",
-            (
-                Curve("the model's", found.centres, found.shares),
-                Curve("the training text's", truth.centres, truth.shares, role="reference"),
-            ),
-            log_x=True,
-            definition=f"What share of all {name} end, in whatever way, at distances from each power of 2 to the next.",
-        ),
-    ]
+        log_x=True,
+        definition=f"What share of all {name} end, in whatever way, at distances from each power of 2 to the next.",
+    )
 
 
 def _by_distance(found: dict[str, Bins]) -> Table:
@@ -380,14 +425,16 @@ def _by_kind(written: Outcomes, text: Outcomes) -> Table:
     )
 
 
-def _sentence(name: str, found: Bins, truth: Bins, fails: int | None) -> str:
+def _sentence(name: str, written: Outcomes, found: Bins, truth: Bins, fails: Failure | None, too_few: bool) -> str:
     count = int(found.count.sum())
     if not count:
         return f"It opens no {name}."
     share = f"Of {count:,} {name} that it opens, it closes {found.right.sum() / count:.1%} rightly"
+    if too_few:
+        more = f"give --characters more than {written.characters:,}"
+        return f"{share}; that is too few to tell from which distance it fails: {more}."
     if fails is None:
         return f"{share}, at all distances as well as the text does, as far as can be told."
-    beyond = truth.count[fails.bit_length() - 1 :].sum() / truth.count.sum()
-    return (
-        f"{share}; it fails from a distance of {fails:,} characters on, and {beyond:.0%} of the text's reach that far."
-    )
+    beyond = truth.count[fails.distance.bit_length() - 1 :].sum() / truth.count.sum()
+    where = f"from a distance of {fails.distance:,} characters on{' at the latest' if fails.at_latest else ''}"
+    return f"{share}; it fails {where}, and {beyond:.0%} of the text's reach that far."
