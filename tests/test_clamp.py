@@ -4,6 +4,7 @@ import itertools
 import re
 import signal
 from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tiny_runs import TEXT, train
 from minigrad import affine, checkpoint, concat, sigmoid, tanh, trees
 from minigrad.scan import available_backends, use_backend
 from minigrad.scan.planned import DrawingStepper
-from rnn_cells import Stacked
+from rnn_cells import Cell, Stacked
 from rnn_cells.gru import GRU
 from rnn_cells.lstm import LSTM
 from rnn_cells.rnn import RNN
@@ -77,12 +78,49 @@ def stack(params, carry, symbol):
     return (h, g), g
 
 
+@dataclass(frozen=True)
+class Clocked(Cell):
+    """A basic network that counts its steps: a number that is no state, and comes before the states."""
+
+    def init_params(self, rng):
+        return self.dense(rng)
+
+    def init_carry(self, batch_size):
+        return {"clock": np.zeros(batch_size, np.int64), "h": np.zeros((batch_size, self.hidden_size), np.float32)}
+
+    def __call__(self, params, carry, x):
+        h = tanh(affine(params, concat(carry["h"], x)))
+        return {"clock": carry["clock"] + 1, "h": h}, h
+
+
+def clocked(params, carry, symbol):
+    """A network with a clock whose unit 1 is held at 0.5."""
+    carry, _ = Clocked(V, 5)(params, carry, one_hot(symbol))
+    carry["h"] = held(carry["h"], u1=0.5)
+    return carry, carry["h"]
+
+
+def clocked_stack(params, carry, symbol):
+    """Two layers with clocks; unit 2 of the first is held at -1, and unit 0 of the second at 1."""
+    first, _ = Clocked(V, 3)(params["0"], carry[0], one_hot(symbol))
+    first["h"] = held(first["h"], u2=-1)
+    second, _ = Clocked(3, 4)(params["1"], carry[1], first["h"])
+    second["h"] = held(second["h"], u0=1)
+    return (first, second), second["h"]
+
+
 HELD = {
     "h.2": (GRU(V, 5), ["h.2=0.9"], gru),
     "a bare number": (GRU(V, 5), ["2=0.9"], gru),
     "h and c": (LSTM(V, 5), ["c.3=-2", "h.0=0.5"], lstm),
     "the later one wins": (LSTM(V, 5), ["c.3=7", "0=0.5", "c.3=-2"], lstm),
     "layers": (Stacked([RNN(V, 3), GRU(3, 5)]), ["layer1.h.1=1", "layer2.h.4=0"], stack),
+    "after what is no state": (Clocked(V, 5), ["h.1=0.5"], clocked),
+    "likewise in layers": (
+        Stacked([Clocked(V, 3), Clocked(3, 4)]),
+        ["layer1.h.2=-1", "layer2.h.0=1"],
+        clocked_stack,
+    ),
     "the last layer": (Stacked([RNN(V, 3), GRU(3, 5)]), ["layer1.h.1=1", "4=0"], stack),
 }
 
@@ -98,7 +136,8 @@ def test_units_are_held_where_they_are_computed(cell, units, by_hand, backend):
         read, logits = changed.unroll(params, carry, symbols[:, None])
         step = changed.stepper(params, carry)
     assert (step is None) == (backend == "reference")
-    assert isinstance(step, DrawingStepper) == (backend == "compiled")
+    floats = all(leaf.dtype.kind == "f" for leaf in trees.leaves(carry))  # integers are not compiled
+    assert isinstance(step, DrawingStepper) == (backend == "compiled" and floats)
     alone = carry
     for t, symbol in enumerate(symbols):
         alone, one_row = changed.step(params, alone, np.array([symbol]))

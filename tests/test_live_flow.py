@@ -55,6 +55,16 @@ def test_looking_at_the_flow_leaves_the_weights_as_they_are() -> None:
         assert all("flow" in record for record in run.records() if run is other and record["step"] % 4 == 0)
 
 
+def test_nothing_that_is_watched_changes_what_is_kept_and_when_a_run_ends() -> None:
+    alone = ["--valid-fraction", "0", "--valid-every", "5", "--patience", "2", "--learning-rate", "0.1"]
+    given = ["fox.txt", *SMALL, *alone, "--schedule", "constant", "--log-every", "4", "--steps", "300"]
+    watched = ([], ["--flow", "--flow-every", "3", "--track", "tensorboard"])
+    runs = [trained(*given, *more)[0] for more in watched]
+    plain, looked = ((run.manifest["outcome"], run.manifest["best"], (run.path / BEST).read_bytes()) for run in runs)
+    assert plain[0] == "patience"
+    assert looked == plain
+
+
 def test_a_run_with_flow_goes_on_bit_for_bit() -> None:
     whole, _ = trained("fox.txt", *SMALL, *FLOW, "--schedule", "constant", "--name", "whole")
     parts, _ = trained("fox.txt", *SMALL, *FLOW, "--schedule", "constant", "--name", "parts", "--steps", "6")
@@ -110,7 +120,7 @@ FALLING, HOLDING = [10.0 ** -(k / 5) for k in range(51)], [1.0] * 51
         ([1.2**k for k in range(51)], "explodes: 9.1e+03 times after 50"),
         ([1.0, 0.0, 0.0], "vanishes: half-life 1, 1 % after 1"),
         ([0.0, 0.0], "no gradient"),
-        ([1.0, None], "not finite"),
+        ([1.0, None], "explodes: beyond all numbers after 1"),
     ],
 )
 def test_a_curve_in_words(norms: list[float | None], words: str) -> None:

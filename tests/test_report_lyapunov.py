@@ -129,6 +129,14 @@ def test_the_henon_map():
     assert standard_error(rates) < 1e-3
 
 
+def test_the_standard_error_is_that_of_a_mean_over_sequences():
+    rates = np.zeros((10, 4, 2))
+    rates[:, :, 0] = np.array([1.0, 2.0, 3.0, 6.0]) + np.tile([-0.5, 0.5], 5)[:, None]
+    # Means of 1, 2, 3 and 6 have a variance of (4 + 1 + 0 + 9) / 3, and their mean a fourth of it.
+    assert standard_error(rates) == pytest.approx(np.sqrt(14 / 3 / 4))
+    assert standard_error(rates[:, :1]) is None
+
+
 def test_they_are_the_volumes_of_the_long_product():
     """Over any time, the first k together are the logarithm of the volume that the product makes of k directions."""
     cell = registry.make_cell("gru", 3, 4, {})

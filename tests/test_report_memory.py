@@ -1,21 +1,30 @@
 """How far back the input matters, where it is known: cells that forget at once, and registers of a known length."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from known_cells import Copy, Deciding, Forgetful, Odd, Shift, subject_of
+from known_cells import Copy, Deciding, Forgetful, Linear, Odd, Shift, subject_of
+from numpy.typing import NDArray
+from test_report_neurons import Stateless
 
-from minigrad import log_softmax, trees
+from minigrad import log_softmax, tanh, trees
 from rnn_cells import Stacked
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports import probing
+from rnn_plugins.reports import memory
 from rnn_plugins.reports.memory import Memory, bands, measure_rise, reach
 from rnn_plugins.reports.probing import places
 from rnn_plugins.reports.report import Look
 
 V = 7
+
+TOO_LARGE = (
+    "the network's states grow beyond all numbers along the text: take a smaller recurrent matrix, or train with "
+    "clipping (--grad-clip 1)"
+)
 
 
 def rise_of(subject, lags=12, count=20):
@@ -26,7 +35,7 @@ def numbers(findings):
     return {quantity.key: quantity.value for quantity in findings.quantities}
 
 
-@pytest.mark.parametrize("cell", [Forgetful(V, 6), Copy(V, 6)])
+@pytest.mark.parametrize("cell", [Forgetful(V, 6), Copy(V, 6), Stateless(V, 6)])
 def test_what_is_not_carried_on_is_not_missed(cell):
     found = rise_of(subject_of(cell))
     assert found.rise.shape == (12, 20)
@@ -54,9 +63,9 @@ def register(length):
 def test_a_register_needs_as_many_symbols_as_it_holds(length):
     subject, lags = register(length), 9
     found = rise_of(subject, lags, 50)
-    tokens = subject.tokens
-    starts = places(len(tokens) - lags, lags, 50, np.random.default_rng(0))
-    others = np.roll(starts, 25)
+    tokens, half = subject.tokens, 1000 - lags
+    first = places(lags + half, lags, 25, np.random.default_rng(0))
+    starts, others = np.append(first, first + half), np.append(first + half, first)
     loss = -log_softmax(5 * np.eye(V))
     for k in range(1, lags + 1):
         # After k symbols of the text, the one that was read length - 1 steps before the last comes out.
@@ -93,13 +102,15 @@ def test_a_register_longer_than_the_lags_is_said_to_remember():
     )
 
 
-def test_losses_are_those_of_the_model_and_rows_do_not_depend_on_each_other(monkeypatch):
+def test_losses_are_those_of_the_model_however_many_steps_are_read_at_once(monkeypatch):
     subject = subject_of(registry.make_cell("lstm", V, 5, {}))
     together = rise_of(subject)
-    monkeypatch.setattr(probing, "ROWS_AT_ONCE", 1)
-    one_by_one = rise_of(subject)
-    np.testing.assert_allclose(one_by_one.rise, together.rise, rtol=1e-9, atol=1e-12)
-    start = places(len(subject.tokens) - 12, 12, 20, np.random.default_rng(0))[0]
+    for steps in (1, 5):
+        monkeypatch.setattr(memory, "rows_at_once", lambda model, batch, steps=steps: steps)
+        in_blocks = rise_of(subject)
+        np.testing.assert_allclose(in_blocks.rise, together.rise, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(in_blocks.loss, together.loss, rtol=1e-9)
+    start = places(200, 12, 10, np.random.default_rng(0))[0]
     carry = subject.model.init_carry(1)
     for t in range(start - 12, start + 12):
         carry, logits = subject.model.step(subject.params, carry, subject.tokens[t : t + 1])
@@ -144,7 +155,63 @@ def test_the_reach_is_interpolated():
 
 def test_a_short_text_reduces_the_lags():
     findings = Memory().measure(subject_of(Forgetful(V, 6), length=99), Look(lags=10, positions=20))
-    assert findings.notices == ("the text is short (99 symbols), which reduces the lags from 100 to 24",)
+    assert findings.notices == (
+        "the text is short (99 symbols), which reduces the lags from 100 to 16, so that the other past "
+        "has nothing of what is predicted",
+    )
     with pytest.raises(UserError) as error:
-        Memory().measure(subject_of(Forgetful(V, 6), length=7), Look())
-    assert str(error.value) == "the text has 7 symbols, and looking two of them back takes 8: give a longer one"
+        Memory().measure(subject_of(Forgetful(V, 6), length=13), Look())
+    assert str(error.value) == "the text has 13 symbols, and looking two of them back takes 14: give a longer one"
+
+
+@given(st.integers(1, 30), st.integers(0, 40), st.integers(2, 60), st.integers(0, 2**32 - 1))
+def test_the_other_past_has_nothing_of_what_is_read(lags, more, count, seed):
+    """Each symbol of the text is its own place, so that what a model is given says where it is."""
+    length = 6 * lags + 2 + more
+    read: list[NDArray[np.intp]] = []
+
+    class Watched:
+        vocabulary_size, cell = V, Forgetful(V, 1)
+
+        def init_carry(self, batch):
+            return np.zeros((batch, 0))
+
+        def losses(self, params, carry, tokens, targets):
+            read.append(np.append(tokens, targets[-1:], axis=0))
+            return carry, np.zeros(tokens.shape)
+
+    found = measure_rise(Watched(), None, np.arange(length), lags, count, seed)
+    past, future = read
+    batch = past.shape[1]
+    assert found.rise.shape == (lags, batch)
+    assert 2 <= batch <= count
+    np.testing.assert_array_equal(past[-1], future[0, :batch])
+    np.testing.assert_array_equal(future[:, :batch], future[:, batch:])
+    for place in range(batch):
+        here, there = np.append(past[:-1, place], future[:, place]), past[:-1, (place + batch // 2) % batch]
+        assert len(set(here)) == 2 * lags + 1
+        assert not set(here) & set(there)
+
+
+@dataclass(frozen=True)
+class Squashed(Forgetful):
+    """A network whose states grow without end, and whose outputs stay within -1 and 1 all the same."""
+
+    def __call__(self, params, h, x):
+        h = 1e6 * h + x @ params["U"]
+        return h, tanh(h)
+
+
+@pytest.mark.parametrize("cell", [Linear(V, 6, 1e6), Squashed(V, 6)])
+def test_a_network_that_grows_beyond_all_numbers_gives_no_verdict(cell):
+    with pytest.raises(UserError) as error:
+        Memory().measure(subject_of(cell, dtype="float32"), Look(lags=4, positions=20))
+    assert str(error.value) == TOO_LARGE
+
+
+def test_scores_that_overflow_give_no_verdict():
+    subject = subject_of(Copy(V, 6), dtype="float32")
+    subject.params["head"]["W"][:] = np.float32(3e38)
+    with pytest.raises(UserError) as error:
+        rise_of(subject)
+    assert str(error.value) == TOO_LARGE

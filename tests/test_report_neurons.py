@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from known_cells import Copy, Deciding, Forgetful, Odd, subject_of
+from known_cells import Copy, Deciding, Forgetful, Linear, Odd, subject_of
 
 from minigrad import concat, tanh
 from rnn_cells import Cell, Stacked
@@ -39,6 +39,20 @@ class Counter(Cell):
         others = tanh(tanh(h) @ params["W"] + x @ params["U"])
         h = concat(others[:, : self.place], count, others[:, self.place + 1 :])
         return h, h
+
+
+@dataclass(frozen=True)
+class Stateless(Cell):
+    """y_t = tanh(x_t U), and there is no carry at all."""
+
+    def init_params(self, rng):
+        return {"U": rng.normal(0, 1, (self.input_size, self.hidden_size)).astype(np.float32)}
+
+    def init_carry(self, batch_size):
+        return ()
+
+    def __call__(self, params, carry, x):
+        return (), tanh(x @ params["U"])
 
 
 def lines(length, seed=0):
@@ -149,6 +163,29 @@ def test_texts_in_which_nothing_can_be_followed():
     assert str(error.value) == "the text has 99 symbols, too few to look for units in: give one of 100 or more"
 
 
+def test_cells_that_have_no_units_to_look_at():
+    for cell in (Stateless(5, 4), Stacked([Stateless(5, 4), Stateless(4, 3)])):
+        with pytest.raises(UserError) as error:
+            Neurons().measure(subject_on(lines(500), cell), Look())
+        assert str(error.value) == ("the cell carries no state from step to step, so there are no units to look at")
+
+
+def test_units_that_grow_beyond_all_numbers_give_no_verdict():
+    with pytest.raises(UserError) as error:
+        Neurons().measure(subject_on(lines(500), Linear(5, 4, 1e6)), Look(positions=500))
+    assert str(error.value).startswith("the network's states grow beyond all numbers along the text: ")
+
+
+def test_what_rare_symbols_tell_is_not_overrated():
+    """A feature, half of whose variance is of the symbol; with two of each symbol, chance explains half of the rest."""
+    reading = read_text(subject_on(lines(6000)), 500)
+    rng, count = np.random.default_rng(0), len(reading.tokens)
+    tokens = rng.permutation(np.repeat(np.arange(count // 2), 2))
+    half = rng.standard_normal(count // 2)[tokens] + rng.standard_normal(count)
+    found = search(replace(reading, tokens=tokens, features={"half": half}))
+    assert found.symbol[0] == pytest.approx(np.sqrt(1 / 2), abs=0.03)  # unadjusted it would be the root of 3/4
+
+
 @pytest.mark.parametrize(
     "cell",
     [
@@ -193,7 +230,7 @@ def test_a_word_stands_where_its_last_character_does():
     text = lines(4000)
     vocabulary = Vocabulary.build([text], "word", 20)
     subject = subject_on(text, Counter(len(vocabulary), 3), vocabulary)
-    decoded = subject.text()
+    decoded = vocabulary.decode(subject.tokens)
     assert "<unk>" in decoded
     reading = read_text(subject, 10_000)
     ends = np.cumsum([len(vocabulary.symbols[token]) for token in subject.tokens]) - 1

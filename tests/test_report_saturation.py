@@ -113,8 +113,10 @@ def test_what_is_found_is_drawn_tabled_and_said():
         ("rectified", "relu", 3, pytest.approx(share[0]), None, 0, 0),
     )
     assert findings.verdict == (
-        "Dead: 2 of 3 units of gate and 3 of 3 units of squashed never move, so they tell nothing; a lower "
+        "Dead units, which never move and so tell nothing: 2 of 3 in gate and 3 of 3 in squashed; a lower "
         "--learning-rate avoids that.",
+        "Saturated units, which pass hardly any gradient on for more than 90% of the time: 100% of those in squashed "
+        "and 67% of those in gate.",
         "Saturates: beyond 0.97, where less than 6% of a gradient passes, is squashed for 100% of the time; smaller "
         "weights or a lower --learning-rate help.",
         f"Gates that are shut (below 0.1), and open (above 0.9), of the time: gate {share[0] / 3:.0%} and "
@@ -177,6 +179,33 @@ def test_stretches_cover_the_text_and_are_as_many_as_asked_for():
     for positions, share in ((300, 1 / 3), (201, 1 / 3), (200, 1 / 2), (1, 0)):
         gate = habits(subject.model, subject.params, text, WARM_UP, positions)[0]
         assert gate.high[0] == pytest.approx(share)
+
+
+@dataclass(frozen=True)
+class Opening(Cell):
+    """A clock that runs from 0 to 1 by a tenth of what is left a step, and a gate that is open once it is past 0.9."""
+
+    def init_params(self, rng):
+        return {}
+
+    def __call__(self, params, h, x):
+        h = h + 0.1 * (1 - h)
+        return h, sigmoid(100 * (h - 0.9))
+
+
+@pytest.mark.parametrize("warm_up", [0, 10, 40])
+def test_what_is_read_before_a_stretch_is_not_looked_at(warm_up):
+    # 0.9^n falls below 0.1 with n = 22, and the gate is above 0.9 where the clock is above 0.9 + log(9) / 100.
+    closed = np.count_nonzero(0.9 ** np.arange(1, 200) > 0.1 - np.log(9) / 100)
+    subject = subject_of(Opening(7, 2), length=warm_up + SEEN)
+    (gate,) = habits(subject.model, subject.params, subject.tokens, warm_up, SEEN)
+    np.testing.assert_allclose(gate.high, 1 - max(0, closed - warm_up) / SEEN)
+
+
+def test_units_that_grow_beyond_all_numbers_give_no_verdict():
+    with pytest.raises(UserError) as caught:
+        look(subject_of(registry.make_cell("irnn", 7, 5, {"recurrent_scale": 1e6}), dtype="float32"))
+    assert str(caught.value).startswith("the network's states grow beyond all numbers along the text: ")
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 50])

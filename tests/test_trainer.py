@@ -71,6 +71,7 @@ def files(run: Run) -> dict[str, Any]:
         ({"cell": "irnn", "optimizer": "sgd:momentum=0.9,nesterov=true", "grad_clip": "element:0.1"}, "finished"),
         ({"level": "word", "embedding_size": 4, "dtype": "float64", "optimizer": "rmsprop"}, "finished"),
         ({"valid_fraction": 0, "schedule": "exponential:decay=0.5", "optimizer": "adagrad"}, "finished"),
+        ({"valid_fraction": 0, "flow": True, "flow_every": 5}, "finished"),
         ({"learning_rate": 5.0, "schedule": "constant", "patience": 2}, "patience"),
     ],
     ids=str,
@@ -304,6 +305,41 @@ def test_the_training_loss_of_a_record_is_the_mean_since_the_last(start: Start) 
     assert records[0]["train_loss"] == pytest.approx(np.mean(losses[:4]), rel=1e-12)
     assert records[1]["train_loss"] == pytest.approx(np.mean(losses[4:8]), rel=1e-12)
     assert records[2]["train_loss"] == losses[8]
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.0])
+def test_looking_at_the_flow_changes_nothing_else(start: Start, fraction: float) -> None:
+    # Where nothing is held out the mean training loss decides what is kept and when to stop.
+    given = {"steps": 400, "valid_fraction": fraction, "patience": 3, "learning_rate": 0.1, "schedule": "constant"}
+    plain = finish(start("plain", **given))
+    looked = start("looked", flow=True, flow_every=5, **given)
+    for step in (6, 16):  # after a look at the flow alone
+        looked = sessions.resume(stop_after(looked, step).run, {})
+    looked = finish(looked)
+    assert plain.trainer.outcome == looked.trainer.outcome == "patience"
+    assert plain.run.manifest["best"] == looked.run.manifest["best"]
+    one, other = files(plain.run), files(looked.run)
+    assert one[BEST] == other[BEST]
+    (tree, notes), (again, remembered) = plain.run.last(), looked.run.last()
+    assert [a.tobytes() for a in trees.leaves(tree)] == [b.tobytes() for b in trees.leaves(again)]
+    assert {**notes, "tally": {**notes["tally"], "records": 0}} == {
+        **remembered, "tally": {**remembered["tally"], "records": 0},
+    }  # fmt: skip
+    steps = {record["step"]: {k: v for k, v in record.items() if k != "flow"} for record in other["records"]}
+    assert len(steps) > len(one["records"])
+    assert [steps[record["step"]] for record in one["records"]] == one["records"]
+
+
+def test_states_that_are_no_numbers_end_training_by_its_loss_alone(start: Start) -> None:
+    # The recurrent matrix doubles the states, which overflow along the whole text and not yet in the first batches.
+    settings = {"cell": "irnn", "cell_option": {"recurrent_scale": "2"}, "learning_rate": 1e-9, "valid_fraction": 0}
+    session = start("run", steps=60, flow=True, flow_every=2, valid_every=2, **settings)
+    with pytest.raises(NotFinite):
+        finish(session)
+    records = list(session.run.records())
+    assert session.trainer.outcome == "diverged"
+    assert records
+    assert not any("units" in record for record in records)
 
 
 def test_the_best_weights_are_those_of_the_lowest_held_out_loss(start: Start) -> None:

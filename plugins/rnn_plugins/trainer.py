@@ -12,6 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -23,6 +24,7 @@ from minigrad.training import NotFinite, StepRecord, TrainingState, start, train
 from minigrad.trees import Tree
 from rnn_plugins import measurements
 from rnn_plugins.backends import on_backend
+from rnn_plugins.errors import UserError
 from rnn_plugins.places import BEST, LAST, METRICS
 from rnn_plugins.runs import Run
 from rnn_plugins.settings import Settings
@@ -58,7 +60,7 @@ class Tally:
     """What training has to remember beside the state; it is saved with it.
 
     Attributes:
-        loss_sum: of the steps since the last record.
+        loss_sum: of the steps since the last record; one that is made to show the flow alone does not count.
         loss_count: how many those are.
         best_loss: the lowest held-out loss (training loss, where nothing is held out), nats.
         best_step: where it was.
@@ -215,8 +217,12 @@ class Trainer:
     def _shows_flow(self, step: int) -> bool:
         return self.settings.flow and step % self.settings.flow_every == 0
 
+    def _averages(self, step: int) -> bool:
+        """Whether the mean training loss begins anew after a step: what decides of it must not hang on the flow."""
+        return step % self.settings.log_every == 0 or self.validates(step)
+
     def _logs(self, step: int) -> bool:
-        return step % self.settings.log_every == 0 or self.validates(step) or self._shows_flow(step)
+        return self._averages(step) or self._shows_flow(step)
 
     def _ending(self, seconds: float) -> str | None:
         if self.state.step >= self.last_step:
@@ -236,7 +242,8 @@ class Trainer:
 
     def _record(self, progress: Progress, rate: float, seconds: float) -> dict[str, Any]:
         step, loss = progress.step, self.tally.loss_sum / self.tally.loss_count
-        self.tally.loss_sum, self.tally.loss_count = 0.0, 0
+        if self._averages(step.step):
+            self.tally.loss_sum, self.tally.loss_count = 0.0, 0
         return {
             "step": step.step,
             "epoch": round(progress.epoch, 4),
@@ -251,7 +258,8 @@ class Trainer:
         """Put into a record what there is to know of the network beside its losses. No generator is drawn from."""
         if step.details:
             record |= measurements.norms(step.details)
-        with on_backend(self.settings.backend), np.errstate(all="ignore"):
+        # States of weights on their way to diverge may be no numbers: the record then has no look at them.
+        with on_backend(self.settings.backend), np.errstate(all="ignore"), suppress(UserError):
             if self.validates(step.step) and (units := measurements.units(self.task, self.state.params)):
                 record["units"] = units
             if self._shows_flow(step.step):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from minigrad import trees
 from minigrad.trees import Tree
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports.probing import places, read, rows_at_once, windows
+from rnn_plugins.reports.probing import ROWS_AT_ONCE, places, require_finite, rows_at_once, windows
 from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report
 from rnn_plugins.reports.subject import Subject
 from rnn_plugins.tasks.language_model import Model
@@ -53,33 +53,49 @@ def measure_rise(model: Model, params: Tree, tokens: Array, lags: int, count: in
     """Compare what a model predicts after the true past with what it predicts after another one.
 
     At each place of the text it reads the ``lags`` symbols before it; then it reads the symbols that follow, once from
-    the carry that it has, and once from the carry that it has at another place, half the text away. After k symbols the
+    the carry that it has, and once from the carry that it has half the text away (less ``lags``). After k symbols the
     second knows the last k alone, so one reading gives all lags.
 
     Args:
         model: the model.
         params: its parameters.
-        tokens: (N,), the text, N at least 4 ``lags``.
+        tokens: (N,), the text, N at least 6 ``lags`` + 2, so that the other past overlaps nothing of what is read.
         lags: how far back, K.
         count: of places at most; there are at least two.
         seed: of their choice.
+
+    Raises:
+        UserError: the states grow beyond all numbers.
     """
-    starts = places(len(tokens) - lags, lags, max(2, count), np.random.default_rng(seed))
-    together = rows_at_once(model, 2 * lags)
-    chunks = [starts[i : i + together] for i in range(0, len(starts), together)]
-    carries = [read(model, params, windows(tokens, some, lags)) for some in chunks]
-    true = trees.map(lambda *parts: np.concatenate(parts), *carries)
-    other = trees.map(lambda leaf: np.roll(leaf, len(starts) // 2, axis=0), true)
-    rises, losses = [], []
-    for start in range(0, len(starts), together):
-        rows = slice(start, start + together)
-        text = windows(tokens, starts[rows] + lags + 1, lags + 1)
-        carry = trees.map(lambda a, b, rows=rows: np.concatenate([a[rows], b[rows]]), true, other)
-        _, found = model.losses(params, carry, np.tile(text[:-1], 2), np.tile(text[1:], 2))
-        full, cut = np.split(np.asarray(found, np.float64), 2, axis=1)
-        rises.append(cut - full)
-        losses.append(full)
-    return Rise(np.concatenate(rises, axis=1), np.concatenate(losses, axis=1))
+    half = (len(tokens) - 2 * lags) // 2
+    first = places(lags + half, lags, max(1, count // 2), np.random.default_rng(seed))
+    starts = np.concatenate([first, first + half])
+    text = windows(tokens, starts + lags + 1, 2 * lags + 1)
+    carry, _ = _losses(model, params, model.init_carry(len(starts)), text[: lags + 1])
+    both = trees.map(lambda leaf: np.concatenate([leaf, np.roll(leaf, len(first), axis=0)]), carry)
+    _, losses = _losses(model, params, both, np.tile(text[lags:], 2))
+    full, cut = np.split(losses, 2, axis=1)
+    return Rise(cut - full, full)
+
+
+def _losses(model: Model, params: Tree, carry: Tree, text: Array) -> tuple[Tree, Array]:
+    """Symbols (T + 1, B) -> the carry after the first T and the losses of the last T, (T, B).
+
+    Sequences are read side by side, which is fastest, and so few steps at a time that the memory holds what they give.
+
+    Raises:
+        UserError: the states grow beyond all numbers.
+    """
+    batch = text.shape[1]
+    steps = min(rows_at_once(model, batch), max(1, ROWS_AT_ONCE // (batch * model.vocabulary_size)))
+    parts = []
+    for start in range(0, len(text) - 1, steps):
+        piece = text[start : start + steps + 1]
+        with np.errstate(over="ignore", invalid="ignore"):
+            carry, losses = model.losses(params, carry, piece[:-1], piece[1:])
+        require_finite((carry, losses))
+        parts.append(np.asarray(losses, np.float64))
+    return carry, np.concatenate(parts)
 
 
 def bands(lags: int) -> Array:
@@ -115,15 +131,18 @@ class Memory(Report):
         """Look at one model on one text.
 
         Raises:
-            UserError: the text is too short for any lag.
+            UserError: the text is too short for any lag, or the states grow beyond all numbers.
         """
         length, asked = len(subject.tokens), FURTHER * look.lags
-        lags = min(asked, length // 4)
+        lags = min(asked, (length - 2) // 6)  # what measure_rise takes at least
         if lags < 2:
-            raise UserError(f"the text has {length} symbols, and looking two of them back takes 8: give a longer one")
+            raise UserError(f"the text has {length} symbols, and looking two of them back takes 14: give a longer one")
         notices = []
         if lags < asked:
-            notices.append(f"the text is short ({length:,} symbols), which reduces the lags from {asked:,} to {lags:,}")
+            notices.append(
+                f"the text is short ({length:,} symbols), which reduces the lags from {asked:,} to {lags:,}, so that "
+                "the other past has nothing of what is predicted"
+            )
         found = measure_rise(subject.model, subject.params, subject.tokens, lags, look.positions // FEWER, look.seed)
         count = found.rise.shape[1]
         edges = bands(lags)

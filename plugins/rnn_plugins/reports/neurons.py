@@ -94,8 +94,11 @@ def read_text(subject: Subject, positions: int) -> Reading:
     """Read stretches of a text, spread evenly over it, and keep all states.
 
     Raises:
-        UserError: the text is too short.
+        UserError: the text is too short, or the cell carries nothing.
     """
+    states = subject.anatomy.states
+    if not states:
+        raise UserError("the cell carries no state from step to step, so there are no units to look at")
     tokens = subject.tokens[:MOST]
     if len(tokens) < 100:
         raise UserError(f"the text has {len(tokens)} symbols, too few to look for units in: give one of 100 or more")
@@ -107,7 +110,6 @@ def read_text(subject: Subject, positions: int) -> Reading:
     carry = read(subject.model, subject.params, tokens[places[:warm_up]])
     seen = observe(subject.model, subject.params, carry, tokens[places[warm_up:]])
     looked_at = places[warm_up:].T.reshape(-1)
-    states = subject.anatomy.states
     units = [np.asarray(array).swapaxes(0, 1).reshape(len(looked_at), -1) for array in seen.states]
     names = [f"{state.label}.{i}" for state, array in zip(states, units, strict=True) for i in range(array.shape[1])]
     text, last = _characters(subject.vocabulary, tokens)
@@ -190,7 +192,7 @@ class Neurons(Report):
         """Look at one model on one text.
 
         Raises:
-            UserError: the text is too short or has nothing to follow, or there is no such unit.
+            UserError: the text is too short or has nothing to follow, or there are no units or none of that name.
         """
         reading = read_text(subject, look.positions)
         chosen = _places(look.units, reading.names)
