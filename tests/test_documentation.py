@@ -48,6 +48,14 @@ def test_every_documented_command_is_understood(page):
         command.make_context("rnn", list(words), parent=context, resilient_parsing=False).close()
 
 
+SHORTER = {
+    "train": ["--steps", "2", "--hidden-size", "8"],
+    "report": ["--hidden-size", "8", "--lags", "8", "--positions", "9"],
+    "compare": ["--hidden-size", "8", "--steps", "2", "--seeds", "2"],
+}
+"""What makes a command of a tutorial quick."""
+
+
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.name)
 def test_the_tutorials_run_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -59,8 +67,7 @@ def test_the_tutorials_run_from_top_to_bottom(page, tmp_path, monkeypatch):
     ran = commands(page)
     assert ran
     for words in ran:
-        short = ["--steps", "2", "--hidden-size", "8"] if words[0] == "train" else []
-        result = CliRunner().invoke(rnn, [*words, *short])
+        result = CliRunner().invoke(rnn, [*words, *SHORTER.get(words[0], [])])
         assert result.exit_code == 0, (words, result.output)
 
 

@@ -18,7 +18,7 @@ from rnn_cli.drawing import page
 from rnn_cli.drawing.words import number, visible
 from rnn_plugins.reports.report import Chart, Colouring, Curve, Figure, Image, Page, Quantity
 
-VOID = {"meta", "link", "br", "hr", "img", "input"}
+VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
 
 
 class Reader(HTMLParser):
@@ -247,6 +247,26 @@ def test_the_look_at_a_page_sees_what_is_wrong(driver: Any, tmp_path: Path) -> N
         path.write_text(text, encoding="utf-8")
         with pytest.raises(AssertionError, match=message):
             check_page(driver, path)
+
+
+def test_a_wide_table_can_be_read_on_a_phone(driver: Any, tmp_path: Path) -> None:
+    labels = ("lstm:forget_bias=3.25", "gru:reset=before", "rnn:recurrent_scale=1.5", "irnn", "a", "b", "c")
+    words = "how far back the gradient reaches"
+    quantities = {label: (Quantity("far", words, 12.5, "steps"),) for label in labels}
+    path = tmp_path / "wide.html"
+    path.write_text(page.html([Page("k", "t", "q", labels, quantities)], "h", []), encoding="utf-8")
+    check_page(driver, path, [], PHONE)
+    seen = driver.execute_script(
+        """const box = document.querySelector(".box"), cell = box.querySelector("td"), style = getComputedStyle(box);
+        const line = parseFloat(getComputedStyle(cell).lineHeight);
+        return [box.scrollWidth > box.clientWidth, cell.clientHeight / line,
+            style.backgroundImage.split("linear").length]
+        """
+    )
+    assert seen[0]  # it scrolls,
+    assert seen[1] < 4.5  # its label of six words has not a line for each,
+    assert seen[2] == 5  # and the shadow of its edges says so
+    assert "recurrent_<wbr>scale=<wbr>1.5" in path.read_text(encoding="utf-8")
 
 
 EMPTY_CURVE = '<g class="curve" data-role="measured" data-points="101"></g>'

@@ -151,7 +151,21 @@ def test_long_names_of_subjects_are_broken_and_not_lost() -> None:
     page = Page("k", "t", "q", names, {name: (Quantity("n", "steps", 5),) for name in names})
     whole = drawn([page])
     assert max(map(len, whole.splitlines())) <= 80
-    assert whole.count("a-run-with-a-l") == 4
+    assert whole.count("a-run-with-a- ") + whole.count("a-run-with-a-\n") == 4
+    assert all(f"long-name-{n}" in whole for n in range(4))
+
+
+def test_names_with_options_are_broken_behind_signs_and_only_where_room_is_short() -> None:
+    names = ("rnn:recurrent_scale=1.5", "lstm:forget_bias=3,hidden=9", "gru", "abcdefghijklmnopqrst")
+    page = Page("k", "t", "q", names, {name: (Quantity("n", "steps", 5),) for name in names})
+    heads = drawn([page]).split("─")[0].splitlines()[3:]
+    assert [line.split() for line in heads] == [
+        ["lstm:forget_"],
+        ["rnn:recurrent_", "bias=3,"],
+        ["scale=1.5", "hidden=9", "gru", "abcdefghijklmnopqrst"],
+    ]
+    two = replace(page, subjects=names[:2], quantities={name: page.quantities[name] for name in names[:2]})
+    assert drawn([two]).splitlines()[3].split() == list(names[:2])
 
 
 def test_a_subject_that_lacks_a_quantity_has_a_dash() -> None:
@@ -181,7 +195,18 @@ def test_curves_that_lie_on_each_other_are_both_seen() -> None:
     area = "".join(lines(same)[1:15])
     assert area.count("o") == pytest.approx(area.count("x"), abs=2)
     assert "-" not in area  # what is there for comparison gives way
-    assert lines(same)[-1].split() == ["o", "first", "x", "second", "-", "bound"]
+    assert lines(same)[-1].strip() == "o first   x second   - bound (behind others)"
+
+
+def test_no_two_curves_of_a_chart_have_the_same_marker() -> None:
+    roles: tuple[Any, ...] = ("measured", "bound", "reference")
+    x = np.arange(3)
+    curves = [Curve(f"{role}{n}", x, x + n, role=role) for n in range(12) for role in roles]
+    markers = characters._markers(curves)
+    assert len(set(markers)) == 36
+    assert markers[:6] == ["o", "-", ".", "x", "=", ":"]
+    legend = " ".join(lines(straight(*curves))[18:]).split()
+    assert set(markers) <= set(legend)
 
 
 def test_gaps_zeros_and_infinities_are_left_out() -> None:

@@ -1,5 +1,6 @@
 """``rnn report``: runs and fresh cells, on the terminal and in files, and what is said of mistakes."""
 
+import errno
 import json
 import sys
 
@@ -7,7 +8,9 @@ import pytest
 from click.testing import CliRunner
 from tiny_runs import TEXT, train
 
+from rnn_cli.drawing import terminal
 from rnn_cli.main import rnn
+from rnn_plugins.reports import gather
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ def test_the_newest_run_is_looked_at_on_what_it_held_out(call):
     assert out.startswith("Gradient flow\n")
     assert "half-life of dL/dh" in out
     assert "hamlet: gru, 1 x 12, " in err
-    assert "trained for 30 steps; looked at on the held-out end of /" in err
+    assert "its best weights, of step 30; looked at on the held-out end of /" in err
 
 
 def test_runs_are_compared(call):
@@ -96,10 +99,72 @@ def test_without_the_library_that_draws_it_says_so_before_it_measures(call, monk
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, out, err = call("--html", "b.html")
     assert code == 2
-    assert err == "Error: --html needs the library matplotlib: install rnn-lab[plot]\n"
+    assert err == "Error: --html needs the library matplotlib: pip install 'rnn-lab[plot]'\n"
     assert not out
     assert not folder.joinpath("b.html").exists()
     assert call()[0] == 0
+
+
+def test_files_are_written_though_nobody_reads_on(call, folder, monkeypatch):
+    def closed(pages):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(terminal, "draw", closed)
+    call("--html", "piped.html", "--svg", "piped.svg")
+    assert folder.joinpath("piped.html").exists()
+    assert folder.joinpath("piped.svg").exists()
+
+
+def test_pictures_have_the_plots_alone(call):
+    _, _, err = call("--kind", "parameters", "--png", "p.png", "--svg", "p.svg")
+    remarks = [line for line in err.splitlines() if line.startswith("p.png and")]
+    assert remarks == ["p.png and p.svg have the plots alone; --html shows 2 tables too"]
+    _, _, err = call("--kind", "parameters", "--png", "p.png", "--html", "p.html")
+    assert "p.png has the plots alone; p.html shows 2 tables too\n" in err
+    assert "alone" not in call("--png", "p.png")[2]
+
+
+def test_without_a_plot_the_terminal_still_says_what_was_found(call, folder):
+    args = ["--cell", "gru", "other.txt", "--hidden-size", "9", "--kind", "parameters"]
+    code, out, err = call(*args, "--png", "none.png")
+    assert code == 2
+    assert out.startswith("Parameters\n")
+    assert err.splitlines()[-1].startswith("Error: --png has nothing to draw")
+    assert not folder.joinpath("none.png").exists()
+
+
+def test_the_two_tables_of_units_say_their_texts(call):
+    _, out, _ = call("--kind", "saturation", "--kind", "parameters", "--json", "-")
+    pages = told(out)
+    titles = [figure["title"] for page in pages.values() for figure in page["figures"] if figure["key"] == "units"]
+    assert titles == [
+        "Saturated and dead units on the text looked at",
+        "Saturated and dead units on the training text",
+    ]
+
+
+def test_the_options_of_a_run_are_told(call, tmp_path, monkeypatch):
+    given = {"cell_option": {"forget_bias": "3"}, "ablate": {"output": "1"}, "steps": 1}
+    train(tmp_path, TEXT, "odd", cell="lstm", **given)
+    monkeypatch.setenv("RNN_RUNS", str(tmp_path / "runs"))
+    _, _, err = call("odd")
+    assert err.startswith("odd: lstm forget_bias=3, ablated output=1, 1 x 12, ")
+    assert "its best weights, of step 1; " in err
+
+
+def test_after_an_interrupt_it_says_that_nothing_was_written(call, folder, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gather, "gather", interrupted)
+    code, out, err = call("--html", "never.html")
+    assert (code, out) == (130, "")
+    assert err.endswith("\nInterrupted before all was measured: nothing was written.\n")
+    assert not folder.joinpath("never.html").exists()
+
+
+def test_units_are_taken_where_neurons_are_shown(call):
+    assert call("--kind", "neurons", "--unit", "h.9")[0] == 0
 
 
 def test_the_kinds_are_listed(call):
@@ -124,6 +189,20 @@ def test_the_kinds_are_listed(call):
         (["--kind", "flwo"], "no report called 'flwo'. Did you mean 'flow'? Installed: "),
         (["--all", "--kind", "flow"], "--all shows all kinds: leave out --kind"),
         (["--lags", "0"], "--lags is 0; it must be at least 1"),
+        (["--html", "-"], "--html is '-'; name a file"),
+        (["--png", "-"], "--png is '-'; name a file"),
+        (["--png", "x.jpg"], "--png is 'x.jpg'; its name must end in .png"),
+        (["--svg", "x"], "--svg is 'x'; its name must end in .svg"),
+        (["--unit", "h.9"], "--unit is for the kind neurons: give --kind neurons too, or leave it out"),
+        (["--characters", "9"], "--characters is for the kind structure: give --kind structure too, or leave it out"),
+        (
+            ["hamlet", "--cell", "gru"],
+            "'hamlet' is a run, and with --cell a text to look at cells on is expected: leave one of them out",
+        ),
+        (
+            ["hamlet", "other.txt"],
+            "'other.txt' is a text, and a run is expected: give it with --text to look at runs on it, or give --cell",
+        ),
         (["--html", "no/where.html"], "--html is 'no/where.html', and there is no folder 'no': make it first"),
         (
             ["--cell", "lstm:forget_bais=1"],

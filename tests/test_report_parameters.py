@@ -126,7 +126,7 @@ def test_what_gets_no_gradient_and_what_is_dead_is_named():
     findings = look(replace(subject_of(Idle(7, 4)), settings=DESCENT))
     assert rows(findings)["cell.idle"] == (3, 0.0, pytest.approx(3**0.5, rel=1e-5), 0.0)
     assert findings.verdict[0] == "No gradient reaches cell.idle: nothing can be learnt there."
-    assert findings.verdict[-1] == "1 of 4 units of U are dead."
+    assert findings.verdict[-1] == "Dead units: 1 of 4 in U."
     assert values(findings)["dead_units"] == 0.25
 
 

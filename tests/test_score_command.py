@@ -113,6 +113,8 @@ def test_a_word_surprises_by_all_its_symbols(call, name):
     expected: dict[str, float] = {}
     for match in re.finditer(r"\w+|<unk>", text):
         parts = [i for i in range(len(symbols)) if match.start() <= starts[i] < match.end()]
+        if parts == [0]:
+            continue  # read, and not predicted
         total = sum(bits[i] for i in parts)
         expected[match[0]] = max(total, expected.get(match[0], 0))
     ranked = sorted(expected.items(), key=lambda item: -item[1])[:10]
@@ -166,6 +168,25 @@ def test_a_page_can_be_written(call, folder):
     assert "other.txt as hamlet reads it" in page
     assert page.count("<html") == 1
     assert "http" not in re.sub(r'xmlns[^=]*="[^"]*"', "", page)
+
+
+def test_a_page_that_cannot_be_written_is_refused_at_once(call):
+    for name, reason in (
+        ("no/where.html", "--html is 'no/where.html', and there is no folder 'no': make it first"),
+        ("-", "--html is '-'; name a file"),
+    ):
+        assert call("other.txt", "--html", name) == (2, "", f"Error: {reason}\n")
+
+
+@pytest.mark.parametrize("name", ["hamlet", "words"])
+def test_a_first_word_that_is_not_predicted_is_in_no_table(call, folder, name):
+    folder.joinpath("tiny.txt").write_text("b or")
+    code, output, _ = call(name, "tiny.txt")
+    assert code == 0
+    assert "nan" not in output
+    assert [row["text"] for row in json.loads(call(name, "tiny.txt", "--json")[1])["surprising_words"]] == ["or"]
+    folder.joinpath("tiny.txt").write_text("b ")
+    assert "The most surprising words" not in call(name, "tiny.txt")[1]
 
 
 def test_standard_input_and_the_newest_run(call):

@@ -187,7 +187,7 @@ def test_an_interrupted_process_closes_its_file() -> None:
 def test_without_the_library_it_is_said_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     without_writer(monkeypatch)
     assert refused("fox.txt", *SMALL, *TRACK) == (
-        "--track tensorboard needs the library tensorboardX: install rnn-lab[tensorboard]"
+        "--track tensorboard needs the library tensorboardX: pip install 'rnn-lab[tensorboard]'"
     )
     assert not os.path.exists("runs")
     Path("run.toml").write_text('track = "tensorboard"\n')
@@ -200,8 +200,8 @@ def test_a_run_goes_on_and_is_repeated_where_the_library_is_gone(monkeypatch: py
     without_writer(monkeypatch)
     assert refused("--resume", run.name, "--track", "tensorboard").startswith("--track tensorboard needs the library")
     note = (
-        "Note: there are no event files: --track tensorboard needs the library tensorboardX: install "
-        "rnn-lab[tensorboard].\n"
+        "Note: there are no event files: --track tensorboard needs the library tensorboardX: pip install "
+        "'rnn-lab[tensorboard]'.\n"
     )
     _, result = trained("--resume", run.name, "--steps", "14")
     assert note in result.stderr

@@ -277,3 +277,17 @@ def test_a_disk_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "start", start)
     result = train("fox.txt")
     assert (result.exit_code, result.stderr) == (1, "Error: 'runs/x/last.safetensors': no space left on device\n")
+
+
+def test_how_often_to_look_at_the_flow_is_said_only_where_it_is_looked_at() -> None:
+    reason = "--flow-every says how often --flow looks: give --flow too"
+    assert refused("fox.txt", *SMALL, "--flow-every", "5") == reason
+    assert not os.path.exists("runs")
+    Path("flow.toml").write_text("flow = true\n")
+    run, _ = trained("fox.txt", *SMALL, "--config", "flow.toml", "--flow-every", "5")
+    assert run.settings.flow_every == 5
+    resumed, _ = trained("--resume", run.name, "--steps", "13", "--flow-every", "6")
+    assert (resumed.settings.flow, resumed.settings.flow_every) == (True, 6)
+    plain, _ = trained("fox.txt", *SMALL, "--name", "plain")
+    assert refused("--resume", plain.name, "--flow-every", "5") == reason
+    trained("--resume", plain.name, "--steps", "13", "--flow", "--flow-every", "5")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import click
 
@@ -54,49 +54,86 @@ def chosen(given: dict[str, Any]) -> Output:
     """Take the files out of a command's arguments, and see at once whether they can be written.
 
     Raises:
-        UserError: one needs a library that is not installed, or its folder is not there.
+        UserError: one cannot, as ``hold`` says.
     """
     output = Output(**{name: given.pop(name) for name in _OPTIONS})
     for name, path in output._asdict().items():
-        if path is None or path == "-":
-            continue
-        if name != "json":
-            from rnn_cli.drawing import pictures
-
-            pictures.require(f"--{name}")
-        if not Path(path).absolute().parent.is_dir():
-            raise UserError(f"--{name} is {path!r}, and there is no folder {str(Path(path).parent)!r}: make it first")
+        if path is not None and (name, path) != ("json", "-"):
+            hold(name, path)
     return output
 
 
+def hold(name: str, path: str) -> None:
+    """See whether the file of an option, such as ``html``, can be written.
+
+    Raises:
+        UserError: it is no file, its name is that of another kind of file, it needs a library that is not installed,
+            or its folder is not there.
+    """
+    if path == "-":
+        raise UserError(f"--{name} is '-'; name a file")
+    if name in ("png", "svg") and Path(path).suffix.lower() != f".{name}":
+        raise UserError(f"--{name} is {path!r}; its name must end in .{name}")
+    if name != "json":
+        from rnn_cli.drawing import pictures
+
+        pictures.require(f"--{name}")
+    if not Path(path).absolute().parent.is_dir():
+        raise UserError(f"--{name} is {path!r}, and there is no folder {str(Path(path).parent)!r}: make it first")
+
+
 def put(pages: Sequence[Page], heading: str, about: Sequence[str], output: Output) -> None:
-    """Show pages on the terminal, and write the files."""
+    """Write the files, and show pages on the terminal, whatever becomes of the files.
+
+    The files come first, since whoever reads standard output may leave before its end, as ``head`` does.
+    """
     from rnn_plugins.reports.report import to_json
 
-    if output.json != "-":
-        from rnn_cli.drawing import terminal
-
-        terminal.draw(pages)
+    text = ""
     if output.json is not None:
         text = json.dumps({"heading": heading, "about": list(about), "reports": to_json(pages)}, indent=1) + "\n"
+    try:
+        if output.json not in (None, "-"):
+            write(output.json, text)
+        if output.html is not None:
+            from rnn_cli.drawing import page
+
+            write(output.html, page.html(pages, heading, about))
+        _put_pictures(pages, output)
+    finally:
         if output.json == "-":
             click.echo(text, nl=False)
         else:
-            _write(output.json, text)
-    if output.html is not None:
-        from rnn_cli.drawing import page
+            from rnn_cli.drawing import terminal
 
-        _write(output.html, page.html(pages, heading, about))
-    for path, form in ((output.png, "png"), (output.svg, "svg")):
+            terminal.draw(pages)
+
+
+def _put_pictures(pages: Sequence[Page], output: Output) -> None:
+    from rnn_plugins.reports.report import Colouring, Table
+    from rnn_plugins.text.vocabulary import amount
+
+    forms: dict[Literal["png", "svg"], str | None] = {"png": output.png, "svg": output.svg}
+    written = []
+    for form, path in forms.items():
         if path is not None:
             from rnn_cli.drawing import pictures
 
-            left_out = pictures.save(pages, Path(path), "png" if form == "png" else "svg")
-            if left_out:
-                remark(f"Not in {path}, because they are no plots: {', '.join(left_out)}. --html shows them.")
+            pictures.save(pages, Path(path), form)
             remark(f"Written: {path}")
+            written.append(path)
+    counts = [
+        (sum(isinstance(figure, kind) for page in pages for figure in page.figures), noun)
+        for kind, noun in ((Table, "table"), (Colouring, "text"))
+    ]
+    left_out = [amount(count, noun) for count, noun in counts if count]
+    if written and left_out:
+        have = "has" if len(written) == 1 else "have"
+        shows = f"{output.html or '--html'} shows {' and '.join(left_out)} too"
+        remark(f"{' and '.join(written)} {have} the plots alone; {shows}")
 
 
-def _write(path: str, text: str) -> None:
+def write(path: str, text: str) -> None:
+    """Write a file, and say so."""
     Path(path).write_text(text, encoding="utf-8", errors="replace")
     remark(f"Written: {path}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,10 +18,17 @@ from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
     from rnn_plugins.reports.subject import Subject
+    from rnn_plugins.runs import Run
     from rnn_plugins.settings import Backend
 
 FRESH = ("steps", "hidden_size", "num_layers", "learning_rate", "level")
 """Options that only mean something together with ``--cell``."""
+
+READERS = {"units": ("--unit", "neurons"), "characters": ("--characters", "structure")}
+"""Options that only one kind reads."""
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
 
 EXAMPLES = """\b
 Examples:
@@ -94,9 +103,14 @@ def report(
 
     reports = load(kinds_of(everything, kinds))
     look = Look(given["lags"], given["positions"], units, given["characters"], given["seed"])
-    with on_backend(backend):
-        subjects, about = _fresh(cells, runs_or_files, given) if cells else _trained(runs_or_files, text)
-        pages = gather(reports, subjects, look, _tell)
+    try:
+        with on_backend(backend):
+            subjects, about = _fresh(cells, runs_or_files, given) if cells else _trained(runs_or_files, text)
+            pages = gather(reports, subjects, look, _tell)
+    except KeyboardInterrupt:
+        click.echo(err=True)  # the terminal shows ^C; what follows begins on a line of its own
+        remark("Interrupted before all was measured: nothing was written.")
+        ctx.exit(INTERRUPTED)
     put(pages, ", ".join(subject.label for subject in subjects), about, output)
 
 
@@ -118,6 +132,9 @@ def _hold(ctx: click.Context, cells: tuple[str, ...], text: str | None) -> None:
         raise UserError(f"--cell {twice} is given twice: leave one of them out")
     if values["kinds"] and values["everything"]:
         raise UserError("--all shows all kinds: leave out --kind")
+    for name, (option, kind) in READERS.items():
+        if name in given and not values["everything"] and kind not in values["kinds"]:
+            raise UserError(f"{option} is for the kind {kind}: give --kind {kind} too, or leave it out")
     least = {"lags": 1, "positions": 1, "characters": 1, "steps": 0, "seed": 0, "hidden_size": 1, "num_layers": 1}
     for name, bound in least.items():
         if values[name] < bound:
@@ -127,12 +144,12 @@ def _hold(ctx: click.Context, cells: tuple[str, ...], text: str | None) -> None:
 def _trained(names: tuple[str, ...], text: str | None) -> tuple[list[Subject], list[str]]:
     """Runs to look at, and what is to be said of them."""
     from rnn_plugins.reports.subject import of_run
-    from rnn_plugins.runs import find_run
+    from rnn_plugins.text.vocabulary import amount
 
     subjects: list[Subject] = []
     about = []
     for name in names or (None,):
-        run = find_run(name)
+        run = _found(name)
         if run.name in {subject.label for subject in subjects}:
             raise UserError(f"the run {run.name!r} is named twice: leave one of them out")
         if notice := run.cell_changed():
@@ -142,12 +159,25 @@ def _trained(names: tuple[str, ...], text: str | None) -> tuple[list[Subject], l
         held_out = "the held-out end of" if text is None and run.manifest["data"]["held_out"] else "the text"
         source = text if text is not None else ", ".join(run.manifest["data"]["sources"])
         about.append(
-            f"{run.name}: {_described(subject)}, trained for {subject.steps:,} steps; "
-            f"looked at on {held_out} {source} ({len(subject.tokens):,} symbols)"
+            f"{run.name}: {_described(subject)}, its best weights, of step {subject.steps:,}; "
+            f"looked at on {held_out} {source} ({amount(len(subject.tokens), 'symbol')})"
         )
     for line in about:
         remark(line)
     return subjects, about
+
+
+def _found(name: str | None) -> Run:
+    from rnn_plugins.runs import find_run
+
+    try:
+        return find_run(name)
+    except UserError:
+        if name is None or not (os.path.isfile(name) or name.startswith("builtin:")):
+            raise
+        raise UserError(
+            f"{name!r} is a text, and a run is expected: give it with --text to look at runs on it, or give --cell too"
+        ) from None
 
 
 def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]) -> tuple[list[Subject], list[str]]:
@@ -155,7 +185,9 @@ def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]
     from rnn_plugins.reports.subject import fresh
     from rnn_plugins.settings import Settings
     from rnn_plugins.text.corpus import load_corpus
+    from rnn_plugins.text.vocabulary import amount
 
+    _hold_texts(files)
     names = {field.name for field in dataclasses.fields(Settings)}
     settings = Settings(**{key: value for key, value in given.items() if key in names and key != "steps"})
     files = files or ("builtin:latex",)
@@ -163,23 +195,43 @@ def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]
     steps, subjects = given["steps"], []
     for cell in cells:
         if steps and is_live():
-            remark(f"{cell}: training for {steps:,} steps ...")
+            remark(f"{cell}: training for {amount(steps, 'step')} ...")
         subjects.append(fresh(cell, corpus, settings, steps))
-    trained = f"trained for {steps:,} steps" if steps else "with fresh weights"
+    trained = f"trained for {amount(steps, 'step')}" if steps else "with fresh weights"
     about = [f"{subject.label}: {_described(subject)}, {trained}" for subject in subjects]
-    about.append(
-        f"Text: {', '.join(corpus.sources)}, its last {len(subjects[0].tokens):,} symbols; seed {settings.seed}"
-    )
+    looked_at = amount(len(subjects[0].tokens), "symbol")
+    about.append(f"Text: {', '.join(corpus.sources)}, its last {looked_at}; seed {settings.seed}")
     for line in about:
         remark(line)
     return subjects, about
 
 
+def _hold_texts(files: tuple[str, ...]) -> None:
+    """See whether what is named beside ``--cell`` are texts.
+
+    Raises:
+        UserError: one is a run.
+    """
+    from rnn_plugins.places import MANIFEST, runs_folder
+
+    for file in files:
+        if any((path / MANIFEST).is_file() for path in (runs_folder() / file, Path(file))):
+            raise UserError(
+                f"{file!r} is a run, and with --cell a text to look at cells on is expected: leave one of them out"
+            )
+
+
 def _described(subject: Subject) -> str:
+    """Its cell, unless the label says that already, and its sizes."""
     from minigrad import trees
 
-    settings, name = subject.settings, "" if subject.label.startswith(subject.cell) else f"{subject.cell}, "
-    return f"{name}{settings.num_layers} x {settings.hidden_size}, {trees.count(subject.params):,} parameters"
+    settings, words = subject.settings, []
+    if subject.run:
+        words.append(" ".join([subject.cell, *(f"{key}={value}" for key, value in subject.options.items())]))
+        words += [f"ablated {key}={value}" for key, value in settings.ablate.items()]
+    words.append(f"{settings.num_layers} x {settings.hidden_size}")
+    words.append(f"{trees.count(subject.params):,} parameters")
+    return ", ".join(words)
 
 
 def _tell(kind: str, label: str) -> None:

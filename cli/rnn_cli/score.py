@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +12,7 @@ from rnn_cli import completion
 from rnn_cli.console import remark
 from rnn_cli.eval import find_run_and_files
 from rnn_cli.options import BACKEND
+from rnn_cli.output import hold, write
 from rnn_cli.tables import sentence
 from rnn_plugins.errors import UserError
 
@@ -52,12 +52,21 @@ def score(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, ht
     """
     from rnn_plugins import backends
     from rnn_plugins.text import scoring
+    from rnn_plugins.text.vocabulary import amount
 
+    if html is not None:
+        hold("html", html)
     run, files = find_run_and_files(run_and_files)
     if not files:
         raise UserError("there is no text to score: name a FILE, or - for standard input")
     with backends.on_backend(backend):
         result = scoring.score(run, files, unknown)
+    if html is not None:  # first, since whoever reads standard output may leave before its end
+        from rnn_cli.drawing import page
+
+        whole = _page(result, IN_PAGE, "rnn score --json has all")
+        heading = f"{result.text} as {result.run} reads it"
+        write(html, page.html([whole], heading, [amount(len(result.tokens), result.unit)]))
     if as_json:
         for notice in result.notices:
             remark(f"Note: {sentence(notice)}")
@@ -66,14 +75,6 @@ def score(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, ht
         from rnn_cli.drawing import terminal
 
         terminal.draw([_page(result, DRAWN, "--html FILE shows more of it, --json all")])
-    if html is not None:
-        from rnn_cli.drawing import page
-
-        whole = _page(result, IN_PAGE, "rnn score --json has all")
-        heading = f"{result.text} as {result.run} reads it"
-        text = page.html([whole], heading, [f"{len(result.tokens):,} {result.unit}s"])
-        Path(html).write_text(text, encoding="utf-8", errors="replace")
-        remark(f"Written: {html}")
 
 
 def _page(result: Scoring, limit: int, elsewhere: str) -> Page:

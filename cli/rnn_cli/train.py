@@ -74,10 +74,13 @@ def train(ctx: click.Context, /, files: tuple[str, ...], **given: Any) -> None:
 
     if wanted.get("track"):
         require_writer()
-    if resumed:
-        if source or name not in (None, resumed):
-            raise UserError(f"--resume goes on with a run as it is: leave out {'--init-from' if source else '--name'}")
-        session = sessions.resume(find_run(resumed), wanted)
+    if resumed and (source or name not in (None, resumed)):
+        raise UserError(f"--resume goes on with a run as it is: leave out {'--init-from' if source else '--name'}")
+    before = find_run(resumed) if resumed else None
+    if given["flow_every"] is not None and not wanted.get("flow") and not (before and before.settings.flow):
+        raise UserError("--flow-every says how often --flow looks: give --flow too")
+    if before:
+        session = sessions.resume(before, wanted)
     else:
         session = sessions.start(wanted, name=name, init_from=find_run(source) if source else None)
     ctx.exit(carry_out(session, quiet=quiet, as_json=as_json))

@@ -32,7 +32,7 @@ def require_writer() -> None:
         UserError: they cannot.
     """
     if find_spec("tensorboardX") is None:
-        raise UserError("--track tensorboard needs the library tensorboardX: install rnn-lab[tensorboard]")
+        raise UserError("--track tensorboard needs the library tensorboardX: pip install 'rnn-lab[tensorboard]'")
 
 
 class TensorBoard:

@@ -7,7 +7,8 @@ over the curves, puts ticks at uneven numbers, needs box-drawing characters, and
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import string
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,9 @@ CHART_ROWS, IMAGE_ROWS = 14, 24
 
 MARKERS, BOUNDS, REFERENCES = "ox+*#@%&", "-=~^", ".:',"
 """What curves are drawn in: a character each, so that they can be told without colour."""
+
+MORE_MARKERS = string.ascii_uppercase + string.digits + string.ascii_lowercase
+"""What the curves of a kind are drawn in after that."""
 
 COLOURS = ("#2a8fd6", "#d65f1e", "#0fa37a", "#c9629f", "#a58612", "#888888")
 """Of middling lightness, to be seen on black and on white."""
@@ -71,7 +75,7 @@ def chart(figure: Chart, screen: Screen) -> list[Text]:
     for place, curve in enumerate(curves):
         for cell in _cells(curve, x_axis, y_axis, columns):
             owners.setdefault(cell, []).append(place)
-    at = {}
+    at: dict[tuple[int, int], int] = {}
     for (column, row), places in owners.items():
         prominent = [place for place in places if curves[place].role not in FAINT] or places
         at[column, row] = prominent[column % len(prominent)]  # where curves run over each other, all are seen in turn
@@ -89,19 +93,18 @@ def chart(figure: Chart, screen: Screen) -> list[Text]:
     x_label = screen.text(figure.x_label)
     lines.append(screen.styled(" " * (screen.width - 1 - cell_len(x_label)) + x_label, "dim"))
     if any(curve.label for curve in curves):
-        lines += _legend(curves, markers, screen, margin + 2)
+        behind = {place for places in owners.values() for place in places} - set(at.values())
+        lines += _legend(curves, markers, behind, screen, margin + 2)
     return lines
 
 
 def _markers(curves: Sequence[Curve]) -> list[str]:
-    """A character for each curve, as long as there are enough of its kind."""
+    """A character for each curve that no other has, as long as there are enough."""
     kinds = {"bound": BOUNDS, "reference": REFERENCES}
-    used = dict.fromkeys((BOUNDS, REFERENCES, MARKERS), 0)
-    chosen = []
+    chosen: list[str] = []
     for curve in curves:
         kind = kinds.get(curve.role, MARKERS)
-        chosen.append(kind[used[kind] % len(kind)])
-        used[kind] += 1
+        chosen.append(next((marker for marker in kind + MORE_MARKERS if marker not in chosen), kind[0]))
     return chosen
 
 
@@ -153,13 +156,17 @@ def _ruler(marks: Sequence[tuple[int, str]], width: int, indent: int) -> str:
     return line
 
 
-def _legend(curves: Sequence[Curve], markers: Sequence[str], screen: Screen, indent: int) -> list[Text]:
-    """Markers with what they mean, as many in a line as have room."""
+def _legend(
+    curves: Sequence[Curve], markers: Sequence[str], behind: Container[int], screen: Screen, indent: int
+) -> list[Text]:
+    """Markers with what they mean, as many in a line as have room; ``behind`` are curves that others cover wholly."""
     lines = [Text(" " * indent)]
     for place, curve in enumerate(curves):
         words = screen.text(curve.label)
         if not np.isfinite(curve.y).any():
             words += " (nothing to draw)"
+        elif place in behind:
+            words += " (behind others)"
         if cell_len(words) > screen.width - indent - 2:
             words = set_cell_size(words, screen.width - indent - 6).rstrip() + " ..."
         entry = Text.assemble(_marked(markers[place], curves, place, screen), " ", words, "   ")

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import html as markup
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
 from rnn_cli.drawing import pictures
 from rnn_cli.drawing.words import NEWLINE, number, shown, visible
 from rnn_plugins.reports.report import Array, Chart, Colouring, Curve, Figure, Image, Page
+
+LABEL_WIDTH = 12
+"""Letters for which a column of words has room at least, even where the table has to be scrolled for it."""
 
 LEVELS = 12
 """Steps between no colour and full colour of a symbol in a text."""
@@ -52,7 +55,10 @@ background:var(--card);border-radius:0 6px 6px 0}
 .verdict dd{margin:0 0 .6rem;max-width:44rem}
 .verdict dd:last-child{margin-bottom:0}
 .failed{border-left-color:var(--series-2)}
-.box{overflow:auto;max-width:100%}
+.box{overflow:auto;max-width:100%;background:linear-gradient(90deg,var(--paper) 40%,transparent) 0 0/2rem 100% local,
+linear-gradient(-90deg,var(--paper) 40%,transparent) 100% 0/2rem 100% local,
+linear-gradient(90deg,var(--quiet),transparent) 0 0/.4rem 100%,
+linear-gradient(-90deg,var(--quiet),transparent) 100% 0/.4rem 100%;background-repeat:no-repeat}
 details .box{max-height:26rem}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;overflow-wrap:normal}
 th,td{padding:.3rem 1.25rem .3rem 0;border-bottom:1px solid var(--grid);text-align:right;vertical-align:top}
@@ -75,6 +81,7 @@ font:.85rem/1.7 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",mo
 pre span{padding:.15em 0}
 .scale{display:flex;align-items:center;flex-wrap:wrap;gap:.5rem;font-size:.85rem;margin:.4rem 0}
 .ramp{display:inline-block;width:8rem;height:.8rem;border:1px solid var(--grid)}
+@media(max-width:40rem){table{font-size:.8rem}th,td{padding-right:.75rem}}
 @media print{details{display:none}}
 """
 
@@ -202,18 +209,33 @@ def _quantities(page: Page) -> str:
     return table + meaning
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str | float | int | None]], words: Container[int] = ()) -> str:
+def _table(
+    heads: Sequence[str], rows: Iterable[Sequence[str | float | int | None]], words: Collection[int] = ()
+) -> str:
     """A table that scrolls in a box of its own; the columns ``words`` and the first one are aligned to the left."""
+    cells = [[number(value) for value in row] for row in rows]
     left = [' class="words"' if column in words else "" for column in range(len(heads))]
-    head = "".join(f'<th scope="col"{side}>{_text(word)}</th>' for word, side in zip(heads, left, strict=True))
+    widths = [""] * len(heads)
+    for column in {0, *words}:
+        longest = max((len(row[column]) for row in cells), default=0)
+        widths[column] = f' style="min-width:{min(longest, LABEL_WIDTH)}ch"'
+    head = "".join(
+        f'<th scope="col"{side}{width}>{_head(word)}</th>'
+        for word, side, width in zip(heads, left, widths, strict=True)
+    )
     body = "".join(
         "<tr>"
-        + "".join(f"<td{side}>{markup.escape(number(value))}</td>" for value, side in zip(row, left, strict=True))
+        + "".join(f"<td{side}>{markup.escape(word)}</td>" for word, side in zip(row, left, strict=True))
         + "</tr>"
-        for row in rows
+        for row in cells
     )
     top = f"<thead><tr>{head}</tr></thead>" if any(heads) else ""
     return f'<div class="box" tabindex="0"><table>{top}<tbody>{body}</tbody></table></div>'
+
+
+def _head(name: str) -> str:
+    """The head of a column, which may be broken behind the signs in it."""
+    return re.sub(r"([:=,_])", r"\1<wbr>", _text(name))
 
 
 def _figure(figure: Figure, identifier: str) -> str:

@@ -100,7 +100,7 @@ def require(option: str) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise UserError(f"{option} needs the library matplotlib: install rnn-lab[plot]") from None
+        raise UserError(f"{option} needs the library matplotlib: pip install 'rnn-lab[plot]'") from None
 
 
 def svg(figure: Chart | Image, identifier: str) -> str:
@@ -132,16 +132,13 @@ def svg(figure: Chart | Image, identifier: str) -> str:
     return _inline(buffer.getvalue(), figure, identifier, points)
 
 
-def save(pages: Sequence[Page], path: Path, format: Literal["png", "svg"]) -> tuple[str, ...]:
-    """All charts and images of pages in one picture, on white.
+def save(pages: Sequence[Page], path: Path, format: Literal["png", "svg"]) -> None:
+    """All charts and images of pages in one picture, on white; coloured texts and tables are none and left out.
 
     Args:
         pages: what to draw.
         path: the file to write.
         format: what is written to it, whatever its name.
-
-    Returns:
-        The titles of the coloured texts and tables, which are no pictures and were left out.
 
     Raises:
         UserError: matplotlib is not installed, or there is nothing to draw.
@@ -150,8 +147,7 @@ def save(pages: Sequence[Page], path: Path, format: Literal["png", "svg"]) -> tu
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figures = [(page, figure) for page in pages for figure in page.figures]
-    pictures = [(page, figure) for page, figure in figures if isinstance(figure, Chart | Image)]
+    pictures = [(page, figure) for page in pages for figure in page.figures if isinstance(figure, Chart | Image)]
     if not pictures:
         raise UserError(
             f"--{format} has nothing to draw, for there is no chart and no image here: use --html or --json"
@@ -175,7 +171,6 @@ def save(pages: Sequence[Page], path: Path, format: Literal["png", "svg"]) -> tu
         metadata = {"Date": None} if format == "svg" else {"Software": None}
         drawn.savefig(buffer, format=format, dpi=144, metadata=metadata)
     write_atomically(path, buffer.getvalue())
-    return tuple(figure.title for _, figure in figures if not isinstance(figure, Chart | Image))
 
 
 @contextmanager
@@ -254,7 +249,9 @@ def _draw_chart(figure: Chart, part: Figure | SubFigure, ax: Axes, palette: Pale
         seen = (y_axis.low <= curve.y) & (curve.y <= y_axis.high)
         if curve.role in ("measured", "steps", *FAINT):
             look["markevery"] = _marked(curve.x, curve.y, x_axis, place, not single and curve.role == "measured")
-        (line,) = ax.plot(curve.x, curve.y, color=colour, zorder=3 if curve.role in FAINT else 4, **look)
+        # Points are not cut off at the edge of the axes, so those beyond it are left out here.
+        y = np.where(seen, curve.y, np.nan) if curve.role == "points" else curve.y
+        (line,) = ax.plot(curve.x, y, color=colour, zorder=3 if curve.role in FAINT else 4, **look)
         line.set_gid(f"curve-{place}")
         points.append(int(seen.sum()))
         if curve.low is not None and curve.high is not None:

@@ -12,6 +12,9 @@ from rnn_plugins.reports.report import Array, Chart, Curve, Image
 FAINT = ("bound", "reference")
 """Roles of curves that are there for comparison."""
 
+LEAST = 1e-12
+"""What a logarithmic axis shows least, as a part of the largest value, where one curve would squeeze the others."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -65,7 +68,14 @@ def axes(chart: Chart, curves: Sequence[Curve], bands: bool = True) -> tuple[Axi
     if chart.y_limits is not None and (chart.y_limits[0] > 0 or not chart.log_y):
         return x_axis, Axis(*chart.y_limits, log=chart.log_y)
     edges = [edge for curve in curves for edge in (curve.low, curve.high) if bands and edge is not None]
-    return x_axis, _around([curve.y for curve in curves] + edges, chart.log_y, room=0.04)
+    y_axis = _around([curve.y for curve in curves] + edges, chart.log_y, room=0.04)
+    if chart.log_y:
+        known = [curve.y[np.isfinite(curve.y)] for curve in curves if curve.role != "reference"]
+        lowest = [float(values.min()) for values in known if values.size]
+        floor = LEAST * max((float(values.max()) for values in known if values.size), default=0.0)
+        if lowest and min(lowest) < floor <= max(lowest):
+            y_axis = replace(y_axis, low=floor)
+    return x_axis, y_axis
 
 
 def image_axis(image: Image) -> Axis:

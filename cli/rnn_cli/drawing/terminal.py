@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -107,8 +108,14 @@ def _quantities(page: Page, screen: Screen) -> list[RichTable]:
         for subject in page.quantities
     }
     several = len(page.subjects) > 1
-    heads = {subject: min(len(subject), SUBJECT_COLUMNS) if several else 0 for subject in columns}
-    widths = {subject: max(heads[subject], *map(len, values)) + 2 for subject, values in columns.items()}
+
+    def taken(most: int) -> dict[str, int]:
+        heads = {subject: min(len(subject), most) if several else 0 for subject in columns}
+        return {subject: max(heads[subject], *map(len, values)) + 2 for subject, values in columns.items()}
+
+    widths = taken(screen.width)
+    if sum(widths.values()) + min(max(map(len, rows.values())), LABEL_COLUMNS) > screen.width:
+        widths = taken(SUBJECT_COLUMNS)
     first = min(max(map(len, rows.values())), max(LABEL_COLUMNS, screen.width - sum(widths.values())))
     groups: list[list[str]] = []
     room = 0
@@ -119,18 +126,37 @@ def _quantities(page: Page, screen: Screen) -> list[RichTable]:
         groups[-1].append(subject)
         room -= width
     return [
-        _quantity_table(rows, {subject: columns[subject] for subject in group}, several, first, screen)
+        _quantity_table(
+            rows,
+            {subject: columns[subject] for subject in group},
+            {subject: _broken(screen.text(subject), widths[subject] - 2) if several else [] for subject in group},
+            first,
+            screen,
+        )
         for group in groups
     ]
 
 
+def _broken(name: str, width: int) -> list[str]:
+    """A name in lines of at most such a width, broken behind a :, a comma, a _ or a - where there is one."""
+    lines = [""]
+    for part in re.split(r"(?<=[:,_-])", name):
+        if len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return [line for line in lines if line]
+
+
 def _quantity_table(
-    rows: dict[str, str], columns: dict[str, list[str]], several: bool, first: int, screen: Screen
+    rows: dict[str, str], columns: dict[str, list[str]], heads: dict[str, list[str]], first: int, screen: Screen
 ) -> RichTable:
-    table = _empty_table(screen, heads=several)
+    from rich.text import Text
+
+    table = _empty_table(screen, heads=any(heads.values()))
     table.add_column("", max_width=first, overflow="fold")
     for subject in columns:
-        table.add_column(screen.styled(subject, "bold"), justify="right", overflow="fold")
+        head = Text("\n").join(screen.styled(line, "bold") for line in heads[subject])
+        table.add_column(head, justify="right", overflow="fold")
     for place, label in enumerate(rows.values()):
         table.add_row(screen.styled(label, ""), *(screen.styled(values[place], "") for values in columns.values()))
     return table

@@ -19,6 +19,7 @@ from rnn_plugins.reports.report import Chart, Curve, Figure, Findings, Look, Qua
 from rnn_plugins.reports.saturation import Habits, habits, unit_table
 from rnn_plugins.reports.subject import Subject
 from rnn_plugins.tasks.language_model import LanguageModel
+from rnn_plugins.text.vocabulary import listing
 
 Array: TypeAlias = NDArray[Any]
 
@@ -94,7 +95,7 @@ class Parameters(Report):
         figures: list[Figure] = [*_charts(norms, layers, records)] if len(noted) > 1 else []
         figures.append(_table(subject, norms, layers))
         if found:
-            figures.append(unit_table(found))
+            figures.append(unit_table(found, "the training text"))
         else:
             reason = subject.anatomy.reason or "the cell has no sigmoid, tanh or relu"
             notices.append(f"no units are looked at: {reason}")
@@ -292,11 +293,13 @@ def _verdict(subject: Subject, norms: Norms, layers: Mapping[str, list[str]], fo
         low, high = min(recurrent, key=recurrent.__getitem__), max(recurrent, key=recurrent.__getitem__)
         times = recurrent[high] / recurrent[low]
         words.append(f"The gradient of {low} is {times:.0f} times smaller than that of {high}.")
-    words += [
-        f"{count} of {habit.activation.size} units of {habit.activation.label} are dead."
+    still = [
+        f"{count} of {habit.activation.size} in {habit.activation.label}"
         for habit in found
         if (count := int(habit.still.sum()))
     ]
+    if still:
+        words.append(f"Dead units: {listing(still)}.")
     return tuple(words)
 
 

@@ -29,6 +29,9 @@ ENDS = {"sigmoid": (0.1, 0.9), "tanh": (-0.97, 0.97), "relu": (0.0, math.inf)}
 MOST = 0.9
 """The share of the time for which a unit has to be saturated to be counted as such."""
 
+MANY = 0.2
+"""The share of an activation's units that has to be saturated for the verdict to name it."""
+
 STEPS = 100
 """Steps along each stretch of text."""
 
@@ -109,14 +112,14 @@ class Saturation(Report):
             reason = f"its step cannot be traced: {parts.reason}" if parts.reason else "it has no sigmoid, tanh or relu"
             raise UserError(f"nothing in the cell {subject.cell} can be saturated, as far as one sees: {reason}")
         found = habits(subject.model, subject.params, subject.tokens, look.lags, look.positions)
-        return Findings(_quantities(found), (*_charts(found), unit_table(found)), _verdict(found))
+        return Findings(_quantities(found), (*_charts(found), unit_table(found, "the text looked at")), _verdict(found))
 
 
-def unit_table(found: Sequence[Habits]) -> Table:
-    """A row for each activation."""
+def unit_table(found: Sequence[Habits], text: str) -> Table:
+    """A row for each activation; ``text`` is what the title calls that which they were watched on."""
     return Table(
         "units",
-        "Saturated and dead units",
+        f"Saturated and dead units on {text}",
         ("activation", "function", "units", "time low", "time high", "saturated", "dead"),
         tuple(
             (
@@ -217,9 +220,15 @@ def _zeros(some: Sequence[Habits], key: str, where: str) -> Chart:
 def _verdict(found: Sequence[Habits]) -> tuple[str, ...]:
     """What it means, and what to try: first what harms, then what gates do."""
     still = [
-        f"{count} of {habit.activation.size} units of {habit.activation.label}"
+        f"{count} of {habit.activation.size} in {habit.activation.label}"
         for habit in found
         if (count := int(habit.still.sum()))
+    ]
+    shares = {habit.activation.label: float(habit.saturated.mean()) for habit in found}
+    many = [
+        f"{share:.0%} of those in {label}"
+        for label, share in sorted(shares.items(), key=lambda pair: -pair[1])
+        if share > MANY
     ]
     flat = [
         f"{habit.activation.label} for {share:.0%}"
@@ -233,7 +242,13 @@ def _verdict(found: Sequence[Habits]) -> tuple[str, ...]:
     ]
     words = []
     if still:
-        words.append(f"Dead: {listing(still)} never move, so they tell nothing; a lower --learning-rate avoids that.")
+        words.append(
+            f"Dead units, which never move and so tell nothing: {listing(still)}; a lower --learning-rate avoids that."
+        )
+    if many:
+        words.append(
+            f"Saturated units, which pass hardly any gradient on for more than {MOST:.0%} of the time: {listing(many)}."
+        )
     if flat:
         words.append(
             f"Saturates: beyond 0.97, where less than 6% of a gradient passes, {'are' if len(flat) > 1 else 'is'} "

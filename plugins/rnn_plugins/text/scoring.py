@@ -112,7 +112,7 @@ class Scoring:
     def surprising_words(self, count: int) -> list[Surprise]:
         """The words that surprise most, all their symbols together, each where it does so most.
 
-        A word is letters, digits and ``_`` in a row.
+        A word is letters, digits and ``_`` in a row; one of a single symbol that begins the text is not predicted.
         """
         is_part = np.array([_IN_WORD.match(symbol) is not None for symbol in self.vocabulary.symbols])[self.tokens]
         if self.vocabulary.level == "word":
@@ -121,8 +121,7 @@ class Scoring:
         else:
             steps = np.diff(np.concatenate([[0], is_part.astype(np.int8), [0]]))
             starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
-        if not len(starts):
-            return []
+        starts, ends = starts[ends > 1], ends[ends > 1]
         sums = np.concatenate([[0.0], np.cumsum(np.nan_to_num(self.prediction.bits))])
         found: dict[str, tuple[int, int]] = {}
         for i in np.argsort(sums[starts] - sums[ends], kind="stable").tolist():
@@ -133,12 +132,12 @@ class Scoring:
         return [self._surprise(*pair) for pair in found.values()]
 
     def _surprise(self, start: int, end: int) -> Surprise:
-        decode, bits = self.vocabulary.decode, np.nan_to_num(self.prediction.bits[start:end])
+        decode, bits = self.vocabulary.decode, self.prediction.bits[start:end]
         before = decode(self.tokens[:start])
-        strongest = start + int(bits.argmax())
+        strongest = start + int(np.nanargmax(bits))
         return Surprise(
             self.vocabulary.symbols[self.tokens[start]] if end == start + 1 else decode(self.tokens[start:end]),
-            float(bits.sum()),
+            float(np.nansum(bits)),
             before.count("\n") + 1,
             len(before) - before.rfind("\n"),
             self.vocabulary.symbols[self.prediction.expected[strongest]],
