@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -65,7 +64,9 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
     interrupted = at_end = False
     about: tuple[str, ...] = ()
     if cells:
-        _hold_files(runs_or_files)
+        from rnn_plugins.runs import require_texts
+
+        require_texts(runs_or_files, "to train on")
         if runs_or_files:
             wanted["files"] = runs_or_files
         planned = contest(cells, wanted, match or "params", SEEDS if seeds is None else seeds)
@@ -131,19 +132,6 @@ def _hold_runs(names: tuple[str, ...], useless: list[str]) -> None:
         raise UserError("there is nothing to compare: name two runs, or give --cell twice and a text")
     if len(names) == 1:
         raise UserError(f"there is one run to compare, {names[0]!r}: name another beside it")
-
-
-def _hold_files(files: tuple[str, ...]) -> None:
-    """See whether what follows ``--cell`` is a text.
-
-    Raises:
-        UserError: it is a run.
-    """
-    from rnn_plugins.places import MANIFEST, runs_folder
-
-    for file in files:
-        if any((path / MANIFEST).is_file() for path in (runs_folder() / file, Path(file))):
-            raise UserError(f"{file!r} is a run, and with --cell a text to train on is expected: leave one of them out")
 
 
 def _found(names: tuple[str, ...]) -> list[Run]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -183,11 +182,12 @@ def _found(name: str | None) -> Run:
 def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]) -> tuple[list[Subject], list[str]]:
     """Cells to look at, and what is to be said of them."""
     from rnn_plugins.reports.subject import fresh
+    from rnn_plugins.runs import require_texts
     from rnn_plugins.settings import Settings
     from rnn_plugins.text.corpus import load_corpus
     from rnn_plugins.text.vocabulary import amount
 
-    _hold_texts(files)
+    require_texts(files, "to look at cells on")
     names = {field.name for field in dataclasses.fields(Settings)}
     settings = Settings(**{key: value for key, value in given.items() if key in names and key != "steps"})
     files = files or ("builtin:latex",)
@@ -204,21 +204,6 @@ def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]
     for line in about:
         remark(line)
     return subjects, about
-
-
-def _hold_texts(files: tuple[str, ...]) -> None:
-    """See whether what is named beside ``--cell`` are texts.
-
-    Raises:
-        UserError: one is a run.
-    """
-    from rnn_plugins.places import MANIFEST, runs_folder
-
-    for file in files:
-        if any((path / MANIFEST).is_file() for path in (runs_folder() / file, Path(file))):
-            raise UserError(
-                f"{file!r} is a run, and with --cell a text to look at cells on is expected: leave one of them out"
-            )
 
 
 def _described(subject: Subject) -> str:

@@ -28,6 +28,11 @@ def run_folders() -> list[Path]:
     return sorted(filter(written.get, folders), key=lambda path: (written[path], path.name), reverse=True)
 
 
+def run_folder(name: str) -> Path | None:
+    """The folder of the run that is meant by a name or a path; None where there is none."""
+    return next((path for path in (runs_folder() / name, Path(name)) if (path / MANIFEST).is_file()), None)
+
+
 def _written(file: Path) -> int:
     """When a file was written, in nanoseconds; 0 where there is none."""
     with suppress(OSError):

@@ -7,7 +7,7 @@ import math
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +24,7 @@ from rnn_cells import Cell, Stacked
 from rnn_plugins import registry
 from rnn_plugins.ablation import ablated
 from rnn_plugins.errors import UserError, did_you_mean
-from rnn_plugins.places import BEST, LAST, LOCK, MANIFEST, METRICS, run_folders, runs_folder
+from rnn_plugins.places import BEST, LAST, LOCK, MANIFEST, METRICS, run_folder, run_folders, runs_folder
 from rnn_plugins.settings import Settings
 from rnn_plugins.tasks.language_model import Model
 from rnn_plugins.text.vocabulary import Vocabulary, listing
@@ -297,12 +297,25 @@ def find_run(name: str | None = None) -> Run:
         if not runs:
             raise UserError(f"there are no runs in {runs_folder()}: train one first, with rnn train")
         return next(filter(_is_readable, runs), runs[0])
-    for path in (runs_folder() / name, Path(name)):
-        if (path / MANIFEST).is_file():
-            return Run(path)
+    if path := run_folder(name):
+        return Run(path)
     names = [run.name for run in runs]
     there = f" There {'is' if len(names) == 1 else 'are'} {listing(names)}" if names else ""
     raise UserError(f"there is no run called {name!r} in {runs_folder()}.{did_you_mean(name, names)}{there}")
+
+
+def require_texts(files: Sequence[str], purpose: str) -> None:
+    """See to it that what is to be texts are no runs.
+
+    Args:
+        files: as they were named.
+        purpose: what the texts are for, as in "a text to train on".
+
+    Raises:
+        UserError: one is a run.
+    """
+    for file in filter(run_folder, files):
+        raise UserError(f"{file!r} is a run, and with --cell a text {purpose} is expected: leave one of them out")
 
 
 def _is_readable(run: Run) -> bool:
