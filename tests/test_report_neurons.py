@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from known_cells import Copy, Deciding, Forgetful, Linear, Odd, subject_of
+from known_cells import Copy, Deciding, Forgetful, Linear, Odd, Stateless, subject_of
 
 from minigrad import concat, tanh
 from rnn_cells import Cell, Stacked
@@ -39,20 +39,6 @@ class Counter(Cell):
         others = tanh(tanh(h) @ params["W"] + x @ params["U"])
         h = concat(others[:, : self.place], count, others[:, self.place + 1 :])
         return h, h
-
-
-@dataclass(frozen=True)
-class Stateless(Cell):
-    """y_t = tanh(x_t U), and there is no carry at all."""
-
-    def init_params(self, rng):
-        return {"U": rng.normal(0, 1, (self.input_size, self.hidden_size)).astype(np.float32)}
-
-    def init_carry(self, batch_size):
-        return ()
-
-    def __call__(self, params, carry, x):
-        return (), tanh(x @ params["U"])
 
 
 def lines(length, seed=0):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from known_cells import Copy, Deciding, Forgetful, Linear, Odd, subject_of
+from known_cells import Copy, Deciding, Forgetful, Linear, Odd, Stateless, subject_of
 
 from minigrad import concat, relu, sigmoid, split, tanh, trees
 from rnn_cells import Cell, Stacked
@@ -75,20 +75,6 @@ class Packed(Cell):
         gate, new = split(h @ params["W"] + x @ params["U"], 2)
         h = h + sigmoid(gate) * tanh(new)
         return h, h
-
-
-@dataclass(frozen=True)
-class Stateless(Cell):
-    """Nothing is carried, not even a place for it."""
-
-    def init_params(self, rng):
-        return {"U": rng.normal(0, 1, (self.input_size, self.hidden_size)).astype(np.float32)}
-
-    def init_carry(self, batch_size):
-        return ()
-
-    def __call__(self, params, carry, x):
-        return carry, tanh(x @ params["U"])
 
 
 CELLS = {

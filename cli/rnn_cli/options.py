@@ -27,6 +27,16 @@ BACKEND = click.option(
 """For commands that only look at a run; training goes on with the one that it began on."""
 
 
+UNKNOWN = click.option(
+    "--unknown",
+    type=click.Choice(["error", "skip", "replace"]),
+    default="replace",
+    show_default=True,
+    help="What becomes of characters of FILE that the model has never seen.",
+)
+"""For commands that read a text with a run's model."""
+
+
 class Setting(click.Option):
     """An option that stands in a group of the help, and whose value is None where it was not given."""
 

@@ -24,10 +24,10 @@ from rnn_plugins.cost import operations
 from rnn_plugins.errors import UserError
 from rnn_plugins.places import runs_folder
 from rnn_plugins.reports.subject import parse_cell
-from rnn_plugins.runs import Run, build_model
-from rnn_plugins.sessions import Session, start
+from rnn_plugins.runs import Run, build_model, embedding_size
+from rnn_plugins.sessions import Session, start, stem
 from rnn_plugins.settings import Settings
-from rnn_plugins.tasks.language_model import ONE_HOT_LIMIT, Model
+from rnn_plugins.tasks.language_model import Model
 from rnn_plugins.tasks.task import Task
 from rnn_plugins.text.corpus import Corpus, load_corpus, split
 
@@ -77,7 +77,7 @@ class Contest:
                 if self.match == "seconds" and seconds is not None:
                     settings = replace(settings, max_time=seconds, steps=UNENDING, epochs=None)
                 given = settings.to_json() | {"seed": seed}
-                session = start(given, name=_free_name(f"{Path(label).name}-{_stem(settings.files[0])}-s{seed}"))
+                session = start(given, name=_free_name(f"{Path(label).name}-{stem(settings.files[0])}-s{seed}"))
                 yield label, session
                 if seconds is None:
                     seconds = settings.max_time or seconds_of(session.run)
@@ -110,9 +110,8 @@ def contest(cells: Sequence[str], given: Mapping[str, Any], match: Match = "para
     common = replace(common, files=common.files or ("builtin:latex",))
     corpus = load_corpus(common.files, level=common.level, valid_fraction=common.valid_fraction)
     symbols = len(corpus.vocabulary)
-    if common.embedding_size is None:  # settled here, because by itself it would follow the hidden size
-        size = 0 if symbols <= ONE_HOT_LIMIT else min(common.hidden_size, 128)
-        common = replace(common, embedding_size=size)
+    # Settled here, because by itself it would follow the hidden size.
+    common = replace(common, embedding_size=embedding_size(common, symbols))
     first = common.seed if common.seed is not None else secrets.randbelow(1_000_000)
     entered: dict[str, Settings] = {}
     made: dict[str, Cell] = {}  # once each, as finding one among all that is installed takes its time
@@ -271,10 +270,6 @@ def _free_name(wish: str) -> str:
     taken = {path.name for path in runs_folder().glob("*")}
     names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken)
-
-
-def _stem(source: str) -> str:
-    return Path(source.removeprefix("builtin:")).name.partition(".")[0] or "text"
 
 
 def seconds_of(run: Run) -> float:

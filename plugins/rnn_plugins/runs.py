@@ -26,7 +26,7 @@ from rnn_plugins.ablation import ablated
 from rnn_plugins.errors import UserError, did_you_mean
 from rnn_plugins.places import BEST, LAST, LOCK, MANIFEST, METRICS, run_folder, run_folders, runs_folder
 from rnn_plugins.settings import Settings
-from rnn_plugins.tasks.language_model import Model
+from rnn_plugins.tasks.language_model import ONE_HOT_LIMIT, Model
 from rnn_plugins.text.vocabulary import Vocabulary, listing
 
 if TYPE_CHECKING:
@@ -262,6 +262,13 @@ class Run:
                 record = json.loads(line)
                 if isinstance(record, dict):
                     yield record
+
+
+def embedding_size(settings: Settings, symbols: int) -> int:
+    """The width of the symbols' embedding, 0 for one-hot: as it was given, or what suits so many symbols."""
+    if settings.embedding_size is not None:
+        return settings.embedding_size
+    return 0 if symbols <= ONE_HOT_LIMIT else min(settings.hidden_size, 128)
 
 
 def build_model(settings: Settings, vocabulary_size: int, make_cell: Callable[[int], Cell]) -> Model:

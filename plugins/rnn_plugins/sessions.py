@@ -28,9 +28,9 @@ from rnn_plugins.ablation import ablations
 from rnn_plugins.backends import is_compiled, on_backend, settled
 from rnn_plugins.errors import UserError
 from rnn_plugins.places import BEST, LAST
-from rnn_plugins.runs import Run, build_model, create_run, environment
+from rnn_plugins.runs import Run, build_model, create_run, embedding_size, environment
 from rnn_plugins.settings import EPOCHS, MIN_STEPS, Backend, Settings, merge, option
-from rnn_plugins.tasks.language_model import LEARNING_RATE, ONE_HOT_LIMIT, LanguageModel, Model, TextBatch
+from rnn_plugins.tasks.language_model import LEARNING_RATE, LanguageModel, Model, TextBatch
 from rnn_plugins.text.corpus import Corpus, load_corpus, recall_corpus, split
 from rnn_plugins.text.sampling import Choice, opening, sample, write
 from rnn_plugins.text.vocabulary import NOUNS, Vocabulary
@@ -351,7 +351,7 @@ def _lay_out(
         manifest["init_from"] = {"path": path, "sha256": _digest(weights_of.path / BEST)}
     manifest["opening"] = opening(corpus.vocabulary, task.train_tokens)
     manifest["vocabulary"] = corpus.vocabulary.to_json()
-    run = create_run(name, f"{origin.get('class', settings.cell)}-{_stem(files[0])}", manifest)
+    run = create_run(name, f"{origin.get('class', settings.cell)}-{stem(files[0])}", manifest)
     trainer = Trainer(run, task, decided, decided.learning_rate or LEARNING_RATE)
     trainer.begin(params)
     if decided.valid_fraction and len(task.valid_tokens) < 2:
@@ -378,9 +378,7 @@ def _backend(run: Run, wish: Backend | None) -> tuple[Backend, str]:
 def _decide(settings: Settings, corpus: Corpus, make_cell: Callable[[int], Cell]) -> tuple[Settings, LanguageModel]:
     """The settings with nothing left open, and their task."""
     symbols = len(corpus.vocabulary)
-    if settings.embedding_size is None:
-        size = 0 if symbols <= ONE_HOT_LIMIT else min(settings.hidden_size, 128)
-        settings = replace(settings, embedding_size=size)
+    settings = replace(settings, embedding_size=embedding_size(settings, symbols))
     if settings.seed is None:
         settings = replace(settings, seed=secrets.randbelow(1_000_000))
     model = build_model(settings, symbols, make_cell)
@@ -462,7 +460,7 @@ def _recorded(settings: Settings) -> dict[str, Any]:
     return replace(settings, files=tuple(files)).to_json()
 
 
-def _stem(source: str) -> str:
+def stem(source: str) -> str:
     """A short name for a text."""
     if source == "-":
         return "stdin"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,9 +16,9 @@ from rnn_cells.anatomy import Anatomy, anatomy
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.places import BEST
-from rnn_plugins.runs import Run, build_model
+from rnn_plugins.runs import Run, build_model, embedding_size
 from rnn_plugins.settings import Settings
-from rnn_plugins.tasks.language_model import ONE_HOT_LIMIT, LanguageModel, Model
+from rnn_plugins.tasks.language_model import LanguageModel, Model
 from rnn_plugins.text.corpus import Corpus, load_corpus, split
 from rnn_plugins.text.evaluation import trained_on
 from rnn_plugins.text.vocabulary import Vocabulary
@@ -147,8 +147,7 @@ def fresh(text: str, corpus: Corpus, settings: Settings, steps: int = 0) -> Subj
             f"the text has {len(corpus.tokens):,} symbols, too few to look at a cell on it: give a longer one"
         )
     symbols = len(corpus.vocabulary)
-    if settings.embedding_size is None and symbols > ONE_HOT_LIMIT:
-        settings = Settings(**settings.to_json() | {"embedding_size": min(settings.hidden_size, 128)})
+    settings = replace(settings, embedding_size=embedding_size(settings, symbols))
     model = build_model(settings, symbols, lambda size: registry.make_cell(name, size, settings.hidden_size, options))
     task = LanguageModel(model, training, held_out, settings.seq_length, settings.batch_size)
     init, dropout = (np.random.default_rng(s) for s in np.random.SeedSequence(settings.seed or 0).spawn(2))
