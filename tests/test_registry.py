@@ -121,6 +121,8 @@ BROKEN = {
     "raise RuntimeError('first line\\nsecond')": "broken:Thing raised RuntimeError: first line",
     "raise ValueError": "broken:Thing raised ValueError",
     "import sys; sys.exit(3)": "broken:Thing raised SystemExit: 3",
+    "raise KeyboardInterrupt": "broken:Thing raised KeyboardInterrupt",
+    "raise BaseException('no')": "broken:Thing raised BaseException: no",
     "def": "broken:Thing raised SyntaxError: invalid syntax (broken.py, line 1)",
     "Other = 1": "broken:Thing raised AttributeError: module 'broken' has no attribute 'Thing'",
 }
@@ -172,6 +174,25 @@ def test_a_broken_plugin_hurts_no_other_row(install):
         "broken:Thing raised ZeroDivisionError: division by zero",
     )
     assert all(error is None for name, (_, error) in found.items() if name in BUILT_IN)
+
+
+COMPUTED = {
+    "class Doc:\n    def __get__(self, *_): raise KeyError('doc')\nThing.__doc__ = Doc()": "raised KeyError: 'doc'",
+    "class Doc:\n    def __get__(self, *_): raise SystemExit\nThing.__doc__ = Doc()": "raised SystemExit",
+    "Thing.__doc__ = 3": "raised AttributeError: 'int' object has no attribute 'startswith'",
+}
+
+
+@pytest.mark.parametrize("source", COMPUTED)
+def test_a_docstring_that_fails_is_said_in_its_own_row(install, source):
+    cell = CELL.format(name="Thing", summary="It works.")
+    install("broken", "1", "broken = broken:Thing", broken=f"{cell}\n{source}")
+    found = rows(registry.entries("cells"))
+    assert found["broken"] == (
+        "",
+        f"the cell 'broken' of the distribution broken 1 cannot be described: broken:Thing {COMPUTED[source]}",
+    )
+    assert all(found[name][1] is None for name in BUILT_IN)
 
 
 # --- cells from files ------------------------------------------------------------------------------------------------

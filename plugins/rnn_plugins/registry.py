@@ -127,12 +127,14 @@ def describe(group: str, entry: Entry) -> Row:
     """A line for a listing. What is wrong with an entry stands in its own row and is never raised."""
     try:
         found = load(group, entry.name)
+        doc = found.__doc__ or ""
+        # A dataclass without a docstring gets its signature for one.
+        written = "" if doc.startswith(f"{found.__name__}(") else doc.strip()
+        return Row(written.partition("\n")[0], None)
     except UserError as error:
         return Row("", str(error))
-    doc = found.__doc__ or ""
-    # A dataclass without a docstring gets its signature for one.
-    written = "" if doc.startswith(f"{found.__name__}(") else doc.strip()
-    return Row(written.partition("\n")[0], None)
+    except BaseException as error:  # a class may compute its docstring and its name
+        return Row("", f"{_offered(group, entry)} cannot be described: {entry.value} raised {_said(error)}")
 
 
 def cell_class(spec: str) -> type[Cell]:
@@ -268,12 +270,16 @@ def _unknown(problem: str, word: str, known: list[str], label: str) -> UserError
     return UserError(f"{problem}.{did_you_mean(word, known)} {label}: {', '.join(known) or 'none'}")
 
 
+def _offered(group: str, entry: Entry) -> str:
+    return f"the {_GROUPS[group].word} {entry.name!r} of the distribution {entry.origin}"
+
+
 def _import(group: str, entry: Entry) -> Any:
     word, base = _GROUPS[group]
-    who = f"the {word} {entry.name!r} of the distribution {entry.origin}"
+    who = _offered(group, entry)
     try:
         found = metadata.EntryPoint(entry.name, entry.value, f"rnn.{group}").load()
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # somebody's module may raise SystemExit or KeyboardInterrupt, too
         raise UserError(f"{who} cannot be loaded: {entry.value} raised {_said(error)}") from error
     module, _, attribute = base.partition(":")
     kind = getattr(importlib.import_module(module), attribute)
@@ -324,7 +330,7 @@ def _module_of_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up there
     try:
         exec(compile(source, str(path), "exec"), module.__dict__)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         del sys.modules[name]
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         place = f" at line {lines[-1]}" if lines else ""
