@@ -130,6 +130,55 @@ def test_every_cell_gets_the_size_that_comes_closest_to_the_first(match, cells, 
     assert here <= above
 
 
+CHOOSY = """
+from dataclasses import dataclass
+from rnn_cells.rnn import RNN
+
+@dataclass(frozen=True)
+class Choosy(RNN):
+    heads: int = 4
+    kind: str = "multiple"
+
+    def __post_init__(self):
+        size = self.hidden_size
+        fits = size % self.heads == 0 if self.kind == "multiple" else size & (size - 1) == 0 and self.kind == "power"
+        if not fits:
+            raise ValueError(f"hidden_size {size} is no multiple of heads {self.heads}")
+"""
+
+
+@pytest.mark.parametrize("match", ["params", "flops"])
+@pytest.mark.parametrize(
+    ("size", "layers", "options"), [(70, 1, "heads=4"), (5, 2, "heads=7"), (29, 1, "heads=50"), (40, 1, "kind=power")]
+)
+def test_a_cell_that_refuses_sizes_gets_that_which_comes_closest_of_those_that_it_takes(
+    tmp_path, match, size, layers, options
+):
+    path = tmp_path / "choosy.py"
+    path.write_text(CHOOSY)
+    given = {"files": ("builtin:hello",), "hidden_size": size, "num_layers": layers, "seed": 0}
+    planned = contest(["gru", f"{path}:{options}"], given, match)
+    first, other = planned.settings.values()
+    assert first.hidden_size == size
+    name, _, value = options.partition("=")
+    taken = [2**n for n in range(12)] if name == "kind" else list(range(int(value), 2000, int(value)))
+    goal = measured(first, match)
+    place = taken.index(other.hidden_size)
+    near = taken[max(0, place - 1) : place + 2]
+    distance = {n: abs(measured(replace(other, cell="rnn", hidden_size=n), match) - goal) for n in near}
+    assert distance[other.hidden_size] == min(distance.values())
+
+
+def test_a_cell_that_takes_no_size_says_why(tmp_path):
+    path = tmp_path / "choosy.py"
+    path.write_text(CHOOSY)
+    given = {"files": ("builtin:hello",), "hidden_size": 70, "seed": 0}
+    for cells in (["gru", f"{path}:kind=none"], [str(path), "gru"]):
+        with pytest.raises(UserError) as raised:
+            contest(cells, given)
+        assert str(raised.value) == "hidden_size 70 is no multiple of heads 4"
+
+
 def test_a_contest_says_what_it_chose():
     given = {"files": ("builtin:hello",), "hidden_size": 16, "seed": 7}
     planned = contest(["rnn", "lstm:forget_bias=2"], given, "params", 2)

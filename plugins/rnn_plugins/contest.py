@@ -9,10 +9,10 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -48,6 +48,11 @@ UNENDING = 1_000_000_000
 
 LARGEST = 1_000_000
 """The largest hidden size that is tried."""
+
+SPARE = 64
+"""How many sizes beyond the double of a refused one are tried, for cells that take few of the small ones."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -115,11 +120,12 @@ def contest(cells: Sequence[str], given: Mapping[str, Any], match: Match = "para
     first = common.seed if common.seed is not None else secrets.randbelow(1_000_000)
     entered: dict[str, Settings] = {}
     made: dict[str, Cell] = {}  # once each, as finding one among all that is installed takes its time
+    measure = {"params": _parameters, "flops": operations}.get(match)
     for cell in cells:
         name, options = parse_cell(cell)
         entered[cell] = replace(common, cell=name, cell_option=options)
-        made[cell] = registry.make_cell(name, symbols, common.hidden_size, options)
-    measure = {"params": _parameters, "flops": operations}.get(match)
+        make = partial(registry.build_cell, registry.cell_class(name), name, symbols, options=options)
+        made[cell] = _accepted(make, common.hidden_size) if measure and made else make(common.hidden_size)
     if measure:
         entered = _matched(entered, made, symbols, measure)
     models = {label: _model(settings, made[label], symbols) for label, settings in entered.items()}
@@ -156,15 +162,17 @@ def match_size(measure: Callable[[int], float], goal: float) -> int:
     """The size whose measure comes closest to a goal, for a measure that does not fall where the size grows.
 
     Large models take long to make, and the numbers of most grow as a parabola: it is taken through three small sizes,
-    and where it holds at the size that it gives, no other is made.
+    and where it holds at the size that it gives, no other is made. Where the measure does not grow among these, as of
+    a cell that refuses them, there is no parabola, and the search begins at the smallest size.
 
     Raises:
         UserError: no size reaches the goal.
     """
     measure = cache(measure)
     parabola = _parabola(measure)
-    near = _search(parabola, goal, 1)
-    return near if parabola(near) == measure(near) else _search(measure, goal, near)
+    grows = parabola(24) > parabola(8)
+    near = _search(parabola, goal, 1) if grows else 1
+    return near if grows and parabola(near) == measure(near) else _search(measure, goal, near)
 
 
 def _parabola(measure: Callable[[int], float]) -> Callable[[int], float]:
@@ -192,23 +200,43 @@ def _search(measure: Callable[[int], float], goal: float, near: int) -> int:
     return min((size for size in (low, high) if size), key=lambda size: abs(measure(size) - goal))
 
 
+def _accepted(make: Callable[[int], T], size: int) -> T:
+    """What is made with a size, or where that is refused, with the next that is not.
+
+    Raises:
+        UserError: this size and all up to its double are refused; what is said is of the first.
+    """
+    refusals = []
+    for tried in range(size, 2 * size + SPARE):
+        try:
+            return make(tried)
+        except UserError as error:
+            refusals.append(error)
+    raise refusals[0]
+
+
 def _matched(
     entered: Mapping[str, Settings], cells: Mapping[str, Cell], symbols: int, measure: Callable[[Model], int]
 ) -> dict[str, Settings]:
-    """The settings with the hidden sizes that make every model as large as the first."""
+    """The settings with the hidden sizes, of those that each cell takes, that make every model as large as the first.
+
+    A size that a cell refuses counts as the next one that it takes.
+    """
     found: dict[str, Settings] = {}
     goal = 0
     for label, settings in entered.items():
 
-        def of_size(size: int, settings: Settings = settings, cell: Cell = cells[label]) -> int:
-            return measure(_model(replace(settings, hidden_size=size), cell, symbols))
+        def model(size: int, settings: Settings = settings, cell: Cell = cells[label]) -> tuple[int, Model]:
+            return size, _model(replace(settings, hidden_size=size), cell, symbols)
 
         try:
-            goal = goal or of_size(settings.hidden_size)
-            size = match_size(of_size, goal) if found else settings.hidden_size
+            if not found:
+                goal, size = measure(model(settings.hidden_size)[1]), settings.hidden_size
+            else:
+                size = match_size(lambda size: measure(_accepted(model, size)[1]), goal)
         except TraceError as error:
             raise UserError(f"the operations of {label} cannot be counted, because {error}: --match params") from None
-        found[label] = replace(settings, hidden_size=size)
+        found[label] = replace(settings, hidden_size=_accepted(model, size)[0])
     return found
 
 

@@ -188,7 +188,29 @@ def make_cell(spec: str, input_size: int, hidden_size: int, options: Mapping[str
     Raises:
         UserError: the cell is unknown, has no such option, or does not take its value.
     """
-    return _build(cell_class(spec), spec, input_size, hidden_size, options)
+    return build_cell(cell_class(spec), spec, input_size, hidden_size, options)
+
+
+def build_cell(
+    cls: type[Cell], spec: str, input_size: int, hidden_size: int, options: Mapping[str, OptionValue]
+) -> Cell:
+    """A cell of the given sizes, of a class that ``cell_class`` gave for ``spec``; otherwise as ``make_cell``.
+
+    Raises:
+        UserError: the cell has no such option, or does not take its value or a size.
+    """
+    known = {option.name: option for option in cell_options(cls)}
+    for name in options:
+        if name not in known:
+            raise _unknown(f"the cell {spec!r} has no option called {name!r}", name, list(known), "Its options")
+    for name, option in known.items():
+        if option.default is dataclasses.MISSING and name not in options:
+            raise UserError(f"the cell {spec!r} needs its option {name!r} to be given: {option.expected}")
+    values = {name: _parse(spec, known[name], value) for name, value in options.items()}
+    try:
+        return cls(input_size, hidden_size, **values)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def provenance(spec: str) -> dict[str, str]:
@@ -223,7 +245,7 @@ def cell_for_run(
         cls = _class_in_file(_file_of_run(run, recorded), recorded["class"])
     else:
         cls = _import("cells", _entry_of_run(run, recorded))
-    return _build(cls, recorded["cell"], input_size, hidden_size, options)
+    return build_cell(cls, recorded["cell"], input_size, hidden_size, options)
 
 
 def cell_changed(run: str, recorded: Mapping[str, str]) -> str | None:
@@ -349,21 +371,6 @@ def _read(path: Path) -> bytes:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _build(cls: type[Cell], spec: str, input_size: int, hidden_size: int, options: Mapping[str, OptionValue]) -> Cell:
-    known = {option.name: option for option in cell_options(cls)}
-    for name in options:
-        if name not in known:
-            raise _unknown(f"the cell {spec!r} has no option called {name!r}", name, list(known), "Its options")
-    for name, option in known.items():
-        if option.default is dataclasses.MISSING and name not in options:
-            raise UserError(f"the cell {spec!r} needs its option {name!r} to be given: {option.expected}")
-    values = {name: _parse(spec, known[name], value) for name, value in options.items()}
-    try:
-        return cls(input_size, hidden_size, **values)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def _parse(spec: str, option: CellOption, value: OptionValue) -> Any:
