@@ -14,6 +14,13 @@ settings.register_profile("ci", base, max_examples=60, derandomize=True, print_b
 settings.register_profile("thorough", base, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
+
+@pytest.fixture(scope="session", autouse=True)
+def state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what the program remembers of its user out of the folder of whoever runs the tests."""
+    os.environ["RNN_LAB_STATE"] = str(tmp_path_factory.mktemp("state"))
+
+
 DATA = Path(os.environ.get("RNN_LAB_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 

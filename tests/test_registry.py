@@ -20,6 +20,7 @@ from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.registry import CellOption, Entry
 from rnn_plugins.tasks.language_model import LanguageModel
+from rnn_plugins.trust import trusting
 
 BUILT_IN = ["gru", "irnn", "lstm", "lstm-coupled", "lstm-peephole", "rnn"]
 
@@ -438,6 +439,8 @@ def test_a_run_with_a_cell_from_a_file(tmp_path, monkeypatch):
     assert registry.cell_for_run("x", recorded, 3, 4, {"rate": 2}).rate == 2.0
     assert registry.cell_changed("x", recorded) is None
     Path(path).write_text(source + "\n")
+    with trusting():
+        assert registry.cell_for_run("x", recorded, 3, 4, {"rate": 2}).rate == 2.0
     assert registry.cell_changed("x", recorded) == (
         f"{path} has changed since run 'x' began, so its cell may not be the one that was trained"
     )

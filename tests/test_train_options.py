@@ -12,7 +12,7 @@ from command_line import SMALL, refused, settle, trained
 
 from rnn_cli import completion
 from rnn_cli.main import rnn
-from rnn_cli.options import ALIASES, MEANINGLESS, OPTIONS, translate
+from rnn_cli.options import ALIASES, MEANINGLESS, ON_THE_LINE, OPTIONS, translate
 from rnn_plugins.runs import Run
 
 
@@ -127,7 +127,7 @@ def test_every_option_may_stand_in_a_configuration_file() -> None:
         "json": "false", "flow": "true", "flow-every": "5", "track": '"tensorboard"',
     }  # fmt: skip
     in_tables = {"cell-option", "ablate"}
-    assert {option.opts[0][2:] for option in OPTIONS} == {*values, *in_tables, "config"}
+    assert {option.opts[0][2:] for option in OPTIONS} == {*values, *in_tables, *ON_THE_LINE}
     lines = ['files = ["fox.txt"]', *(f"{key} = {value}" for key, value in values.items())]
     run = configured("\n".join(lines) + "\n[cell-option]\nforget_bias = 3\n[ablate]\noutput = 1\n")
     assert run.name == "mine"

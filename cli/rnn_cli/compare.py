@@ -11,7 +11,7 @@ import click
 from rnn_cli import completion
 from rnn_cli.console import errors, is_live, remark
 from rnn_cli.display import duration, figure
-from rnn_cli.options import OPTIONS, RUN, Setting, collect
+from rnn_cli.options import OPTIONS, RUN, TRUST, Setting, collect
 from rnn_cli.output import chosen, output_options, put
 from rnn_cli.tables import sentence
 from rnn_cli.train import Train
@@ -43,6 +43,7 @@ Examples:
 @click.command(cls=Train, epilog=EXAMPLES)
 @click.argument("runs_or_files", metavar="[RUN|FILE]...", nargs=-1, shell_complete=completion.runs_or_files)
 @output_options
+@TRUST
 @click.pass_context
 def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any) -> None:
     """Compare runs, or train cells side by side and compare them.

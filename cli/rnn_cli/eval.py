@@ -11,7 +11,7 @@ import click
 
 from rnn_cli import completion
 from rnn_cli.console import remark
-from rnn_cli.options import BACKEND, UNKNOWN
+from rnn_cli.options import BACKEND, TRUST, UNKNOWN
 from rnn_cli.tables import prose, sentence, table
 from rnn_plugins.errors import UserError
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.argument("run_and_files", metavar="[RUN] [FILE]...", nargs=-1, shell_complete=completion.runs_or_files)
 @UNKNOWN
 @BACKEND
+@TRUST
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def eval(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, as_json: bool) -> None:
     """Measure a trained network on a text, beside what counting reaches.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import shlex
 from typing import Any
 
 import click
@@ -23,6 +24,9 @@ COMMANDS = {
 }
 """Each command's module, where it is found under its own name, and the line that ``rnn --help`` shows."""
 
+TYPED = "rnn_cli.typed"
+"""Where a context keeps the arguments as they were typed."""
+
 
 class LazyGroup(click.Group):
     """A group that imports a command's module only when it is asked for, so that ``--help`` answers at once."""
@@ -38,6 +42,11 @@ class LazyGroup(click.Group):
         module = importlib.import_module(COMMANDS[name][0])
         command: click.Command = getattr(module, name)
         return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As Click does; what was typed is kept for messages that show how to type it better."""
+        ctx.meta[TYPED] = list(args)
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -59,6 +68,7 @@ class LazyGroup(click.Group):
         """Run a command; what goes wrong is told in a sentence, and in full only under ``--debug``."""
         from rnn_cli.engine_warnings import warnings_as_remarks
         from rnn_plugins.errors import UserError
+        from rnn_plugins.trust import Untrusted
 
         debug = ctx.params.get("debug") or bool(os.environ.get("RNN_DEBUG"))
         try:
@@ -72,7 +82,8 @@ class LazyGroup(click.Group):
         except UserError as error:
             if debug:
                 raise
-            raise Mistake(str(error)) from None
+            again = f": {_with_trust(ctx.meta[TYPED])}" if isinstance(error, Untrusted) else ""
+            raise Mistake(f"{error}{again}") from None
         except MemoryError:
             raise click.ClickException(
                 "there is not enough memory: a smaller --hidden-size, --batch-size or --seq-length needs less"
@@ -89,6 +100,12 @@ class LazyGroup(click.Group):
                 f"this is a fault of rnn-lab, not yours: {type(error).__name__}: {error}. "
                 "Run it again as rnn --debug ... for the traceback that a bug report needs."
             ) from None
+
+
+def _with_trust(typed: list[str]) -> str:
+    """What was typed, with --trust behind the name of the command."""
+    place = 1 + next(i for i, word in enumerate(typed) if word in COMMANDS)
+    return shlex.join(["rnn", *typed[:place], "--trust", *typed[place:]])
 
 
 class Mistake(click.ClickException):

@@ -37,6 +37,19 @@ UNKNOWN = click.option(
 """For commands that read a text with a run's model."""
 
 
+def _trusting(ctx: click.Context, param: click.Parameter, value: bool | None) -> None:
+    if value:
+        from rnn_plugins.trust import trusting
+
+        ctx.with_resource(trusting())
+
+
+TRUST_HELP = "Execute the cell file that a run names, which otherwise only one that you gave with --cell is."
+
+TRUST = click.option("--trust", is_flag=True, expose_value=False, callback=_trusting, help=TRUST_HELP)
+"""For commands that open a run."""
+
+
 class Setting(click.Option):
     """An option that stands in a group of the help, and whose value is None where it was not given."""
 
@@ -149,6 +162,7 @@ OPTIONS: list[Setting] = [
         metavar="RUN",
         shell_complete=completion.runs,
     ),
+    Setting(RUN, "trust", TRUST_HELP, is_flag=True, expose_value=False, callback=_trusting),
     Setting(RUN, "preset", "Settings that belong together.", type=click.Choice(sorted(PRESETS))),
     Setting(
         RUN,
@@ -177,7 +191,10 @@ OPTIONS: list[Setting] = [
     Setting(OUTPUT, "quiet", "Say nothing but errors.", is_flag=True),
     Setting(OUTPUT, "json", "A record a line on standard output.", is_flag=True),
 ]
-"""All of them. Every one but ``--config`` may stand in a configuration file."""
+"""All of them."""
+
+ON_THE_LINE = ("config", "trust")
+"""Those that a configuration file cannot give."""
 
 ALIASES = {
     # karpathy/char-rnn
@@ -339,7 +356,7 @@ def read_config(path: str) -> dict[str, Any]:
         raise UserError(f"the configuration file {path!r} cannot be read: {error.strerror}") from None
     except ValueError as error:  # no TOML, or no UTF-8
         raise UserError(f"the configuration file {path!r} is no TOML: {error}") from None
-    names = {option.name: option for option in OPTIONS if option.name != "config"}
+    names = {option.name: option for option in OPTIONS if option.name not in ON_THE_LINE}
     config: dict[str, Any] = {}
     for key, value in table.items():
         name = key.replace("-", "_")

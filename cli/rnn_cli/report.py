@@ -10,7 +10,7 @@ import click
 
 from rnn_cli import completion
 from rnn_cli.console import is_live, remark
-from rnn_cli.options import BACKEND, DEFAULTS
+from rnn_cli.options import BACKEND, DEFAULTS, TRUST
 from rnn_cli.output import chosen, output_options, put
 from rnn_cli.tables import sentence, table
 from rnn_plugins.errors import UserError
@@ -70,6 +70,7 @@ Examples:
     "--characters", metavar="N", type=int, default=100_000, show_default=True, help="Of structure: how much is written."
 )
 @BACKEND
+@TRUST
 @output_options
 @click.pass_context
 def report(

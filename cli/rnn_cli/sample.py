@@ -19,7 +19,7 @@ from click.core import ParameterSource
 
 from rnn_cli import completion
 from rnn_cli.console import remark
-from rnn_cli.options import BACKEND, MEANINGLESS
+from rnn_cli.options import BACKEND, MEANINGLESS, TRUST
 from rnn_cli.tables import sentence, table
 from rnn_plugins.errors import UserError
 
@@ -116,6 +116,7 @@ def _translate(arguments: Iterable[str], flags: Mapping[str, bool]) -> Iterator[
 @click.option("--load-state", metavar="FILE", type=click.Path(readable=False), help="Go on from a state that was kept.")
 @click.option("--check", type=click.Choice(["latex"]), help="Count what the text opens and how it closes it, by kind.")
 @BACKEND
+@TRUST
 @click.pass_context
 def sample(
     ctx: click.Context,

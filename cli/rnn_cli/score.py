@@ -11,7 +11,7 @@ import click
 from rnn_cli import completion
 from rnn_cli.console import remark
 from rnn_cli.eval import find_run_and_files
-from rnn_cli.options import BACKEND, UNKNOWN
+from rnn_cli.options import BACKEND, TRUST, UNKNOWN
 from rnn_cli.output import hold, write
 from rnn_cli.tables import sentence
 from rnn_plugins.errors import UserError
@@ -33,6 +33,7 @@ MOST_SURPRISING = 10
 @click.argument("run_and_files", metavar="[RUN] FILE...", nargs=-1, shell_complete=completion.runs_or_files)
 @UNKNOWN
 @BACKEND
+@TRUST
 @click.option("--html", metavar="FILE", type=click.Path(dir_okay=False), help="Write a page that stands by itself.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the bits of every symbol.")
 def score(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, html: str | None, as_json: bool) -> None:

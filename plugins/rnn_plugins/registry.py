@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from rnn_plugins import trust
 from rnn_plugins.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -138,21 +139,36 @@ def describe(group: str, entry: Entry) -> Row:
 
 
 def cell_class(spec: str) -> type[Cell]:
-    """The cell that is registered under a name, or that a file defines.
+    """The cell that is registered under a name, or that a file defines, which is trusted from then on.
 
     Args:
-        spec: a name, ``path/to/file.py:Class``, or ``path/to/file.py`` where the file defines one cell.
+        spec: as the user gives it: a name, ``path/to/file.py:Class``, or ``path/to/file.py`` where the file defines one
+            cell.
 
     Raises:
         UserError: there is no such cell; see ``load``.
     """
     file = _FILE.fullmatch(spec)
     if file:
-        return _class_in_file(Path(file["path"]), file["name"])
+        path = Path(file["path"])
+        source = _read(path)
+        trust.remember(path.resolve(), _digest(source))
+        return _class_in_file(path, source, file["name"])
     if re.search(r"[/\\:]", spec):
         raise UserError(f"{spec!r} is neither the name of a cell nor a Python file: write path/to/file.py:Class")
     found: type[Cell] = load("cells", spec)
     return found
+
+
+def given(spec: str) -> None:
+    """Trust the file that a cell's spec names, where it names one: the user gives it for a run that has it already.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if file := _FILE.fullmatch(spec):
+        path = Path(file["path"])
+        trust.remember(path.resolve(), _digest(_read(path)))
 
 
 def cell_options(cls: type[Cell]) -> list[CellOption]:
@@ -238,11 +254,15 @@ def cell_for_run(
     """The cell that a run was trained with, from what ``provenance`` recorded.
 
     Raises:
+        Untrusted: the file is not to be executed (see ``trust.require``).
         UserError: the distribution is not installed or the file is gone, or the cell cannot be made of it.
     """
     cls: type[Cell]
     if "file" in recorded:
-        cls = _class_in_file(_file_of_run(run, recorded), recorded["class"])
+        path = _file_of_run(run, recorded)
+        source = _read(path)
+        trust.require(run, path.resolve(), _digest(source), recorded["sha256"])
+        cls = _class_in_file(path, source, recorded["class"])
     else:
         cls = _import("cells", _entry_of_run(run, recorded))
     return build_cell(cls, recorded["cell"], input_size, hidden_size, options)
@@ -312,10 +332,10 @@ def _import(group: str, entry: Entry) -> Any:
     return found
 
 
-def _class_in_file(path: Path, name: str | None) -> type[Cell]:
+def _class_in_file(path: Path, source: bytes, name: str | None) -> type[Cell]:
     from rnn_cells import Cell
 
-    module = _module_of_file(path)
+    module = _module_of_file(path, source)
     own = {
         key: value
         for key, value in vars(module).items()
@@ -337,13 +357,12 @@ def _class_in_file(path: Path, name: str | None) -> type[Cell]:
     return found
 
 
-def _module_of_file(path: Path) -> ModuleType:
-    """The file as a module, run once for each content it has.
+def _module_of_file(path: Path, source: bytes) -> ModuleType:
+    """A file of this content as a module, run once for each content it has.
 
     It is compiled here and not by the import system, which would write its cache beside the user's file. The file
     must stand alone, since its folder is not on the search path: so its digest tells all about its cell.
     """
-    source = _read(path)
     name = f"rnn_cell_file_{_digest(str(path.resolve()).encode() + source)[:16]}"
     if name in sys.modules:
         return sys.modules[name]

@@ -173,6 +173,7 @@ def start(given: Mapping[str, Any], *, name: str | None = None, init_from: Run |
         return _lay_out(Settings(**given), name)
     settings = Settings(**merge({key: getattr(init_from.settings, key) for key in INHERITED}, given))
     _hold(settings, init_from, INHERITED, "leave it out, or start without --init-from")
+    registry.given(given.get("cell", ""))
     session = _lay_out(settings, name, weights_of=init_from)
     session.notices.append(f"it starts with the best weights of {init_from.name}")
     return session
@@ -203,6 +204,7 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
     settings = replace(settings, backend=backend)
     fixed = [f.name for f in fields(Settings) if f.name not in CHANGEABLE]
     _hold(settings, run, fixed, f"leave it out, or start a new run with its weights: --init-from {run.name}")
+    registry.given(given.get("cell", ""))
     corpus = _load(settings, run.vocabulary if "init_from" in run.manifest else None, known=run)
     recorded = run.manifest["data"]["digest"]
     if corpus.digest != recorded or corpus.vocabulary != run.vocabulary:

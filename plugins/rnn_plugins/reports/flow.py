@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from minigrad import affine, log_softmax, pick, scan, sum, trees, value_and_grad
 from minigrad.trees import Tree
-from rnn_cells import Cell
+from rnn_cells import Cell, Stacked
+from rnn_cells.ablated import Ablated
 from rnn_cells.anatomy import State, anatomy, places_of_states
-from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.jacobians import exp, jacobians_along, log, norm, stretches, width_of_carry
 from rnn_plugins.reports.probing import places, read, rows_at_once, state_gradients, windows
@@ -416,10 +416,11 @@ def _distance(subject: Subject) -> tuple[float | None, str]:
 
 def _option(subject: Subject, name: str) -> float | None:
     """The value of an option of the cell that is a number; None where it has none of that name."""
-    for option in registry.cell_options(registry.cell_class(subject.cell)):
-        if option.name == name:
-            with suppress(TypeError, ValueError):
-                return float(subject.options.get(name, option.default))
+    cell: Any = subject.model.cell
+    while isinstance(cell, Stacked | Ablated):
+        cell = cell.cells[0] if isinstance(cell, Stacked) else cell.cell
+    with suppress(AttributeError, TypeError, ValueError):
+        return float(getattr(cell, name))
     return None
 
 

@@ -1,0 +1,86 @@
+"""Which Python files a run may execute as its cell: those that this user has given as cells, in just that state.
+
+One small file for each path and content is kept in the user's state folder, or where RNN_LAB_STATE says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+
+from rnn_plugins.errors import UserError
+
+_now = ContextVar("_now", default=False)
+
+
+class Untrusted(UserError):
+    """A run's cell file that is not executed unless the user says so; the message ends with how to say it."""
+
+
+@contextmanager
+def trusting() -> Iterator[None]:
+    """Within it, whatever file a run names is executed, and kept as one that the user has given."""
+    token = _now.set(True)
+    try:
+        yield
+    finally:
+        _now.reset(token)
+
+
+def remember(path: Path, digest: str) -> None:
+    """Keep that the user has given a file as a cell.
+
+    Args:
+        path: of the file, absolute and without links.
+        digest: SHA-256 of its content, in hexadecimal.
+    """
+    record = _record(path, digest)
+    if record.is_file():
+        return
+    # Where nothing can be kept, the user is asked at the next run that needs the file, and nothing else is lost.
+    with suppress(OSError):
+        record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        record.write_text(f"{digest}  {path}\n", encoding="utf-8", errors="surrogateescape")
+
+
+def require(run: str, path: Path, digest: str, trained_with: str) -> None:
+    """See to it that a run's cell file may be executed, before it is.
+
+    Args:
+        run: the run's name.
+        path: of the file, absolute and without links.
+        digest: SHA-256 of what it holds now.
+        trained_with: SHA-256 of what it held when the run began.
+
+    Raises:
+        Untrusted: the file has changed, or the user never gave it as a cell.
+    """
+    if _now.get():
+        remember(path, digest)
+    elif digest != trained_with:
+        raise Untrusted(
+            f"the cell file {path} has changed since the run {run!r} began, and is not executed: put the old one back, "
+            "or use the run's weights with the changed cell by repeating the command with --trust"
+        )
+    elif not _record(path, digest).is_file():
+        raise Untrusted(
+            f"the run {run!r} would execute the cell file {path}, which you have never given with --cell: read it, and "
+            "if you trust it, repeat the command with --trust"
+        )
+
+
+def _record(path: Path, digest: str) -> Path:
+    name = hashlib.sha256(f"{digest}  {path}".encode("utf-8", "surrogateescape")).hexdigest()
+    return _folder() / name
+
+
+def _folder() -> Path:
+    if folder := os.environ.get("RNN_LAB_STATE"):
+        return Path(folder) / "cells"
+    import platformdirs
+
+    return Path(platformdirs.user_state_dir("rnn-lab", appauthor=False)) / "cells"
