@@ -25,7 +25,7 @@ MANIFEST_OF_A_RUN: dict[str, Any] = {
     "cell": {"cell": "gru", "distribution": "rnn-lab", "version": "0.1.0"},
     "settings": Settings(seed=1, learning_rate=0.1).to_json(),
     "parameters": 1234,
-    "data": {"sources": ["a.txt"], "digest": "00", "bytes": 6, "characters": 6, "symbols": 3, "held_out": 1},
+    "data": {"sources": ["a.txt"], "digest": "00", "bytes": 6, "characters": 6, "symbols": 3, "held_out": 2},
     "vocabulary": {"level": "char", "symbols": ["a", "b"]},
     "environment": environment(),
     "outcome": "finished",

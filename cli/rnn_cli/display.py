@@ -217,7 +217,7 @@ class Live(Display):
 
         session, record, tally = self.session, self.record, self.session.trainer.tally
         held_out = losses(session, self.looks[-1]["valid_loss"]) if self.looks else "not yet measured"
-        if not len(session.task.valid_tokens):
+        if not session.run.held_out:
             held_out = "nothing"
         best = "" if tally.best_loss is None else f"{tally.best_loss:.3f} nats at step {tally.best_step:,}"
         rows = [
@@ -227,7 +227,7 @@ class Live(Display):
             ("rate", f"{progress.step.learning_rate:.3g}", "speed", ""),
         ]
         if record:
-            rows[0] = (*rows[0][:3], losses(session, record["train_loss"]))
+            rows[0] = (*rows[0][:3], losses(session, record["train_loss"], training=True))
             rows[3] = (*rows[3][:3], f"{record['tokens_per_second']:,.0f} {session.unit}/s")
         numbers = Table.grid(padding=(0, 3, 0, 0))
         for style in ("dim", "", "dim", ""):
@@ -242,9 +242,9 @@ def emit(record: dict[str, Any]) -> None:
     click.echo(json.dumps(record))
 
 
-def losses(session: Session, loss: float) -> str:
-    """A loss in both units."""
-    return f"{figure(loss)} nats ({figure(session.run.bits(loss))} bits a character)"
+def losses(session: Session, loss: float, *, training: bool = False) -> str:
+    """A loss in both units; ``training`` says that it is of the training text (see ``Run.bits``)."""
+    return f"{figure(loss)} nats ({figure(session.run.bits(loss, training=training))} bits a character)"
 
 
 def figure(loss: float) -> str:

@@ -156,7 +156,7 @@ def _trained(names: tuple[str, ...], text: str | None) -> tuple[list[Subject], l
             remark(f"Note: {sentence(notice)}")
         subject = of_run(run, (text,) if text is not None else ())
         subjects.append(subject)
-        held_out = "the held-out end of" if text is None and run.manifest["data"]["held_out"] else "the text"
+        held_out = "the held-out end of" if text is None and run.held_out else "the text"
         source = text if text is not None else ", ".join(run.manifest["data"]["sources"])
         about.append(
             f"{run.name}: {_described(subject)}, its best weights, of step {subject.steps:,}; "

@@ -180,7 +180,7 @@ def result(session: Session) -> str:
     tally, path = session.trainer.tally, click.format_filename(session.run.path)
     if tally.best_loss is None:
         return f"{path}: not measured yet"
-    text = "held out" if len(session.task.valid_tokens) > 1 else "on the training text"
+    text = "held out" if session.run.held_out else "on the training text"
     return f"{path}: {losses(session, tally.best_loss)} {text}, at step {tally.best_step:,}"
 
 

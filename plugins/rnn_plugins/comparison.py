@@ -26,6 +26,7 @@ from rnn_plugins.reports.structure import CLASSES, ENOUGH, Outcomes, outcomes
 from rnn_plugins.reports.structure import write as written
 from rnn_plugins.reports.subject import Subject, of_run
 from rnn_plugins.runs import Run
+from rnn_plugins.text.evaluation import FEW_UNKNOWN, unknown_share
 from rnn_plugins.ties import level, rank, welch
 
 Array: TypeAlias = NDArray[Any]
@@ -74,7 +75,7 @@ class Trial:
     @property
     def held_out(self) -> bool:
         """Whether the loss is of text that it was not trained on."""
-        return _holds_out(self.run)
+        return self.run.held_out
 
 
 def read(run: Run) -> Trial:
@@ -91,12 +92,12 @@ def read(run: Run) -> Trial:
         )
     task = task_of(run.model, settings, data["symbols"] - data["held_out"])
     records = list(run.records())
-    key = "valid_loss" if _holds_out(run) else "train_loss"
+    key = "valid_loss" if run.held_out else "train_loss"
     looks = [record for record in records if key in record]
     loss = (run.manifest.get("best") or {}).get("loss") or min((look[key] for look in looks), default=None)
     if loss is None:
         raise UserError(f"the run {run.name!r} has measured no loss yet: train it longer")
-    share = data["characters"] / max(data["symbols"], 1)
+    share = run.characters_per_symbol(training=True)
     a_step = task.tokens_per_step * share
     speeds = [record["tokens_per_second"] * share for record in records if record["tokens_per_second"] > 0]
     steps = run.manifest.get("step") or max((record["step"] for record in records), default=0)
@@ -127,10 +128,6 @@ def look(trial: Trial, at_end: bool = False) -> Trial:
     except UserError as error:
         return replace(trial, notices=(f"{trial.run.name}: its weights were not looked at, because {error}",))
     return replace(trial, reach=_reach(subject), structure=_structure(subject))
-
-
-def _holds_out(run: Run) -> bool:
-    return bool(run.manifest["data"]["held_out"] > 1)
 
 
 def _measured_at_its_end(trial: Trial, subject: Subject) -> Trial:
@@ -300,6 +297,14 @@ def _fairness(contestants: Sequence[Contestant]) -> tuple[list[str], list[str]]:
     elif in_training:
         unfair.append(f"not all runs were measured on held-out text: {', '.join(in_training)}")
     levels = {trial.run.settings.level for trial in trials}
+    symbols = {(trial.run.vocabulary, trial.run.settings.unknown) for trial in trials}
+    if len(symbols) > 1:  # each leaves out, or reads as one, what it does not know
+        unfair += dict.fromkeys(
+            f"{unknown_share(run.unknown, run.settings.level)} unknown to the run {run.name!r}, so its bits per "
+            "character are not those of the text as it is written"
+            for run in (trial.run for trial in trials)
+            if run.unknown > FEW_UNKNOWN
+        )
     if len(levels) > 1:
         remarks.append("the runs read symbols of different kinds, which only bits a character make comparable")
     for trial in trials:

@@ -148,10 +148,32 @@ class Run:
         """A sentence where the code of its cell is not what it was."""
         return registry.cell_changed(self.name, self.manifest["cell"])
 
-    def bits(self, loss: float) -> float:
-        """A loss in nats a symbol as bits a character of its text."""
+    @property
+    def held_out(self) -> bool:
+        """Whether its losses are of text that was held out; those of the training text otherwise."""
+        return bool(self.manifest["data"]["held_out"] > 1)  # of a single symbol nothing is predicted
+
+    def bits(self, loss: float, *, training: bool = False) -> float:
+        """A loss in nats per symbol as bits per character of the symbols that were predicted.
+
+        Args:
+            loss: of the held-out text, where something is held out.
+            training: whether it is of the training text instead.
+        """
+        return loss / math.log(2) / self.characters_per_symbol(training=training)
+
+    def characters_per_symbol(self, *, training: bool = False) -> float:
+        """How many characters a symbol stands for on average, in the held-out text or in the training text."""
         data = self.manifest["data"]
-        return float(loss / math.log(2) * data["symbols"] / max(data["characters"], 1))
+        if ratios := data.get("characters_per_symbol"):
+            return float(ratios["training" if training or not self.held_out else "held_out"])
+        symbols, characters = data["symbols"], data["characters"]  # older runs know this of the whole text alone
+        return float(max(characters, 1) / max(symbols, 1))
+
+    @property
+    def unknown(self) -> float:
+        """The share of its text that its vocabulary does not have, as ``Corpus.unknown`` says."""
+        return float(self.manifest["data"].get("unknown", 0))
 
     @cached_property
     def _lock(self) -> BaseFileLock:
@@ -212,7 +234,7 @@ class Run:
                 parameters=self.manifest["parameters"],
                 loss=loss,
                 bits=None if loss is None else self.bits(loss),
-                held_out=bool(self.manifest["data"]["held_out"]),
+                held_out=self.held_out,
                 step=step,
                 outcome=outcome,
                 age=max(0.0, time.time() - created),

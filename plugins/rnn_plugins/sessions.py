@@ -344,6 +344,11 @@ def _lay_out(
             "characters": corpus.characters,
             "symbols": len(corpus.tokens),
             "held_out": len(task.valid_tokens),
+            "characters_per_symbol": {
+                "training": corpus.vocabulary.characters_per_symbol(task.train_tokens[1:]),
+                "held_out": corpus.vocabulary.characters_per_symbol(task.valid_tokens[1:]),
+            },
+            "unknown": corpus.unknown,
         },
         "environment": environment() | backends.environment(decided.backend),
         "outcome": None,

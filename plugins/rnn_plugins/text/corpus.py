@@ -51,6 +51,7 @@ class Corpus:
         sources: The texts as they were named.
         characters: The characters of the content; of bytes that are no UTF-8, an estimate (see `Vocabulary.measure`).
         bytes: The bytes of the content.
+        unknown: The share of its symbols that the vocabulary does not have; at level `word`, of its words.
         notices: Sentences that the user should see.
     """
 
@@ -60,6 +61,7 @@ class Corpus:
     sources: tuple[str, ...]
     characters: int
     bytes: int
+    unknown: float
     notices: tuple[str, ...]
 
 
@@ -123,6 +125,7 @@ def load_corpus(
         sources=tuple(sources),
         characters=content.characters,
         bytes=content.bytes,
+        unknown=_unknown(tokens, vocabulary, facts, unknown),
         notices=(*notices, *store.notices),
     )
 
@@ -151,7 +154,11 @@ def recall_corpus(
         unknown = "replace"
     store = _Cache(cache_dir or cache_folder(), wanted=True)
     kept = _kept(store.path(digest, vocabulary.to_json(), unknown), vocabulary, store)
-    return kept and Corpus(kept[0], vocabulary, digest, tuple(sources), *vocabulary.measure(kept[0]), notices=())
+    if kept is None:
+        return None
+    tokens, facts = kept
+    share = _unknown(tokens, vocabulary, facts, unknown)
+    return Corpus(tokens, vocabulary, digest, tuple(sources), *vocabulary.measure(tokens), unknown=share, notices=())
 
 
 def split(corpus: Corpus, valid_fraction: float = 0.1) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -249,6 +256,13 @@ class _Cache:
             f"the encoded text could not be kept in {str(self.folder)!r} ({why(error)}), so it stays in memory and is "
             "encoded anew next time; RNN_LAB_CACHE names another folder"
         )
+
+
+def _unknown(tokens: NDArray[Any], vocabulary: Vocabulary, facts: _Facts, unknown: Unknown) -> float:
+    if not facts.unseen:
+        return 0.0
+    known = vocabulary.words(tokens) if vocabulary.level == "word" else len(tokens)
+    return facts.unseen / max(known + (facts.unseen if unknown == "skip" else 0), 1)
 
 
 def _vocabulary(content: Content, level: Level, max_words: int, store: _Cache) -> Vocabulary:

@@ -17,7 +17,7 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.runs import Run
 from rnn_plugins.text.corpus import load_corpus, recall_corpus, split
 from rnn_plugins.text.ngrams import XZ_WINDOW, baselines, compressors
-from rnn_plugins.text.vocabulary import UNK, Level, Unknown, Vocabulary
+from rnn_plugins.text.vocabulary import NOUNS, Level, Unknown, Vocabulary
 
 Array = NDArray[Any]
 
@@ -32,6 +32,9 @@ UNITS: dict[Level, str] = {"char": "character", "byte": "byte", "word": "token"}
 
 LEVEL_WITH = 0.005
 """Nats a symbol below which two losses are called the same."""
+
+FEW_UNKNOWN = 0.01
+"""The largest share of unknown symbols with which a loss still tells of the text as it is written."""
 
 
 class Sizes(NamedTuple):
@@ -84,6 +87,7 @@ class Evaluation:
         sizes: how much that is.
         scores: the model's first, then n-grams by order, then compressors.
         notices: what is to be said of it, a sentence each.
+        unknown: the share of the text's symbols that the model does not know, as ``Corpus.unknown`` says.
     """
 
     run: str
@@ -92,6 +96,7 @@ class Evaluation:
     sizes: Sizes
     scores: tuple[Score, ...]
     notices: tuple[str, ...]
+    unknown: float = 0.0
 
     @property
     def unit(self) -> str:
@@ -119,7 +124,13 @@ class Evaluation:
                 worse = f"The {best.name} beats the model by {-gain:.2f} nats a {self.unit}"
                 sentences.append(f"{worse}: it has learnt less than counting does.")
         rivals = [score for score in self.scores if score.kind == "compressor"]
-        if rivals:
+        if rivals and self.unknown > FEW_UNKNOWN:
+            strange = unknown_share(self.unknown, self.level)
+            sentences.append(
+                f"No verdict on compressors: {strange} unknown to the model, so bits per character and byte are not "
+                "those of the text as it is written."
+            )
+        elif rivals:
             best = min(rivals, key=lambda score: score.bits_per_byte)
             gain = best.bits_per_byte - self.model.bits_per_byte
             winner, loser = ("the model", best.name) if gain > 0 else (best.name, "the model")
@@ -133,6 +144,7 @@ class Evaluation:
             "text": self.text,
             "level": self.level,
             **self.sizes._asdict(),
+            "unknown": self.unknown,
             "scores": [_finite(score._asdict()) for score in self.scores],
             "verdict": self.verdict(),
             "notices": list(self.notices),
@@ -158,7 +170,7 @@ def evaluate(run: Run, sources: Sequence[str] = (), unknown: Unknown = "replace"
     notices = [f"{why}; so there are no n-grams to compare with"] if why else []
     if sources:
         corpus = load_corpus(sources, vocabulary=vocabulary, unknown=unknown)
-        tokens, text = corpus.tokens, ", ".join(sources)
+        tokens, text, share = corpus.tokens, ", ".join(sources), corpus.unknown
         notices = [*corpus.notices, *notices]
         if corpus.digest == run.manifest["data"]["digest"]:
             notices.append(
@@ -168,7 +180,8 @@ def evaluate(run: Run, sources: Sequence[str] = (), unknown: Unknown = "replace"
     elif parts is None:
         raise UserError(f"{why}; give a FILE to evaluate on")
     else:
-        tokens, text = parts[1], f"the held-out last {100 * run.settings.valid_fraction:g} % of {_named(run)}"
+        tokens, share = parts[1], run.unknown
+        text = f"the held-out last {100 * run.settings.valid_fraction:g} % of {_named(run)}"
         if not len(tokens):
             raise UserError(f"the run {run.name!r} held nothing of its text out; give a FILE to evaluate on")
     if len(tokens) < 2:
@@ -199,7 +212,7 @@ def evaluate(run: Run, sources: Sequence[str] = (), unknown: Unknown = "replace"
         primed = compressors(_content(vocabulary, counted[-XZ_WINDOW:]), content) if compressible else {}
         rivals |= {f"primed {name}": bits for name, bits in primed.items()}
     scores += [_score(name, "compressor", bits * len(content) * math.log(2), sizes) for name, bits in rivals.items()]
-    return Evaluation(run.name, text, vocabulary.level, sizes, tuple(scores), tuple(notices))
+    return Evaluation(run.name, text, vocabulary.level, sizes, tuple(scores), tuple(notices), share)
 
 
 def trained_on(run: Run) -> tuple[tuple[Array, Array] | None, str]:
@@ -219,17 +232,17 @@ def trained_on(run: Run) -> tuple[tuple[Array, Array] | None, str]:
     return split(corpus, settings.valid_fraction), ""
 
 
+def unknown_share(share: float, level: Level) -> str:
+    """``12.3 % of the words are``: the beginning of a clause on symbols that a model does not know."""
+    return f"{100 * share:.1f} % of the {NOUNS[level]}s are"
+
+
 def _named(run: Run) -> str:
     return ", ".join(run.manifest["data"]["sources"])
 
 
 def _sizes(vocabulary: Vocabulary, tokens: Array) -> Sizes:
-    characters, size = vocabulary.measure(tokens)
-    words = 0
-    if vocabulary.level == "word":
-        is_word = np.array([symbol == UNK or symbol[0].isalnum() or symbol[0] == "_" for symbol in vocabulary.symbols])
-        words = int(np.count_nonzero(is_word[tokens]))
-    return Sizes(len(tokens), characters, size, words)
+    return Sizes(len(tokens), *vocabulary.measure(tokens), vocabulary.words(tokens))
 
 
 def _content(vocabulary: Vocabulary, tokens: Array) -> bytes:

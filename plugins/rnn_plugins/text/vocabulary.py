@@ -181,11 +181,27 @@ class Vocabulary:
         """
         if self.level == "byte":
             return count_characters(np.asarray(ids, np.uint8)), len(ids)
+        characters, size = self._counts(ids) @ self._sizes
+        return int(characters), int(size)
+
+    def characters_per_symbol(self, ids: NDArray[Any]) -> float:
+        """How many characters a symbol of `ids` has on average, for losses per character; see `measure`."""
+        if self.level == "char":
+            return 1.0
+        return max(self.measure(ids)[0], 1) / max(len(ids), 1)
+
+    def words(self, ids: NDArray[Any]) -> int:
+        """How many of `ids` are words, `<unk>` among them, and not spaces or punctuation; 0 unless of level `word`."""
+        if self.level != "word":
+            return 0
+        is_word = np.array([symbol == UNK or symbol[0].isalnum() or symbol[0] == "_" for symbol in self.symbols])
+        return int(self._counts(ids) @ is_word)
+
+    def _counts(self, ids: NDArray[Any]) -> NDArray[np.int64]:
         counts = np.zeros(len(self), np.int64)
         for start in range(0, len(ids), _BLOCK):
             counts += np.bincount(ids[start : start + _BLOCK], minlength=len(self))
-        characters, size = counts @ self._sizes
-        return int(characters), int(size)
+        return counts
 
     def to_json(self) -> dict[str, Any]:
         """The vocabulary in JSON's types; `from_json` takes it back."""
