@@ -117,12 +117,10 @@ def test_with_many_unknown_words_there_is_no_verdict_between_words_and_character
         "'rare', so its bits per character are not those of the text as it is written.",
     )
     assert compare({"one": [rare], "other": [rare]}).verdict[""][0].startswith("The lowest loss is that of one")
-    assert (
-        call("eval", "rare")[0].split()[-24:]
-        == (
-            f"No verdict on compressors: {100 * share:.1f} % of the words are unknown to the model, so bits per character and "
-            "byte are not those of the text as it is written."
-        ).split()[-24:]
+    words = (
+        f"No verdict on compressors: {100 * share:.1f} % of the words are unknown to the model, so bits per character "
+        "and byte are not those of the text as it is written."
     )
+    assert words in " ".join(call("eval", "rare")[0].split())
     words, chars = (Run(folder / "runs" / name) for name in ("words", "chars"))
     assert compare({"words": [words], "chars": [chars]}).verdict[""][0].startswith("The lowest loss is that of words")
