@@ -1,12 +1,14 @@
 """Checkpoints: a tree of arrays and a dict of JSON in one safetensors file, which appears whole or not at all.
 
 Nothing in it is ever unpickled, and it knows nothing of what the arrays mean. Any safetensors reader can open the file:
-its tensors are the tree's leaves under their paths, and its header carries the rest, as JSON.
+its tensors are the tree's leaves under their paths, and its header carries the rest, as JSON, with a digest of it all.
 """
 
+import hashlib
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from minigrad.trees import Tree
 # One entry in the header for all of ours: safetensors writes several in no fixed order, and equal trees must give equal
 # files.
 _HEADER_KEY = "minigrad"
+_DIGEST = ', "digest": "'  # what stands before it, at the end of our entry
 
 
 class CheckpointError(ValueError):
@@ -49,14 +52,15 @@ def save(path: str | os.PathLike[str], tree: Tree, metadata: dict[str, Any]) -> 
         raise TypeError(f"the metadata of a checkpoint must be JSON: {error}") from None
     except ValueError as error:
         raise ValueError(f"the metadata of a checkpoint must be JSON: {error}") from None
-    write_atomically(path, to_safetensors(arrays, {_HEADER_KEY: header}))
+    signed = f'{header[:-1]}{_DIGEST}{_digest(header, arrays)}"}}'
+    write_atomically(path, to_safetensors(arrays, {_HEADER_KEY: signed}))
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
     """The tree and the metadata that `save` wrote.
 
     Arrays come back writable, in the machine's byte order; a named tuple as a plain tuple (`trees.unflatten` with a
-    model of it gives its class back).
+    model of it gives its class back). A file from before there were digests has none, and is not held against one.
 
     Raises:
         CheckpointError: where the file is missing, unreadable, damaged, or none of `save`'s.
@@ -81,7 +85,14 @@ def load(path: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
         raise CheckpointError(f"'{path}' is a safetensors file of another program; give one that was saved here")
     try:
         described = json.loads(header)
-        return trees.from_structure(described["structure"], arrays), described["metadata"]
+        if "digest" in described:
+            content, _, _ = header.rpartition(_DIGEST)
+            if described.pop("digest") != _digest(content + "}", arrays):
+                raise ValueError("its content is not what was saved: its SHA-256 differs")
+        tree, metadata = trees.from_structure(described["structure"], arrays), described["metadata"]
+        for key in described.keys() - {"structure", "metadata"}:  # a digest whose name is damaged is one all the same
+            raise ValueError(f"its header has an entry {key!r}")
+        return tree, metadata
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(path, error) from None
 
@@ -127,6 +138,16 @@ def _storable(name: str, leaf: Any) -> NDArray[Any]:
     if name == "__metadata__":
         raise ValueError("a leaf is called '__metadata__', a name that safetensors keeps for itself; rename it")
     return np.asarray(leaf, order="C")  # safetensors reads memory as it lies
+
+
+def _digest(header: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 of all that a file holds: names, types, shapes and values of its arrays, and what is said of them."""
+    digest = hashlib.sha256(header.encode())
+    for name, array in sorted(arrays.items()):
+        stored = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+        digest.update(json.dumps([name, stored.dtype.str, stored.shape]).encode())
+        digest.update(stored.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
 
 
 def _damaged(path: str | os.PathLike[str], error: Exception) -> CheckpointError:

@@ -252,6 +252,7 @@ def test_a_changed_byte_gives_a_tree_or_a_sentence(tmp_path: Path, position: int
         ('{"structure": {"dict": {"W": "leaf"}}}', "'metadata'"),
         ('{"structure": {"dict": {}}, "metadata": {}}', "the tree's structure has no place for the leaf 'W'"),
         ('{"structure": {"list": ["leaf"]}, "metadata": {}}', "the leaf '0' of the tree's structure is missing"),
+        ('{"structure": {"dict": {"W": "leaf"}}, "metadata": 0, "dighest": ""}', "its header has an entry 'dighest'"),
         ('{"structure": {"set": []}, "metadata": {}}', "the tree's structure is malformed at ''"),
         ('{"structure": ' + "[" * 200_000, "maximum recursion depth exceeded"),
     ],
@@ -350,3 +351,42 @@ def test_a_full_disk_is_told_with_the_file_that_did_not_fit(tmp_path, monkeypatc
         write_atomically(tmp_path / "a.json", "{}")
     assert caught.value.filename == str(tmp_path / "a.json")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+    path, rng = tmp_path / "c", np.random.default_rng(0)
+    tree = {"W": rng.normal(size=(9, 16)).astype("f4"), "n": np.int64(3), "empty": np.zeros((0, 2)), "flag": np.True_}
+    save(path, tree, {"step": 30, "text": "é", "nothing": None})
+    whole = path.read_bytes()
+    for place in range(0, 8 * len(whole), 13):
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            loaded, about = load(path)
+        except CheckpointError:
+            continue
+        assert_identical(loaded, tree)  # such as a blank that only fills the header up
+        assert about == {"step": 30, "text": "é", "nothing": None}
+
+
+def test_a_changed_number_is_told_in_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    save(path, {"W": np.ones(2)}, {})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CheckpointError) as error:
+        load(path)
+    assert str(error.value) == (
+        f"'{path}' is no checkpoint, or a damaged one (its content is not what was saved: its SHA-256 differs); give "
+        "another, or save it anew"
+    )
+
+
+def test_a_checkpoint_of_a_version_without_digests_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    header = json.dumps({"structure": {"dict": {"W": "leaf"}}, "metadata": {"step": 3}})
+    save_file({"W": np.ones(2)}, path, {"minigrad": header})
+    tree, about = load(path)
+    np.testing.assert_array_equal(tree["W"], np.ones(2))
+    assert about == {"step": 3}
