@@ -146,7 +146,7 @@ def _digest(header: str, arrays: Mapping[str, NDArray[Any]]) -> str:
     for name, array in sorted(arrays.items()):
         stored = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
         digest.update(json.dumps([name, stored.dtype.str, stored.shape]).encode())
-        digest.update(stored.reshape(-1).view(np.uint8))
+        digest.update(stored.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
