@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minigrad import concat, pick, tanh, value_and_grad, where
+from minigrad import concat, pick, sigmoid, tanh, value_and_grad, where
 from minigrad import sum as total
 from minigrad.compiled import parallel
 from minigrad.scan import Lookup, available_backends, reference, scan, stepper, use_backend
@@ -53,6 +53,16 @@ def test_matrices_of_integers_and_of_truths(matrix, backend):
         normal(5, 3, 4),
         backend,
     )
+
+
+@every_backend
+def test_one_vector_beside_two_products(backend):
+    def step(p, h, x):
+        h = tanh(x @ p["W"] + p["b"]) * h + sigmoid(x @ p["V"] + p["b"])
+        return h, h
+
+    p = {"W": normal(4, 4), "V": normal(4, 4), "b": normal(4)}
+    both(step, p, normal(3, 4), normal(5, 3, 4), backend)
 
 
 @every_backend

@@ -1136,7 +1136,7 @@ class Recipe:
             if kind == "matmul":
                 values.append(a @ params[what])
             elif kind == "affine":
-                values.append(a @ params[what] + params[f"{what} bias"])
+                values.append(a @ params[what[0]] + params[what[1]])
             elif kind == "parameter":
                 values.append(a * params[what] + 0.1)
             elif kind == "concat":
@@ -1171,12 +1171,19 @@ def recipes(draw: Any) -> Recipe:
         used.add(i)
         return i
 
-    def matrix(rows: int, columns: int) -> str:
-        shapes[name := f"W{len(shapes)}"] = (rows, columns)
+    def parameter(*choices: tuple[int, ...]) -> str:
+        """A new parameter of one of these shapes, or one that was used before."""
+        fitting = [name for name, shape in shapes.items() if shape in choices]
+        if fitting and draw(st.booleans()):
+            return str(draw(st.sampled_from(fitting)))
+        shapes[name := f"W{len(shapes)}"] = draw(st.sampled_from(choices))
         return name
 
+    def vector(n: int) -> str:
+        return parameter((n,), (1, n), (), (1,), (1, 1))
+
     def product(i: int, columns: int) -> int:
-        instructions.append(("matmul", matrix(widths[i], columns), i))
+        instructions.append(("matmul", parameter((widths[i], columns)), i))
         widths.append(columns)
         return len(widths) - 1
 
@@ -1191,15 +1198,11 @@ def recipes(draw: Any) -> Recipe:
             product(i, draw(st.sampled_from(WIDTHS)))
         elif kind == "affine":
             n = draw(st.sampled_from(WIDTHS))
-            name = matrix(widths[i], n)
-            shapes[f"{name} bias"] = draw(st.sampled_from([(n,), (1, n), (), (1,), (1, 1)]))
-            instructions.append((kind, name, i))
+            instructions.append((kind, (parameter((widths[i], n)), vector(n)), i))
             widths.append(n)
         elif kind == "parameter":
-            n = widths[i]
-            shapes[name := f"p{len(shapes)}"] = draw(st.sampled_from([(n,), (1, n), (), (1,), (1, 1)]))
-            instructions.append((kind, name, i))
-            widths.append(n)
+            instructions.append((kind, vector(widths[i]), i))
+            widths.append(widths[i])
         elif kind == "concat":
             j = place()
             instructions.append((kind, "", i, j))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minigrad.compiled import jit
-from minigrad.compiled.memory import empty
+from minigrad.compiled.memory import empty, readable
 from minigrad.compiled.parallel import in_parallel, threads
 from minigrad.compiled.vector_math import FUNCTIONS, RESULT_IS_MASK, Emitter, FloatType, emit_clip, emit_number
 from minigrad.graph import Graph, Operand, TraceError, Value, trace
@@ -215,7 +215,7 @@ class _Kernel:
 
     def call(self, arrays: Sequence[Array], scalars: Sequence[float], outs: Sequence[Array]) -> _Call:
         """The call that fills ``outs``."""
-        both = [*map(np.ascontiguousarray, arrays), *outs]
+        both = [*(readable(x, x.dtype) for x in arrays), *outs]
         return _Call(self.run, arrays[0].size, (*scalars, *(x.ctypes.data for x in both)), both)
 
 

@@ -80,6 +80,19 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Array:
     return array
 
 
+def readable(x: Any, dtype: Any, *, strided: bool = False) -> Array:
+    """An array as compiled code reads it: of this type, aligned, in C order; ``x`` itself where it is so already.
+
+    Args:
+        x: an array of any layout, alignment and byte order, or a number.
+        dtype: of the elements.
+        strided: any layout will do whose strides are whole numbers of elements.
+    """
+    array: Array = np.asarray(x, dtype, order=None if strided else "C")
+    even = array.flags.aligned and (not strided or all(stride % array.itemsize == 0 for stride in array.strides))
+    return array if even else array.copy()
+
+
 def _aligned(size: int) -> Array:
     raw = np.empty(size + 64, np.uint8)
     start = -address(raw) % 64

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.compiled import gemm, jit, rows
-from minigrad.compiled.memory import address, empty
+from minigrad.compiled.memory import address, empty, readable
 from minigrad.compiled.parallel import in_parallel, threads
 from minigrad.graph import Graph, Op, Operand, TraceError, Value, apply, evaluate, width_of
 from minigrad.scan.lookup import Lookup, checked_indices
@@ -525,14 +525,11 @@ class Executor:
         return d_params, d_first, d_xs
 
     def _rows(self, x: Any) -> Array:
-        array: Array = np.asarray(x)
-        if array.dtype.kind == "b":
-            return array.astype(self.dtype)
-        if array.dtype.kind in "iu":
-            return np.ascontiguousarray(array, np.int64)
-        if array.dtype != self.dtype:
-            raise TypeError(f"an input has dtype {array.dtype}; expected {self.dtype}")
-        return np.ascontiguousarray(array)
+        if x.dtype.kind in "iu":
+            return readable(x, np.int64)
+        if x.dtype.kind != "b" and x.dtype.newbyteorder("=") != self.dtype:
+            raise TypeError(f"an input has dtype {x.dtype}; expected {self.dtype}")
+        return readable(x, self.dtype)
 
     def _part(self, workspace: Workspace, number: int, kind: str) -> _Part:
         """A body with memory, made where the workspace has none yet."""
@@ -644,7 +641,7 @@ class Executor:
         """Give the code what comes with every call, and run it over all rows."""
         self._pack(part, env)
         for value, slot in part.vectors:
-            self._point(part, slot, np.ascontiguousarray(_array(env[value]), self.dtype))
+            self._point(part, slot, readable(_array(env[value]), self.dtype))
         for slot in part.later:
             self._point(part, slot, known[slot.value])  # type: ignore[index]
         for slot, shape in part.fresh:
@@ -656,15 +653,14 @@ class Executor:
     def _pack(self, part: _Part, env: dict[Value, Any]) -> None:
         pack = self.products.pack
         tasks: list[Callable[[], Any]] = []
-        alive: list[Array] = []  # until the tasks have run; other pieces are so in ``env``
+        alive: list[Array] = []  # until the tasks have run
         work = 0
         for value, packed in part.matrices:
             matrix = env[value]
             pieces = matrix.pieces if isinstance(matrix, _Pieces) else [(matrix, 0, 0)]
             for piece, row, col in pieces:
-                if piece.dtype != self.dtype:
-                    piece = piece.astype(self.dtype)
-                    alive.append(piece)
+                piece = readable(piece, self.dtype, strided=True)
+                alive.append(piece)
                 k, n = piece.shape
                 work += k * n
                 row_stride, col_stride = piece.strides

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.compiled import jit, sampler
-from minigrad.compiled.memory import address, empty
+from minigrad.compiled.memory import address, empty, readable
 from minigrad.compiled.parallel import in_parallel, threads
 from minigrad.scan.compiled_backend import Executor, Products, Saved, Workspace
 from minigrad.scan.lookup import Lookup, checked_indices
@@ -144,7 +144,7 @@ class Stepper:
             function: Any = call.func
             calls += [ctypes.cast(function, ctypes.c_void_p).value, *call.args]
         given = [np.array(words, np.int64) for words in (calls, copies)]
-        uniform = np.ascontiguousarray(uniform, np.float64)
+        uniform = readable(uniform, np.float64)
         size = scores.shape[-1]
         work = empty((size + 64,), np.float64)
         draw = functools.partial(

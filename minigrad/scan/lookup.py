@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.compiled.memory import readable
 from minigrad.primitives import take
 from minigrad.tensor import Array
 
@@ -47,7 +48,7 @@ def checked_indices(given: Any, size: int) -> Array:
     Raises:
         IndexError: one is outside, as NumPy has it.
     """
-    x: Array = np.ascontiguousarray(given, np.int64)
+    x = readable(given, np.int64)
     least, most = int(x.min()), int(x.max())
     if least < -size or most >= size:
         raise IndexError(f"index {most if most >= size else least} is out of bounds for axis 0 with size {size}")

@@ -167,7 +167,7 @@ class _Instruction(NamedTuple):
             return None
         for first, second in ((self, other), (other, self)):
             pairs = list(zip((*first.args, first.out), (*second.args, second.out), strict=True))
-            if all(a.kind == b.kind and (_follows(a, b) or (a == b and a.kind != "rows")) for a, b in pairs):
+            if all(a.kind == b.kind and (_follows(a, b) or (a == b and _spreads(a))) for a, b in pairs):
                 args = [_grown(a, b) for a, b in pairs]
                 return self._replace(args=tuple(args[:-1]), out=args[-1])
         return None
@@ -185,6 +185,11 @@ class _Instruction(NamedTuple):
 def _follows(a: Arg, b: Arg) -> bool:
     # A fixed scalar has a buffer of its own, so that only columns can be adjacent.
     return a.place is not None and b.place is not None and a.kind in ("rows", "fixed") and a.place.next_to(b.place)
+
+
+def _spreads(a: Arg) -> bool:
+    """Whether an operand goes with any number of rows."""
+    return a.place is None or (a.kind != "rows" and a.place.rows == 1)
 
 
 def _grown(a: Arg, b: Arg) -> Arg:

@@ -145,12 +145,28 @@ def scan(
         ValueError: the arrays of ``xs`` disagree on T or B, ``lengths`` or ``mask`` do not fit them, or a step gives a
             carry of another structure, shape or dtype.
     """
+    params, carry, xs = map(_native, (params, carry, xs))
     call = None
     if _backend.get() != "reference" and observer.get() is None:
         call = _prepare(step, params, carry, xs, lengths, mask)
     if call is None:
         return reference.scan(step, params, carry, xs, lengths=lengths, mask=mask, reverse=reverse)
     return call.run(reverse)
+
+
+def _native(tree: Tree) -> Tree:
+    """The tree with all arrays in this machine's byte order: NumPy takes another one for another type."""
+    if all(leaf.dtype.isnative for leaf in trees.leaves(tree) if hasattr(leaf, "dtype")):
+        return tree
+
+    def swapped(x: Any) -> Any:
+        if isinstance(x, Lookup):
+            return Lookup(swapped(x.table), x.indices)
+        if isinstance(x, Tensor):
+            return Tensor(swapped(x.value), x.node)
+        return np.asarray(x, x.dtype.newbyteorder("=")) if hasattr(x, "dtype") else x
+
+    return trees.map(swapped, tree)
 
 
 @dataclass(eq=False)
@@ -604,6 +620,7 @@ def stepper(step: Step, params: Tree, carry: Tree, table: Array) -> Stepper | No
         carry: the state to start from, (B, ...) arrays.
         table: (V, n), of which each step's input is a row for each sequence.
     """
+    params, carry, table = map(_native, (params, carry, table))
     backend, states = chosen_backend(), trees.leaves(carry)
     if backend == "reference" or observer.get() is not None or not states:
         return None
