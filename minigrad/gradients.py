@@ -5,6 +5,7 @@ No derivative is written here; each node's primitive brings its own rules.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from minigrad.tensor import (
     next_index,
     observer,
     unbroadcast,
+    unvarying,
     value_of,
 )
 from minigrad.trees import Tree
@@ -75,19 +77,26 @@ def _history(roots: Sequence[Node], since: int) -> tuple[list[Node], bool]:
     return sorted(seen, key=lambda node: node.index), goes_beyond
 
 
-def _backward(history: list[Node], seeds: list[tuple[Node, Any]], wrt: Sequence[Node], create_graph: bool) -> list[Any]:
+def _backward(
+    history: list[Node], seeds: list[tuple[Node, Any]], wrt: Sequence[Node], create_graph: bool, refusal: str = ""
+) -> list[Any]:
     """Carry the cotangents ``seeds`` back through ``history`` to the nodes ``wrt``.
 
     Both lists are emptied on the way, so that what only they hold is freed as soon as it has been used.
 
     Returns:
         A cotangent for each of ``wrt``: a tensor with ``create_graph``, otherwise an array that nobody else holds.
+
+    Raises:
+        ValueError: there is a ``refusal``, which says so, and no seed depends on any of ``wrt``.
     """
     wanted = {node.index for node in wrt}  # indices, because a set of nodes would keep their arrays alive
     needed = set(wanted)
     for node in history:
         if any(parent is not None and parent.index in needed for parent in node.parents):
             needed.add(node.index)
+    if refusal and wanted and not any(node.index in needed for node, _ in seeds):
+        raise ValueError(refusal)
     cotangents: dict[int, _Cotangent] = {}
     while seeds:
         node, g = seeds.pop()
@@ -129,6 +138,8 @@ def _backward(history: list[Node], seeds: list[tuple[Node, Any]], wrt: Sequence[
         if node.index not in found:
             zeros = np.zeros_like(node.output)
             found[node.index] = Tensor(zeros) if create_graph else zeros
+        if create_graph and found[node.index].node is None:
+            found[node.index] = unvarying(found[node.index].value, [node])
     return [found[node.index] for node in wrt]
 
 
@@ -165,21 +176,35 @@ def _leaf(x: Any) -> Tensor:
     return Tensor(x, Node(None, (), x, (), {}))
 
 
-def grad(loss: Tensor, wrt: Tree, *, create_graph: bool = False) -> Tree:
+_LOST = "compute it from the tensors that the function is given, without .value, float() or no_grad on the way"
+
+
+def grad(
+    loss: Tensor | Callable[..., Any], wrt: Any = None, *, create_graph: bool = False, has_aux: bool = False
+) -> Any:
     """The gradient of a scalar tensor by any tensors that it was computed from, hidden states included.
 
+    Given a function in place of the tensor, it gives the function that computes the gradient, as in JAX and in HIPS
+    autograd: ``grad(f)(x, *args)``, or by other arguments than the first ``grad(f, (0, 2))``.
+
     Args:
-        loss: a tensor of shape ().
-        wrt: a tree of tensors.
-        create_graph: give tensors that can be differentiated again, instead of plain arrays.
+        loss: a tensor of shape (); or a function that gives one, as ``value_and_grad`` takes it.
+        wrt: a tree of tensors; for a function the place of an argument, or a tuple of places, the first if left out.
+        create_graph: give tensors that can be differentiated again, instead of plain arrays. A function's gradient
+            gives tensors where ``value_and_grad`` does.
+        has_aux: whether the function gives a pair (loss, aux); then its gradient gives (gradient, aux).
 
     Returns:
-        A tree like ``wrt``; zeros where ``loss`` does not depend on a tensor.
+        A tree like ``wrt``; zeros where ``loss`` does not depend on a tensor. For a function, a function that gives
+        the gradient by one argument, or for a tuple of places a tuple.
 
     Raises:
-        ValueError: ``loss`` is no scalar.
-        TypeError: ``loss`` is no tensor, ``wrt`` holds something else than float tensors, or constants.
+        ValueError: ``loss`` is no scalar, or a constant.
+        TypeError: ``loss`` is neither tensor nor function, ``wrt`` holds something else than float tensors, or
+            constants.
     """
+    if callable(loss):
+        return _gradient_of(loss, 0 if wrt is None else wrt, has_aux)
     _require_scalar(loss, "grad")
     _require_float(wrt, "grad")
     tensors = trees.leaves(wrt)
@@ -194,11 +219,37 @@ def grad(loss: Tensor, wrt: Tree, *, create_graph: bool = False) -> Tree:
         raise TypeError(
             f"grad: the loss is a {type(loss).__name__}, and a gradient needs a Tensor: compute it from tensors"
         )
+    if loss.node is None:
+        raise ValueError(f"grad: the loss is a constant Tensor, and so has no gradient: {_LOST}")
     nodes = [t.node for t in tensors]
-    history, _ = _history(_nodes([loss]), since=min((node.index for node in nodes), default=0))
+    history, _ = _history([loss.node], since=min((node.index for node in nodes), default=0))
     return trees.unflatten(
         wrt, _backward(history, _seeds([loss], [np.ones_like(loss.value)], create_graph), nodes, create_graph)
     )
+
+
+def _gradient_of(f: Callable[..., Any], places: int | tuple[int, ...], has_aux: bool) -> Callable[..., Any]:
+    """The function that computes the gradient of ``f`` by the arguments at these places."""
+    chosen = places if isinstance(places, tuple) else (places,)
+    if not all(isinstance(place, int) for place in chosen):
+        raise TypeError(
+            f"grad: for a function wrt is a {type(places).__name__}, and must be the place of an argument, or a tuple "
+            "of places: grad(f)(x), or grad(f, 1)(x, y)"
+        )
+
+    @functools.wraps(f)
+    def gradient(*args: Any, **kwargs: Any) -> Any:
+        def of_chosen(given: tuple[Any, ...]) -> Any:
+            whole = list(args)
+            for place, x in zip(chosen, given, strict=True):
+                whole[place] = x
+            return f(*whole, **kwargs)
+
+        value, by_place = value_and_grad(of_chosen, has_aux=has_aux)(tuple(args[place] for place in chosen))
+        found = by_place if isinstance(places, tuple) else by_place[0]
+        return (found, value[1]) if has_aux else found
+
+    return gradient
 
 
 def _nodes(tree: Tree) -> list[Node]:
@@ -244,7 +295,7 @@ def value_and_grad(f: Callable[..., Any], *, has_aux: bool = False) -> Callable[
 
     Raises:
         TypeError: a parameter is not of float type, or ``f`` gives no scalar (no pair with ``has_aux``).
-        ValueError: the value has axes.
+        ValueError: the value has axes, or depends on no parameter.
         RuntimeError: called within ``no_grad``.
     """
 
@@ -264,7 +315,13 @@ def value_and_grad(f: Callable[..., Any], *, has_aux: bool = False) -> Callable[
             # From here on only the two lists hold the graph, and the backward pass takes them apart as it goes.
             value, aux = value.value, trees.map(value_of, aux)
         del inputs, result, loss
-        gradients = _backward(history, seeds, wrt, create_graph=nested)
+        gradients = _backward(
+            history,
+            seeds,
+            wrt,
+            create_graph=nested,
+            refusal=f"value_and_grad: the loss depends on no parameter, and so has no gradient: {_LOST}",
+        )
         return ((value, aux) if has_aux else value), trees.unflatten(params, gradients)
 
     return value_and_gradient

@@ -253,7 +253,7 @@ class Tracer(Tensor):
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if func in (np.shape, np.ndim, np.size):
             return func(np.broadcast_to(0, args[0].shape), *args[1:], **kwargs)
-        if func in (np.zeros_like, np.ones_like, np.full_like):
+        if func in (np.zeros_like, np.ones_like, np.empty_like):
             return func(np.broadcast_to(np.zeros((), self.dtype), args[0].shape), *args[1:], **kwargs)
         if func in PIECEWISE_CONSTANT:
             raise TraceError(f"it calls np.{func.__name__}, which has no place in a graph")

@@ -15,7 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.tensor import ARRAY_FUNCTIONS, UFUNCS, Array, Primitive, Scattered, elementwise, unbroadcast, value_of
+from minigrad.tensor import (
+    ARRAY_FUNCTIONS,
+    UFUNCS,
+    Array,
+    Primitive,
+    Scattered,
+    Tensor,
+    elementwise,
+    unbroadcast,
+    value_of,
+)
 
 # --- element by element -----------------------------------------------------------------------------------------------
 
@@ -465,6 +475,12 @@ def _permuting(function: Any) -> Any:
     return permuted
 
 
+def _full_like(x: Any, fill_value: Any, **options: Any) -> Any:
+    if isinstance(fill_value, Tensor) and not options:
+        return broadcast_to(fill_value, x.shape)
+    return np.full_like(np.broadcast_to(np.zeros((), x.dtype), x.shape), fill_value, **options)
+
+
 ARRAY_FUNCTIONS.update(
     {
         np.sum: sum, np.mean: mean, np.max: max, np.amax: max, np.cumsum: cumsum, np.clip: clip, np.einsum: einsum,
@@ -474,6 +490,6 @@ ARRAY_FUNCTIONS.update(
         np.swapaxes: _permuting(np.swapaxes), np.moveaxis: _permuting(np.moveaxis),
         np.expand_dims: lambda x, axis: reshape(x, np.expand_dims(x.value, axis).shape),
         np.squeeze: lambda x, axis=None: reshape(x, np.squeeze(x.value, axis).shape),
-        np.ravel: lambda x: reshape(x, -1),
+        np.ravel: lambda x: reshape(x, -1), np.full_like: _full_like,
     }
 )  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -34,7 +35,7 @@ PIECEWISE_CONSTANT: frozenset[Any] = frozenset(
         np.greater, np.greater_equal, np.less, np.less_equal, np.equal, np.not_equal, np.isclose, np.allclose,
         np.array_equal, np.sign, np.floor, np.ceil, np.rint, np.isfinite, np.isnan, np.isinf, np.logical_not,
         np.logical_and, np.logical_or, np.any, np.all, np.nonzero, np.argmax, np.argmin, np.argsort, np.shape, np.ndim,
-        np.size, np.zeros_like, np.ones_like, np.full_like, np.empty_like, np.result_type,
+        np.size, np.zeros_like, np.ones_like, np.empty_like, np.result_type,
     }
 )  # fmt: skip
 """NumPy functions whose derivative is zero wherever it exists: they answer with plain arrays."""
@@ -140,15 +141,40 @@ class Tensor:
     def __bool__(self) -> bool:
         return bool(self.value)
 
+    # A plain number is a constant; a decision by the value (bool, a comparison) is none, and stays allowed.
+
+    def _plain(self) -> Array:
+        """The array, for a conversion that leaves the gradient behind."""
+        if self.node is not None and _recording.get():
+            raise TypeError(
+                "a Tensor that is being differentiated was given where Python needs a plain number, which would lose "
+                "its gradient: use NumPy's function instead of math's (np.exp for math.exp), stack for what is "
+                "assigned element by element, or .value where no gradient is wanted, as in a log"
+            )
+        return self.value
+
     def __float__(self) -> float:
-        return float(self.value)
+        return float(self._plain())
 
     def __int__(self) -> int:
-        return int(self.value)
+        return int(self._plain())
+
+    def __complex__(self) -> complex:
+        return complex(self._plain())
+
+    def __index__(self) -> int:
+        return operator.index(self._plain())
 
     def item(self) -> Any:
-        """The one element as a Python number."""
-        return self.value.item()
+        """The one element as a Python number.
+
+        Raises:
+            TypeError: the tensor is being differentiated.
+        """
+        return self._plain().item()
+
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        return _apply("alias", self)  # a copied node would be no part of the graph
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
         # Without this NumPy would build an object array, element by element, and lose the gradient without a word.
@@ -457,6 +483,20 @@ def elementwise(
     if isinstance(forward, np.ufunc):
         UFUNCS[forward] = primitive
     return primitive
+
+
+class _Unvarying(Primitive):
+    """What gives the same value whatever goes in: no operation of the table, and without rules."""
+
+    def __init__(self, arguments: int) -> None:
+        self.name = "unvarying"
+        self.rules = (None,) * arguments
+        self.broadcasts = self.variadic = False
+
+
+def unvarying(value: Array, sources: Sequence[Node]) -> Tensor:
+    """A tensor that was computed from ``sources`` and does not vary with them: its derivative by each is 0."""
+    return Tensor(value, Node(_Unvarying(len(sources)), (None,) * len(sources), value, sources, {}))
 
 
 class Scattered:

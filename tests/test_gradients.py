@@ -97,10 +97,91 @@ def test_what_the_loss_does_not_depend_on_has_gradient_zero():
     np.testing.assert_array_equal(gradient["unused"], np.zeros(2))
     assert gradient["unused"].dtype == np.float32
     assert gradient["none"] is None
-    for constant in (1.0, np.float32(2), np.zeros(()), Tensor(3.0)):
-        value, gradient = value_and_grad(lambda x, c=constant: c)(X)
-        assert value == float(constant)
+
+
+LOST = "compute it from the tensors that the function is given, without .value, float() or no_grad on the way"
+
+
+@no_grad()
+def _unrecorded(x):
+    return x.sum()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x: 1.0,
+        lambda x: np.float32(2),
+        lambda x: np.zeros(()),
+        lambda x: Tensor(3.0),
+        lambda x: x.value.sum(),
+        lambda x: (x > 0).sum(),
+        _unrecorded,
+    ],
+)
+def test_a_loss_that_depends_on_no_parameter_is_refused(loss):
+    with pytest.raises(ValueError, match="depends on no parameter") as caught:
+        value_and_grad(loss)(X)
+    assert str(caught.value) == f"value_and_grad: the loss depends on no parameter, and so has no gradient: {LOST}"
+    with pytest.raises(ValueError, match="depends on no parameter"):
+        value_and_grad(lambda x: (loss(x), x), has_aux=True)(X)
+    with pytest.raises(ValueError, match="depends on no parameter"):  # though it depends on a tensor from outside
+        value_and_grad(lambda outer: value_and_grad(lambda x: loss(x) + outer.sum())(X)[0])(X)
+
+
+def test_a_constant_loss_is_refused():
+    with pytest.raises(ValueError, match="constant Tensor") as caught:
+        value_and_grad(lambda x: grad(Tensor(3.0), x))(X)
+    assert str(caught.value) == f"grad: the loss is a constant Tensor, and so has no gradient: {LOST}"
+
+
+def test_a_loss_without_parameters_is_none_of_our_business():
+    assert value_and_grad(lambda params: 2.0)({}) == (2.0, {})
+
+
+def test_the_gradient_of_a_linear_function_has_gradient_zero():
+    for f in (lambda x: (3 * x).sum(), lambda x: x.sum(), lambda x: minigrad.relu(x).sum()):
+        value, gradient = value_and_grad(lambda x, f=f: slope(f)(x).sum())(X + 0.1)
+        assert value == slope(f)(X + 0.1).sum()
         np.testing.assert_array_equal(gradient, np.zeros_like(X))
+    assert slope(slope(slope(lambda x: x * x)))(2.0) == 0
+
+
+# --- grad of a function -----------------------------------------------------------------------------------------------
+
+
+def test_grad_of_a_function_is_the_function_of_its_gradient():
+    def cube(x):
+        """x * x * x."""
+        return x**3
+
+    assert grad(cube)(2.0) == 12
+    assert grad(grad(cube))(2.0) == 12
+    assert grad(grad(grad(cube)))(2.0) == 6
+    assert grad(cube).__doc__ == "x * x * x."
+    assert_trees_equal(grad(loss_of)(PARAMS), value_and_grad(loss_of)(PARAMS)[1], rtol=0)
+    assert_trees_equal(grad(loss_of)(PARAMS, x=2 * X), value_and_grad(loss_of)(PARAMS, 2 * X)[1], rtol=0)
+
+
+def test_grad_of_a_function_by_other_arguments_than_the_first():
+    def f(x, y):
+        return x * y**2
+
+    assert grad(f, 1)(2.0, 3.0) == 12
+    assert grad(f, -1)(2.0, 3.0) == 12
+    assert grad(f, (1, 0))(2.0, 3.0) == (12, 9)
+    assert grad(grad(f, 0), 1)(2.0, 3.0) == 6
+    gradient, aux = grad(lambda x, y: (f(x, y), {"y": y}), has_aux=True)(2.0, 3.0)
+    assert (gradient, aux) == (9, {"y": 3})
+    with pytest.raises(TypeError) as caught:
+        grad(f, "x")
+    assert str(caught.value) == (
+        "grad: for a function wrt is a str, and must be the place of an argument, or a tuple of places: "
+        "grad(f)(x), or grad(f, 1)(x, y)"
+    )
+
+
+# --- value_and_grad of trees ------------------------------------------------------------------------------------------
 
 
 def test_the_loss_may_be_the_parameter_itself():

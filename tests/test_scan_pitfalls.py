@@ -1,6 +1,7 @@
 """Where a planned loop once differed from the plain one, or could harm its caller: each a small step."""
 
 import gc
+import math
 import threading
 import tracemalloc
 from dataclasses import InitVar, dataclass
@@ -319,3 +320,24 @@ class TestWorkers:
         ran: list[int] = []
         parallel.in_parallel([lambda: parallel.in_parallel([lambda: ran.append(1)] * 2), lambda: ran.append(2)])
         assert sorted(ran) == [1, 1, 2]
+
+
+def _through_math(p, h, x):
+    h = h + (x - h) * (1 - math.exp(-p["tau"]))
+    return h, h
+
+
+def _element_by_element(p, h, x):
+    h = h + x * np.full(4, p["tau"])
+    return h, h
+
+
+@pytest.mark.parametrize("backend", ["reference", *available_backends()])
+def test_a_parameter_that_becomes_a_plain_number_in_a_step_is_refused(backend):
+    carry, xs = normal(3, 4), normal(5, 3, 4)
+    for step in (_through_math, _element_by_element):
+        with use_backend(backend), pytest.raises(TypeError, match="which would lose its gradient: use"):
+            value_and_grad(lambda p, step=step: total(scan(step, p, carry, xs)[1]))({"tau": np.float64(0.5)})
+    with use_backend(backend):  # where nothing is differentiated, nothing is lost
+        _, ys = scan(_through_math, {"tau": np.float64(0.5)}, carry, xs)
+    assert ys.shape == xs.shape

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import math
 import threading
 import weakref
 from typing import Any
@@ -166,6 +168,7 @@ PROTOCOLS: dict[Any, list[Any]] = {
     np.expand_dims: [lambda x: np.expand_dims(x, 1), lambda x: np.expand_dims(x, (0, -1))],
     np.squeeze: [lambda x: np.squeeze(x[:1]), lambda x: np.squeeze(x[None, :, :1], axis=(0, 2))],
     np.ravel: [lambda x: np.ravel(x)],
+    np.full_like: [lambda x: np.full_like(x, x[0, 1])],
     np.split: [
         lambda x: np.split(x, 3, axis=1)[2],
         lambda x: np.split(x, 2)[1],
@@ -227,13 +230,108 @@ def test_functions_without_derivative_answer_with_arrays():
             np.testing.assert_array_equal(actual, expected)
 
 
-_OF_TWO = {np.isclose, np.allclose, np.array_equal, np.full_like}
+_OF_TWO = {np.isclose, np.allclose, np.array_equal}
+
+
+@pytest.mark.parametrize("function", PIECEWISE_CONSTANT, ids=lambda function: function.__name__)
+def test_functions_without_derivative_carry_no_value(function):
+    """A small change of any argument changes nothing, so that no gradient is lost."""
+    args = [X / 7, X[:, ::-1] / 7 + 0.01][: 2 if getattr(function, "nin", 1) == 2 or function in _OF_TWO else 1]
+    if function is np.empty_like:
+        return  # whose elements are whatever was there
+    for i in range(len(args)):
+        moved = [x + 1e-6 if i == j else x for j, x in enumerate(args)]
+        np.testing.assert_array_equal(function(*map(Tensor, moved)), function(*map(Tensor, args)))
 
 
 def test_functions_without_derivative_take_tensors_by_keyword():
     assert np.argmax(a=Tensor(X)) == 5
     assert np.allclose(X, b=Tensor(X))
     np.testing.assert_array_equal(np.argmax(Tensor(X), axis=1), [2, 2])
+
+
+# --- plain numbers ----------------------------------------------------------------------------------------------------
+
+PLAIN_NUMBER = (
+    "a Tensor that is being differentiated was given where Python needs a plain number, which would lose its "
+    "gradient: use NumPy's function instead of math's (np.exp for math.exp), stack for what is assigned element by "
+    "element, or .value where no gradient is wanted, as in a log"
+)
+
+
+def element_by_element(x: Any) -> Any:
+    costs = np.zeros(3)
+    for t in range(3):
+        costs[t] = x[0, t] ** 2
+    return costs.sum()
+
+
+def filled(x: Any) -> Any:
+    costs = np.zeros(3)
+    costs.fill(x[0, 0])
+    return costs.sum()
+
+
+CONVERSIONS = {
+    "float": lambda x: float(x[0, 0]),
+    "int": lambda x: int(x[0, 0]) * x.sum(),
+    "complex": lambda x: complex(x[0, 0]).real * x.sum(),
+    "item": lambda x: x[0, 0].item() * x.sum(),
+    "index": lambda x: [1.0, 2.0][x[0, 0]] * x.sum(),
+    "range": lambda x: sum(x.sum() for _ in range(x[0, 0])),
+    "math": lambda x: (x * math.tanh(x[0, 0])).sum(),
+    "fsum": lambda x: math.fsum(x[0]) * x.sum(),
+    "round": lambda x: math.floor(x[0, 0]) * x.sum(),
+    "logged": lambda x: (log.append(float(x.sum())), x.sum())[1],
+    "element by element": element_by_element,
+    "filled": filled,
+    "fromiter": lambda x: np.fromiter(x[0], float).sum() * x.sum(),
+}
+log: list[float] = []
+
+
+@pytest.mark.parametrize("loss", CONVERSIONS.values(), ids=CONVERSIONS)
+def test_a_tensor_that_is_differentiated_becomes_no_plain_number(loss):
+    for call in (lambda: value_and_grad(loss)(X), lambda: vjp(loss, X), lambda: minigrad.grad(loss)(X)):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            call()
+        # NumPy puts a sentence of its own before ours where an element of an array is assigned.
+        assert str(caught.value.__cause__ or caught.value) == PLAIN_NUMBER
+
+
+@pytest.mark.parametrize("scalar", [np.float64, np.float32, np.int64])
+def test_a_tensor_that_is_differentiated_becomes_no_scalar_of_numpy(scalar):
+    with pytest.raises(TypeError) as caught:
+        value_and_grad(lambda x: (scalar(x[0, 0]) * x).sum())(X)
+    assert str(caught.value) == PLAIN_ARRAY
+
+
+def test_decisions_and_constants_are_free():
+    """Whether something is done may depend on the value; so may what is not differentiated."""
+
+    def loss(x):
+        total = x.sum()
+        with no_grad():
+            log.append(float(total))
+        log.append(float(total.value))
+        factor = 2 if total > 0 and total else math.exp(Tensor(1.0)) + int(Tensor(2)) + [0, 1][Tensor(1)]
+        return total * factor
+
+    assert value_and_grad(loss)(X)[0] == 2 * X.sum()
+    assert complex(Tensor(2.5)) == 2.5
+
+
+def test_full_of_a_tensor_has_its_gradient():
+    value, gradient = value_and_grad(lambda x: (np.full_like(x, x[0, 1]) * X).sum())(X)
+    assert value == 2 * X.sum()
+    np.testing.assert_array_equal(gradient, [[0, X.sum(), 0], [0, 0, 0]])
+    for options in ({}, {"dtype": np.float32}, {"shape": (4,)}):
+        np.testing.assert_array_equal(np.full_like(Tensor(X), 3, **options), np.full_like(X, 3, **options), strict=True)
+
+
+def test_a_deep_copy_is_part_of_the_graph():
+    _, gradient = value_and_grad(lambda x: (copy.deepcopy({"x": x})["x"] * x).sum())(X)
+    np.testing.assert_array_equal(gradient, 2 * X)
 
 
 # --- what a tensor cannot do ------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 from minigrad import trees
 from minigrad.primitives import stack, where
 from minigrad.scan.lookup import Lookup
-from minigrad.tensor import Array, observer, value_of
+from minigrad.tensor import Array, Tensor, is_recording, observer, unvarying, value_of
 from minigrad.trees import Tree
 
 Step = Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
@@ -53,7 +53,9 @@ def scan(
         return carry, trees.map(lambda *ys: stack(ys), *outputs)
     # No step ran, so one is tried on zeros, to learn the shape of an output.
     _, y = _step(step, params, carry, trees.map(lambda x: np.zeros(x.shape[1:], x.dtype), xs))
-    return carry, trees.map(lambda out: np.zeros((0, *out.shape), out.dtype), y)
+    empty = trees.map(lambda out: np.zeros((0, *out.shape), out.dtype), y)
+    given = [leaf.node for leaf in trees.leaves((params, carry, xs)) if isinstance(leaf, Tensor) and leaf.node]
+    return carry, trees.map(lambda out: unvarying(out, given), empty) if given and is_recording() else empty
 
 
 def _step(step: Step, params: Tree, carry: Tree, x: Tree) -> tuple[Tree, Tree]:
