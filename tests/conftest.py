@@ -1,6 +1,8 @@
 """What all tests share: Hypothesis profiles and where the optional real data lies."""
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,22 @@ def data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no real data at {DATA}; set RNN_LAB_DATA to try on it")
     return DATA
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Installs a distribution with one module: a dist-info folder and the module on a folder of the path."""
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+
+    def install(distribution: str, version: str, entry_points: str, group: str = "cells", **modules: str) -> None:
+        info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        info.joinpath("METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        info.joinpath("entry_points.txt").write_text(f"[rnn.{group}]\n{entry_points}\n")
+        for name, source in modules.items():
+            monkeypatch.delitem(sys.modules, name, raising=False)
+            folder.joinpath(f"{name}.py").write_text(source)
+
+    return install

@@ -42,7 +42,7 @@ def test_a_right_cell_passes_every_check():
     report.raise_if_failed()
     assert report.passed
     assert [check.name for check in report.checks] == [
-        "step", "carry structure", "sequence", "purity",
+        "parameters", "step", "carry structure", "sequence", "purity",
         "gradient of parameter 'W'", "gradient of the carry", "gradient of the input", "gradient with lengths",
         "steps", "chunks", "later inputs",
         "batch rows", "lengths", "reverse", "float32", "small sizes", "checkpoint", "planned loop",
@@ -433,6 +433,19 @@ class NumberAsParameter(Good):
         return h, h
 
 
+class IntegersAsParameter(Good):
+    def init_params(self, rng):
+        return super().init_params(rng) | {"order": np.arange(self.hidden_size)}
+
+    def __call__(self, params, h, x):
+        return super().__call__(params, h[:, params["order"]], x)
+
+
+class GivesNoPair(Good):
+    def __call__(self, params, h, x):
+        return super().__call__(params, h, x)[0]
+
+
 class FunctionAsParameter(Good):
     def init_params(self, rng):
         return super().init_params(rng) | {"activation": np.tanh}
@@ -478,6 +491,10 @@ SCAN = (
 WIDE = (
     "TypeError: {}: a float32 tensor met float64 values, and nothing is widened silently: "
     "convert them first, with .astype(np.float32)"
+)
+TRAINED = (
+    "parameter '{}' is of type {}; parameters are trained, so each is an array of floating-point numbers, and a "
+    "constant belongs into the step"
 )
 SMALL = "with T = 1 and B = 1: "
 
@@ -568,12 +585,10 @@ WRONG: dict[type[Cell], dict[str, str]] = {
         "one is of shape (4, 1, 4) where (4, 4) is expected",
         "small sizes": SMALL + "the sequence of outputs is of shape (1, 4) where (1, 1, 4) is expected",
     },
-    NumberAsParameter: {
-        "float32": "parameter 'scale' is float64 where all else is float32",
-        "small sizes": SMALL + WIDE.format("matmul"),
-        "checkpoint": "parameter 'scale' is a float; only arrays can be saved",
-    },
-    FunctionAsParameter: {"checkpoint": "parameter 'activation' is a ufunc; only arrays can be saved"},
+    NumberAsParameter: {"parameters": TRAINED.format("scale", "float")},
+    IntegersAsParameter: {"parameters": TRAINED.format("order", "int64")},
+    FunctionAsParameter: {"parameters": TRAINED.format("activation", "ufunc")},
+    GivesNoPair: {"step": "a step gives a ndarray; it must give the pair (carry, y)"},
     NamedParameters: {
         "checkpoint": "what is loaded does not run: 'tuple' object has no attribute 'W'; "
         "a named tuple of parameters is loaded as a plain one"
@@ -601,7 +616,7 @@ def test_a_failing_report_raises_and_names_every_failure():
     with pytest.raises(CellError) as caught:
         report.raise_if_failed()
     assert str(caught.value) == (
-        f"IgnoresReverse(input_size=3, hidden_size=4) fails 1 of 18 checks:\n  reverse: {failure.detail}"
+        f"IgnoresReverse(input_size=3, hidden_size=4) fails 1 of 19 checks:\n  reverse: {failure.detail}"
     )
     assert failure.error == report.error > 0.1
 

@@ -37,25 +37,6 @@ class {name}(Cell):
 '''
 
 
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Installs a distribution with one module: a dist-info folder and the module on a folder of the path."""
-    folder = tmp_path / "site-packages"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(str(folder))
-
-    def install(distribution: str, version: str, entry_points: str, group: str = "cells", **modules: str) -> None:
-        info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
-        info.mkdir()
-        info.joinpath("METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-        info.joinpath("entry_points.txt").write_text(f"[rnn.{group}]\n{entry_points}\n")
-        for name, source in modules.items():
-            monkeypatch.delitem(sys.modules, name, raising=False)
-            folder.joinpath(f"{name}.py").write_text(source)
-
-    return install
-
-
 def error_of(function: Callable[..., object], *args: object) -> str:
     with pytest.raises(UserError) as caught:
         function(*args)

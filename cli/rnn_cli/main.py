@@ -96,6 +96,10 @@ class LazyGroup(click.Group):
         except Exception as error:
             if debug:
                 raise
+            from rnn_plugins.blame import mistake_of_others
+
+            if whose := mistake_of_others(error):
+                raise Mistake(f"{whose} (rnn --debug ... shows the traceback)") from None
             raise click.ClickException(
                 f"this is a fault of rnn-lab, not yours: {type(error).__name__}: {error}. "
                 "Run it again as rnn --debug ... for the traceback that a bug report needs."

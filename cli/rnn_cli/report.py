@@ -101,7 +101,7 @@ def report(
     from rnn_plugins.reports.gather import kinds as kinds_of
     from rnn_plugins.reports.report import Look
 
-    reports = load(kinds_of(everything, kinds))
+    reports = load(kinds_of(everything, kinds), everything)
     look = Look(given["lags"], given["positions"], units, given["characters"], given["seed"])
     try:
         with on_backend(backend):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from minigrad.compiled.memory import readable
 from minigrad.primitives import take
@@ -13,7 +14,7 @@ from minigrad.tensor import Array
 
 
 @dataclass(frozen=True, eq=False)
-class Lookup:
+class Lookup(NDArrayOperatorsMixin):
     """A sequence of inputs that are looked up: step t of sequence b is ``table[indices[t, b]]``.
 
     The time loop takes it in place of an array of inputs, and then works once a row of the table, where it would work
@@ -40,6 +41,16 @@ class Lookup:
     def array(self) -> Any:
         """The sequence itself, (T, B, n)."""
         return take(self.table, self.indices)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, *_: Any, **__: Any) -> NoReturn:
+        """Refuse what arrays can do, operators included: the table is to be looked up once a step and sequence first.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            f"{ufunc.__name__}: these inputs are a Lookup, a table with indices, and no array: compute with xs.array()"
+        )
 
 
 def checked_indices(given: Any, size: int) -> Array:

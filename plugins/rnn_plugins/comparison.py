@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad.graph import TraceError
+from rnn_plugins.blame import blaming
 from rnn_plugins.contest import seconds_of, task_of
 from rnn_plugins.cost import operations
 from rnn_plugins.errors import UserError
@@ -122,12 +123,13 @@ def look(trial: Trial, at_end: bool = False) -> Trial:
             given equal times are compared so, as a slow one's last validation is farther from its end.
     """
     try:
-        subject = of_run(trial.run)
-        if at_end:
-            trial = _measured_at_its_end(trial, subject)
+        with blaming():
+            subject = of_run(trial.run)
+            if at_end:
+                trial = _measured_at_its_end(trial, subject)
+            return replace(trial, reach=_reach(subject), structure=_structure(subject))
     except UserError as error:
         return replace(trial, notices=(f"{trial.run.name}: its weights were not looked at, because {error}",))
-    return replace(trial, reach=_reach(subject), structure=_structure(subject))
 
 
 def _measured_at_its_end(trial: Trial, subject: Subject) -> Trial:

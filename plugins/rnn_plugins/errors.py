@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake, and the guess at what was meant.
+"""The one exception that stands for a user's mistake, the guess at what was meant, and other exceptions in a line.
 
 An exception's text is the sentence that the user reads; it is no place for programming errors.
 """
@@ -16,3 +16,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     by_lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1)
     return f" Did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def said(error: BaseException) -> str:
+    """An exception in one line: its type, and the first line of its message where it has one."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rnn_plugins import trust
-from rnn_plugins.errors import UserError, did_you_mean
+from rnn_plugins.errors import UserError, did_you_mean, said
 
 if TYPE_CHECKING:
     from rnn_cells import Cell
@@ -97,6 +97,10 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "
 _FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<name>.*))?")
 
 
+made_of_others: dict[str, Cell] = {}
+"""The cells of others that were made in this process, the last of each by what it was asked for as."""
+
+
 def entries(group: str) -> list[Entry]:
     """What is installed in a group (``"cells"``, ``"reports"``), sorted; a name that two offer is there twice."""
     found = []
@@ -104,6 +108,11 @@ def entries(group: str) -> list[Entry]:
         name, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "")
         found.append(Entry(point.name, name, version, point.value))
     return sorted(found)
+
+
+def entries_of_others() -> list[Entry]:
+    """What other distributions than this one offer, in all groups."""
+    return [entry for group in _GROUPS for entry in entries(group) if entry.distribution != "rnn-lab"]
 
 
 def load(group: str, name: str) -> Any:
@@ -135,7 +144,7 @@ def describe(group: str, entry: Entry) -> Row:
     except UserError as error:
         return Row("", str(error))
     except BaseException as error:  # a class may compute its docstring and its name
-        return Row("", f"{_offered(group, entry)} cannot be described: {entry.value} raised {_said(error)}")
+        return Row("", f"{_offered(group, entry)} cannot be described: {entry.value} raised {said(error)}")
 
 
 def cell_class(spec: str) -> type[Cell]:
@@ -180,7 +189,7 @@ def cell_options(cls: type[Cell]) -> list[CellOption]:
     try:
         hints = typing.get_type_hints(cls)
     except Exception as error:
-        raise UserError(f"the options of {cls.__name__} cannot be read: {_said(error)}") from error
+        raise UserError(f"the options of {cls.__name__} cannot be read: {said(error)}") from error
     options = []
     for field in dataclasses.fields(cls):
         if not field.init or field.name in ("input_size", "hidden_size"):
@@ -224,9 +233,12 @@ def build_cell(
             raise UserError(f"the cell {spec!r} needs its option {name!r} to be given: {option.expected}")
     values = {name: _parse(spec, known[name], value) for name, value in options.items()}
     try:
-        return cls(input_size, hidden_size, **values)
+        cell = cls(input_size, hidden_size, **values)
     except ValueError as error:
         raise UserError(str(error)) from error
+    if not cls.__module__.startswith("rnn_cells."):
+        made_of_others[spec] = cell
+    return cell
 
 
 def provenance(spec: str) -> dict[str, str]:
@@ -322,7 +334,7 @@ def _import(group: str, entry: Entry) -> Any:
     try:
         found = metadata.EntryPoint(entry.name, entry.value, f"rnn.{group}").load()
     except BaseException as error:  # somebody's module may raise SystemExit or KeyboardInterrupt, too
-        raise UserError(f"{who} cannot be loaded: {entry.value} raised {_said(error)}") from error
+        raise UserError(f"{who} cannot be loaded: {entry.value} raised {said(error)}") from error
     module, _, attribute = base.partition(":")
     kind = getattr(importlib.import_module(module), attribute)
     if not (isinstance(found, type) and issubclass(found, kind)):
@@ -375,7 +387,7 @@ def _module_of_file(path: Path, source: bytes) -> ModuleType:
         del sys.modules[name]
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         place = f" at line {lines[-1]}" if lines else ""
-        raise UserError(f"{path} cannot be loaded: it raised{place} {_said(error)}") from error
+        raise UserError(f"{path} cannot be loaded: it raised{place} {said(error)}") from error
     return module
 
 
@@ -414,12 +426,6 @@ def _parse(spec: str, option: CellOption, value: OptionValue) -> Any:
     hint = did_you_mean(str(value), map(str, option.choices))
     problem = f"the option {option.name!r} of the cell {spec!r} must be {option.expected}, and it is {value!r}"
     raise UserError(f"{problem}.{hint}" if hint else problem)
-
-
-def _said(error: BaseException) -> str:
-    """An exception in one line: its type, and the first line of its message where it has one."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _what(thing: Any) -> str:

@@ -128,6 +128,13 @@ def check_cell(cell: Cell, *, rng: np.random.Generator | None = None) -> CheckRe
     return CheckReport(cell, tuple(checks))
 
 
+def broken_promise(cell: Cell) -> str | None:
+    """What a cell does not keep of that without which no network can be made of it; None where it keeps all that."""
+    rng = np.random.default_rng(0)
+    checks = (_try(name, partial(check, cell, rng)) for name, check in _FIRST.items())
+    return next((check.detail for check in checks if not check.passed), None)
+
+
 class _Failed(Exception):
     """What a check has found, and the error where there is a number."""
 
@@ -180,6 +187,17 @@ def _normal(like: Any, rng: np.random.Generator) -> Array:
 
 
 # --- what must hold before the rest means anything -------------------------------------------------------------------
+
+
+def _parameters(cell: Cell, rng: np.random.Generator) -> None:
+    params = cell.init_params(np.random.default_rng(0))
+    for path, leaf in zip(trees.paths(params), trees.leaves(params), strict=True):
+        if not isinstance(leaf, np.ndarray) or leaf.dtype.kind != "f":
+            given = getattr(leaf, "dtype", type(leaf).__name__)
+            raise _Failed(
+                f"{_label('0', path)} is of type {given}; parameters are trained, so each is an array of "
+                "floating-point numbers, and a constant belongs into the step"
+            )
 
 
 def _step(cell: Cell, rng: np.random.Generator) -> None:
@@ -241,7 +259,10 @@ def _purity(cell: Cell, rng: np.random.Generator) -> None:
 
 def _one_step(cell: Cell, params: Tree, carry: Tree, x: Array) -> tuple[Tree, Any]:
     if cell.causal:
-        return cell(params, carry, x)
+        result = cell(params, carry, x)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise _Failed(f"a step gives a {type(result).__name__}; it must give the pair (carry, y)")
+        return result
     carry, ys = cell.unroll(params, carry, x[None])
     return carry, ys[0]
 
@@ -406,6 +427,7 @@ def _checkpoint(cell: Cell, rng: np.random.Generator) -> None:
 _Checker = Callable[[Cell, np.random.Generator], float | None]
 
 _FIRST: dict[str, _Checker] = {
+    "parameters": _parameters,
     "step": _step,
     "carry structure": _carry_structure,
     "sequence": _sequence,

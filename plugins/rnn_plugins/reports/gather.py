@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from rnn_plugins import registry
+from rnn_plugins.blame import blaming
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Findings, Look, Page, Report, compose
 from rnn_plugins.reports.subject import Subject
@@ -22,13 +23,44 @@ def kinds(all_of_them: bool, named: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(name for name in order if name in installed), *installed]))
 
 
-def load(kinds: Sequence[str]) -> dict[str, Report]:
+def load(kinds: Sequence[str], all_of_them: bool = False) -> dict[str, Report]:
     """The reports of these names.
 
+    Args:
+        kinds: as ``kinds`` gives them.
+        all_of_them: whether nobody named them: then one that cannot be loaded stands among the others, and says why.
+
     Raises:
-        UserError: there is no such report.
+        UserError: there is no such report, or it cannot be loaded.
     """
-    return {kind: registry.load("reports", kind)() for kind in kinds}
+    found: dict[str, Report] = {}
+    for kind in kinds:
+        try:
+            with blaming():
+                found[kind] = registry.load("reports", kind)()
+        except UserError as error:
+            if not all_of_them:
+                raise
+            found[kind] = Unusable(kind, str(error))
+    return found
+
+
+class Unusable(Report):
+    """A report that cannot be loaded."""
+
+    question = ""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        self.title = kind  # type: ignore[misc]
+        self.reason = reason
+
+    def measure(self, subject: Subject, look: Look) -> Findings:
+        """Say why not.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(self.reason)
 
 
 def gather(
@@ -49,18 +81,22 @@ def gather(
         UserError: none of the reports can be made of any of the subjects.
     """
     pages: list[Page] = []
-    reasons: list[str] = []
+    errors: list[UserError] = []
     for kind, report in reports.items():
         found: dict[str, Findings] = {}
         failed: dict[str, str] = {}
         for subject in subjects:
             told(kind, subject.label)
             try:
-                found[subject.label] = report.measure(subject, look)
+                with blaming():
+                    findings = report.measure(subject, look)
+                if not isinstance(findings, Findings):
+                    raise UserError(f"the report {kind!r} gives a {type(findings).__name__}; it must give Findings")
+                found[subject.label] = findings
             except UserError as error:
                 failed[subject.label] = str(error)
-        reasons += failed.values()
+                errors.append(error)
         pages.append(compose(kind, report, found, failed))
-    if not any(page.quantities or page.figures for page in pages):
-        raise UserError("; ".join(dict.fromkeys(reasons)))
+    if errors and not any(page.quantities or page.figures for page in pages):
+        raise UserError("; ".join(dict.fromkeys(map(str, errors)))) from errors[0]
     return pages
