@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tiny_runs import TEXT, train
 
 from minigrad import checkpoint
 from rnn_cli.main import rnn
+from rnn_cli.sample import _stream
 from rnn_plugins.places import BEST, MANIFEST
 
 
@@ -27,6 +29,16 @@ def folder(tmp_path_factory):
     train(folder, TEXT, "bytes", level="byte")
     train(folder, TEXT, "words", level="word")
     train(folder, "naïve 🙂 " * 100, "emoji", level="byte", steps=60)
+    train(folder, r"\noindent " + TEXT, "latex1", steps=1)
+    train(
+        folder,
+        "caf\xe9 au lait, d\xe9j\xe0 vu\n".encode("latin-1") * 40,
+        "latin",
+        level="byte",
+        steps=200,
+        learning_rate=0.02,
+    )
+    train(folder, "naïve " * 100, "naive", steps=1)
     train(folder, TEXT, "hamlet", newest=True)
     return folder
 
@@ -150,6 +162,78 @@ def test_bytes_come_as_whole_characters(call):
     assert call("emoji", "--length", "3", "--prime-file", "-", stdin=b"\xff\xfe")[1].startswith("��")
 
 
+def test_bytes_that_are_no_utf8_are_written_as_they_are(folder):
+    written = sample_process(folder, "latin", "--length", "60", "--temperature", "0.3", "--seed", "1")
+    text = written.decode("latin-1")
+    assert len(text.removesuffix("\n")) in (59, 60)
+    assert "\xe9" in text
+    assert set(text) <= set("caf\xe9 au lait, d\xe9j\xe0 vu\n")
+
+
+def test_raw_is_the_text_and_nothing_else(folder, call):
+    given = ["latin", "--length", "9", "--seed", "1", "--raw", "--prime-file", "-"]
+    raw = sample_process(folder, *given, stdin=b"caf\xe9 ")
+    assert len(raw) == 5 + 9
+    assert raw.startswith(b"caf\xe9 ")
+    assert call("--raw", "--length", "7", "--prime", "to be", "--greedy")[1] == (
+        call("--length", "7", "--prime", "to be", "--greedy")[1].removesuffix("\n")
+    )
+
+
+def test_a_text_without_end_takes_no_memory(monkeypatch):
+    class Nowhere:
+        def write(self, text):
+            pass
+
+        flush = isatty = lambda self: None
+
+    monkeypatch.setattr(sys, "stdout", Nowhere())
+    tracemalloc.start()
+    try:
+        assert _stream((str(number) for number in range(100_000)), as_bytes=False, end="", keep=False) == ""
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 50_000
+
+
+def test_words_are_written_and_no_sign_for_unknown_ones_unless_asked(call, folder):
+    run = train(folder, TEXT, "unknowing", level="word", steps=1)
+    params, notes = checkpoint.load(run.path / BEST)
+    params["head"]["b"][0] += 50  # so that it takes every word for unknown
+    checkpoint.save(run.path / BEST, params, notes)
+    for choosing in (["--seed", "1"], ["--greedy"], ["--top-k", "1"], ["--beam", "3"], ["--temperature", "0.1"]):
+        given = ["unknowing", "--length", "1500", *choosing] if choosing[0] != "--beam" else ["unknowing", *choosing]
+        given += ["--length", "30"] if choosing[0] == "--beam" else []
+        code, text, _ = call(*given)
+        assert (code, "<unk>" in text) == (0, False)
+    assert call("unknowing", "--length", "30", "--seed", "1", "--save-state", "state")[0] == 0
+    assert "<unk>" not in call("unknowing", "--length", "30", "--load-state", "state")[1]
+    assert call("unknowing", "--allow-unknown", "--length", "15", "--seed", "1")[1].strip() == "<unk><unk><unk>"
+
+
+@pytest.mark.parametrize(
+    ("run", "prime", "begins", "note"),
+    [
+        ("hamlet", r"to be,\n", "to be,\n", "Note: \\n and \\t in --prime are read as a line feed and a tab."),
+        ("latex1", r"\noindent", r"\noindent", None),
+        ("latex1", r"to be,\n", r"to be,\n",
+         "Note: \\n and \\t in --prime are read as they stand; in bash and zsh, $'\\n' is a line feed."),
+        ("bytes", "to be,\n", "to be,\n", None),
+    ],
+)  # fmt: skip
+def test_a_line_feed_that_was_typed_as_a_backslash_and_an_n(call, run, prime, begins, note):
+    _, text, said = call(run, "--prime", prime, "--length", "3", "--greedy")
+    assert text.startswith(begins)
+    assert said.splitlines() == [*([note] if note else []), f"From the run {run}."]
+
+
+def test_the_same_in_stop(call):
+    _, text, said = call("--stop", r"\n", "--length", "500", "--seed", "1")
+    assert text.count("\n") == 1
+    assert said.startswith("Note: \\n and \\t in --stop are read as a line feed and a tab.\n")
+
+
 def test_words(call):
     code, text, _ = call("words", "--length", "20", "--seed", "1", "--prime", "to be")
     assert code == 0
@@ -192,7 +276,7 @@ def test_check_latex_counts_on_standard_error(call, folder):
         (["--beam", "2", "--count", "3"], "--beam 2 finds that many texts at most, and --count is 3"),
         (["--length", "0", "--check", "latex"], "--check needs texts with an end: give a --length above 0, or --stop"),
         (["--length", "0", "--count", "2"], "--count needs texts with an end: give a --length above 0, or --stop"),
-        (["--temperature", "-1"], "--temperature is -1; it must be at least 0"),
+        (["--temperature", "-1"], "--temperature is -1; it must be a finite number, at least 0"),
         (["--top-p", "2"], "--top-p is 2; it must be above 0 and at most 1"),
         (["-gpuid", "0"], "there is no --gpuid here: everything is computed on the CPU: leave it out"),
         (["hamlett"], "there is no run called 'hamlett' in {runs}. Did you mean 'hamlet'? There are "),
@@ -271,6 +355,13 @@ def started(folder, *args):
             process.kill()
 
 
+def sample_process(folder, *args, stdin=b""):
+    """What ``rnn sample`` writes into a pipe."""
+    command = [sys.executable, "-c", "from rnn_cli.main import rnn; rnn()", "sample", *args]
+    environment = os.environ | {"RNN_RUNS": str(folder / "runs")}
+    return subprocess.run(command, env=environment, input=stdin, capture_output=True, check=True).stdout
+
+
 def test_a_reader_that_has_enough_ends_it_quietly(folder):
     with started(folder, "--length", "0", "--seed", "1") as process:
         assert len(process.stdout.read(100)) == 100  # of a text without end: so it streams
@@ -297,7 +388,7 @@ def test_a_terminal_that_knows_no_utf8_gets_question_marks(folder):
             "-c",
             "from rnn_cli.main import rnn; rnn()",
             "sample",
-            "emoji",
+            "naive",
             "--prime",
             "ï",
             "--length",

@@ -91,9 +91,9 @@ def test_no_temperature_is_greedy(scores):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"temperature": -1.0}, "--temperature is -1; it must be at least 0"),
-        ({"temperature": math.nan}, "--temperature is nan; it must be at least 0"),
-        ({"temperature": math.inf}, "--temperature is inf; it must be at least 0"),
+        ({"temperature": -1.0}, "--temperature is -1; it must be a finite number, at least 0"),
+        ({"temperature": math.nan}, "--temperature is nan; it must be a finite number, at least 0"),
+        ({"temperature": math.inf}, "--temperature is inf; it must be a finite number, at least 0"),
         ({"top_k": -3}, "--top-k is -3; it must be at least 1, or 0 for no limit"),
         ({"top_p": 0.0}, "--top-p is 0; it must be above 0 and at most 1"),
         ({"top_p": 1.5}, "--top-p is 1.5; it must be above 0 and at most 1"),

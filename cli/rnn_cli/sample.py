@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import secrets
 import signal
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
 from click.core import ParameterSource
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from rnn_plugins.settings import Backend
     from rnn_plugins.tasks.language_model import Model
     from rnn_plugins.text.sampling import Choice, Position
-    from rnn_plugins.text.vocabulary import Unknown
+    from rnn_plugins.text.vocabulary import Unknown, Vocabulary
 
 RENAMED = {
     "primetext": "prime",  # karpathy/char-rnn
@@ -101,6 +102,8 @@ def _translate(arguments: Iterable[str], flags: Mapping[str, bool]) -> Iterator[
     show_default=True,
     help="What becomes of characters of the prime that the model has never seen.",
 )
+@click.option("--allow-unknown", is_flag=True, help="Let a network of words write <unk>, which is left out otherwise.")
+@click.option("--raw", is_flag=True, help="Write nothing but the text, byte for byte, to a terminal too.")
 @click.option(
     "--clamp",
     metavar="UNIT=VALUE",
@@ -130,6 +133,8 @@ def sample(
     count: int,
     stop: tuple[str, ...],
     unknown: Unknown,
+    allow_unknown: bool,
+    raw: bool,
     clamp: tuple[str, ...],
     save_state: str | None,
     load_state: str | None,
@@ -153,10 +158,15 @@ def sample(
         from rnn_plugins.text import state
         from rnn_plugins.text.sampling import Choice
 
-        choice = Choice(**choosing)
+        Choice(**choosing)  # what is out of range is said before the run is looked for
         chosen = find_run(run)
-        text = _prime(prime, prime_file, chosen.vocabulary.level)
-        begin = chosen.vocabulary.encode(text, unknown, called="the prime").tolist()
+        vocabulary = chosen.vocabulary
+        choice = Choice(**choosing, never=() if allow_unknown else vocabulary.unwritten)
+        text = _prime(prime, prime_file, vocabulary)
+        stop = tuple(_typed(mark, "--stop", vocabulary) for mark in stop)
+        begin = vocabulary.encode(text, unknown, called="the prime").tolist()
+        as_bytes = raw or (vocabulary.level == "byte" and not sys.stdout.isatty())
+        errors: Errors = "surrogateescape" if as_bytes else "replace"
         model = state.clamped(chosen.model, clamp) if clamp else chosen.model
         params = chosen.params()
         kept = state.load(load_state, chosen) if load_state else None
@@ -167,7 +177,7 @@ def sample(
         keeper = None
         if beam:
             remark(f"{source}.")
-            texts = _beam(start, length, beam, stop)
+            texts = _beam(start, length, beam, choice.never, stop, errors)
         else:
             rng = kept.rng if kept and seed is None else None
             if choice.draws and rng is None:
@@ -176,7 +186,7 @@ def sample(
             remark(f"{source}{drawing if choice.draws else ''}.")
             rng = rng or np.random.default_rng(seed)
             keeper = Keeper(save_state, chosen, rng if choice.draws else None) if save_state else None
-            texts = _draws(start, length, choice, rng, stop, keeper)
+            texts = _draws(start, length, choice, rng, keeper, stop, errors)
         with on_backend(backend):
             for number, (label, pieces) in enumerate(islice(texts, count), start=1):
                 if count > 1:
@@ -184,7 +194,8 @@ def sample(
                 elif label:
                     remark(f"It has {label}.")
                 with keeper or nullcontext():
-                    written = _stream(chain([chosen.vocabulary.decode(begin)], pieces))
+                    whole = chain([vocabulary.decode(begin, errors)], pieces)
+                    written = _stream(whole, as_bytes, end="" if raw else "\n", keep=check is not None)
                 if check:
                     _check_latex(written)
         if keeper and keeper.stopped:
@@ -262,8 +273,18 @@ Texts = Iterator[tuple[str, Iterator[str]]]
 """What is to be said of each text, and its pieces."""
 
 
+Errors = Literal["replace", "surrogateescape"]
+"""What becomes of bytes that are no UTF-8."""
+
+
 def _draws(
-    start: Start, length: int, choice: Choice, rng: Generator, stop: tuple[str, ...], keeper: Keeper | None
+    start: Start,
+    length: int,
+    choice: Choice,
+    rng: Generator,
+    keeper: Keeper | None,
+    stop: tuple[str, ...],
+    errors: Errors,
 ) -> Texts:
     """Texts without end, one drawn after the other."""
     from rnn_plugins.text.sampling import begin, follow, sample, write
@@ -275,39 +296,59 @@ def _draws(
             symbols = keeper.watched(follow(model, params, at, choice, rng))
         else:
             symbols = sample(model, params, prime, choice, rng, after)
-        yield "", write(symbols, run.vocabulary, length, stop)
+        yield "", write(symbols, run.vocabulary, length, stop, errors)
 
 
-def _beam(start: Start, length: int, width: int, stop: tuple[str, ...]) -> Texts:
+def _beam(
+    start: Start, length: int, width: int, never: tuple[int, ...], stop: tuple[str, ...], errors: Errors
+) -> Texts:
     """The likeliest texts that a beam finds, the likeliest first."""
     from rnn_plugins.text.sampling import beam_search, write
 
     run, model, params, prime, after = start
-    for found in beam_search(model, params, prime, length, width, after):
-        text = write(iter(found.symbols), run.vocabulary, stop=stop)
+    for found in beam_search(model, params, prime, length, width, after, never):
+        text = write(iter(found.symbols), run.vocabulary, stop=stop, errors=errors)
         yield f"a log probability of {found.log_probability:.3f} nats", text
 
 
-def _stream(pieces: Iterable[str]) -> str:
-    """Write pieces as they come, and a line feed where they do not end with one; give the whole."""
+def _stream(pieces: Iterable[str], as_bytes: bool, end: str, keep: bool) -> str:
+    """Write pieces as they come.
+
+    Args:
+        pieces: of the text, which may be without end.
+        as_bytes: whether it is written in UTF-8, surrogates as the bytes that they stand for.
+        end: what is written after a text that does not end with it.
+        keep: whether the whole is wanted.
+
+    Returns:
+        The whole, or the empty text.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal need not know every character
+
+    def put(text: str) -> None:
+        if as_bytes:
+            sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+        else:
+            sys.stdout.write(text)
+
     written: list[str] = []
-    shown = 0.0
+    last, shown = "", 0.0
     try:
         for piece in pieces:
-            sys.stdout.write(piece)
-            written.append(piece)
+            put(piece)
+            last = piece or last
+            if keep:
+                written.append(piece)
             now = time.monotonic()
             if now - shown > SHOWN_EVERY:
                 sys.stdout.flush()
                 shown = now
     finally:
-        text = "".join(written)
-        if not text.endswith("\n"):
-            sys.stdout.write("\n")
+        if not last.endswith(end):
+            put(end)
         sys.stdout.flush()
-    return text
+    return "".join(written)
 
 
 def _hold(ctx: click.Context) -> None:
@@ -346,15 +387,15 @@ def _hold(ctx: click.Context) -> None:
         raise UserError(f"--{option} needs texts with an end: give a --length above 0, or --stop")
 
 
-def _prime(prime: str | None, file: str | None, level: str) -> str:
+def _prime(prime: str | None, file: str | None, vocabulary: Vocabulary) -> str:
     """What the text begins with."""
     if file is None:
-        return prime or ""
+        return _typed(prime or "", "--prime", vocabulary)
     if file == "-" and sys.stdin is None:
         raise UserError("standard input is closed; pipe the prime into it, or name a file")
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        return content.decode("utf-8", "surrogateescape" if level == "byte" else "strict")
+        return content.decode("utf-8", "surrogateescape" if vocabulary.level == "byte" else "strict")
     except OSError as error:
         raise UserError(f"--prime-file {file!r} cannot be read: {(error.strerror or str(error)).lower()}") from None
     except UnicodeDecodeError as error:
@@ -362,6 +403,21 @@ def _prime(prime: str | None, file: str | None, level: str) -> str:
             f"--prime-file {file!r} is not UTF-8 (0x{error.object[error.start]:02X} at byte offset {error.start}); "
             "convert it to UTF-8"
         ) from None
+
+
+def _typed(text: str, option: str, vocabulary: Vocabulary) -> str:
+    """What was meant by a backslash with an n or a t, which a shell gives as it was typed.
+
+    A network that knows no backslash cannot read one; to another, such as one of LaTeX, it may begin a command.
+    """
+    if "\\n" not in text and "\\t" not in text:
+        return text
+    if vocabulary.level != "byte" and "\\" not in vocabulary.symbols:
+        remark(rf"Note: \n and \t in {option} are read as a line feed and a tab.")
+        return text.replace("\\n", "\n").replace("\\t", "\t")
+    if re.search(r"\\[nt](?![A-Za-z])", text):
+        remark(rf"Note: \n and \t in {option} are read as they stand; in bash and zsh, $'\n' is a line feed.")
+    return text
 
 
 def _check_latex(text: str) -> None:

@@ -104,7 +104,8 @@ class Session:
         """What the model writes as it is now. The training's generators are not drawn from."""
         vocabulary, state = self.corpus.vocabulary, self.trainer.state
         rng = np.random.default_rng(state.step)
-        symbols = sample(self.task.model, state.params, self.run.opening, Choice(), rng)
+        choice = Choice(never=vocabulary.unwritten)
+        symbols = sample(self.task.model, state.params, self.run.opening, choice, rng)
         with on_backend(self.trainer.settings.backend):
             return "".join(write(symbols, vocabulary, characters))
 

@@ -17,7 +17,7 @@ from rnn_plugins.reports.report import Chart, Curve, Figure, Findings, Look, Qua
 from rnn_plugins.reports.subject import Subject
 from rnn_plugins.tasks.language_model import Model
 from rnn_plugins.text.latex_check import Count, check, spans
-from rnn_plugins.text.sampling import opening, start_of_text
+from rnn_plugins.text.sampling import muted, opening, start_of_text
 from rnn_plugins.text.vocabulary import Vocabulary
 
 Array: TypeAlias = NDArray[Any]
@@ -243,7 +243,8 @@ def write(subject: Subject, characters: int, seed: int) -> list[str]:
     some = training[:MOST]
     length = max(1, round(characters / texts * len(some) / max(_size(vocabulary, some), 1)))
     prime = subject.opening or opening(vocabulary, training)
-    symbols = write_side_by_side(subject.model, subject.params, prime, texts, length, np.random.default_rng(seed))
+    params = muted(subject.params, vocabulary.unwritten)
+    symbols = write_side_by_side(subject.model, params, prime, texts, length, np.random.default_rng(seed))
     return [vocabulary.decode(column) for column in symbols.T]
 
 

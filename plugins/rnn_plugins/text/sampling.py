@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,9 @@ DRAWN_AHEAD = 512
 FLOW = 0.004
 """Seconds that drawing them should take at most, so that the text still flows."""
 
+MUTED = -1e30
+"""The score of a symbol that is never written: finite, so that no difference of scores is NaN, and far below all."""
+
 READ_AT_ONCE = 1000
 """Symbols of a prime that are read in one go, so that a long one does not fill the memory."""
 
@@ -48,12 +51,14 @@ class Choice:
         top_k: only the k likeliest symbols; 0 for all.
         top_p: only the likeliest symbols that together have this probability (Holtzman et al. 2020); 1 for all.
         greedy: always the likeliest.
+        never: symbols that are not written, whatever their probability, such as ``Vocabulary.unwritten``.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     greedy: bool = False
+    never: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Hold the values against their ranges.
@@ -62,7 +67,7 @@ class Choice:
             UserError: one is outside.
         """
         if not 0 <= self.temperature < math.inf:
-            raise UserError(f"--temperature is {self.temperature:g}; it must be at least 0")
+            raise UserError(f"--temperature is {self.temperature:g}; it must be a finite number, at least 0")
         if self.top_k < 0:
             raise UserError(f"--top-k is {self.top_k}; it must be at least 1, or 0 for no limit")
         if not 0 < self.top_p <= 1:
@@ -131,6 +136,20 @@ def opening(vocabulary: Vocabulary, tokens: Array) -> list[int]:
             tail = tail[: found[-1] + 1]
             break
     return [int(symbol) for symbol in tail[-OPENING:]]
+
+
+def muted(params: Tree, never: Sequence[int]) -> Tree:
+    """The parameters of a model that never writes these symbols, and gives all others the scores that it did."""
+    if not never:
+        return params
+    head = params["head"]
+    return {**params, "head": {**head, "b": _muted(head["b"], never)}}
+
+
+def _muted(scores: Array, never: Sequence[int]) -> Array:
+    scores = np.array(scores)
+    scores[..., list(never)] = MUTED
+    return scores
 
 
 @dataclass(frozen=True)
@@ -202,8 +221,9 @@ def sample(
     Raises:
         UserError: the model's scores are no numbers.
     """
+    params = muted(params, choice.never)
     at = begin(model, params, prime, after)
-    carry, logits = at.carry, at.scores
+    carry, logits = at.carry, _muted(at.scores, choice.never)
     for _ in range(at.drawn, BEFORE_PLANNING):
         symbol = choice.pick(logits, rng)
         yield symbol
@@ -234,6 +254,7 @@ def follow(
         UserError: the model's scores are no numbers.
     """
     step, prepared = None, False
+    params, at = muted(params, choice.never), replace(at, scores=_muted(at.scores, choice.never))
     while True:
         symbol = choice.pick(at.scores, rng)
         if at.drawn >= BEFORE_PLANNING and not prepared:
@@ -271,7 +292,13 @@ def _drawn_ahead(step: DrawingStepper, symbol: int, choice: Choice, rng: np.rand
             count = min(2 * count, DRAWN_AHEAD)
 
 
-def write(symbols: Iterator[int], vocabulary: Vocabulary, length: int = 0, stop: Sequence[str] = ()) -> Iterator[str]:
+def write(
+    symbols: Iterator[int],
+    vocabulary: Vocabulary,
+    length: int = 0,
+    stop: Sequence[str] = (),
+    errors: Literal["replace", "surrogateescape"] = "replace",
+) -> Iterator[str]:
     """The text of symbols, in pieces of whole characters, up to its end.
 
     Args:
@@ -279,8 +306,9 @@ def write(symbols: Iterator[int], vocabulary: Vocabulary, length: int = 0, stop:
         vocabulary: what they stand for.
         length: the characters of the whole; 0 for no end. At level ``word`` the last piece is not cut.
         stop: the text ends as soon as one of these is in it, with its last character.
+        errors: what becomes of bytes that are no UTF-8; see ``Vocabulary.decode``.
     """
-    decoder = StreamDecoder(vocabulary)
+    decoder = StreamDecoder(vocabulary, errors)
     marks = [mark for mark in stop if mark]
     reach = max(map(len, marks), default=0) - 1  # how much of what came before may belong to a mark
     tail, written = "", 0
@@ -314,7 +342,13 @@ class Continuation(NamedTuple):
 
 
 def beam_search(
-    model: Model, params: Tree, prime: Sequence[int], length: int, width: int, after: Position | None = None
+    model: Model,
+    params: Tree,
+    prime: Sequence[int],
+    length: int,
+    width: int,
+    after: Position | None = None,
+    never: Sequence[int] = (),
 ) -> list[Continuation]:
     """The likeliest continuations of ``length`` symbols that a beam of ``width`` texts finds, the likeliest first.
 
@@ -325,17 +359,20 @@ def beam_search(
         length: how many symbols to add.
         width: how many texts are kept after each symbol; 1 is greedy.
         after: where the prime is read; None is at the beginning.
+        never: symbols that are not written.
 
     Raises:
         UserError: the model's scores are no numbers.
     """
+    params = muted(params, never)
     at = begin(model, params, prime, after)
-    carry, rows = at.carry, at.scores[None]
+    carry, rows = at.carry, _muted(at.scores, never)[None]
     scores = np.zeros(1)
     trail: list[tuple[Array, Array]] = []  # of each step, which text was continued and by which symbol
     for added in range(length):
         totals = scores[:, None] + log_softmax(rows.astype(np.float64))
         best = np.argsort(-totals, axis=None, kind="stable")[:width]
+        best = best[~(totals.reshape(-1)[best] < MUTED / 2)]  # NaN stays, and is told below
         parents, symbols = np.unravel_index(best, totals.shape)
         scores = totals.reshape(-1)[best]
         trail.append((parents, symbols))

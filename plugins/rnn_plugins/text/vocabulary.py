@@ -102,6 +102,11 @@ class Vocabulary:
         """The id that stands in for an unknown symbol: `<unk>`, or at level `char` the space, or else the first."""
         return self._ids.get(" ", 0) if self.level == "char" else 0
 
+    @property
+    def unwritten(self) -> tuple[int, ...]:
+        """The ids that stand for no text of their own, which a model is not to write unless asked: `<unk>`."""
+        return (0,) if self.level == "word" else ()
+
     def encode(self, text: str, unknown: Unknown = "error", called: str = "the text") -> NDArray[np.intp]:
         """The ids of the symbols of `text`, shape (N,).
 
@@ -157,8 +162,13 @@ class Vocabulary:
             f"--unknown replace puts {show(self.symbols[self.replacement])} in its place"
         )
 
-    def decode(self, ids: ArrayLike) -> str:
-        """The text of `ids`, shape (N,). At level `byte`, what is no UTF-8 becomes U+FFFD.
+    def decode(self, ids: ArrayLike, errors: Literal["replace", "surrogateescape"] = "replace") -> str:
+        """The text of `ids`, shape (N,).
+
+        Args:
+            ids: The symbols.
+            errors: At level `byte`, what becomes of bytes that are no UTF-8: U+FFFD, or surrogates that stand for the
+                bytes (as in `os.fsdecode`).
 
         Raises:
             ValueError: An id is negative or not below `len(self)`.
@@ -170,7 +180,7 @@ class Vocabulary:
                 f"the id {wrong} is outside a vocabulary of {len(self)} symbols; ids go from 0 to {len(self) - 1}"
             )
         if self.level == "byte":
-            return array.astype(np.uint8).tobytes().decode("utf-8", "replace")
+            return array.astype(np.uint8).tobytes().decode("utf-8", errors)
         return "".join(map(self.symbols.__getitem__, array.tolist()))
 
     def measure(self, ids: NDArray[Any]) -> tuple[int, int]:
@@ -249,9 +259,9 @@ class StreamDecoder:
     bytes are held back until their character is whole.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, errors: Literal["replace", "surrogateescape"] = "replace") -> None:
         self._vocabulary = vocabulary
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors)
 
     def feed(self, symbol_id: int) -> str:
         """The text that `symbol_id` completes: at level `byte`, none or more characters, else one symbol.
@@ -264,7 +274,7 @@ class StreamDecoder:
         return self._vocabulary.decode([symbol_id])
 
     def flush(self) -> str:
-        """What was held back and will not be completed, as U+FFFD; the decoder is as new afterwards."""
+        """What was held back and will not be completed; the decoder is as new afterwards."""
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
         return rest
