@@ -12,7 +12,6 @@ import pytest
 
 from minigrad import concat, pick, sigmoid, tanh, value_and_grad, where
 from minigrad import sum as total
-from minigrad.compiled import parallel
 from minigrad.scan import Lookup, available_backends, reference, scan, stepper, use_backend
 from rnn_cells import Cell
 
@@ -281,45 +280,6 @@ def test_loops_on_several_threads_at_once(backend):
     for thread in threads:
         thread.join()
     assert not wrong
-
-
-@pytest.mark.skipif("compiled" not in available_backends(), reason="needs the extra jit")
-class TestWorkers:
-    """Tasks on threads of their own."""
-
-    def test_an_error_reaches_the_caller_and_is_then_forgotten(self):
-        def fails():
-            raise ValueError("no")
-
-        ran: list[int] = []
-        with pytest.raises(ValueError, match="no"):
-            parallel.in_parallel([lambda: ran.append(0), fails])
-        with pytest.raises(ValueError, match="no"):
-            parallel.in_parallel([fails, fails])
-        parallel.in_parallel([lambda: ran.append(1), lambda: ran.append(2)])
-        assert sorted(ran) == [0, 1, 2]
-
-    def test_an_interruption_waits_for_what_still_runs(self):
-        ended = threading.Event()
-
-        def slow():
-            threading.Event().wait(0.3)
-            ended.set()
-
-        def interrupted():
-            raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            parallel.in_parallel([interrupted, slow])
-        assert ended.is_set()
-        ran: list[int] = []
-        parallel.in_parallel([lambda: ran.append(1), lambda: ran.append(2)])
-        assert sorted(ran) == [1, 2]
-
-    def test_a_task_may_share_its_own_work(self):
-        ran: list[int] = []
-        parallel.in_parallel([lambda: parallel.in_parallel([lambda: ran.append(1)] * 2), lambda: ran.append(2)])
-        assert sorted(ran) == [1, 1, 2]
 
 
 def _through_math(p, h, x):

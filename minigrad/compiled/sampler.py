@@ -8,6 +8,9 @@ from __future__ import annotations
 from minigrad.compiled import jit
 from minigrad.compiled.vector_math import FUNCTIONS, Emitter
 
+DRAWING, OVER = 1, 2
+"""What ``sample`` says of itself in its word ``state``, which is 0 before."""
+
 LANES = 8
 """Numbers that are exponentiated at once, in double precision as the choice in Python does it."""
 
@@ -16,11 +19,12 @@ def ir(dtype: str) -> str:
     """The LLVM text of ``sample``, for scores of type ``float`` or ``double``.
 
     ``void sample(ptr calls, i64 call_count, ptr copies, i64 copy_count, ptr index, ptr scores, i64 size, double
-    temperature, ptr uniform, i64 count, ptr out, ptr work)`` does the following ``count`` times: copies memory
-    (``copies``: source, target and bytes of each), makes the calls (``calls``: a function, its pointer and five numbers
-    each), and draws a symbol from the ``size`` scores divided by the temperature (the largest, where it is 0) with the
-    next number of ``uniform``. The symbol goes to ``out`` and to ``index``, where the step reads it; -1 where the
-    scores are no numbers, and then it ends. ``work`` has room for ``size`` doubles, rounded up to whole vectors.
+    temperature, ptr uniform, i64 count, ptr out, ptr work, ptr state)`` does the following ``count`` times: copies
+    memory (``copies``: source, target and bytes of each), makes the calls (``calls``: a function, its pointer and five
+    numbers each), and draws a symbol from the ``size`` scores divided by the temperature (the largest, where it is 0)
+    with the next number of ``uniform``. The symbol goes to ``out`` and to ``index``, where the step reads it; -1 where
+    the scores are no numbers, and then it ends. ``work`` has room for ``size`` doubles, rounded up to whole vectors.
+    ``state`` is a word that becomes DRAWING at the beginning and OVER at the end.
     """
     wide, narrow = Emitter("double", LANES), Emitter("double", 1)
     lane_type = f"<{LANES} x {dtype}>"
@@ -30,9 +34,8 @@ def ir(dtype: str) -> str:
     declarations = sorted(
         {*wide.declarations, *narrow.declarations, "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)"}
     )
-    return "\n".join(
-        [*declarations, _TEXT.format(dtype=dtype, lanes=LANES, vector=vector, single=single, widened=widened)]
-    )
+    parts = {"dtype": dtype, "lanes": LANES, "vector": vector, "single": single, "widened": widened}
+    return "\n".join([*declarations, _TEXT.format(**parts, drawing=DRAWING, over=OVER)])
 
 
 def _exponential(em: Emitter, loaded: str, dtype: str, prefix: str) -> str:
@@ -52,8 +55,10 @@ def _exponential(em: Emitter, loaded: str, dtype: str, prefix: str) -> str:
 
 _TEXT = """
 define void @sample(ptr %calls, i64 %call_count, ptr %copies, i64 %copy_count, ptr %index, ptr %scores, i64 %size,
-                    double %temperature, ptr %uniform, i64 %count, ptr %out, ptr %work) {{
+                    double %temperature, ptr %uniform, i64 %count, ptr %out, ptr %work,
+                    ptr %state) {{
 entry:
+  store atomic i64 {drawing}, ptr %state release, align 8
   %nothing = icmp sle i64 %count, 0
   br i1 %nothing, label %end, label %next
 next:
@@ -177,6 +182,7 @@ unable:
   store i64 -1, ptr %b.p
   br label %end
 end:
+  store atomic i64 {over}, ptr %state release, align 8
   ret void
 }}
 """
@@ -185,10 +191,10 @@ end:
 def shared_ir(scalar: str, size: int, columns: int) -> str:
     """The LLVM text of a product of one row with a packed matrix that two threads share.
 
-    ``shared`` has the signature of ``gemm``. It halves the columns, does the first half, and then the second as well,
-    unless a thread that is in ``help`` has taken it: so nobody waits for a thread that does not run. ``begin`` is
-    called before with the address of ``gemm``, ``finish`` afterwards, which ends ``help``. One product at a time is
-    shared.
+    ``use`` is called once with the address of ``gemm``, whose signature ``shared`` has. It halves the columns, does the
+    first half, and then the second as well, unless a thread that is in ``help`` has taken it: so nobody waits for a
+    thread that does not run. ``help`` is given the word ``state`` of a ``sample``, and ends with it, or where that does
+    not begin in time. One product at a time is shared.
 
     Args:
         scalar: ``float`` or ``double``.
@@ -196,29 +202,25 @@ def shared_ir(scalar: str, size: int, columns: int) -> str:
         columns: of a panel of the packed matrix.
     """
     enter, leave, declarations = jit.flushing()  # as the thread that it helps does
-    text = _SHARED.format(scalar=scalar, size=size, columns=columns, least=SHARED_FROM, enter=enter, leave=leave)
-    return "\n".join([*declarations, text])
+    parts = {"scalar": scalar, "size": size, "columns": columns, "least": SHARED_FROM, "enter": enter, "leave": leave}
+    return "\n".join([*declarations, _SHARED.format(**parts, drawing=DRAWING, patience=HELP_PATIENCE)])
 
 
 SHARED_FROM = 65536
 """Elements of a matrix from which two threads are worth their agreement, some hundred nanoseconds."""
+
+HELP_PATIENCE = 10_000_000
+"""How often a helper looks whether there is something to help with: some hundredths of a second."""
 
 _SHARED = """
 @gemm = internal global ptr null
 @issued = internal global i64 0, align 64
 @claimed = internal global i64 0, align 64
 @done = internal global i64 0, align 64
-@stopped = internal global i64 0, align 64
 @job = internal global [8 x i64] zeroinitializer, align 64
 
-define void @begin(ptr %product) {{
+define void @use(ptr %product) {{
   store ptr %product, ptr @gemm
-  store atomic i64 0, ptr @stopped release, align 8
-  ret void
-}}
-
-define void @finish() {{
-  store atomic i64 1, ptr @stopped release, align 8
   ret void
 }}
 
@@ -289,14 +291,22 @@ end:
   ret void
 }}
 
-define void @help() {{
+define void @help(ptr %state) {{
 entry:{enter}
-  br label %look
+  br label %early
+early:
+  %i = phi i64 [0, %entry], [%i1, %early]
+  %begun = load atomic i64, ptr %state acquire, align 8
+  %i1 = add i64 %i, 1
+  %patient = icmp ult i64 %i1, {patience}
+  %before = icmp eq i64 %begun, 0
+  %wait = and i1 %before, %patient
+  br i1 %wait, label %early, label %look
 look:
-  %last = phi i64 [0, %entry], [%last, %idle], [%now, %missed], [%now, %did]
-  %stop = load atomic i64, ptr @stopped acquire, align 8
-  %over = icmp ne i64 %stop, 0
-  br i1 %over, label %end, label %ask
+  %last = phi i64 [0, %early], [%last, %idle], [%now, %missed], [%now, %did]
+  %phase = load atomic i64, ptr %state acquire, align 8
+  %drawing = icmp eq i64 %phase, {drawing}
+  br i1 %drawing, label %ask, label %end
 ask:
   %now = load atomic i64, ptr @issued acquire, align 8
   %old = icmp eq i64 %now, %last
@@ -304,8 +314,8 @@ ask:
 idle:
   br label %look
 claim:
-  %before = sub i64 %now, 1
-  %pair = cmpxchg ptr @claimed, i64 %before, i64 %now acq_rel acquire
+  %previous = sub i64 %now, 1
+  %pair = cmpxchg ptr @claimed, i64 %previous, i64 %now acq_rel acquire
   %mine = extractvalue {{i64, i1}} %pair, 1
   br i1 %mine, label %did, label %missed
 missed:

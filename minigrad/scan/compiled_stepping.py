@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,39 +22,21 @@ from minigrad.tensor import Array
 CACHE_OF_ONE = 1_500_000
 """Bytes of matrices beyond which a single row's step waits for memory, and two cores' caches hold more than one's."""
 
-_sharing = threading.Lock()
-
 
 class _SharedProduct:
-    """Products of one row that this thread shares with another while a function runs."""
+    """A product of one row that another thread may share, in place of the plain one.
+
+    Attributes:
+        address: of its code.
+        help: shares the products of a drawing, whose word ``state`` it is given.
+    """
 
     def __init__(self, products: Products) -> None:
         tile = products.tile
-        self.gemm = products.gemm
         self.library = jit.compile_ir(sampler.shared_ir(tile.scalar, tile.size, tile.columns))
-        self.shared = self.library.address("shared")
-        self.begin = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.library.address("begin"))
-        self.finish = ctypes.CFUNCTYPE(None)(self.library.address("finish"))
-        self.help = ctypes.CFUNCTYPE(None)(self.library.address("help"))
-
-    def run(self, arguments: Sequence[Any], task: Callable[[], Any]) -> None:
-        """Run ``task``, in which the code that is given ``arguments`` shares its products."""
-
-        def with_help() -> None:
-            try:
-                task()
-            finally:
-                self.finish()
-
-        for words in arguments:
-            words[0] = self.shared
-        self.begin(self.gemm)
-        try:
-            in_parallel([with_help, self.help])
-        finally:
-            self.finish()  # also where the task never began
-            for words in arguments:
-                words[0] = self.gemm
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.library.address("use"))(products.gemm)
+        self.address = self.library.address("shared")
+        self.help = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.library.address("help"))
 
 
 class Stepper:
@@ -98,9 +79,12 @@ class Stepper:
             after[0] = first
             before[0] = first
         parts = [part for (number, _), part in saved.workspace.parts.items() if program.stages[number].name != "table"]
-        self._arguments = [arguments for part in parts for arguments in part.arguments]
         bytes_read = sum(packed.nbytes for part in parts for _, packed in part.matrices)
-        self._shared = _SharedProduct(executor.products) if batch == 1 and bytes_read > CACHE_OF_ONE else None
+        self._shared: _SharedProduct | None = None
+        if batch == 1 and bytes_read > CACHE_OF_ONE and threads() > 1:
+            self._shared = _SharedProduct(executor.products)
+            for arguments in (arguments for part in parts for arguments in part.arguments):
+                arguments[0] = self._shared.address
         self.ys = [saved.known[y][0] for y in program.ys]
 
     def __call__(self, symbols: Any) -> list[Array]:
@@ -147,16 +131,15 @@ class Stepper:
         uniform = readable(uniform, np.float64)
         size = scores.shape[-1]
         work = empty((size + 64,), np.float64)
+        state = ctypes.c_int64()
         draw = functools.partial(
             _sampler(self._executor.type),
             address(given[0]), len(calls) // 7, address(given[1]), len(copies) // 3, address(self._index),
             address(scores), size, temperature, address(uniform), count, address(out), address(work),
+            ctypes.addressof(state),
         )  # fmt: skip
-        if self._shared is not None and threads() > 1 and _sharing.acquire(blocking=False):
-            try:
-                self._shared.run(self._arguments, draw)
-            finally:
-                _sharing.release()
+        if self._shared is not None:
+            in_parallel([draw, functools.partial(self._shared.help, ctypes.addressof(state))])
         else:
             draw()
         return out
@@ -166,7 +149,7 @@ class Stepper:
 def _sampler(dtype: str) -> Any:
     library = jit.compile_ir(sampler.ir(dtype))
     kinds = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
-    kinds += [ctypes.c_int64, ctypes.c_double, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
+    kinds += [ctypes.c_int64, ctypes.c_double, ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 3]
     function: Any = ctypes.CFUNCTYPE(None, *kinds)(library.address("sample"))
     function.library = library  # which must live as long
     return function
