@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 pytest.importorskip("llvmlite")
 
 from minigrad.compiled import gemm, jit
+
+posix = pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
 
 SIZES = [1, 2, 3, 7, 8, 9, 31, 33, 47, 48, 49, 65]
 GUARD = 77.0
@@ -205,6 +209,97 @@ def test_a_damaged_file_is_compiled_anew(folder: Path, damage: Any) -> None:
     path.write_bytes(damage(whole))
     assert answer() == 42
     assert path.read_bytes() == whole
+
+
+def _of_somebody_else(path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root can give files away")
+    os.chown(path, 1234, 1234)
+
+
+def _fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _link(path: Path) -> None:
+    path.rename(path.with_suffix(".moved"))
+    path.symlink_to(path.with_suffix(".moved"))
+
+
+def _code_of_another_text(path: Path) -> None:
+    jit.compile_ir(CONSTANT.replace("42", "43"))
+    (other,) = set(path.parent.iterdir()) - {path}
+    other.replace(path)
+
+
+@posix
+@pytest.mark.parametrize(
+    "change", [lambda path: path.chmod(0o620), lambda path: path.chmod(0o602), _of_somebody_else, _fifo, _link]
+)
+def test_a_file_that_somebody_else_can_write_is_not_loaded(folder: Path, change: Callable[[Path], None]) -> None:
+    answer()
+    (path,) = folder.iterdir()
+    change(path)
+    assert jit._read(path) is None
+    assert answer() == 42
+    assert jit._read(path) is not None  # it stands there anew
+
+
+def test_a_file_under_another_s_name_is_not_loaded(folder: Path) -> None:
+    answer()
+    (path,) = folder.iterdir()
+    _code_of_another_text(path)
+    assert answer() == 42
+
+
+@posix
+def test_the_folder_is_closed_to_others(folder: Path) -> None:
+    umask = os.umask(0)
+    try:
+        answer()
+    finally:
+        os.umask(umask)
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@posix
+def test_a_folder_that_others_can_write_to_is_not_used(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer()
+    (path,) = folder.iterdir()
+    folder.chmod(0o770)
+    compiled: list[str] = []
+    compile_them = jit._compile
+    monkeypatch.setattr(jit, "_compile", lambda texts: (compiled.extend(texts), compile_them(texts))[1])
+    assert [answer(), answer()] == [42, 42]
+    assert compiled == [CONSTANT, CONSTANT]
+    assert caplog.messages == [
+        f"compiled code is not kept, and every start takes longer: {folder} is not yours alone; take its write "
+        "permission from others (chmod go-w), or set MINIGRAD_CACHE to another folder"
+    ]
+    assert list(folder.iterdir()) == [path]
+
+
+@posix
+@pytest.mark.skipif(not getattr(os, "geteuid", int)(), reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to_is_no_error(folder: Path) -> None:
+    folder.mkdir(0o500)
+    assert answer() == 42
+    assert list(folder.iterdir()) == []
+
+
+def test_an_interruption_leaves_no_half_of_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            answer()
+    assert list(folder.iterdir()) == []
+    assert answer() == 42
 
 
 def test_no_place_for_a_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,10 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import logging
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ import platformdirs
 
 _DEFINITION = re.compile(r"^define (?!.*\b(?:internal|private)\b[^@]*@)[^@]*@([\w.$-]+)\(", re.MULTILINE)
 _DIGEST_SIZE = hashlib.sha256().digest_size
+_log = logging.getLogger("minigrad.compiled")
 
 
 class Library:
@@ -93,7 +96,10 @@ def assembly(text: str, *more: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Where compiled code is kept: ``MINIGRAD_CACHE`` if it is set, else a place of the user's."""
+    """Where compiled code is kept: ``MINIGRAD_CACHE`` if it is set, else a place of the user's.
+
+    Code is only kept in, and loaded from, a folder that is the user's and that nobody else may write to.
+    """
     chosen = os.environ.get("MINIGRAD_CACHE")
     return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("rnn-lab")) / "kernels"
 
@@ -207,26 +213,56 @@ def _fingerprint(texts: Sequence[str]) -> str:
     return hashlib.sha256("\0".join((*_host(), compiler, *texts)).encode()).hexdigest()
 
 
+def _digest(path: Path, code: bytes) -> bytes:
+    """Of the name too, so that no other file can stand in its place."""
+    return hashlib.sha256(path.name.encode() + code).digest()
+
+
 def _read(path: Path) -> bytes | None:
-    """The code kept under a path, or None where there is none or it is not as it was written."""
+    """The code kept under a path, or None where there is none, or where anybody else may have put it there."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        content = path.read_bytes()
+        if not _is_ours(os.stat(path.parent)):
+            return None
+        with open(os.open(path, flags), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not (stat.S_ISREG(status.st_mode) and _is_ours(status)):
+                return None
+            content = file.read()
     except OSError:
         return None
     digest, code = content[:_DIGEST_SIZE], content[_DIGEST_SIZE:]
-    return code if code and hashlib.sha256(code).digest() == digest else None
+    return code if code and _digest(path, code) == digest else None
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    """Whether a file or folder is the user's, and nobody else may write to it."""
+    return not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
 
 
 def _write(path: Path, code: bytes) -> None:
     """Keep code under a path. Others may read or write the same file meanwhile; a folder closed to us is no error."""
-    temporary = None
+    temporary = ""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_ours(os.stat(path.parent)):
+            _warn_of(path.parent)
+            return
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
             temporary = file.name
-            file.write(hashlib.sha256(code).digest() + code)
+            file.write(_digest(path, code) + code)
         os.replace(temporary, path)
     except OSError:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        pass
+    finally:
+        with contextlib.suppress(OSError):  # as a rule it is gone
+            os.unlink(temporary)
+
+
+@functools.cache
+def _warn_of(folder: Path) -> None:
+    _log.warning(
+        "compiled code is not kept, and every start takes longer: %s is not yours alone; "
+        "take its write permission from others (chmod go-w), or set MINIGRAD_CACHE to another folder",
+        folder,
+    )
