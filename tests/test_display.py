@@ -89,7 +89,11 @@ def test_looking_does_not_change_the_training() -> None:
 
 
 def test_what_the_model_writes_cannot_move_the_cursor() -> None:
-    assert display.printable("a\x1b[2J\tb\r\nc\u202e") == "a·[2J·b·\nc·"
+    session = sessions.start({"files": ("fox.txt",), "steps": 12, "hidden_size": 5, "seed": 1})
+    session.excerpt = lambda symbols: "a\x1b[2J\tb\r\nc\u202e\x9b"  # type: ignore[method-assign]
+    _, drawn = picture(session, 80, 30)
+    assert "│ a·[2J⇥b·" in drawn
+    assert "│ c··" in drawn
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 from synthetic_pages import AWKWARD, awkward, coloured, decay, flow, matrix
 
@@ -364,10 +365,25 @@ def test_no_curve_breaks_the_chart(values: list[float], log_x: bool, log_y: bool
 def test_the_real_terminal_is_what_rich_says(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from rnn_cli.console import results
-
-    results.cache_clear()
     monkeypatch.setattr(os, "environ", {**os.environ, "COLUMNS": "200"})
     terminal.draw([PAGE])
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
-    results.cache_clear()
+
+
+@pytest.mark.parametrize("columns", [1, 40, 53, 60, 79, 80, 120])
+@pytest.mark.parametrize("coloured", [False, True])
+def test_every_line_fits_and_none_is_cut_off(columns: int, coloured: bool) -> None:
+    width = max(columns, terminal.NARROWEST)
+    whole = drawn(
+        [flow(), awkward()], width=columns, force_terminal=True, color_system="truecolor" if coloured else None
+    )
+    rows = ESCAPE.sub("", whole).splitlines()
+    assert max(map(cell_len, rows)) <= width
+    words = " ".join(" ".join(rows).split())
+    for said in (
+        "How far back in time does the gradient reach?",
+        "each block is the mean of 1.5 x",
+        "|dL_t/dh_k| (log scale)",
+        "Try --cell gru, or recurrent_scale 1.2.",
+    ):
+        assert said in words

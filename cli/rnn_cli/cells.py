@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
 import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_cli import completion
+from rnn_cli import completion, console
+from rnn_cli.console import printable, say
 from rnn_cli.options import pairs
 from rnn_cli.tables import prose, table
 
@@ -60,7 +59,7 @@ def _list(as_json: bool) -> None:
             }
             for entry, row in found
         ]
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        click.echo(console.as_json(rows, indent=2))
         return
     lines = [
         (entry.name, entry.distribution, entry.version, f"cannot be used: {row.error}" if row.error else row.summary)
@@ -82,14 +81,14 @@ def show(cell: str, input_size: int, hidden_size: int, options: dict[str, str], 
 
     if graph:
         lines = step_graph(cell, input_size, hidden_size, options).splitlines()
-        click.echo(json.dumps({"name": cell, "graph": lines}, indent=2) if as_json else _graph(lines))
+        click.echo(console.as_json({"name": cell, "graph": lines}, indent=2) if as_json else _graph(lines))
         return
     s = sheet(cell, input_size, hidden_size, options)
     if as_json:
         described = dataclasses.asdict(s) | {"options": [_option(option) for option in s.options]}
-        click.echo(json.dumps(described, indent=2, ensure_ascii=False, default=str))
+        click.echo(console.as_json(described, indent=2, default=str))
         return
-    click.echo(f"{click.style(s.name, bold=True)}, from {s.origin}\n")
+    click.echo(f"{click.style(printable(s.name), bold=True)}, from {printable(s.origin)}\n")
     click.echo(prose(s.text.replace("``", "") or "It has no docstring, and so no equations to show."))
     if s.options:
         _head("Options, as --cell-option NAME=VALUE")
@@ -107,21 +106,22 @@ def show(cell: str, input_size: int, hidden_size: int, options: dict[str, str], 
 
 def _graph(lines: list[str]) -> str:
     """A line an operation; on a terminal as many as it takes, those that go on one indented."""
+    lines = [printable(line) for line in lines]
     if sys.stdout.isatty():
-        width = max(shutil.get_terminal_size().columns, 20)
+        width = console.columns(sys.stdout)
         lines = [textwrap.fill(line, width, subsequent_indent="    ", break_on_hyphens=False) for line in lines]
     return "\n".join(lines)
 
 
 def _show_time_loop(loop: TimeLoop) -> None:
     if loop.reason:
-        click.echo(f"  It runs step by step, which is slow: {loop.reason}.")
+        say(f"  It runs step by step, which is slow: {loop.reason}.")
         return
     rows = []
     for stage in loop.stages:
         name, _, found = stage.partition(": ")
         rows += [("" if i else name, part) for i, part in enumerate(found.split("; "))]
-    click.echo(f"  It is planned, and runs on the backend {loop.backend} where there is much to do:")
+    say(f"  It is planned, and runs on the backend {loop.backend} where there is much to do:")
     click.echo(table(rows, indent=2), nl=False)
 
 
@@ -142,15 +142,15 @@ def check(ctx: click.Context, cell: str, options: dict[str, str], as_json: bool)
     if as_json:
         checks = [c._asdict() for c in report.checks]
         record = {"cell": cell, "passed": report.passed, "error": report.error, "checks": checks}
-        click.echo(json.dumps(record, indent=2, ensure_ascii=False))
+        click.echo(console.as_json(record, indent=2))
     else:
         for c in report.checks:
             error = "" if c.error is None else f"{c.error:.1e}"
             mark = click.style("ok  ", fg="green") if c.passed else click.style("FAIL", fg="red", bold=True)
-            click.echo(f"  {mark}  {c.name:<40}  {error:>7}".rstrip())
+            click.echo(f"  {mark}  {printable(c.name):<40}  {error:>7}".rstrip())
             if c.detail:
-                click.echo(f"        {c.detail}")
-        click.echo(_conclusion(cell, len(report.checks), len(report.failures), report.error))
+                say(f"        {c.detail}")
+        say(_conclusion(cell, len(report.checks), len(report.failures), report.error))
     ctx.exit(0 if report.passed else 1)
 
 

@@ -1,17 +1,84 @@
-"""The one terminal that all commands write to: results on standard output, progress and remarks on standard error."""
+"""The one terminal that all commands write to: results on standard output, progress and remarks on standard error.
+
+Whatever a stream's encoding is, it takes every character; and no text from outside can command a terminal.
+"""
 
 from __future__ import annotations
 
-import shutil
+import codecs
+import io
+import os
+import re
 import sys
-import textwrap
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+NEWLINE, TAB, OTHER = "↵", "⇥", "·"
+"""What stands for a line feed, a tab and every other character that is not written as itself."""
+
+PLAINER = {NEWLINE: "$", TAB: ">", OTHER: "."}
+"""What stands for them in an encoding that lacks them."""
+
+_COMMANDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys or reorders a line by: C0, DEL, C1, separators, bidirectional overrides and isolates; and half
+characters."""
+
+
+def prepare() -> None:
+    r"""Make standard output and error take whatever is written.
+
+    A closed one leads nowhere, and what the encoding of an open one lacks is written as ``\u041e``, as JSON has it.
+    """
+    for number in range(3):  # else the next file to be opened would be taken for a standard stream
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="rnn-escape")
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(PLAINER.get(character) or _escaped(character) for character in lacking), error.end
+
+
+codecs.register_error("rnn-escape", _escape)
+
+
+def _escaped(character: str) -> str:
+    """A character as JSON escapes it."""
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text that a terminal shows and does not obey.
+
+    Args:
+        text: from anywhere.
+        keep: characters that stay as they are, such as a line feed where there may be several lines.
+
+    Returns:
+        The text, in which a mark stands for each character that could move the cursor, reach the terminal as a command
+        or turn the direction of writing.
+    """
+    return _COMMANDS.sub(
+        lambda found: found[0] if found[0] in keep else {"\n": NEWLINE, "\t": TAB}.get(found[0], OTHER), text
+    )
 
 
 @cache
@@ -22,24 +89,51 @@ def errors() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-@cache
 def results() -> Console:
     """Rich on standard output, for tables."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, width=columns(sys.stdout))
+
+
+def columns(stream: IO[str]) -> int:
+    """How wide lines may be: as COLUMNS says, or as wide as the terminal is; 80 at most where there is no terminal."""
+    given = os.environ.get("COLUMNS", "")
+    wide = int(given) if given.isascii() and given.isdigit() else 0
+    if not stream.isatty():
+        return max(min(wide or 80, 80), 20)
+    with suppress(OSError):
+        wide = wide or os.get_terminal_size(stream.fileno()).columns
+    return max(wide or 80, 20)
 
 
 def remark(text: str) -> None:
     """A line for the person, on standard error; on a terminal as many as it takes, broken between words."""
-    if is_live():
-        width = shutil.get_terminal_size().columns
-        text = textwrap.fill(text, max(width - 1, 20), break_long_words=False, break_on_hyphens=False)
+    import textwrap
+
+    text = printable(text)
+    if sys.stderr.isatty():
+        width = columns(sys.stderr) - 1
+        text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
         print(text, file=sys.stderr)  # where Rich draws it puts itself in between, and Click would write past it
     else:
         click.echo(text, err=True)
 
 
+def say(text: str) -> None:
+    """A line on standard output."""
+    click.echo(printable(text))
+
+
+def as_json(value: Any, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:
+    """JSON for standard output: in ASCII where that is not UTF-8, and without what a terminal obeys."""
+    import json
+
+    plain = not (sys.stdout.encoding or "").lower().startswith("utf")
+    text = json.dumps(value, ensure_ascii=plain, indent=indent, default=default)
+    return _COMMANDS.sub(lambda found: "\n" if found[0] == "\n" else _escaped(found[0]), text)
+
+
 def is_live() -> bool:
     """Whether somebody is watching a terminal that can redraw."""
-    return sys.stderr.isatty()
+    return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")

@@ -5,7 +5,6 @@ It trains nothing; what happens in training is told to it.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_cli.console import errors, remark
+from rnn_cli.console import as_json, errors, printable, remark
 from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
@@ -178,7 +177,7 @@ class Live(Display):
                 lines.append(Text(words, style=style))
         room = min(8, console.height - 12 - len(self.flow))
         if self.excerpt and room > 0:
-            text = Text(printable(self.excerpt), overflow="fold")
+            text = Text(printable(self.excerpt, keep="\n"), overflow="fold")
             title = f"written after step {self.excerpt_step:,}"
             lines.append(Panel(text, title=title, title_align="left", height=room + 2, border_style="dim"))
         return Group(*lines)
@@ -209,7 +208,7 @@ class Live(Display):
         bar.add_column(ratio=1)
         bar.add_column(justify="right", no_wrap=True)
         left = f"{progress.done:.0%}  {duration(progress.seconds_left)} left"
-        bar.add_row(Text(self.session.run.name, style="bold"), ProgressBar(1, progress.done), left)
+        bar.add_row(Text(printable(self.session.run.name), style="bold"), ProgressBar(1, progress.done), left)
         return bar
 
     def _numbers(self, progress: Progress) -> RenderableType:
@@ -239,7 +238,7 @@ class Live(Display):
 
 def emit(record: dict[str, Any]) -> None:
     """A line of JSON on standard output."""
-    click.echo(json.dumps(record))
+    click.echo(as_json(record))
 
 
 def losses(session: Session, loss: float, *, training: bool = False) -> str:
@@ -294,8 +293,3 @@ def logarithmic(values: Sequence[float | None], width: int, bars: str = BARS) ->
         return bars[math.ceil(height * len(bars)) - 1] if height > 0 else " "
 
     return "".join(map(bar, chosen))
-
-
-def printable(text: str) -> str:
-    """Text that cannot move the cursor: what is not printable, line feeds aside, becomes a dot."""
-    return "".join(c if c == "\n" or c.isprintable() else "·" for c in text)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 from typing import TYPE_CHECKING
 
 import click
 
-from rnn_cli import completion
-from rnn_cli.console import remark
+from rnn_cli import completion, console
+from rnn_cli.console import printable, remark
 from rnn_cli.options import BACKEND, TRUST, UNKNOWN
 from rnn_cli.tables import prose, sentence, table
 from rnn_plugins.errors import UserError
@@ -47,7 +46,7 @@ def eval(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, as_
     for notice in evaluation.notices:
         remark(f"Note: {sentence(notice)}")
     if as_json:
-        click.echo(json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False))
+        click.echo(console.as_json(evaluation.to_json(), indent=2))
     else:
         _draw(evaluation)
 
@@ -70,24 +69,24 @@ def find_run_and_files(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]
 
 
 def _draw(evaluation: Evaluation) -> None:
-    name, sizes = click.style(evaluation.run, bold=True), evaluation.sizes
-    click.echo(f"{name} on {evaluation.text}: {sizes.symbols:,} {evaluation.unit}s predicted\n")
+    name, sizes = click.style(printable(evaluation.run), bold=True), evaluation.sizes
+    click.echo(f"{name} on {printable(evaluation.text)}: {sizes.symbols:,} {evaluation.unit}s predicted\n")
     symbol = {"char": "CHAR", "byte": "BYTE", "word": "TOKEN"}[evaluation.level]
     heads = ["", f"NATS/{symbol}", "PERPLEXITY", "BITS/CHAR", "BITS/BYTE"]
     if sizes.words:
         heads.insert(3, "PERPLEXITY/WORD")
-    rows = [_row(score, bold=score is evaluation.model) for score in sorted(evaluation.scores, key=lambda s: s.loss)]
-    click.echo(table(rows, heads, align="<" + ">" * len(heads)))
+    scores = sorted(evaluation.scores, key=lambda s: s.loss)
+    click.echo(table(map(_row, scores), heads, align="<" + ">" * len(heads), bold=scores.index(evaluation.model)))
     click.echo(prose(" ".join(evaluation.verdict())), nl=False)
 
 
-def _row(score: Score, bold: bool) -> list[str]:
+def _row(score: Score) -> list[str]:
     numbers = [f"{score.loss:.3f}", _perplexity(score.perplexity)]
     if score.perplexity_per_word is not None:
         numbers.append(_perplexity(score.perplexity_per_word))
     numbers += [f"{score.bits_per_character:.3f}", f"{score.bits_per_byte:.3f}"]
     name = "the model" if score.kind == "model" else score.name
-    return [click.style(cell, bold=True) if bold else cell for cell in [name, *numbers]]
+    return [name, *numbers]
 
 
 def _perplexity(x: float) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from rnn_cli.console import columns
+
 if TYPE_CHECKING:
     from rnn_plugins.explain import Derivation
 
 WIDTH = 80
+"""How wide it gets at most."""
 
 
 @click.group()
@@ -158,6 +162,10 @@ def _so(d: Derivation) -> str:
     )
 
 
+def _width() -> int:
+    return min(columns(sys.stdout), WIDTH)
+
+
 def _names(d: Derivation) -> str:
     return ", ".join(map(repr, d.symbols))
 
@@ -182,7 +190,7 @@ def _matrices(*named: tuple[str, Any]) -> None:
         rows = [name, *_rows(matrix)]
         width = max(map(len, rows))
         block = [row.ljust(width) for row in rows]
-        if line and 4 + sum(len(other[0]) + 3 for other in line) + width > WIDTH:
+        if line and 4 + sum(len(other[0]) + 3 for other in line) + width > _width():
             _beside(line)
             line = []
         line.append(block)
@@ -202,7 +210,7 @@ def _formulas(*lines: str) -> None:
 
 
 def _paragraph(text: str) -> None:
-    click.echo(click.wrap_text(text, WIDTH) + "\n")
+    click.echo(click.wrap_text(text, _width()) + "\n")
 
 
 def _heading(text: str) -> None:

@@ -6,9 +6,13 @@ import errno
 import importlib
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
+
+from rnn_cli.console import prepare, printable
 
 COMMANDS = {
     "train": ("rnn_cli.train", "Train a network on a text."),
@@ -28,8 +32,28 @@ TYPED = "rnn_cli.typed"
 """Where a context keeps the arguments as they were typed."""
 
 
+@contextmanager
+def _printable_messages() -> Iterator[None]:
+    """Within this block the messages of Click's exceptions become such that a terminal does not obey."""
+    try:
+        yield
+    except click.ClickException as error:
+        vars(error)["message"] = printable(error.message)  # which it declares final
+        raise
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module only when it is asked for, so that ``--help`` answers at once."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """As Click does, with streams that take whatever is written."""
+        prepare()
+        return super().main(*args, **extra)
+
+    @_printable_messages()
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """As Click does."""
+        return super().make_context(*args, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands in the order in which one meets them."""
@@ -64,6 +88,7 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
+    @_printable_messages()
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; what goes wrong is told in a sentence, and in full only under ``--debug``."""
         from rnn_cli.engine_warnings import warnings_as_remarks

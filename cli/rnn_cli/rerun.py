@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rnn_cli import completion
+from rnn_cli.console import say
 from rnn_cli.display import emit
 from rnn_cli.options import BACKENDS, TRUST
 from rnn_cli.train import carry_out
@@ -43,5 +44,5 @@ def rerun(
             emit({"identical": same})
         elif not quiet:
             words = {True: "are identical to", False: "differ from", None: "are of another step than"}[same]
-            click.echo(f"The weights {words} those of {first.name}.")
+            say(f"The weights {words} those of {first.name}.")
     ctx.exit(code)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import click
 
+from rnn_cli import console
 from rnn_cli.console import remark
 from rnn_cli.display import duration, figure
 from rnn_cli.tables import table
@@ -25,7 +25,7 @@ def runs(as_json: bool) -> None:
 
     found = [run.summary() for run in find_runs()]
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(s) for s in found], indent=2, ensure_ascii=False))
+        click.echo(console.as_json([dataclasses.asdict(s) for s in found], indent=2))
         return
     if not found:
         remark(f"There are no runs in {runs_folder()}: train one with rnn train")

@@ -19,7 +19,7 @@ import click
 from click.core import ParameterSource
 
 from rnn_cli import completion
-from rnn_cli.console import remark
+from rnn_cli.console import printable, remark
 from rnn_cli.options import BACKEND, MEANINGLESS, TRUST
 from rnn_cli.tables import sentence, table
 from rnn_plugins.errors import UserError
@@ -326,11 +326,13 @@ def _stream(pieces: Iterable[str], as_bytes: bool, end: str, keep: bool) -> str:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal need not know every character
 
+    watched = sys.stdout.isatty()
+
     def put(text: str) -> None:
         if as_bytes:
             sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
         else:
-            sys.stdout.write(text)
+            sys.stdout.write(printable(text, keep="\n\t") if watched else text)
 
     written: list[str] = []
     last, shown = "", 0.0
@@ -428,5 +430,5 @@ def _check_latex(text: str) -> None:
     total = report.total
     rows = [*report.rows(), ("all", total.opened, total.rightly, total.wrongly, total.never, total.unopened)]
     heads = ("KIND", "OPENED", "CLOSED RIGHTLY", "WRONGLY", "NEVER", "CLOSED UNOPENED")
-    remark("\n" + table([[str(cell) for cell in row] for row in rows], heads, align="<>>>>>").rstrip("\n"))
+    click.echo("\n" + table([[str(cell) for cell in row] for row in rows], heads, align="<>>>>>"), nl=False, err=True)
     remark(f"References: {report.defined} to labels defined earlier, {report.undefined} to others.")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_cli import completion
+from rnn_cli import completion, console
 from rnn_cli.console import remark
 from rnn_cli.eval import find_run_and_files
 from rnn_cli.options import BACKEND, TRUST, UNKNOWN
@@ -65,7 +64,7 @@ def score(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, ht
     if as_json:
         for notice in result.notices:
             remark(f"Note: {sentence(notice)}")
-        click.echo(json.dumps(_to_json(result), indent=1, ensure_ascii=False))
+        click.echo(console.as_json(_to_json(result), indent=1))
     else:
         from rnn_cli.drawing import terminal
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import click
 
+from rnn_cli.console import columns, printable
 
-def table(rows: Sequence[Sequence[str]], heads: Sequence[str] = (), align: str = "", indent: int = 0) -> str:
+
+def table(
+    rows: Iterable[Sequence[str]],
+    heads: Sequence[str] = (),
+    align: str = "",
+    indent: int = 0,
+    bold: int | None = None,
+) -> str:
     """Rows under their heads, two spaces between columns.
 
     Args:
@@ -18,32 +25,34 @@ def table(rows: Sequence[Sequence[str]], heads: Sequence[str] = (), align: str =
         heads: of the columns; none leaves their line out.
         align: a letter a column, ``<`` or ``>``; columns beyond it are ``<``.
         indent: spaces before each line.
+        bold: which row stands out, as the heads do.
 
     Returns:
         Lines, the last one with its line feed. On a terminal the last column is wrapped to its width; elsewhere a row
         is a line.
     """
-    lines = [list(row) for row in ([heads] if heads else []) + list(rows)]
-    columns = max(map(len, lines), default=0)
-    align = align.ljust(columns, "<")
-    widths = [max(len(click.unstyle(line[i])) for line in lines) for i in range(columns)]
+    lines = [[printable(cell) for cell in row] for row in [*([heads] if heads else []), *rows]]
+    stand_out = {0 if heads else None, None if bold is None else bold + bool(heads)}
+    count = max(map(len, lines), default=0)
+    align = align.ljust(count, "<")
+    widths = [max(len(line[i]) for line in lines) for i in range(count)]
     left = indent + sum(width + 2 for width in widths[:-1])
-    room = shutil.get_terminal_size().columns - left if sys.stdout.isatty() else 0
+    room = columns(sys.stdout) - left if sys.stdout.isatty() else 0
     text = ""
     for number, line in enumerate(lines):
         cells = [_pad(cell, widths[i], align[i]) for i, cell in enumerate(line)]
         last = cells[-1].rstrip()
-        if room >= 20 and "\x1b" not in last and align[-1] == "<":
+        if room >= 20 and align[-1] == "<":
             last = ("\n" + " " * left).join(textwrap.wrap(last, room) or [""])
         row = " " * indent + "".join(f"{cell}  " for cell in cells[:-1]) + last
-        text += (click.style(row.rstrip(), bold=True) if heads and number == 0 else row.rstrip()) + "\n"
+        text += (click.style(row.rstrip(), bold=True) if number in stand_out else row.rstrip()) + "\n"
     return text
 
 
 def prose(text: str) -> str:
     """Paragraphs filled to the width of the terminal, 100 at most; what is indented stays as it is."""
-    width = min(shutil.get_terminal_size().columns, 100)
-    blocks = text.split("\n\n")
+    width = min(columns(sys.stdout), 100)
+    blocks = printable(text, keep="\n").split("\n\n")
     return "".join((b if b.startswith(" ") else textwrap.fill(b, width)) + "\n\n" for b in blocks)[:-1]
 
 
@@ -53,5 +62,4 @@ def sentence(text: str) -> str:
 
 
 def _pad(cell: str, width: int, align: str) -> str:
-    space = " " * (width - len(click.unstyle(cell)))
-    return space + cell if align == ">" else cell + space
+    return cell.rjust(width) if align == ">" else cell.ljust(width)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_cli.console import is_live, remark
+from rnn_cli.console import is_live, remark, say
 from rnn_cli.display import Display, Lines, Live, Records, duration, emit, losses, memory
 from rnn_cli.options import OPTIONS, Setting, collect, translate
 
@@ -122,7 +122,7 @@ def carry_out(session: Session, *, quiet: bool, as_json: bool) -> int:
     if as_json:
         emit({"outcome": session.outcome() | {"diagnosis": diagnosis}})
     elif not quiet:
-        click.echo(result(session))
+        say(result(session))
     if diagnosis:
         return DIVERGED
     return 128 + signals[0] if signals and trainer.outcome in (None, "interrupted") else 0
@@ -177,7 +177,7 @@ def conclude(session: Session, at_once: bool) -> None:
 
 def result(session: Session) -> str:
     """What came out, in a line."""
-    tally, path = session.trainer.tally, click.format_filename(session.run.path)
+    tally, path = session.trainer.tally, session.run.path
     if tally.best_loss is None:
         return f"{path}: not measured yet"
     text = "held out" if session.run.held_out else "on the training text"

@@ -16,8 +16,9 @@ from rich.cells import cell_len, set_cell_size
 from rich.style import Style
 from rich.text import Text
 
+from rnn_cli import console
 from rnn_cli.drawing.scales import FAINT, Axis, axes, drawable, image_axis, ticks
-from rnn_cli.drawing.words import NEWLINE, OTHER, TAB, number, visible
+from rnn_cli.drawing.words import filled, number, visible
 from rnn_plugins.reports.report import Array, Chart, Colouring, Curve, Image
 
 CHART_ROWS, IMAGE_ROWS = 14, 24
@@ -37,7 +38,7 @@ SHADES = ".:-=+*#%@"
 VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 """The same in colour, and in equal steps of lightness."""
 
-PLAINER = str.maketrans({NEWLINE: "$", TAB: ">", OTHER: ".", "–": "-", "—": "-", "’": "'", "×": "x", "…": "..."})
+PLAINER = str.maketrans(console.PLAINER | {"–": "-", "—": "-", "’": "'", "×": "x", "…": "..."})
 """What comes closest in ASCII."""
 
 
@@ -80,7 +81,7 @@ def chart(figure: Chart, screen: Screen) -> list[Text]:
         prominent = [place for place in places if curves[place].role not in FAINT] or places
         at[column, row] = prominent[column % len(prominent)]  # where curves run over each other, all are seen in turn
     tick, side, corner, foot = screen.axis()
-    lines = [screen.styled(figure.y_label, "dim")]
+    lines = _caption(figure.y_label, screen)
     for row in reversed(range(CHART_ROWS)):
         line = Text(f"{heights.get(row, ''):>{margin}} {tick if row in heights else side}")
         for column in range(columns):
@@ -90,8 +91,8 @@ def chart(figure: Chart, screen: Screen) -> list[Text]:
     lines.append(Text(" " * (margin + 1) + corner + foot * columns))
     marks = [(_cell(place, columns), _tick(value, x_axis)) for value, place in _ticks(x_axis, 6)]
     lines.append(Text(_ruler(marks, columns + 1, margin + 2)))
-    x_label = screen.text(figure.x_label)
-    lines.append(screen.styled(" " * (screen.width - 1 - cell_len(x_label)) + x_label, "dim"))
+    for label in _caption(figure.x_label, screen):
+        lines.append(Text(" " * (screen.width - 1 - label.cell_len)) + label)
     if any(curve.label for curve in curves):
         behind = {place for places in owners.values() for place in places} - set(at.values())
         lines += _legend(curves, markers, behind, screen, margin + 2)
@@ -173,7 +174,15 @@ def _legend(
         if lines[-1].cell_len > indent and lines[-1].cell_len + entry.cell_len - 3 > screen.width:
             lines.append(Text(" " * indent))
         lines[-1].append(entry)
+    for line in lines:
+        line.rstrip()
     return lines
+
+
+def _caption(words: str, screen: Screen, indent: int = 0) -> list[Text]:
+    """Words beside a drawing, in as many lines as they take."""
+    lines = filled(screen.text(words), screen.width - indent) or [""]
+    return [screen.styled(" " * indent + line, "dim") for line in lines]
 
 
 def image(figure: Image, screen: Screen) -> list[Text]:
@@ -191,7 +200,7 @@ def image(figure: Image, screen: Screen) -> list[Text]:
         blocks = np.where(blocks > 0, blocks, np.nan)
     levels = _levels(axis.place(blocks), len(SHADES))
     side, corner, foot = screen.axis()[1:]
-    lines = [screen.styled(figure.y_label, "dim")]
+    lines = _caption(figure.y_label, screen)
     for row, line_levels in enumerate(levels):
         name = names[row * len(names) // len(levels)]
         every = -(-len(names) // IMAGE_ROWS) if figure.y_ticks else max(len(levels) // 5, 1)
@@ -201,15 +210,19 @@ def image(figure: Image, screen: Screen) -> list[Text]:
         lines.append(line)
     lines.append(Text(" " * (margin + 1) + corner + foot * (blocks.shape[1] * wide)))
     lines += _columns(figure, values.shape[1], blocks.shape[1], wide, margin + 2, screen)
-    lines.append(screen.styled(f"{'':{margin + 2}}{figure.x_label}", "dim"))
+    lines += _caption(figure.x_label, screen, margin + 2)
     scale = Text.assemble(" " * (margin + 2), number(axis.low), " ")
     for level in range(len(SHADES)):
         scale.append(_shade(level, 2, screen))
-    scale.append(f" {number(axis.high)}  {screen.text(figure.value_label)}{' (log scale)' if axis.log else ''}")
-    lines.append(scale)
+    scale.append(f" {number(axis.high)}")
+    label = screen.text(figure.value_label) + (" (log scale)" if axis.log else "")
+    beside = scale.cell_len + 2 + cell_len(label) < screen.width
+    lines.append(scale.append(f"  {label}") if beside else scale)
+    if not beside:
+        lines += _caption(label, screen, margin + 2)
     if blocks.shape != values.shape:
         height, width = (f"{whole / part:.3g}" for whole, part in zip(values.shape, blocks.shape, strict=True))
-        lines.append(Text(f"{'':{margin + 2}}each block is the mean of {height} x {width} values (rows x columns)"))
+        lines += _caption(f"each block is the mean of {height} x {width} values (rows x columns)", screen, margin + 2)
     return lines
 
 
@@ -263,7 +276,7 @@ def colouring(figure: Colouring, screen: Screen) -> list[Text]:
     middle = "" if figure.low == 0 else f" ... {number((figure.low + figure.high) / 2)} white"
     first = "white" if figure.low == 0 else "blue"
     scale = f"{words}: {low} {first}{middle} ... {high} red" if screen.coloured else f"{words}: 0 is {low}, 9 is {high}"
-    lines = [screen.styled(scale, "dim")]
+    lines = _caption(scale, screen)
     places = (np.asarray(figure.values, np.float64) - figure.low) / ((figure.high - figure.low) or 1.0)
     (levels,) = _levels(places[None], 10)
     text, digits = Text(), ""

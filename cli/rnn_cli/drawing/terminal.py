@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rnn_cli.console import results
-from rnn_cli.drawing.words import number, shown
+from rnn_cli.drawing.words import filled, number, shown
 from rnn_plugins.reports.report import Chart, Image, Page, Quantity, Table
 
 if TYPE_CHECKING:
@@ -17,6 +16,9 @@ if TYPE_CHECKING:
 
     from rnn_cli.drawing.characters import Screen
 
+NARROWEST = 40
+"""Columns that a page has at least; a narrower terminal breaks its lines."""
+
 LABEL_COLUMNS, SUBJECT_COLUMNS = 30, 14
 """How wide the names of quantities and of subjects get at most, where room is short; longer ones are broken."""
 
@@ -24,14 +26,15 @@ LABEL_COLUMNS, SUBJECT_COLUMNS = 30, 14
 def draw(pages: Sequence[Page]) -> None:
     """Print pages to standard output.
 
-    Where it is no terminal they are 80 columns wide and have no control sequence in them; they have none either where
-    the environment variable NO_COLOR asks for that.
+    Where it is no terminal they are 80 columns wide, or fewer if COLUMNS says so, and have no control sequence in them;
+    they have none either where the environment variable NO_COLOR asks for that.
     """
     from rnn_cli.drawing.characters import Screen
 
     console = results()
     coloured = console.is_terminal and console.color_system is not None and not console.no_color
-    screen = Screen(console.width if console.is_terminal else 80, console.encoding, coloured)
+    width = console.width if console.is_terminal else min(console.width, 80)
+    screen = Screen(max(width, NARROWEST), console.encoding, coloured)
     for place, page in enumerate(pages):
         if place:
             _print(console, screen)
@@ -41,7 +44,7 @@ def draw(pages: Sequence[Page]) -> None:
 def _page(page: Page, console: Console, screen: Screen) -> None:
     from rnn_cli.drawing import characters
 
-    _print(console, screen, screen.styled(page.title, "bold"))
+    _say(console, screen, page.title, style="bold")
     _say(console, screen, page.question, style="italic")
     several = len(page.subjects) > 1
     for table in _quantities(page, screen):
@@ -75,7 +78,16 @@ def _page(page: Page, console: Console, screen: Screen) -> None:
 
 
 def _print(console: Console, screen: Screen, what: object = "") -> None:
-    console.print(what, width=screen.width, markup=False, emoji=False, highlight=False, no_wrap=True, overflow="crop")
+    console.print(
+        what,
+        width=screen.width,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        no_wrap=True,
+        overflow="ignore",
+        crop=False,
+    )
 
 
 def _say(console: Console, screen: Screen, words: str, label: str = "", style: str = "") -> None:
@@ -85,8 +97,7 @@ def _say(console: Console, screen: Screen, words: str, label: str = "", style: s
     head = screen.styled(f"{label}: ", "bold") if label else Text()
     words = head.plain + screen.text(words)
     indent = "  " if label else ""
-    filled = textwrap.wrap(words, screen.width - 1, subsequent_indent=indent, break_on_hyphens=False)
-    text = Text("\n".join(filled))
+    text = Text("\n".join(filled(words, screen.width, indent)))
     if screen.coloured:
         text.stylize(style or "none")
         text.stylize("bold", 0, len(head.plain))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
+import textwrap
 
+from rich.cells import cell_len
+
+from rnn_cli.console import OTHER, printable
 from rnn_plugins.reports.report import Quantity
-
-NEWLINE, TAB, OTHER = "↵", "⇥", "·"
-"""What stands for a symbol that would move the cursor, and is not printed as itself."""
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -39,6 +41,13 @@ def shown(quantity: Quantity) -> str:
     return f"{text} {quantity.unit}" if has_unit else text
 
 
+def filled(words: str, width: int, indent: str = "") -> list[str]:
+    """Words in lines of at most so many columns, those after the first indented; symbols may be two columns wide."""
+    counted = re.sub(r"[^\x00-\u10ff]", lambda found: found[0] + "\0" * (cell_len(found[0]) - 1), words)
+    lines = textwrap.wrap(counted, width - 1, subsequent_indent=indent, break_on_hyphens=False)
+    return [line.replace("\0", "") for line in lines]
+
+
 def visible(text: str) -> str:
-    """Text in a line, in which nothing can move the cursor, turn the direction or break a document."""
-    return "".join(c if c.isprintable() else {"\n": NEWLINE, "\t": TAB}.get(c, OTHER) for c in text)
+    """Text in a line, in which nothing can move the cursor, turn the direction, break a document or be overlooked."""
+    return "".join(c if c.isprintable() else OTHER for c in printable(text))

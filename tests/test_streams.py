@@ -1,0 +1,291 @@
+"""What standard output and error take: every encoding, every width, and no commands from text of others."""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny_runs
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rnn_cli import completion
+from rnn_cli.console import columns, printable
+from rnn_cli.main import COMMANDS, rnn
+
+CYRILLIC = "Мой дядя самых честных правил, когда не в шутку занемог. " * 20
+
+CLIPBOARD = "\x1b]52;c;cm0gLXJmIH4=\x07"
+"""What writes the clipboard of a terminal that obeys it."""
+
+HOSTILE = f"a{CLIPBOARD}\x1b[2J\x1b[45m\x9b2Jb\r\n\x7f\u202ec\u2066"
+
+OWN = re.compile(r"\x1b\[(0|1|2|3|1;\d+|2;\d+|3[0-7]|[0-9;]*[34]8;[0-9;]+|\?25[lh]|2K|1A)m?")
+"""What Click and Rich themselves send."""
+
+COMMANDS_OF_TERMINALS = re.compile(r"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""All but line feeds and carriage returns, which Rich sends too."""
+
+CELL = f"""
+from dataclasses import dataclass
+from rnn_cells import Cell
+
+
+@dataclass(frozen=True)
+class Odd(Cell):
+    {HOSTILE + " Мой."!r}
+
+    wild: str = {HOSTILE!r}
+
+    def init_params(self, rng):
+        return {{"W": self.dense(rng)["W"]}}
+
+    def __call__(self, params, h, x):
+        raise ValueError({HOSTILE!r})
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("streams")
+    tiny_runs.train(home, CYRILLIC, "Онегин")
+    tiny_runs.train(home, CYRILLIC, "дядя", hidden_size=8)
+    (home / "cell.py").write_text(CELL, encoding="utf-8")
+    return home
+
+
+@pytest.fixture(autouse=True)
+def settled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("RNN_RUNS", str(folder / "runs"))
+    monkeypatch.setenv("RNN_LAB_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+ALL = [
+    ["train", "Онегин.txt", "--steps", "4", "--hidden-size", "4", "--seed", "1"],
+    ["train", "Онегин.txt", "--steps", "4", "--hidden-size", "4", "--seed", "1", "--json"],
+    ["sample", "Онегин", "--length", "20", "--prime", "дядя", "--seed", "1"],
+    ["eval", "Онегин"],
+    ["eval", "Онегин", "--json"],
+    ["score", "Онегин", "дядя.txt"],
+    ["score", "Онегин", "дядя.txt", "--json"],
+    ["report", "Онегин", "дядя", "--kind", "flow", "--kind", "heatmap", "--lags", "8", "--positions", "9"],
+    ["report", "Онегин", "--kind", "parameters", "--json", "-"],
+    ["report", "--list"],
+    ["compare", "Онегин", "дядя"],
+    ["rerun", "Онегин"],
+    ["runs"],
+    ["runs", "--json"],
+    ["cells"],
+    ["cells", "--json"],
+    ["cells", "show", "gru"],
+    ["cells", "show", "cell.py"],
+    ["cells", "show", "cell.py", "--json"],
+    ["cells", "show", "gru", "--graph"],
+    ["cells", "check", "rnn"],
+    ["explain", "bptt", "--text", "привет"],
+]
+"""Every command, with Cyrillic letters wherever there can be some."""
+
+MISTAKEN = [
+    ["sample", "нет"],
+    ["train", "нет.txt"],
+    ["runs", "--нет"],
+    ["--нет"],
+    ["нет"],
+    ["cells", "show", "нет"],
+]
+
+
+def test_every_command_is_tried() -> None:
+    assert {words[0] for words in ALL} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "cp437", "utf-16"])
+@pytest.mark.parametrize("words", ALL + MISTAKEN, ids=" ".join)
+def test_every_encoding_will_do(words: list[str], encoding: str) -> None:
+    result = CliRunner(charset=encoding).invoke(rnn, words)
+    assert result.exit_code == (2 if words in MISTAKEN else 0), result.output
+    assert "fault of rnn-lab" not in result.stderr
+    if "--json" in words and "train" not in words:
+        assert "Мой" in result.stdout or json.loads(result.stdout)
+
+
+def test_what_an_encoding_lacks_is_written_as_json_has_it() -> None:
+    result = CliRunner(charset="cp1252").invoke(rnn, ["runs"])
+    assert "\\u041e\\u043d\\u0435\\u0433\\u0438\\u043d" in result.stdout
+    names = {run["name"] for run in json.loads(CliRunner(charset="cp1252").invoke(rnn, ["runs", "--json"]).stdout)}
+    assert {"Онегин", "дядя"} <= names
+
+
+def test_a_process_on_a_pipe_of_windows() -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    command = [sys.executable, "-c", "from rnn_cli.main import rnn; rnn()", "runs"]
+    run = subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert b"\\u0434\\u044f\\u0434\\u044f" in run.stdout
+
+
+# --- closed streams ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train Онегин.txt --steps 4 --hidden-size 4 --seed 1",
+        "sample Онегин --length 9",
+        "eval Онегин",
+        "report Онегин --lags 8 --positions 9",
+        "runs",
+        "cells show gru",
+    ],
+)
+def test_a_closed_stream_leads_nowhere(words: str, closed: str) -> None:
+    command = f"'{sys.executable}' -c 'from rnn_cli.main import rnn; rnn()' {words} {closed}"
+    run = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert b"Error" not in run.stderr
+    if closed[:3] == ">&-":
+        assert run.stdout == b""
+
+
+# --- terminals --------------------------------------------------------------------------------------------------------
+
+
+class Terminal(io.TextIOWrapper):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def on_terminal(words: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a command sends to a terminal, both streams together, without the sequences of its own styles."""
+    sent = io.BytesIO()
+    terminal = Terminal(sent, encoding="utf-8", newline="\n", write_through=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", terminal)
+        patch.setattr(sys, "stderr", terminal)
+        patch.setenv("TERM", "xterm-256color")
+        with pytest.raises(SystemExit):
+            rnn.main(words)
+    return OWN.sub("", sent.getvalue().decode())
+
+
+@pytest.fixture
+def hostile(folder: Path) -> Iterator[str]:
+    """A run of whose folder and manifest nothing is harmless; its name."""
+    path = folder / "runs" / HOSTILE
+    shutil.copytree(folder / "runs" / "Онегин", path)
+    manifest = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    manifest["task"] = manifest["outcome"] = HOSTILE
+    manifest["cell"]["version"] = HOSTILE
+    manifest["data"]["sources"] = [HOSTILE]
+    (path / "run.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (folder / f"{HOSTILE}.txt").write_text(CYRILLIC, encoding="utf-8")
+    yield HOSTILE
+    shutil.rmtree(path)
+    (folder / f"{HOSTILE}.txt").unlink()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "NAME.txt", "--steps", "4", "--hidden-size", "4", "--seed", "1"],
+        ["train", "NAME.none"],
+        ["train", "Онегин.txt", "--name", "NAME"],
+        ["train", "--resume", "NAME", "--steps", "40"],
+        ["train", "--config", "NAME"],
+        ["train", "Онегин.txt", "--cell", "NAME"],
+        ["sample", "NAME", "--length", "9"],
+        ["sample", "NAME", "--prime", "NAME"],
+        ["sample", "NAME", "--load-state", "NAME"],
+        ["sample", "none"],
+        ["eval", "NAME"],
+        ["eval", "Онегин", "NAME.txt"],
+        ["eval", "NAME", "--json"],
+        ["score", "NAME", "NAME.txt"],
+        ["report", "NAME", "--lags", "8", "--positions", "9"],
+        ["report", "NAME", "--lags", "8", "--positions", "9", "--json", "-"],
+        ["report", "NAME", "--lags", "8", "--positions", "9", "--html", "NAME.html"],
+        ["report", "--kind", "NAME"],
+        ["report", "--cell", "NAME"],
+        ["compare", "NAME", "дядя"],
+        ["compare", "--cell", "NAME", "--cell", "rnn"],
+        ["rerun", "NAME"],
+        ["runs"],
+        ["runs", "--json"],
+        ["runs", "NAME"],
+        ["cells", "NAME"],
+        ["cells", "show", "cell.py"],
+        ["cells", "show", "cell.py", "--json"],
+        ["cells", "check", "cell.py"],
+        ["cells", "check", "cell.py", "--json"],
+        ["cells", "show", "NAME"],
+        ["explain", "bptt", "--text", "NAME"],
+        ["explain", "bptt", "--seed", "NAME"],
+        ["NAME"],
+        ["--NAME"],
+    ],
+    ids=" ".join,
+)
+def test_nothing_of_others_commands_a_terminal(words: list[str], hostile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = on_terminal([word.replace("NAME", hostile) for word in words], monkeypatch)
+    assert sent
+    assert not COMMANDS_OF_TERMINALS.findall(sent)
+    assert "b\r" not in sent
+
+
+def test_the_shell_completes_no_name_that_commands_it(hostile: str) -> None:
+    names = [item.value for item in completion.runs(None, None, "")]  # type: ignore[arg-type]
+    assert "Онегин" in names
+    assert hostile not in names
+
+
+def test_a_line_feed_in_a_name_makes_no_row(hostile: str, folder: Path) -> None:
+    result = CliRunner().invoke(rnn, ["runs"])
+    assert len(result.stdout.splitlines()) == 1 + len(os.listdir(folder / "runs"))
+
+
+def test_sampled_text_commands_no_terminal_and_is_itself_in_a_pipe(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_runs.train(folder, (HOSTILE + "\t\n") * 60, "wild", steps=4)
+    words = ["sample", "wild", "--prime", f"{HOSTILE}\t\n", "--length", "200", "--seed", "1"]
+    raw = CliRunner().invoke(rnn, words).stdout_bytes.decode()
+    assert raw.startswith(HOSTILE)
+    sent = on_terminal(words, monkeypatch)
+    assert printable(raw, keep="\t\n") in sent
+    assert CLIPBOARD not in sent
+
+
+@given(st.text())
+def test_printable_changes_no_length_and_nothing_twice(text: str) -> None:
+    once = printable(text)
+    assert len(once) == len(text)
+    assert printable(once) == once
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", once)
+    assert printable(text, keep="\n").count("\n") == text.count("\n")
+
+
+def test_what_is_printable_stays() -> None:
+    text = "naïve Онегин 漢字 \u200d\u200c👩\u200d🔬 \u00a0 e\u0301"
+    assert printable(text) == text
+    assert printable("a\tb\nc\x07") == "a⇥b↵c·"
+
+
+@pytest.mark.parametrize(
+    ("given", "terminal", "wide"),
+    [("", False, 80), ("200", False, 80), ("50", False, 50), ("3", False, 20), ("200", True, 200), ("x", True, 80)],
+)
+def test_widths(given: str, terminal: bool, wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", given)
+    assert columns((Terminal if terminal else io.TextIOWrapper)(io.BytesIO())) == wide
