@@ -21,7 +21,7 @@ from matplotlib.image import imread
 
 from rnn_cli.drawing import pictures, scales
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports.report import Chart, Curve, Image, Page
+from rnn_plugins.reports.report import Chart, Curve, Image, Page, colour_limits
 
 SVG = "{http://www.w3.org/2000/svg}"
 FIGURES = [
@@ -183,17 +183,35 @@ def test_a_band_is_drawn_between_its_edges() -> None:
     assert heights.max() == pytest.approx(6.0, abs=0.01)
 
 
-def test_an_images_pixels_are_its_values() -> None:
-    values = np.array([[0.0, 1.0, np.nan], [0.5, 0.25, 1.0]])
-    root = element(Image("i", "t", "x", "y", values, "v"))
+def drawn_pixels(image: Image) -> Any:
+    """The colours of an image's values, as the page has them."""
+    root = element(image)
     (node,) = [node for node in root.iter(f"{SVG}image") if node.get("class") == "pixels"]
     data = node.get("{http://www.w3.org/1999/xlink}href", "").removeprefix("data:image/png;base64,")
-    pixels = imread(BytesIO(base64.b64decode(data)), format="png")
+    return imread(BytesIO(base64.b64decode(data)), format="png")
+
+
+def test_an_images_pixels_are_its_values() -> None:
+    values = np.array([[0.0, 1.0, np.nan], [0.5, 0.25, 1.0]])
+    pixels = drawn_pixels(Image("i", "t", "x", "y", values, "v"))
     assert pixels.shape == (2, 3, 4)
     assert pixels[0, 2, 3] == 0  # no value, no colour
     assert pixels[0, 0, :3] == pytest.approx([0.267, 0.005, 0.329], abs=0.01)  # viridis from its darkest
     assert pixels[0, 1, :3] == pytest.approx([0.993, 0.906, 0.144], abs=0.01)  # to its lightest
     assert pixels[1, 2, :3] == pytest.approx(pixels[0, 1, :3])
+
+
+def test_a_value_has_the_same_colour_in_every_image_that_shares_a_scale() -> None:
+    forgets, holds = np.array([[np.nan, 1.0, 1e-2, 1e-9, 0.0]]), np.array([[0.5, 1e-2, 0.1, np.inf, 1.0]])
+    images = [Image("i", "t", "x", "y", values, "v", log=True, floor=1e-3) for values in (forgets, holds)]
+    limits = colour_limits(images)
+    assert limits == (1e-3, 1.0)
+    one, other = (drawn_pixels(replace(image, limits=limits))[0] for image in images)
+    assert one[0, 3] == 0
+    darkest, lightest = [0.267, 0.005, 0.329], [0.993, 0.906, 0.144]
+    assert one[1:, :3] == pytest.approx(np.array([lightest, one[2, :3], darkest, darkest]), abs=0.01)
+    assert other[[1, 3, 4], :3] == pytest.approx(np.array([one[2, :3], lightest, lightest]), abs=0.01)
+    assert np.diff(other[[1, 2, 0, 4], :3].sum(-1)).min() > 0.05
 
 
 def test_words_stand_at_the_rows_and_columns_of_an_image() -> None:

@@ -247,6 +247,17 @@ def test_an_image_with_a_character_for_each_size() -> None:
     ]
 
 
+def test_images_that_share_a_scale_have_the_same_characters_for_the_same_values() -> None:
+    def shown(*values: float) -> str:
+        image = Image("i", "t", "c", "r", np.array([values]), "v", log=True, floor=1e-3, limits=(1e-3, 1.0))
+        row, scale = lines(image)[1], lines(image)[-1]
+        assert scale.strip() == "0.001 ..::--==++**##%%@@ 1  v (log scale)"
+        return row.removeprefix("0 │")[::3]
+
+    assert shown(1.0, 0.1, 1e-2, 1e-3, 1e-9, 0.0, np.nan) == "@#=..."
+    assert shown(0.1, 0.03, 1e-2, np.inf) == "#+=@"
+
+
 def test_large_images_are_means_of_blocks() -> None:
     values = np.add.outer(np.arange(48.0), np.zeros(300))
     shown = lines(Image("i", "t", "c", "r", values, "v"))

@@ -1,6 +1,7 @@
 """Reports as data: laid over each other for several subjects, written as JSON, found by their entry points."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,6 +57,32 @@ def test_subjects_are_laid_over_each_other_where_a_chart_allows_it():
     assert page.verdict == {"gru": ("It is four.",), "lstm": ("It is four.",)}
     assert page.notices == ("gru: it was counted twice", "lstm: it was counted twice")
     assert page.failed == {"rnn": "it has no states"}
+
+
+class Pictures(Report):
+    """Images with a floor, of what is given as the subject."""
+
+    title, question = "Pictures", "Which?"
+
+    def measure(self, subject, look):
+        image = Image("norms", "Norms", "x", "y", np.array([subject]), "v", log=True, floor=1e-3)
+        return Findings(figures=(image, replace(image, key="plain", log=False, floor=0.0)))
+
+
+@pytest.mark.parametrize(
+    ("subjects", "floored", "plain"),
+    [
+        ([[2.0, 1e-9, 0.0, np.nan], [0.5, 0.4]], (0.5e-3, 2.0), (0.0, 2.0)),  # each has 0.001 of its largest on it
+        ([[1.0, 0.1], [3e9, 1.0]], (1e-3, 1e3), (0.1, 3e9)),  # one that explodes does not darken the other
+        ([[0.0, np.nan], [4.0, np.inf]], (4e-3, 4.0), (0.0, 4.0)),
+        ([[np.nan], [np.nan]], None, None),
+    ],
+)
+def test_colours_mean_the_same_for_all_subjects(subjects, floored, plain):
+    found = {str(place): Pictures().measure(values, Look()) for place, values in enumerate(subjects)}
+    figures = compose("pictures", Pictures(), found).figures
+    assert [figure.key for figure in figures] == ["norms.0", "plain.0", "norms.1", "plain.1"]
+    assert [figure.limits for figure in figures] == [floored, plain] * 2
 
 
 def test_a_single_subject_needs_no_name():

@@ -17,7 +17,7 @@ from rich.style import Style
 from rich.text import Text
 
 from rnn_cli import console
-from rnn_cli.drawing.scales import FAINT, Axis, axes, drawable, image_axis, ticks
+from rnn_cli.drawing.scales import FAINT, Axis, axes, coloured_values, drawable, image_axis, ticks
 from rnn_cli.drawing.words import filled, number, visible
 from rnn_plugins.reports.report import Array, Chart, Colouring, Curve, Image
 
@@ -196,9 +196,7 @@ def image(figure: Image, screen: Screen) -> list[Text]:
     blocks = _means(values, IMAGE_ROWS, room)
     wide = max(min(3, room // blocks.shape[1]), 1)
     axis = image_axis(figure)
-    if axis.log:
-        blocks = np.where(blocks > 0, blocks, np.nan)
-    levels = _levels(axis.place(blocks), len(SHADES))
+    levels = _levels(axis.place(coloured_values(figure, blocks)), len(SHADES))
     side, corner, foot = screen.axis()[1:]
     lines = _caption(figure.y_label, screen)
     for row, line_levels in enumerate(levels):

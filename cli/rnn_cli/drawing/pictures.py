@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from minigrad.checkpoint import write_atomically
-from rnn_cli.drawing.scales import FAINT, Axis, axes, drawable, image_axis
+from rnn_cli.drawing.scales import FAINT, Axis, axes, coloured_values, drawable, image_axis
 from rnn_cli.drawing.words import power, visible
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Array, Chart, Curve, Image, Page
@@ -333,11 +333,9 @@ def _draw_image(figure: Image, part: Figure | SubFigure, ax: Axes, palette: Pale
     from matplotlib.colors import LogNorm, Normalize
 
     axis = image_axis(figure)
-    values = np.asarray(figure.values, np.float64)
-    values = np.where(np.isfinite(values) & (values > 0 if figure.log else True), values, np.nan)
     norm: Callable[..., Normalize] = LogNorm if figure.log else Normalize
     drawn = ax.imshow(
-        np.ma.masked_invalid(values),
+        np.ma.masked_invalid(coloured_values(figure, figure.values)),
         cmap="viridis",
         norm=norm(axis.low, axis.high),
         aspect="auto",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rnn_plugins.reports.report import Array, Chart, Curve, Image
+from rnn_plugins.reports.report import Array, Chart, Curve, Image, colour_limits
 
 FAINT = ("bound", "reference")
 """Roles of curves that are there for comparison."""
@@ -79,8 +79,18 @@ def axes(chart: Chart, curves: Sequence[Curve], bands: bool = True) -> tuple[Axi
 
 
 def image_axis(image: Image) -> Axis:
-    """The range of an image's values."""
-    return _around([image.values], image.log, room=0.0)
+    """The range of an image's colours."""
+    limits = image.limits or colour_limits([image])
+    return _around([np.array(limits)] if limits else [], image.log, room=0.0)
+
+
+def coloured_values(image: Image, values: Array) -> Array:
+    """Values, or means of values, of an image as they can be coloured: NaN where they are left blank."""
+    values = np.asarray(values, np.float64)
+    if image.log and image.floor:
+        axis = image_axis(image)
+        values = np.where(values >= 0, np.clip(values, axis.low, axis.high), np.nan)
+    return np.where(np.isfinite(values) & (values > 0 if image.log else True), values, np.nan)
 
 
 def _around(arrays: Sequence[Array], log: bool, room: float) -> Axis:

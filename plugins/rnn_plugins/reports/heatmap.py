@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 WIDEST = 64
 """Steps of the picture at most, so that each has room for its symbol."""
 
+FLOOR = 1e-3
+"""The share of the largest gradient below which all have one colour: what is so small is not learnt from."""
+
 
 class Heatmap(Report):
     """Which losses depend on which states, step by step.
@@ -77,7 +80,10 @@ class Heatmap(Report):
                     log=True,
                     definition="The Euclidean norm of the derivative of the loss at each step t (a row, with the "
                     f"symbol that is predicted) by {name} after each step k (a column, with the symbol that was read). "
-                    "A column that stays bright is a symbol that later losses remember.",
+                    "A column that stays bright is a symbol that later losses remember. A colour means the same for "
+                    "all networks shown together. The scale begins at a thousandth of the smallest of their largest "
+                    "norms and ends at most at a thousand times that; what is beyond has the colour of its end.",
+                    floor=FLOOR,
                 ),
             ),
         )

@@ -110,6 +110,11 @@ class Image:
         y_ticks: a word a row.
         log: colours by the logarithm.
         definition: what is drawn, in a sentence.
+        floor: where a logarithmic scale begins, as a share of the largest value; what is smaller, 0 included, has its
+            first colour. With 0 it begins at the smallest value, and what is not above 0 is left blank. See
+            ``colour_limits``.
+        limits: the range of the colours; None takes it from the values. The runner sets it where it lays subjects
+            beside each other, so that a colour means the same for all.
     """
 
     key: str
@@ -122,6 +127,30 @@ class Image:
     y_ticks: tuple[str, ...] = ()
     log: bool = False
     definition: str = ""
+    floor: float = 0.0
+    limits: tuple[float, float] | None = None
+
+
+def colour_limits(images: Sequence[Image]) -> tuple[float, float] | None:
+    """The range of colours in which all of some images can be drawn; None where they have no value.
+
+    That is from the smallest value to the largest. With a floor it goes by the smallest of the images' largest values:
+    it begins at that share of it, and ends at the largest value of all, but no farther above than it begins below. So
+    an image that explodes does not darken the others.
+    """
+    ranges = []
+    for image in images:
+        values = np.asarray(image.values, np.float64)
+        values = values[np.isfinite(values) & (values > 0 if image.log else True)]
+        if values.size:
+            ranges.append((float(values.min()), float(values.max())))
+    if not ranges:
+        return None
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    if floor := max(image.floor for image in images):
+        least = min(high for _, high in ranges)
+        low, high = floor * least, min(high, least / floor)
+    return low, high
 
 
 @dataclass(frozen=True)
@@ -269,6 +298,10 @@ def compose(kind: str, report: Report, found: Mapping[str, Findings], failed: Ma
     several = len(found) + len(failed or {}) > 1
     laid_over: dict[str, Chart] = {}
     figures: list[Figure] = []
+    images: dict[str, list[Image]] = {}
+    for figure in (figure for findings in found.values() for figure in findings.figures):
+        if isinstance(figure, Image):
+            images.setdefault(figure.key, []).append(figure)
     for place, (label, findings) in enumerate(found.items()):
         for figure in findings.figures:
             if not several:
@@ -278,6 +311,8 @@ def compose(kind: str, report: Report, found: Mapping[str, Findings], failed: Ma
                 curves = _laid_over(before.curves, figure, label, place)
                 laid_over[figure.key] = replace(before, curves=curves)
             else:
+                if isinstance(figure, Image):
+                    figure = replace(figure, limits=colour_limits(images[figure.key]))
                 figures.append(replace(figure, key=f"{figure.key}.{label}", title=f"{label}: {figure.title}"))
     return Page(
         kind,
