@@ -193,7 +193,8 @@ def image(figure: Image, screen: Screen) -> list[Text]:
     names = [screen.text(word) for word in figure.y_ticks] or [str(row) for row in range(len(values))]
     margin = min(max(map(cell_len, names)), 16)
     room = screen.width - margin - 3
-    blocks = _means(values, IMAGE_ROWS, room)
+    # With a floor what is infinite has a colour, and so a part in the mean.
+    blocks = _means(coloured_values(figure, values) if figure.floor else values, IMAGE_ROWS, room)
     wide = max(min(3, room // blocks.shape[1]), 1)
     axis = image_axis(figure)
     levels = _levels(axis.place(coloured_values(figure, blocks)), len(SHADES))
