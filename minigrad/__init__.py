@@ -26,6 +26,7 @@ from minigrad.primitives import (
     max,
     maximum,
     mean,
+    min,
     minimum,
     multiply,
     negative,
@@ -54,7 +55,7 @@ from minigrad.tensor import Tensor, no_grad
 __all__ = [
     "Tensor", "abs", "add", "affine", "broadcast_to", "clip", "concat", "concatenate", "cos", "cross_entropy", "cumsum",
     "divide", "dropout", "dropout_mask", "einsum", "exp", "expm1", "getitem", "grad", "jvp", "layer_norm", "log",
-    "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "minimum", "multiply", "negative",
+    "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "multiply", "negative",
     "no_grad", "one_hot", "pad", "pick", "place", "power", "relu", "reshape", "scan", "sigmoid", "sin", "softmax",
     "softplus", "split", "sqrt", "square", "stack", "subtract", "sum", "take", "tanh", "transpose",
     "value_and_grad", "vjp", "where",

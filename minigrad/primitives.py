@@ -71,9 +71,9 @@ tanh = elementwise(np.tanh, lambda g, y, x: g * (1 - y * y))
 
 
 def _sigmoid(x: Array) -> Any:
-    # One tanh has no overflow on either side, and costs half of what exp with a case distinction does. The error is
-    # half a unit in the last place of 1, so values below 1e-16 come out as 0.
-    return np.tanh(x * 0.5) * 0.5 + 0.5
+    # This keeps all digits where the result is small. Above 40 it rounds to 1, and exp would overflow.
+    e = np.exp(np.minimum(x, 40))
+    return e / (e + 1)
 
 
 sigmoid = elementwise(_sigmoid, lambda g, y, x: g * y * (1 - y), name="sigmoid", doc="1 / (1 + exp(-x)).")
@@ -225,7 +225,7 @@ def _restore(g: Any, x: Any, axis: Any) -> Any:
 
 
 def _logsumexp(x: Array, *, axis: Any = None, keepdims: bool = False) -> Any:
-    top = np.max(x, axis=axis, keepdims=True)
+    top = np.max(x, axis=axis, keepdims=True) if np.size(x) else np.sum(x, axis=axis, keepdims=True)
     top = np.where(np.isfinite(top), top, 0)  # so that a row of -inf gives -inf, and not nan
     with np.errstate(divide="ignore", over="ignore"):
         y = np.log(np.sum(np.exp(x - top), axis=axis, keepdims=True)) + top
@@ -233,13 +233,15 @@ def _logsumexp(x: Array, *, axis: Any = None, keepdims: bool = False) -> Any:
 
 
 def _log_softmax(x: Array, *, axis: int = -1) -> Any:
+    if not np.size(x):
+        return np.zeros_like(x)
     shifted = x - np.max(x, axis=axis, keepdims=True)
     return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))
 
 
-def _max_rule(g: Any, y: Any, x: Any, *, axis: Any, keepdims: bool) -> Any:
+def _extremum_rule(g: Any, y: Any, x: Any, *, axis: Any, keepdims: bool) -> Any:
     chosen = where(x == _restore(y, x, axis), x.dtype.type(1), 0)
-    return _restore(g, x, axis) * (chosen / sum(chosen, axis=axis, keepdims=True))  # equal maxima share
+    return _restore(g, x, axis) * (chosen / sum(chosen, axis=axis, keepdims=True))  # equal elements share
 
 
 def _sum_rule(g: Any, y: Any, x: Any, *, axis: Any, keepdims: bool) -> Any:
@@ -251,8 +253,12 @@ def _mean_rule(g: Any, y: Any, x: Any, *, axis: Any, keepdims: bool) -> Any:
 
 
 def _logsumexp_rule(g: Any, y: Any, x: Any, *, axis: Any, keepdims: bool) -> Any:
-    y = where(np.isfinite(y), y, 0)  # a row of -inf: its derivative is exp(-inf), and not exp(-inf + inf)
-    return _restore(g, x, axis) * exp(x - _restore(y, x, axis))
+    y = _restore(y, x, axis)
+    high, low = y == np.inf, y == -np.inf
+    # exp(x - y) where y is finite. A row of -inf has derivative 0; elements of +inf share, as equal maxima do.
+    x = where(high, where(x == np.inf, x.dtype.type(0), -np.inf), x)
+    share = exp(x - where(high | low, 0, y))
+    return _restore(g, x, axis) * (share / where(high, sum(share, axis=axis, keepdims=True), 1))
 
 
 def _reduction(function: Any) -> Any:
@@ -264,7 +270,8 @@ def _reduction(function: Any) -> Any:
 
 sum = Primitive("sum", _reduction(np.sum), _sum_rule)
 mean = Primitive("mean", _reduction(np.mean), _mean_rule)
-max = Primitive("max", _reduction(np.max), _max_rule, doc="As ``np.max``; equal maxima share the gradient.")
+max = Primitive("max", _reduction(np.max), _extremum_rule, doc="As ``np.max``; equal maxima share the gradient.")
+min = Primitive("min", _reduction(np.min), _extremum_rule, doc="As ``np.min``; equal minima share the gradient.")
 logsumexp = Primitive("logsumexp", _logsumexp, _logsumexp_rule, doc="log(sum(exp(x))) over axes, without overflow.")
 log_softmax = Primitive(
     "log_softmax",
@@ -483,7 +490,8 @@ def _full_like(x: Any, fill_value: Any, **options: Any) -> Any:
 
 ARRAY_FUNCTIONS.update(
     {
-        np.sum: sum, np.mean: mean, np.max: max, np.amax: max, np.cumsum: cumsum, np.clip: clip, np.einsum: einsum,
+        np.sum: sum, np.mean: mean, np.max: max, np.amax: max, np.min: min, np.amin: min, np.cumsum: cumsum,
+        np.clip: clip, np.einsum: einsum,
         np.where: where, np.reshape: reshape, np.transpose: transpose, np.broadcast_to: broadcast_to, np.pad: pad,
         np.concatenate: concatenate, np.stack: stack,
         np.take: lambda x, indices, axis=None: take(x, indices, axis),

@@ -267,6 +267,10 @@ class Tensor:
         """The maximum over ``axis`` (all axes where None)."""
         return _apply("max", self, axis=axis, keepdims=keepdims)
 
+    def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """The minimum over ``axis`` (all axes where None)."""
+        return _apply("min", self, axis=axis, keepdims=keepdims)
+
     def reshape(self, *shape: Any) -> Tensor:
         """The same elements in another shape."""
         return _apply("reshape", self, shape=shape[0] if len(shape) == 1 else shape)

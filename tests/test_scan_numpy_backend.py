@@ -276,7 +276,7 @@ def test_like_operations_that_need_one_another():
     check(step, params, rng.standard_normal((B, I)), [looked_up(rng, 6, 7, np.float64)])
 
 
-def test_a_product_that_is_seen_outside_is_not_scaled():
+def test_a_product_that_is_seen_outside_keeps_its_value():
     rng = np.random.default_rng(0)
     params = {"W": rng.standard_normal((I, I))}
 

@@ -96,7 +96,7 @@ def test_unary_operators():
 
 def test_methods_are_numpys():
     x = Tensor(X)
-    for name in ("sum", "mean", "max"):
+    for name in ("sum", "mean", "max", "min"):
         for kwargs in ({}, {"axis": 0}, {"axis": -1, "keepdims": True}, {"axis": (0, 1)}):
             expected = getattr(X, name)(**kwargs)
             np.testing.assert_array_equal(getattr(x, name)(**kwargs).value, expected)
@@ -135,6 +135,8 @@ PROTOCOLS: dict[Any, list[Any]] = {
     np.mean: [lambda x: np.mean(x, axis=(0, 1))],
     np.max: [lambda x: np.max(x, axis=1)],
     np.amax: [lambda x: np.amax(x, axis=0)],
+    np.min: [lambda x: np.min(x, axis=1)],
+    np.amin: [lambda x: np.amin(x)],
     np.cumsum: [lambda x: np.cumsum(x, axis=1), lambda x: np.cumsum(x)],
     np.clip: [lambda x: np.clip(x, 1.5, 4.5), lambda x: np.clip(x, None, a_max=4.5)],
     np.einsum: [lambda x: np.einsum("ij,jk->ik", x, W), lambda x: np.einsum("ij,ij", x, x)],

@@ -252,14 +252,15 @@ def _tanh(em: Emitter, operands: Sequence[str]) -> str:
 
 def _sigmoid(em: Emitter, operands: Sequence[str]) -> str:
     form = em.format
-    # Above, 1 + exp(-x) rounds to 1. Below, the power of 2 has the bits of infinity, and the result is 0, which is
-    # wrong by a denormal number at most.
+    # Above, 1 + exp(-x) rounds to 1; below, the result rounds to 0.
     x = em.at_most(operands[0], (form.mantissa + 3) * math.log(2))
-    x = em.at_least(x, -(form.bias + 1) * math.log(2))
-    biased, r = _reduce(em, x, -1, form.bias, form.ln2_parts)
+    x = em.at_least(x, -(form.bias + form.mantissa + 2) * math.log(2))
+    # unit / (unit + unit * exp(-x)): so the divisor is finite where the result is a denormal number.
+    down = form.mantissa + 9
+    biased, r = _reduce(em, x, -1, form.bias - down, form.ln2_parts)
     exp_r = _horner(em, r, [1, -1, *(c * (-1) ** k for k, c in enumerate(form.exp_tail))])
-    one = em.constant(1)
-    return em.binary("fdiv", one, em.fma(_power_of_two(em, biased), exp_r, one))
+    unit = em.constant(2.0**-down)
+    return em.binary("fdiv", unit, em.fma(_power_of_two(em, biased), exp_r, unit))
 
 
 def _softplus(em: Emitter, operands: Sequence[str]) -> str:

@@ -306,8 +306,6 @@ class Executor:
             _fill(space, layout.forward[i], known)
             for fold, matrix, operand in layout.forward[i].folds:
                 self._set_columns(space, fold, matrix, operand, indices[fold.lookup])
-            for buffer, row, rows, _ in layout.forward[i].halved:
-                space.arrays[buffer][row : row + rows] *= 0.5
             for call in space.forward[i]:
                 call()
         last = [_row_major(space.edge(layout.places[x], end=True), x) for x in program.carry]

@@ -45,8 +45,9 @@ def calls_of(name: str, args: Sequence[Any], out: Array, options: Mapping[str, A
         case "matmul":
             return [partial(np.matmul, args[1], x, out=out)]
         case "sigmoid":
-            half, tanh = partial(np.multiply, out, 0.5, out=out), partial(np.tanh, out, out=out)
-            return [partial(np.multiply, x, 0.5, out=out), tanh, half, partial(np.add, out, 0.5, out=out)]
+            e = np.empty_like(out)  # as in the primitive; of two bounds, because np.clip is slow with one
+            power = [partial(np.clip, x, -1000, 40, out=e), partial(np.exp, e, out=e)]
+            return [*power, partial(np.add, e, 1, out=out), partial(np.divide, e, out, out=out)]
         case "relu":
             return [partial(np.maximum, x, 0, out=out)]
         case "softplus":
@@ -198,42 +199,6 @@ def _grown(a: Arg, b: Arg) -> Arg:
     return a._replace(place=a.place.grown(b.place))
 
 
-def _halve(instructions: list[_Instruction], buffers: Sequence[Buffer]) -> tuple[list[_Instruction], list[Place]]:
-    """A sigmoid of columns of a product takes the half out of the product: ``sigmoid(2 x) = tanh(x) / 2 + 1 / 2``.
-
-    Returns:
-        The instructions, and the places in matrices whose rows are to be halved; this is exact.
-    """
-    halved: list[Place] = []
-    done: list[_Instruction] = []
-    for sigmoid in instructions:
-        rows = _behind(sigmoid, instructions, buffers) if sigmoid.name == "sigmoid" else None
-        if rows is None:
-            done.append(sigmoid)
-            continue
-        halved.append(rows)
-        out, half = sigmoid.out, Arg("number", number=0.5)
-        done.append(_Instruction("tanh", sigmoid.args, out, {}))
-        done += [_Instruction(name, (out, half), out, {}) for name in ("multiply", "add")]
-    return done, halved
-
-
-def _behind(reader: _Instruction, instructions: list[_Instruction], buffers: Sequence[Buffer]) -> Place | None:
-    """The rows of a matrix that make what an instruction, and nothing else, reads; None where something else does."""
-    x = reader.args[0].place
-    if x is None or x == reader.out.place or buffers[x.buffer].kind != "scratch":
-        return None
-    readers = [op for op in instructions if any(arg.place is not None and arg.place.meets(x) for arg in op.args)]
-    writers = [op for op in instructions if op.out.place is not None and op.out.place.meets(x)]
-    if readers != [reader] or len(writers) != 1 or writers[0].name != "matmul":
-        return None
-    matrix, whole = writers[0].args[1].place, writers[0].out.place
-    sharing = [op for op in instructions if op.name == "matmul" and op.args[1].place == matrix]
-    if matrix is None or whole is None or len(sharing) > 1 or not whole.holds(x):
-        return None
-    return matrix.part(x.row - whole.row, x.rows)
-
-
 def _merge(instructions: list[_Instruction]) -> list[_Instruction]:
     """Instructions of one name on adjacent places become one, where no instruction between them minds."""
     merged: list[_Instruction] = []
@@ -274,13 +239,11 @@ class Code(NamedTuple):
         instructions: in order.
         fixed: where fixed values go.
         folds: products that take a token, each with its matrix and its operand.
-        halved: rows of matrices to be halved.
     """
 
     instructions: list[_Instruction]
     fixed: list[tuple[Value, Place]]
     folds: list[tuple[Fold, Place, Place]]
-    halved: list[Place]
 
 
 class _Compiler:
@@ -441,9 +404,8 @@ class _Compiler:
         for x, place in finish:
             source = Arg("number", number=x) if not isinstance(x, Value) else Arg("rows", self.place(x))
             self.instructions.append(_Instruction("alias", (source,), Arg("rows", place), {}))
-        instructions, halved = _halve(_merge(self.instructions), self.buffers)
         fixed = [(x, place) for (x, _), place in self.fixed.items()]
-        return Code(_merge(instructions), fixed, self.folded, halved)
+        return Code(_merge(self.instructions), fixed, self.folded)
 
     def _scratch(self, op: Op, i: int, spare: dict[Any, list[int]], living: dict[int, Any]) -> Place:
         """A place for what one step needs once: over an operand that nobody reads later, or anew."""

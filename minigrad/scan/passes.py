@@ -215,8 +215,8 @@ def merge(graph: Graph, levels: Mapping[Value, Level], carry: int = 0) -> Graph:
 def lower(graph: Graph) -> Graph:
     """Operations that kernels have no word for become others that they have.
 
-    ``log_softmax``, ``logsumexp`` and ``mean`` become sums and maxima along the last axis; a scatter of columns becomes
-    a concatenation of its parts and zeros; a slice of a concatenation that is one of its parts is that part.
+    ``log_softmax``, ``logsumexp``, ``mean`` and ``min`` become sums and maxima along the last axis; a scatter of columns
+    becomes a concatenation of its parts and zeros; a slice of a concatenation that is one of its parts is that part.
     """
     makers: dict[Value, Op] = {}
 
@@ -250,6 +250,9 @@ def _lowered(builder: Builder, op: Op, makers: Mapping[Value, Op]) -> Operand | 
     if op.name == "mean" and last:
         total = emit(builder, "sum", x, axis=1, keepdims=keepdims)
         return builder.emit("multiply", (total, 1 / x.shape[1]), {}, op.output)
+    if op.name == "min":
+        top = emit(builder, "max", emit(builder, "multiply", x, -1), **op.options)
+        return builder.emit("multiply", (top, -1), {}, op.output)
     if op.name == "square":
         return builder.emit("multiply", (x, x), {}, op.output)
     if op.name == "negative":
