@@ -215,8 +215,9 @@ def merge(graph: Graph, levels: Mapping[Value, Level], carry: int = 0) -> Graph:
 def lower(graph: Graph) -> Graph:
     """Operations that kernels have no word for become others that they have.
 
-    ``log_softmax``, ``logsumexp``, ``mean`` and ``min`` become sums and maxima along the last axis; a scatter of columns
-    becomes a concatenation of its parts and zeros; a slice of a concatenation that is one of its parts is that part.
+    ``log_softmax``, ``logsumexp``, ``mean`` and ``min`` become sums and maxima along the last axis; a scatter of
+    columns becomes a concatenation of its parts and zeros; a slice of a concatenation that is one of its parts is that
+    part.
     """
     makers: dict[Value, Op] = {}
 
