@@ -129,6 +129,21 @@ def test_a_run_goes_on_bit_for_bit_on_its_backend(backend: str) -> None:
         assert (whole.run.path / name).read_bytes() == (session.run.path / name).read_bytes()
 
 
+LARGE = ("fox.txt", "--hidden-size", "160", "--steps", "3", "--batch-size", "2", "--seq-length", "8", "--seed", "1")
+"""A run whose arrays are long enough for machine code in clipping and update, whatever the time loop runs on."""
+
+
+@pytest.mark.parametrize("backend", ["reference", "numpy"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_no_machine_code_runs_in_a_step_on_numpy(backend: str, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "compile_ir", lambda *texts, **options: pytest.fail("machine code"))
+    options = (*LARGE, "--grad-clip", "0.01", "--optimizer", optimizer, "--backend", backend)
+    run, _ = trained(*options, "--name", "with")
+    monkeypatch.setattr(jit, "available", lambda: False)
+    other, _ = trained(*options, "--name", "without")
+    assert (run.path / LAST).read_bytes() == (other.path / LAST).read_bytes()
+
+
 def test_what_the_run_says_decides(ran_on: list[str]) -> None:
     with use_backend("reference"):
         trained("fox.txt", *SMALL)

@@ -82,9 +82,9 @@ class Session:
     def cost(self) -> Cost:
         """Take the next step a few times and throw it away, to see what memory and what time it needs."""
         state, batch = self.trainer.state, self.task.batch(self.trainer.state.step)
-        step = value_and_grad(self.trainer.loss, has_aux=True)
+        step = value_and_grad(self.task.loss, has_aux=True)
         times: list[float] = []
-        with np.errstate(all="ignore"):
+        with on_backend(self.trainer.settings.backend), np.errstate(all="ignore"):
             if isinstance(batch, TextBatch) and (piece := len(batch.inputs) // 8):
                 # What is planned and compiled for it serves the whole, and would take three times as long while traced.
                 short = TextBatch(batch.inputs[:piece], batch.targets[:piece])

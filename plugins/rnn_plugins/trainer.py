@@ -125,11 +125,6 @@ class Trainer:
         self._seconds = kept[-1]["seconds"] if kept else 0.0
         checkpoint.write_atomically(self.run.path / METRICS, "".join(json.dumps(r) + "\n" for r in kept))
 
-    def loss(self, params: Tree, carry: Tree, batch: Any, rng: np.random.Generator) -> tuple[Any, Tree]:
-        """The task's loss and the carry after it, on the run's backend."""
-        with on_backend(self.settings.backend):
-            return self.task.loss(params, carry, batch, rng)
-
     def stop(self) -> None:
         """Ask training to end after the step under way. Safe to call from a signal handler."""
         self._stopping = True
@@ -146,17 +141,6 @@ class Trainer:
                 does the last state that was saved.
         """
         settings, task, state = self.settings, self.task, self.state
-        clip_norm, clip_value = settings.clipping()
-        steps = train(
-            self.loss,
-            state,
-            self._batches(),
-            optimizer=self.optimizer,
-            schedule=self.schedule,
-            clip_norm=clip_norm,
-            clip_value=clip_value,
-            watch=self._logs,
-        )
         first_step = logged_step = state.step
         if state.step == 0:
             self.save()
@@ -164,7 +148,7 @@ class Trainer:
         started = saved = logged = time.monotonic()
         with open(self.run.path / METRICS, "a", encoding="utf-8") as metrics:
             try:
-                for step in steps:
+                for step in self._steps():
                     self.recent.append(step._replace(details=None))
                     self.tally.loss_sum += step.loss
                     self.tally.loss_count += 1
@@ -207,6 +191,26 @@ class Trainer:
                 raise
             finally:
                 self._close()
+
+    def _steps(self) -> Iterator[StepRecord]:
+        """Training steps, each with its clipping and its update on the run's backend."""
+        clip_norm, clip_value = self.settings.clipping()
+        steps = train(
+            self.task.loss,
+            self.state,
+            self._batches(),
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            watch=self._logs,
+        )
+        while True:
+            with on_backend(self.settings.backend):
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
 
     def _batches(self) -> Iterator[Any]:
         while self.state.step < self.last_step:
