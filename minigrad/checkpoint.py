@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,10 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a full disk says only that it is full
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):  # a full disk names nothing, and a closed folder a file that nobody knows
+            error.filename, error.filename2 = str(path), None
         raise
     # The new name is safe on disk only when the folder is; Windows cannot open one, and has no such call.
     if hasattr(os, "O_DIRECTORY"):

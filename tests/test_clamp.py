@@ -336,7 +336,7 @@ def test_a_state_of_other_weights_is_noted(call):
         (["--load-state", "gone"], "--load-state: there is no file 'gone'; give the path of a checkpoint"),
         (["--load-state", "{best}"],
          "--load-state '{best}' holds no state: give a file that rnn sample --save-state has written"),
-        (["--save-state", "no/s"], "--save-state 'no/s' cannot be written: there is no folder 'no'"),
+        (["--save-state", "no/s"], "--save-state is 'no/s', and there is no folder 'no': make it first"),
         (["--save-state", "s", "--count", "2"],
          "--save-state keeps the state at the end of one text that is drawn: leave out --count"),
         (["--save-state", "s", "--beam", "2"],
@@ -354,7 +354,7 @@ def test_mistakes_are_sentences(call, folder, args, message):
 def test_a_folder_is_no_file(call, tmp_path):
     _, said, code = call("--greedy", "--save-state", str(tmp_path), length=5)
     assert code == 2
-    assert said.endswith(f"Error: --save-state {str(tmp_path)!r} cannot be written: is a directory\n")
+    assert said.endswith(f"Error: --save-state is {str(tmp_path)!r}, which is a folder: name a file in it\n")
 
 
 def test_ctrl_c_keeps_the_state_too(folder, call, tmp_path):

@@ -117,7 +117,9 @@ class LazyGroup(click.Group):
             if debug or error.errno == errno.EPIPE:  # Click ends quietly when nobody reads on
                 raise
             place = f"{os.fspath(error.filename)!r}: " if error.filename is not None else ""
-            raise click.ClickException(f"{place}{(error.strerror or str(error)).lower()}") from None
+            full = errno.errorcode.get(error.errno or 0) in ("ENOSPC", "EDQUOT")
+            advice = "; make room on it, and run the same command again" if full else ""
+            raise click.ClickException(f"{place}{(error.strerror or str(error)).lower()}{advice}") from None
         except Exception as error:
             if debug:
                 raise

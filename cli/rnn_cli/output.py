@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import click
 
-from rnn_cli.console import remark
+from rnn_cli.console import as_json, remark
 from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,8 +46,7 @@ _OPTIONS = {
 def output_options(command: Command) -> Command:
     """Give a command ``--html``, ``--png``, ``--svg`` and ``--json``, which ``chosen`` takes out of its arguments."""
     for name, text in reversed(_OPTIONS.items()):
-        path = click.Path(dir_okay=False, allow_dash=name == "json")
-        command = click.option(f"--{name}", metavar="FILE", type=path, help=text)(command)
+        command = click.option(f"--{name}", metavar="FILE", type=click.Path(readable=False), help=text)(command)
     return command
 
 
@@ -64,11 +64,11 @@ def chosen(given: dict[str, Any]) -> Output:
 
 
 def hold(name: str, path: str) -> None:
-    """See whether the file of an option, such as ``html``, can be written.
+    """See whether the file of an option for pages, such as ``html``, can be written.
 
     Raises:
         UserError: it is no file, its name is that of another kind of file, it needs a library that is not installed,
-            or its folder is not there.
+            or ``try_file`` refuses it.
     """
     if path == "-":
         raise UserError(f"--{name} is '-'; name a file")
@@ -78,8 +78,45 @@ def hold(name: str, path: str) -> None:
         from rnn_cli.drawing import pictures
 
         pictures.require(f"--{name}")
-    if not Path(path).absolute().parent.is_dir():
+    try_file(name, path)
+
+
+def try_file(name: str, path: str) -> None:
+    """See, before the work, whether the file that an option names can be written after it. Nothing is left of that.
+
+    Raises:
+        UserError: its folder is not there or closed, or the file is a folder or closed.
+    """
+    folder = Path(os.path.realpath(path)).parent  # that of what a link points to
+    if os.path.isdir(path):
+        raise UserError(f"--{name} is {path!r}, which is a folder: name a file in it")
+    if not folder.is_dir():
         raise UserError(f"--{name} is {path!r}, and there is no folder {str(Path(path).parent)!r}: make it first")
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # its name is too long
+        raise _closed(name, path, error) from None
+    try:
+        if os.path.isfile(path):
+            with open(path, "ab"):
+                pass
+        if not is_special(path):
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        raise _closed(name, path, error) from None
+
+
+def is_special(path: str) -> bool:
+    """Whether something is there that is no file to be replaced, such as /dev/stdout or a pipe."""
+    return os.path.exists(path) and not os.path.isfile(path)
+
+
+def _closed(name: str, path: str, error: OSError) -> UserError:
+    reason = (error.strerror or str(error)).lower()
+    return UserError(f"--{name} is {path!r}, which cannot be written: {reason}; name another")
 
 
 def put(pages: Sequence[Page], heading: str, about: Sequence[str], output: Output) -> None:
@@ -91,7 +128,7 @@ def put(pages: Sequence[Page], heading: str, about: Sequence[str], output: Outpu
 
     text = ""
     if output.json is not None:
-        text = json.dumps({"heading": heading, "about": list(about), "reports": to_json(pages)}, indent=1) + "\n"
+        text = as_json({"heading": heading, "about": list(about), "reports": to_json(pages)}, indent=1) + "\n"
     try:
         if output.json not in (None, "-"):
             write(output.json, text)
@@ -119,8 +156,7 @@ def _put_pictures(pages: Sequence[Page], output: Output) -> None:
         if path is not None:
             from rnn_cli.drawing import pictures
 
-            pictures.save(pages, Path(path), form)
-            remark(f"Written: {path}")
+            write(path, pictures.picture(pages, form))
             written.append(path)
     counts = [
         (sum(isinstance(figure, kind) for page in pages for figure in page.figures), noun)
@@ -133,7 +169,13 @@ def _put_pictures(pages: Sequence[Page], output: Output) -> None:
         remark(f"{' and '.join(written)} {have} the plots alone; {shows}")
 
 
-def write(path: str, text: str) -> None:
-    """Write a file, and say so."""
-    Path(path).write_text(text, encoding="utf-8", errors="replace")
+def write(path: str, content: str | bytes) -> None:
+    """Write a file, whole or not at all, and say so."""
+    from minigrad.checkpoint import write_atomically
+
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
+    if is_special(path):
+        Path(path).write_bytes(data)
+    else:
+        write_atomically(path, data)
     remark(f"Written: {path}")

@@ -21,6 +21,7 @@ from click.core import ParameterSource
 from rnn_cli import completion
 from rnn_cli.console import printable, remark
 from rnn_cli.options import BACKEND, MEANINGLESS, TRUST
+from rnn_cli.output import is_special, try_file
 from rnn_cli.tables import sentence, table
 from rnn_plugins.errors import UserError
 
@@ -369,9 +370,9 @@ def _hold(ctx: click.Context) -> None:
     if "" in values["stop"]:
         raise UserError("--stop is empty; give the text that a sample is to end with")
     if values["save_state"]:
-        file, folder = values["save_state"], str(Path(values["save_state"]).parent)
-        if not Path(folder).is_dir():
-            raise UserError(f"--save-state {file!r} cannot be written: there is no folder {folder!r}")
+        try_file("save-state", values["save_state"])
+        if is_special(values["save_state"]):
+            raise UserError(f"--save-state is {values['save_state']!r}, which is no file: name one")
         if values["beam"] or values["count"] > 1:
             option = "beam" if values["beam"] else "count"
             raise UserError(f"--save-state keeps the state at the end of one text that is drawn: leave out --{option}")

@@ -33,7 +33,7 @@ MOST_SURPRISING = 10
 @UNKNOWN
 @BACKEND
 @TRUST
-@click.option("--html", metavar="FILE", type=click.Path(dir_okay=False), help="Write a page that stands by itself.")
+@click.option("--html", metavar="FILE", type=click.Path(readable=False), help="Write a page that stands by itself.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the bits of every symbol.")
 def score(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, html: str | None, as_json: bool) -> None:
     """Colour a text by how much each character surprises a network.

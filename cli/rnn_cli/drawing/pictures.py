@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import html
 import io
+import logging
 import re
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from minigrad.checkpoint import write_atomically
 from rnn_cli.drawing.scales import FAINT, Axis, axes, coloured_values, drawable, image_axis
 from rnn_cli.drawing.words import power, visible
 from rnn_plugins.errors import UserError
@@ -97,6 +96,7 @@ def require(option: str) -> None:
     Raises:
         UserError: there is none; ``option`` is what asked for it.
     """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its folder cannot be written, it tells at length
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -132,13 +132,15 @@ def svg(figure: Chart | Image, identifier: str) -> str:
     return _inline(buffer.getvalue(), figure, identifier, points)
 
 
-def save(pages: Sequence[Page], path: Path, format: Literal["png", "svg"]) -> None:
+def picture(pages: Sequence[Page], format: Literal["png", "svg"]) -> bytes:
     """All charts and images of pages in one picture, on white; coloured texts and tables are none and left out.
 
     Args:
         pages: what to draw.
-        path: the file to write.
-        format: what is written to it, whatever its name.
+        format: of the file that they become.
+
+    Returns:
+        The file's content.
 
     Raises:
         UserError: matplotlib is not installed, or there is nothing to draw.
@@ -170,7 +172,7 @@ def save(pages: Sequence[Page], path: Path, format: Literal["png", "svg"]) -> No
         # A picture of the same numbers is the same file, to the byte.
         metadata = {"Date": None} if format == "svg" else {"Software": None}
         drawn.savefig(buffer, format=format, dpi=144, metadata=metadata)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 @contextmanager
