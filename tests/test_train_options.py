@@ -38,6 +38,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("a -decay_rate 0.9 -- -b", "--optimizer rmsprop:decay=0.9 a -- -b"),
         ("--emsize 3 --nhid 4 --nlayers 5", "--embedding-size 3 --hidden-size 4 --num-layers 5"),
         ("--lr 6", "--learning-rate 6"),
+        ("--name= --lr=6", "--name= --learning-rate=6"),
         ("--clip 0.25 --bptt 35 --log-interval 9", "--grad-clip 0.25 --seq-length 35 --log-every 9"),
         ("-wordvec_size 64 -checkpoint_every 7", "--embedding-size 64 --valid-every 7"),
         ("-val_frac .05 -eval_val_every 3 -print_every 4", "--valid-fraction .05 --valid-every 3 --log-every 4"),
@@ -50,6 +51,68 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_options_of_other_programs(theirs: str, ours: str) -> None:
     assert translate(theirs.split()) == ours.split()
+
+
+SGD_TAKEN = "--lr is taken as in word_language_model, for plain SGD: --learning-rate 20 --optimizer sgd"
+ADAM_TAKEN = "--lr is taken as --learning-rate 20 for Adam; word_language_model's is for SGD: --optimizer sgd"
+ELEMENTS = "-grad_clip is taken as in char-rnn and torch-rnn: --grad-clip element:5"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "notes"),
+    [
+        # PyTorch's word_language_model: train() takes p - lr * gradient, after clip_grad_norm_.
+        ("--nhid 8 --lr 20", "--optimizer sgd --hidden-size 8 --learning-rate 20", [SGD_TAKEN]),
+        ("--lr=20 --bptt 5", "--optimizer sgd --learning-rate=20 --seq-length 5", [SGD_TAKEN]),
+        ("--nhid 8 --lr 20 --optimizer adam", "--hidden-size 8 --learning-rate 20 --optimizer adam", []),
+        ("--lr 20", "--learning-rate 20", [ADAM_TAKEN]),
+        ("--nhid 8 --clip 0.25", "--hidden-size 8 --grad-clip 0.25", []),
+        # char-rnn and torch-rnn: grad_params:clamp(-grad_clip, grad_clip).
+        ("-grad_clip 5", "--grad-clip element:5", [ELEMENTS]),
+        ("-grad_clip=5", "--grad-clip=element:5", [ELEMENTS]),
+        ("-grad_clip element:5", "--grad-clip element:5", []),
+        # char-rnn-tensorflow and Keras (clipnorm) and nanoGPT: the norm.
+        ("--grad_clip 5 --grad-clip 5", "--grad-clip 5 --grad-clip 5", []),
+        # char-rnn: optim_state = {alpha = opt.decay_rate}.
+        ("-decay_rate 0.95", "--optimizer rmsprop:decay=0.95", []),
+    ],
+)
+def test_a_name_that_means_something_else_elsewhere_is_told(theirs: str, ours: str, notes: list[str]) -> None:
+    told: list[str] = []
+    assert translate(theirs.split(), told.append) == ours.split()
+    assert told == notes
+
+
+def test_a_name_with_two_meanings_is_refused() -> None:
+    """In char-rnn-tensorflow: tf.assign(model.lr, args.learning_rate * (args.decay_rate ** e))."""
+    for line in (["--decay_rate", "0.97"], ["--decay-rate=0.97"]):
+        assert refused("fox.txt", *line) == (
+            "--decay-rate has two meanings, of RMSprop in char-rnn (--optimizer rmsprop:decay=0.97), and of the "
+            "learning rate per epoch in char-rnn-tensorflow (--schedule exponential:decay=0.97): give one of these "
+            "options"
+        )
+
+
+def test_of_another_programs_folder_the_file_is_read_that_it_trains_on() -> None:
+    for name in ("input.txt", "train.txt", "test.txt", "valid.txt"):
+        Path("theirs").mkdir(exist_ok=True)
+        Path("theirs", name).write_text(name * 60)
+    told: list[str] = []
+    assert translate(["-data_dir", "theirs"], told.append) == [os.path.join("theirs", "input.txt")]
+    assert translate(["--data", "theirs"], told.append) == [os.path.join("theirs", "train.txt")]
+    assert translate(["--data=books", "theirs"], told.append) == ["books", "theirs"]
+    assert told == [
+        f"of theirs only {file} is read, as --{name} has it elsewhere, and --valid-fraction of it is held out"
+        for name, file in (("data-dir", "input.txt"), ("data", "train.txt"))
+    ]
+
+
+def test_what_was_taken_is_said_unless_all_is_quiet() -> None:
+    line = ["fox.txt", *SMALL, "--lr", "20", "--nlayers", "1"]
+    run, result = trained(*line)
+    assert (run.settings.optimizer, run.settings.learning_rate) == ("sgd", 20.0)
+    assert f"Note: {SGD_TAKEN}.\n" in result.stderr
+    assert trained(*line, "--quiet")[1].stderr == ""
 
 
 def test_every_alias_leads_to_an_option() -> None:
@@ -100,6 +163,7 @@ def test_char_rnns_own_command_line() -> None:
     settings = run.settings
     assert (settings.cell, settings.num_layers, settings.hidden_size, settings.seed) == ("lstm", 2, 4, 123)
     assert (settings.schedule, settings.optimizer) == ("exponential:after=9,decay=0.97", "rmsprop:decay=0.95")
+    assert settings.clipping() == (0.0, 5.0)
 
 
 def test_cells_by_the_names_that_pytorch_gives_them() -> None:

@@ -6,8 +6,9 @@ What the values mean and whether they fit is decided in ``rnn_plugins.settings``
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 import click
@@ -223,8 +224,20 @@ ALIASES = {
 }
 """Other programs' names for the same thing."""
 
-FOLDERS = ("data-dir", "data")
-"""Other programs' names for what is FILES here."""
+FOLDERS = {"data-dir": "input.txt", "data": "train.txt"}
+"""Other programs' names for what is FILES here, and the one file of such a folder that they train on."""
+
+SGD = ("emsize", "nhid", "nlayers", "bptt")
+"""Options by which PyTorch's word_language_model is known, whose ``lr`` is that of plain SGD."""
+
+TORCH = {"grad-clip": "element:{}"}
+"""Values of options that char-rnn and torch-rnn mean otherwise; Torch's programs are known by their one dash."""
+
+TWO_MEANINGS = {
+    "decay-rate": "of RMSprop in char-rnn (--optimizer rmsprop:decay={0}), and of the learning rate per epoch in "
+    "char-rnn-tensorflow (--schedule exponential:decay={0})",
+}
+"""What a name with two dashes means in several programs."""
 
 PARTS = {
     "learning-rate-decay": ("schedule", "exponential", "decay", {"after": "9"}),
@@ -257,15 +270,20 @@ CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn", "RNN_TANH": "rnn"}
 """PyTorch's names of cells."""
 
 
-def translate(arguments: Sequence[str]) -> list[str]:
+def translate(arguments: Sequence[str], told: Callable[[str], None] = lambda note: None) -> list[str]:
     """Arguments with other programs' names for options, ``_`` for ``-`` and single dashes put into ours.
 
+    Args:
+        arguments: as they were typed.
+        told: called with a sentence where a name means something else elsewhere, on what it was taken for.
+
     Raises:
-        UserError: an option has no counterpart, or says what another one says too.
+        UserError: an option has no counterpart, has several, or says what another one says too.
     """
     flags = {option.opts[0][2:]: option.is_flag for option in OPTIONS}
     ours: list[str] = []
     parts: dict[str, str] = {}
+    known: dict[str, str] = {}
     rest = iter(arguments)
     for argument in rest:
         if argument == "--":
@@ -279,15 +297,51 @@ def translate(arguments: Sequence[str]) -> list[str]:
             raise UserError(f"there is no --{name} here: {MEANINGLESS[name]}")
         elif name in PARTS:
             parts[name] = value if equals else next(rest, "")
+            if name in TWO_MEANINGS and argument.startswith("--"):
+                meanings = TWO_MEANINGS[name].format(parts[name])
+                raise UserError(f"--{name} has two meanings, {meanings}: give one of these options")
         elif name in FOLDERS:
-            ours.append(value if equals else next(rest, ""))
-        elif (name := ALIASES.get(name, name)) in flags:
-            ours.append(f"--{name}{equals}{value}")
-            if not flags[name] and not equals:
-                ours += [value for value in [next(rest, None)] if value is not None]
+            ours.append(_file(name, value if equals else next(rest, ""), told))
+        elif (target := ALIASES.get(name, name)) in flags:
+            given = value if equals or flags[target] else next(rest, None)
+            if name in TORCH and given and ":" not in given and not argument.startswith("--"):
+                given = TORCH[name].format(given)
+                told(f"-{written} is taken as in char-rnn and torch-rnn: --{target} {given}")
+            known[name] = given or ""
+            ours.append(f"--{target}{equals}{given if equals or flags[target] else ''}")
+            ours += [given] if given is not None and not (equals or flags[target]) else []
         else:
             ours.append(argument)  # Click knows what to say of it
-    return [*_composed(parts, ours), *ours]
+    return [*_composed(parts, ours), *_added(known, ours, told), *ours]
+
+
+def _file(name: str, path: str, told: Callable[[str], None]) -> str:
+    """What is trained on of the folder that another program's option names."""
+    file = os.path.join(path, FOLDERS[name])
+    if not os.path.isfile(file):
+        return path
+    told(
+        f"of {path} only {FOLDERS[name]} is read, as --{name} has it elsewhere, and --valid-fraction of it is held out"
+    )
+    return file
+
+
+def _added(known: Mapping[str, str], ours: Sequence[str], told: Callable[[str], None]) -> list[str]:
+    """The optimiser that another program's learning rate is for, where none is given.
+
+    Args:
+        known: the values of the options that were typed, by their names there.
+        ours: what was made of all.
+        told: as in ``translate``.
+    """
+    rate = known.get("lr")
+    if not rate or "--optimizer" in {argument.partition("=")[0] for argument in ours}:
+        return []
+    if not known.keys() & set(SGD):
+        told(f"--lr is taken as --learning-rate {rate} for Adam; word_language_model's is for SGD: --optimizer sgd")
+        return []
+    told(f"--lr is taken as in word_language_model, for plain SGD: --learning-rate {rate} --optimizer sgd")
+    return ["--optimizer", "sgd"]
 
 
 def _composed(parts: Mapping[str, str], ours: Sequence[str]) -> list[str]:

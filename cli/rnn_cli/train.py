@@ -30,7 +30,14 @@ class Train(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As Click does, after the translation."""
-        return super().parse_args(ctx, args if ctx.resilient_parsing else translate(args))
+        if ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        notes: list[str] = []
+        rest = super().parse_args(ctx, translate(args, notes.append))
+        if not ctx.params.get("quiet"):
+            for note in notes:
+                remark(f"Note: {note}.")
+        return rest
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """A section a group."""
