@@ -1,11 +1,14 @@
 """``rnn sample`` as a user meets it, through Click's runner and as a process."""
 
+import fcntl
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import termios
+import time
 import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
@@ -380,6 +383,26 @@ def test_ctrl_c_ends_it_quietly(folder):
         assert text.endswith(b"\n")
 
 
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="pipes of a known size are Linux's")
+@pytest.mark.parametrize("more", [[], ["--raw"], ["--save-state"]])
+def test_one_ctrl_c_ends_it_though_nobody_reads_on(folder, tmp_path, more):
+    state = str(tmp_path / "state")
+    words = [*more, state] if more == ["--save-state"] else more
+    with started(folder, "--length", "0", "--seed", "1", *words) as process:
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        held, quiet = 0, time.monotonic()
+        while held < 4096 or time.monotonic() - quiet < 0.5:  # until it is full, and the next write waits
+            waiting = int.from_bytes(fcntl.ioctl(process.stdout, termios.FIONREAD, bytes(4)), sys.byteorder)
+            held, quiet = waiting, quiet if waiting == held else time.monotonic()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        said = process.stderr.read().decode()
+    kept = f"Left at once: no state is in {state}.\n" if words != more else ""
+    assert said == f"From the run hamlet, with --seed 1.\n{kept}"
+    assert not os.path.exists(state)
+
+
 def test_a_terminal_that_knows_no_utf8_gets_question_marks(folder):
     environment = {"PYTHONIOENCODING": "ascii"}
     process = subprocess.run(
@@ -404,6 +427,8 @@ def test_a_terminal_that_knows_no_utf8_gets_question_marks(folder):
 def test_help_needs_no_numpy_and_completion_finds_runs(folder):
     code = """
 import sys
+import termios
+import time
 from rnn_cli import completion
 print([item.value for item in completion.runs(None, None, "h")])
 print([item.type for item in completion.runs_or_files(None, None, "x")])

@@ -9,9 +9,10 @@ import codecs
 import io
 import os
 import re
+import select
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any
 
@@ -94,6 +95,31 @@ def results() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, width=columns(sys.stdout))
+
+
+def is_stuck() -> bool:
+    """Whether standard output takes nothing more until somebody reads on."""
+    try:
+        return not select.select([], [sys.stdout.fileno()], [], 0)[1]
+    except (OSError, ValueError):  # it is no file, or Windows, which cannot say
+        return False
+
+
+@contextmanager
+def unless_stuck() -> Iterator[None]:
+    """Within this block standard output waits for no reader: what it does not take now is dropped, also afterwards."""
+    try:
+        number = sys.stdout.fileno()
+        os.set_blocking(number, False)
+    except OSError:  # it is no file, or Windows, which cannot
+        yield
+        return
+    try:
+        yield
+    except BlockingIOError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)  # where the interpreter sends the rest when it ends
+    finally:
+        os.set_blocking(number, True)
 
 
 def columns(stream: IO[str]) -> int:

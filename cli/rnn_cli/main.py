@@ -6,13 +6,14 @@ import errno
 import importlib
 import os
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from rnn_cli.console import prepare, printable
+from rnn_cli.console import prepare, printable, unless_stuck
 
 COMMANDS = {
     "train": ("rnn_cli.train", "Train a network on a text."),
@@ -102,6 +103,8 @@ class LazyGroup(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
+            with unless_stuck():
+                sys.stdout.flush()
             click.echo(err=True)  # the terminal shows ^C; what follows begins on a line of its own
             raise click.exceptions.Exit(130) from None
         except UserError as error:

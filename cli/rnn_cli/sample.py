@@ -19,7 +19,7 @@ import click
 from click.core import ParameterSource
 
 from rnn_cli import completion
-from rnn_cli.console import printable, remark
+from rnn_cli.console import is_stuck, printable, remark, unless_stuck
 from rnn_cli.options import BACKEND, MEANINGLESS, TRUST
 from rnn_cli.output import is_special, try_file
 from rnn_cli.tables import sentence, table
@@ -202,6 +202,8 @@ def sample(
         if keeper and keeper.stopped:
             ctx.exit(130)
     except KeyboardInterrupt:
+        with unless_stuck():
+            sys.stdout.flush()
         ctx.exit(130)
 
 
@@ -232,7 +234,8 @@ class Keeper:
         rng: what draws the text; None where nothing is drawn.
 
     Attributes:
-        stopped: whether Ctrl-C came; the next one leaves at once, and nothing is kept.
+        stopped: whether Ctrl-C came; the next one leaves at once, as does the first where nobody reads on, and nothing
+            is kept.
     """
 
     def __init__(self, file: str, run: Run, rng: Generator | None) -> None:
@@ -248,7 +251,7 @@ class Keeper:
             self._before = signal.signal(signal.SIGINT, self._stop)
 
     def _stop(self, *_: object) -> None:
-        if self.stopped:
+        if self.stopped or is_stuck():
             raise KeyboardInterrupt
         self.stopped = True
 
@@ -261,6 +264,8 @@ class Keeper:
 
             state.save(self.file, self.run, self._position, self.rng)
             remark(f"The state after {self._position.read:,} symbols is in {self.file}.")
+        elif kind is KeyboardInterrupt:
+            remark(f"Left at once: no state is in {self.file}.")
 
     def watched(self, symbols: Iterator[tuple[int, Position]]) -> Iterator[int]:
         """The symbols alone, up to the one at which Ctrl-C comes."""
@@ -335,6 +340,11 @@ def _stream(pieces: Iterable[str], as_bytes: bool, end: str, keep: bool) -> str:
         else:
             sys.stdout.write(printable(text, keep="\n\t") if watched else text)
 
+    def finish() -> None:
+        if not last.endswith(end):
+            put(end)
+        sys.stdout.flush()
+
     written: list[str] = []
     last, shown = "", 0.0
     try:
@@ -347,10 +357,14 @@ def _stream(pieces: Iterable[str], as_bytes: bool, end: str, keep: bool) -> str:
             if now - shown > SHOWN_EVERY:
                 sys.stdout.flush()
                 shown = now
-    finally:
-        if not last.endswith(end):
-            put(end)
-        sys.stdout.flush()
+    except KeyboardInterrupt:
+        with unless_stuck():
+            finish()
+        raise
+    except Exception:
+        finish()
+        raise
+    finish()
     return "".join(written)
 
 
