@@ -146,8 +146,21 @@ def test_the_training_text_itself_is_noted(call):
     assert code == 0
     assert said == (
         "Note: This is the whole text that the run was trained on, so the figures say how well it is remembered; "
-        "without FILE, the held-out end of it is scored alone.\n"
+        "rnn eval hamlet scores the held-out end of it alone.\n"
     )
+
+
+def test_a_part_of_the_training_text_is_noted_and_nothing_held_out_is_promised(call, folder):
+    folder.joinpath("part.txt").write_text(TEXT[10:300])
+    stands = (
+        "Note: This text stands in the one that the run was trained on, so the figures say how well it is remembered"
+    )
+    assert call("hamlet", "part.txt")[2] == f"{stands}; rnn eval hamlet scores the held-out end of it alone.\n"
+    assert "remembered" not in call("hamlet", "other.txt")[2]
+    train(folder, TEXT[:-1], "whole", steps=1, valid_fraction=0.0)
+    assert call("whole", "part.txt")[2] == f"{stands}.\n"
+    assert call("whole", "whole.txt")[2].endswith("trained on, so the figures say how well it is remembered.\n")
+    assert call("whole")[2] == "Error: the run 'whole' held nothing of its text out; give a FILE to evaluate on\n"
 
 
 def test_words_have_a_perplexity_of_their_own(call):
@@ -199,8 +212,7 @@ def test_a_text_that_came_through_standard_input(call, folder, monkeypatch):
     assert call("piped") == (
         2,
         "",
-        "Error: the text of the run 'piped' came through standard input and is kept nowhere; "
-        "give a FILE to evaluate on\n",
+        "Error: the text of the run 'piped' came through a pipe and is kept nowhere; give a FILE to evaluate on\n",
     )
 
 

@@ -1,5 +1,6 @@
 """Runs that go on, start with another's weights, or are repeated; and processes that are interrupted."""
 
+import hashlib
 import json
 import os
 import re
@@ -96,26 +97,50 @@ def test_a_text_that_has_changed_or_moved() -> None:
     )
 
 
-def test_standard_input_has_to_be_given_again_unless_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    run, _ = trained("-", *SMALL, input=TEXT)
+def test_what_came_through_a_pipe_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, result = trained("-", *SMALL, input=TEXT)
     assert run.name == "gru-stdin"
-    trained("--resume", run.name, "--steps", "14", input=TEXT)
-    assert "has changed: - has the SHA-256" in refused("--resume", run.name, input=TEXT + "!")
-    monkeypatch.setattr(sessions, "_no_input", lambda: True)
-    assert refused("--resume", run.name) == (
-        "the run 'gru-stdin' was trained on standard input, and that text is kept nowhere: pipe it in once more"
-    )
-    assert CliRunner().invoke(rnn, ["rerun", run.name]).exit_code == 2
-
-
-def test_standard_input_that_is_kept_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rnn_plugins.text.corpus.SMALL", 1)
-    run, _ = trained("-", *SMALL, input=TEXT)
+    assert (
+        "Note: standard input cannot be read again: its symbols are kept in 'cache'; where they are gone, give the "
+        "same text in a FILE to go on: rnn train --resume gru-stdin FILE.\n"
+    ) in result.stderr
     monkeypatch.setattr(sessions, "_no_input", lambda: True)
     trained("--resume", run.name, "--steps", "14")
     assert Run(run.path).manifest["step"] == 14
     result = CliRunner().invoke(rnn, ["rerun", run.name])
     assert result.stdout.endswith("The weights differ from those of gru-stdin.\n")  # for that one went on, see below
+
+
+def test_what_came_through_a_pipe_and_is_kept_no_more_has_to_be_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = trained("-", *SMALL, input=TEXT)
+    shutil.rmtree("cache")
+    trained("--resume", run.name, "--steps", "14", input=TEXT)
+    shutil.rmtree("cache")
+    assert "has changed: - has the SHA-256" in refused("--resume", run.name, input=TEXT + "!")
+    shutil.rmtree("cache")
+    remedy = "; give the same text in a FILE: rnn train --resume gru-stdin FILE"
+    assert refused("--resume", run.name, input="") == (
+        f"the text of the run 'gru-stdin' cannot be had: standard input is empty{remedy}"
+    )
+    monkeypatch.setattr(sessions, "_no_input", lambda: True)
+    kept_nowhere = f"the text of the run 'gru-stdin' came through a pipe and is kept nowhere{remedy}"
+    assert refused("--resume", run.name) == kept_nowhere
+    assert CliRunner().invoke(rnn, ["rerun", run.name]).stderr == f"Error: {kept_nowhere}\n"
+    trained("--resume", run.name, "fox.txt", "--steps", "16")
+    trained("--resume", run.name, "--steps", "17")
+    assert Run(run.path).settings.files == (os.path.abspath("fox.txt"),)
+
+
+def test_process_substitution_is_a_pipe() -> None:
+    command = 'rnn() { "$0" -c "from rnn_cli.main import rnn; rnn()" "$@"; }; '
+    command += "rnn train <(head -c 200 fox.txt) <(tail -c +201 fox.txt) --quiet --name two " + " ".join(SMALL)
+    subprocess.run(["bash", "-c", command, sys.executable], check=True)
+    run = Run(Path("runs", "two"))
+    assert run.settings.files == ("-",)
+    trained("--resume", "two", "--steps", "14")
+    shutil.rmtree("cache")
+    trained("--resume", "two", "--steps", "15", input=TEXT)
+    assert run.manifest["data"]["digest"] == hashlib.sha256(TEXT.encode()).hexdigest()
 
 
 def test_a_run_that_is_being_trained_is_left_alone() -> None:

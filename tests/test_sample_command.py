@@ -231,6 +231,20 @@ def test_a_line_feed_that_was_typed_as_a_backslash_and_an_n(call, run, prime, be
     assert said.splitlines() == [*([note] if note else []), f"From the run {run}."]
 
 
+def test_a_prime_is_decoded_as_a_text_is(call, folder):
+    note = "Note: In --prime-file 'dos.txt', a byte order mark was left out and the line ends CR LF were read as LF.\n"
+    folder.joinpath("dos.txt").write_bytes("\ufeffto\r\nbe\r\n".encode())
+    code, text, said = call("--prime-file", "dos.txt", "--length", "3", "--greedy")
+    assert (code, text[:6]) == (0, "to\nbe\n")
+    assert said == f"{note}From the run hamlet.\n"
+    assert call("--prime", "\ufeffto\r\nbe\n", "--length", "3", "--greedy")[1] == text
+    folder.joinpath("dos.txt").write_bytes("to be".encode("utf-16-le"))
+    assert call("--prime-file", "dos.txt")[2] == (
+        "Error: --prime-file 'dos.txt' is UTF-16LE and not UTF-8 (it has NUL bytes); convert it: "
+        "iconv -f UTF-16LE -t UTF-8 dos.txt > dos.utf-8.txt\n"
+    )
+
+
 def test_the_same_in_stop(call):
     _, text, said = call("--stop", r"\n", "--length", "500", "--seed", "1")
     assert text.count("\n") == 1
@@ -266,7 +280,10 @@ def test_check_latex_counts_on_standard_error(call, folder):
          "--prime and --prime-file both say what the text begins with: leave one of them out"),
         (["--prime-file", "gone.txt"], "--prime-file 'gone.txt' cannot be read: no such file or directory"),
         (["--prime-file", "latin.txt"],
-         "--prime-file 'latin.txt' is not UTF-8 (0xE9 at byte offset 2); convert it to UTF-8"),
+         "--prime-file 'latin.txt' is not UTF-8 (0xE9 at byte offset 2); convert it from the encoding that it has, as "
+         "in: iconv -f CP1252 -t UTF-8 latin.txt > latin.utf-8.txt"),
+        (["--prime-file", "/dev/zero"],
+         "--prime-file '/dev/zero' is a device; give a file, or pipe what it gives into rnn and read it with -"),
         (["--length", "-1"], "--length is -1; it must be at least 0"),
         (["--seed", "-5"], "--seed is -5; it must be at least 0"),
         (["--count", "0"], "--count is 0; it must be at least 1"),

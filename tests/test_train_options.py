@@ -237,9 +237,31 @@ def test_a_configuration_file_that_will_not_do(text: str, sentence: str) -> None
 
 
 def test_a_configuration_file_that_is_none() -> None:
-    Path("c.toml").write_bytes(b"\xff")
+    Path("c.toml").write_bytes(b"# \xff\n")
+    assert refused("--config", "c.toml") == (
+        "the configuration file 'c.toml' is not UTF-8 (0xFF at byte offset 2); convert it from the encoding that it "
+        "has, as in: iconv -f CP1252 -t UTF-8 c.toml > c.utf-8.toml"
+    )
+    Path("c.toml").write_bytes("steps = 1".encode("utf-16"))
+    assert refused("--config", "c.toml") == (
+        "the configuration file 'c.toml' is UTF-16 and not UTF-8 (0xFF at byte offset 0); convert it: "
+        "iconv -f UTF-16 -t UTF-8 c.toml > c.utf-8.toml"
+    )
+    Path("c.toml").write_text("steps = ")
     assert refused("--config", "c.toml").startswith("the configuration file 'c.toml' is no TOML: ")
-    assert refused("--config", ".") == "the configuration file '.' cannot be read: Is a directory"
+    assert refused("--config", ".") == "the configuration file '.' cannot be read: is a directory"
+    assert refused("--config", "/dev/zero").startswith("the configuration file '/dev/zero' is a device; give a file")
+
+
+def test_a_configuration_file_with_a_byte_order_mark_and_cr_lf() -> None:
+    Path("c.toml").write_bytes(b"\xef\xbb\xbfsteps = 3\r\nhidden-size = 4\r\n")
+    run, result = trained("fox.txt", "--config", "c.toml")
+    assert (run.settings.steps, run.settings.hidden_size) == (3, 4)
+    assert result.stderr.startswith(
+        "Note: In the configuration file 'c.toml', a byte order mark was left out and the line ends CR LF were read as "
+        "LF.\n"
+    )
+    assert trained("fox.txt", "--config", "c.toml", "--quiet")[1].stderr == ""
 
 
 def test_help_has_every_option_with_its_default() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_cli import completion
+from rnn_cli import completion, piped
 from rnn_cli.console import errors, is_live, remark
 from rnn_cli.display import duration, figure
 from rnn_cli.options import OPTIONS, RUN, TRUST, Setting, collect
@@ -70,6 +70,8 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
         require_texts(runs_or_files, "to train on")
         if runs_or_files:
             wanted["files"] = runs_or_files
+        else:
+            piped.ignored("each run reads the text, so save it to a file and name that")
         planned = contest(cells, wanted, match or "params", SEEDS if seeds is None else seeds)
         at_end = planned.match == "seconds"
         about = (*planned.about, _described(planned))

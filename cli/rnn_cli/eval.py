@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import glob
 import os
+import shlex
 from typing import TYPE_CHECKING
 
 import click
 
-from rnn_cli import completion, console
+from rnn_cli import completion, console, piped
 from rnn_cli.console import printable, remark
 from rnn_cli.options import BACKEND, TRUST, UNKNOWN
 from rnn_cli.tables import prose, sentence, table
@@ -41,6 +42,8 @@ def eval(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, as_
     from rnn_plugins.text.evaluation import evaluate
 
     run, files = find_run_and_files(run_and_files)
+    if not files:
+        piped.ignored(f"rnn eval {shlex.quote(run.name)} - reads it as the text")
     with on_backend(backend):
         evaluation = evaluate(run, files, unknown)
     for notice in evaluation.notices:

@@ -14,6 +14,8 @@ from typing import Any, get_args
 import click
 
 from rnn_cli import completion
+from rnn_cli.console import remark
+from rnn_cli.tables import sentence
 from rnn_plugins.errors import UserError, did_you_mean
 from rnn_plugins.settings import PRESETS, Backend, Settings, merge
 
@@ -384,7 +386,7 @@ def collect(files: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
     for name, example in (("cell_option", "forget_bias=2"), ("ablate", "output=1")):
         if name in line:
             line[name] = pairs(name, line[name], example)
-    config = read_config(line.pop("config")) if "config" in line else {}
+    config = read_config(line.pop("config"), quiet=bool(line.get("quiet"))) if "config" in line else {}
     preset = line.get("preset", config.get("preset"))
     if preset not in (None, *PRESETS):
         raise UserError(f"there is no preset called {preset!r}; there is {', '.join(PRESETS)}")
@@ -395,21 +397,24 @@ def collect(files: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
     return wanted
 
 
-def read_config(path: str) -> dict[str, Any]:
-    """A configuration file's options, by their names with ``_``.
+def read_config(path: str, *, quiet: bool = False) -> dict[str, Any]:
+    """A configuration file's options, by their names with ``_``; ``quiet`` keeps back what is to be said of its text.
 
     Raises:
         UserError: it cannot be read, or has a key that is no option.
     """
+    from rnn_plugins.text.sources import read_text
+
+    label = f"the configuration file {path!r}"
+    if not os.path.exists(path):
+        raise UserError(f"there is no configuration file {path!r}")
+    text, notices = read_text(path, label)
+    for notice in [] if quiet else notices:
+        remark(f"Note: {sentence(notice)}")
     try:
-        with open(path, "rb") as file:
-            table = tomllib.load(file)
-    except FileNotFoundError:
-        raise UserError(f"there is no configuration file {path!r}") from None
-    except OSError as error:
-        raise UserError(f"the configuration file {path!r} cannot be read: {error.strerror}") from None
-    except ValueError as error:  # no TOML, or no UTF-8
-        raise UserError(f"the configuration file {path!r} is no TOML: {error}") from None
+        table = tomllib.loads(text)
+    except ValueError as error:
+        raise UserError(f"{label} is no TOML: {error}") from None
     names = {option.name: option for option in OPTIONS if option.name not in ON_THE_LINE}
     config: dict[str, Any] = {}
     for key, value in table.items():

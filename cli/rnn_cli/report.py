@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_cli import completion
+from rnn_cli import completion, piped
 from rnn_cli.console import is_live, remark
 from rnn_cli.options import BACKEND, DEFAULTS, TRUST
 from rnn_cli.output import chosen, output_options, put
@@ -102,6 +102,8 @@ def report(
     from rnn_plugins.reports.report import Look
 
     reports = load(kinds_of(everything, kinds), everything)
+    if text is None and not (cells and runs_or_files):
+        piped.ignored(f"rnn report {'--cell NAME' if cells else '--text'} - reads it as the text")
     look = Look(given["lags"], given["positions"], units, given["characters"], given["seed"])
     try:
         with on_backend(backend):

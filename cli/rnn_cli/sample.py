@@ -12,13 +12,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from itertools import chain, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
 from click.core import ParameterSource
 
-from rnn_cli import completion
+from rnn_cli import completion, piped
 from rnn_cli.console import is_stuck, printable, remark, unless_stuck
 from rnn_cli.options import BACKEND, MEANINGLESS, TRUST
 from rnn_cli.output import is_special, try_file
@@ -163,6 +162,8 @@ def sample(
         chosen = find_run(run)
         vocabulary = chosen.vocabulary
         choice = Choice(**choosing, never=() if allow_unknown else vocabulary.unwritten)
+        if prime is None and prime_file is None:
+            piped.ignored("rnn sample --prime-file - reads it as the prime")
         text = _prime(prime, prime_file, vocabulary)
         stop = tuple(_typed(mark, "--stop", vocabulary) for mark in stop)
         begin = vocabulary.encode(text, unknown, called="the prime").tolist()
@@ -406,20 +407,23 @@ def _hold(ctx: click.Context) -> None:
 
 def _prime(prime: str | None, file: str | None, vocabulary: Vocabulary) -> str:
     """What the text begins with."""
+    from rnn_plugins.text.decoding import decode
+    from rnn_plugins.text.sources import read_bytes, read_text
+
+    line_ends = "\r" not in vocabulary.symbols  # as in the corpus
     if file is None:
-        return _typed(prime or "", "--prime", vocabulary)
-    if file == "-" and sys.stdin is None:
-        raise UserError("standard input is closed; pipe the prime into it, or name a file")
-    try:
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        return content.decode("utf-8", "surrogateescape" if vocabulary.level == "byte" else "strict")
-    except OSError as error:
-        raise UserError(f"--prime-file {file!r} cannot be read: {(error.strerror or str(error)).lower()}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"--prime-file {file!r} is not UTF-8 (0x{error.object[error.start]:02X} at byte offset {error.start}); "
-            "convert it to UTF-8"
-        ) from None
+        text = _typed(prime or "", "--prime", vocabulary)
+        if vocabulary.level == "byte":
+            return text
+        text, notices = decode(text.encode("utf-8", "surrogateescape"), "--prime", line_ends=line_ends)
+    else:
+        label = f"--prime-file {file!r}"
+        if vocabulary.level == "byte":
+            return read_bytes(file, label).decode("utf-8", "surrogateescape")
+        text, notices = read_text(file, label, line_ends=line_ends)
+    for notice in notices:
+        remark(f"Note: {sentence(notice)}")
+    return text
 
 
 def _typed(text: str, option: str, vocabulary: Vocabulary) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rnn_cli import piped
 from rnn_cli.console import is_live, remark, say
 from rnn_cli.display import Display, Lines, Live, Records, duration, emit, losses, memory
 from rnn_cli.options import OPTIONS, Setting, collect, translate
@@ -86,6 +87,8 @@ def train(ctx: click.Context, /, files: tuple[str, ...], **given: Any) -> None:
     before = find_run(resumed) if resumed else None
     if given["flow_every"] is not None and not wanted.get("flow") and not (before and before.settings.flow):
         raise UserError("--flow-every says how often --flow looks: give --flow too")
+    if not quiet and not wanted.get("files") and not (before and "-" in before.settings.files):
+        piped.ignored("rnn train - reads it as the text")
     if before:
         session = sessions.resume(before, wanted)
     else:

@@ -30,6 +30,7 @@ from rnn_plugins.settings import Settings
 from rnn_plugins.tasks.language_model import Model
 from rnn_plugins.tasks.task import Task
 from rnn_plugins.text.corpus import Corpus, load_corpus, split
+from rnn_plugins.text.sources import is_pipe
 
 Match = Literal["params", "flops", "seconds", "none"]
 """What is held equal between cells: parameters, operations a symbol, time of training, or nothing but the settings."""
@@ -108,8 +109,8 @@ def contest(cells: Sequence[str], given: Mapping[str, Any], match: Match = "para
     if seeds < 1:
         raise UserError(f"--seeds is {seeds}; it must be at least 1")
     common = Settings(**given)
-    if "-" in common.files:
-        raise UserError("standard input can be read only once, and each run reads the text: save it to a file first")
+    if any(map(is_pipe, common.files)):
+        raise UserError("a pipe can be read only once, and each run reads the text: save it to a file first")
     if match == "seconds":
         common = _timed(common, given)
     common = replace(common, files=common.files or ("builtin:latex",))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shlex
 import statistics
 import sys
 import time
@@ -31,8 +32,9 @@ from rnn_plugins.places import BEST, LAST
 from rnn_plugins.runs import Run, build_model, create_run, embedding_size, environment
 from rnn_plugins.settings import EPOCHS, MIN_STEPS, Backend, Settings, merge, option
 from rnn_plugins.tasks.language_model import LEARNING_RATE, LanguageModel, Model, TextBatch
-from rnn_plugins.text.corpus import Corpus, load_corpus, recall_corpus, split
+from rnn_plugins.text.corpus import Corpus, cache_folder, load_corpus, recall_corpus, split
 from rnn_plugins.text.sampling import Choice, opening, sample, write
+from rnn_plugins.text.sources import is_pipe, label_of
 from rnn_plugins.text.vocabulary import NOUNS, Vocabulary
 from rnn_plugins.trainer import Trainer, verdict
 
@@ -206,7 +208,9 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
     fixed = [f.name for f in fields(Settings) if f.name not in CHANGEABLE]
     _hold(settings, run, fixed, f"leave it out, or start a new run with its weights: --init-from {run.name}")
     registry.given(given.get("cell", ""))
-    corpus = _load(settings, run.vocabulary if "init_from" in run.manifest else None, known=run)
+    # A text that a vocabulary with CR was made of has to be read with it: today its line ends would become LF.
+    given_symbols = "init_from" in run.manifest or "\r" in run.vocabulary.symbols
+    corpus = _load(settings, run.vocabulary if given_symbols else None, known=run)
     recorded = run.manifest["data"]["digest"]
     if corpus.digest != recorded or corpus.vocabulary != run.vocabulary:
         raise UserError(
@@ -365,6 +369,11 @@ def _lay_out(
     if decided.valid_fraction and len(task.valid_tokens) < 2:
         notices.append("the text is too short to hold some of it out, so the training loss chooses the best weights")
     notices += ablations(decided)
+    if pipes := list(filter(is_pipe, files)):
+        notices.append(
+            f"{label_of(pipes)} cannot be read again: its symbols are kept in {str(cache_folder())!r}; where they are "
+            f"gone, give the same text in a FILE to go on: rnn train --resume {shlex.quote(run.name)} FILE"
+        )
     return Session(run, corpus, task, trainer, list(filter(None, [*corpus.notices, task.notice, *notices])))
 
 
@@ -412,16 +421,15 @@ def _task(model: Model, corpus: Corpus, settings: Settings) -> LanguageModel:
 
 def _load(settings: Settings, vocabulary: Vocabulary | None, known: Run | None) -> Corpus:
     """The text; where it came through standard input, from the cache if a run that knows it says what to look for."""
+    remedy = "put it back where it was"
     if known and "-" in settings.files:
+        remedy = f"give the same text in a FILE: rnn train --resume {shlex.quote(known.name)} FILE"
         digest = known.manifest["data"]["digest"]
         kept = recall_corpus(digest, known.vocabulary, sources=settings.files, unknown=settings.unknown)
         if kept:
             return kept
         if _no_input():
-            raise UserError(
-                f"the run {known.name!r} was trained on standard input, and that text is kept nowhere: "
-                "pipe it in once more"
-            )
+            raise UserError(f"the text of the run {known.name!r} came through a pipe and is kept nowhere; {remedy}")
     try:
         return load_corpus(
             settings.files,
@@ -434,9 +442,7 @@ def _load(settings: Settings, vocabulary: Vocabulary | None, known: Run | None) 
         if known is None:
             raise
         problem = str(error).partition(";")[0]  # what follows is advice on what else to train on
-        raise UserError(
-            f"the text of the run {known.name!r} cannot be had: {problem}; put it back where it was"
-        ) from None
+        raise UserError(f"the text of the run {known.name!r} cannot be had: {problem}; {remedy}") from None
 
 
 def _no_input() -> bool:
@@ -463,8 +469,10 @@ def _pairs(options: Mapping[str, Any]) -> str:
 
 
 def _recorded(settings: Settings) -> dict[str, Any]:
-    """Settings for the manifest: files are named so that they are found from anywhere."""
-    files = [f if f == "-" or f.startswith("builtin:") else os.path.abspath(f) for f in settings.files]
+    """Settings for the manifest: files are named so that they are found from anywhere, and pipes as standard input."""
+    files = [f if f.startswith("builtin:") else "-" if is_pipe(f) else os.path.abspath(f) for f in settings.files]
+    if files.count("-") > 1:
+        files = ["-"]  # which is read once only: the whole text would have to come through it
     return replace(settings, files=tuple(files)).to_json()
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 import unicodedata
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,7 +22,8 @@ import platformdirs
 from numpy.typing import NDArray
 
 from rnn_plugins.errors import UserError
-from rnn_plugins.text.sources import Content, find, label_of, why
+from rnn_plugins.text.decoding import Changes
+from rnn_plugins.text.sources import CHUNK, Content, find, label_of, why
 from rnn_plugins.text.vocabulary import (
     MAX_WORDS,
     NOUNS,
@@ -29,15 +31,17 @@ from rnn_plugins.text.vocabulary import (
     Unknown,
     Vocabulary,
     amount,
+    count_characters,
     listing,
     show,
     split_words,
 )
 
 SMALL = 1 << 20  # bytes; a smaller text is encoded faster than a cache is opened, and leaves nothing behind
+IN_MEMORY = 1 << 28  # bytes; more ids than that are mapped from the disk
 MANY = 5_000  # characters; a larger vocabulary is worth a word
 
-_FORMAT = 1  # of the cached files; raise it when what is written under the same key changes
+_FORMAT = 2  # of the cached files; raise it when what is written under the same key changes
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +49,12 @@ class Corpus:
     """A text as ids, and what is to be said of it.
 
     Attributes:
-        tokens: The ids in order, shape (N,), read-only, in the narrowest unsigned type; memory-mapped if cached.
+        tokens: The ids in order, shape (N,), read-only, in the narrowest unsigned type; in memory, or where they are
+            many, mapped from a file that nobody else can reach.
         vocabulary: What the ids stand for.
         digest: SHA-256, in hexadecimal, of the content: the bytes of all texts in order, unpacked.
         sources: The texts as they were named.
-        characters: The characters of the content; of bytes that are no UTF-8, an estimate (see `Vocabulary.measure`).
+        characters: The characters of the text; of bytes that are no UTF-8, an estimate (see `Vocabulary.measure`).
         bytes: The bytes of the content.
         unknown: The share of its symbols that the vocabulary does not have; at level `word`, of its words.
         notices: Sentences that the user should see.
@@ -79,12 +84,13 @@ def load_corpus(
 
     A source is a file, a folder (its files, at any depth, in the order of their paths; hidden ones and those that are
     no text are left out), a glob, `-` for standard input, or a built-in text such as `builtin:latex`. What ends in
-    `.gz` is unpacked. Text is UTF-8, and nothing in it is changed: a byte order mark and CRLF stay. Level `byte` takes
-    any file.
+    `.gz` is unpacked. What a text is and how it is decoded, `decoding` says; a notice tells what that changed. Level
+    `byte` takes any file as it is.
 
     The content is read once for its digest. If its ids are not in the cache, it is read once more for the vocabulary,
     unless that is given, and once more to encode it. The cache is `cache_dir`, by default the folder that RNN_LAB_CACHE
-    names or the user's own cache folder; it may be emptied at any time. Texts below a megabyte are not cached.
+    names or the user's own cache folder; it may be emptied at any time. Texts below a megabyte are not cached, unless
+    they came through a pipe and cannot be read again. What the cache holds is believed only as far as its checksums go.
 
     Args:
         sources: One or more sources.
@@ -110,10 +116,11 @@ def load_corpus(
         content = Content(label_of(sources), parts, level)
         if not content.bytes:
             raise UserError(f"{content.label} is empty; give a text of at least two different characters")
-        store = _Cache(cache_dir or cache_folder(), wanted=content.bytes >= SMALL)
+        store = _Cache(cache_dir or cache_folder(), wanted=content.bytes >= SMALL or content.piped)
         model = vocabulary
         vocabulary = model or _vocabulary(content, level, max_words, store)
         tokens, facts = _tokens(content, vocabulary, unknown, store)
+    notices += Changes(facts.marks, facts.line_ends).notice(content.label)
     if model:
         notices += _unseen_notices(content, vocabulary, facts, unknown)
     else:
@@ -123,7 +130,7 @@ def load_corpus(
         vocabulary=vocabulary,
         digest=content.digest,
         sources=tuple(sources),
-        characters=content.characters,
+        characters=facts.characters,
         bytes=content.bytes,
         unknown=_unknown(tokens, vocabulary, facts, unknown),
         notices=(*notices, *store.notices),
@@ -158,7 +165,7 @@ def recall_corpus(
         return None
     tokens, facts = kept
     share = _unknown(tokens, vocabulary, facts, unknown)
-    return Corpus(tokens, vocabulary, digest, tuple(sources), *vocabulary.measure(tokens), unknown=share, notices=())
+    return Corpus(tokens, vocabulary, digest, tuple(sources), facts.characters, facts.bytes, share, notices=())
 
 
 def split(corpus: Corpus, valid_fraction: float = 0.1) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -202,6 +209,11 @@ class _Facts:
         unseen: How many times the text has a symbol that is not in the vocabulary.
         distinct: How many different ones these are.
         commonest: The commonest of them.
+        characters: How many characters the text has.
+        bytes: How many bytes the content has.
+        marks: How many byte order marks were left out.
+        line_ends: The line ends that were read as line feeds.
+        checksum: Of the ids.
     """
 
     length: int
@@ -209,6 +221,19 @@ class _Facts:
     unseen: int
     distinct: int
     commonest: list[str]
+    characters: int
+    bytes: int
+    marks: int
+    line_ends: list[str]
+    checksum: int
+
+
+def checksum(path: Path, data: Any, so_far: int | None = None) -> int:
+    """What tells data from others and from those that belong under another name; `so_far` is that of what came before.
+
+    It is meant for damage, not for forgery: CRC-32, which takes a third of the time that the text's SHA-256 does.
+    """
+    return zlib.crc32(data, zlib.crc32(path.stem.encode()) if so_far is None else so_far)
 
 
 class _Cache:
@@ -225,15 +250,18 @@ class _Cache:
         return self.folder / hashlib.sha256(json.dumps([_FORMAT, letters, *key]).encode()).hexdigest()
 
     def read(self, path: Path) -> Any:
-        """The JSON value kept under `path`, None if there is none."""
-        with suppress(OSError, ValueError):
-            return json.loads(path.with_suffix(".json").read_bytes()) if self.wanted else None
+        """The JSON value kept under `path`, None if there is none, or another than was written there."""
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            kept = json.loads(path.with_suffix(".json").read_bytes() if self.wanted else b"{}")
+            if kept["checksum"] == checksum(path, json.dumps(kept["value"]).encode()):
+                return kept["value"]
         return None
 
     def write(self, path: Path, value: Any) -> None:
         """Keeps a JSON value under `path`."""
+        kept = {"value": value, "checksum": checksum(path, json.dumps(value).encode())}
         with self.writer(path.with_suffix(".json")) as file:
-            file.write(json.dumps(value).encode())
+            file.write(json.dumps(kept).encode())
 
     @contextmanager
     def writer(self, path: Path) -> Iterator[IO[bytes]]:
@@ -287,13 +315,14 @@ def _tokens(content: Content, vocabulary: Vocabulary, unknown: Unknown, store: _
     if store.wanted:
         try:
             with store.writer(path.with_suffix(".ids")) as file:
-                facts = _encode(content, vocabulary, unknown, file)
+                facts = _encode(content, vocabulary, unknown, file, path)
             store.write(path, asdict(facts))
-            return _mapped(path, vocabulary), facts
         except OSError as error:
             store.give_up(error)
+        if kept := _kept(path, vocabulary, store):
+            return kept
     memory = io.BytesIO()
-    facts = _encode(content, vocabulary, unknown, memory)
+    facts = _encode(content, vocabulary, unknown, memory, path)
     tokens = np.frombuffer(memory.getbuffer(), vocabulary.dtype)
     tokens.flags.writeable = False
     return tokens, facts
@@ -302,23 +331,38 @@ def _tokens(content: Content, vocabulary: Vocabulary, unknown: Unknown, store: _
 def _kept(path: Path, vocabulary: Vocabulary, store: _Cache) -> tuple[NDArray[Any], _Facts] | None:
     with suppress(OSError, TypeError, ValueError):  # nothing kept, or something else than was written
         facts = _Facts(**store.read(path))
-        tokens = _mapped(path, vocabulary)
-        if (len(tokens), len(vocabulary)) == (facts.length, len(facts.first)):
+        tokens, found = _private(path, vocabulary)
+        if (len(tokens), len(vocabulary), found) == (facts.length, len(facts.first), facts.checksum):
             return tokens, facts
     return None
 
 
-def _mapped(path: Path, vocabulary: Vocabulary) -> NDArray[Any]:
-    # A plain view: slices of np.memmap itself cost several times as much as those of an array.
-    return np.memmap(path.with_suffix(".ids"), vocabulary.dtype, "r").view(np.ndarray)
+def _private(path: Path, vocabulary: Vocabulary) -> tuple[NDArray[Any], int]:
+    """The ids kept under `path` and their checksum, where no other process can change or cut them any more.
+
+    They are read into memory, or where they are many, copied into a file without a name and mapped from there.
+    """
+    found = checksum(path, b"")
+    with open(path.with_suffix(".ids"), "rb") as file:
+        if os.fstat(file.fileno()).st_size <= IN_MEMORY:
+            tokens = np.frombuffer(file.read(), vocabulary.dtype)
+            return tokens, checksum(path, tokens.data, found)
+        with tempfile.TemporaryFile(dir=path.parent, prefix=".new-") as copy:
+            while chunk := file.read(CHUNK):
+                found = checksum(path, chunk, found)
+                copy.write(chunk)
+            copy.flush()
+            # A plain view: slices of np.memmap itself cost several times as much as those of an array.
+            return np.memmap(copy, vocabulary.dtype, "r").view(np.ndarray), found
 
 
-def _encode(content: Content, vocabulary: Vocabulary, unknown: Unknown, file: IO[bytes]) -> _Facts:
-    """Writes the ids of the content to `file`, in the vocabulary's type."""
+def _encode(content: Content, vocabulary: Vocabulary, unknown: Unknown, file: IO[bytes], path: Path) -> _Facts:
+    """Writes the ids of the content to `file`, in the vocabulary's type; `path` is what they are kept under."""
     first = np.full(len(vocabulary), -1, np.int64)
     unseen: Counter[str] = Counter()
-    length = 0
-    stream = content.read()
+    length = characters = 0
+    found, changes = checksum(path, b""), Changes()
+    stream = content.read(changes, line_ends=_ends_lines(vocabulary))
     for units in split_words(stream) if vocabulary.level == "word" else stream:
         ids = vocabulary.lookup(units)
         unseen.update(units[i] for i in np.flatnonzero(ids < 0))
@@ -327,17 +371,44 @@ def _encode(content: Content, vocabulary: Vocabulary, unknown: Unknown, file: IO
         if new.size:
             symbols, places = np.unique(ids[new], return_index=True)
             first[symbols] = length + new[places]
-        file.write(ids.astype(vocabulary.dtype).data)
+        data = ids.astype(vocabulary.dtype).data
+        file.write(data)
+        found = checksum(path, data, found)
         length += len(ids)
+        characters += _characters(units)
     commonest = [symbol for symbol, _ in unseen.most_common(8)]
     if unseen and unknown == "error":
         raise UserError(vocabulary.unknown_message(commonest, content.label, len(unseen)))
+    if not length and not unseen:
+        raise UserError(f"{content.label} has nothing but byte order marks; give a text of at least two characters")
     if not length:
         noun = NOUNS[vocabulary.level]
         raise UserError(
             f"the model knows no {noun} of {content.label}; give a text like the one that it was trained on"
         )
-    return _Facts(length, first.tolist(), unseen.total(), len(unseen), commonest)
+    return _Facts(
+        length,
+        first.tolist(),
+        unseen.total(),
+        len(unseen),
+        commonest,
+        characters,
+        content.bytes,
+        changes.marks,
+        changes.line_ends,
+        found,
+    )
+
+
+def _characters(units: str | bytes | list[str]) -> int:
+    if isinstance(units, bytes):
+        return count_characters(np.frombuffer(units, np.uint8))
+    return len(units) if isinstance(units, str) else sum(map(len, units))
+
+
+def _ends_lines(vocabulary: Vocabulary) -> bool:
+    """Whether line ends become line feeds: not for models of older versions, which learnt the text with its CR."""
+    return "\r" not in vocabulary.symbols
 
 
 # Notices ------------------------------------------------------------------------------------------------------

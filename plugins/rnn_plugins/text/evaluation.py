@@ -6,6 +6,7 @@ It measures and puts the comparison into words; it prints nothing.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from rnn_plugins.errors import UserError
 from rnn_plugins.runs import Run
-from rnn_plugins.text.corpus import load_corpus, recall_corpus, split
+from rnn_plugins.text.corpus import Corpus, load_corpus, recall_corpus, split
 from rnn_plugins.text.ngrams import XZ_WINDOW, baselines, compressors
 from rnn_plugins.text.vocabulary import NOUNS, Level, Unknown, Vocabulary
 
@@ -172,11 +173,7 @@ def evaluate(run: Run, sources: Sequence[str] = (), unknown: Unknown = "replace"
         corpus = load_corpus(sources, vocabulary=vocabulary, unknown=unknown)
         tokens, text, share = corpus.tokens, ", ".join(sources), corpus.unknown
         notices = [*corpus.notices, *notices]
-        if corpus.digest == run.manifest["data"]["digest"]:
-            notices.append(
-                "this is the whole text that the run was trained on, so the figures say how well it is remembered; "
-                "without FILE, the held-out end of it is scored alone"
-            )
+        notices += remembered(run, corpus, parts)
     elif parts is None:
         raise UserError(f"{why}; give a FILE to evaluate on")
     else:
@@ -222,7 +219,7 @@ def trained_on(run: Run) -> tuple[tuple[Array, Array] | None, str]:
         if "-" in settings.files:
             corpus = recall_corpus(recorded["digest"], run.vocabulary, sources=("-",), unknown=settings.unknown)
             if corpus is None:
-                return None, f"the text of the run {run.name!r} came through standard input and is kept nowhere"
+                return None, f"the text of the run {run.name!r} came through a pipe and is kept nowhere"
         else:
             corpus = load_corpus(settings.files, vocabulary=run.vocabulary, unknown=settings.unknown)
     except UserError as error:
@@ -235,6 +232,24 @@ def trained_on(run: Run) -> tuple[tuple[Array, Array] | None, str]:
 def unknown_share(share: float, level: Level) -> str:
     """``12.3 % of the words are``: the beginning of a clause on symbols that a model does not know."""
     return f"{100 * share:.1f} % of the {NOUNS[level]}s are"
+
+
+def remembered(run: Run, corpus: Corpus, parts: tuple[Array, Array] | None) -> list[str]:
+    """The sentence where a text is one that a run was trained on.
+
+    Args:
+        run: the run.
+        corpus: the text.
+        parts: as ``trained_on`` gives them.
+    """
+    if corpus.digest == run.manifest["data"]["digest"]:
+        seen = "this is the whole text that the run was trained on"
+    elif parts is not None and corpus.tokens.tobytes() in parts[0].tobytes():
+        seen = "this text stands in the one that the run was trained on"
+    else:
+        return []
+    told = f"{seen}, so the figures say how well it is remembered"
+    return [f"{told}; rnn eval {shlex.quote(run.name)} scores the held-out end of it alone" if run.held_out else told]
 
 
 def _named(run: Run) -> str:

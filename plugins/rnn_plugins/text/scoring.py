@@ -17,7 +17,7 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.runs import Run
 from rnn_plugins.tasks.language_model import BLOCK, Model
 from rnn_plugins.text.corpus import load_corpus
-from rnn_plugins.text.evaluation import UNITS
+from rnn_plugins.text.evaluation import UNITS, remembered, trained_on
 from rnn_plugins.text.vocabulary import Unknown, Vocabulary
 
 Array: TypeAlias = NDArray[Any]
@@ -189,5 +189,5 @@ def score(run: Run, sources: Sequence[str], unknown: Unknown = "replace") -> Sco
     if not np.isfinite(prediction.bits[1:]).all():
         raise UserError(f"the scores of the run {run.name!r} on {text} are no numbers: its training went wrong")
     changed = run.cell_changed()
-    notices = (*corpus.notices, *([changed] if changed else []))
+    notices = (*corpus.notices, *remembered(run, corpus, trained_on(run)[0]), *([changed] if changed else []))
     return Scoring(run.name, text, run.vocabulary, corpus.tokens, prediction, notices)

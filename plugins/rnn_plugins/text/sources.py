@@ -3,26 +3,26 @@
 It finds and reads; what the text consists of is the corpus's concern.
 """
 
-import codecs
 import glob
 import gzip
 import hashlib
 import os
+import stat
 import sys
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rnn_plugins.errors import UserError
 from rnn_plugins.places import MANIFEST
-from rnn_plugins.text.vocabulary import Level, count_characters, listing
+from rnn_plugins.text.decoding import Changes, NoText, cleaned, decode, decoded
+from rnn_plugins.text.vocabulary import Level, amount, listing
 
 CHUNK = 1 << 20  # bytes read at a time
 
@@ -37,11 +37,19 @@ class Unreadable(UserError):
 
 @dataclass(frozen=True)
 class Part:
-    """A regular file, to be read several times."""
+    """A regular file, to be read several times.
+
+    Attributes:
+        label: What a message calls it.
+        path: Where it is.
+        packed: Whether it is a gzip file.
+        piped: Whether it is a copy of what came through a pipe.
+    """
 
     label: str
     path: str
     packed: bool = False
+    piped: bool = False
 
     def chunks(self) -> Iterator[bytes]:
         """The content, unpacked."""
@@ -58,28 +66,21 @@ class Part:
             raise _no_access(self.label, error) from None
 
     def text(self, chunks: Iterator[bytes]) -> Iterator[str]:
-        """The chunks as text: UTF-8 and nothing else, with all that is in it."""
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        position = 0
-        for chunk in chain(chunks, [b""]):
-            held = len(decoder.getstate()[0])
-            try:
-                yield decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                where = f"0x{error.object[error.start]:02X} at byte offset {position - held + error.start}"
-                where += ", unpacked" if self.packed else ""
-                advice = "convert it to UTF-8, or train with --level byte, which takes any file"
-                raise Unreadable(self.label, f"is not UTF-8 ({where})", advice) from None
-            position += len(chunk)
+        """The chunks as text, with all that is in it."""
+        try:
+            yield from decoded(chunks)
+        except NoText as error:
+            advice = error.advice(None if self.piped else self.path, self.packed)
+            raise Unreadable(
+                self.label, error.flaw, f"{advice}; or train with --level byte, which takes any file as it is"
+            ) from None
 
     def flaw(self, level: Level) -> str | None:
         """What keeps it from being a text of that level, if anything does."""
         if os.path.exists(self.path) and not os.path.isfile(self.path):
             return "is no regular file"
         try:
-            if level != "byte":
-                return "has NUL bytes" if any("\0" in text for text in self.text(self.chunks())) else None
-            for _ in self.chunks():
+            for _ in self.chunks() if level == "byte" else self.text(self.chunks()):
                 pass
         except Unreadable as error:
             return error.flaw
@@ -93,16 +94,25 @@ class Content:
         self.label = label
         self.parts = parts
         self.level = level
-        self.bytes = self.characters = 0
+        self.bytes = 0
         digest = hashlib.sha256()
         for chunk in chain.from_iterable(part.chunks() for part in parts):
             digest.update(chunk)
             self.bytes += len(chunk)
-            self.characters += count_characters(np.frombuffer(chunk, np.uint8))
         self.digest = digest.hexdigest()
 
-    def read(self) -> Iterator[Any]:
-        """The content in chunks: of bytes at level `byte`, else of text."""
+    @property
+    def piped(self) -> bool:
+        """Whether some of it came through a pipe, and cannot be read by another process."""
+        return any(part.piped for part in self.parts)
+
+    def read(self, changes: Changes | None = None, *, line_ends: bool = True) -> Iterator[Any]:
+        """The content in chunks: of bytes at level `byte`, else of text.
+
+        Args:
+            changes: What decoding changes in a text is put here.
+            line_ends: Whether to change these.
+        """
         digest = hashlib.sha256()
 
         def hashed(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -110,9 +120,11 @@ class Content:
                 digest.update(chunk)
                 yield chunk
 
-        for part in self.parts:
-            chunks = hashed(part.chunks())
-            yield from chunks if self.level == "byte" else part.text(chunks)
+        if self.level == "byte":
+            yield from chain.from_iterable(hashed(part.chunks()) for part in self.parts)
+        else:
+            texts = chain.from_iterable(part.text(hashed(part.chunks())) for part in self.parts)
+            yield from cleaned(texts, changes or Changes(), line_ends=line_ends)
         if digest.hexdigest() != self.digest:
             raise UserError(f"{self.label} changed while it was read; start again when nothing writes to it")
 
@@ -125,21 +137,72 @@ def find(sources: Sequence[str], level: Level, stack: ExitStack) -> tuple[list[P
     notices: list[str] = []
     for source in sources:
         if source == "-":
-            parts.append(_spool(Part(label_of([source]), source), _standard_input(), stack))
+            parts.append(_spool(Part(label_of([source]), source, piped=True), _standard_input(), stack))
         elif source.startswith("builtin:"):
             parts.append(_spool(Part(label_of([source]), source), _builtin(source.removeprefix("builtin:")), stack))
         else:
             for path in _matches(source):
                 part = Part(repr(path), path, packed=_is_packed(path))
                 if os.path.isdir(path):
-                    found, left_out = _folder(path, level)
+                    found, notice = _folder(path, level)
                     parts += found
-                    notices += left_out
-                elif os.path.isfile(path) or not os.path.exists(path):
+                    notices.append(notice)
+                elif is_pipe(path):  # such as the shell's <(command): what was read from it is gone
+                    parts.append(_spool(replace(part, piped=True), replace(part, packed=False).chunks(), stack))
+                else:
+                    refuse_devices(part.label, path)
                     parts.append(part)
-                else:  # a pipe, such as the shell's <(command): what was read from it is gone
-                    parts.append(_spool(part, replace(part, packed=False).chunks(), stack))
     return parts, notices
+
+
+def is_pipe(source: str) -> bool:
+    """Whether a source can be read once only: standard input, or a named pipe such as the shell's ``<(command)``."""
+    try:
+        return source == "-" or stat.S_ISFIFO(os.stat(source).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def refuse_devices(label: str, path: str) -> None:
+    """See to it that a path is no device, which might have no end.
+
+    Raises:
+        UserError: it is one.
+    """
+    with suppress(OSError, ValueError):
+        mode = os.stat(path).st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            raise Unreadable(label, "is a device", "give a file, or pipe what it gives into rnn and read it with -")
+
+
+def read_text(path: str, label: str, *, line_ends: bool = True) -> tuple[str, list[str]]:
+    """A short text, and notices on it.
+
+    Args:
+        path: Its file; ``-`` is standard input.
+        label: What a message calls it.
+        line_ends: Whether these become line feeds.
+
+    Raises:
+        UserError: It cannot be read, or is no text.
+    """
+    return decode(read_bytes(path, label), label, None if is_pipe(path) else path, line_ends=line_ends)
+
+
+def read_bytes(path: str, label: str) -> bytes:
+    """The whole of a small file; ``-`` is standard input.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    if path == "-":
+        return b"".join(_standard_input())
+    refuse_devices(label, path)
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
+        reason = why(error) if isinstance(error, OSError) else str(error)
+        raise UserError(f"{label} cannot be read: {reason}") from None
 
 
 def label_of(sources: Sequence[str]) -> str:
@@ -173,10 +236,11 @@ def _matches(source: str) -> list[str]:
     return found
 
 
-def _folder(folder: str, level: Level) -> tuple[list[Part], list[str]]:
-    """The texts in a folder, at any depth, and a notice on what was left out."""
+def _folder(folder: str, level: Level) -> tuple[list[Part], str]:
+    """The texts in a folder, at any depth, and a notice on what was read and what was left out."""
     parts: list[Part] = []
     flaws: list[str] = []
+    without: list[str] = []
 
     def closed(error: OSError) -> None:
         flaws.append(f"{error.filename!r} {_no_access('', error).flaw}")
@@ -190,13 +254,24 @@ def _folder(folder: str, level: Level) -> tuple[list[Part], list[str]]:
         part = Part(repr(path), path, packed=_is_packed(path))
         if flaw := part.flaw(level):
             flaws.append(f"{part.label} {flaw}")
+            without.append(path)
         else:
             parts.append(part)
     if not parts:
         why = f" ({listing(flaws)})" if flaws else ""
         advice = "" if level == "byte" else ", or take any file with --level byte"
         raise UserError(f"there is no text in the folder {folder!r}{why}; give a folder with UTF-8 text in it{advice}")
-    return parts, [f"left out of the folder {folder!r}: {listing(flaws)}"] if flaws else []
+    told = f"of the folder {folder!r}, {_files([part.path for part in parts])} read"
+    if without:
+        told += f" and {_files(without)} left out"
+    return parts, told + (f": {listing(flaws)}" if flaws else "")
+
+
+def _files(paths: list[str]) -> str:
+    """``3 files (2 .txt, 1 .md) were``: how many they are, and of which kinds, by the endings of their names."""
+    kinds = Counter(Path(path).suffix.lower() or "without ending" for path in paths)
+    named = listing([f"{count:,} {kind}" for kind, count in kinds.most_common()])
+    return f"{amount(len(paths), 'file')} ({named}) {'was' if len(paths) == 1 else 'were'}"
 
 
 def _spool(part: Part, chunks: Iterator[bytes], stack: ExitStack) -> Part:
