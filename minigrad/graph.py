@@ -6,11 +6,13 @@ what the time loop does with graphs stands in ``scan``. Derivatives come from th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from types import EllipsisType
-from typing import Any, NoReturn, TypeAlias
+from types import EllipsisType, FrameType, TracebackType
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -19,18 +21,66 @@ from minigrad.tensor import PIECEWISE_CONSTANT, PRIMITIVES, Array, Primitive, Sc
 from minigrad.trees import Tree
 
 
+class Origin(NamedTuple):
+    """The line of code that an operation comes from.
+
+    Attributes:
+        who: the class whose step it stands in, or the function.
+        file: the name of the file.
+        line: its number in the file.
+    """
+
+    who: str
+    file: str
+    line: int
+
+
 class TraceError(Exception):
-    """The function does what a graph cannot hold; the message names it."""
+    """The function does what a graph cannot hold; the message names it.
+
+    Attributes:
+        origin: where the function does so; None where no line can be named.
+    """
+
+    def __init__(self, reason: str, origin: Origin | None = None) -> None:
+        super().__init__(reason)
+        self.origin = origin
+
+    def located(self) -> str:
+        """The message with the line, for people."""
+        return f"in line {self.origin.line} of {self.origin.file} {self}" if self.origin else str(self)
+
+
+class Batch(int):
+    """The number of sequences that a trace was made for, in shapes and options: it stands for any number.
+
+    It counts like the number that it is; whoever carries an operation out puts the real one in its place
+    (``options_for``).
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "B"
+
+    __str__ = __repr__
 
 
 class Value:
-    """One array of a graph: its shape and type, but no elements. Two values are equal only where they are the same."""
+    """One array of a graph: its shape and type, but no elements. Two values are equal only where they are the same.
 
-    __slots__ = ("dtype", "shape")
+    Attributes:
+        shape: the length of each axis; a ``Batch`` among them stands for any number.
+        dtype: the type of the elements.
+        origin: the line that it is computed in, as far as it is known.
+    """
+
+    __slots__ = ("dtype", "origin", "shape")
 
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
         self.shape = shape
         self.dtype = np.dtype(dtype)
+        self.origin: Origin | None = None
 
     @property
     def ndim(self) -> int:
@@ -148,16 +198,15 @@ def columns_of(op: Op) -> tuple[int, int] | None:
     """For a ``getitem`` of a matrix that takes some adjacent columns of all rows: which; otherwise None."""
     (x,) = op.values
     index = op.options["index"]
-    index = index if isinstance(index, tuple) else (index,)
-    if x.ndim != 2 or op.output.ndim != 2 or any(not isinstance(part, slice) and part is not ... for part in index):
+    parts = list(index) if isinstance(index, tuple) else [index]
+    if x.ndim != 2 or op.output.ndim != 2 or any(not isinstance(part, slice) and part is not ... for part in parts):
         return None
-    found = np.broadcast_to(np.arange(x.shape[1]), x.shape)[index]
-    if found.shape != op.output.shape or found.shape[0] != x.shape[0] or found.shape[1] == 0:
+    at = next((i for i, part in enumerate(parts) if part is ...), len(parts))
+    parts[at : at + 1] = [slice(None)] * (2 - len(parts) + (at < len(parts)))
+    rows, (start, stop, step) = parts[0].indices(x.shape[0]), parts[1].indices(x.shape[1])
+    if rows != (0, x.shape[0], 1) or stop <= start or (step != 1 and stop > start + 1):
         return None
-    rows = np.broadcast_to(np.arange(x.shape[0])[:, None], x.shape)[index]
-    if (rows[:, 0] != np.arange(x.shape[0])).any() or (np.diff(found[0]) != 1).any():
-        return None
-    return int(found[0, 0]), int(found[0, -1]) + 1
+    return start, stop
 
 
 class Tracer(Tensor):
@@ -265,10 +314,12 @@ class Builder:
 
     Attributes:
         graph: what is written.
+        origin: the line that new operations come from; None where the function that is traced tells it.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self.origin: Origin | None = None
         self._constants: dict[int, tuple[Value, Any]] = {}
 
     def input(self, shape: tuple[int, ...], dtype: Any, name: str = "") -> Tracer:
@@ -301,11 +352,14 @@ class Builder:
     def record(self, name: str, args: Sequence[Any], options: Mapping[str, Any] | None = None) -> Tracer:
         """Write down an operation; its value as a tracer."""
         inputs = tuple(map(self.operand, args))
-        shape, dtype = infer(name, inputs, options or {})
-        return Tracer(self, self.emit(name, inputs, options or {}, Value(shape, dtype)))
+        output = Value(*infer(name, inputs, options or {}))
+        output.origin = self.origin or _origin(sys._getframe(1))
+        return Tracer(self, self.emit(name, inputs, options or {}, output))
 
     def emit(self, name: str, inputs: Sequence[Operand], options: Mapping[str, Any], output: Value) -> Value:
         """Append an operation whose output is known."""
+        if output.origin is None:
+            output.origin = self.origin
         self.graph.ops.append(Op(name, tuple(inputs), options, output))
         return output
 
@@ -318,6 +372,10 @@ def function_of(name: str) -> Callable[..., Any]:
 _BY_ELEMENT = frozenset(f.__name__ for f in PIECEWISE_CONSTANT if isinstance(f, np.ufunc))
 
 
+def _works_by_element(name: str) -> bool:
+    return PRIMITIVES[name].broadcasts if name in PRIMITIVES else name in _BY_ELEMENT
+
+
 def infer(name: str, inputs: Sequence[Operand], options: Mapping[str, Any]) -> tuple[tuple[int, ...], Any]:
     """The shape and type of an operation's value, as NumPy has them.
 
@@ -325,22 +383,66 @@ def infer(name: str, inputs: Sequence[Operand], options: Mapping[str, Any]) -> t
         TraceError: float types are mixed, so that the value would be wider than one of them.
         ValueError: the shapes do not fit.
     """
+    values = [x for x in inputs if isinstance(x, Value)]
     shapes = [x.shape if isinstance(x, Value) else () for x in inputs]
-    if name == "matmul" and [len(shape) for shape in shapes] == [2, 2] and shapes[0][1] == shapes[1][0]:
-        # The product itself would cost more than all the rest of a trace.
-        examples: list[Any] = [np.ones(1, x.dtype) if isinstance(x, Value) else x for x in inputs]
-        result = np.broadcast_to(np.multiply(*examples), (shapes[0][0], shapes[1][1]))
-    else:
-        # What is no float may choose an element, and only the first is always there.
-        examples = [np.full(x.shape, x.dtype.kind == "f", x.dtype) if isinstance(x, Value) else x for x in inputs]
-        with np.errstate(all="ignore"):
+    shape: tuple[int, ...] | None = None
+    if name == "matmul":
+        if [len(shape) for shape in shapes] == [2, 2] and shapes[0][1] == shapes[1][0]:
+            shape = shapes[0][0], shapes[1][1]
+    elif _works_by_element(name) and all(np.ndim(option) == 0 for option in options.values()):
+        with suppress(ValueError):  # which NumPy tells in its own words
+            shape = np.broadcast_shapes(*shapes)
+    with np.errstate(all="ignore"):
+        if shape is not None:
+            # All elements would cost more than the rest of a trace; one tells the type.
+            examples: list[Any] = [np.ones((1,), x.dtype) if isinstance(x, Value) else x for x in inputs]
+            one = np.asarray((np.multiply if name == "matmul" else function_of(name))(*examples, **options))
+            result = np.broadcast_to(one.reshape(-1)[0], shape)
+        else:
+            # What is no float may choose an element, and only the first is always there.
+            examples = [np.full(x.shape, x.dtype.kind == "f", x.dtype) if isinstance(x, Value) else x for x in inputs]
             result = np.asarray(function_of(name)(*examples, **options))
-    floats = {x.dtype for x in inputs if isinstance(x, Value) and x.dtype.kind == "f"}
+    floats = {x.dtype for x in values if x.dtype.kind == "f"}
     if len(floats) > 1 or (floats and result.dtype.kind == "f" and result.dtype not in floats):
-        raise TraceError(
-            f"its {name} mixes {' and '.join(sorted({str(x.dtype) for x in inputs if isinstance(x, Value)}))}"
-        )
-    return result.shape, result.dtype
+        raise TraceError(f"its {name} mixes {' and '.join(sorted({str(x.dtype) for x in values}))}")
+    batch = next((n for shape in shapes for n in shape if isinstance(n, Batch)), None)
+    return tuple(batch if batch is not None and n == batch else n for n in result.shape), result.dtype
+
+
+_INSIDE = ("minigrad", "numpy")
+
+
+def _origin(frame: FrameType | None) -> Origin | None:
+    """The innermost line, from this frame outwards, of the function that is being traced, and whose it is."""
+    line = None
+    while frame is not None and frame.f_code is not trace.__code__:
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in _INSIDE:
+            code = frame.f_code
+            line = line or Origin("", os.path.basename(code.co_filename), frame.f_lineno)
+            line = line._replace(who=code.co_qualname)
+            if code.co_name == "__call__" and code.co_varnames:
+                # A class that inherits its step is better known than the one that wrote it.
+                return line._replace(who=type(frame.f_locals.get(code.co_varnames[0])).__qualname__)
+        frame = frame.f_back
+    return line
+
+
+def origin_of(traceback: TracebackType | None) -> Origin | None:
+    """The innermost line of the function that was being traced when an error was raised."""
+    frame = None
+    while traceback is not None:
+        frame, traceback = traceback.tb_frame, traceback.tb_next
+    return _origin(frame)
+
+
+@contextmanager
+def blaming(value: Value) -> Iterator[None]:
+    """Within this block an error is that of the line that a value comes from, if it names none itself."""
+    try:
+        yield
+    except TraceError as error:
+        error.origin = error.origin or value.origin
+        raise
 
 
 def trace(f: Callable[..., Tree], *examples: Tree, names: Sequence[str] = ()) -> tuple[Graph, Tree]:
@@ -367,14 +469,50 @@ def trace(f: Callable[..., Tree], *examples: Tree, names: Sequence[str] = ()) ->
             for path, leaf in zip(trees.paths(example), trees.leaves(example), strict=True)
         ]
         arguments.append(trees.unflatten(example, leaves))
-    result = f(*arguments)
+    try:
+        result = f(*arguments)
+    except TraceError as error:
+        error.origin = error.origin or origin_of(error.__traceback__)
+        raise
     builder.graph.outputs = [builder.operand(leaf) for leaf in trees.leaves(result)]
     return builder.graph, result
 
 
 def apply(op: Op, args: Sequence[Any]) -> Any:
     """The value of an operation for these operands."""
-    return np.asarray(function_of(op.name)(*args, **op.options))
+    return np.asarray(function_of(op.name)(*args, **options_for(op, args)))
+
+
+def options_for(op: Op, args: Sequence[Any]) -> Any:
+    """The options of an operation for these operands: with their number of sequences in place of the trace's."""
+    if op.options:
+        for x, array in zip(op.inputs, args, strict=True):
+            for n, length in zip(x.shape if isinstance(x, Value) else (), np.shape(array), strict=False):
+                if isinstance(n, Batch):
+                    return bound(op.options, length)
+    return op.options
+
+
+def bound(option: Any, batch: int) -> Any:
+    """An option, or a dict of them, with a number of sequences in place of every ``Batch``."""
+    if isinstance(option, Mapping):
+        return {name: bound(part, batch) for name, part in option.items()}
+    if isinstance(option, slice):
+        return slice(*(bound(part, batch) for part in (option.start, option.stop, option.step)))
+    if type(option) in (tuple, list):
+        return type(option)(bound(part, batch) for part in option)
+    return batch if isinstance(option, Batch) else option
+
+
+def with_batch(option: Any, batch: int) -> Any:
+    """An option, or a dict of them, with a ``Batch`` in place of this number."""
+    if isinstance(option, Mapping):
+        return {name: with_batch(part, batch) for name, part in option.items()}
+    if isinstance(option, slice):
+        return slice(*(with_batch(part, batch) for part in (option.start, option.stop, option.step)))
+    if type(option) in (tuple, list):
+        return type(option)(with_batch(part, batch) for part in option)
+    return Batch(batch) if type(option) is int and option == batch else option
 
 
 def evaluate(graph: Graph, arrays: Sequence[Any], apply: Callable[[Op, Sequence[Any]], Any] = apply) -> list[Any]:
@@ -431,12 +569,10 @@ def differentiate(graph: Graph, wrt: Iterable[Value]) -> Graph:
     def tensor(x: Operand) -> Any:
         return Tracer(builder, x) if isinstance(x, Value) else x
 
-    for op in reversed(graph.ops):
-        if op.output not in needed or op.name not in PRIMITIVES:  # what has no rule is constant piece by piece
-            continue
+    def go_back(op: Op) -> None:
         g = arrived(op.output)
         if g is None:
-            continue
+            return
         primitive = PRIMITIVES[op.name]
         y, inputs = tensor(op.output), [tensor(x) for x in op.inputs]
         all_at_once = primitive.rules[0](g, y, *inputs, **op.options) if primitive.variadic else ()
@@ -450,6 +586,12 @@ def differentiate(graph: Graph, wrt: Iterable[Value]) -> Graph:
             if primitive.broadcasts:
                 part = unbroadcast(part, x.shape)
             cotangents.setdefault(x, []).append(part)
+
+    for op in reversed(graph.ops):
+        if op.output in needed and op.name in PRIMITIVES:  # what has no rule is constant piece by piece
+            builder.origin = op.output.origin
+            with blaming(op.output):
+                go_back(op)
     for value in wrt:
         total = arrived(value)
         builder.graph.outputs.append(0.0 if total is None else builder.operand(total))

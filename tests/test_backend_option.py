@@ -42,8 +42,8 @@ class Decides(Cell):
 '''
 
 NOTE = (
-    "Note: Decides runs on the plain time loop, which is slow: it decides by the value of a tensor "
-    "(if, while, bool, float, int or item)."
+    "Note: Decides runs on the plain time loop, which is slow: in line 16 of cell.py it decides by the value of a "
+    "tensor (if, while, bool, float, int or item)."
 )
 
 

@@ -230,7 +230,7 @@ def test_what_the_planner_did_is_shown():
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
-        ("Decides", "it decides by the value of a tensor (if, while, bool, float, int or item)"),
+        ("Decides", "in line 44 of mine.py it decides by the value of a tensor (if, while, bool, float, int or item)"),
         ("Fails", "it raises KeyError: 'V'"),
     ],
 )

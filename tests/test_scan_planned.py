@@ -800,18 +800,18 @@ def _three_axes(p, h, x):
     return h, h.reshape(-1, 2, 2)
 
 
-REFUSED: dict[Any, str] = {
-    _if: "it decides by the value of a tensor (if, while, bool, float, int or item)",
-    _reads_elements: "it decides by the value of a tensor (if, while, bool, float, int or item)",
-    _reads_values: "it reads the elements of a tensor (.value, or a function that needs them)",
-    _decides: "it reads the elements of a tensor (.value, or a function that needs them)",
-    _over_the_batch: "its mean of float64[BATCH, 4] is none that works row by row",
-    _einsum: "it reads the elements of a tensor (.value, or a function that needs them)",
-    _size_of_batch: "its operations depend on the size of the batch",
-    _constant_output: "its output has no batch axis",
-    _constant_carry: "its carry depends on no input",
-    _reversed_columns: "its getitem of float64[BATCH, 4] is none that works row by row",
-    _three_axes: "its reshape of float64[BATCH, 4] is none that works row by row",
+REFUSED: dict[Any, tuple[int, str]] = {
+    _if: (2, "it decides by the value of a tensor (if, while, bool, float, int or item)"),
+    _reads_elements: (2, "it decides by the value of a tensor (if, while, bool, float, int or item)"),
+    _reads_values: (2, "it reads the elements of a tensor (.value, or a function that needs them)"),
+    _decides: (1, "it reads the elements of a tensor (.value, or a function that needs them)"),
+    _over_the_batch: (1, "its mean of float64[B, 4] is none that works row by row"),
+    _einsum: (1, "it reads the elements of a tensor (.value, or a function that needs them)"),
+    _size_of_batch: (1, "its operations depend on the size of the batch"),
+    _constant_output: (0, "its output has no batch axis"),
+    _constant_carry: (0, "its carry depends on no input"),
+    _reversed_columns: (1, "its getitem of float64[B, 4] is none that works row by row"),
+    _three_axes: (2, "its reshape of float64[B, 4] is none that works row by row"),
 }
 
 
@@ -835,9 +835,107 @@ def test_what_cannot_be_planned_runs_on_the_reference_loop_and_is_told_once(step
     said = [record.getMessage() for record in caplog.records]
     assert len(set(said)) == len(said) >= 1
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
-    begins = f"{step.__qualname__} runs on the plain time loop, which is slow: "
-    assert all(text.startswith(begins) for text in said)
-    assert re.sub(r"\[\d{2,},", "[BATCH,", said[0]) == begins + REFUSED[step]
+    line, reason = REFUSED[step]
+    where = f"in line {step.__code__.co_firstlineno + line} of test_scan_planned.py " if line else ""
+    assert said[0] == f"{step.__qualname__} runs on the plain time loop, which is slow: {where}{reason}"
+    assert all(text.startswith(f"{step.__qualname__} runs on the plain time loop, which is slow: ") for text in said)
+
+
+@every_backend
+def test_a_step_that_fails_only_in_the_trial_is_told_once_and_traced_once(backend, forgotten, caplog, monkeypatch):
+    @dataclass(frozen=True)
+    class Small(Cell):
+        def __call__(self, params, h, x):
+            weights = np.ones((100, 1))[: len(x)]
+            h = tanh(h + x * minigrad.reshape(weights, (len(x), 1)))
+            return h, h
+
+    @dataclass(frozen=True)
+    class Wrapper(Cell):
+        cell: Any = None
+
+        def __call__(self, params, h, x):
+            return self.cell(params, h * 0.5, x)
+
+    traced = []
+    trace = planned.trace
+    monkeypatch.setattr(planned, "trace", lambda *args, **kwargs: traced.append(1) or trace(*args, **kwargs))
+    sample = Sample(Wrapper(4, 4, Small(4, 4)), {}, np.ones((2, 4)), np.ones((3, 2, 4)))
+    expected = outcome(sample, "reference")
+    for _ in range(3):
+        for actual, right in zip(outcome(sample, backend), expected, strict=True):
+            assert_close(actual, right, np.float64)
+    assert len(traced) == 2  # once for values, and once for gradients
+    (said,) = {record.getMessage() for record in caplog.records}
+    line = Small.__call__.__code__.co_firstlineno + 2
+    assert said.startswith(
+        f"{Small.__qualname__} runs on the plain time loop, which is slow: in line {line} of test_scan_planned.py it "
+        "fails when it is traced with 1009 sequences: ValueError: "
+    )
+    assert len(caplog.records) == 1
+
+
+@every_backend
+def test_a_note_names_what_is_at_fault(backend, forgotten, caplog):
+    @dataclass(frozen=True)
+    class Wrapper(Cell):
+        cell: Any = None
+
+        def __call__(self, params, h, x):
+            h, y = self.cell(params, h, x)
+            return h[:, ::-1] * 1.0, y
+
+    cell = Wrapper(3, 4, GRU(3, 4))
+    params = GRU(3, 4).init_params(np.random.default_rng(0))
+    with use_backend(backend):
+        scan(cell, params, np.ones((2, 4), np.float32), np.ones((3, 2, 3), np.float32))
+    line = Wrapper.__call__.__code__.co_firstlineno + 2
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{Wrapper.__qualname__} runs on the plain time loop, which is slow: in line {line} of test_scan_planned.py "
+        "its getitem of float32[B, 4] is none that works row by row"
+    ]
+
+
+PER_ROW: dict[str, Any] = {
+    "the issue's": lambda p, a: a / (1 + np.mean(a * a, axis=1)[:, None]),
+    "a sum": lambda p, a: a * np.sum(a, 1)[:, None],
+    "spread": lambda p, a: minigrad.broadcast_to(a.mean(axis=1, keepdims=True), a.shape) + a,
+    "a reshape": lambda p, a: a + a.sum(axis=1).reshape(a.shape[0], 1),
+    "a column": lambda p, a: a * a[:, 1][:, None] + a[..., -1][:, np.newaxis],
+    "logsumexp": lambda p, a: a - minigrad.logsumexp(a, axis=1)[:, None],
+}
+
+
+@every_backend
+@pytest.mark.parametrize("name", PER_ROW)
+def test_the_batch_of_a_trace_stays_in_it(name, backend):
+    """Numbers of the trial's batch reach no loop, no prepared step and no printed graph, in either direction."""
+
+    @dataclass(frozen=True)
+    class Normed(Cell):
+        def __call__(self, params, h, x):
+            h = tanh(PER_ROW[name](params, x @ params["U"] + h @ params["W"]))
+            return h, h
+
+    rng = np.random.default_rng(0)
+    cell, table = Normed(3, 4), rng.standard_normal((5, 3))
+    params = {"U": rng.standard_normal((3, 4)), "W": rng.standard_normal((4, 4))}
+    compare(Sample(cell, params, rng.standard_normal((2, 4)), rng.standard_normal((5, 2, 3))), backend)
+    for xs in (Lookup(table, rng.integers(0, 5, (5, 2))), rng.standard_normal((5, 2, 3))):
+        compare(Sample(lambda p, h, x: (tanh(PER_ROW[name](p, x @ p["U"])) + h, h),
+                       params, rng.standard_normal((2, 4)), xs), backend)  # fmt: skip
+    assert re.findall(r"\b10\d\d\b", str(planned.graph_of(cell, params, np.ones((1, 4)), np.ones((1, 1, 3))))) == []
+    for batch in (1, 3):
+        carry: Any = rng.standard_normal((batch, 4))
+        with use_backend(backend):
+            prepared = planned.stepper(cell, params, carry, table)
+        assert prepared is not None
+        for _ in range(3):
+            symbols = rng.integers(0, 5, batch)
+            carry, y = cell(params, carry, table[symbols])
+            np.testing.assert_allclose(prepared(symbols)[0], y, rtol=1e-9)
+            np.testing.assert_allclose(prepared.carry[0], carry, rtol=1e-9)
+            assert prepared.carry[0].shape == (batch, 4)
 
 
 def test_a_step_that_is_wrong_is_told_as_the_reference_loop_tells_it(caplog):
@@ -1047,14 +1145,14 @@ def test_a_plan_is_made_once(monkeypatch):
             s = of_cell(GRU(3, 4), length, batch, np.float64)
             scan(GRU(3, 4), s.params, s.carry, s.xs)
             scan(lambda p, h, x: GRU(3, 4)(p, h, x), s.params, s.carry, s.xs, reverse=True)
-        assert len(made) == 2
+        assert len(made) == 1  # the same graph, whoever has it
         scan(GRU(3, 4), s.params, s.carry, s.xs, lengths=np.array([3, 1]))
         scan(GRU(3, 4), s.params, s.carry, s.xs, lengths=np.array([3, 3]))
-        assert len(made) == 3
+        assert len(made) == 2
     monkeypatch.setattr(planned, "_KEPT", 1)
     with use_backend("numpy"):
         scan(RNN(3, 4), {k: np.ones(v) for k, v in (("U", (3, 4)), ("W", (4, 4)), ("b", 4))}, s.carry, s.xs)
-    assert len(made) == 4
+    assert len(made) == 3
 
 
 @every_backend
@@ -1094,7 +1192,14 @@ SMOOTH: dict[str, Any] = {
     "sum": lambda z: z.sum(axis=-1, keepdims=True) / z.shape[1],
     "mean": lambda z: z.mean(axis=1, keepdims=True),
     "alias": lambda z: 1.0 * z,
+    "sum, then an axis": lambda z: tanh(np.sum(z, 1)[:, None]),
+    "mean, then an axis": lambda z: z.mean(axis=-1)[..., None],
+    "a number a row": lambda z: minigrad.exp(tanh(z.sum(axis=1))).reshape(len(z), 1),
+    "a column": lambda z: z[:, -1][:, None],
+    "spread": lambda z: minigrad.broadcast_to(z.mean(axis=1, keepdims=True), (z.shape[0], z.shape[1])),
+    "all rows": lambda z: z[: len(z), ...],
 }
+TO_ONE = ("sum", "mean", "sum, then an axis", "mean, then an axis", "a number a row", "a column")
 KINKED: dict[str, Any] = {"relu": relu, "abs": abs, "clip": lambda z: clip(z, 0.0, None)}
 PAIRED: dict[str, Any] = {
     "add": lambda a, b: a + b,
@@ -1214,7 +1319,7 @@ def recipes(draw: Any) -> Recipe:
         elif kind in ("smooth", "kinked"):
             what = draw(st.sampled_from(sorted(SMOOTH if kind == "smooth" else KINKED)))
             instructions.append((kind, what, i))
-            widths.append(1 if what in ("sum", "mean") else widths[i])
+            widths.append(1 if what in TO_ONE else widths[i])
         elif kind in ("paired", "kinked pair"):
             fitting = [j for j, n in enumerate(widths) if n == widths[i] or n == 1]
             j = draw(st.sampled_from(fitting)) if fitting else i

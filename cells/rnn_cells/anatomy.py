@@ -31,7 +31,7 @@ _ROWS = 1013
 _KEPT = 64
 """Graphs that are remembered."""
 
-_graphs: dict[Any, Graph | str] = {}
+_graphs: dict[Any, Graph | TraceError] = {}
 
 
 @dataclass(frozen=True)
@@ -258,21 +258,25 @@ def _graph(cell: Cell, params: Tree, carry: Tree, x: Any) -> Graph:
         TraceError: the step cannot be traced.
     """
     given = params, carry, x
-    try:
-        key = identity_of(cell), form_of(given), tuple((leaf.shape, leaf.dtype) for leaf in trees.leaves(given))
-    except TypeError:  # the cell refers to something that may change
-        return _trace(cell, given)
-    found = _graphs.get(key)
+
+    def key() -> Any:
+        try:
+            return identity_of(cell), form_of(given), tuple((leaf.shape, leaf.dtype) for leaf in trees.leaves(given))
+        except TypeError:  # the cell refers to something that may change unseen
+            return None
+
+    found = _graphs.get(key())
     if found is None:
         if len(_graphs) >= _KEPT:
             _graphs.clear()
         try:
             found = _trace(cell, given)
         except TraceError as error:
-            found = str(error)  # not the error, which holds on to all that was there when it was raised
-        _graphs[key] = found
-    if isinstance(found, str):
-        raise TraceError(found)
+            found = TraceError(str(error), error.origin)  # not the error, which holds on to all that was there
+        _graphs[key()] = found  # as it is now, for a step may write to what it reads, and count its calls
+        _graphs.pop(None, None)
+    if isinstance(found, TraceError):
+        raise TraceError(str(found), found.origin)
     return found
 
 

@@ -602,10 +602,10 @@ class _Segment:
             return em.select(condition, *(self._number(em, x, known, j, live) for x in op.inputs[1:]))
         if name == "clip":
             if any(np.ndim(bound) for bound in op.options.values() if bound is not None):
-                raise TraceError("it clips to the elements of an array")
+                raise TraceError("it clips to the elements of an array", op.output.origin)
             return emit_clip(em, [self._number(em, op.inputs[0], known, j, live)], **op.options)
         if name not in FUNCTIONS:
-            raise TraceError(f"its {name} has no kernel")
+            raise TraceError(f"its {name} has no kernel", op.output.origin)
         take = self._mask if name.startswith("logical") else self._number
         result = FUNCTIONS[name](em, [take(em, x, known, j, live) for x in op.inputs])
         if name in RESULT_IS_MASK:
@@ -626,7 +626,7 @@ class _Segment:
 
     def _index(self, value: Value) -> str:
         if value.dtype.kind not in "iu":
-            raise TraceError("it picks by indices that are no integers")
+            raise TraceError("it picks by indices that are no integers", value.origin)
         if value not in self.scalars:
             register = f"%index{next(self.count)}"
             self.row_lines += [
@@ -653,7 +653,7 @@ class _Segment:
         if x in known:
             return known[x]
         if x.dtype.kind not in "fb":
-            raise TraceError(f"it computes with {x.dtype} numbers")
+            raise TraceError(f"it computes with {x.dtype} numbers", x.origin)
         register = self._loaded(em, x, j, live)
         if isinstance(known, dict):
             known[x] = register

@@ -225,7 +225,7 @@ class Executor:
         (self.dtype,) = floats
         for x in (*program.carried, *program.ys):
             if x.dtype != self.dtype:
-                raise TraceError(f"its carry or output has {x.dtype} numbers")
+                raise TraceError(f"its carry or output has {x.dtype} numbers", x.origin)
         self.type = "float" if self.dtype == np.float32 else "double"
         self.products = _products(self.dtype.name)
         self.width = jit.vector_width(self.dtype.name)
@@ -237,7 +237,7 @@ class Executor:
             if op.name in ("pick", "place"):
                 width = width_of(op.values[0] if op.name == "pick" else op.output)
                 if self.limits.setdefault(op.values[1], width) != width:
-                    raise TraceError("it picks from rows of several widths by one index")
+                    raise TraceError("it picks from rows of several widths by one index", op.output.origin)
         self.escaping, self.given = set(program.ys), set(program.xs)
         self.idle: list[Workspace] = []
         self.bodies: dict[tuple[int, str], _Compiled] = {}

@@ -5,7 +5,7 @@ What is decided by time (which operations leave the loop) stands in ``program.py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -38,6 +38,68 @@ def clean(graph: Graph) -> Graph:
     return prune(share(_unalias(_fold_constants(graph))))
 
 
+def spell_out(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
+    """What chooses or contracts axes of rows becomes columns, reshapes, products and sums.
+
+    It comes before the derivative, which then consists of such operations too.
+    """
+    level = classify(graph, levels)
+
+    def rewrite(builder: Builder, op: Op) -> Operand | None:
+        if level[op.output] != Level.FIXED and op.name == "getitem":
+            return _without_axes(builder, op)
+        if level[op.output] != Level.FIXED and op.name == "einsum":
+            return _contracted(builder, op, [level.get(x, Level.FIXED) != Level.FIXED for x in op.values])
+        return None
+
+    return _rewritten(graph, rewrite)
+
+
+def _without_axes(builder: Builder, op: Op) -> Operand | None:
+    """An index that adds axes, or drops one by a number, as one by slices alone, and a reshape."""
+    (x,) = op.values
+    index = op.options["index"]
+    parts = index if isinstance(index, tuple) else (index,)
+    if any(part is not None and part is not ... and not isinstance(part, slice | int | np.integer) for part in parts):
+        return None
+    if all(part is ... or isinstance(part, slice) for part in parts):
+        return None
+    slices = tuple(
+        part if part is ... or isinstance(part, slice) else slice(int(part), int(part) + 1 or None)
+        for part in parts
+        if part is not None
+    )
+    return builder.emit("reshape", (emit(builder, "getitem", x, index=slices),), {"shape": op.output.shape}, op.output)
+
+
+def _contracted(builder: Builder, op: Op, are_rows: Sequence[bool]) -> Operand | None:
+    """An einsum of rows with rows, or with what is fixed, as a product of matrices or of elements; None for another."""
+    inputs, out = op.options["subscripts"].split("->")
+    terms = inputs.split(",")
+    row = out[:1]  # the label of the rows
+    inner = sorted({*inputs} - {",", row})  # and those of their columns
+    if (
+        not row
+        or len(op.values) != 2
+        or any((term[:1] == row) != rows or row in term[1:] for term, rows in zip(terms, are_rows, strict=True))
+    ):
+        return None
+    x, y = op.values if are_rows[0] else op.values[::-1]
+    mine, other = terms if are_rows[0] else terms[::-1]
+    if len(inner) == 2 and not all(are_rows) and len(mine) == len(other) == len(out) == 2 and mine[1] != out[1]:
+        matrix = y if other == mine[1] + out[1] else emit(builder, "transpose", y, axes=None)
+        return builder.emit("matmul", (x, matrix), {}, op.output)
+    if len(inner) > 1 or not {*out[1:]} <= {*inner}:
+        return None
+    wide = [
+        emit(builder, "reshape", value, shape=(value.shape[0], 1)) if inner and term == row else value
+        for value, term in ((x, mine), (y, other))
+    ]
+    if len(out) == 1 + len(inner):
+        return builder.emit("multiply", wide, {}, op.output)
+    return builder.emit("sum", (emit(builder, "multiply", *wide),), {"axis": 1, "keepdims": False}, op.output)
+
+
 def _rewritten(graph: Graph, rewrite: Callable[[Builder, Op], Operand | None]) -> Graph:
     """The graph, each operation replaced by what ``rewrite`` gives for it; where that is None it stays."""
     replaced: dict[Value, Operand] = {}
@@ -45,6 +107,7 @@ def _rewritten(graph: Graph, rewrite: Callable[[Builder, Op], Operand | None]) -
     for op in graph.ops:
         inputs = tuple(replaced.get(x, x) if isinstance(x, Value) else x for x in op.inputs)
         op = Op(op.name, inputs, op.options, op.output) if inputs != op.inputs else op
+        builder.origin = op.output.origin
         new = rewrite(builder, op)
         if new is None:
             builder.graph.ops.append(op)
@@ -93,6 +156,9 @@ def _unalias(graph: Graph) -> Graph:
         if op.name == "alias" and op.output in outputs:
             return None
         same = op.name in ("alias", "reshape", "broadcast_to") or (op.name == "concatenate" and len(op.inputs) == 1)
+        if op.name == "getitem":  # as its shape is that of all
+            parts = op.options["index"] if isinstance(op.options["index"], tuple) else (op.options["index"],)
+            same = all(part is ... or (isinstance(part, slice) and part.step in (None, 1)) for part in parts)
         if op.name in ("multiply", "divide") and op.inputs[1] == 1 and not isinstance(op.inputs[1], Value):
             same = True
         return x if same else None

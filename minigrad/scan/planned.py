@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import logging
 import math
 from collections import OrderedDict
@@ -21,11 +22,12 @@ import numpy as np
 from minigrad import trees
 from minigrad.compiled import jit
 from minigrad.gradients import vjp
-from minigrad.graph import Graph, TraceError, Value, key_of, trace
+from minigrad.graph import Graph, Op, Origin, TraceError, Value, key_of, origin_of, trace, with_batch
 from minigrad.primitives import reshape, where
 from minigrad.scan import reference, stepping
 from minigrad.scan.lookup import Lookup
 from minigrad.scan.program import PASSES, Program, plan
+from minigrad.scan.reads import read_by
 from minigrad.scan.reference import Step, live_steps
 from minigrad.tensor import Array, Node, Primitive, Tensor, is_recording, observer, value_of
 from minigrad.trees import Tree
@@ -149,9 +151,18 @@ def scan(
     call = None
     if _backend.get() != "reference" and observer.get() is None:
         call = _prepare(step, params, carry, xs, lengths, mask)
-    if call is None:
-        return reference.scan(step, params, carry, xs, lengths=lengths, mask=mask, reverse=reverse)
-    return call.run(reverse)
+    if isinstance(call, _Call):
+        return call.run(reverse)
+    if call is not None and not isinstance(call, _Fails):
+        _refuse(step, call)
+    result = reference.scan(step, params, carry, xs, lengths=lengths, mask=mask, reverse=reverse)
+    if isinstance(call, _Fails):  # and not the step itself, whose mistake the reference loop would have told
+        _refuse(step, call)
+    return result
+
+
+class _Fails(TraceError):
+    """The step raises something when it is traced: what is wrong with it, if anything, a real call tells better."""
 
 
 def _native(tree: Tree) -> Tree:
@@ -210,15 +221,15 @@ def _executor(program: Program, backend: str) -> Executor:
     return numpy_backend.Executor(program)
 
 
-_plans: OrderedDict[Any, _Planned | str] = OrderedDict()
+_plans: OrderedDict[Any, _Planned | TraceError] = OrderedDict()
 _refused: set[str] = set()
 _KEPT = 256
 
 
 def _prepare(
     step: Step, params: Tree, carry: Tree, xs: Tree, lengths: Array | None, mask: Array | None
-) -> _Call | None:
-    """What is needed to run this call on a backend; None where it must run on the reference loop."""
+) -> _Call | TraceError | None:
+    """What is needed to run this call on a backend; None or the reason where it must run on the reference loop."""
     fixed, states, inputs = trees.leaves(params), trees.leaves(carry), trees.leaves(xs)
     if not inputs or not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in (*fixed, *states, *inputs)):
         return None
@@ -241,93 +252,122 @@ def _prepare(
     keep = is_recording() and any(node is not None for node in nodes)
     wanted = tuple(node is not None for node in nodes) if keep else None
     call = _Call(step, params, carry, xs, fixed, states, inputs, sources, live, nodes if keep else None, length, batch)
+    planned = _find_plan(call, tables, wanted)
+    if isinstance(planned, TraceError):
+        return planned
+    backend = _backend.get()
+    if backend is None:
+        enough = planned.work * length * batch >= WORTH_COMPILING
+        backend = "compiled" if enough and jit.available() else "numpy"
     try:
-        planned = _find_plan(call, tables, wanted)
-        if planned is None:
-            return None
-        backend = _backend.get()
-        if backend is None:
-            enough = planned.work * length * batch >= WORTH_COMPILING
-            backend = "compiled" if enough and jit.available() else "numpy"
         call.planned, call.executor = planned, planned.executor(backend)
     except TraceError as error:
-        _refuse(step, error)
-        return None
+        return _remembered(error)
     return call
 
 
 def _refuse(step: Step, error: TraceError) -> None:
     """Say, once, why a step runs on the reference loop."""
-    step = getattr(step, "cell", step)  # a cell is better known than what it is wrapped in
-    name = getattr(step, "__qualname__", type(step).__qualname__)
-    text = f"{name} runs on the plain time loop, which is slow: {error}"
+    if error.origin is not None:
+        name = error.origin.who
+    else:
+        step = getattr(step, "cell", step)  # a cell is better known than what it is wrapped in
+        name = getattr(step, "__qualname__", type(step).__qualname__)
+    text = f"{name} runs on the plain time loop, which is slow: {error.located()}"
     if text not in _refused:
         _refused.add(text)
         _log.warning(text)
 
 
-def _find_plan(call: _Call, tables: tuple[int, ...], wanted: tuple[bool, ...] | None) -> _Planned | None:
-    """The plan for a step on inputs of these shapes, made where there is none yet; None where the step itself fails.
+def _remembered(error: TraceError) -> TraceError:
+    """The error without what was there when it was raised, which it would hold on to."""
+    return type(error)(str(error), error.origin)
 
-    Raises:
-        TraceError: it cannot be planned.
-    """
-    step, masked = call.step, call.live is not None
+
+def _find_plan(call: _Call, tables: tuple[int, ...], wanted: tuple[bool, ...] | None) -> _Planned | TraceError:
+    """The plan for a step on inputs of these shapes, made where there is none yet; or why there is none."""
     form = form_of((call.params, call.carry, call.xs))
-    traced = None
-    try:
-        shapes = tuple(
-            (leaf.shape[skipped:], leaf.dtype.str)
-            for leaves, skipped in ((call.fixed, 0), (call.states, 1), (call.inputs, 2))
-            for leaf in leaves
-        )
-        key: Any = (identity_of(step), form, shapes, masked, tables, wanted, _without.get())
-        found = _plans.get(key)
-    except TypeError:  # it cannot be hashed, and so may change
-        traced = _trace(call)
-        if traced is None:
-            return None
-        key = (_digest(traced[0]), form, form_of(traced[1:]), tables, wanted, _without.get())
-        found = _plans.get(key)
-    if found is None:
+    shapes = tuple(
+        (leaf.shape[skipped:], leaf.dtype.str)
+        for leaves, skipped in ((call.fixed, 0), (call.states, 1), (call.inputs, 2))
+        for leaf in leaves
+    )
+
+    def key() -> Any:
         try:
-            traced = traced or _trace(call)
-            if traced is None:
-                return None
-            graph, carried, ys = traced
-            of_all = None if wanted is None else [*wanted, *[False] * masked]
-            program = plan(
-                graph, len(call.fixed), len(call.states), tables=tables, wanted=of_all, without=_without.get()
-            )
-            found = _Planned(program, carried, ys, {})
-        except TraceError as error:
-            found = str(error)  # not the error, which holds on to all that was there when it was raised
-        _plans[key] = found
-        if len(_plans) > _KEPT:
-            with suppress(KeyError):  # as another thread may have emptied it
-                _plans.popitem(last=False)
-    else:
-        with suppress(KeyError):
-            _plans.move_to_end(key)
-    if isinstance(found, str):
-        raise TraceError(found)
+            return identity_of(call.step), form, shapes, call.live is not None, tables, wanted, _without.get()
+        except TypeError:  # it cannot be told from another step but by its graph
+            return None
+
+    found = _kept(key())
+    if found is not None:
+        return found
+    try:
+        traced = _trace(call)
+        by_graph = _digest(traced[0]), form, form_of(traced[1:]), tables, wanted, _without.get()
+        found = _kept(by_graph)
+        if found is None:
+            found = _make_plan(call, traced, tables, wanted)
+            _keep(by_graph, found)
+    except TraceError as error:
+        found = _remembered(error)
+    _keep(key(), found)  # as it is now, for a step may write to what it reads: count its calls, or keep something
     return found
+
+
+def _make_plan(
+    call: _Call, traced: tuple[Graph, Tree, Tree], tables: tuple[int, ...], wanted: tuple[bool, ...] | None
+) -> _Planned | TraceError:
+    graph, carried, ys = traced
+    of_all = None if wanted is None else [*wanted, *[False] * (call.live is not None)]
+    try:
+        program = plan(graph, len(call.fixed), len(call.states), tables=tables, wanted=of_all, without=_without.get())
+    except TraceError as error:
+        return _remembered(error)
+    return _Planned(program, carried, ys, {})
+
+
+def _kept(key: Any) -> _Planned | TraceError | None:
+    """What was kept under a key; None, which nothing is kept under, is a key as well."""
+    with suppress(KeyError):  # as another thread may have emptied it
+        _plans.move_to_end(key)
+        return _plans[key]
+    return None
+
+
+def _keep(key: Any, found: _Planned | TraceError) -> None:
+    if key is None:
+        return
+    _plans[key] = found
+    if len(_plans) > _KEPT:
+        with suppress(KeyError):
+            _plans.popitem(last=False)
 
 
 def identity_of(step: Any) -> Any:
     """Something hashable that is equal only where two steps compute the same.
 
+    It changes with all that the step's code reads, too: globals, closures, class attributes.
+
     Raises:
-        TypeError: there is none, for the step refers to something that may change.
+        TypeError: there is none, for the step refers to something that may change unseen.
     """
+    classes: dict[type, None] = {}
+    fields = _fields_of(step, classes)
+    return fields, read_by(tuple(classes))
+
+
+def _fields_of(step: Any, classes: dict[type, None]) -> Any:
+    """All that a step holds, as something hashable; ``classes`` collects those of the steps in it."""
     if is_dataclass(step) and not isinstance(step, type):
         names = {part.name for part in fields(step)}
         if not step.__dataclass_params__.frozen or set(vars(step)) != names:  # type: ignore[attr-defined]
             raise TypeError  # there is more to it than its fields
+        classes[type(step)] = None
         # Not the step itself, for a field may be left out of its comparison.
-        return (type(step), *(identity_of(getattr(step, part.name)) for part in fields(step)))
+        return (type(step), *(_fields_of(getattr(step, part.name), classes) for part in fields(step)))
     if isinstance(step, tuple):
-        return tuple(map(identity_of, step))
+        return tuple(_fields_of(part, classes) for part in step)
     if step is None or isinstance(step, str | bool | int | float):
         return type(step), step
     raise TypeError
@@ -358,22 +398,31 @@ _UNLIKELY = (1009, 1013, 1019, 1021, 1031)
 """Numbers of sequences that are no other size of a step, nor a sum or product of its sizes."""
 
 
-def _trace(call: _Call) -> tuple[Graph, Tree, Tree] | None:
-    """The graph of a step, for any number of sequences, and its results as trees; None where the step fails of itself.
+def _trace(call: _Call) -> tuple[Graph, Tree, Tree]:
+    """The graph of a step, for any number of sequences, and its results as trees.
 
     A leaf of the new carry is its place among the leaves of the old one, which the graph's outputs follow.
+
+    Raises:
+        TraceError: the step does what a graph cannot hold, or fails of itself.
     """
     taken = {n for leaf in (*call.fixed, *call.states, *call.inputs) for n in leaf.shape}
     batch, other = [n for n in _UNLIKELY if n not in taken][:2]
-    found = _trace_batch(call, batch)
-    again = _trace_batch(call, other) if found else None
-    if found and (again is None or not _same(found[0], again[0], batch, other)):
-        raise TraceError("its operations depend on the size of the batch")
-    return found
+    graph, carried, ys = _trace_batch(call, batch)
+    again, _, _ = _trace_batch(call, other)
+    _require_same(graph, again, batch, other)
+    for value in (*graph.inputs, *graph.constants, *(op.output for op in graph.ops)):
+        value.shape = with_batch(value.shape, batch)
+    graph.ops = [Op(op.name, op.inputs, with_batch(op.options, batch), op.output) for op in graph.ops]
+    return graph, carried, ys
 
 
-def _same(one: Graph, two: Graph, batch: int, other: int) -> bool:
-    """Whether two graphs differ in nothing but the size of the batch."""
+def _require_same(one: Graph, two: Graph, batch: int, other: int) -> None:
+    """Hold two graphs against each other, which may differ in nothing but the size of the batch.
+
+    Raises:
+        TraceError: they differ.
+    """
 
     def shape(value: Any, size: int) -> Any:
         return tuple(None if n == size else n for n in value.shape) if hasattr(value, "shape") else ("number", value)
@@ -381,34 +430,33 @@ def _same(one: Graph, two: Graph, batch: int, other: int) -> bool:
     def option(value: Any, size: int) -> Any:
         if isinstance(value, tuple | list):
             return tuple(option(part, size) for part in value)
+        if isinstance(value, slice):
+            return "slice", option((value.start, value.stop, value.step), size)
         if isinstance(value, np.ndarray):
             return value.dtype, value.shape, value.tobytes()
         return None if type(value) is int and value == size else key_of(value)
 
-    def text(graph: Graph, size: int) -> Any:
+    def lines(graph: Graph, size: int) -> Iterator[tuple[Any, Origin | None]]:
         places = {
             value: i for i, value in enumerate((*graph.inputs, *graph.constants, *(op.output for op in graph.ops)))
         }
-        ops = [
-            (
-                op.name,
-                [(places.get(x) if isinstance(x, Value) else None, shape(x, size)) for x in op.inputs],
-                {name: option(value, size) for name, value in op.options.items()},
-                shape(op.output, size),
-            )
-            for op in graph.ops
-        ]
-        return ops, [places.get(x) if isinstance(x, Value) else ("number", x) for x in graph.outputs]
+        for op in graph.ops:
+            inputs = []
+            for x in op.inputs:
+                array = graph.constants.get(x) if isinstance(x, Value) else None
+                # A constant that has a batch axis is looked at when it is planned.
+                elements = None if array is None or size in array.shape else (array.dtype, array.tobytes())
+                inputs.append((places.get(x) if isinstance(x, Value) else None, shape(x, size), elements))
+            options = {name: option(value, size) for name, value in op.options.items()}
+            yield (op.name, inputs, options, shape(op.output, size)), op.output.origin
+        yield [places.get(x) if isinstance(x, Value) else ("number", x) for x in graph.outputs], None
 
-    pairs = list(zip(one.constants.values(), two.constants.values(), strict=False))
-    alike = len(one.constants) == len(two.constants) and all(
-        shape(a, batch) == shape(b, other) and (a.shape != b.shape or np.array_equal(a, b, equal_nan=True))
-        for a, b in pairs
-    )
-    return alike and text(one, batch) == text(two, other)
+    for (mine, origin), theirs in itertools.zip_longest(lines(one, batch), lines(two, other), fillvalue=(None, None)):
+        if mine != theirs[0]:
+            raise TraceError("its operations depend on the size of the batch", origin)
 
 
-def _trace_batch(call: _Call, batch: int) -> tuple[Graph, Tree, Tree] | None:
+def _trace_batch(call: _Call, batch: int) -> tuple[Graph, Tree, Tree]:
     """As ``_trace``, for one number of sequences, which is none of the step's other sizes."""
 
     def examples_of(tree: Tree, leaves: Sequence[Any], skipped: int) -> Tree:
@@ -436,13 +484,17 @@ def _trace_batch(call: _Call, batch: int) -> tuple[Graph, Tree, Tree] | None:
     except TraceError:
         raise
     except Exception as error:
-        # Whatever is wrong with the step, the reference loop will say it with real values. A function that needs
-        # elements often fails in a way of its own when it gets none.
+        # A function that needs elements often fails in a way of its own when it gets none.
+        origin = origin_of(error.__traceback__)
         if "tracer" in str(error).lower() or "a Tensor was given where NumPy" in str(error):
-            raise TraceError("it hands a tensor to something that needs its elements") from None
-        return None
+            raise TraceError("it hands a tensor to something that needs its elements", origin) from None
+        reason = f"it fails when it is traced with {batch} sequences: {type(error).__name__}: {error}"
+        raise _Fails(reason, origin) from None
+    wrong = _Fails(
+        f"traced with {batch} sequences, it gives no pair of a carry like the one that it got, and an output"
+    )
     if not (isinstance(result, tuple) and len(result) == 2):
-        return None
+        raise wrong
     outputs = graph.outputs
     count = len(trees.leaves(examples[1]))
     try:
@@ -450,9 +502,9 @@ def _trace_batch(call: _Call, batch: int) -> tuple[Graph, Tree, Tree] | None:
         order = [place for _, place in trees.zip_leaves(examples[1], places)]
         pairs = trees.zip_leaves(examples[1], result[0])
     except ValueError:
-        return None
+        raise wrong from None
     if any(np.shape(new) != old.shape or getattr(new, "dtype", None) != old.dtype for old, new in pairs):
-        return None
+        raise wrong
     if any(leaf.shape[:1] != (batch,) for leaf in trees.leaves(result[1]) if hasattr(leaf, "shape")):
         raise TraceError("its output has no batch axis")
     graph.outputs = [*(outputs[place] for place in order), *outputs[count:]]
@@ -626,10 +678,11 @@ def stepper(step: Step, params: Tree, carry: Tree, table: Array) -> Stepper | No
         return None
     xs = Lookup(table, np.zeros((1, len(states[0])), np.intp))
     call = _Call(step, params, carry, xs, trees.leaves(params), states, [xs], [table], None, None, 1, len(states[0]))
+    planned = _find_plan(call, (0,), None)
+    if isinstance(planned, TraceError):
+        _refuse(step, planned)
+        return None
     try:
-        planned = _find_plan(call, (0,), None)
-        if planned is None:
-            return None
         if backend == "compiled":
             from minigrad.scan import compiled_backend, compiled_stepping
 
@@ -718,11 +771,11 @@ def graph_of(step: Step, params: Tree, carry: Tree, xs: Tree) -> Graph:
         TraceError: the step does what a graph cannot hold. Whatever else it raises when it is run.
     """
     leaves = trees.leaves(params), trees.leaves(carry), trees.leaves(xs)
-    traced = _trace(_Call(step, params, carry, xs, *leaves, leaves[2], None, None, 0, 0))
-    if traced is None:
+    try:
+        return _trace(_Call(step, params, carry, xs, *leaves, leaves[2], None, None, 0, 0))[0]
+    except _Fails:
         reference.scan(step, params, carry, xs)  # says what is wrong with it
-        raise TraceError("it fails when it is called with tensors that have no elements")
-    return traced[0]
+        raise
 
 
 def plan_of(graph: Graph, params: int, carry: int, *, backend: str) -> Program:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from minigrad.graph import Graph, Op, Operand, TraceError, Value, columns_of, differentiate, prune
-from minigrad.scan.passes import Level, classify, clean, depends_on, join_rows, lower, merge, regroup, split
+from minigrad.graph import Batch, Graph, Op, Operand, TraceError, Value, columns_of, differentiate, prune
+from minigrad.scan.passes import Level, classify, clean, depends_on, join_rows, lower, merge, regroup, spell_out, split
 
 MAPS = frozenset(
     {
@@ -167,7 +167,7 @@ def plan(
         value: Level.FIXED if i < params else Level.STATE if i < params + carry else Level.INPUT
         for i, value in enumerate(graph.inputs)
     }
-    graph = clean(graph)
+    graph = clean(spell_out(graph, levels))
     if "split" not in without:
         graph = split(graph, levels)
     if "hoist" not in without:
@@ -277,7 +277,7 @@ def _own_outputs(graph: Graph, carry: int, levels: Mapping[Value, Level]) -> Gra
 
 def _rows(x: Operand, what: str, level: Mapping[Value, Level]) -> Value:
     if not isinstance(x, Value) or level[x] == Level.FIXED:
-        raise TraceError(f"its {what} depends on no input")
+        raise TraceError(f"its {what} depends on no input", x.origin if isinstance(x, Value) else None)
     return x
 
 
@@ -424,12 +424,12 @@ def _kinds(joint: Graph, given: Mapping[Value, str]) -> dict[Value, str]:
         of = {kinds[x] for x in op.values}
         if of <= {"fixed"}:
             kind = "fixed"
-            if batch in op.output.shape:
-                raise TraceError(f"its {op.name} spreads what is fixed over the batch")
+            if any(isinstance(n, Batch) for n in op.output.shape):
+                raise TraceError(f"its {op.name} spreads what is fixed over the batch", op.output.origin)
         elif of & {"sum", "summed"}:
             kind = "summed"
             if "rows" in of or "turned" in of:
-                raise TraceError(f"its {op.name} mixes rows with sums over the batch")
+                raise TraceError(f"its {op.name} mixes rows with sums over the batch", op.output.origin)
         else:
             kind = _row_kind(op, kinds, batch)
         kinds[op.output] = kind
@@ -477,7 +477,9 @@ def _row_kind(op: Op, kinds: Mapping[Value, str], batch: int) -> str:
         and all(_aligned(x, kinds[x], out, op.name) for x in op.values)
     ):
         return "rows"
-    raise TraceError(f"its {op.name} of {' and '.join(map(repr, op.values))} is none that works row by row")
+    raise TraceError(
+        f"its {op.name} of {' and '.join(map(repr, op.values))} is none that works row by row", op.output.origin
+    )
 
 
 def _aligned(x: Value, kind: str, out: tuple[int, ...], name: str) -> bool:

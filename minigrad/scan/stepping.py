@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.graph import Operand, Value, evaluate, function_of
+from minigrad.graph import Operand, Value, apply, bound, evaluate, function_of
 from minigrad.scan.program import Program
 from minigrad.tensor import Array
 
@@ -30,6 +30,7 @@ class Stepper:
 
     def __init__(self, program: Program, params: Sequence[Array], carry: Sequence[Array], table: Array) -> None:
         self.carry = [np.asarray(x) for x in carry]
+        batch = len(self.carry[0])
         fixed = dict(zip(program.fixed, evaluate(program.prologue, params), strict=True))
         known: dict[Value, Any] = {}  # what is the same at every step
         looked_up = {program.xs[0]: table}
@@ -44,7 +45,7 @@ class Stepper:
                 continue
             for op in stage.forward.ops:
                 args = [looked_up.get(x, known.get(x)) if isinstance(x, Value) else x for x in op.inputs]
-                looked_up[op.output] = np.asarray(function_of(op.name)(*args, **op.options))
+                looked_up[op.output] = apply(op, args)
         names: dict[Value, str] = {}
         scope: dict[str, Any] = {}
 
@@ -66,7 +67,7 @@ class Stepper:
             names[x] = f"carry{i}"
         for i, op in enumerate(ops):
             operands = ", ".join([*map(spell, op.inputs), *(f"{name}=o{i}_{name}" for name in op.options)])
-            scope |= {f"o{i}_{name}": option for name, option in op.options.items()}
+            scope |= {f"o{i}_{name}": bound(option, batch) for name, option in op.options.items()}
             scope[f"f{i}"] = np.dot if op.name == "matmul" else function_of(op.name)
             names[op.output] = f"v{len(names)}"
             lines.append(f"{names[op.output]} = f{i}({operands})")

@@ -6,7 +6,6 @@ It draws nothing.
 from __future__ import annotations
 
 import inspect
-import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -119,11 +118,9 @@ def step_graph(spec: str, input_size: int, hidden_size: int, options: Mapping[st
     cell = registry.make_cell(spec, input_size, hidden_size, options)
     params, carry = _beginning(spec, cell)
     try:
-        graph = _graph(cell, params, carry)
+        return str(_graph(cell, params, carry))
     except Exception as error:
         raise UserError(f"a step of the cell {spec!r} cannot be written as a graph: {_reason(error)}") from error
-    batch = graph.inputs[-1].shape[0]
-    return re.sub(rf"(\[|shape=\(){batch}\b", r"\1B", str(graph))
 
 
 def _beginning(spec: str, cell: Cell) -> tuple[Tree, Tree]:
@@ -152,7 +149,7 @@ def _time_loop(cell: Cell, params: Tree, carry: Tree) -> TimeLoop:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, TraceError) else f"it raises {type(error).__name__}: {error}"
+    return error.located() if isinstance(error, TraceError) else f"it raises {type(error).__name__}: {error}"
 
 
 def _text(cls: type[Cell]) -> str:

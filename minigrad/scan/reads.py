@@ -1,0 +1,215 @@
+"""What the code of a step reads beside its arguments and fields: globals, closures, class attributes, what they hold.
+
+It tells whether any of that has changed since it was last looked at; that plans depend on it is its user's affair.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
+from itertools import chain
+from operator import attrgetter, is_
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from minigrad.tensor import Tensor
+
+MOST = 10_000
+"""Objects beyond which looking at them costs more than tracing the step again."""
+
+_TRUSTED = sys.stdlib_module_names | {"numpy", "minigrad"}
+"""Packages whose code and objects do not change while a program runs."""
+
+_MAKING = dict.fromkeys(("__new__", "__init__", "__post_init__"))
+"""Methods that are called where code calls a class."""
+
+_NOT_CALLED = frozenset(
+    {
+        *_MAKING, "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__", "__replace__", "__init_subclass__",
+        "__reduce__", "__getstate__", "__setstate__",
+    }
+)  # fmt: skip
+"""Methods of a dataclass that its step does not call."""
+
+_SEQUENCES = (list, tuple, set, frozenset, collections.deque)
+
+
+class Reads:
+    """All that the methods of some classes read when one of them is called as a step, as it is now.
+
+    Names that code mentions are looked up in its globals and in every class, module and object that it can reach by
+    them: some are looked up in vain, and none is missed.
+
+    Args:
+        classes: of the step, and of the objects in its fields.
+
+    Raises:
+        TypeError: it is too much, or holds what may change unseen.
+    """
+
+    def __init__(self, classes: Iterable[type]) -> None:
+        self._reads: list[Callable[[], Iterable[Any]]] = []
+        self._arrays: list[tuple[Any, Any]] = []
+        self._functions: list[FunctionType] = []
+        self._cells: list[CellType] = []
+        self._globals: dict[int, tuple[dict[str, Any], dict[str, None]]] = {}
+        self._names: dict[str, None] = {}
+        self._spaces: list[Any] = []  # what classes and modules hold, by name
+        self._classes: set[type] = set()
+        self._seen: dict[int, Any] = {}
+        self._todo: list[Any] = []
+        for each in classes:
+            self._look_at_class(each)
+        found: set[tuple[int, str]] = set()
+        while True:
+            for number, space in enumerate(self._spaces):
+                for name in self._names:
+                    if name in space and (number, name) not in found:
+                        found.add((number, name))
+                        self._todo.append(space[name])
+            if not self._todo:
+                break
+            while self._todo:
+                self._look_at(self._todo.pop())
+        for attribute in ("__code__", "__defaults__", "__kwdefaults__"):
+            self._reads.append(functools.partial(map, attrgetter(attribute), self._functions))
+        self._reads.append(functools.partial(map, _held, self._cells))
+        self._reads += [functools.partial(map, space.get, tuple(names)) for space, names in self._globals.values()]
+        self._reads += [functools.partial(map, space.get, tuple(self._names)) for space in self._spaces]
+        self._expected = self._now()
+        del self._seen, self._todo, self._spaces, self._classes, self._globals
+
+    def unchanged(self) -> bool:
+        """Whether everything is what it was."""
+        found = self._now()
+        same = len(found) == len(self._expected) and all(map(is_, found, self._expected))
+        return same and all(_content(array) == before for array, before in self._arrays)
+
+    def _now(self) -> tuple[Any, ...]:
+        return tuple(chain.from_iterable(read() for read in self._reads))
+
+    def _follow(self, read: Callable[[], Iterable[Any]]) -> None:
+        """Look at what is read, and remember to compare it by identity."""
+        self._reads.append(read)
+        self._todo += read()
+
+    def _look_at(self, x: Any) -> None:
+        if x is None or isinstance(x, bool | int | float | complex | str | bytes | np.generic) or id(x) in self._seen:
+            return
+        self._seen[id(x)] = x  # which keeps the id from being used again
+        if len(self._seen) > MOST:
+            raise TypeError
+        if isinstance(x, FunctionType):
+            self._look_at_function(x)
+        elif isinstance(x, type):
+            self._names |= _MAKING
+            self._look_at_class(x)
+        elif isinstance(x, ModuleType):
+            if not _is_trusted(x.__name__):
+                self._spaces.append(vars(x))
+        elif isinstance(x, np.ndarray):
+            if x.dtype.hasobject:
+                raise TypeError
+            self._arrays.append((x, _content(x)))
+        elif isinstance(x, Tensor):
+            self._todo.append(x.value)
+        elif isinstance(x, dict):
+            self._reads.append(lambda: x)  # its keys, which cannot change
+            self._follow(x.values)
+        elif isinstance(x, _SEQUENCES):
+            self._follow(lambda: x)
+        elif isinstance(x, MethodType | staticmethod | classmethod):
+            self._todo += [x.__func__, getattr(x, "__self__", None)]
+        elif isinstance(x, property):
+            self._todo.append(x.fget)
+        elif isinstance(x, functools.partial):
+            self._todo += [x.func, x.args, x.keywords]
+        elif isinstance(x, ContextVar):
+            self._follow(lambda: (x.get(None),))
+        elif isinstance(x, SimpleNamespace) or not _is_trusted(type(x).__module__):
+            self._look_at_object(x)
+
+    def _look_at_function(self, f: FunctionType) -> None:
+        if _is_trusted(f.__module__):
+            return
+        self._functions.append(f)
+        self._cells += f.__closure__ or ()
+        self._todo += [f.__defaults__, f.__kwdefaults__, *map(_held, f.__closure__ or ())]
+        names = dict.fromkeys(_names_in(f.__code__))
+        self._names |= names
+        _, known = self._globals.setdefault(id(f.__globals__), (f.__globals__, {}))
+        known |= names
+        self._todo += map(f.__globals__.get, names)
+        self._todo += [sys.modules[name] for name in names if name in sys.modules]  # for imports within the function
+
+    def _look_at_class(self, cls: type) -> None:
+        for each in cls.__mro__:
+            if each not in self._classes and not _is_trusted(each.__module__):
+                self._classes.add(each)
+                self._names |= {name: None for name, x in vars(each).items() if _is_called(name, x)}
+                self._spaces.append(vars(each))
+
+    def _look_at_object(self, x: Any) -> None:
+        self._look_at_class(type(x))
+        if hasattr(x, "__dict__"):
+            self._todo.append(vars(x))
+        slots = [slot for each in type(x).__mro__ for slot in _slots_of(each)]
+        if slots:
+            self._follow(lambda: [getattr(x, slot, None) for slot in slots])
+
+
+_known: dict[tuple[type, ...], Reads] = {}
+_KEPT = 256
+
+
+def read_by(classes: Sequence[type]) -> Reads:
+    """What the code of these classes reads: the same object as long as nothing of it has changed.
+
+    Raises:
+        TypeError: it cannot be told.
+    """
+    key = tuple(classes)
+    found = _known.get(key)
+    if found is None or not found.unchanged():
+        if len(_known) >= _KEPT:
+            _known.clear()
+        found = _known[key] = Reads(key)
+    return found
+
+
+def _is_trusted(module: Any) -> bool:
+    return isinstance(module, str) and module.partition(".")[0] in _TRUSTED
+
+
+def _is_called(name: str, x: Any) -> bool:
+    """Whether a method of a class is one that Python calls by itself, as operators do."""
+    return name.startswith("__") and isinstance(x, FunctionType) and name not in _NOT_CALLED
+
+
+def _content(array: Any) -> Any:
+    return array.shape, array.dtype.str, array.tobytes()
+
+
+def _held(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # nothing as yet
+        return None
+
+
+def _names_in(code: CodeType) -> Iterable[str]:
+    """All names that code, and the functions within it, look up in globals or as attributes."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_in(constant)
+
+
+def _slots_of(cls: type) -> Iterable[str]:
+    slots = vars(cls).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)

@@ -1,0 +1,347 @@
+"""A step that reads something from outside, as one does in a notebook: the next call sees what it is now."""
+
+import collections
+import sys
+import types
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from minigrad import Tensor, tanh
+from minigrad.scan import available_backends, planned, reads, use_backend
+from minigrad.scan.reads import Reads
+from minigrad.tensor import value_of
+from rnn_cells import Cell, Stacked
+from rnn_cells.gru import GRU
+
+every_backend = pytest.mark.parametrize("backend", available_backends())
+
+LEAK: Any = np.float32(0.5)
+SCALES: Any = np.ones(3, np.float32)
+LIST: Any = [0.5, [2.0]]
+TABLE: Any = {"leak": 0.5, "deep": {"scale": np.ones(3, np.float32)}}
+SPACE: Any = types.SimpleNamespace(leak=0.5)
+CONTEXT: Any = ContextVar("leak", default=0.5)
+TENSOR: Any = Tensor(np.ones(3, np.float32))
+QUEUE: Any = collections.deque([0.5])
+MODULE: Any = types.ModuleType("settings_of_an_experiment")
+MODULE.leak = 0.5
+CALLS: Any = []
+
+
+class Settings:
+    leak = 0.5
+
+    def __init__(self) -> None:
+        self.scale = 1.0
+
+    def strength(self) -> Any:
+        return self.leak * self.scale
+
+
+class Slotted:
+    __slots__ = ("leak",)
+
+
+SETTINGS: Any = Settings()
+SLOTTED: Any = Slotted()
+SLOTTED.leak = 0.5
+
+
+def helper(h: Any) -> Any:
+    return h * LEAK
+
+
+def outer(h: Any, scale: Any = None) -> Any:
+    return helper(h) if scale is None else h * scale[0]
+
+
+def factory(start: Any) -> Any:
+    held = start
+
+    def get() -> Any:
+        return held
+
+    def put(value: Any) -> None:
+        nonlocal held
+        held = value
+
+    return get, put
+
+
+GET, PUT = factory(0.5)
+DEFAULT: Any = [0.5]
+
+
+def with_default(h: Any, scale: Any = DEFAULT) -> Any:
+    return h * scale[0]
+
+
+@dataclass(frozen=True)
+class Reader(Cell):
+    how: str = ""
+    own: ClassVar[Any] = 0.5
+
+    def __call__(self, params: Any, h: Any, x: Any) -> Any:
+        h = tanh(READERS[self.how](self, h) + x)
+        return h, h
+
+    @property
+    def strength(self) -> Any:
+        return self.own
+
+    def method(self, h: Any) -> Any:
+        return h * self.own
+
+
+def import_within(cell: Any, h: Any) -> Any:
+    import settings_of_an_experiment as settings
+
+    return h * settings.leak
+
+
+READERS: dict[str, Any] = {
+    "a global": lambda cell, h: h * LEAK,
+    "an array": lambda cell, h: h * SCALES,
+    "a tensor": lambda cell, h: h * TENSOR,
+    "a list": lambda cell, h: h * LIST[0] * LIST[1][0],
+    "a dict": lambda cell, h: h * TABLE["leak"] * TABLE["deep"]["scale"],
+    "a queue": lambda cell, h: h * QUEUE[0],
+    "a namespace": lambda cell, h: h * SPACE.leak,
+    "a context variable": lambda cell, h: h * CONTEXT.get(),
+    "an object": lambda cell, h: h * SETTINGS.strength(),
+    "an object with slots": lambda cell, h: h * SLOTTED.leak,
+    "a module": lambda cell, h: h * MODULE.leak,
+    "an import": import_within,
+    "a function": lambda cell, h: outer(h),
+    "a function within": lambda cell, h: (lambda z: helper(z))(h),
+    "a default": lambda cell, h: with_default(h),
+    "a closure": lambda cell, h: h * GET(),
+    "a class attribute": lambda cell, h: h * cell.own,
+    "a property": lambda cell, h: h * cell.strength,
+    "a method": lambda cell, h: cell.method(h),
+}
+
+
+UNDO: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def undo() -> Any:
+    yield
+    while UNDO:
+        UNDO.pop()()
+
+
+def put(container: Any, key: Any, value: Any) -> None:
+    """Assign an element, until the test ends."""
+    before = container[key]
+    UNDO.append(lambda: container.__setitem__(key, before))
+    container[key] = value
+
+
+def redefined(h: Any) -> Any:
+    return h * 0.25 * LEAK
+
+
+def code_changed(_: Any) -> None:
+    """As IPython's autoreload does it, in place."""
+    code = helper.__code__
+    UNDO.append(lambda: setattr(helper, "__code__", code))
+    helper.__code__ = redefined.__code__
+
+
+def context_changed(_: Any) -> None:
+    token = CONTEXT.set(3.0)
+    UNDO.append(lambda: CONTEXT.reset(token))
+
+
+def closure_changed(_: Any) -> None:
+    PUT(3.0)
+    UNDO.append(lambda: PUT(0.5))
+
+
+CHANGES: dict[str, list[Any]] = {
+    "a global": [lambda m: m.setattr(HERE, "LEAK", np.float32(0)), lambda m: m.setattr(HERE, "LEAK", 3)],
+    "an array": [lambda m: put(SCALES, 1, 3), lambda m: m.setattr(HERE, "SCALES", SCALES * 5)],
+    "a tensor": [lambda m: put(TENSOR.value, 1, 3)],
+    "a list": [lambda m: put(LIST, 0, 3.0), lambda m: put(LIST[1], 0, 0.1)],
+    "a dict": [lambda m: put(TABLE, "leak", 3.0), lambda m: put(TABLE["deep"]["scale"], 0, 7)],
+    "a queue": [lambda m: put(QUEUE, 0, 3.0)],
+    "a namespace": [lambda m: m.setattr(SPACE, "leak", 3.0)],
+    "a context variable": [context_changed],
+    "an object": [
+        lambda m: m.setattr(SETTINGS, "scale", 3.0),
+        lambda m: m.setattr(Settings, "leak", 0.1),
+        lambda m: m.setattr(SETTINGS, "leak", 0.7, raising=False),
+        lambda m: m.setattr(Settings, "strength", lambda self: 0.05),
+    ],
+    "an object with slots": [lambda m: m.setattr(SLOTTED, "leak", 3.0)],
+    "a module": [lambda m: m.setattr(MODULE, "leak", 3.0)],
+    "an import": [lambda m: m.setattr(MODULE, "leak", 3.0)],
+    "a function": [
+        lambda m: m.setattr(HERE, "LEAK", 0.1),
+        lambda m: m.setattr(HERE, "helper", redefined),
+        lambda m: m.setattr(HERE, "LEAK", 0.7),
+        lambda m: m.setattr(outer, "__defaults__", ([3.0],)),
+    ],
+    "a function within": [lambda m: m.setattr(HERE, "LEAK", 0.1), code_changed],
+    "a default": [lambda m: put(DEFAULT, 0, 3.0), lambda m: m.setattr(with_default, "__defaults__", ([0.2],))],
+    "a closure": [closure_changed],
+    "a class attribute": [lambda m: m.setattr(Reader, "own", 3.0)],
+    "a property": [lambda m: m.setattr(Reader, "own", 3.0), lambda m: m.setattr(Reader, "strength", 0.1)],
+    "a method": [lambda m: m.setattr(Reader, "own", 3.0), lambda m: m.setattr(Reader, "method", lambda self, h: h)],
+}
+HERE = sys.modules[__name__]
+
+
+def outcome(cell: Any, backend: str) -> Any:
+    xs = np.random.default_rng(0).standard_normal((4, 2, 3)).astype(np.float32)
+    with use_backend(backend):
+        return value_of(cell.unroll({}, np.ones((2, 3), np.float32), xs)[1])
+
+
+@every_backend
+@pytest.mark.parametrize("how", READERS)
+def test_a_change_of_what_a_step_reads_is_seen(how, backend, monkeypatch):
+    monkeypatch.setitem(sys.modules, "settings_of_an_experiment", MODULE)
+    cell = Reader(3, 3, how)
+    last = outcome(cell, "reference")
+    np.testing.assert_allclose(outcome(cell, backend), last, rtol=1e-5, atol=1e-6)
+    assert planned.identity_of(cell) == planned.identity_of(Reader(3, 3, how))
+    for change in CHANGES[how]:
+        change(monkeypatch)
+        expected = outcome(cell, "reference")
+        assert np.abs(expected - last).max() > 1e-3
+        np.testing.assert_allclose(outcome(cell, backend), expected, rtol=1e-5, atol=1e-6)
+        last = expected
+
+
+@every_backend
+def test_a_cell_of_a_notebook_that_is_run_again(backend):
+    """Its names live in a module of their own; the cell with LEAK is changed, or the one with the class is."""
+    cells = {
+        "constant": "LEAK = np.float32({})",
+        "class": """
+@dataclass(frozen=True)
+class Leaky(Cell):
+    def __call__(self, params, h, x):
+        h = tanh(h * LEAK + x){}
+        return h, h
+""",
+    }
+    notebook = {"__name__": "__main__", "np": np, "dataclass": dataclass, "Cell": Cell, "tanh": tanh}
+
+    def run(cell: str, text: Any) -> None:
+        exec(cells[cell].format(text), notebook)
+
+    run("constant", 0.5)
+    run("class", "")
+    for cell, text in (("constant", 0), ("constant", 0.5), ("class", " * 2"), ("constant", 0.1)):
+        run(cell, text)
+        leaky = notebook["Leaky"](3, 3)
+        for x, y in zip(outcome(leaky, backend), outcome(leaky, "reference"), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+@dataclass(frozen=True)
+class Wrapper(Cell):
+    cell: Any = None
+    strength: Any = field(default=1.0)
+
+    def __call__(self, params: Any, h: Any, x: Any) -> Any:
+        h, y = self.cell(params, h * self.cell.own, x)
+        return h, y
+
+
+@every_backend
+def test_a_wrapper_reads_the_class_of_what_it_wraps(backend, monkeypatch):
+    cell = Wrapper(3, 3, Reader(3, 3, "a global"))
+    first = outcome(cell, backend)
+    monkeypatch.setattr(Reader, "own", 3.0)
+    second = outcome(cell, backend)
+    assert np.abs(second - first).max() > 1e-3
+    np.testing.assert_allclose(second, outcome(cell, "reference"), rtol=1e-5)
+
+
+@dataclass(frozen=True)
+class Counting(Cell):
+    def __call__(self, params: Any, h: Any, x: Any) -> Any:
+        CALLS.append(1)
+        h = tanh(h + x)
+        return h, h
+
+
+def traces(cell: Any, calls: int, monkeypatch: Any) -> tuple[int, int]:
+    """How often a step is traced, and planned, in so many calls."""
+    traced, made = [], []
+    trace, plan = planned._trace_batch, planned.plan
+    monkeypatch.setattr(planned, "_trace_batch", lambda *args: traced.append(1) or trace(*args))
+    monkeypatch.setattr(planned, "plan", lambda *args, **kwargs: made.append(1) or plan(*args, **kwargs))
+    monkeypatch.setattr(planned, "_plans", type(planned._plans)())
+    for _ in range(calls):
+        outcome(cell, "numpy")
+    return len(traced) // 2, len(made)
+
+
+@pytest.mark.parametrize("cell", [Counting(3, 3), Reader(3, 3, "an array"), Reader(3, 3, "an object")], ids=repr)
+def test_a_step_is_traced_once(cell, monkeypatch):
+    """Even one that writes to what it reads."""
+    assert traces(cell, 5, monkeypatch) == (1, 1)
+
+
+def test_what_was_planned_before_a_change_is_found_again(monkeypatch):
+    cell = Reader(3, 3, "a global")
+    assert traces(cell, 1, monkeypatch) == (1, 1)
+    made = []
+    plan = planned.plan
+    monkeypatch.setattr(planned, "plan", lambda *args, **kwargs: made.append(1) or plan(*args, **kwargs))
+    for leak in (0.25, 0.5, 0.25, 0.5):
+        monkeypatch.setattr(HERE, "LEAK", np.float32(leak))
+        outcome(cell, "numpy")
+    assert len(made) == 1
+
+
+def test_a_look_at_a_cell_reads_few_things(monkeypatch):
+    """It is taken at every call of a loop."""
+    assert len(Reads([GRU])._expected) < 60
+    assert len(Reads([Stacked, GRU])._expected) < 200
+    built = []
+    monkeypatch.setattr(reads, "Reads", lambda classes: built.append(classes) or Reads(classes))
+    reads._known.clear()
+    for _ in range(3):
+        planned.identity_of(GRU(3, 4))
+        planned.identity_of(GRU(5, 6))
+    assert built == [(GRU,)]
+
+
+HELD_OBJECTS: Any = np.array([{"a": 1}], object)
+HUGE: Any = [[i] for i in range(20_000)]
+
+
+@dataclass(frozen=True)
+class Opaque(Cell):
+    def __call__(self, params: Any, h: Any, x: Any) -> Any:
+        h = tanh(h * HELD_OBJECTS[0]["a"] + x)
+        return h, h
+
+
+@dataclass(frozen=True)
+class Endless(Cell):
+    def __call__(self, params: Any, h: Any, x: Any) -> Any:
+        h = tanh(h * HUGE[7][0] + x)
+        return h, h
+
+
+@every_backend
+@pytest.mark.parametrize("cell", [Opaque(3, 3), Endless(3, 3)], ids=repr)
+def test_what_cannot_be_looked_at_is_traced_anew(cell, backend, monkeypatch):
+    with pytest.raises(TypeError):
+        planned.identity_of(cell)
+    outcome(cell, backend)
+    put(HELD_OBJECTS[0], "a", 3)
+    put(HUGE[7], 0, 3)
+    np.testing.assert_allclose(outcome(cell, backend), outcome(cell, "reference"), rtol=1e-5)
