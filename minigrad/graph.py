@@ -291,6 +291,13 @@ class Tracer(Tensor):
     def __invert__(self) -> Any:
         return self.builder.record("logical_not", (self,))
 
+    def astype(self, dtype: Any) -> Any:
+        """The tensor in another type."""
+        dtype = np.dtype(dtype)
+        if self.dtype.kind == "b" and dtype.kind == "f":  # in words that kernels have
+            return self.builder.record("where", (self, dtype.type(1), dtype.type(0)))
+        return self if self.dtype == dtype else self.builder.record("astype", (self,), {"dtype": dtype})
+
     __rand__, __ror__ = __and__, __or__
     __hash__ = None
 
@@ -300,13 +307,19 @@ class Tracer(Tensor):
         return super().__array_ufunc__(ufunc, method, *inputs, **kwargs)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        if func in (np.shape, np.ndim, np.size):
-            return func(np.broadcast_to(0, args[0].shape), *args[1:], **kwargs)
-        if func in (np.zeros_like, np.ones_like, np.empty_like):
-            return func(np.broadcast_to(np.zeros((), self.dtype), args[0].shape), *args[1:], **kwargs)
+        if func in _OF_SHAPE_AND_TYPE:
+            return func(*trees.map(_like, args), **trees.map(_like, kwargs))
         if func in PIECEWISE_CONSTANT:
             raise TraceError(f"it calls np.{func.__name__}, which has no place in a graph")
         return super().__array_function__(func, types, args, kwargs)
+
+
+_OF_SHAPE_AND_TYPE = (np.shape, np.ndim, np.size, np.zeros_like, np.ones_like, np.empty_like, np.result_type)
+
+
+def _like(x: Any) -> Any:
+    """For a tracer an array of its shape and type, and anything else as it is."""
+    return np.broadcast_to(np.zeros((), x.dtype), x.shape) if isinstance(x, Tracer) else x
 
 
 class Builder:
@@ -567,6 +580,8 @@ def differentiate(graph: Graph, wrt: Iterable[Value]) -> Graph:
         return total
 
     def tensor(x: Operand) -> Any:
+        if isinstance(x, Value) and x.dtype.kind in "iu" and x in graph.constants:
+            return graph.constants[x]  # a rule may take them as an index
         return Tracer(builder, x) if isinstance(x, Value) else x
 
     def go_back(op: Op) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import builtins
 import itertools
 import math
-import string
 from collections.abc import Sequence
 from types import EllipsisType
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from minigrad.tensor import (
-    ARRAY_FUNCTIONS,
     UFUNCS,
     Array,
     Primitive,
@@ -24,7 +22,6 @@ from minigrad.tensor import (
     Tensor,
     elementwise,
     unbroadcast,
-    value_of,
 )
 
 # --- element by element -----------------------------------------------------------------------------------------------
@@ -105,6 +102,14 @@ def _inside(x: Any, a_min: Any, a_max: Any) -> Any:
 clip = elementwise(_clip, lambda g, y, x, *, a_min, a_max: g * _inside(x, a_min, a_max), name="clip")
 alias = elementwise(lambda x: x, lambda g, y, x: g, name="alias", doc="x itself, as a value with a node of its own.")
 
+
+def _astype(x: Array, *, dtype: Any) -> Any:
+    return np.asarray(x).astype(dtype)
+
+
+astype: Primitive = Primitive("astype", _astype, lambda g, y, x, *, dtype: astype(g, x.dtype),
+                              doc="x in another float type; its gradient has the type of x.")  # fmt: skip
+
 # --- products ---------------------------------------------------------------------------------------------------------
 
 
@@ -146,72 +151,6 @@ def _swap(x: Any) -> Any:
 
 matmul = Primitive("matmul", _matmul, _matmul_rule_a, _matmul_rule_b)
 UFUNCS[np.matmul] = matmul
-
-
-def _einsum(a: Array, b: Array, *, subscripts: str) -> Any:
-    return np.einsum(subscripts, a, b, optimize=True)
-
-
-def _einsum_back(g: Any, subscripts: str, which: int, x: Any, other: Any) -> Any:
-    """The cotangent of one operand: contract g with the other, then repeat over the axes that were only summed."""
-    terms, out = subscripts.split("->")
-    mine, others = terms.split(",")[:: 1 if which == 0 else -1]
-    kept = "".join(label for label in mine if label in out + others)
-    result = _einsum_primitive(g, other, subscripts=f"{out},{others}->{kept}")
-    lengths = dict(zip(kept, result.shape, strict=True))
-    result = reshape(result, tuple(lengths.get(label, 1) for label in mine))
-    return unbroadcast(broadcast_to(result, np.broadcast_shapes(result.shape, x.shape)), x.shape)
-
-
-_einsum_primitive = Primitive(
-    "einsum",
-    _einsum,
-    lambda g, y, a, b, *, subscripts: _einsum_back(g, subscripts, 0, a, b),
-    lambda g, y, a, b, *, subscripts: _einsum_back(g, subscripts, 1, b, a),
-)
-
-
-def einsum(subscripts: str, *operands: Any) -> Any:
-    """A product of two operands in Einstein's notation, as ``np.einsum``: ``einsum("ij,jk->ik", a, b)``.
-
-    Raises:
-        ValueError: there are not two operands, a label stands twice in one (its diagonal has no rule here), or the
-            subscripts do not fit.
-    """
-    ndims = [np.ndim(value_of(x)) for x in operands]
-    return _einsum_primitive(*operands, subscripts=_explicit(subscripts, ndims))
-
-
-def _explicit(subscripts: str, ndims: Sequence[int]) -> str:
-    """The subscripts with "->" and with letters in place of "..."."""
-    terms, arrow, out = subscripts.replace(" ", "").partition("->")
-    operands = terms.split(",")
-    if not len(operands) == len(ndims) == 2:
-        raise ValueError(
-            f"einsum: {subscripts!r} names {len(operands)} operands and {len(ndims)} came; it takes two: "
-            "apply it repeatedly for more, and sum or transpose for one"
-        )
-    spare = [letter for letter in string.ascii_letters if letter not in subscripts]
-    width = 0
-    for i, ndim in enumerate(ndims):
-        labels = operands[i].replace("...", "")
-        if len(set(labels)) != len(labels):
-            raise ValueError(
-                f"einsum: {subscripts!r} has a label twice in one operand, and a diagonal has no rule here: "
-                "multiply by a mask and sum instead"
-            )
-        if "..." in operands[i]:
-            rest = ndim - len(labels)
-            width = builtins.max(width, rest)
-            operands[i] = operands[i].replace("...", "".join(spare[len(spare) - rest :]) if rest > 0 else "")
-    ellipsis = "".join(spare[len(spare) - width :])
-    if arrow and width and "..." not in out:
-        raise ValueError(f"einsum: the output of {subscripts!r} has no '...', which its operands have: add it")
-    if not arrow:
-        joined = "".join(operands)
-        out = ellipsis + "".join(sorted(c for c in set(joined) if joined.count(c) == 1 and c not in ellipsis))
-    return f"{operands[0]},{operands[1]}->{out.replace('...', ellipsis)}"
-
 
 # --- reductions -------------------------------------------------------------------------------------------------------
 
@@ -416,7 +355,8 @@ def _add_rows(out: Array, rows: Array, g: Array) -> None:
 
 
 def _take_rule(g: Any, y: Any, x: Any, indices: Any, *, axis: int) -> Any:
-    return Scattered((slice(None),) * (axis % x.ndim) + (np.asarray(value_of(indices), np.intp),), g)
+    chosen = indices if isinstance(indices, Tensor) else np.asarray(indices, np.intp)
+    return Scattered((slice(None),) * (axis % x.ndim) + (chosen,), g)
 
 
 getitem = Primitive("getitem", _getitem, lambda g, y, x, *, index: Scattered(index, g), doc="x[index].")
@@ -469,35 +409,3 @@ place: Primitive = Primitive(
     None,
     doc="Rows of zeros but for one element each: x (...) at ``indices`` (...) of ``size`` columns, (..., size).",
 )
-
-# --- NumPy's names ----------------------------------------------------------------------------------------------------
-
-
-def _permuting(function: Any) -> Any:
-    def permuted(x: Any, *args: Any, **kwargs: Any) -> Any:
-        # Axis i of this empty array is i long, so its shape afterwards is the order of the axes.
-        probe = np.empty(tuple(range(x.ndim)))
-        return transpose(x, function(probe, *args, **kwargs).shape)
-
-    return permuted
-
-
-def _full_like(x: Any, fill_value: Any, **options: Any) -> Any:
-    if isinstance(fill_value, Tensor) and not options:
-        return broadcast_to(fill_value, x.shape)
-    return np.full_like(np.broadcast_to(np.zeros((), x.dtype), x.shape), fill_value, **options)
-
-
-ARRAY_FUNCTIONS.update(
-    {
-        np.sum: sum, np.mean: mean, np.max: max, np.amax: max, np.min: min, np.amin: min, np.cumsum: cumsum,
-        np.clip: clip, np.einsum: einsum,
-        np.where: where, np.reshape: reshape, np.transpose: transpose, np.broadcast_to: broadcast_to, np.pad: pad,
-        np.concatenate: concatenate, np.stack: stack,
-        np.take: lambda x, indices, axis=None: take(x, indices, axis),
-        np.swapaxes: _permuting(np.swapaxes), np.moveaxis: _permuting(np.moveaxis),
-        np.expand_dims: lambda x, axis: reshape(x, np.expand_dims(x.value, axis).shape),
-        np.squeeze: lambda x, axis=None: reshape(x, np.squeeze(x.value, axis).shape),
-        np.ravel: lambda x: reshape(x, -1), np.full_like: _full_like,
-    }
-)  # fmt: skip

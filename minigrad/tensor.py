@@ -84,6 +84,16 @@ class Node:
         self.options = options
 
 
+def _method(function: Callable[..., Any]) -> Any:
+    """A method that is NumPy's function of the tensor."""
+
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return function(self, *args, **kwargs)
+
+    method.__name__, method.__doc__ = function.__name__, f"As ``np.{function.__name__}``."
+    return method
+
+
 class Tensor:
     """An array whose computation is remembered, so that gradients can be taken through it.
 
@@ -279,6 +289,28 @@ class Tensor:
         """The axes in another order, reversed where none is given."""
         return _apply("transpose", self, axes=(axes[0] if len(axes) == 1 else axes) or None)
 
+    argmax = _method(np.argmax)
+    argmin = _method(np.argmin)
+    clip = _method(np.clip)
+    copy = _method(np.copy)
+    cumsum = _method(np.cumsum)
+    dot = _method(np.dot)
+    prod = _method(np.prod)
+    ravel = _method(np.ravel)
+    repeat = _method(np.repeat)
+    squeeze = _method(np.squeeze)
+    std = _method(np.std)
+    swapaxes = _method(np.swapaxes)
+    take = _method(np.take)
+    var = _method(np.var)
+    flatten = ravel
+
+    def astype(self, dtype: Any) -> Any:
+        """The tensor in another float type; in any other type a plain array, which has no gradient."""
+        if np.dtype(dtype).kind != "f":
+            return self.value.astype(dtype)
+        return self if self.dtype == dtype else _apply("astype", self, dtype=np.dtype(dtype))
+
     # What a tensor cannot do.
 
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
@@ -423,7 +455,7 @@ class Primitive:
             return output
         if type(output) is not np.ndarray:
             output = np.asarray(output)
-        if dtype is not None and output.dtype != dtype:
+        if dtype is not None and output.dtype != dtype and "dtype" not in options:
             raise self._upcast(dtype, values)
         if not (linked and _recording.get()):
             return Tensor(output)
@@ -445,7 +477,7 @@ class Primitive:
             takes = [f"{arity} array{'s' if arity != 1 else ''}", *(f"{name}=" for name in self.option_names)]
             raise TypeError(f"{self.name} takes {', '.join(takes)}; it got {', '.join(got)}")
         for name, value in bound.items():
-            if type(value) is Tensor:
+            if isinstance(value, Tensor):
                 raise TypeError(
                     f"{self.name}: {name}= is a Tensor, and its gradient would be lost: give its .value, "
                     "or compose the function from primitives that take two arrays"

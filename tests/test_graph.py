@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_primitives import SAMPLES, as_function, every_row
+from test_tensor import METHODS, PROTOCOLS
 
 import minigrad
 from minigrad import Tensor, concat, tanh, trees, value_and_grad, vjp, where
@@ -246,8 +247,8 @@ def test_a_graph_computes_what_its_function_does(name, row):
 
 def why_no_gradient(name: str, row: Any) -> str:
     """What is said where a gradient cannot be traced; else empty."""
-    if name == "take" and np.ndim(row.args[1]):  # its rule looks at elements
-        return READS
+    if name == "take" and np.asarray(row.args[1]).dtype == bool:  # which is no index
+        return "it chooses elements by computed indices"
     if name == "clip" and isinstance(row.options["a_min"], np.ndarray) and row.options["a_min"].dtype == np.float32:
         return "its greater_equal mixes float32 and float64"
     return ""
@@ -273,6 +274,48 @@ def test_the_gradient_of_a_graph_is_that_of_its_function(name, row):
         np.testing.assert_allclose(results[0], value, rtol=1e-13, atol=1e-13)
         for actual, expected in zip(results[1:], pullback(g), strict=True):
             np.testing.assert_allclose(np.broadcast_to(actual, expected.shape), expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("call", [*(call for calls in PROTOCOLS.values() for call in calls), *METHODS])
+def test_numpys_functions_and_methods_can_be_traced(call):
+    """None of them asks a tensor for elements where its shape would do."""
+    x = np.arange(6.0).reshape(2, 3) + 1
+    graph, _ = trace(call, x)
+    np.testing.assert_allclose(evaluate(graph, [x])[0], call(x), rtol=1e-14)
+    value, pullback = vjp(call, x)
+    g = np.random.default_rng(0).standard_normal(value.shape)
+    gradient = evaluate(differentiate(graph, graph.inputs), [x, g])[1]
+    np.testing.assert_allclose(np.broadcast_to(gradient, x.shape), pullback(g)[0], rtol=1e-12, atol=1e-14)
+
+
+def test_rows_that_an_input_chooses_are_traced_but_not_their_gradient():
+    table, tokens = X, np.array([1, 0, 1])
+    graph, _ = trace(lambda table, tokens: minigrad.take(table, tokens), table, tokens)
+    np.testing.assert_array_equal(evaluate(graph, [table, tokens])[0], table[tokens])
+    with pytest.raises(TraceError, match=r"^it chooses elements by computed indices$"):
+        differentiate(graph, graph.inputs[:1])
+
+
+def test_what_only_shape_and_type_are_needed_for():
+    x, h = np.zeros((4, 2), np.float32), np.ones((4, 3), np.float32)
+
+    def f(x, h):
+        assert np.result_type(x, h) == np.float32
+        assert (np.shape(x), np.ndim(a=x), np.size(x, 1)) == ((4, 2), 2, 2)
+        mask = (x > 0).astype(np.float32)
+        assert mask.dtype == np.float32
+        chosen = (h * 2).astype(np.int64)
+        assert chosen.dtype == np.int64
+        return (
+            np.zeros_like(a=x), np.ones_like(h), np.full_like(h, 0.5), np.empty_like(x, shape=(1,)), mask,
+            np.full_like(h, x[0, 0]), x.astype(np.float32), chosen,
+        )  # fmt: skip
+
+    graph, _ = trace(f, x + 1, h)
+    assert [op.name for op in graph.ops] == ["greater", "where", "multiply", "astype", "getitem", "broadcast_to"]
+    found = evaluate(graph, [x + 1, h])
+    np.testing.assert_array_equal(found[4], np.ones((4, 2), np.float32), strict=True)
+    np.testing.assert_array_equal(found[7], np.full((4, 3), 2), strict=True)
 
 
 def test_the_table_has_what_the_primitives_have():

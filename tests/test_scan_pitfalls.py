@@ -301,3 +301,32 @@ def test_a_parameter_that_becomes_a_plain_number_in_a_step_is_refused(backend):
     with use_backend(backend):  # where nothing is differentiated, nothing is lost
         _, ys = scan(_through_math, {"tau": np.float64(0.5)}, carry, xs)
     assert ys.shape == xs.shape
+
+
+IN_NUMPYS_WORDS = {
+    "einsum": lambda p, h, x: np.einsum("bi,ij->bj", h, p["W"]),
+    "einsum of the transpose": lambda p, h, x: np.einsum("oi,bi->bo", p["W"], h),
+    "einsum of rows": lambda p, h, x: np.expand_dims(np.einsum("bi,bi->b", h, x), 1),
+    "einsum of a vector": lambda p, h, x: np.expand_dims(np.einsum("bi,i->b", h, p["g"]), -1),
+    "squeeze": lambda p, h, x: np.expand_dims(np.squeeze(np.max(h, 1, keepdims=True), axis=1), 1),
+    "dot": lambda p, h, x: np.dot(h, p["W"]),
+    "outer": lambda p, h, x: h @ np.outer(p["g"], p["g"]),
+    "min": lambda p, h, x: h.min(axis=1, keepdims=True),
+    "std": lambda p, h, x: h.std(axis=1, keepdims=True),
+    "norm": lambda p, h, x: np.linalg.norm(h, axis=1, keepdims=True),
+    "prod": lambda p, h, x: np.prod(h, axis=1, keepdims=True),
+    "roll": lambda p, h, x: np.roll(h, 1, axis=1),
+    "hstack": lambda p, h, x: np.hstack([h[:, :2], x[:, 2:]]),
+    "astype": lambda p, h, x: h * (h > 0).astype(h.dtype),
+    "full_like": lambda p, h, x: np.full_like(h, 0.5) * h,
+}
+
+
+@every_backend
+@pytest.mark.parametrize("f", IN_NUMPYS_WORDS.values(), ids=IN_NUMPYS_WORDS)
+def test_a_step_in_numpys_words_is_planned(f, backend):
+    def step(p, h, x):
+        h = tanh(f(p, h, x) + x * p["g"])
+        return h, h
+
+    both(step, {"W": normal(4, 4), "g": normal(4)}, normal(3, 4), normal(5, 3, 4), backend)

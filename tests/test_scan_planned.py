@@ -23,7 +23,6 @@ from minigrad import (
     Tensor,
     clip,
     concat,
-    einsum,
     layer_norm,
     log_softmax,
     maximum,
@@ -767,11 +766,6 @@ def _over_the_batch(p, h, x):
     return h, h
 
 
-def _einsum(p, h, x):
-    h = tanh(einsum("bi,ij->bj", h, p["W"]) + x)
-    return h, h
-
-
 def _size_of_batch(p, h, x):
     h = tanh(h / len(x) + x)
     return h, h
@@ -806,7 +800,6 @@ REFUSED: dict[Any, tuple[int, str]] = {
     _reads_values: (2, "it reads the elements of a tensor (.value, or a function that needs them)"),
     _decides: (1, "it reads the elements of a tensor (.value, or a function that needs them)"),
     _over_the_batch: (1, "its mean of float64[B, 4] is none that works row by row"),
-    _einsum: (1, "it reads the elements of a tensor (.value, or a function that needs them)"),
     _size_of_batch: (1, "its operations depend on the size of the batch"),
     _constant_output: (0, "its output has no batch axis"),
     _constant_carry: (0, "its carry depends on no input"),
