@@ -310,11 +310,9 @@ def _contracted(a: Any, mine: str, b: Any, others: str, wanted: str) -> tuple[An
     if inner and left:
         a, b = placed(a, mine, *batch, *left, *inner), placed(b, others, *batch, *inner, *right)
         a, b = spread(a, shape(batch, left, inner)), spread(b, shape(batch, inner, right))
-        lead, rows, middle, columns = shape(batch), *(math.prod(shape(group)) for group in (left, inner, right))
-        if len(inner) == len(right) == 1 and not batch:
-            product = matmul(a, b)
-        else:
-            product = matmul(_shaped(a, (*lead, rows, middle)), _shaped(b, (*lead, middle, columns)))
+        lead, middle, columns = shape(batch), math.prod(shape(inner)), math.prod(shape(right))
+        rows = (math.prod(shape(left)),) if batch else shape(left)
+        product = matmul(_shaped(a, (*lead, *rows, middle)), _shaped(b, (*lead, middle, columns)))
         return _shaped(product, shape(batch, left, right)), "".join([*batch, *left, *right])
     order = [*batch, *left, *right, *inner]
     product = placed(a, mine, *order) * placed(b, others, *order)
