@@ -202,7 +202,7 @@ REFUSED = [
     ),
     (
         "--cell rnn --cell gru - --steps 1",
-        "standard input can be read only once, and each run reads the text: save it to a file first",
+        "a pipe can be read only once, and each run reads the text: save it to a file first",
     ),
 ]
 

@@ -233,7 +233,7 @@ def test_a_run_has_ten_validations_or_more_and_a_timed_one_does_not_need_its_len
             {"files": ("-",)},
             "params",
             1,
-            "standard input can be read only once, and each run reads the text: save it to a file first",
+            "a pipe can be read only once, and each run reads the text: save it to a file first",
         ),
         (
             ["rnn", "gru"],
