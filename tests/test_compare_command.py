@@ -72,7 +72,7 @@ def test_cells_side_by_side_are_trained_said_and_compared():
 def test_the_runs_can_be_compared_again_with_the_same_numbers():
     code, first, _ = compare(f"--cell rnn --cell gru fox.txt --seeds 2 --match none --json - {SMALL}")
     assert code == 0
-    code, again, said = compare("rnn-fox-s3 runs/rnn-fox-s4 gru-fox-s3 gru-fox-s4 --json -")
+    code, again, said = compare("rnn-fox-s3 runs/rnn-fox-s4 gru-fox-s3 gru-fox-s4 --json - -q")
     assert (code, said) == (0, "")
     for label in ("rnn", "gru"):
         assert numbers(first, label) == numbers(again, label)
@@ -144,7 +144,11 @@ def test_ctrl_c_compares_what_was_finished(monkeypatch):
     monkeypatch.setattr(LanguageModel, "batch", interrupting)
     code, out, said = compare(f"--cell rnn --cell gru fox.txt --seeds 2 --json - {SMALL}")
     assert code == 130
-    assert said.splitlines()[-1] == "Interrupted: what follows compares the runs that were finished."
+    assert said.splitlines()[-3:] == [
+        "Interrupted: what follows compares the runs that were finished.",
+        "looking at rnn-fox-s3 ...",
+        "looking at gru-fox-s3 ...",
+    ]
     assert [numbers(out, label)["seeds"] for label in ("rnn", "gru")] == [1, 1]
     (cut,) = (run for run in find_runs() if run.name == "rnn-fox-s4")
     assert cut.manifest["outcome"] == "interrupted"

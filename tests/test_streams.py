@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 import tiny_runs
 from click.testing import CliRunner
@@ -155,6 +156,75 @@ def test_a_closed_stream_leads_nowhere(words: str, closed: str) -> None:
     assert b"Error" not in run.stderr
     if closed[:3] == ">&-":
         assert run.stdout == b""
+
+
+# --- what a command tells of itself -----------------------------------------------------------------------------------
+
+
+def every_command() -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(rnn)
+    for name in COMMANDS:
+        command = rnn.get_command(context, name)
+        assert command is not None
+        yield name, command
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {part}", inner) for part, inner in command.commands.items())
+
+
+def test_no_option_has_a_default_of_nothing() -> None:
+    for name, _ in every_command():
+        shown = " ".join(CliRunner().invoke(rnn, [*name.split(), "--help"]).stdout.split())
+        assert "[default: ]" not in shown, name
+        assert "[default: None]" not in shown, name
+
+
+def test_commands_that_tell_what_they_are_at_can_be_told_not_to() -> None:
+    quiet = {name for name, command in every_command() for option in command.params if "-q" in option.opts}
+    assert quiet == {"train", "rerun", "report", "compare"}
+
+
+TELLING = {
+    "report": ["report", "Онегин", "дядя", "--kind", "flow", "--kind", "parameters", "--lags", "8", "--positions", "9"],
+    "fresh": ["report", "--cell", "rnn", "--steps", "2", "--hidden-size", "4", "--lags", "8", "--positions", "9"],
+    "compare": ["compare", "Онегин", "дядя"],
+    "contest": [
+        *("compare", "--cell", "rnn", "--cell", "gru", "Онегин.txt"),
+        *("--hidden-size", "4", "--steps", "4", "--seeds", "1", "--match", "none"),
+    ],
+}
+
+TOLD = {
+    "report": ["flow of Онегин ...", "flow of дядя ...", "parameters of Онегин ...", "parameters of дядя ..."],
+    "fresh": ["rnn: training for 2 steps ...", "flow of rnn ..."],
+    "compare": ["looking at Онегин ...", "looking at дядя ..."],
+    "contest": ["1 of 2, rnn-", "2 of 2, gru-", "looking at rnn-", "looking at gru-"],
+}
+
+
+@pytest.mark.parametrize("which", TELLING)
+def test_it_says_what_it_is_at_on_standard_error(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = CliRunner().invoke(rnn, TELLING[which])
+    lines = result.stderr.splitlines()
+    for said in TOLD[which]:
+        assert any(line.startswith(said) for line in lines), (said, lines)
+    shown = on_terminal(TELLING[which], monkeypatch)
+    for number, said in enumerate(TOLD[which], start=1):
+        assert said.removesuffix(" ...") in shown
+        if which == "report":
+            assert f"{said.removesuffix(' ...')} ({number} of 4) ..." in shown
+
+
+@pytest.mark.parametrize("which", TELLING)
+def test_quiet_leaves_the_result_alone(which: str) -> None:
+    result = CliRunner().invoke(rnn, [*TELLING[which], "-q"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout
+
+
+def test_quiet_tells_errors_all_the_same() -> None:
+    result = CliRunner().invoke(rnn, ["report", "none", "-q"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: there is no run called 'none'")
 
 
 # --- terminals --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_cli import completion, piped
-from rnn_cli.console import errors, is_live, remark
+from rnn_cli.console import errors, hush, is_hushed, is_live, remark, telling
 from rnn_cli.display import duration, figure
 from rnn_cli.options import OPTIONS, RUN, TRUST, Setting, collect
 from rnn_cli.output import chosen, output_options, put
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SHARED = (
     "level", "valid-fraction", "hidden-size", "num-layers", "embedding-size", "dropout", "dtype", "seq-length",
     "batch-size", "learning-rate", "schedule", "optimizer", "grad-clip", "epochs", "steps", "max-time", "seed",
-    "log-every", "backend",
+    "log-every", "backend", "quiet",
 )  # fmt: skip
 """Options of ``rnn train`` that hold for all cells."""
 
@@ -58,6 +58,8 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
     output = chosen(given)
     cells, match, seeds = given.pop("cell"), given.pop("match"), given.pop("seeds")
     wanted = collect((), given)
+    if wanted.pop("quiet", False):
+        hush()
     from rnn_plugins.comparison import compare as laid_out
     from rnn_plugins.comparison import group
     from rnn_plugins.contest import SEEDS, contest
@@ -87,7 +89,8 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
         useless = [key for key, value in (("match", match), ("seeds", seeds)) if value is not None]
         _hold_runs(runs_or_files, [*useless, *wanted])
         groups = group(_found(runs_or_files))
-    page = laid_out(groups, _tell, at_end)
+    with telling(sum(map(len, groups.values()))) as tell:
+        page = laid_out(groups, lambda name: tell(f"looking at {name}"), at_end)
     put([page], " and ".join(page.subjects), about, output)
     if interrupted:
         ctx.exit(INTERRUPTED)
@@ -196,11 +199,11 @@ def _train(session: Session, name: str) -> None:
     from minigrad.training import NotFinite
 
     trainer = session.trainer
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[left]}"))
     try:
         with (
             closing(trainer.events()) as events,
-            Progress(*columns, console=errors(), transient=True, disable=not is_live()) as bars,
+            Progress(*columns, console=errors(), transient=True, disable=not is_live() or is_hushed()) as bars,
         ):
             bar = bars.add_task(name, total=1.0, left="")
             for progress in events:
@@ -216,8 +219,3 @@ def _train(session: Session, name: str) -> None:
             )
     finally:
         session.run.release()
-
-
-def _tell(name: str) -> None:
-    if is_live():
-        remark(f"looking at {name} ...")

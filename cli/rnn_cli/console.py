@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import itertools
 import os
 import re
 import select
@@ -26,6 +27,9 @@ NEWLINE, TAB, OTHER = "↵", "⇥", "·"
 
 PLAINER = {NEWLINE: "$", TAB: ">", OTHER: "."}
 """What stands for them in an encoding that lacks them."""
+
+QUIET = "rnn_cli.quiet"
+"""The key in a context's meta that says that a command makes no remarks."""
 
 _COMMANDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What a terminal obeys or reorders a line by: C0, DEL, C1, separators, bidirectional overrides and isolates; and half
@@ -137,6 +141,8 @@ def remark(text: str) -> None:
     """A line for the person, on standard error; on a terminal as many as it takes, broken between words."""
     import textwrap
 
+    if is_hushed():
+        return
     text = printable(text)
     if sys.stderr.isatty():
         width = columns(sys.stderr) - 1
@@ -144,6 +150,51 @@ def remark(text: str) -> None:
         print(text, file=sys.stderr)  # where Rich draws it puts itself in between, and Click would write past it
     else:
         click.echo(text, err=True)
+
+
+def hush() -> None:
+    """Let the command under way make no remarks; its errors are told as ever."""
+    click.get_current_context().meta[QUIET] = True
+
+
+def is_hushed() -> bool:
+    """Whether the command under way makes no remarks."""
+    context = click.get_current_context(silent=True)
+    return context is not None and QUIET in context.meta
+
+
+@contextmanager
+def telling(total: int) -> Iterator[Callable[[str], None]]:
+    """Tell what is being done, one thing after the other.
+
+    On a terminal that is a line that shows how long it takes, and is gone in the end; elsewhere a line for each.
+
+    Args:
+        total: how many things there are to do.
+
+    Yields:
+        What is called with the name of each before it is begun.
+    """
+    if not is_live() or is_hushed():
+        yield lambda what: remark(f"{what} ...")
+        return
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+    numbers = itertools.count(1)
+    with Progress(
+        TextColumn("{task.description} ...", markup=False),
+        TimeElapsedColumn(),
+        console=errors(),
+        transient=True,
+        refresh_per_second=2,
+    ) as progress:
+
+        def tell(what: str) -> None:
+            for task in progress.task_ids:
+                progress.remove_task(task)
+            progress.add_task(printable(f"{what} ({next(numbers)} of {total})"))
+
+        yield tell
 
 
 def say(text: str) -> None:

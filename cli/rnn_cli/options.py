@@ -19,7 +19,11 @@ from rnn_cli.tables import sentence
 from rnn_plugins.errors import UserError, did_you_mean
 from rnn_plugins.settings import PRESETS, Backend, Settings, merge
 
-DEFAULTS = {f.name: f.default for f in dataclasses.fields(Settings) if isinstance(f.default, str | int | float)}
+DEFAULTS = {
+    f.name: f.default
+    for f in dataclasses.fields(Settings)
+    if isinstance(f.default, str | int | float) and f.default != ""
+}
 
 
 BACKENDS = click.Choice(get_args(Backend))
@@ -53,15 +57,21 @@ TRUST = click.option("--trust", is_flag=True, expose_value=False, callback=_trus
 """For commands that open a run."""
 
 
+QUIET = click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
+"""For commands that tell what they are at; what they are asked for is printed all the same."""
+
+
 class Setting(click.Option):
     """An option that stands in a group of the help, and whose value is None where it was not given."""
 
-    def __init__(self, group: str, name: str, help: str, *, default: Any = None, **attributes: Any) -> None:
+    def __init__(
+        self, group: str, name: str, help: str, *, default: Any = None, short: str = "", **attributes: Any
+    ) -> None:
         if default is None and not attributes.get("is_flag"):
             default = DEFAULTS.get(name.replace("-", "_"))
         self.group = group
         text = help if default is None else f"{help}  [default: {default}]"
-        super().__init__([f"--{name}"], default=None, help=text, **attributes)
+        super().__init__([f"--{name}", *filter(None, [short])], default=None, help=text, **attributes)
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """The option and what it does; whole numbers and numbers are called by these words."""
@@ -191,7 +201,7 @@ OPTIONS: list[Setting] = [
         "Write files from which a program shows the run, into its folder.",
         type=click.Choice(["tensorboard"]),
     ),
-    Setting(OUTPUT, "quiet", "Say nothing but errors.", is_flag=True),
+    Setting(OUTPUT, "quiet", "Say nothing but errors.", is_flag=True, short="-q"),
     Setting(OUTPUT, "json", "A record a line on standard output.", is_flag=True),
 ]
 """All of them."""

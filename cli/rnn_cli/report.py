@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_cli import completion, piped
-from rnn_cli.console import is_live, remark
-from rnn_cli.options import BACKEND, DEFAULTS, TRUST
+from rnn_cli.console import hush, remark, telling
+from rnn_cli.options import BACKEND, DEFAULTS, QUIET, TRUST
 from rnn_cli.output import chosen, output_options, put
 from rnn_cli.tables import sentence, table
 from rnn_plugins.errors import UserError
@@ -71,6 +71,7 @@ Examples:
 )
 @BACKEND
 @TRUST
+@QUIET
 @output_options
 @click.pass_context
 def report(
@@ -84,6 +85,7 @@ def report(
     text: str | None,
     units: tuple[str, ...],
     backend: Backend,
+    quiet: bool,
     **given: Any,
 ) -> None:
     """Show what a network remembers, and why it forgets.
@@ -94,6 +96,8 @@ def report(
     if listing:
         _list()
         return
+    if quiet:
+        hush()
     output = chosen(given)
     _hold(ctx, cells, text)
     from rnn_plugins.backends import on_backend
@@ -108,7 +112,8 @@ def report(
     try:
         with on_backend(backend):
             subjects, about = _fresh(cells, runs_or_files, given) if cells else _trained(runs_or_files, text)
-            pages = gather(reports, subjects, look, _tell)
+            with telling(len(reports) * len(subjects)) as tell:
+                pages = gather(reports, subjects, look, lambda kind, label: tell(f"{kind} of {label}"))
     except KeyboardInterrupt:
         click.echo(err=True)  # the terminal shows ^C; what follows begins on a line of its own
         remark("Interrupted before all was measured: nothing was written.")
@@ -196,10 +201,11 @@ def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]
     files = files or ("builtin:latex",)
     corpus = load_corpus(files, level=settings.level, valid_fraction=settings.valid_fraction)
     steps, subjects = given["steps"], []
-    for cell in cells:
-        if steps and is_live():
-            remark(f"{cell}: training for {amount(steps, 'step')} ...")
-        subjects.append(fresh(cell, corpus, settings, steps))
+    with telling(len(cells)) as tell:
+        for cell in cells:
+            if steps:
+                tell(f"{cell}: training for {amount(steps, 'step')}")
+            subjects.append(fresh(cell, corpus, settings, steps))
     trained = f"trained for {amount(steps, 'step')}" if steps else "with fresh weights"
     about = [f"{subject.label}: {_described(subject)}, {trained}" for subject in subjects]
     looked_at = amount(len(subjects[0].tokens), "symbol")
@@ -220,11 +226,6 @@ def _described(subject: Subject) -> str:
     words.append(f"{settings.num_layers} x {settings.hidden_size}")
     words.append(f"{trees.count(subject.params):,} parameters")
     return ", ".join(words)
-
-
-def _tell(kind: str, label: str) -> None:
-    if is_live():
-        remark(f"{kind} of {label} ...")
 
 
 def _list() -> None:

@@ -9,7 +9,7 @@ import click
 from rnn_cli import completion
 from rnn_cli.console import say
 from rnn_cli.display import emit
-from rnn_cli.options import BACKENDS, TRUST
+from rnn_cli.options import BACKENDS, QUIET, TRUST
 from rnn_cli.train import carry_out
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--name", help="What the new run is called. [made from cell and text]")
 @click.option("--backend", type=BACKENDS, help="What carries out the time loop. [as in RUN]")
 @TRUST
-@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@QUIET
 @click.option("--json", "as_json", is_flag=True, help="A record a line on standard output.")
 @click.pass_context
 def rerun(
