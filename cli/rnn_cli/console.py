@@ -193,6 +193,7 @@ def telling(total: int) -> Iterator[Callable[[str], None]]:
             for task in progress.task_ids:
                 progress.remove_task(task)
             progress.add_task(printable(f"{what} ({next(numbers)} of {total})"))
+            progress.refresh()
 
         yield tell
 
