@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from rnn_cli.display import duration
 from rnn_cli.main import rnn
 from rnn_plugins.errors import UserError
-from rnn_plugins.places import BEST, LAST, LOCK, MANIFEST, METRICS, run_folders, runs_folder
+from rnn_plugins.places import BEST, EVENTS, LAST, LOCK, MANIFEST, METRICS, run_folders, runs_folder
 from rnn_plugins.runs import Run, create_run, environment, find_run, find_runs
 from rnn_plugins.settings import Settings
 
@@ -25,7 +25,7 @@ MANIFEST_OF_A_RUN: dict[str, Any] = {
     "cell": {"cell": "gru", "distribution": "rnn-lab", "version": "0.1.0"},
     "settings": Settings(seed=1, learning_rate=0.1).to_json(),
     "parameters": 1234,
-    "data": {"sources": ["a.txt"], "digest": "00", "bytes": 6, "characters": 6, "symbols": 3, "held_out": 2},
+    "data": {"sources": ["a.txt"], "digest": "00", "bytes": 8, "characters": 8, "symbols": 4, "held_out": 2},
     "vocabulary": {"level": "char", "symbols": ["a", "b"]},
     "environment": environment(),
     "outcome": "finished",
@@ -43,6 +43,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make(name: str | None = None, fallback: str = "gru-text", **changes: Any) -> Run:
     return create_run(name, fallback, MANIFEST_OF_A_RUN | changes)
+
+
+def record(step: Any, loss: Any = 1.0, **more: Any) -> dict[str, Any]:
+    """A line of metrics."""
+    keys = ("epoch", "train_loss", "gradient_norm", "learning_rate", "tokens_per_second", "seconds")
+    return {"step": step, **dict.fromkeys(keys, loss), **more}
 
 
 def mistake(*arguments: Any, function: Any = find_run) -> str:
@@ -126,7 +132,8 @@ def test_a_run_that_there_is_not(folder: Path) -> None:
     ("content", "reason"),
     [
         (b"{", "its run.json is no JSON"),
-        (b"[]", "its run.json has no 'task'"),
+        (b"[]", "its run.json is no table"),
+        (b"[" * 100_000, "its run.json is no JSON"),
         (b'{"task": "", "cell": {}}', "its run.json has no 'settings'"),
         (b"\xff\xfe", "its run.json is no JSON"),
         (None, "it has no run.json"),
@@ -154,7 +161,8 @@ def test_a_manifest_that_cannot_be_read(content: bytes | None, reason: str) -> N
             "its settings in run.json: there is no setting called 'hiden_size'. Did you mean 'hidden_size'?",
         ),
         ({"settings": {"hidden_size": 0}}, "its settings in run.json: --hidden-size is 0; it must be at least 1"),
-        ({"settings": 5}, "its settings in run.json: 'int' object is not iterable"),
+        ({"settings": 5}, "its run.json has 5 for 'settings', which must be a table"),
+        ({"settings": {}}, "its settings in run.json leave the learning rate or the seed open"),
     ],
 )
 def test_settings_that_cannot_be_read(changes: dict[str, Any], reason: str) -> None:
@@ -173,8 +181,8 @@ def test_a_vocabulary_that_cannot_be_read() -> None:
 
 def test_damage_elsewhere_in_a_manifest_stands_in_the_runs_own_row() -> None:
     make("whole")
-    run = make("odd", data={})
-    assert run.summary().error == "its run.json is damaged: KeyError: 'symbols'"
+    run = Run(make("odd", data={}).path)
+    assert run.summary().error == "the run 'odd' cannot be read: its run.json has no 'data.sources'"
     assert {s.name: s.error is None for s in (r.summary() for r in find_runs())} == {"whole": True, "odd": False}
 
 
@@ -189,7 +197,7 @@ def test_weights_that_are_missing_or_damaged() -> None:
 
 def test_a_manifest_comes_back_whatever_the_text_is_called() -> None:
     name = os.fsdecode(b"caf\xe9 \xd0\xb6.txt")  # a file's name need not be UTF-8
-    settings = Settings(files=(name, "Текст.txt"))
+    settings = Settings(files=(name, "Текст.txt"), seed=1, learning_rate=0.1)
     run = Run(make("odd", settings=settings.to_json()).path)
     assert run.settings.files == (name, "Текст.txt")
     assert "Текст.txt".encode() in (run.path / MANIFEST).read_bytes()
@@ -198,12 +206,15 @@ def test_a_manifest_comes_back_whatever_the_text_is_called() -> None:
 def test_records_leave_out_what_a_crash_left() -> None:
     run = make("crashed")
     assert list(run.records()) == []
-    (run.path / METRICS).write_bytes(b'{"step": 1}\n{"step": 2}\n7\n\xff\n{"st')
-    assert list(run.records()) == [{"step": 1}, {"step": 2}]
+    whole = [record(1), record(2, valid_loss=2.0)]
+    damaged = [record(-1), record("3"), record(4) | {"seconds": None}, {"step": 5}, 7, [], record(6, loss=10**400)]
+    text = "".join(json.dumps(line) + "\n" for line in [*whole, *damaged])
+    (run.path / METRICS).write_bytes(text.encode() + b"[" * 100_000 + b'\n\xff\n{"st')
+    assert list(run.records()) == whole
 
 
 def test_bits_a_character() -> None:
-    # Three symbols stand for six characters.
+    # Four symbols stand for eight characters.
     assert make("x").bits(2.0) == pytest.approx(2.0 / 0.6931471805599453 / 2)
 
 
@@ -230,7 +241,9 @@ def test_a_run_under_way_shows_what_its_records_have_so_far() -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == b"\n"
         assert (run.summary().outcome, run.summary().step, run.summary().loss) == ("running", 0, None)
-        (run.path / METRICS).write_text('{"step": 5, "valid_loss": 2.0}\n{"step": 8}\n')
+        (run.path / METRICS).write_text(
+            "".join(json.dumps(line) + "\n" for line in (record(5, valid_loss=2.0), record(8)))
+        )
         assert (run.summary().step, run.summary().loss) == (8, 2.0)
         assert mistake(function=run.hold) == ("the run 'x' is being trained by another process: stop that one first")
         other.kill()
@@ -268,6 +281,53 @@ def test_a_file_system_without_locks(error: Exception, monkeypatch: pytest.Monke
     (run.path / LOCK).touch()
     assert run.summary().outcome == "killed"
     run.release()
+
+
+@pytest.mark.parametrize("name", [MANIFEST, BEST, LAST, METRICS, EVENTS, LOCK])
+def test_links_out_of_a_run_are_not_followed(name: str, tmp_path: Path) -> None:
+    make("whole")
+    run = make("linked", outcome=None)
+    run.release()
+    target = tmp_path / "mine"
+    target.write_text((run.path / MANIFEST).read_text())
+    content = target.read_text()
+    (run.path / name).unlink(missing_ok=True)
+    (run.path / name).symlink_to(target)
+    sentence = (
+        f"the run 'linked' cannot be read: its {name} is a symbolic link; a run has files of its own: put a copy in "
+        "its place"
+    )
+    assert mistake(function=Run(run.path).hold) == sentence
+    listed = {row.name: row.error for row in (found.summary() for found in find_runs())}
+    assert listed["whole"] is None
+    assert listed["linked"] == (sentence if name in (MANIFEST, METRICS, LOCK) else None)  # what a listing reads
+    assert target.read_text() == content
+
+
+def test_a_run_that_lies_elsewhere_may_be_linked(folder: Path, tmp_path: Path) -> None:
+    run = make("here")
+    run.release()
+    run.path.rename(tmp_path / "there")
+    run.path.symlink_to(tmp_path / "there")
+    run = find_run("here")
+    run.hold()
+    run.update(step=11)
+    assert json.loads((tmp_path / "there" / MANIFEST).read_text())["step"] == 11
+    assert [(row.name, row.error) for row in (found.summary() for found in find_runs())] == [("here", None)]
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for() -> None:
+    run = make("piped")
+    for name in (MANIFEST, BEST, METRICS):
+        (run.path / name).unlink(missing_ok=True)
+        os.mkfifo(run.path / name)
+    sentence = (
+        "the run 'piped' cannot be read: its {} is no regular file; a run has files of its own: put a copy in its place"
+    )
+    assert run.summary().error is None
+    assert Run(run.path).summary().error == sentence.format(MANIFEST)
+    assert mistake(function=run.params) == sentence.format(BEST)
+    assert mistake(function=lambda: list(run.records())) == sentence.format(METRICS)
 
 
 def test_folders_that_are_no_runs_are_not_listed(folder: Path) -> None:

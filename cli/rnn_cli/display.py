@@ -242,7 +242,9 @@ def emit(record: dict[str, Any]) -> None:
 
 
 def losses(session: Session, loss: float, *, training: bool = False) -> str:
-    """A loss in both units; ``training`` says that it is of the training text (see ``Run.bits``)."""
+    """A loss in both units where both are known; ``training`` says whether it is of the training text."""
+    if not session.run.is_of_text:
+        return f"{figure(loss)} nats"
     return f"{figure(loss)} nats ({figure(session.run.bits(loss, training=training))} bits a character)"
 
 

@@ -169,7 +169,7 @@ def sample(
         begin = vocabulary.encode(text, unknown, called="the prime").tolist()
         as_bytes = raw or (vocabulary.level == "byte" and not sys.stdout.isatty())
         errors: Errors = "surrogateescape" if as_bytes else "replace"
-        model = state.clamped(chosen.model, clamp) if clamp else chosen.model
+        model = state.clamped(chosen.text_model, clamp) if clamp else chosen.text_model
         params = chosen.params()
         kept = state.load(load_state, chosen) if load_state else None
         for notice in filter(None, (chosen.cell_changed(), kept.notice if kept else None)):

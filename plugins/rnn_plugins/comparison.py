@@ -91,7 +91,7 @@ def read(run: Run) -> Trial:
             f"the run {run.name!r} diverged at step {run.manifest['step']:,}, with the learning rate "
             f"{settings.learning_rate:g}: train it with a lower one"
         )
-    task = task_of(run.model, settings, data["symbols"] - data["held_out"])
+    task = task_of(run.text_model, settings, data["symbols"] - data["held_out"])
     records = list(run.records())
     key = "valid_loss" if run.held_out else "train_loss"
     looks = [record for record in records if key in record]

@@ -9,6 +9,9 @@ from pathlib import Path
 MANIFEST, BEST, LAST, METRICS = "run.json", "model.safetensors", "last.safetensors", "metrics.jsonl"
 """A run's files: what it is, the best weights, all that it takes to go on, a record a line."""
 
+EVENTS = "tensorboard"
+"""The folder of a run in which event files for TensorBoard lie."""
+
 LOCK = ".lock"
 """The file that the process that trains a run holds locked; it says nothing itself."""
 

@@ -416,7 +416,7 @@ def _parse(spec: str, option: CellOption, value: OptionValue) -> Any:
     elif option.type in (int, float):
         try:
             number = option.type(value)
-        except (ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         # int(1.5) is 1, and float(True) is 1.0; neither was meant.
         if math.isfinite(number) and not isinstance(value, bool) and (isinstance(value, str) or number == value):

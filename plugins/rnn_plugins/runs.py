@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,15 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from minigrad import checkpoint
+from minigrad import checkpoint, trees
 from minigrad.trees import Tree
 from rnn_cells import Cell, Stacked
-from rnn_plugins import registry
+from rnn_plugins import registry, schema
 from rnn_plugins.ablation import ablated
 from rnn_plugins.errors import UserError, did_you_mean
-from rnn_plugins.places import BEST, LAST, LOCK, MANIFEST, METRICS, run_folder, run_folders, runs_folder
+from rnn_plugins.places import BEST, EVENTS, LAST, LOCK, MANIFEST, METRICS, run_folder, run_folders, runs_folder
 from rnn_plugins.settings import Settings
-from rnn_plugins.tasks.language_model import ONE_HOT_LIMIT, Model
+from rnn_plugins.tasks.language_model import ONE_HOT_LIMIT, LanguageModel, Model
 from rnn_plugins.text.vocabulary import Vocabulary, listing
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MANIFEST_KEYS = ("task", "cell", "settings", "vocabulary", "data")
-"""What a manifest must have, whatever else it says."""
+PARTS_OF_LAST = ("params", "optimizer", "carry")
+"""The trees that training takes up again, as ``last.safetensors`` names them."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Summary:
         size: layers x units.
         parameters: their number.
         loss: the lowest, nats a symbol; None before the first.
-        bits: the same in bits a character.
+        bits: the same in bits a character; None for a task that is no language model.
         held_out: whether that loss is of held-out text; of the training text otherwise.
         step: how many steps were taken.
         outcome: as in ``Trainer.outcome``, or "running" or "killed".
@@ -94,27 +95,55 @@ class Run:
             UserError: it is missing or damaged.
         """
         try:
-            manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8", errors="surrogateescape"))
+            text = self.file(MANIFEST).read_text(encoding="utf-8", errors="surrogateescape")
+            manifest = json.loads(text)
         except FileNotFoundError:
-            raise UserError(f"the run {self.name!r} cannot be read: it has no {MANIFEST}") from None
+            raise self._unreadable(f"it has no {MANIFEST}") from None
         except OSError as error:
-            raise UserError(f"the run {self.name!r} cannot be read: {MANIFEST}: {error.strerror}") from None
-        except ValueError:
-            raise UserError(f"the run {self.name!r} cannot be read: its {MANIFEST} is no JSON") from None
-        missing = [key for key in MANIFEST_KEYS if not isinstance(manifest, dict) or key not in manifest]
-        if missing:
-            raise UserError(f"the run {self.name!r} cannot be read: its {MANIFEST} has no {missing[0]!r}")
+            raise self._unreadable(f"{MANIFEST}: {error.strerror}") from None
+        except (ValueError, RecursionError):
+            raise self._unreadable(f"its {MANIFEST} is no JSON") from None
+        wrong = schema.misfit(manifest, schema.MANIFEST)
+        wrong = wrong or schema.misfit(manifest["cell"], schema.of_cell(manifest["cell"]), "cell")
+        if wrong:
+            raise self._unreadable(f"its {MANIFEST} {wrong}")
+        if manifest["data"]["symbols"] - manifest["data"]["held_out"] < 2:
+            raise self._unreadable(f"its {MANIFEST} says that there were no two symbols to train on")
         return manifest  # type: ignore[no-any-return]
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files, which there need not be.
+
+        Raises:
+            UserError: what is there is a link, a pipe or a device, through which something else would be read or
+                written.
+        """
+        path = self.path / name
+        with suppress(FileNotFoundError):
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                what = "a symbolic link" if stat.S_ISLNK(mode) else "no regular file"
+                raise self._unreadable(f"its {name} is {what}; a run has files of its own: put a copy in its place")
+        return path
+
+    def _unreadable(self, why: str) -> UserError:
+        return UserError(f"the run {self.name!r} cannot be read: {why}")
 
     @cached_property
     def settings(self) -> Settings:
         """The settings that it was trained with."""
-        return self._read("settings", Settings.from_json)
+        settings = self._read("settings", Settings.from_json)
+        if settings.learning_rate is None or settings.seed is None:
+            raise self._unreadable(f"its settings in {MANIFEST} leave the learning rate or the seed open")
+        return settings
 
     @property
     def opening(self) -> list[int]:
         """The symbols that its model reads, unseen, before a text without a prime (see ``text.sampling.opening``)."""
-        return list(self.manifest.get("opening", []))
+        symbols: list[int] = self.manifest.get("opening", [])
+        if max(symbols, default=0) >= len(self.vocabulary):
+            raise self._unreadable(f"its opening in {MANIFEST} has symbols beyond its vocabulary")
+        return list(symbols)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -126,7 +155,7 @@ class Run:
         try:
             return reader(value)
         except (UserError, ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"the run {self.name!r} cannot be read: its {key} in {MANIFEST}: {error}") from None
+            raise self._unreadable(f"its {key} in {MANIFEST}: {error}") from None
 
     @cached_property
     def model(self) -> Model:
@@ -136,6 +165,36 @@ class Run:
             UserError: the cell's distribution is not installed; the message names it.
         """
         return build_model(self.settings, len(self.vocabulary), self.make_cell)
+
+    @cached_property
+    def is_of_text(self) -> bool:
+        """Whether its task is a language model, which writes texts and predicts them."""
+        try:
+            return issubclass(registry.load("tasks", self.settings.task), LanguageModel)
+        except UserError:  # not installed any more
+            return False
+
+    def require_text(self) -> None:
+        """See to it that its task is a language model.
+
+        Raises:
+            UserError: it is not.
+        """
+        if not self.is_of_text:
+            raise UserError(
+                f"the run {self.name!r} was trained for the task {self.settings.task!r}, and only language models "
+                "write and predict texts: name a run of the task language-model"
+            )
+
+    @property
+    def text_model(self) -> Model:
+        """Its model, for what is done with texts.
+
+        Raises:
+            UserError: its task is no language model; or as ``model``.
+        """
+        self.require_text()
+        return self.model
 
     def make_cell(self, input_size: int) -> Cell:
         """A cell such as it was trained with."""
@@ -180,16 +239,18 @@ class Run:
         # The system drops it when the process dies, however it dies.
         from filelock import FileLock
 
-        return FileLock(self.path / LOCK, thread_local=False)
+        return FileLock(self.file(LOCK), thread_local=False)
 
     def hold(self) -> None:
         """Keep other processes from training it, until ``release``.
 
         Raises:
-            UserError: another one trains it.
+            UserError: another one trains it, or one of the files that training writes is not its own.
         """
         from filelock import Timeout
 
+        for name in (MANIFEST, BEST, LAST, METRICS, EVENTS):
+            self.file(name)
         try:
             self._lock.acquire(timeout=0.5)  # rnn runs takes it for a moment, to see whether it is free
         except Timeout:
@@ -203,12 +264,12 @@ class Run:
 
     def is_trained(self) -> bool:
         """Whether somebody trains it now."""
-        if not (self.path / LOCK).exists():
+        if not self.file(LOCK).exists():
             return False
         from filelock import FileLock, Timeout
 
         try:
-            with FileLock(self.path / LOCK, timeout=0):
+            with FileLock(self.file(LOCK), timeout=0):
                 return False
         except Timeout:
             return True
@@ -220,12 +281,12 @@ class Run:
         try:
             settings, outcome = self.settings, self.manifest.get("outcome")
             if outcome:
-                step, loss = self.manifest["step"], self.manifest["best"]["loss"]
+                step, loss = self.manifest.get("step", 0), self.manifest.get("best", {}).get("loss")
             else:  # what the manifest has only when a run ends, its records have so far
                 outcome, records = "running" if self.is_trained() else "killed", list(self.records())
                 step = records[-1]["step"] if records else 0
                 loss = min((r["valid_loss"] for r in records if "valid_loss" in r), default=None)
-            created = datetime.fromisoformat(self.manifest["environment"]["created"]).timestamp()
+            created = self.manifest.get("environment", {}).get("created")
             return Summary(
                 name=self.name,
                 task=self.manifest["task"],
@@ -233,16 +294,16 @@ class Run:
                 size=f"{settings.num_layers}x{settings.hidden_size}",
                 parameters=self.manifest["parameters"],
                 loss=loss,
-                bits=None if loss is None else self.bits(loss),
+                bits=None if loss is None or not self.is_of_text else self.bits(loss),
                 held_out=self.held_out,
                 step=step,
                 outcome=outcome,
-                age=max(0.0, time.time() - created),
+                age=created and max(0.0, time.time() - datetime.fromisoformat(created).timestamp()),
             )
         except UserError as error:
             return Summary(self.name, error=str(error))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            return Summary(self.name, error=f"its {MANIFEST} is damaged: {type(error).__name__}: {error}")
+        except OSError as error:
+            return Summary(self.name, error=str(self._unreadable(f"{error.filename}: {error.strerror}")))
 
     def update(self, **values: Any) -> None:
         """Write values into the manifest."""
@@ -264,26 +325,73 @@ class Run:
         return self.load(LAST)
 
     def load(self, name: str) -> tuple[Tree, dict[str, Any]]:
-        """One of its two files of weights, and what is noted in it; see ``params`` and ``last``."""
-        path = self.path / name
+        """One of its two files of weights, and what is noted in it; see ``params`` and ``last``.
+
+        Raises:
+            UserError: it is missing or damaged, or its weights are not those of the run's model.
+        """
+        path = self.file(name)
         if not path.exists():
             raise UserError(f"the run {self.name!r} has no {name}: it ended before anything was saved; train it again")
         try:
-            return checkpoint.load(path)
+            tree, notes = checkpoint.load(path)
         except checkpoint.CheckpointError as error:
-            raise UserError(f"the run {self.name!r} cannot be read: {error}") from None
+            raise self._unreadable(str(error)) from None
+        wrong = schema.misfit(notes, {BEST: schema.BEST, LAST: schema.LAST}[name])
+        if not wrong and name == LAST and not (isinstance(tree, dict) and tree.keys() == {*PARTS_OF_LAST}):
+            wrong = f"holds something else than {', '.join(PARTS_OF_LAST)}"
+        if wrong:
+            raise self._unreadable(f"its {name} {wrong}")
+        if self.is_of_text:  # another task may add parameters of its own
+            self._require_weights(name, tree["params"] if name == LAST else tree)
+        return tree, notes
+
+    def _require_weights(self, name: str, weights: Tree) -> None:
+        found = trees.flatten(weights)
+        # First what is known at once: the cell of a damaged manifest can be too large to make.
+        for path, shape in self.model.shapes_around_the_cell.items():
+            if path in found and found[path].shape != shape:
+                raise self._unreadable(f"in its {name} {path} is {found[path].shape}, expected {shape}")
+        self.require(name, self.model.init_params(np.random.default_rng(0)), weights)
+
+    def require(self, name: str, expected: Tree, found: Tree) -> None:
+        """See to it that arrays out of one of its files have the names, shapes and types of those expected.
+
+        Raises:
+            UserError: they have not.
+        """
+        if wrong := _difference(expected, found):
+            raise self._unreadable(f"in its {name} {wrong}")
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """The records of ``metrics.jsonl``, in order; a line cut off by a crash is left out."""
+        """The records of ``metrics.jsonl``, in order; a line cut off by a crash, or damaged otherwise, is left out."""
         try:
-            lines = (self.path / METRICS).read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = self.file(METRICS).read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return
         for line in lines:
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 record = json.loads(line)
-                if isinstance(record, dict):
+                if not schema.misfit(record, schema.RECORD):
                     yield record
+
+
+def _difference(expected: Tree, found: Tree) -> str:
+    """The first way in which a tree of arrays is not like another, in words; the empty text where it is."""
+    here, there = trees.flatten(found), trees.flatten(expected)
+    for path, array in there.items():
+        if path not in here:
+            return f"there is no {path}"
+        for what in ("shape", "dtype"):
+            if getattr(here[path], what) != getattr(array, what):
+                return f"{path} is {getattr(here[path], what)}, expected {getattr(array, what)}"
+    for path in here.keys() - there.keys():
+        return f"there is {path}, which the model does not have"
+    try:
+        trees.zip_leaves(expected, found)
+    except ValueError as error:
+        return str(error).partition(";")[0]
+    return ""
 
 
 def embedding_size(settings: Settings, symbols: int) -> int:

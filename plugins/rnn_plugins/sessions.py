@@ -103,7 +103,12 @@ class Session:
         return Cost(kept + peak, statistics.median(times) * self.task.steps_per_epoch)
 
     def excerpt(self, characters: int) -> str:
-        """What the model writes as it is now. The training's generators are not drawn from."""
+        """What the model writes as it is now. The training's generators are not drawn from.
+
+        Raises:
+            UserError: the task is no language model, or the model has no scores to write by.
+        """
+        self.run.require_text()
         vocabulary, state = self.corpus.vocabulary, self.trainer.state
         rng = np.random.default_rng(state.step)
         choice = Choice(never=vocabulary.unwritten)
@@ -123,11 +128,12 @@ class Session:
     def outcome(self) -> dict[str, Any]:
         """How the run ended, as JSON takes it."""
         tally = self.trainer.tally
+        loss = tally.best_loss
         return {
             "outcome": self.trainer.outcome,
             "step": self.trainer.state.step,
-            "loss": tally.best_loss,
-            "bits_per_character": None if tally.best_loss is None else self.run.bits(tally.best_loss),
+            "loss": loss,
+            "bits_per_character": None if loss is None or not self.run.is_of_text else self.run.bits(loss),
             "best_step": tally.best_step,
         }
 

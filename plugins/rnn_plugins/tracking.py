@@ -15,11 +15,9 @@ import numpy as np
 
 from minigrad import trees
 from rnn_plugins.errors import UserError
+from rnn_plugins.places import EVENTS
 from rnn_plugins.sessions import Session
 from rnn_plugins.trainer import Progress
-
-FOLDER = "tensorboard"
-"""Where the event files lie, in the folder of the run."""
 
 EXCERPT_SYMBOLS = 400
 """How much the model writes at each validation."""
@@ -45,7 +43,7 @@ class TensorBoard:
         """Open a file. Steps after that at which the run goes on, of a session that was lost, are taken back."""
         from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
 
-        folder: Path = self.session.run.path / FOLDER
+        folder: Path = self.session.run.path / EVENTS
         folder.mkdir(exist_ok=True)
         step = self.session.trainer.state.step
         # Names have the time in seconds, and are read in their order.

@@ -114,12 +114,15 @@ class Trainer:
     def resume(self) -> None:
         """Take up the run where it was saved last; records of steps after that are dropped."""
         tree, notes = self.run.last()
+        params = self.task.init_params(np.random.default_rng(0))
+        expected = {"params": params, "optimizer": self.optimizer.init(params), "carry": self.task.init_carry()}
+        self.run.require(LAST, expected, tree)
         rng = np.random.default_rng()
         rng.bit_generator.state = notes["rng"]
         # A named tuple is a plain one in a checkpoint, and a step may return the keys of a dict in another order.
         carry = trees.map(lambda _, leaf: leaf, self.task.init_carry(), tree["carry"])
         self.state = TrainingState(notes["step"], tree["params"], tree["optimizer"], carry, rng)
-        self.tally = Tally(**notes["tally"])
+        self.tally = Tally(**{name: notes["tally"][name] for name in vars(Tally())})
         kept = [r for r in islice(self.run.records(), self.tally.records) if r["step"] <= self.state.step]
         self.tally.records = len(kept)
         self._seconds = kept[-1]["seconds"] if kept else 0.0

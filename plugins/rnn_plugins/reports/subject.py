@@ -80,7 +80,7 @@ def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
     Raises:
         UserError: its text or its weights cannot be had.
     """
-    settings = run.settings
+    settings, model = run.settings, run.text_model
     own, reason = trained_on(run)
     if files:
         tokens = _plain(load_corpus(files, level=settings.level, vocabulary=run.vocabulary, unknown="replace").tokens)
@@ -93,7 +93,7 @@ def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
     weights, notes = run.load(BEST)
     return Subject(
         label=run.name,
-        model=run.model,
+        model=model,
         params=weights,
         tokens=tokens,
         vocabulary=run.vocabulary,

@@ -57,6 +57,14 @@ class Model:
         """The learning rate that suits its cell."""
         return self.cell.suggested_learning_rate or LEARNING_RATE
 
+    @property
+    def shapes_around_the_cell(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the parameters beside the cell's, by path: known without making any."""
+        shapes = {"head.W": (self.cell.output_size, self.vocabulary_size), "head.b": (self.vocabulary_size,)}
+        if self.embedding_size:
+            shapes["embedding"] = (self.vocabulary_size, self.embedding_size)
+        return shapes
+
     def init_params(self, rng: np.random.Generator) -> Tree:
         """``cell``, ``head`` (W (H, V), b (V,)), and ``embedding`` (V, E) where there is one."""
         size, classes = self.cell.output_size, self.vocabulary_size

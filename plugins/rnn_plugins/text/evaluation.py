@@ -166,7 +166,7 @@ def evaluate(run: Run, sources: Sequence[str] = (), unknown: Unknown = "replace"
     Raises:
         UserError: there is nothing to score, or the text has unknown characters and ``unknown`` is ``error``.
     """
-    vocabulary = run.vocabulary
+    model, vocabulary = run.text_model, run.vocabulary
     parts, why = trained_on(run)
     notices = [f"{why}; so there are no n-grams to compare with"] if why else []
     if sources:
@@ -186,7 +186,7 @@ def evaluate(run: Run, sources: Sequence[str] = (), unknown: Unknown = "replace"
             f"{text} has only one {UNITS[vocabulary.level]}; it takes two, since the first is read and not predicted"
         )
     sizes = _sizes(vocabulary, tokens[1:])
-    loss = run.model.evaluate(run.params(), tokens)
+    loss = model.evaluate(run.params(), tokens)
     if not math.isfinite(loss):
         raise UserError(f"the loss of the run {run.name!r} on {text} is {loss:g}: its training went wrong")
     if notice := run.cell_changed():

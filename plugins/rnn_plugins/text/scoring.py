@@ -181,11 +181,12 @@ def score(run: Run, sources: Sequence[str], unknown: Unknown = "replace") -> Sco
         UserError: the text cannot be read, has fewer than two symbols, or has unknown characters and ``unknown`` is
             ``error``; or the weights are no numbers.
     """
+    model = run.text_model
     corpus = load_corpus(sources, vocabulary=run.vocabulary, unknown=unknown)
     text, unit = ", ".join(sources), UNITS[run.vocabulary.level]
     if len(corpus.tokens) < 2:
         raise UserError(f"{text} has only one {unit}; it takes two, since the first is read and not predicted")
-    prediction = predict(run.model, run.params(), corpus.tokens)
+    prediction = predict(model, run.params(), corpus.tokens)
     if not np.isfinite(prediction.bits[1:]).all():
         raise UserError(f"the scores of the run {run.name!r} on {text} are no numbers: its training went wrong")
     changed = run.cell_changed()

@@ -82,7 +82,7 @@ def load(path: str, run: Run) -> Kept:
         raise UserError(f"--load-state: {error}") from None
     if notes.get("kind") != KIND:
         raise UserError(f"--load-state {path!r} holds no state: give a file that rnn sample --save-state has written")
-    model = run.model
+    model = run.text_model
     first, source = model.init_carry(1), notes["run"]
     here, there = _carries(run), notes["carries"]
     try:

@@ -1,0 +1,155 @@
+"""What must stand in a run's files of JSON, as one schema for each, and what is wrong with a value that does not fit.
+
+What a schema does not name is let pass, so that a run of a later version can be read.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, NamedTuple
+
+
+class Kind(NamedTuple):
+    """What a value must be: in words, and as a test."""
+
+    words: str
+    fits: Callable[[Any], bool]
+
+
+def _is_finite(value: Any) -> bool:
+    # Not isfinite alone: a whole number can be too large for a float.
+    return type(value) in (int, float) and abs(value) < 1e300
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return datetime.fromisoformat(value).timestamp() >= 0
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _below(limit: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and 0 <= value < limit
+
+
+def optional(kind: Kind) -> Kind:
+    """The same, or null."""
+    return Kind(f"{kind.words} or null", lambda value: value is None or kind.fits(value))
+
+
+TEXT = Kind("text", lambda value: isinstance(value, str))
+TABLE = Kind("a table", lambda value: isinstance(value, dict))
+NUMBER = Kind("a finite number", _is_finite)
+POSITIVE = Kind("a finite number above 0", lambda value: _is_finite(value) and value > 0)
+COUNT = Kind("a whole number, 0 or more", _below(2**53))
+TIME = Kind("a date and time", _is_time)
+
+ANY = "*"
+"""The key of a schema for the values of all keys of a table that it does not name."""
+
+MANIFEST = {
+    "task": TEXT,
+    "cell": TABLE,  # see ``of_cell``
+    "settings": TABLE,  # read, and held against more than types, by ``Settings.from_json``
+    "vocabulary": TABLE,  # and this by ``Vocabulary.from_json``
+    "data": {
+        "sources": [TEXT],
+        "digest": TEXT,
+        "bytes": COUNT,
+        "characters": COUNT,
+        "symbols": COUNT,
+        "held_out": COUNT,
+        "characters_per_symbol?": {"training": POSITIVE, "held_out": POSITIVE},
+        "unknown?": NUMBER,
+    },
+    "parameters": COUNT,
+    "environment?": {"created?": TIME},
+    "outcome?": optional(TEXT),
+    "step?": COUNT,
+    "best?": {"loss": optional(NUMBER), "step": COUNT},
+    "opening?": [COUNT],
+    "init_from?": {"path": TEXT, "sha256": TEXT},
+    "resumed?": [{"step": COUNT, "changed": TABLE}],
+}
+"""Of ``run.json``."""
+
+_NORMS = {ANY: optional(NUMBER)}
+
+RECORD = {
+    "step": COUNT,
+    "epoch": NUMBER,
+    "train_loss": NUMBER,
+    "gradient_norm": NUMBER,
+    "learning_rate": NUMBER,
+    "tokens_per_second": NUMBER,
+    "seconds": NUMBER,
+    "valid_loss?": NUMBER,
+    "gradient_norms?": _NORMS,
+    "weight_norms?": _NORMS,
+    "update_norms?": _NORMS,
+    "units?": {ANY: {"saturated": NUMBER, "dead": NUMBER}},
+}
+"""Of a line of ``metrics.jsonl``."""
+
+BEST = {"step": COUNT, "loss": optional(NUMBER)}
+"""Of what is noted in ``model.safetensors``."""
+
+LAST = {
+    "step": COUNT,
+    "rng": {
+        "bit_generator": Kind("PCG64", lambda value: value == "PCG64"),
+        "state": {part: Kind("a whole number below 2^128", _below(2**128)) for part in ("state", "inc")},
+        "has_uint32": Kind("0 or 1", _below(2)),
+        "uinteger": Kind("a whole number below 2^32", _below(2**32)),
+    },
+    "tally": {
+        "loss_sum": NUMBER,
+        "loss_count": COUNT,
+        "best_loss": optional(NUMBER),
+        "best_step": COUNT,
+        "stale": COUNT,
+        "records": COUNT,
+    },
+}
+"""Of what is noted in ``last.safetensors``."""
+
+
+def of_cell(cell: dict[str, Any]) -> dict[str, Kind]:
+    """The schema of what a manifest says of a cell, which is of a file or of a distribution."""
+    origin = ("file", "class", "sha256") if "file" in cell else ("distribution", "version")
+    return dict.fromkeys(("cell", *origin), TEXT)
+
+
+def misfit(value: Any, schema: Any, path: str = "") -> str:
+    """What is wrong with a value, such as "has no 'data.symbols'"; the empty text where it fits.
+
+    Args:
+        value: as JSON gives it.
+        schema: a kind; a list of one schema, for a list of any length; or a table of schemas by key, those of keys that
+            may be missing with a ? at the end.
+        path: of the value, as messages name it.
+    """
+    if isinstance(schema, Kind):
+        return "" if schema.fits(value) else f"has {reprlib.repr(value)} for {path!r}, which must be {schema.words}"
+    if isinstance(schema, list):
+        if not isinstance(value, list):
+            return f"has {reprlib.repr(value)} for {path!r}, which must be a list"
+        found = (misfit(item, schema[0], f"{path}.{i}") for i, item in enumerate(value))
+        return next(filter(None, found), "")
+    if not isinstance(value, dict):
+        return f"has {reprlib.repr(value)} for {path!r}, which must be a table" if path else "is no table"
+    inside = f"{path}." if path else ""
+    for name, part in schema.items():
+        key = name.removesuffix("?")
+        if name == ANY:
+            found = (misfit(item, part, f"{inside}{key}") for key, item in value.items())
+            wrong = next(filter(None, found), "")
+        elif key in value:
+            wrong = misfit(value[key], part, f"{inside}{key}")
+        else:
+            wrong = "" if name.endswith("?") else f"has no {inside + key!r}"
+        if wrong:
+            return wrong
+    return ""
