@@ -343,10 +343,16 @@ def _private(path: Path, vocabulary: Vocabulary) -> tuple[NDArray[Any], int]:
     They are read into memory, or where they are many, copied into a file without a name and mapped from there.
     """
     found = checksum(path, b"")
-    with open(path.with_suffix(".ids"), "rb") as file:
-        if os.fstat(file.fileno()).st_size <= IN_MEMORY:
-            tokens = np.frombuffer(file.read(), vocabulary.dtype)
-            return tokens, checksum(path, tokens.data, found)
+    with open(path.with_suffix(".ids"), "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= IN_MEMORY:
+            tokens = np.empty(size // vocabulary.dtype.itemsize, vocabulary.dtype)
+            data, place = tokens.view(np.uint8).data, 0
+            while count := file.readinto(data[place : place + CHUNK]):  # each piece is summed while it is in the caches
+                found = checksum(path, data[place : place + count], found)
+                place += count
+            tokens.flags.writeable = False
+            return tokens, found
         with tempfile.TemporaryFile(dir=path.parent, prefix=".new-") as copy:
             while chunk := file.read(CHUNK):
                 found = checksum(path, chunk, found)
