@@ -385,3 +385,27 @@ def test_the_table_as_json() -> None:
 )  # fmt: skip
 def test_durations_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("name", ["a" * 241, "Ж" * 121])
+def test_a_name_that_is_too_long_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RNN_RUNS", str(tmp_path))
+    with pytest.raises(UserError) as error:
+        create_run(name, "fallback", {})
+    size = len(name.encode())
+    assert str(error.value) == f"--name is {size} bytes long, and a run's name has 240 at most: choose a shorter one"
+    with pytest.raises(UserError, match="there is no run called"):
+        find_run("a" * 300)
+
+
+@pytest.mark.parametrize("letter", ["a", "Ж"])
+def test_names_made_of_long_names_of_texts_have_room_for_a_number(
+    letter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RNN_RUNS", str(tmp_path))
+    first, second = (create_run(None, f"gru-{letter * 250}", {}) for _ in range(2))
+    assert second.name == f"{first.name}-2"
+    for run in (first, second):
+        run.release()
+        assert len(run.name.encode()) <= 240
+    assert create_run("Ж" * 120, "fallback", {}).name == "Ж" * 120

@@ -5,7 +5,6 @@ Training itself is the trainer's, and what comes out is compared elsewhere.
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from rnn_cells import Cell
 from rnn_plugins import registry
 from rnn_plugins.cost import operations
 from rnn_plugins.errors import UserError
-from rnn_plugins.places import runs_folder
+from rnn_plugins.places import folder_name, runs_folder
 from rnn_plugins.reports.subject import parse_cell
 from rnn_plugins.runs import Run, build_model, embedding_size
 from rnn_plugins.sessions import Session, start, stem
@@ -295,7 +294,7 @@ def _about(entered: Mapping[str, Settings], models: Mapping[str, Model], match: 
 
 def _free_name(wish: str) -> str:
     """A name for a run that is not taken."""
-    stem = re.sub(r"[^\w.-]+", "-", wish).strip("-.")
+    stem = folder_name(wish)
     taken = {path.name for path in runs_folder().glob("*")}
     names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,9 @@ MANIFEST, BEST, LAST, METRICS = "run.json", "model.safetensors", "last.safetenso
 EVENTS = "tensorboard"
 """The folder of a run in which event files for TensorBoard lie."""
 
+NAME_BYTES = 240
+"""How long the name of a new run may be; file systems take 255 bytes, and something may be added to a name."""
+
 LOCK = ".lock"
 """The file that the process that trains a run holds locked; it says nothing itself."""
 
@@ -19,6 +23,12 @@ LOCK = ".lock"
 def runs_folder() -> Path:
     """Where runs are kept: the environment variable RNN_RUNS, or ``runs`` in the working directory."""
     return Path(os.environ.get("RNN_RUNS") or "runs")
+
+
+def folder_name(wish: str) -> str:
+    """A name for a run's folder, made of a text from anywhere; it has room for a number behind it."""
+    name = re.sub(r"[^\w.-]+", "-", wish).strip("-.") or "run"
+    return name.encode()[: NAME_BYTES - len("-999999")].decode(errors="ignore")
 
 
 def run_folders() -> list[Path]:
@@ -33,7 +43,8 @@ def run_folders() -> list[Path]:
 
 def run_folder(name: str) -> Path | None:
     """The folder of the run that is meant by a name or a path; None where there is none."""
-    return next((path for path in (runs_folder() / name, Path(name)) if (path / MANIFEST).is_file()), None)
+    # Of os.path, since a path's own is_file raises an error where a name is too long.
+    return next((path for path in (runs_folder() / name, Path(name)) if os.path.isfile(path / MANIFEST)), None)
 
 
 def _written(file: Path) -> int:

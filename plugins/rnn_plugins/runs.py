@@ -25,7 +25,19 @@ from rnn_cells import Cell, Stacked
 from rnn_plugins import registry, schema
 from rnn_plugins.ablation import ablated
 from rnn_plugins.errors import UserError, did_you_mean
-from rnn_plugins.places import BEST, EVENTS, LAST, LOCK, MANIFEST, METRICS, run_folder, run_folders, runs_folder
+from rnn_plugins.places import (
+    BEST,
+    EVENTS,
+    LAST,
+    LOCK,
+    MANIFEST,
+    METRICS,
+    NAME_BYTES,
+    folder_name,
+    run_folder,
+    run_folders,
+    runs_folder,
+)
 from rnn_plugins.settings import Settings
 from rnn_plugins.tasks.language_model import ONE_HOT_LIMIT, LanguageModel, Model
 from rnn_plugins.text.vocabulary import Vocabulary, listing
@@ -478,7 +490,9 @@ def create_run(name: str | None, fallback: str, manifest: Mapping[str, Any]) -> 
             f"--name is {name!r}; it must begin with a letter or digit, and go on with letters, digits, "
             "spaces and the signs . _ + -"
         )
-    stem = re.sub(r"[^\w.-]+", "-", fallback).strip("-.") or "run"
+    if name is not None and (size := len(name.encode())) > NAME_BYTES:
+        raise UserError(f"--name is {size} bytes long, and a run's name has {NAME_BYTES} at most: choose a shorter one")
+    stem = folder_name(fallback)
     path = runs_folder() / (name or stem)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
