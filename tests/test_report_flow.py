@@ -1,5 +1,9 @@
 """How far gradients reach, where it is known: linear cells, cells that copy or forget, products of Jacobians."""
 
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +15,7 @@ from rnn_cells import Stacked
 from rnn_cells.anatomy import anatomy, jacobians
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
+from rnn_plugins.reports import flow, probing
 from rnn_plugins.reports.flow import Flow, Norms, bounded, crossing, growth, measure_flow
 from rnn_plugins.reports.heatmap import Heatmap
 from rnn_plugins.reports.jacobians import jacobians_along, norm, stretches
@@ -287,3 +292,39 @@ def test_a_short_text_is_looked_at_as_far_as_it_goes():
         Flow().measure(subject_of(Linear(7, 6), length=3), Look())
     with pytest.raises(UserError, match="the text has 4 symbols, and a heat map takes 5"):
         Heatmap().measure(subject_of(Linear(7, 6), length=4), Look())
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm"])
+def test_positions_are_taken_together_as_far_as_the_memory_allows(name, monkeypatch):
+    """The parts are all of one size, so that there is one plan with its buffers, and give what one part gives."""
+    subject = subject_of(registry.make_cell(name, 7, 4, {}), dtype="float32")
+    whole = flow_of(subject, lags=9, positions=50)
+    numbers = subject.anatomy.numbers
+    monkeypatch.setattr(probing, "BYTES_AT_ONCE", 20 * probing.COPIES * numbers * 4 * 10)
+    assert probing.rows_at_once(subject.model, 10) == 20
+    assert probing.rows_at_once(subject.model, 10**9) == 1
+    sizes = []
+
+    def counted(model, params, carry, tokens, targets, at=None):
+        sizes.append(tokens.shape[1])
+        return probing.state_gradients(model, params, carry, tokens, targets, at)
+
+    monkeypatch.setattr(flow, "state_gradients", counted)
+    for one, other in zip(flow_of(subject, lags=9, positions=50).norms, whole.norms, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert sizes == [17, 17, 17]
+
+
+def test_a_flow_over_a_hundred_lags_stays_within_600_megabytes():
+    code = """
+        import resource
+        import numpy as np
+        from rnn_cells.lstm import LSTM
+        from rnn_plugins.reports.flow import measure_flow
+        from rnn_plugins.tasks.language_model import Model
+        model, rng = Model(LSTM(65, 256), 65), np.random.default_rng(0)
+        measure_flow(model, model.init_params(rng), rng.integers(0, 65, 3000), 100, 400)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    """
+    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < 600

@@ -171,7 +171,7 @@ def test_the_other_past_has_nothing_of_what_is_read(lags, more, count, seed):
     read: list[NDArray[np.intp]] = []
 
     class Watched:
-        vocabulary_size, cell = V, Forgetful(V, 1)
+        vocabulary_size, cell, dtype = V, Forgetful(V, 1), "float32"
 
         def init_carry(self, batch):
             return np.zeros((batch, 0))

@@ -28,6 +28,9 @@ ACTIVATIONS = ("sigmoid", "tanh", "relu")
 _ROWS = 1013
 """Sequences that a step is traced with: no width of a cell that could be taken for it."""
 
+_GUESSED = 20
+"""Numbers that a step is taken to compute for each that it carries, where it cannot be traced; an LSTM's are 12."""
+
 _KEPT = 64
 """Graphs that are remembered."""
 
@@ -92,11 +95,14 @@ class Anatomy:
         states: in the order of the carry's leaves.
         activations: in the order in which they are computed; none where the step cannot be traced.
         reason: why it could not be traced; empty where it could.
+        numbers: how many numbers a step computes for one sequence, those between included; a guess where it cannot be
+            traced.
     """
 
     states: tuple[State, ...]
     activations: tuple[Activation, ...]
     reason: str = ""
+    numbers: int = 0
 
 
 def anatomy(cell: Cell) -> Anatomy:
@@ -106,9 +112,11 @@ def anatomy(cell: Cell) -> Anatomy:
     try:
         graph = _graph(cell, params, carry, x)
     except TraceError as error:
-        return Anatomy(_states(cell, carry, None), (), str(error))
+        states = _states(cell, carry, None)
+        return Anatomy(states, (), str(error), _GUESSED * sum(state.size for state in states))
     states = _states(cell, carry, graph)
-    return Anatomy(states, tuple(_activations(cell, graph, states)))
+    numbers = sum(int(np.prod(op.output.shape[1:])) for op in graph.ops if op.output.shape[:1] == (_ROWS,))
+    return Anatomy(states, tuple(_activations(cell, graph, states)), numbers=numbers)
 
 
 Tapping: TypeAlias = tuple[Tree, tuple[Any, tuple[Any, ...], tuple[Any, ...]]]

@@ -117,17 +117,25 @@ def measure_flow(model: Model, params: Tree, tokens: Array, lags: int, positions
         UserError: the text is shorter than 2 K + 2 symbols, or the states grow beyond all numbers.
     """
     ends = places(len(tokens), 2 * lags + 1, positions, np.random.default_rng(seed))
-    together = rows_at_once(model, lags + 1)
+    parts = -(-len(ends) // rows_at_once(model, lags + 1))
+    together = -(-len(ends) // parts)
     found: list[list[Array]] = []
-    for start in range(0, len(ends), together):
+    for part in range(parts):
+        # All parts are of one size, since each size has a plan with buffers of its own: the last repeats some places.
+        start = min(part * together, len(ends) - together)
         some = ends[start : start + together]
         text = windows(tokens, some, 2 * lags + 1)
         carry = read(model, params, text[:lags])
         gradients = state_gradients(model, params, carry, text[lags:], np.asarray(tokens[some]))
         # float64, because a square of 1e-25 is nothing in float32; what is no number was infinite a step before.
-        norms = [np.linalg.norm(g.astype(np.float64), axis=-1)[::-1] for g in gradients]
+        norms = [_lengths(g)[::-1, part * together - start :] for g in gradients]
         found.append([np.where(np.isnan(lengths), np.inf, lengths) for lengths in norms])
     return Norms(anatomy(model.cell).states, tuple(np.concatenate(parts, axis=1) for parts in zip(*found, strict=True)))
+
+
+def _lengths(gradients: Array) -> Array:
+    """Norms of vectors (T, B, size), in float64 but a step at a time."""
+    return np.stack([np.linalg.norm(step.astype(np.float64), axis=-1) for step in gradients])
 
 
 def crossing(norms: Sequence[float], share: float) -> float | None:

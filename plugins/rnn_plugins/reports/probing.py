@@ -18,7 +18,14 @@ from rnn_plugins.tasks.language_model import Model
 Array: TypeAlias = NDArray[Any]
 
 ROWS_AT_ONCE = 8_000_000
-"""Numbers that one array of states may have, so that looking at many places does not fill the memory."""
+"""Numbers that one array may have, so that looking at many places does not fill the memory."""
+
+BYTES_AT_ONCE = 250_000_000
+"""Memory that looking at many places may take."""
+
+COPIES = 3
+"""How often the numbers of a step are in memory at most, while a gradient by states is taken: as they are computed, as
+they are kept for the way back, and what is computed there."""
 
 
 class Observation(NamedTuple):
@@ -149,6 +156,6 @@ def _flat(array: Any) -> Array:
 
 
 def rows_at_once(model: Model, length: int) -> int:
-    """How many sequences of some length to look at together."""
-    widest = max((state.size for state in anatomy(model.cell).states), default=1)
-    return max(1, ROWS_AT_ONCE // (widest * length))
+    """How many sequences of some length to look at together, so that all that is computed fits ``BYTES_AT_ONCE``."""
+    a_step = COPIES * max(anatomy(model.cell).numbers, 1) * np.dtype(model.dtype).itemsize
+    return max(1, BYTES_AT_ONCE // (a_step * length))
