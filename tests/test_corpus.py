@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -814,6 +815,15 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(monkeypatch, cached):
         "is encoded anew next time; RNN_LAB_CACHE names another folder",
     )
     assert list(cached.iterdir()) == []
+
+
+def test_what_a_killed_process_left_in_the_cache_is_cleared(cached):
+    cached.mkdir()
+    for name, age in ((".new-old", 7200), (".new-young", 60)):
+        (cached / name).write_bytes(b"ids")
+        os.utime(cached / name, (time.time() - age,) * 2)
+    load_corpus([write("a.txt", "hello")])
+    assert sorted(path.name for path in cached.glob(".*")) == [".new-young"]
 
 
 def test_small_texts_leave_nothing_behind():

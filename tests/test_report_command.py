@@ -61,6 +61,16 @@ def test_another_text(call):
     code, _, err = call("--text", "other.txt")
     assert code == 0
     assert "looked at on the text other.txt (630 symbols)" in err
+    assert "Note: 'other.txt' has 1 character that the model has never seen, read as ' ' in 30 places: '?'.\n" in err
+
+
+def test_what_is_changed_in_a_text_and_that_nothing_is_held_out_is_said(call, folder, tmp_path):
+    folder.joinpath("dos.txt").write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
+    note = "Note: In 'dos.txt', a byte order mark was left out and the line ends CR LF were read as LF.\n"
+    assert note in call("hamlet", "--text", "dos.txt")[2]
+    assert note in call("--cell", "gru", "dos.txt", "--hidden-size", "4")[2]
+    run = train(tmp_path, TEXT, "everything", steps=1, valid_fraction=0.0)
+    assert f"looked at on the training text {tmp_path}" in call(str(run.path))[2]
 
 
 def test_fresh_cells_are_compared_on_a_text(call):

@@ -163,12 +163,14 @@ def _trained(names: tuple[str, ...], text: str | None) -> tuple[list[Subject], l
             remark(f"Note: {sentence(notice)}")
         subject = of_run(run, (text,) if text is not None else ())
         subjects.append(subject)
-        held_out = "the held-out end of" if text is None and run.held_out else "the text"
+        held_out = "the text" if text is not None else "the held-out end of" if run.held_out else "the training text"
         source = text if text is not None else ", ".join(run.manifest["data"]["sources"])
         about.append(
             f"{run.name}: {_described(subject)}, its best weights, of step {subject.steps:,}; "
             f"looked at on {held_out} {source} ({amount(len(subject.tokens), 'symbol')})"
         )
+    for notice in dict.fromkeys(notice for subject in subjects for notice in subject.notices):
+        remark(f"Note: {sentence(notice)}")
     for line in about:
         remark(line)
     return subjects, about
@@ -200,6 +202,8 @@ def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]
     settings = Settings(**{key: value for key, value in given.items() if key in names and key != "steps"})
     files = files or ("builtin:latex",)
     corpus = load_corpus(files, level=settings.level, valid_fraction=settings.valid_fraction)
+    for notice in corpus.notices:
+        remark(f"Note: {sentence(notice)}")
     steps, subjects = given["steps"], []
     with telling(len(cells)) as tell:
         for cell in cells:

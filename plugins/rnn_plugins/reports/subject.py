@@ -44,6 +44,7 @@ class Subject:
         settings: the settings of its run; the defaults for a fresh one.
         run: where it comes from; None for a fresh one.
         opening: the symbols that it reads, unseen, before a text of its own.
+        notices: what is to be said of another text than its own, a sentence each.
     """
 
     label: str
@@ -58,6 +59,7 @@ class Subject:
     settings: Settings = field(default_factory=Settings)
     run: Run | None = None
     opening: tuple[int, ...] = ()
+    notices: tuple[str, ...] = ()
 
     @property
     def anatomy(self) -> Anatomy:
@@ -82,8 +84,10 @@ def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
     """
     settings, model = run.settings, run.text_model
     own, reason = trained_on(run)
+    notices: tuple[str, ...] = ()
     if files:
-        tokens = _plain(load_corpus(files, level=settings.level, vocabulary=run.vocabulary, unknown="replace").tokens)
+        corpus = load_corpus(files, level=settings.level, vocabulary=run.vocabulary, unknown="replace")
+        tokens, notices = _plain(corpus.tokens), corpus.notices
         training = _plain(own[0]) if own else tokens
     elif own is None:
         raise UserError(f"{reason}; --text FILE looks at the run on another text")
@@ -104,6 +108,7 @@ def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
         settings=settings,
         run=run,
         opening=tuple(run.opening),
+        notices=notices,
     )
 
 

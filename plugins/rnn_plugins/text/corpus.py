@@ -8,6 +8,7 @@ import io
 import json
 import os
 import tempfile
+import time
 import unicodedata
 import zlib
 from collections import Counter
@@ -267,6 +268,10 @@ class _Cache:
     def writer(self, path: Path) -> Iterator[IO[bytes]]:
         """A file that takes the name `path` once it is whole and on the disk."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):
+            for left in path.parent.glob(".new-*"):  # by a process that was killed, if it has not grown for an hour
+                if time.time() - left.stat().st_mtime > 3600:
+                    left.unlink()
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
             try:
                 yield file
