@@ -4,6 +4,7 @@ import bz2
 import json
 import lzma
 import math
+import os
 import re
 from itertools import pairwise
 
@@ -14,6 +15,7 @@ from tiny_runs import TEXT, train
 
 from minigrad import checkpoint, log_softmax
 from rnn_cli.main import rnn
+from rnn_plugins.errors import UserError
 from rnn_plugins.places import BEST
 from rnn_plugins.text import evaluation
 from rnn_plugins.text.evaluation import Evaluation, Score, Sizes
@@ -310,3 +312,22 @@ def test_the_five_gram_on_tinyshakespeare(data, tmp_path, call, monkeypatch):
     _, scores = scores_of(call("--json")[1])
     assert round(scores["5-gram"]["loss"], 3) == 1.669
     assert min(scores[f"{n}-gram"]["loss"] for n in range(1, 7)) == scores["5-gram"]["loss"]
+
+
+@pytest.mark.parametrize("change", ["longer", "a pipe", "a device"])
+def test_a_recorded_text_is_read_to_its_recorded_end_and_no_pipe_is_waited_for(tmp_path, monkeypatch, change):
+    monkeypatch.setenv("RNN_LAB_CACHE", str(tmp_path / "cache"))
+    run = train(tmp_path, TEXT, "endless")
+    source = tmp_path / "endless.txt"
+    source.unlink()
+    if change == "longer":
+        with source.open("wb") as file:
+            file.truncate(2**40)  # of which nothing is on disk, and all would be read
+    elif change == "a pipe":
+        os.mkfifo(source)
+    else:
+        source.symlink_to("/dev/zero")
+    what = f"has more than the {len(TEXT):,} bytes that it had" if change == "longer" else f"is {change}"
+    with pytest.raises(UserError) as caught:
+        evaluation.evaluate(run)
+    assert str(caught.value).startswith(f"the text of the run 'endless' is not what it was: {str(source)!r} {what}")

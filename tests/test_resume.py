@@ -20,8 +20,8 @@ from rnn_cli import train as train_module
 from rnn_cli.main import rnn
 from rnn_plugins import sessions
 from rnn_plugins.errors import UserError
-from rnn_plugins.places import BEST, LAST
-from rnn_plugins.runs import Run
+from rnn_plugins.places import BEST, LAST, MANIFEST
+from rnn_plugins.runs import Run, find_run
 
 
 @pytest.fixture(autouse=True)
@@ -396,9 +396,41 @@ def test_the_second_signal_before_the_first_step(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(sessions.Session, "cost", cost)
     result = train("fox.txt", *SMALL)
-    assert (result.exit_code, result.stderr) == (143, "Left before the first step.\n")
-    assert refused("--resume", "gru-fox") == (
-        "the run 'gru-fox' has no last.safetensors: it ended before anything was saved; train it again"
+    assert (result.exit_code, result.stdout) == (143, "")
+    assert result.stderr == "Left before the first step, and nothing of it is kept.\n"
+    assert not os.path.exists("runs/gru-fox")
+
+
+def test_of_a_start_that_fails_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained("fox.txt", *SMALL, "--name", "first")
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sessions.Session, "cost", fail)
+        assert train("fox.txt", *SMALL, "--name", "second").exit_code == 1
+        patch.setattr(sessions.Trainer, "begin", fail)
+        assert train("fox.txt", *SMALL, "--name", "second", "--quiet").exit_code == 1
+    assert os.listdir("runs") == ["first"]
+    assert CliRunner().invoke(rnn, ["sample", "--length", "3"]).exit_code == 0
+    trained("fox.txt", *SMALL, "--name", "second")
+
+
+def test_a_name_is_free_where_a_start_was_killed_before_anything_was_saved() -> None:
+    first, _ = trained("fox.txt", *SMALL, "--name", "first")
+    program = (
+        "import os; from rnn_plugins import sessions; sessions.Session.cost = lambda self: os._exit(9)\n" + PROGRAM
+    )
+    with start("fox.txt", *SMALL, "--name", "second", program=program) as process:
+        process.communicate()
+    assert sorted(os.listdir("runs/second")) == [".lock", MANIFEST]
+    assert find_run().name == "first"  # the newest that can be used
+    assert CliRunner().invoke(rnn, ["sample", "--length", "3"]).exit_code == 0
+    second, _ = trained("fox.txt", *SMALL, "--name", "second")
+    assert sessions.same_weights(first, Run(second.path))
+    assert refused("fox.txt", *SMALL, "--name", "second") == (
+        "there is a run called 'second' already: choose another --name, or go on with it: rnn train --resume second"
     )
 
 

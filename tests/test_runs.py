@@ -13,6 +13,7 @@ import filelock
 import pytest
 from click.testing import CliRunner
 
+from minigrad import checkpoint
 from rnn_cli.display import duration
 from rnn_cli.main import rnn
 from rnn_plugins.errors import UserError
@@ -57,6 +58,11 @@ def mistake(*arguments: Any, function: Any = find_run) -> str:
     return str(caught.value)
 
 
+def kill(run: Run) -> None:
+    """Let the process end that trains a run: its lock is free, and all else stays."""
+    run._lock.release()
+
+
 def age(run: Run, seconds: float) -> None:
     """Let a run be written some time ago."""
     os.utime(run.path / MANIFEST, (time.time() - seconds,) * 2)
@@ -76,10 +82,31 @@ def test_a_name_is_made_where_none_is_given(folder: Path) -> None:
 
 
 def test_a_name_that_is_taken() -> None:
-    make("mine")
-    assert mistake("mine", "", MANIFEST_OF_A_RUN, function=create_run) == (
-        "there is a run called 'mine' already: choose another --name, or go on with it: rnn train --resume mine"
-    )
+    run = make("mine")
+    taken = "there is a run called 'mine' already: choose another --name, or go on with it: rnn train --resume mine"
+    assert mistake("mine", "", MANIFEST_OF_A_RUN, function=create_run) == taken  # it is about to be trained
+    (run.path / LAST).write_bytes(b"")
+    kill(run)
+    assert mistake("mine", "", MANIFEST_OF_A_RUN, function=create_run) == taken
+
+
+def test_a_name_that_only_a_failed_start_has_is_free(folder: Path) -> None:
+    kill(make("mine"))
+    make("mine").release()
+    assert list(folder.iterdir()) == []
+    (folder / "notes").mkdir()
+    (folder / "notes" / "todo.txt").write_text("")
+    assert mistake("notes", "", MANIFEST_OF_A_RUN, function=create_run).startswith("there is a run called 'notes'")
+
+
+def test_a_start_on_a_full_disk_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_atomically", full)
+    with pytest.raises(OSError, match="No space left"):
+        make("mine")
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "-x", "a\n", "a\0b", " a"])
@@ -231,7 +258,7 @@ def test_what_a_run_is_in_a_line() -> None:
 
 def test_a_run_under_way_shows_what_its_records_have_so_far() -> None:
     run = make("x", outcome=None)
-    run.release()
+    kill(run)
     program = (
         "import sys; from pathlib import Path; from rnn_plugins.runs import Run; "
         "run = Run(Path(sys.argv[1])); run.hold(); print(flush=True); input()"
@@ -256,8 +283,8 @@ def test_a_run_is_held_from_its_first_moment() -> None:
     other = Run(run.path)
     assert other.summary().outcome == "running"
     assert mistake(function=other.hold) == "the run 'x' is being trained by another process: stop that one first"
-    run.release()
-    run.release()
+    kill(run)
+    kill(run)
     assert other.summary().outcome == "killed"
     other.hold()
     assert run.summary().outcome == "running"
@@ -265,7 +292,7 @@ def test_a_run_is_held_from_its_first_moment() -> None:
 
 def test_a_run_that_was_never_held_leaves_no_lock_when_it_is_listed() -> None:
     run = make("x", outcome=None)
-    run.release()
+    kill(run)
     (run.path / LOCK).unlink(missing_ok=True)
     assert run.summary().outcome == "killed"
     assert not (run.path / LOCK).exists()
@@ -280,14 +307,14 @@ def test_a_file_system_without_locks(error: Exception, monkeypatch: pytest.Monke
     run = make("x", outcome=None)
     (run.path / LOCK).touch()
     assert run.summary().outcome == "killed"
-    run.release()
+    kill(run)
 
 
 @pytest.mark.parametrize("name", [MANIFEST, BEST, LAST, METRICS, EVENTS, LOCK])
 def test_links_out_of_a_run_are_not_followed(name: str, tmp_path: Path) -> None:
     make("whole")
     run = make("linked", outcome=None)
-    run.release()
+    kill(run)
     target = tmp_path / "mine"
     target.write_text((run.path / MANIFEST).read_text())
     content = target.read_text()
@@ -306,7 +333,7 @@ def test_links_out_of_a_run_are_not_followed(name: str, tmp_path: Path) -> None:
 
 def test_a_run_that_lies_elsewhere_may_be_linked(folder: Path, tmp_path: Path) -> None:
     run = make("here")
-    run.release()
+    kill(run)
     run.path.rename(tmp_path / "there")
     run.path.symlink_to(tmp_path / "there")
     run = find_run("here")

@@ -131,7 +131,7 @@ def carry_out(session: Session, *, quiet: bool, as_json: bool) -> int:
         conclude(session, at_once)
     if as_json:
         emit({"outcome": session.outcome() | {"diagnosis": diagnosis}})
-    elif not quiet:
+    elif not quiet and session.run.path.exists():
         say(result(session))
     if diagnosis:
         return DIVERGED
@@ -168,8 +168,8 @@ def conclude(session: Session, at_once: bool) -> None:
     """Say why it ended, what the curves say and how to go on."""
     trainer, name = session.trainer, shlex.quote(session.run.name)
     go_on = f"go on with: rnn train --resume {name}"
-    if trainer.outcome is None:
-        remark("Left before the first step.")
+    if not session.run.path.exists():
+        remark("Left before the first step, and nothing of it is kept.")
         return
     if at_once:
         remark(f"Left at once, with what was saved last; {go_on}")

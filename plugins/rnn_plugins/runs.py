@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import re
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -271,8 +272,17 @@ class Run:
             pass  # a file system without locks trains all the same; one that cannot be written to will say so
 
     def release(self) -> None:
-        """Let others train it again; nothing happens where it is not held."""
+        """Let others train it again; of a start that saved nothing, nothing stays. It may be called more than once."""
         self._lock.release()
+        if self.__dict__.pop("_is_new", False) and self.is_left_over():
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def is_left_over(self) -> bool:
+        """Whether it is what a start leaves that ended before anything was saved: a manifest at most."""
+        with suppress(OSError):
+            names = {path.name for path in self.path.iterdir()}
+            return not self.path.is_symlink() and all(n in (MANIFEST, LOCK) or n.endswith(".tmp") for n in names)
+        return False
 
     def is_trained(self) -> bool:
         """Whether somebody trains it now."""
@@ -436,7 +446,7 @@ def find_runs() -> list[Run]:
 
 
 def find_run(name: str | None = None) -> Run:
-    """A run by its name or its folder; the newest where no name is given.
+    """A run by its name or its folder; the newest that has weights where no name is given.
 
     Raises:
         UserError: there is none.
@@ -445,7 +455,7 @@ def find_run(name: str | None = None) -> Run:
     if name is None:
         if not runs:
             raise UserError(f"there are no runs in {runs_folder()}: train one first, with rnn train")
-        return next(filter(_is_readable, runs), runs[0])
+        return next(filter(_is_usable, runs), runs[0])
     if path := run_folder(name):
         return Run(path)
     names = [run.name for run in runs]
@@ -467,11 +477,10 @@ def require_texts(files: Sequence[str], purpose: str) -> None:
         raise UserError(f"{file!r} is a run, and with --cell a text {purpose} is expected: leave one of them out")
 
 
-def _is_readable(run: Run) -> bool:
-    try:
-        return bool(run.manifest)
-    except UserError:
-        return False
+def _is_usable(run: Run) -> bool:
+    with suppress(UserError):
+        return bool(run.manifest) and run.file(BEST).exists()
+    return False
 
 
 def create_run(name: str | None, fallback: str, manifest: Mapping[str, Any]) -> Run:
@@ -502,6 +511,8 @@ def create_run(name: str | None, fallback: str, manifest: Mapping[str, Any]) -> 
                 break
             except FileExistsError:
                 if name is not None:
+                    if Run(path).is_left_over() and not Run(path).is_trained():
+                        break
                     raise UserError(
                         f"there is a run called {name!r} already: choose another --name, "
                         f"or go on with it: rnn train --resume {name}"
@@ -512,7 +523,12 @@ def create_run(name: str | None, fallback: str, manifest: Mapping[str, Any]) -> 
     run = Run(path)
     run.hold()
     run.__dict__["manifest"] = dict(manifest)  # the cached property's place: there is nothing on disk to read yet
-    run.update()
+    run.__dict__["_is_new"] = True
+    try:
+        run.update()
+    except BaseException:
+        run.release()
+        raise
     return run
 
 

@@ -279,6 +279,8 @@ def repeat(run: Run, *, name: str | None = None, backend: Backend | None = None)
                 "it cannot be repeated"
             )
     backend, other = _backend(run, backend)
+    ended_early = run.manifest.get("outcome") in ("time", "interrupted")
+    last_step = run.last()[1]["step"] if ended_early else 0
     session = _lay_out(replace(run.settings, backend=backend), name, weights_of=source, known=run)
     if other:
         session.notices.append(
@@ -297,11 +299,11 @@ def repeat(run: Run, *, name: str | None = None, backend: Backend | None = None)
                 f"{run.name} was given another {' and '.join(lasting)} at step {earlier['step']:,}; "
                 "its repetition has that from the beginning"
             )
-    if run.manifest.get("outcome") in ("time", "interrupted"):
-        trainer, step = session.trainer, run.last()[1]["step"]
+    if ended_early:
+        trainer = session.trainer
         trainer.settings = replace(trainer.settings, max_time=None)
-        trainer.last_step, trainer.last_outcome = step, run.manifest["outcome"]
-        session.notices.append(f"{run.name} was ended early: its repetition ends after as many steps, {step:,}")
+        trainer.last_step, trainer.last_outcome = last_step, run.manifest["outcome"]
+        session.notices.append(f"{run.name} was ended early: its repetition ends after as many steps, {last_step:,}")
     return session
 
 
@@ -370,8 +372,12 @@ def _lay_out(
     manifest["opening"] = opening(corpus.vocabulary, task.train_tokens)
     manifest["vocabulary"] = corpus.vocabulary.to_json()
     run = create_run(name, f"{origin.get('class', settings.cell)}-{stem(files[0])}", manifest)
-    trainer = Trainer(run, task, decided, decided.learning_rate or LEARNING_RATE)
-    trainer.begin(params)
+    try:
+        trainer = Trainer(run, task, decided, decided.learning_rate or LEARNING_RATE)
+        trainer.begin(params)
+    except BaseException:
+        run.release()
+        raise
     if decided.valid_fraction and len(task.valid_tokens) < 2:
         notices.append("the text is too short to hold some of it out, so the training loss chooses the best weights")
     notices += ablations(decided)
@@ -443,6 +449,7 @@ def _load(settings: Settings, vocabulary: Vocabulary | None, known: Run | None) 
             valid_fraction=settings.valid_fraction,
             vocabulary=vocabulary,
             unknown=settings.unknown,
+            recorded=known is not None and settings.files == known.settings.files,
         )
     except UserError as error:
         if known is None:

@@ -79,6 +79,8 @@ def load_corpus(
     vocabulary: Vocabulary | None = None,
     unknown: Unknown = "error",
     max_words: int = MAX_WORDS,
+    recorded: bool = False,
+    most: int | None = None,
     cache_dir: Path | None = None,
 ) -> Corpus:
     """Reads texts and encodes them, joined in the order given, nothing put between them.
@@ -101,6 +103,8 @@ def load_corpus(
         unknown: What becomes of characters that a given vocabulary has not: `error`, `skip` or `replace`. Words that a
             word vocabulary has not are read as `<unk>` unless they are skipped.
         max_words: The size of a word vocabulary that is made here.
+        recorded: Whether a run has the sources on record, and nobody has named them now: then no pipe is waited for.
+        most: The bytes after which no more are read, as the text is another then.
         cache_dir: The folder of the cache.
 
     Raises:
@@ -113,8 +117,8 @@ def load_corpus(
     if level == "word" and unknown == "error":
         unknown = "replace"
     with ExitStack() as stack:
-        parts, notices = find(sources, level, stack)
-        content = Content(label_of(sources), parts, level)
+        parts, notices = find(sources, level, stack, pipes=not recorded)
+        content = Content(label_of(sources), parts, level, most)
         if not content.bytes:
             raise UserError(f"{content.label} is empty; give a text of at least two different characters")
         store = _Cache(cache_dir or cache_folder(), wanted=content.bytes >= SMALL or content.piped)

@@ -221,7 +221,13 @@ def trained_on(run: Run) -> tuple[tuple[Array, Array] | None, str]:
             if corpus is None:
                 return None, f"the text of the run {run.name!r} came through a pipe and is kept nowhere"
         else:
-            corpus = load_corpus(settings.files, vocabulary=run.vocabulary, unknown=settings.unknown)
+            corpus = load_corpus(
+                settings.files,
+                vocabulary=run.vocabulary,
+                unknown=settings.unknown,
+                recorded=True,
+                most=recorded["bytes"],
+            )
     except UserError as error:
         return None, f"the text of the run {run.name!r} is not what it was: {error}"
     if corpus.digest != recorded["digest"]:

@@ -90,7 +90,12 @@ class Part:
 class Content:
     """The content of all parts, joined. To read it again takes care that it is still the same."""
 
-    def __init__(self, label: str, parts: list[Part], level: Level) -> None:
+    def __init__(self, label: str, parts: list[Part], level: Level, most: int | None = None) -> None:
+        """Read all parts once.
+
+        Raises:
+            UserError: one cannot be read, or together they have more than ``most`` bytes.
+        """
         self.label = label
         self.parts = parts
         self.level = level
@@ -99,6 +104,8 @@ class Content:
         for chunk in chain.from_iterable(part.chunks() for part in parts):
             digest.update(chunk)
             self.bytes += len(chunk)
+            if most is not None and self.bytes > most:
+                raise UserError(f"{label} has more than the {most:,} bytes that it had")
         self.digest = digest.hexdigest()
 
     @property
@@ -129,8 +136,15 @@ class Content:
             raise UserError(f"{self.label} changed while it was read; start again when nothing writes to it")
 
 
-def find(sources: Sequence[str], level: Level, stack: ExitStack) -> tuple[list[Part], list[str]]:
-    """The files that the sources stand for, in order, and notices on what was left out."""
+def find(sources: Sequence[str], level: Level, stack: ExitStack, *, pipes: bool = True) -> tuple[list[Part], list[str]]:
+    """The files that the sources stand for, in order, and notices on what was left out.
+
+    Args:
+        sources: As ``load_corpus`` takes them.
+        level: What a symbol is.
+        stack: Holds copies of what can be read only once.
+        pipes: Whether named pipes are read; nobody may be writing into one that a run has on record.
+    """
     if sources.count("-") > 1:
         raise UserError("standard input can be read only once; give - a single time")
     parts: list[Part] = []
@@ -147,6 +161,8 @@ def find(sources: Sequence[str], level: Level, stack: ExitStack) -> tuple[list[P
                     found, notice = _folder(path, level)
                     parts += found
                     notices.append(notice)
+                elif is_pipe(path) and not pipes:
+                    raise Unreadable(part.label, "is a pipe", "give the text that came through it")
                 elif is_pipe(path):  # such as the shell's <(command): what was read from it is gone
                     parts.append(_spool(replace(part, piped=True), replace(part, packed=False).chunks(), stack))
                 else:
