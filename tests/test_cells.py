@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import rnn_cells
 from minigrad import trees
 from minigrad.checking import check_vjp
 from rnn_cells import Bidirectional, Cell, Stacked, parameter_count
@@ -364,3 +365,92 @@ def test_a_cell_without_equations_says_what_to_write():
         cell.init_params(np.random.default_rng(0))
     with pytest.raises(NotImplementedError, match=r"^Cell must define __call__\(self, params, carry, x\)$"):
         cell({}, None, None)
+
+
+# --- what does not fit ------------------------------------------------------------------------------------------------
+
+XS = np.zeros((5, 2, 3), np.float32)
+F64 = np.float64
+
+UNFIT = {
+    "features": (
+        GRU(3, 4),
+        lambda p, h: (p, h, np.zeros((5, 2, 4), np.float32)),
+        "GRU: xs has 4 features and the cell takes 3",
+    ),
+    "axes": (
+        GRU(3, 4),
+        lambda p, h: (p, h, XS[0]),
+        "GRU: xs has shape (2, 3); expected (T, B, 3): steps, sequences, features",
+    ),
+    "dtype": (
+        GRU(3, 4),
+        lambda p, h: (p, h, XS.astype(F64)),
+        "GRU: xs has dtype float64 and the parameters float32: convert it, with xs.astype(np.float32)",
+    ),
+    "integers": (
+        RNN(3, 4),
+        lambda p, h: (p, h, XS.astype(int)),
+        "RNN: xs has dtype int64 and the parameters float32: convert it, with xs.astype(np.float32)",
+    ),
+    "sequences": (
+        LSTM(3, 4),
+        lambda p, carry: (p, LSTM(3, 4).init_carry(3), XS),
+        "LSTM: the carry '0' has shape (3, 4); expected (2, 4), as init_carry(2) gives it",
+    ),
+    "hidden size": (
+        GRU(3, 4),
+        lambda p, h: (p, h[:, :2], XS),
+        "GRU: the carry has shape (2, 2); expected (2, 4), as init_carry(2) gives it",
+    ),
+    "structure": (
+        LSTM(3, 4),
+        lambda p, carry: (p, carry[0], XS),
+        "LSTM: the carry has another structure than init_carry gives it: ",
+    ),
+    "carry's dtype": (
+        GRU(3, 4),
+        lambda p, h: (p, h.astype(F64), XS),
+        "GRU: the carry has dtype float64; expected float32: convert it, with minigrad.trees.cast(carry, np.float32)",
+    ),
+    "parameters' dtype": (
+        LSTM(3, 4),
+        lambda p, carry: (trees.cast(p, F64), carry, XS),
+        "LSTM: the carry '0' has dtype float32; expected float64: convert it, with "
+        "minigrad.trees.cast(carry, np.float64)",
+    ),
+    "a layer": (
+        Stacked([RNN(3, 4), GRU(4, 2)]),
+        lambda p, carry: (p, (carry[0], carry[1][:1]), XS),
+        "GRU: the carry has shape (1, 2); expected (2, 2), as init_carry(2) gives it",
+    ),
+    "a direction": (
+        Bidirectional(RNN(3, 4), GRU(3, 2)),
+        lambda p, carry: (p, carry, XS[..., :2]),
+        "RNN: xs has 2 features and the cell takes 3",
+    ),
+}
+
+
+@pytest.mark.parametrize(("cell", "change", "sentence"), UNFIT.values(), ids=UNFIT)
+def test_what_does_not_fit_a_cell_is_told_in_its_words(cell, change, sentence):
+    params, carry = cell.init_params(np.random.default_rng(0)), cell.init_carry(2)
+    with pytest.raises((ValueError, TypeError)) as caught:
+        cell.unroll(*change(params, carry))
+    assert str(caught.value).startswith(sentence)
+    if not sentence.endswith(": "):
+        assert str(caught.value) == sentence
+
+
+def test_truths_and_float64_throughout_fit():
+    cell = GRU(3, 4)
+    params, carry = cell.init_params(np.random.default_rng(0)), cell.init_carry(2)
+    cell.unroll(params, carry, XS > 0)
+    cell.unroll(trees.cast(params, F64), trees.cast(carry, F64), XS)
+
+
+def test_every_built_in_cell_can_be_imported_from_the_package():
+    for name in NAMES:
+        cell = registry.cell_class(name)
+        assert getattr(rnn_cells, cell.__name__) is cell
+        assert cell.__name__ in rnn_cells.__all__

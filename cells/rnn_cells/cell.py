@@ -98,8 +98,46 @@ class Cell:
 
         Raises:
             ValueError: shapes do not fit, or a step gives a carry of another structure, shape or dtype.
+            TypeError: ``xs`` or the carry has another dtype than the parameters.
         """
+        self._hold(params, carry, xs)
         return scan(self, params, carry, xs, lengths=lengths, mask=mask, reverse=reverse)
+
+    def _hold(self, params: Tree, carry: Tree, xs: Any) -> None:
+        """Hold inputs and carry against the cell: a mistake is told in its words, and not in those of a product."""
+        name = type(self).__name__
+        if not hasattr(xs, "shape"):  # a cell of one's own may take a tree
+            return
+        if len(xs.shape) != 3:
+            raise ValueError(
+                f"{name}: xs has shape {xs.shape}; expected (T, B, {self.input_size}): steps, sequences, features"
+            )
+        if xs.shape[2] != self.input_size:
+            raise ValueError(f"{name}: xs has {xs.shape[2]} features and the cell takes {self.input_size}")
+        floats = {leaf.dtype for leaf in trees.leaves(params) if leaf.dtype.kind == "f"}
+        dtype = floats.pop() if len(floats) == 1 else None
+        if dtype is not None and np.result_type(xs.dtype, dtype) != dtype:
+            raise TypeError(
+                f"{name}: xs has dtype {xs.dtype} and the parameters {dtype}: convert it, with xs.astype(np.{dtype})"
+            )
+        first = self.init_carry(xs.shape[1])
+        try:
+            pairs = trees.zip_leaves(first, carry)
+        except ValueError as error:
+            raise ValueError(f"{name}: the carry has another structure than init_carry gives it: {error}") from None
+        for path, (expected, came) in zip(trees.paths(first), pairs, strict=True):
+            which = f"the carry {path!r}" if path else "the carry"
+            if np.shape(came) != expected.shape:
+                raise ValueError(
+                    f"{name}: {which} has shape {np.shape(came)}; expected {expected.shape}, as "
+                    f"init_carry({xs.shape[1]}) gives it"
+                )
+            wanted = dtype if dtype is not None and expected.dtype == np.float32 else expected.dtype
+            if came.dtype != wanted:
+                raise TypeError(
+                    f"{name}: {which} has dtype {came.dtype}; expected {wanted}: convert it, with "
+                    f"minigrad.trees.cast(carry, np.{wanted})"
+                )
 
     def dense(self, rng: np.random.Generator, inputs: int | None = None, *, bias: float = 0.0) -> Tree:
         """``{"W", "b"}`` of an affine map onto the hidden size, for ``minigrad.affine``.
