@@ -60,6 +60,12 @@ LINES = {
         "line 14: Mine.__call__ fails with TypeError: a Tensor cannot be assigned to, because its gradient remembers "
         "the old value: build the new one with where, concatenate or stack",
     ),
+    "element by element": (
+        CELL.replace(LAST, "        np.zeros(1)[0] = x[0, 0] * h[0, 0]\n" + LAST),
+        "line 14: Mine.__call__ fails with TypeError: a Tensor that is being differentiated was given where Python "
+        "needs a plain number, which would lose its gradient: use NumPy's function instead of math's (np.exp for "
+        "math.exp), stack for what is assigned element by element, or .value where no gradient is wanted, as in a log",
+    ),
     "a look-up times a number": (
         CELL + UNROLL.format("xs * 0.5"),
         f"line 17: Mine.unroll fails with TypeError: multiply: {LOOKUP}",

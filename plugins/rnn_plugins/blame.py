@@ -43,13 +43,21 @@ def mistake_of_others(error: Exception) -> str | None:
     frames = [pair for pair in traceback.walk_tb(error.__traceback__) if _is_of_others(pair[0], plugins)]
     if frames:
         frame, line = frames[-1]
-        return f"{frame.f_code.co_filename}, line {line}: {frame.f_code.co_qualname} fails with {said(error)}"
+        cause = error.__cause__  # NumPy has words of its own where a tensor refuses to become a number
+        reason = cause if cause is not None and _is_ours(cause) else error
+        return f"{frame.f_code.co_filename}, line {line}: {frame.f_code.co_qualname} fails with {said(reason)}"
     from rnn_plugins.testing import broken_promise
 
     for spec, cell in registry.made_of_others.items():
         if broken := broken_promise(cell):
             return f"the cell {spec!r} does not keep what a cell promises: {broken}"
     return None
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether the toolkit raised it."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and str(frames[-1].f_globals.get("__name__")).partition(".")[0] in TOOLKIT
 
 
 def _is_of_others(frame: FrameType, plugins: set[str]) -> bool:
