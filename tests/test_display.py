@@ -17,6 +17,7 @@ from rich.console import Console
 from minigrad.training import NotFinite
 from rnn_cli import display
 from rnn_plugins import sessions
+from rnn_plugins.measurements import reach
 from rnn_plugins.places import LAST
 
 
@@ -64,6 +65,27 @@ def test_the_picture_on_a_terminal() -> None:
     assert session.verdict() not in _drawn(
         live, Console(width=80, file=io.StringIO())
     )  # for it is said after the picture
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+@pytest.mark.parametrize("height", [24, 40])
+def test_the_picture_fits_and_cuts_no_number_off(width: int, height: int) -> None:
+    settings = {"files": ("fox.txt",), "steps": 40, "hidden_size": 5, "seed": 1, "valid_every": 8, "seq_length": 7}
+    session = sessions.start(settings | {"flow": True, "flow_every": 8})
+    live, drawn = picture(session, width, height)
+    rows = drawn.splitlines()
+    assert max(map(len, rows)) <= width
+    assert len(rows) <= height
+    assert "…" not in drawn
+    words = " ".join(drawn.split())
+    for said in (
+        f"held out {display.losses(session, live.looks[-1]['valid_loss'])}",
+        f"training {display.losses(session, live.record['train_loss'], training=True)}",
+        "step 40 of 40",
+        reach(next(iter(live.flow.values()))),
+        session.verdict(),
+    ):
+        assert said in words
 
 
 def test_a_model_that_diverges_while_it_is_watched_says_why_itself() -> None:

@@ -162,7 +162,7 @@ class Live(Display):
         if self.progress is None:
             return Text(self.word or "the first step ...")
         console = errors()
-        lines = [self._bar(self.progress), self._numbers(self.progress)]
+        lines: list[RenderableType] = [self._bar(self.progress), self._numbers(self.progress)]
         if len(self.looks) > 1:
             bars = ASCII_BARS if console.options.ascii_only else BARS
             values = [look["valid_loss"] for look in self.looks]
@@ -175,7 +175,8 @@ class Live(Display):
         ):
             if words and not self.over:
                 lines.append(Text(words, style=style))
-        room = min(8, console.height - 12 - len(self.flow))
+        used = sum(len(console.render_lines(line)) for line in lines)
+        room = min(8, console.height - used - 4)
         if self.excerpt and room > 0:
             text = Text(printable(self.excerpt, keep="\n"), overflow="fold")
             title = f"written after step {self.excerpt_step:,}"
@@ -192,11 +193,11 @@ class Live(Display):
         bars = ASCII_BARS if console.options.ascii_only else BARS
         rows = [(f"flow {state}", norms, reach(norms)) for state, norms in self.flow.items()]
         name, words = (max((len(row[column]) for row in rows), default=0) for column in (0, 2))
-        width = max(10, console.width - name - words - 4)
-        return [
-            Text(f"{state:<{name}}  {logarithmic(norms, width, bars)}  {said}", no_wrap=True)
-            for state, norms, said in rows
-        ]
+        room = console.width - name - 2
+        beside = words + 12 <= room  # else the words stand below the curve
+        width = max(10, room - words - 2 if beside else room)
+        gap = "  " if beside else "\n"
+        return [Text(f"{state:<{name}}  {logarithmic(norms, width, bars)}{gap}{said}") for state, norms, said in rows]
 
     def _bar(self, progress: Progress) -> RenderableType:
         from rich.progress_bar import ProgressBar
@@ -228,10 +229,13 @@ class Live(Display):
         if record:
             rows[0] = (*rows[0][:3], losses(session, record["train_loss"], training=True))
             rows[3] = (*rows[3][:3], f"{record['tokens_per_second']:,.0f} {session.unit}/s")
+        width = sum(max(map(len, column)) + 3 for column in zip(*rows, strict=True)) - 3
+        narrow = width > errors().width
+        pairs = [pair for row in rows for pair in (row[:2], row[2:]) if pair[1]]
         numbers = Table.grid(padding=(0, 3, 0, 0))
-        for style in ("dim", "", "dim", ""):
-            numbers.add_column(style=style, no_wrap=True)
-        for row in rows:
+        for style in ("dim", "") if narrow else ("dim", "", "dim", ""):
+            numbers.add_column(style=style, no_wrap=style == "dim", overflow="fold")
+        for row in pairs if narrow else rows:
             numbers.add_row(*row)
         return numbers
 
