@@ -22,6 +22,7 @@ from rnn_plugins import sessions
 from rnn_plugins.errors import UserError
 from rnn_plugins.places import BEST, LAST, MANIFEST
 from rnn_plugins.runs import Run, find_run
+from rnn_plugins.text import sources
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +130,17 @@ def test_what_came_through_a_pipe_and_is_kept_no_more_has_to_be_given_again(monk
     trained("--resume", run.name, "fox.txt", "--steps", "16")
     trained("--resume", run.name, "--steps", "17")
     assert Run(run.path).settings.files == (os.path.abspath("fox.txt"),)
+
+
+@pytest.mark.parametrize("text", ["\ufeff" + TEXT, TEXT.replace(". ", ".\r\n"), "\ufeff" + TEXT.replace(". ", ".\r\n")])
+def test_a_run_that_learnt_marks_and_carriage_returns_goes_on(text: str) -> None:
+    Path("dos.txt").write_bytes(text.encode())
+    with pytest.MonkeyPatch.context() as patch:  # as older versions read a text
+        patch.setattr(sources, "cleaned", lambda texts, changes, line_ends: texts)
+        run, _ = trained("dos.txt", *SMALL)
+    assert set("\ufeff\r") & set(text) == set("\ufeff\r") & set(run.vocabulary.symbols)
+    trained("--resume", run.name, "--steps", "15")
+    assert Run(run.path).manifest["step"] == 15
 
 
 def test_process_substitution_is_a_pipe() -> None:

@@ -92,6 +92,13 @@ def test_together_they_are_what_eval_says(call, name):
     assert record["bits_per_character"] == pytest.approx(model["bits_per_character"], rel=1e-5)
 
 
+def test_the_training_text_is_noted(call, folder):
+    remembered = (
+        "trained on, so the figures say how well it is remembered; rnn eval hamlet scores the held-out end of it"
+    )
+    assert remembered in " ".join(call("hamlet", "hamlet.txt")[1].split())
+
+
 def test_places_are_lines_and_columns(call, folder):
     record = json.loads(call("other.txt", "--json")[1])
     lines = OTHER.replace("?", " ").split("\n")

@@ -33,6 +33,7 @@ from rnn_plugins.runs import Run, build_model, create_run, embedding_size, envir
 from rnn_plugins.settings import EPOCHS, MIN_STEPS, Backend, Settings, merge, option
 from rnn_plugins.tasks.language_model import LEARNING_RATE, LanguageModel, Model, TextBatch
 from rnn_plugins.text.corpus import Corpus, cache_folder, load_corpus, recall_corpus, split
+from rnn_plugins.text.decoding import MARK
 from rnn_plugins.text.sampling import Choice, opening, sample, write
 from rnn_plugins.text.sources import is_pipe, label_of
 from rnn_plugins.text.vocabulary import NOUNS, Vocabulary
@@ -214,8 +215,8 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
     fixed = [f.name for f in fields(Settings) if f.name not in CHANGEABLE]
     _hold(settings, run, fixed, f"leave it out, or start a new run with its weights: --init-from {run.name}")
     registry.given(given.get("cell", ""))
-    # A text that a vocabulary with CR was made of has to be read with it: today its line ends would become LF.
-    given_symbols = "init_from" in run.manifest or "\r" in run.vocabulary.symbols
+    # Older versions took carriage returns and byte order marks for symbols; today they make none.
+    given_symbols = "init_from" in run.manifest or not {"\r", MARK}.isdisjoint(run.vocabulary.symbols)
     corpus = _load(settings, run.vocabulary if given_symbols else None, known=run)
     recorded = run.manifest["data"]["digest"]
     if corpus.digest != recorded or corpus.vocabulary != run.vocabulary:
