@@ -6,16 +6,18 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
 from command_line import SMALL, refused, settle, train, trained
 
+from minigrad import blas
 from minigrad.compiled import jit
 from minigrad.scan import BACKENDS, available_backends, chosen_backend, planned, use_backend
 from rnn_cli.main import rnn
 from rnn_cli.options import BACKENDS as CHOICES
-from rnn_plugins import sessions
+from rnn_plugins import blas_threads, sessions
 from rnn_plugins.places import BEST, LAST
 from rnn_plugins.runs import Run
 
@@ -221,6 +223,84 @@ def test_another_number_of_threads_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     other, _ = trained("fox.txt", *SMALL, "--backend", "numpy")
     monkeypatch.setenv("MINIGRAD_THREADS", "3")
     assert "with threads" not in trained("--resume", other.name, "--steps", "14")[1].stderr
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of BLAS's threads that measurements will give, for products that count as large."""
+    for variable in blas.VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    numbers: list[int] = []
+    monkeypatch.setattr(blas, "_state", blas._State())
+    monkeypatch.setattr(blas, "LARGE", 100)
+    monkeypatch.setattr(blas, "FALLEN", float("inf"))
+    monkeypatch.setattr(blas, "best_of", lambda shape, most: numbers.pop(0))
+    return numbers
+
+
+def threads_of(run: Run) -> list[list[int]]:
+    changes: list[list[int]] = Run(run.path).manifest["environment"]["blas_threads"]
+    return changes
+
+
+def test_the_number_of_threads_is_recorded_and_repeated(measured: list[int]) -> None:
+    measured[:] = [2]
+    run, _ = trained("fox.txt", *SMALL, "--backend", "numpy", "--quiet")
+    assert threads_of(run) == [[1, 1, 1], [2, 1, 2]]  # measured in the first step
+    assert call("rerun", run.name, "--name", "again").exit_code == 0  # where nothing is measured
+    assert threads_of(Run(Path("runs/again"))) == [[1, 1, 1], [2, 1, 2]]
+    measured[:] = [1]
+    _, result = trained("--resume", run.name, "--steps", "14", "--quiet")
+    assert threads_of(run) == [[1, 1, 1], [2, 1, 2], [14, 1, 1]]  # two did not pay any more
+    assert result.stderr == ""
+    trained("--resume", run.name, "--steps", "16")
+    assert threads_of(run) == [[1, 1, 1], [2, 1, 2], [14, 1, 1]]
+
+
+def test_a_number_that_the_user_gives_is_recorded_and_told(
+    measured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured[:] = [2]
+    run, _ = trained("fox.txt", *SMALL, "--backend", "numpy")
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    monkeypatch.setattr(blas, "_libraries", lambda: [SimpleNamespace(num_threads=3, internal_api="b", version="1")])
+    had = "had threads 1 and 2 for large ones, and the environment says 3:"
+    assert f"Note: its matrix products {had} it need not go on bit for bit.\n" in (
+        trained("--resume", run.name, "--steps", "14")[1].stderr
+    )
+    assert threads_of(run) == [[1, 1, 2], [13, 3, 3]]
+    had = "had threads 3, and the environment says 4:"
+    monkeypatch.setattr(blas, "_libraries", lambda: [SimpleNamespace(num_threads=4, internal_api="b", version="1")])
+    assert (
+        f"Note: the matrix products of {run.name} {had} the weights need not be the same bit for bit.\n"
+        in call("rerun", run.name).stderr
+    )
+
+
+@pytest.mark.parametrize(
+    "damage", [None, 1, [1], [[1, 1]], [[1, 1, 0]], [[1, 1, 10**400]], [["", 1, 1]], "x", {"a": 1}]
+)
+def test_what_is_damaged_is_not_repeated(damage: object) -> None:
+    assert blas_threads.changes_of({"blas_threads": damage}) == []
+
+
+@pytest.mark.parametrize("backend", ["numpy", *(["compiled"] if "compiled" in HERE else [])])
+def test_another_processor_is_told(backend: str) -> None:
+    run, _ = trained("fox.txt", *SMALL, "--backend", backend)
+    run = Run(run.path)
+    environment = run.manifest["environment"]
+    others = {"processor": "an older one", "blas": "mkl 1.0"}
+    if backend == "compiled":
+        others["target"] = "i386"
+    else:
+        assert "target" not in environment
+    run.update(environment=environment | others)
+    told = trained("--resume", run.name, "--steps", "14")[1].stderr
+    for key, before in others.items():
+        now = environment[key]
+        assert f"Note: it began with {key} {before} and goes on with {now}: it need not go on bit for bit.\n" in told
+    run.update(environment={key: value for key, value in environment.items() if key not in others})
+    assert "it began" not in trained("--resume", run.name, "--steps", "16")[1].stderr  # an older run does not say
 
 
 # --- a cell that cannot be planned -----------------------------------------------------------------------------------

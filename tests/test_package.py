@@ -13,7 +13,7 @@ from rnn_cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"minigrad", "rnn_cells", "rnn_plugins", "rnn_cli"}
-REQUIRED = {"numpy", "click", "rich", "safetensors", "platformdirs", "filelock"}
+REQUIRED = {"numpy", "click", "rich", "safetensors", "platformdirs", "filelock", "threadpoolctl"}
 
 
 def test_imports_run_downward_only(monkeypatch):

@@ -135,10 +135,12 @@ def check(ctx: click.Context, cell: str, options: dict[str, str], as_json: bool)
 
     Exit code 1 if something does not hold.
     """
+    from minigrad import blas
     from rnn_plugins.registry import make_cell
     from rnn_plugins.testing import check_cell
 
-    report = check_cell(make_cell(cell, 3, 4, options))
+    with blas.managed():
+        report = check_cell(make_cell(cell, 3, 4, options))
     if as_json:
         checks = [c._asdict() for c in report.checks]
         record = {"cell": cell, "passed": report.passed, "error": report.error, "checks": checks}

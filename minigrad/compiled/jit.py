@@ -116,6 +116,18 @@ def vector_registers() -> int:
     return 32 if _has(cpu_features, "avx512f") or _has(cpu_features, "neon") else 16
 
 
+def is_loaded() -> bool:
+    """Whether anything was compiled, or is about to be."""
+    return _host.cache_info().currsize > 0
+
+
+@functools.cache
+def processor() -> str:
+    """The processor that code is compiled for: its name, and a digest of its features."""
+    name, features = _host()
+    return f"{name} (features {hashlib.sha256(features.encode()).hexdigest()[:8]})"
+
+
 def is_x86() -> bool:
     """Whether the host is of the x86 family."""
     return _has(_host()[1], "sse2")

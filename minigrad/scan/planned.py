@@ -216,9 +216,9 @@ def _executor(program: Program, backend: str) -> Executor:
         from minigrad.scan import compiled_backend
 
         return compiled_backend.Executor(program)
-    from minigrad.scan import numpy_backend
+    from minigrad.scan import numpy_threads
 
-    return numpy_backend.Executor(program)
+    return numpy_threads.Executor(program)
 
 
 _plans: OrderedDict[Any, _Planned | TraceError] = OrderedDict()

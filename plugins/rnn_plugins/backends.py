@@ -6,10 +6,15 @@ What backends there are, and how they work, stands in ``minigrad.scan``.
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 
+import numpy as np
+
+from minigrad import blas
+from minigrad.compiled import jit
 from minigrad.compiled.parallel import threads
 from minigrad.scan import available_backends, use_backend
 from rnn_plugins.errors import UserError
@@ -21,20 +26,38 @@ def is_compiled(backend: Backend) -> bool:
     return backend in ("auto", "compiled")
 
 
+OF_A_BACKEND = ("backend", "blas", "processor", "llvmlite", "threads", "target")
+"""What ``environment`` and ``compiled_for`` tell, of one backend or another."""
+
+
 def environment(backend: Backend) -> dict[str, str]:
-    """What a result depends on beside what every result does: the compiler, and how many threads add up gradients.
+    """What a result depends on beside what every result does: what ran, on which processor, on how many threads.
 
     Raises:
         UserError: the number of threads is given, and is none.
     """
-    if not is_compiled(settled(backend)):
-        return {}
+    compiled = is_compiled(settled(backend))
+    ran = {"backend": "compiled" if compiled else backend, "blas": blas.name(), "processor": _processor()}
+    return ran | ({"llvmlite": version("llvmlite"), "threads": str(_threads())} if compiled else {})
+
+
+def compiled_for(backend: Backend) -> dict[str, str]:
+    """The processor that code was compiled for, as the key ``target``; empty before any was."""
+    return {"target": jit.processor()} if is_compiled(backend) and jit.is_loaded() else {}
+
+
+def _threads() -> int:
     try:
-        count = threads()
+        return threads()
     except ValueError:
         given = os.environ.get("MINIGRAD_THREADS")
         raise UserError(f"the environment variable MINIGRAD_THREADS is {given!r}; it must be a whole number") from None
-    return {"llvmlite": version("llvmlite"), "threads": str(count)}
+
+
+def _processor() -> str:
+    """The kind of processor, with the sets of instructions that it has and NumPy uses."""
+    found = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])
+    return " ".join([platform.machine(), *found])
 
 
 def settled(backend: Backend) -> Backend:
@@ -57,6 +80,7 @@ def on_backend(backend: Backend) -> Iterator[None]:
     Raises:
         UserError: it is ``compiled``, and there is no compiler; or the number of threads is given, and is none.
     """
-    environment(backend)
-    with use_backend(None if backend == "auto" else settled(backend)):
+    if is_compiled(settled(backend)):
+        _threads()
+    with blas.managed(), use_backend(None if backend == "auto" else settled(backend)):
         yield

@@ -21,12 +21,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minigrad import trees, value_and_grad
+from minigrad.compiled import jit
 from minigrad.diagnosis import explain
 from minigrad.training import NotFinite
 from rnn_cells import Cell
 from rnn_plugins import backends, registry
 from rnn_plugins.ablation import ablations
 from rnn_plugins.backends import is_compiled, on_backend, settled
+from rnn_plugins.blas_threads import Threads, changes_of, contradiction
 from rnn_plugins.errors import UserError
 from rnn_plugins.places import BEST, LAST
 from rnn_plugins.runs import Run, build_model, create_run, embedding_size, environment
@@ -238,14 +240,19 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
         )
     began, now = run.manifest.get("environment", {}), environment()
     watched = ["rnn-lab", "numpy", "machine"]
-    if is_compiled(before.backend) and is_compiled(backend):
-        now |= (compiler := backends.environment(backend))
-        watched += compiler
+    if is_compiled(before.backend) == is_compiled(backend):
+        now |= (ran := backends.environment(backend))
+        watched += [key for key in ran if key != "backend"]
+        if "target" in began and is_compiled(backend):
+            now["target"] = jit.processor()
+            watched.append("target")
     session.notices += [
-        f"it began with {key} {began.get(key)} and goes on with {now[key]}: it need not go on bit for bit"
+        f"it began with {key} {began[key]} and goes on with {now[key]}: it need not go on bit for bit"
         for key in watched
-        if began.get(key) != now[key]
+        if key in began and began[key] != now[key]
     ]
+    if threads := contradiction(changes_of(began)):
+        session.notices.append(f"its matrix products had threads {threads}: it need not go on bit for bit")
     changed = {key: getattr(settings, key) for key in CHANGEABLE[1:] if getattr(settings, key) != getattr(before, key)}
     shape = settings.schedule.partition(":")[0]
     if changed.keys() & {"epochs", "steps"} and shape in ("cosine", "linear"):
@@ -255,7 +262,8 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
         )
     history = [*run.manifest.get("resumed", []), {"step": trainer.state.step, "changed": changed}]
     if other:
-        began = began | backends.environment(backend)
+        began = {key: value for key, value in began.items() if key not in backends.OF_A_BACKEND}
+        began |= backends.environment(backend)
     run.update(settings=_recorded(settings), resumed=history, environment=began)
     return session
 
@@ -287,6 +295,11 @@ def repeat(run: Run, *, name: str | None = None, backend: Backend | None = None)
         session.notices.append(
             f"{run.name} ran on the backend {other}, and its repetition runs on {backend}: the weights need not be "
             "the same bit for bit"
+        )
+    session.trainer.blas_threads = Threads(follows=(threads := changes_of(run.manifest.get("environment", {}))))
+    if differ := contradiction(threads):
+        session.notices.append(
+            f"the matrix products of {run.name} had threads {differ}: the weights need not be the same bit for bit"
         )
     before = run.manifest["data"]["digest"]
     if session.corpus.digest != before:

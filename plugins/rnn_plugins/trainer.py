@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from minigrad import checkpoint, trees
+from minigrad import blas, checkpoint, trees
 from minigrad.training import NotFinite, StepRecord, TrainingState, start, train
 from minigrad.trees import Tree
 from rnn_plugins import measurements
-from rnn_plugins.backends import on_backend
+from rnn_plugins.backends import compiled_for, on_backend
+from rnn_plugins.blas_threads import Threads, changes_of
 from rnn_plugins.errors import UserError
 from rnn_plugins.places import BEST, LAST, METRICS
 from rnn_plugins.runs import Run
@@ -89,6 +90,7 @@ class Trainer:
             ended early is repeated.
         recent: the last few steps.
         tally: what is remembered beside the state.
+        blas_threads: of its matrix products.
     """
 
     def __init__(self, run: Run, task: Task, settings: Settings, learning_rate: float) -> None:
@@ -103,6 +105,7 @@ class Trainer:
         self.outcome: str | None = None
         self._stopping = False
         self._seconds = 0.0  # of the sessions before this one
+        self.blas_threads = Threads()
         self.state: TrainingState
 
     def begin(self, params: Tree | None = None) -> None:
@@ -123,6 +126,7 @@ class Trainer:
         carry = trees.map(lambda _, leaf: leaf, self.task.init_carry(), tree["carry"])
         self.state = TrainingState(notes["step"], tree["params"], tree["optimizer"], carry, rng)
         self.tally = Tally(**{name: notes["tally"][name] for name in vars(Tally())})
+        self.blas_threads = Threads(changes_of(self.run.manifest.get("environment", {}), self.state.step))
         kept = [r for r in islice(self.run.records(), self.tally.records) if r["step"] <= self.state.step]
         self.tally.records = len(kept)
         self._seconds = kept[-1]["seconds"] if kept else 0.0
@@ -208,12 +212,21 @@ class Trainer:
             clip_value=clip_value,
             watch=self._logs,
         )
-        while True:
-            with on_backend(self.settings.backend):
-                step = next(steps, None)
-            if step is None:
-                return
-            yield step
+        with blas.steady():
+            while True:
+                with on_backend(self.settings.backend):
+                    self._note(self.blas_threads.enter(self.state.step + 1))
+                    step = next(steps, None)
+                self._note(compiled_for(self.settings.backend))
+                if step is None:
+                    return
+                yield step
+
+    def _note(self, facts: dict[str, Any]) -> None:
+        """Put what a result depends on into the manifest, where it does not stand there."""
+        environment = self.run.manifest.get("environment", {})
+        if not facts.items() <= environment.items():
+            self.run.update(environment=environment | facts)
 
     def _batches(self) -> Iterator[Any]:
         while self.state.step < self.last_step:
