@@ -19,6 +19,7 @@ from minigrad.tensor import (
     Scattered,
     Tensor,
     is_recording,
+    native,
     next_index,
     observer,
     unbroadcast,
@@ -172,7 +173,7 @@ def _leaf(x: Any) -> Tensor:
         if x.node is not None:
             return PRIMITIVES["alias"](x)  # type: ignore[no-any-return]
         x = x.value
-    x = np.asarray(x)
+    x = native(np.asarray(x))
     return Tensor(x, Node(None, (), x, (), {}))
 
 

@@ -107,6 +107,8 @@ class Tensor:
     def __init__(self, value: Any, node: Node | None = None) -> None:
         self.value: Array = value if type(value) is np.ndarray else np.asarray(value)
         self.node = node
+        if node is None and not self.value.dtype.isnative:
+            self.value = native(self.value)
 
     def record(self, primitive: Primitive, args: Sequence[Any], options: dict[str, Any]) -> Tensor:
         """Take over an operation; only subclasses do, which write it down instead of carrying it out."""
@@ -346,6 +348,11 @@ class Tensor:
         if func not in ARRAY_FUNCTIONS:
             raise _no_rule(f"{func.__module__}.{func.__name__}".replace("numpy.", "np.", 1))
         return ARRAY_FUNCTIONS[func](*args, **kwargs)
+
+
+def native(x: Array) -> Array:
+    """The array in this machine's byte order: NumPy takes another one for another type."""
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
 def next_index() -> int:

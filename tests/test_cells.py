@@ -442,11 +442,14 @@ def test_what_does_not_fit_a_cell_is_told_in_its_words(cell, change, sentence):
         assert str(caught.value) == sentence
 
 
-def test_truths_and_float64_throughout_fit():
+def test_truths_float64_throughout_and_any_order_of_bytes_fit():
     cell = GRU(3, 4)
     params, carry = cell.init_params(np.random.default_rng(0)), cell.init_carry(2)
     cell.unroll(params, carry, XS > 0)
     cell.unroll(trees.cast(params, F64), trees.cast(carry, F64), XS)
+    swapped = trees.map(lambda leaf: leaf.astype(">f4"), params)
+    for given in ((swapped, carry, XS), (params, carry.astype(">f4"), XS), (params, carry, XS.astype(">f4"))):
+        np.testing.assert_array_equal(cell.unroll(*given)[1], cell.unroll(params, carry, XS)[1])
 
 
 def test_every_built_in_cell_can_be_imported_from_the_package():

@@ -184,6 +184,22 @@ def test_grad_of_a_function_by_other_arguments_than_the_first():
 # --- value_and_grad of trees ------------------------------------------------------------------------------------------
 
 
+def test_the_order_of_bytes_is_no_type():
+    for dtype in (">f4", ">f8", "<f4"):
+        x, native = X.astype(dtype), X.astype(np.dtype(dtype).newbyteorder("="))
+        constant = Tensor(x)
+        assert constant.dtype.isnative
+        for f in (loss_of, lambda p, x: (tanh(x) * x * p).sum(), lambda p, x: minigrad.concat(p * x, x).sum()):
+            params = trees.cast(PARAMS, native.dtype) if f is loss_of else native
+            swapped = trees.map(lambda leaf, dtype=dtype: leaf.astype(dtype), params)
+            value, gradient = value_and_grad(f)(params, native)
+            for argument in (x, constant):
+                found = value_and_grad(f)(swapped, argument)
+                assert found[0] == value
+                assert_trees_equal(found[1], gradient, rtol=0)
+                assert all(leaf.dtype.isnative for leaf in trees.leaves(found[1]))
+
+
 def test_the_loss_may_be_the_parameter_itself():
     assert value_and_grad(lambda x: x)(2.0) == (2, 1)
 

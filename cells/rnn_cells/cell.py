@@ -114,7 +114,7 @@ class Cell:
             )
         if xs.shape[2] != self.input_size:
             raise ValueError(f"{name}: xs has {xs.shape[2]} features and the cell takes {self.input_size}")
-        floats = {leaf.dtype for leaf in trees.leaves(params) if leaf.dtype.kind == "f"}
+        floats = {leaf.dtype.newbyteorder("=") for leaf in trees.leaves(params) if leaf.dtype.kind == "f"}
         dtype = floats.pop() if len(floats) == 1 else None
         if dtype is not None and np.result_type(xs.dtype, dtype) != dtype:
             raise TypeError(
@@ -133,7 +133,7 @@ class Cell:
                     f"init_carry({xs.shape[1]}) gives it"
                 )
             wanted = dtype if dtype is not None and expected.dtype == np.float32 else expected.dtype
-            if came.dtype != wanted:
+            if came.dtype.newbyteorder("=") != wanted:
                 raise TypeError(
                     f"{name}: {which} has dtype {came.dtype}; expected {wanted}: convert it, with "
                     f"minigrad.trees.cast(carry, np.{wanted})"
