@@ -144,6 +144,9 @@ class Tensor:
     def __repr__(self) -> str:
         return f"Tensor({np.array2string(self.value, separator=', ', prefix='Tensor(')}, dtype={self.dtype})"
 
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec) if spec else repr(self)
+
     def __len__(self) -> int:
         return len(self.value)
 

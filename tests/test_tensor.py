@@ -31,6 +31,7 @@ def test_what_an_array_says_of_itself():
     assert (x.shape, x.dtype, x.ndim, x.size, len(x)) == ((2, 3), np.float64, 2, 6, 2)
     np.testing.assert_array_equal(x.T.value, X.T)
     assert x.value is X
+    assert (f"{Tensor(2.5):.2f}", f"{Tensor(2.5)}") == ("2.50", "Tensor(2.5, dtype=float64)")
     assert repr(Tensor([1.0, 2.0])) == "Tensor([1., 2.], dtype=float64)"
     assert repr(Tensor(X)) == "Tensor([[1., 2., 3.],\n        [4., 5., 6.]], dtype=float64)"
 
@@ -460,6 +461,7 @@ def test_decisions_and_constants_are_free():
         with no_grad():
             log.append(float(total))
         log.append(float(total.value))
+        assert f"{total:.1f}" == "21.0"
         factor = 2 if total > 0 and total else math.exp(Tensor(1.0)) + int(Tensor(2)) + [0, 1][Tensor(1)]
         return total * factor
 
