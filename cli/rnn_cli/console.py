@@ -138,18 +138,22 @@ def columns(stream: IO[str]) -> int:
 
 
 def remark(text: str) -> None:
-    """A line for the person, on standard error; on a terminal as many as it takes, broken between words."""
+    """A line for the person, on standard error; on a terminal as many as it takes, broken between words.
+
+    Where standard error takes nothing more, that is no reason to stop what is remarked upon.
+    """
     import textwrap
 
     if is_hushed():
         return
     text = printable(text)
-    if sys.stderr.isatty():
-        width = columns(sys.stderr) - 1
-        text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
-        print(text, file=sys.stderr)  # where Rich draws it puts itself in between, and Click would write past it
-    else:
-        click.echo(text, err=True)
+    with suppress(OSError):
+        if sys.stderr.isatty():
+            width = columns(sys.stderr) - 1
+            text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+            print(text, file=sys.stderr)  # where Rich draws it puts itself in between, and Click would write past it
+        else:
+            click.echo(text, err=True)
 
 
 def hush() -> None:

@@ -121,6 +121,8 @@ class LazyGroup(click.Group):
                 raise
             place = f"{os.fspath(error.filename)!r}: " if error.filename is not None else ""
             full = errno.errorcode.get(error.errno or 0) in ("ENOSPC", "EDQUOT")
+            if full and not place:  # files are named where they are written
+                place = "standard output: "
             advice = "; make room on it, and run the same command again" if full else ""
             raise click.ClickException(f"{place}{(error.strerror or str(error)).lower()}{advice}") from None
         except Exception as error:
