@@ -5,6 +5,7 @@ It writes LLVM text for a list of operations and says where their operands must 
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -210,72 +211,57 @@ class Body:
 
     def schedule(self) -> list[Op | list[tuple[int, list[Op]]]]:
         """Products, and between them segments: lists of groups, each a width and the operations that share a loop."""
-        done: set[Value] = {*self.given, *self.fixed, *self.packed}
-        remaining = [op for op in self.ops if op.output not in self.same_place]
-        done.update(self.same_place)
-        adds = list(self.added)
+        ready = _Ready(
+            [op for op in self.ops if op.output not in self.same_place],
+            self.added,
+            {*self.given, *self.fixed, *self.packed, *self.same_place},
+        )
         plan: list[Op | list[tuple[int, list[Op]]]] = []
-
-        def ready(op: Op) -> bool:
-            return all(x in done for x in op.values)
-
-        def absorb() -> None:
-            again = True
-            while again:
-                again = False
-                for op in [op for op in remaining if op.name in ALIASES and ready(op)]:
-                    remaining.remove(op)
-                    done.add(op.output)
-                    again = True
-
-        while remaining or adds:
+        while ready.count:
             segment: list[tuple[int, list[Op]]] = []
             while True:
-                absorb()
-                loops = [op for op in remaining if op.name not in ALIASES and op.name != "matmul" and ready(op)]
-                extra = [(v, slot) for v, slot in adds if v in done]
-                if not loops and not extra:
+                ready.pass_aliases()
+                width = ready.next_width()
+                if width is None:
                     break
-                width = _domain(loops[0]) if loops else width_of(extra[0][0])
-                group: list[Op] = []
-                local: set[Value] = set()  # made in this group's loop, so at hand without memory
-
-                def fits(op: Op, width: int = width, local: set[Value] = local, done: set[Value] = done) -> bool:
-                    return (
-                        op.name not in ALIASES
-                        and op.name != "matmul"
-                        and _domain(op) == width
-                        and all(x in done or x in local for x in op.values)
-                        and not (op.name == "pick" and op.values[0] in local)
-                    )
-
-                again = True
-                while again:
-                    again = False
-                    for op in [op for op in remaining if fits(op)]:
-                        if group and not self.fuse:
-                            break
-                        remaining.remove(op)
-                        group.append(op)
-                        if op.name not in REDUCTIONS or width == 1:
-                            local.add(op.output)
-                        again = True
-                made = {op.output for op in group}
-                for v, slot in [(v, slot) for v, slot in adds if width_of(v) == width and (v in done or v in local)]:
-                    adds.remove((v, slot))
-                    group.append(Op("<add>", (v,), {"slot": slot}, Value((), v.dtype)))
-                done |= made
-                segment.append((width, group))
+                segment.append((width, self._group(ready, width)))
             if segment:
                 plan.append(segment)
-            products = [op for op in remaining if op.name == "matmul" and ready(op)]
-            if remaining and not products and not segment:
+            products = ready.take_products()
+            if ready.count and not products and not segment:
                 raise AssertionError("a body that cannot be ordered")  # a graph's operations always can
             for op in products:
-                remaining.remove(op)
-                done.add(op.output)
-                plan.append(op)
+                ready.made(op.output)
+            plan += products
         return plan
+
+    def _group(self, ready: _Ready, width: int) -> list[Op]:
+        """All operations of one width that can share the next loop, those after those that they need."""
+        group: list[Op] = []
+        local: set[Value] = set()  # made in this loop, so at hand without memory
+        late: list[Value] = []  # there only when it has ended
+        put_off: list[int] = []
+        while wave := ready.take(width):
+            for at in wave:
+                op = ready.ops[at]
+                if (group and not self.fuse) or (op.name == "pick" and op.values[0] in local):
+                    put_off.append(at)
+                    continue
+                ready.count -= 1
+                group.append(op)
+                if op.name not in REDUCTIONS or width == 1:
+                    local.add(op.output)
+                    if self.fuse:
+                        ready.made(op.output)
+                        continue
+                late.append(op.output)
+        for v, slot in ready.take_sums(width, local):
+            group.append(Op("<add>", (v,), {"slot": slot}, Value((), v.dtype)))
+        for value in late:
+            ready.made(value)
+        for at in put_off:
+            ready.put(at)
+        return group
 
     # --- the text -----------------------------------------------------------------------------------------------------
 
@@ -452,6 +438,88 @@ loop:
 end:{leave}
   ret void
 }}"""
+
+
+class _Ready:
+    """Operations, and sums, by whether all that they need is there.
+
+    Attributes:
+        ops: all operations, in order.
+        count: how many of them, and of the sums, have not been taken.
+    """
+
+    def __init__(self, ops: list[Op], sums: Sequence[tuple[Value, Slot]], there: Iterable[Value]) -> None:
+        self.ops = ops
+        self.count = len(ops) + len(sums)
+        there = set(there)
+        self._users: dict[Value, list[int]] = {}
+        self._missing: list[int] = []
+        self._aliases: list[int] = []
+        self._products: list[int] = []
+        self._by_width: dict[int, list[int]] = {}  # heaps
+        self._sums_of: dict[Value, list[tuple[int, Value, Slot]]] = {}
+        self._sums: dict[int, list[tuple[int, Value, Slot]]] = {}
+        for at, op in enumerate(ops):
+            needed = {x for x in op.values if x not in there}
+            self._missing.append(len(needed))
+            for x in needed:
+                self._users.setdefault(x, []).append(at)
+            if not needed:
+                self.put(at)
+        for number, (v, slot) in enumerate(sums):
+            if v in there:
+                self._sums.setdefault(width_of(v), []).append((number, v, slot))
+            else:
+                self._sums_of.setdefault(v, []).append((number, v, slot))
+
+    def put(self, at: int) -> None:
+        """An operation has all that it needs."""
+        op = self.ops[at]
+        if op.name in ALIASES:
+            self._aliases.append(at)
+        elif op.name == "matmul":
+            self._products.append(at)
+        else:
+            heapq.heappush(self._by_width.setdefault(_domain(op), []), at)
+
+    def made(self, value: Value) -> None:
+        """A value is there."""
+        for at in self._users.pop(value, ()):
+            self._missing[at] -= 1
+            if not self._missing[at]:
+                self.put(at)
+        for total in self._sums_of.pop(value, ()):
+            self._sums.setdefault(width_of(value), []).append(total)
+
+    def pass_aliases(self) -> None:
+        """What computes nothing is done as soon as it can be."""
+        while self._aliases:
+            self.count -= 1
+            self.made(self.ops[self._aliases.pop()].output)
+
+    def next_width(self) -> int | None:
+        """The width of the first operation, or else sum, that could have a loop; None where there is none."""
+        firsts = [(heap[0], width) for width, heap in self._by_width.items() if heap]
+        sums = [(min(number for number, _, _ in totals), width) for width, totals in self._sums.items() if totals]
+        return min(firsts)[1] if firsts else min(sums)[1] if sums else None
+
+    def take(self, width: int) -> list[int]:
+        """The operations of a width that have all that they need, in order."""
+        return sorted(self._by_width.pop(width, ()))
+
+    def take_sums(self, width: int, local: Iterable[Value]) -> list[tuple[Value, Slot]]:
+        """Likewise the sums, those of values that are only local included."""
+        taken = self._sums.pop(width, [])
+        for value in local:
+            taken += self._sums_of.pop(value, ())
+        self.count -= len(taken)
+        return [(v, slot) for _, v, slot in sorted(taken, key=lambda total: total[0])]
+
+    def take_products(self) -> list[Op]:
+        """The products that have all that they need, in order."""
+        taken, self._products = sorted(self._products), []
+        self.count -= len(taken)
+        return [self.ops[at] for at in taken]
 
 
 REDUCTIONS = frozenset({"sum", "max"})

@@ -5,6 +5,7 @@ A place is some rows of a buffer, since values lie feature-major (see ``numpy_ba
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -201,19 +202,45 @@ def _grown(a: Arg, b: Arg) -> Arg:
 
 def _merge(instructions: list[_Instruction]) -> list[_Instruction]:
     """Instructions of one name on adjacent places become one, where no instruction between them minds."""
-    merged: list[_Instruction] = []
+    merged: list[_Instruction | None] = []  # None: moved to the end
+    beside: dict[Any, list[int]] = {}  # by name and place: those whose result ends there, or begins there
+
+    def add(op: _Instruction, at: int) -> None:
+        place = op.out.place
+        if place is not None and op.out.ndim == 2 and _is_map(op.name):
+            for edge in (("end", place.row + place.rows), ("start", place.row)):
+                beside.setdefault((op.name, place.buffer, place.after, edge), []).append(at)
+
     for late in instructions:
-        for i, early in reversed(list(enumerate(merged))):
-            both, between = None if early.hinders(late) else early.joined(late), merged[i + 1 :]
-            if both is not None and not any(other.hinders(late) for other in between):
-                merged[i] = both
+        place = late.out.place
+        assert place is not None
+        edges = ("end", place.row), ("start", place.row + place.rows)
+        found = {at for edge in edges for at in beside.get((late.name, place.buffer, place.after, edge), ())}
+        clear = len(merged)  # from here on nothing hinders the late one
+        for at in sorted(found, reverse=True):
+            early = merged[at]
+            both = early.joined(late) if early is not None else None
+            if early is None or both is None or early.hinders(late):
+                continue
+            while clear > at + 1 and not _hinder(merged[clear - 1], late):
+                clear -= 1
+            if clear == at + 1:
+                merged[at] = both
+                add(both, at)
                 break
-            if both is not None and not any(early.hinders(other) for other in between):
-                merged[i:] = [*between, both]
+            if not any(_hinder(early, other) for other in itertools.islice(merged, at + 1, None)):
+                merged[at] = None
+                add(both, len(merged))
+                merged.append(both)
                 break
         else:
+            add(late, len(merged))
             merged.append(late)
-    return merged
+    return [op for op in merged if op is not None]
+
+
+def _hinder(one: _Instruction | None, other: _Instruction | None) -> bool:
+    return one is not None and other is not None and one.hinders(other)
 
 
 class Fold(NamedTuple):
@@ -398,7 +425,8 @@ class _Compiler:
                     living.setdefault(place.buffer, []).append((place, last.get(value, i)))
                 self._write(op, products.get(op))
             for buffer, members in list(living.items()):
-                if all(end <= i for _, end in members):
+                living[buffer] = [(place, end) for place, end in members if end > i]
+                if not living[buffer]:
                     spare.setdefault((self.buffers[buffer].rows, self.buffers[buffer].dtype), []).append(buffer)
                     del living[buffer]
         for x, place in finish:
