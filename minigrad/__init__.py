@@ -3,6 +3,8 @@
 It knows no recurrent network by name, and no terminal.
 """
 
+from typing import TYPE_CHECKING
+
 from minigrad.functions import affine, concat, cross_entropy, dropout, dropout_mask, layer_norm, one_hot, softmax, split
 from minigrad.gradients import grad, jvp, value_and_grad, vjp
 from minigrad.numpy_functions import einsum
@@ -50,8 +52,12 @@ from minigrad.primitives import (
     transpose,
     where,
 )
-from minigrad.scan import scan
 from minigrad.tensor import Tensor, no_grad
+
+if TYPE_CHECKING:
+    from minigrad.scan import scan
+else:
+    from minigrad import scan  # the package, which can be called: the function alone would hide its modules
 
 __all__ = [
     "Tensor", "abs", "add", "affine", "astype", "broadcast_to", "clip", "concat", "concatenate", "cos", "cross_entropy",

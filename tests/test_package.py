@@ -5,10 +5,13 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from pkgutil import walk_packages
 
+import numpy as np
 import pytest
 from importlinter import api
 
+import minigrad
 from rnn_cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +37,26 @@ def test_a_wheel_holds_the_four_packages_and_nothing_else(tmp_path):
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == PACKAGES
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     assert not [name for name in names if "test_" in name or name.endswith(".pyc")]
+
+
+def modules() -> list[str]:
+    """All modules of the distribution."""
+    paths = {name: __import__(name).__path__ for name in PACKAGES}
+    return sorted({*PACKAGES, *(each.name for name in PACKAGES for each in walk_packages(paths[name], f"{name}."))})
+
+
+@pytest.mark.parametrize("name", modules())
+def test_an_import_finds_the_module_of_its_name(name):
+    """No function of a package hides a module of it."""
+    scope: dict[str, object] = {}
+    exec(f"import {name} as found", scope)
+    assert scope["found"] is sys.modules[name]
+
+
+def test_the_time_loop_is_called_by_the_name_of_its_package():
+    carry, ys = minigrad.scan(lambda p, h, x: (h + x, h), {}, np.zeros((1, 2)), xs=np.ones((3, 1, 2)))
+    assert (carry.tolist(), ys.shape) == ([[3, 3]], (3, 1, 2))
+    assert minigrad.scan.scan is minigrad.scan.planned.scan
 
 
 def imported(program: str, **environment: str) -> set[str]:

@@ -408,7 +408,15 @@ class _Compiler:
         last |= {x: len(self.ops) for x, _ in finish if isinstance(x, Value)}
         spare: dict[Any, list[int]] = {}
         living: dict[int, list[tuple[Place, int]]] = {}  # of scratch buffers: what lies there, and until when
+        ending: dict[int, set[int]] = {}  # by operation: those of which something is read for the last time
         products = {fold.product: fold for fold in self.folds}
+
+        def occupy(place: Place, value: Value, i: int) -> None:
+            end = last.get(value, i)
+            still = [(other, until) for other, until in living.get(place.buffer, ()) if until > i]
+            living[place.buffer] = [*still, (place, end)]
+            ending.setdefault(end, set()).add(place.buffer)
+
         for i, op in enumerate(self.ops):
             value = op.output
             if value in self.views and value not in self.places:
@@ -416,17 +424,16 @@ class _Compiler:
                 place = self.place(parent).part(start, width_of(value))
                 self.places[value] = place
                 if place.buffer in living:
-                    living[place.buffer].append((place, last.get(value, i)))
+                    occupy(place, value, i)
             elif op.name == "concatenate":
                 self._concatenate(op)
             else:
                 if value not in self.places:
                     self.places[value] = place = self._scratch(op, i, spare, living)
-                    living.setdefault(place.buffer, []).append((place, last.get(value, i)))
+                    occupy(place, value, i)
                 self._write(op, products.get(op))
-            for buffer, members in list(living.items()):
-                living[buffer] = [(place, end) for place, end in members if end > i]
-                if not living[buffer]:
+            for buffer in sorted(ending.pop(i, ())):
+                if all(end <= i for _, end in living[buffer]):
                     spare.setdefault((self.buffers[buffer].rows, self.buffers[buffer].dtype), []).append(buffer)
                     del living[buffer]
         for x, place in finish:

@@ -216,14 +216,21 @@ def regroup(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
         using = users.get(x, [])
         return len(using) == 1 and using[0].name == "add" and list(using[0].inputs).count(x) == 1
 
-    def terms(x: Operand) -> list[Operand]:
-        return [term for y in makers[x].inputs for term in terms(y)] if inner(x) else [x]  # type: ignore[index]
+    def terms(op: Op) -> list[Operand]:
+        found, todo = [], [*reversed(op.inputs)]
+        while todo:
+            x = todo.pop()
+            if inner(x):
+                todo += reversed(makers[x].inputs)  # type: ignore[index]
+            else:
+                found.append(x)
+        return found
 
     def rewrite(builder: Builder, op: Op) -> Operand | None:
         makers[op.output] = op  # with its inputs as they have become
         if op.name != "add" or inner(op.output):
             return None
-        leaves = [term for x in op.inputs for term in terms(x)]
+        leaves = terms(op)
         if any(isinstance(x, Value) and x.dtype != op.output.dtype for x in leaves):
             return None  # the sum of two masks is a mask
         # Numbers come last, since they have no type of their own.

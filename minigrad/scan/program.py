@@ -380,22 +380,33 @@ def _kept_and_repeated(
     def inputs(value: Value) -> list[Value]:
         return [x for x in makers[value].values if kinds[x] == "rows"]
 
+    sure = set(results)  # what can be had without keeping more
+
     def repeatable(value: Value) -> bool:
-        if value in kept or value in results or value not in forward:
-            return True
-        return makers[value].name in CHEAP and all(map(repeatable, inputs(value)))
+        todo, seen = [value], set()
+        while todo:
+            x = todo.pop()
+            if x in seen or x in sure or x in kept or x not in forward:
+                continue
+            if makers[x].name not in CHEAP:
+                return False
+            seen.add(x)
+            todo += inputs(x)
+        sure.update(seen)
+        return True
 
     def settle(value: Value) -> None:
-        if value in kept or value in again or value not in forward:
-            return
-        # Columns of something are no reason to keep them and it.
-        cheap = makers[value].name == "getitem" or repeatable(value)
-        if value in results or not cheap:
-            kept.add(value)
-            return
-        for x in inputs(value):
-            settle(x)
-        again.add(value)
+        todo = [value]
+        while todo:
+            x = todo.pop()
+            if x in kept or x in again or x not in forward:
+                continue
+            # Columns of something are no reason to keep them and it.
+            if x in results or not (makers[x].name == "getitem" or repeatable(x)):
+                kept.add(x)
+            else:
+                again.add(x)
+                todo += inputs(x)
 
     for op in joint.ops:
         if op.output in reads:
