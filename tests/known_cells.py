@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad import sigmoid, tanh
+from minigrad import affine, concat, exp, maximum, sigmoid, tanh
 from rnn_cells import Cell
 from rnn_plugins.reports.subject import Subject
 from rnn_plugins.settings import Settings
@@ -149,3 +149,29 @@ def subject_of(cell: Cell, symbols: int = 7, length: int = 400, dtype: str = "fl
         settings=Settings(hidden_size=cell.hidden_size),
         **more,
     )
+
+
+@dataclass(frozen=True)
+class Stabilised(Cell):
+    """The sLSTM of Beck et al. (2024, arXiv:2405.04517): its output does not depend on the stabiliser m it is given.
+
+    m_t = max(f + m_{t-1}, i)
+    c_t = exp(f + m_{t-1} - m_t) c_{t-1} + exp(i - m_t) z
+    n_t = exp(f + m_{t-1} - m_t) n_{t-1} + exp(i - m_t)
+    h_t = o * c_t / n_t
+    """
+
+    def init_params(self, rng):
+        return {"z": self.dense(rng), "i": self.dense(rng), "f": self.dense(rng, bias=3.0), "o": self.dense(rng)}
+
+    def init_carry(self, batch_size):
+        return tuple(np.zeros((batch_size, self.hidden_size), np.float32) for _ in range(4))
+
+    def __call__(self, params, carry, x):
+        h, c, n, m = carry
+        z, i, f, o = (affine(params[name], concat(h, x)) for name in "zifo")
+        before, m = f + m, maximum(f + m, i)
+        c = exp(before - m) * c + exp(i - m) * tanh(z)
+        n = exp(before - m) * n + exp(i - m)
+        h = sigmoid(o) * (c / n)
+        return (h, c, n, m), h

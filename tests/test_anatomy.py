@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from known_cells import Copy, Deciding, Linear, Odd
+from known_cells import Copy, Deciding, Linear, Odd, Stabilised
 
 from minigrad import affine, concat, grad, scan, sigmoid, split, tanh, trees, value_and_grad
 from minigrad.graph import TraceError
@@ -53,6 +53,48 @@ def test_states_and_activations_have_the_names_of_the_field():
 def test_states_keep_the_names_of_the_carry_and_only_numbers_are_states():
     found = anatomy(Odd(4, 5))
     assert [(state.name, state.size, state.place) for state in found.states] == [("rows", 10, 1), ("trace", 5, 2)]
+
+
+class Pair(Cell):
+    """A carry of two arrays, the first of which is the output."""
+
+    def init_params(self, rng):
+        return {"a": self.dense(rng), "gate": self.dense(rng, self.input_size)}
+
+    def init_carry(self, batch_size):
+        return tuple(np.zeros((batch_size, self.hidden_size), np.float32) for _ in range(2))
+
+    def __call__(self, params, carry, x):
+        h, other = carry
+        h, other = self.step(tanh(affine(params["a"], concat(h, x))), sigmoid(affine(params["gate"], x)), h, other)
+        return (h, other), h
+
+
+def shown(factor, function, new):
+    """A step's results: the output, a factor times a function of the new state, and that state."""
+    return factor * function(new), new
+
+
+PAIRS = {
+    "a memory cell": (lambda a, gate, h, c: shown(gate, tanh, gate * c + a), "c"),
+    "a memory cell, shown as it is": (lambda a, gate, h, c: shown(a, lambda c: c, a + c * 0.5), "c"),
+    "a running mean": (lambda a, gate, h, mean: (a, 0.9 * mean + 0.1 * a), "s1"),
+    "a velocity": (lambda a, gate, h, v: (tanh(a + v), 0.9 * v + gate), "s1"),
+    "the state before": (lambda a, gate, h, before: (a + before, h), "s1"),
+    "a memory without a sum": (lambda a, gate, h, c: shown(gate, tanh, c * a), "s1"),
+}
+
+
+@pytest.mark.parametrize("what", PAIRS)
+def test_the_second_of_two_states_is_called_c_where_the_step_uses_it_so(what):
+    step, name = PAIRS[what]
+
+    class Two(Pair):
+        def step(self, *values):
+            return step(*values)
+
+    assert [state.name for state in anatomy(Two(4, 5)).states] == ["h", name]
+    assert [state.name for state in anatomy(Stabilised(4, 5)).states] == ["h", "s1", "s2", "s3"]
 
 
 class Packed(Cell):

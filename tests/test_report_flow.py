@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from known_cells import Copy, Deciding, Delayed, Forgetful, Linear, Odd, Stateless, subject_of
+from known_cells import Copy, Deciding, Delayed, Forgetful, Linear, Odd, Stabilised, Stateless, subject_of
 
 from minigrad import trees
 from rnn_cells import Stacked
@@ -233,6 +233,32 @@ def test_the_verdict_is_that_of_the_state_that_reaches_farthest():
     assert flow.farthest == 1
     flow = Norms(states, (np.array([[9.0], [3.0], [2.0]]), np.array([[1.0], [0.9], [0.8]])))
     assert flow.farthest == 1  # by what is left, and not by size
+
+
+def test_a_state_whose_gradient_is_rounding_noise_decides_nothing():
+    """The stabiliser of an sLSTM shifts what all else is scaled by: its gradient is exactly 0, and 1e-8 as computed."""
+    subject = subject_of(Stabilised(7, 16), dtype="float32")
+    found = flow_of(subject, lags=30)
+    assert [state.name for state in found.states] == ["h", "s1", "s2", "s3"]
+    assert found.real == [0, 1, 2]
+    assert 0 < found.norms[3].max() < 1e-6
+    findings = Flow().measure(subject, Look(lags=30, positions=20))
+    assert "s3" not in findings.verdict[0]
+    assert findings.notices == ("the gradient by s3 is nothing but rounding noise, and no verdict goes by it",)
+    quantities = {quantity.key: quantity for quantity in findings.quantities}
+    for key in ("half_life.s3", "one_percent_lag.s3", "growth.s3"):
+        assert (quantities[key].value, quantities[key].missing) == (None, "rounding noise")
+    assert quantities["growth.s1"].value > 0.9
+
+
+def test_a_small_gradient_is_no_noise_where_it_is_the_largest_at_its_lag():
+    states = anatomy(registry.make_cell("lstm", 3, 4, {})).states
+    fast, slow = np.array([[1.0], [1e-9], [0.0]]), np.array([[1e-7], [1e-7], [1e-7]])
+    assert Norms(states, (fast, slow), 1e-5).real == [0, 1]
+    assert Norms(states, (fast, np.full((3, 1), 1e-16)), 1e-5).real == [0, 1]
+    assert Norms(states, (np.ones((3, 1)), slow), 1e-5).real == [0]
+    assert Norms(states, (np.full((3, 1), np.inf), np.ones((3, 1))), 1e-5).real == [0]
+    assert Norms(states, (np.zeros((3, 1)),) * 2, 1e-5).real == [0, 1]
 
 
 def test_a_gradient_beyond_all_numbers_explodes():

@@ -42,8 +42,8 @@ class State:
     """An array of numbers that the cell carries from step to step; what it carries of other types is no state.
 
     Attributes:
-        name: ``h`` where it is the cell's output, or all that is carried; ``c`` where there is one beside that;
-            otherwise what the carry itself calls it, or ``s0``, ``s1`` and so on.
+        name: what the carry itself calls it; otherwise ``h`` where it is the cell's output, or all that is carried,
+            ``c`` where the step shows that it is a memory cell as an LSTM's, and by its place ``s0``, ``s1`` and so on.
         layer: of a stack, from 1; 0 where there is no stack.
         size: its numbers for one sequence.
         place: among the leaves of the carry.
@@ -325,9 +325,29 @@ def _states(cell: Cell, carry: Tree, graph: Graph | None) -> tuple[State, ...]:
             return paths[place]
         if len(places) == 1 or place in outputs[:1]:
             return "h"
-        return "c" if len(places) == 2 and len(outputs) == 1 else f"s{place}"
+        return "c" if graph and outputs and _is_memory(graph, place, outputs[0], leaves) else f"s{place}"
 
     return tuple(State(name(place), 0, int(leaves[place][0].size), place) for place in places)
+
+
+def _is_memory(graph: Graph, place: int, output: int, leaves: Sequence[Any]) -> bool:
+    """Whether a state is to the output what an LSTM's c is to h.
+
+    The new one is a sum in which the old one is multiplied with something, and the output is a product in which the new
+    one, or a function of it, is multiplied with something.
+    """
+    makers = graph.makers()
+    # The inputs are the parameters, the carry and x.
+    before, after = graph.inputs[place - len(leaves) - 1], graph.outputs[place]
+
+    def made_by(name: str, value: Operand) -> tuple[Operand, ...]:
+        maker = makers.get(value) if isinstance(value, Value) else None
+        return maker.inputs if maker and maker.name == name else ()
+
+    kept = any(before in made_by("multiply", term) for term in made_by("add", after))
+    factors = made_by("multiply", graph.outputs[output])
+    squashed = {value for factor in factors for name in ACTIVATIONS for value in made_by(name, factor)}
+    return kept and after in {*factors, *squashed}
 
 
 def _activations(cell: Cell, graph: Graph, states: Sequence[State]) -> list[Activation]:

@@ -151,7 +151,8 @@ def _reach(subject: Subject) -> float | None:
     if lags < 1:
         return None
     flow = measure_flow(subject.model, subject.params, subject.tokens, lags, POSITIONS)
-    found = [crossing(norms.tolist(), REACHED) for norms in flow.mean if norms[0] > 0]
+    means = [flow.mean[place].tolist() for place in flow.real]
+    found = [crossing(norms, REACHED) for norms in means if norms[0] > 0]
     return max((math.inf if lag is None else lag for lag in found), default=None)
 
 

@@ -61,8 +61,9 @@ def flow(task: Task, params: Tree, seed: int) -> dict[str, Any] | None:
         seed: of the places that are looked at; the same at every look, so that what changes is the network.
 
     Returns:
-        ``lags``, ``norms`` for each state, and ``half_life`` and ``one_percent_lag`` of the last layer's output; None
-        where the text is too short for any lag, or the cell carries no state.
+        ``lags``, ``norms`` for each state whose gradient is more than rounding noise, and ``half_life`` and
+        ``one_percent_lag`` of the last layer's output; None where the text is too short for any lag, or the cell
+        carries no state.
     """
     if not isinstance(task, LanguageModel):
         return None
@@ -74,8 +75,7 @@ def flow(task: Task, params: Tree, seed: int) -> dict[str, Any] | None:
     return {
         "lags": list(range(lags + 1)),
         "norms": {
-            state.label: [_figure(norm) for norm in norms.tolist()]
-            for state, norms in zip(found.states, found.mean, strict=True)
+            found.states[place].label: [_figure(norm) for norm in found.mean[place].tolist()] for place in found.real
         },
         "half_life": _rounded(crossing(main, 0.5)),
         "one_percent_lag": _rounded(crossing(main, REACHED)),

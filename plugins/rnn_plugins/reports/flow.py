@@ -42,6 +42,9 @@ EXPLODED, HELD = 10.0, 0.1
 LEAST_BOUNDED, BOUND_WORK = 8, 100 * 512**3
 """How far back the bound goes at least, and how far, times the cube of the carry's width, in a few seconds."""
 
+ROUNDINGS = 100
+"""How many units in the last place of the largest gradient at a lag one may be and count as rounding noise."""
+
 FEW = 20
 """Brackets, or lines, of a text below which nothing is said of how far apart they are."""
 
@@ -56,10 +59,12 @@ class Norms:
     Attributes:
         states: by which states.
         norms: for each state (K + 1, P): of dL_t/ds_{t-k} for each lag k from 0 to K and each of P positions t.
+        noise: the share of the largest norm at a lag below which one may come from rounding alone.
     """
 
     states: tuple[State, ...]
     norms: tuple[Array, ...]
+    noise: float = 0.0
 
     @property
     def mean(self) -> list[Array]:
@@ -72,15 +77,29 @@ class Norms:
         return main_state(self.states)
 
     @property
+    def real(self) -> list[int]:
+        """The states whose gradient is more than rounding noise beside the largest, at one lag at least.
+
+        That by a state which shifts nothing but the scale of others, as the stabiliser of an exponential gate does, is
+        exactly 0 and is computed as a difference of large numbers.
+        """
+        means = np.stack(self.mean)
+        counts = (means > self.noise * means.max(axis=0)) | np.isinf(means)
+        return [place for place, some in enumerate(counts.any(axis=1)) if some] or list(range(len(self.states)))
+
+    @property
     def farthest(self) -> int:
-        """The state through which the gradient falls to 1 % last; where it does not, that of which most is left."""
+        """The state through which the gradient falls to 1 % last; where it does not, that of which most is left.
+
+        A state with nothing but noise is none of them.
+        """
 
         def reach(place: int) -> tuple[float, float]:
             norms = self.mean[place].tolist()
             gone = crossing(norms, REACHED)
             return math.inf if gone is None and any(norms) else gone or 0.0, _left(norms)
 
-        return max(range(len(self.states)), key=reach)
+        return max(self.real, key=reach)
 
 
 def main_state(states: Sequence[State]) -> int:
@@ -130,7 +149,8 @@ def measure_flow(model: Model, params: Tree, tokens: Array, lags: int, positions
         # float64, because a square of 1e-25 is nothing in float32; what is no number was infinite a step before.
         norms = [_lengths(g)[::-1, part * together - start :] for g in gradients]
         found.append([np.where(np.isnan(lengths), np.inf, lengths) for lengths in norms])
-    return Norms(anatomy(model.cell).states, tuple(np.concatenate(parts, axis=1) for parts in zip(*found, strict=True)))
+    whole = tuple(np.concatenate(part, axis=1) for part in zip(*found, strict=True))
+    return Norms(anatomy(model.cell).states, whole, ROUNDINGS * float(np.finfo(model.dtype).eps))
 
 
 def _lengths(gradients: Array) -> Array:
@@ -255,6 +275,11 @@ class Flow(Report):
                 f"the step cannot be traced ({subject.anatomy.reason}), so the ways within a step from one state to "
                 "another are not in the derivatives"
             )
+        notices += [
+            f"the gradient by {state.label} is nothing but rounding noise, and no verdict goes by it"
+            for place, state in enumerate(flow.states)
+            if place not in flow.real
+        ]
         curves = [
             Curve(state.label, np.arange(lags + 1), mean, *_band(norms))
             for state, mean, norms in zip(flow.states, means, flow.norms, strict=True)
@@ -329,12 +354,15 @@ def _quantities(flow: Norms, place: int, is_main: bool, lags: int, what: str) ->
     state, norms = flow.states[place], flow.mean[place].tolist()
     key, of = ("", f"dL/d{state.name}") if is_main else (f".{state.label}", f"dL/d{state.label}")
     norm, beyond = f"mean norm of the derivative of the loss by {state.label}", f"not within {lags}"
+    noisy = place not in flow.real
+    if noisy:
+        beyond = "rounding noise"
     return [
         Quantity(f"norm{key}", f"|{of}| at lag 0", norms[0], "", f"The {norm} after the last step before it, {what}."),
         Quantity(
             f"half_life{key}",
             f"half-life of {of}",
-            crossing(norms, 0.5),
+            None if noisy else crossing(norms, 0.5),
             "steps",
             f"The lag at which the {norm} first comes to half its value at lag 0.",
             beyond,
@@ -342,7 +370,7 @@ def _quantities(flow: Norms, place: int, is_main: bool, lags: int, what: str) ->
         Quantity(
             f"one_percent_lag{key}",
             f"1 %-lag of {of}",
-            crossing(norms, REACHED),
+            None if noisy else crossing(norms, REACHED),
             "steps",
             f"The lag at which the {norm} first comes to 1 % of its value at lag 0.",
             beyond,
@@ -350,9 +378,10 @@ def _quantities(flow: Norms, place: int, is_main: bool, lags: int, what: str) ->
         Quantity(
             f"growth{key}",
             f"growth of {of}",
-            growth(norms),
+            None if noisy else growth(norms),
             "a step",
             f"The factor by which the {norm} changes from one lag to the next, a geometric mean from lag 1 on.",
+            "rounding noise" if noisy else "-",
         ),
     ]
 
