@@ -114,7 +114,9 @@ class Cell:
             )
         if xs.shape[2] != self.input_size:
             raise ValueError(f"{name}: xs has {xs.shape[2]} features and the cell takes {self.input_size}")
-        floats = {leaf.dtype.newbyteorder("=") for leaf in trees.leaves(params) if leaf.dtype.kind == "f"}
+        # A cell without parameters computes in the type of its inputs.
+        typed = trees.leaves(params) or [xs]
+        floats = {leaf.dtype.newbyteorder("=") for leaf in typed if leaf.dtype.kind == "f"}
         dtype = floats.pop() if len(floats) == 1 else None
         if dtype is not None and np.result_type(xs.dtype, dtype) != dtype:
             raise TypeError(
