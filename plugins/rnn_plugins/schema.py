@@ -96,14 +96,17 @@ RECORD = {
 BEST = {"step": COUNT, "loss": optional(NUMBER)}
 """Of what is noted in ``model.safetensors``."""
 
+RNG = {
+    "bit_generator": Kind("PCG64", lambda value: value == "PCG64"),
+    "state": {part: Kind("a whole number below 2^128", _below(2**128)) for part in ("state", "inc")},
+    "has_uint32": Kind("0 or 1", _below(2)),
+    "uinteger": Kind("a whole number below 2^32", _below(2**32)),
+}
+"""Of a random generator's state."""
+
 LAST = {
     "step": COUNT,
-    "rng": {
-        "bit_generator": Kind("PCG64", lambda value: value == "PCG64"),
-        "state": {part: Kind("a whole number below 2^128", _below(2**128)) for part in ("state", "inc")},
-        "has_uint32": Kind("0 or 1", _below(2)),
-        "uinteger": Kind("a whole number below 2^32", _below(2**32)),
-    },
+    "rng": RNG,
     "tally": {
         "loss_sum": NUMBER,
         "loss_count": COUNT,
@@ -114,6 +117,10 @@ LAST = {
     },
 }
 """Of what is noted in ``last.safetensors``."""
+
+
+STATE = {"run": TEXT, "weights": TEXT, "cell": TEXT, "carries": TEXT, "symbols": COUNT, "drawn": COUNT}
+"""Of what is noted in the file of a kept state, beside the generator's, which may be null."""
 
 
 def of_cell(cell: dict[str, Any]) -> dict[str, Kind]:

@@ -82,7 +82,8 @@ class Parameters(Report):
             UserError: there are no records, and a step cannot be taken.
         """
         records = list(subject.run.records()) if subject.run else []
-        noted = [record for record in records if all(key in record for key in KEYS)]
+        paths = trees.flatten(subject.params).keys()
+        noted = [record for record in records if all(record.get(key, {}).keys() == paths for key in KEYS)]
         notices = []
         if noted:
             norms = _noted(noted)

@@ -17,6 +17,7 @@ from minigrad import checkpoint, trees
 from rnn_cells import Stacked
 from rnn_cells.ablated import Ablated
 from rnn_cells.anatomy import State, anatomy, places_of_states
+from rnn_plugins import schema
 from rnn_plugins.errors import UserError
 from rnn_plugins.places import BEST
 from rnn_plugins.runs import Run
@@ -80,14 +81,19 @@ def load(path: str, run: Run) -> Kept:
         tree, notes = checkpoint.load(path)
     except checkpoint.CheckpointError as error:
         raise UserError(f"--load-state: {error}") from None
-    if notes.get("kind") != KIND:
+    if not isinstance(notes, dict) or notes.get("kind") != KIND:
         raise UserError(f"--load-state {path!r} holds no state: give a file that rnn sample --save-state has written")
+    wrong = schema.misfit(notes, schema.STATE) or (notes.get("rng") and schema.misfit(notes["rng"], schema.RNG, "rng"))
+    if not wrong and not (isinstance(tree, dict) and tree.keys() == {"carry", "scores"} and tree["scores"].ndim == 1):
+        wrong = "holds other arrays than those of a state"
+    if wrong:
+        raise UserError(f"--load-state {path!r} {wrong}: it is damaged, so keep the state anew with --save-state")
     model = run.text_model
     first, source = model.init_carry(1), notes["run"]
     here, there = _carries(run), notes["carries"]
     try:
         pairs = trees.zip_leaves(first, tree["carry"])
-        fits = all(mine.shape == kept.shape for mine, kept in pairs)
+        fits = all((mine.shape, mine.dtype.kind) == (kept.shape, kept.dtype.kind) for mine, kept in pairs)
     except ValueError:
         fits = False
     if not fits:
@@ -103,7 +109,7 @@ def load(path: str, run: Run) -> Kept:
         )
     carry = trees.cast(trees.unflatten(first, [kept for _, kept in pairs]), model.dtype)
     rng = None
-    if notes["rng"]:
+    if notes.get("rng"):
         rng = np.random.default_rng(0)
         rng.bit_generator.state = notes["rng"]
     notice = ""
