@@ -10,7 +10,6 @@ import io
 import itertools
 import os
 import re
-import select
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,7 +30,7 @@ PLAINER = {NEWLINE: "$", TAB: ">", OTHER: "."}
 QUIET = "rnn_cli.quiet"
 """The key in a context's meta that says that a command makes no remarks."""
 
-_COMMANDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_COMMANDS = r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 """What a terminal obeys or reorders a line by: C0, DEL, C1, separators, bidirectional overrides and isolates; and half
 characters."""
 
@@ -81,9 +80,8 @@ def printable(text: str, keep: str = "") -> str:
         The text, in which a mark stands for each character that could move the cursor, reach the terminal as a command
         or turn the direction of writing.
     """
-    return _COMMANDS.sub(
-        lambda found: found[0] if found[0] in keep else {"\n": NEWLINE, "\t": TAB}.get(found[0], OTHER), text
-    )
+    marks = {"\n": NEWLINE, "\t": TAB}
+    return re.sub(_COMMANDS, lambda found: found[0] if found[0] in keep else marks.get(found[0], OTHER), text)
 
 
 @cache
@@ -103,6 +101,8 @@ def results() -> Console:
 
 def is_stuck() -> bool:
     """Whether standard output takes nothing more until somebody reads on."""
+    import select
+
     try:
         return not select.select([], [sys.stdout.fileno()], [], 0)[1]
     except (OSError, ValueError):  # it is no file, or Windows, which cannot say
@@ -213,7 +213,7 @@ def as_json(value: Any, indent: int | None = None, default: Callable[[Any], Any]
 
     plain = not (sys.stdout.encoding or "").lower().startswith("utf")
     text = json.dumps(value, ensure_ascii=plain, indent=indent, default=default)
-    return _COMMANDS.sub(lambda found: "\n" if found[0] == "\n" else _escaped(found[0]), text)
+    return re.sub(_COMMANDS, lambda found: "\n" if found[0] == "\n" else _escaped(found[0]), text)
 
 
 def is_live() -> bool:
