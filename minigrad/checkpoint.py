@@ -4,9 +4,11 @@ Nothing in it is ever unpickled, and it knows nothing of what the arrays mean. A
 its tensors are the tree's leaves under their paths, and its header carries the rest, as JSON, with a digest of it all.
 """
 
+import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
@@ -66,24 +68,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
     Raises:
         CheckpointError: where the file is missing, unreadable, damaged, or none of `save`'s.
     """
-    try:
-        # Opened here first because the operating system says it better: no such file, permission denied, a directory.
-        with open(path, "rb"):
-            pass
-        with safe_open(path, "np") as file:
-            header = (file.metadata() or {}).get(_HEADER_KEY)
-            names = file.keys() if header is not None else []
-            arrays = {name: file.get_tensor(name) for name in names}
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no file '{path}'; give the path of a checkpoint") from None
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot read '{path}' ({error.strerror or error}); give the path of a checkpoint"
-        ) from None
-    except SafetensorError as error:
-        raise _damaged(path, error) from None
-    if header is None:
-        raise CheckpointError(f"'{path}' is a safetensors file of another program; give one that was saved here")
+    header, arrays = _read(path)
     try:
         described = json.loads(header)
         if "digest" in described:
@@ -96,6 +81,43 @@ def load(path: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
         return tree, metadata
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(path, error) from None
+
+
+def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The metadata that `save` wrote. The arrays are not read, and so the digest is not checked.
+
+    Raises:
+        CheckpointError: as in `load`.
+    """
+    header, _ = _read(path, with_arrays=False)
+    try:
+        metadata: dict[str, Any] = json.loads(header)["metadata"]
+        return metadata
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path, error) from None
+
+
+def _read(path: str | os.PathLike[str], with_arrays: bool = True) -> tuple[str, dict[str, NDArray[Any]]]:
+    """Our entry of the header, and the arrays."""
+    try:
+        # Opened here first because the operating system says it better: no such file, permission denied, a directory.
+        with open(path, "rb"):
+            pass
+        with safe_open(path, "np") as file:
+            header = (file.metadata() or {}).get(_HEADER_KEY)
+            names = file.keys() if header is not None and with_arrays else []
+            arrays = {name: file.get_tensor(name) for name in names}
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no file '{path}'; give the path of a checkpoint") from None
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read '{path}' ({error.strerror or error}); give the path of a checkpoint"
+        ) from None
+    except SafetensorError as error:
+        raise _damaged(path, error) from None
+    if header is None:
+        raise CheckpointError(f"'{path}' is a safetensors file of another program; give one that was saved here")
+    return header, arrays
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -113,7 +135,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
         with temporary.open("xb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         os.replace(temporary, target)
     except BaseException as error:
         with suppress(OSError):
@@ -123,11 +145,34 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
         raise
     # The new name is safe on disk only when the folder is; Windows cannot open one, and has no such call.
     if hasattr(os, "O_DIRECTORY"):
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(folder)
+            folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        except PermissionError:  # a folder that may be written to need not be readable
+            return
+        try:
+            sync(folder)
         finally:
             os.close(folder)
+
+
+def sync(descriptor: int) -> None:
+    """Have the disk take up what was written to an open file or folder, where its file system can do that at all.
+
+    Raises:
+        OSError: the disk is full or failed.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+
+
+def clear_temporary(folder: str | os.PathLike[str]) -> None:
+    """Remove what `write_atomically` leaves in a folder when its process is killed. Nobody may be writing there."""
+    for path in Path(folder).glob(".*.tmp"):
+        if re.fullmatch(r"\.[0-9a-f]{16}\.tmp", path.name):
+            path.unlink(missing_ok=True)
 
 
 def _storable(name: str, leaf: Any) -> NDArray[Any]:

@@ -39,11 +39,12 @@ def exponential_decay(learning_rate: float, decay: float, every: int, after: int
     return lambda step: rate * decay ** (max(0, step - after) // every)
 
 
-def cosine(learning_rate: float, total_steps: int, warmup_steps: int = 0, final: float = 0.0) -> Schedule:
+def cosine(learning_rate: float, total_steps: float, warmup_steps: int = 0, final: float = 0.0) -> Schedule:
     """Half a cosine from the rate, at step `warmup_steps`, to `final * learning_rate`, at step `total_steps` and after.
 
     Loshchilov and Hutter 2016, "SGDR", arXiv:1608.03983, equation 5, without restarts. Before it the rate climbs in a
-    straight line, from learning_rate / warmup_steps at step 0 to learning_rate at step warmup_steps - 1.
+    straight line, from learning_rate / warmup_steps at step 0 to learning_rate at step warmup_steps - 1. The
+    end may lie between two steps.
 
     Raises:
         ValueError: where the rate is negative or not finite, `final` not in [0, 1], or not
@@ -52,7 +53,7 @@ def cosine(learning_rate: float, total_steps: int, warmup_steps: int = 0, final:
     return _warm_up_and_fall(learning_rate, total_steps, warmup_steps, final, lambda x: (1 + math.cos(math.pi * x)) / 2)
 
 
-def linear(learning_rate: float, total_steps: int, warmup_steps: int = 0, final: float = 0.0) -> Schedule:
+def linear(learning_rate: float, total_steps: float, warmup_steps: int = 0, final: float = 0.0) -> Schedule:
     """A straight line from the rate, at step `warmup_steps`, to `final * learning_rate`, at `total_steps` and after.
 
     The warm-up before it is `cosine`'s.
@@ -64,7 +65,7 @@ def linear(learning_rate: float, total_steps: int, warmup_steps: int = 0, final:
 
 
 def _warm_up_and_fall(
-    learning_rate: float, total_steps: int, warmup_steps: int, final: float, fall: Callable[[float], float]
+    learning_rate: float, total_steps: float, warmup_steps: int, final: float, fall: Callable[[float], float]
 ) -> Schedule:
     rate = _rate(learning_rate)
     if not 0 <= final <= 1:

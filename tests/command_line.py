@@ -1,7 +1,10 @@
 """``rnn train`` in a folder of its own, for tests of what it says and leaves. It holds no tests."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -40,3 +43,35 @@ def refused(*arguments: str, input: str | None = None) -> str:
     assert result.stdout == ""
     assert result.stderr.startswith("Error: "), result.stderr
     return result.stderr.removeprefix("Error: ").removesuffix("\n")
+
+
+LONG = [*SMALL, "--steps", "400", "--dropout", "0.1", "--valid-every", "50"]
+
+
+PROGRAM = "from rnn_cli.main import rnn; rnn()"
+
+SIGNALLED = (
+    """
+import os
+from rnn_cli import display
+
+def show(self, progress, show=display.Lines.show):
+    if progress.step.step == {step}:
+        for _ in range({times}):
+            os.kill(os.getpid(), {number})
+    show(self, progress)
+
+display.Lines.show = show
+"""
+    + PROGRAM
+)
+"""The program that gets signals after a certain step, however fast the machine is."""
+
+
+def start(*arguments: str, program: str = PROGRAM, **options: Any) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", program, "train", *arguments]
+    return subprocess.Popen(command, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options)
+
+
+def timeless(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in ("seconds", "tokens_per_second")}

@@ -16,7 +16,6 @@ from rnn_plugins.comparison import Contestant, compare, group, look, over_seeds,
 from rnn_plugins.contest import contest, match_size
 from rnn_plugins.cost import operations
 from rnn_plugins.errors import UserError
-from rnn_plugins.places import METRICS
 from rnn_plugins.reports.report import Look, to_json
 from rnn_plugins.reports.subject import of_run
 from rnn_plugins.runs import Run, build_model
@@ -216,10 +215,9 @@ def test_a_run_has_ten_validations_or_more_and_a_timed_one_does_not_need_its_len
     assert first(given | {"steps": 5}).valid_every == 1
     assert first(given | {"steps": 200, "valid_every": 33}).valid_every == 33
     timed = first(given | {"max_time": "9s"}, "seconds")
-    assert (timed.valid_every, timed.max_time, timed.schedule) == (100, 9.0, "constant")
-    assert first(given | {"schedule": "exponential:decay=0.5", "steps": 3}, "seconds").schedule.startswith(
-        "exponential"
-    )
+    assert (timed.valid_every, timed.max_time, timed.schedule) == (100, 9.0, "cosine")  # which spans the time
+    for schedule in ("exponential:decay=0.5", "linear", "constant"):
+        assert first(given | {"schedule": schedule, "steps": 3}, "seconds").schedule == schedule
 
 
 @pytest.mark.parametrize(
@@ -242,14 +240,6 @@ def test_a_run_has_ten_validations_or_more_and_a_timed_one_does_not_need_its_len
             1,
             "--match seconds takes the time from --max-time, or from the first run, whose length is --steps or "
             "--epochs: leave one of them out",
-        ),
-        (
-            ["rnn", "gru"],
-            {"schedule": "linear"},
-            "seconds",
-            1,
-            "--schedule linear needs to know how many steps a run takes, and with --match seconds nobody does: give "
-            "--schedule constant or exponential",
         ),
     ],
 )
@@ -361,35 +351,24 @@ def test_the_lag_is_that_of_the_flow_report_for_the_state_that_reaches_farthest(
     assert look(read(run("hamlet"))).reach == pytest.approx(expected)
 
 
-def test_a_run_that_ended_with_its_time_is_measured_there_if_asked(folder, run, monkeypatch):
+def test_a_run_that_ended_with_its_time_is_measured_there(folder, run, monkeypatch):
     monkeypatch.setattr(
         "rnn_plugins.trainer.Trainer._ending", lambda self, s: "time" if self.state.step == 14 else None
     )
     ended = train(folder, TEXT, "ended", valid_every=10)
-    before = read(ended)
-    after = look(before, at_end=True)
-    weights = ended.last()[0]["params"]
-    subject = of_run(ended)
-    loss = subject.model.evaluate(weights, subject.tokens)
-    assert (before.steps, before.curve.shape, after.curve.shape) == (14, (3, 1), (3, 2))
-    assert after.curve[:, 1].tolist() == [14 * 64, before.seconds, pytest.approx(loss / math.log(2))]
-    assert after.loss == min(loss, before.loss) == loss
-    best = ended.manifest["best"]["loss"]
-    assert look(before).loss == best > loss
-    groups = {"ended": [ended], "hamlet": [run("hamlet")]}
-    page, at_end = compare(groups), compare(groups, at_end=True)
-    assert [quantities(each, "ended")["loss"] for each in (page, at_end)] == [best, loss]
+    trial, subject = read(ended), of_run(ended)
+    loss = subject.model.evaluate(ended.last()[0]["params"], subject.tokens)
+    assert (trial.steps, trial.curve.shape) == (14, (3, 2))
+    assert trial.curve[:, 1].tolist() == [14 * 64, trial.seconds, pytest.approx(loss / math.log(2))]
+    assert trial.loss == ended.manifest["best"]["loss"] == pytest.approx(loss)
+    assert trial.curve[2, 0] > trial.curve[2, 1]
+    page = compare({"ended": [ended], "hamlet": [run("hamlet")]})
+    assert quantities(page, "ended")["loss"] == trial.loss
     assert [quantity.definition for quantity in page.quantities["ended"]][:2] == [
         "The loss of the weights that are kept as the best, on held-out text, of one run.",
         "The loss of the weights that are kept as the best, on held-out text, per character of the text, of one run.",
     ]
     assert page.notices == ()
-    assert at_end.quantities["ended"][0].definition == (
-        "The lowest loss that was measured in training or at the end of its time, on held-out text, of one run."
-    )
-    assert at_end.notices == (
-        "the losses at the end of the time count too, and may be below those of the weights that are kept",
-    )
 
 
 def test_a_run_whose_text_is_gone_is_compared_by_its_records(folder, run):
@@ -525,12 +504,11 @@ def test_the_lag_is_called_as_in_the_flow_report(run):
 
 
 def test_runs_that_say_nothing_are_told_and_the_others_compared(folder, run):
-    diverged, young = (train(folder, TEXT, name) for name in ("diverged", "young"))
+    diverged, young = train(folder, TEXT, "diverged"), train(folder, TEXT, "young", steps=0)
     diverged.update(outcome="diverged", step=7)
     for key in ("best", "step"):  # which a run has only when it ends
         del young.manifest[key]
     young.update(outcome=None)
-    (young.path / METRICS).unlink()
     page = compare({"a": [Run(diverged.path)], "b": [Run(young.path)], "c": [run("hamlet")]})
     rate = diverged.settings.learning_rate
     assert page.failed == {

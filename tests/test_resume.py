@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +12,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from command_line import SMALL, TEXT, refused, settle, train, trained
+from command_line import SMALL, TEXT, refused, settle, start, train, trained
 
-from rnn_cli import display
-from rnn_cli import train as train_module
 from rnn_cli.main import rnn
 from rnn_plugins import sessions
 from rnn_plugins.errors import UserError
-from rnn_plugins.places import BEST, LAST, MANIFEST
-from rnn_plugins.runs import Run, find_run
+from rnn_plugins.places import LAST
+from rnn_plugins.runs import Run
 from rnn_plugins.text import sources
 
 
@@ -295,170 +292,10 @@ def test_a_repetition_says_what_is_not_the_same() -> None:
     assert rerun("gru-fox").stdout.splitlines()[-1] == "The weights are of another step than those of gru-fox."
 
 
-LONG = [*SMALL, "--steps", "400", "--dropout", "0.1", "--valid-every", "50"]
-
-
-PROGRAM = "from rnn_cli.main import rnn; rnn()"
-
-SIGNALLED = (
-    """
-import os
-from rnn_cli import display
-
-def show(self, progress, show=display.Lines.show):
-    if progress.step.step == {step}:
-        os.kill(os.getpid(), {number})
-    show(self, progress)
-
-display.Lines.show = show
-"""
-    + PROGRAM
-)
-"""The program that gets a signal after a certain step, however fast the machine is."""
-
-
-def start(*arguments: str, program: str = PROGRAM, **options: Any) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-c", program, "train", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    (folder / "fox.txt").write_text(TEXT)
-    environment = os.environ | {"RNN_RUNS": "runs"}
-    with start("fox.txt", *LONG, "--quiet", cwd=folder, env=environment) as process:
-        assert process.communicate() == (b"", b"")
-    return folder / "runs" / "gru-fox"
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_run_that_then_goes_on_bit_for_bit(number: signal.Signals, uninterrupted: Path) -> None:
-    with start("fox.txt", *LONG, program=SIGNALLED.format(step=73, number=int(number))) as process:
-        out, err = process.communicate()
-    assert process.returncode == 128 + number
-    run = Run(Path("runs/gru-fox"))
-    step = run.manifest["step"]
-    assert step == 74  # the step under way
-    assert run.manifest["outcome"] == "interrupted"
-    assert f"Interrupted after step {step:,} and saved; go on with: rnn train --resume gru-fox\n" in err.decode()
-    assert out.startswith(b"runs/gru-fox: ")
-    with start("--resume", "gru-fox", "--quiet") as process:
-        assert process.communicate() == (b"", b"")
-        assert process.returncode == 0
-    for name in (LAST, BEST):
-        assert (run.path / name).read_bytes() == (uninterrupted / name).read_bytes()
-    assert [timeless(r) for r in run.records()] == [timeless(r) for r in Run(uninterrupted).records()]
-
-
 def test_a_mistake_as_a_process() -> None:
     with start("fox.txt", "--hidden-size", "0") as process:
         assert process.communicate() == (b"", b"Error: --hidden-size is 0; it must be at least 1\n")
         assert process.returncode == 2
-
-
-def timeless(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in ("seconds", "tokens_per_second")}
-
-
-def test_signals_are_handled_while_training_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    session = sessions.start({"files": ("fox.txt",), "steps": 3, "hidden_size": 2})
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    shown = display.Live(session)
-    with train_module._stopping(session.trainer, shown) as signals:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert signals == [signal.SIGTERM]
-        assert shown.word == "Stopping after this step. Ctrl-C again leaves at once."
-        assert [progress.step.step for progress in session.trainer.events()] == [1]
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-
-
-def test_a_signal_that_is_ignored_stays_so() -> None:
-    session = sessions.start({"files": ("fox.txt",), "steps": 3, "hidden_size": 2})
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with train_module._stopping(session.trainer, display.Display(session)) as signals:
-            os.kill(os.getpid(), signal.SIGINT)
-            assert signals == []
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def test_the_second_signal_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def show(self: display.Display, progress: Any) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(display.Lines, "show", show)
-        result = train("fox.txt", *SMALL)
-    assert result.exit_code == 130
-    assert "Left at once, with what was saved last; go on with: rnn train --resume gru-fox\n" in result.stderr
-    assert Run(Path("runs/gru-fox")).manifest["outcome"] == "interrupted"
-    trained("--resume", "gru-fox")
-    assert Run(Path("runs/gru-fox")).manifest["step"] == 12
-
-
-def test_the_second_signal_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    def cost(self: sessions.Session) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(sessions.Session, "cost", cost)
-    result = train("fox.txt", *SMALL)
-    assert (result.exit_code, result.stdout) == (143, "")
-    assert result.stderr == "Left before the first step, and nothing of it is kept.\n"
-    assert not os.path.exists("runs/gru-fox")
-
-
-def test_of_a_start_that_fails_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    trained("fox.txt", *SMALL, "--name", "first")
-
-    def fail(*_: Any) -> None:
-        raise MemoryError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(sessions.Session, "cost", fail)
-        assert train("fox.txt", *SMALL, "--name", "second").exit_code == 1
-        patch.setattr(sessions.Trainer, "begin", fail)
-        assert train("fox.txt", *SMALL, "--name", "second", "--quiet").exit_code == 1
-    assert os.listdir("runs") == ["first"]
-    assert CliRunner().invoke(rnn, ["sample", "--length", "3"]).exit_code == 0
-    trained("fox.txt", *SMALL, "--name", "second")
-
-
-def test_a_name_is_free_where_a_start_was_killed_before_anything_was_saved() -> None:
-    first, _ = trained("fox.txt", *SMALL, "--name", "first")
-    program = (
-        "import os; from rnn_plugins import sessions; sessions.Session.cost = lambda self: os._exit(9)\n" + PROGRAM
-    )
-    with start("fox.txt", *SMALL, "--name", "second", program=program) as process:
-        process.communicate()
-    assert sorted(os.listdir("runs/second")) == [".lock", MANIFEST]
-    assert find_run().name == "first"  # the newest that can be used
-    assert CliRunner().invoke(rnn, ["sample", "--length", "3"]).exit_code == 0
-    second, _ = trained("fox.txt", *SMALL, "--name", "second")
-    assert sessions.same_weights(first, Run(second.path))
-    assert refused("fox.txt", *SMALL, "--name", "second") == (
-        "there is a run called 'second' already: choose another --name, or go on with it: rnn train --resume second"
-    )
-
-
-def test_a_signal_before_the_first_step_is_kept_until_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    cost = sessions.Session.cost
-
-    def interrupted(self: sessions.Session) -> sessions.Cost:
-        os.kill(os.getpid(), signal.SIGINT)
-        return cost(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(sessions.Session, "cost", interrupted)
-        result = train("fox.txt", *SMALL)
-    assert result.exit_code == 130
-    assert "Interrupted after step 1 and saved; go on with: rnn train --resume gru-fox\n" in result.stderr
-    trained("--resume", "gru-fox", "--name", "gru-fox")
 
 
 def test_an_interruption_before_training_begins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -20,6 +21,7 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.places import BEST, EVENTS, LAST, LOCK, MANIFEST, METRICS, run_folders, runs_folder
 from rnn_plugins.runs import Run, create_run, environment, find_run, find_runs
 from rnn_plugins.settings import Settings
+from rnn_plugins.trainer import Tally
 
 MANIFEST_OF_A_RUN: dict[str, Any] = {
     "task": "language-model",
@@ -256,7 +258,7 @@ def test_what_a_run_is_in_a_line() -> None:
     }  # fmt: skip
 
 
-def test_a_run_under_way_shows_what_its_records_have_so_far() -> None:
+def test_a_run_under_way_shows_its_last_record_and_one_that_was_killed_what_is_saved() -> None:
     run = make("x", outcome=None)
     kill(run)
     program = (
@@ -271,10 +273,13 @@ def test_a_run_under_way_shows_what_its_records_have_so_far() -> None:
         (run.path / METRICS).write_text(
             "".join(json.dumps(line) + "\n" for line in (record(5, valid_loss=2.0), record(8)))
         )
+        checkpoint.save(run.path / BEST, {}, {"step": 5, "loss": 2.0})
+        rng = np.random.default_rng(0).bit_generator.state
+        checkpoint.save(run.path / LAST, {}, {"step": 6, "rng": rng, "tally": vars(Tally())})
         assert (run.summary().step, run.summary().loss) == (8, 2.0)
         assert mistake(function=run.hold) == ("the run 'x' is being trained by another process: stop that one first")
         other.kill()
-    assert run.summary().outcome == "killed"
+    assert (run.summary().outcome, run.summary().step, run.summary().loss) == ("killed", 6, 2.0)
     run.hold()
 
 

@@ -1,7 +1,9 @@
 """The trainer: what it keeps, when it ends, and that a run that was interrupted goes on as if it had not been."""
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from itertools import islice, pairwise
 from pathlib import Path
@@ -14,6 +16,7 @@ from minigrad import checkpoint, trees
 from minigrad.training import Details, NotFinite
 from rnn_cells.anatomy import anatomy
 from rnn_plugins import measurements, sessions
+from rnn_plugins import trainer as trainer_module
 from rnn_plugins.places import BEST, LAST, METRICS
 from rnn_plugins.runs import Run
 from rnn_plugins.sessions import Session
@@ -142,30 +145,262 @@ def test_a_run_whose_time_was_up_goes_on_bit_for_bit(
     parts = end_by_time(start("parts", **settings), step, monkeypatch)
     best = parts.run.manifest["best"]
     assert best == notes(parts.run)
-    # Before the first validation it is looked at out of turn, and after it no more.
-    assert best["step"] == step if step < 9 else best["step"] in (9, 18, 27)
-    if fraction:
+    *_, last = parts.run.records()
+    assert last["step"] == step
+    if fraction:  # it is looked at out of turn, and kept where it is the best of all
+        measured = {record["step"]: record["valid_loss"] for record in parts.run.records() if "valid_loss" in record}
+        assert list(measured) == [at for at in (9, 18, 27) if at < step] + [step]
+        assert best == {"step": min(measured, key=measured.__getitem__), "loss": min(measured.values())}
         assert parts.task.validate(parts.run.params()) == best["loss"]
-    assert parts.run.last()[1]["step"] == step
+    assert parts.run.last()[1]["step"] == parts.run.manifest["step"] == step
     parts = finish(sessions.resume(Run(parts.run.path), {}))
     assert files(parts.run) == files(whole.run)
     assert parts.run.manifest["best"] == whole.run.manifest["best"] == notes(parts.run)
 
 
-def test_worse_weights_of_a_time_out_are_not_the_best(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+STOPS = {
+    # Losses of the validations that are due, at 10, 20 and 30, and of those at stops; the best step after each end.
+    "a stop that is never beaten": ({10: 2.0, 13: 1.0, 20: 2.1, 30: 2.2}, [13], [13, 10]),
+    "a stop that is beaten": ({10: 2.0, 13: 1.5, 20: 1.2, 30: 2.2}, [13], [13, 20]),
+    "a stop that is worse": ({10: 2.0, 13: 2.5, 20: 2.1, 30: 2.2}, [13], [10, 10]),
+    "two stops, the first the best": ({10: 2.0, 13: 1.0, 15: 1.5, 20: 2.1, 30: 2.2}, [13, 15], [13, 13, 10]),
+    "two stops, the second the best": ({10: 2.0, 13: 1.5, 15: 1.0, 20: 2.1, 30: 2.2}, [13, 15], [13, 15, 10]),
+    "stops before and after": ({10: 2.0, 13: 1.0, 20: 2.1, 24: 1.9, 30: 2.2}, [13, 24], [13, 24, 10]),
+    "a stop before the first": ({7: 1.0, 10: 2.0, 20: 2.1, 30: 2.2}, [7], [7, 10]),
+    "a stop where one is due": ({10: 2.0, 20: 1.0, 30: 2.2}, [20], [20, 20]),
+    "ties": ({10: 2.0, 13: 2.0, 20: 2.0, 30: 2.0}, [13], [10, 10]),
+}
+
+
+@pytest.mark.parametrize("stops", STOPS)
+def test_what_a_stop_finds_is_used_until_the_next_validation(
+    start: Start, monkeypatch: pytest.MonkeyPatch, stops: str
+) -> None:
+    losses, ends, best = STOPS[stops]
+
+    def told(session: Session) -> Session:
+        session.task.validate = lambda params: losses[session.trainer.state.step]  # type: ignore[method-assign]
+        return session
+
+    whole = finish(told(start("whole", steps=30, valid_every=10)))
+    session = start("parts", steps=30, valid_every=10)
+    for end, step in zip([*ends, 30], best, strict=True):
+        session = end_by_time(told(session), end, monkeypatch) if end < 30 else finish(told(session))
+        run = Run(session.run.path)
+        expected = {"loss": losses[step], "step": step}
+        assert run.manifest["best"] == notes(run) == session.trainer.best == expected
+        assert (session.outcome()["loss"], session.outcome()["best_step"]) == (losses[step], step)
+        session = sessions.resume(run, {}) if end < 30 else session
+    assert files(session.run) == files(whole.run)
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_a_kill_while_a_stop_is_saved_loses_nothing(start: Start, monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
+    """Files are written one after another; after each of them, those on disk must go on to the same bytes."""
     losses = {10: 2.0, 13: 1.0, 20: 2.1}
-    ended = {}
-    for name in ("whole", "parts"):
-        session = start(name, steps=20, valid_every=10)
-        if name == "parts":
-            session.task.validate = lambda params, s=session: losses[s.trainer.state.step]  # type: ignore[misc]
-            path = end_by_time(session, 13, monkeypatch).run.path
-            assert session.run.manifest["best"] == notes(session.run) == {"loss": 2.0, "step": 10}
-            session = sessions.resume(Run(path), {})
-        session.task.validate = lambda params, s=session: losses[s.trainer.state.step]  # type: ignore[misc]
-        ended[name] = finish(session).run
-        assert session.run.manifest["best"] == notes(session.run) == {"loss": 2.0, "step": 10}
-    assert files(ended["parts"]) == files(ended["whole"])
+    whole = start("whole", steps=20, valid_every=10)
+    whole.task.validate = lambda params: losses[whole.trainer.state.step]  # type: ignore[method-assign]
+    finish(whole)
+    session = start("parts", steps=20, valid_every=10)
+    session.task.validate = lambda params: losses[session.trainer.state.step]  # type: ignore[method-assign]
+    write, count = checkpoint.write_atomically, iter(range(100))
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*arguments: Any) -> None:
+        if session.trainer.state.step == 13 and next(count) >= moment:
+            raise Killed
+        write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_atomically", killed)
+        try:
+            end_by_time(session, 13, monkeypatch)
+        except Killed:
+            assert moment < 4  # last, last with what is set aside, best, manifest
+        else:
+            assert moment >= 4
+    session.run.release()
+    run = Run(session.run.path)
+    assert run.summary().step == run.last()[1]["step"] == (10 if moment == 0 else 13)
+    assert run.summary().loss == notes(run)["loss"] == (2.0 if moment < 3 else 1.0)
+    again = sessions.resume(run, {})
+    again.task.validate = lambda params: losses[again.trainer.state.step]  # type: ignore[method-assign]
+    assert files(finish(again).run) == files(whole.run)
+
+
+def test_whoever_leaves_the_iterator_finds_the_files_up_to_date(start: Start) -> None:
+    whole = finish(start("whole", steps=30))
+    session = start("parts", steps=30)
+    events = session.trainer.events()
+    for progress in events:
+        if progress.step.step == 13:
+            break
+    events.close()
+    run = Run(session.run.path)
+    assert run.manifest["step"] == run.last()[1]["step"] == run.summary().step == 13
+    assert files(finish(sessions.resume(run, {})).run) == files(whole.run)
+
+
+def test_an_interruption_in_the_middle_of_a_step_saves_nothing_of_it(start: Start) -> None:
+    whole = finish(start("whole", steps=30, dropout=0.2))
+    session = start("parts", steps=30, dropout=0.2)
+    loss = session.task.loss
+
+    def interrupted(params: Any, carry: Any, batch: Any, rng: np.random.Generator) -> Any:
+        found = loss(params, carry, batch, rng)  # which draws from the generator
+        if session.trainer.state.step == 12:
+            raise KeyboardInterrupt
+        return found
+
+    session.task.loss = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        finish(session)
+    run = Run(session.run.path)
+    assert run.manifest["step"] == run.last()[1]["step"] == run.summary().step == 9
+    assert files(finish(sessions.resume(run, {})).run) == files(whole.run)
+
+
+def test_asked_twice_the_validation_is_left_out(start: Start) -> None:
+    session = start("run", steps=30)
+    validate, asked = session.task.validate, list[int]()
+
+    def validated(params: Any) -> float | None:
+        asked.append(session.trainer.state.step)
+        if session.trainer.state.step == 14:
+            session.trainer.stop()
+        return validate(params)
+
+    session.task.validate = validated  # type: ignore[method-assign]
+    stop_after(session, 14)
+    assert asked == [9, 14]
+    assert session.run.manifest["step"] == session.run.last()[1]["step"] == 14
+    assert session.run.manifest["best"] == notes(session.run) == session.trainer.best
+    assert session.trainer.best["step"] == 9
+    again = sessions.resume(Run(session.run.path), {})
+    for progress in again.trainer.events():
+        if progress.step.step == 20:
+            again.trainer.stop()
+            again.trainer.stop()
+            with pytest.raises(KeyboardInterrupt):
+                again.trainer.stop()
+    assert again.run.manifest["step"] == 21
+    assert again.trainer.best["step"] in (9, 18)
+
+
+def test_a_stop_that_is_asked_for_during_a_validation_takes_no_further_step(start: Start) -> None:
+    session = start("run", steps=30)
+    validate = session.task.validate
+
+    def validated(params: Any) -> float | None:
+        session.trainer.stop()
+        return validate(params)
+
+    session.task.validate = validated  # type: ignore[method-assign]
+    finish(session)
+    assert (session.trainer.outcome, session.trainer.saved, session.trainer.best["step"]) == ("interrupted", 9, 9)
+
+
+@pytest.mark.parametrize("name", [METRICS, LAST, BEST])
+def test_a_disk_that_is_full_leaves_what_was_saved(start: Start, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    whole, session = finish(start("whole", steps=30)), start("parts", steps=30)
+    write, append = checkpoint.write_atomically, trainer_module._append
+
+    def full(path: Any, *rest: Any) -> None:
+        if session.trainer.state.step > 14 and os.fspath(path).endswith(name):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        write(path, *rest)
+
+    def no_line(metrics: Any, record: Any) -> None:
+        if session.trainer.state.step > 14 and name == METRICS:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(metrics, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_atomically", full)
+        patch.setattr(trainer_module, "_append", no_line)
+        with pytest.raises(OSError, match="No space left") as caught:
+            finish(session)
+    assert os.fspath(caught.value.filename) == str(session.run.path / name)
+    run = Run(session.run.path)
+    assert run.manifest["outcome"] == "interrupted"
+    assert run.manifest["step"] == run.summary().step == run.last()[1]["step"] == 9
+    assert run.manifest["best"] == notes(run)
+    assert files(finish(sessions.resume(run, {})).run) == files(whole.run)
+
+
+def test_what_a_process_that_was_killed_was_writing_is_removed_on_resume(start: Start) -> None:
+    session = stop_after(start("run", steps=30), 14)
+    left, kept = session.run.path / ".0123456789abcdef.tmp", session.run.path / ".notes.tmp"
+    left.touch()
+    kept.touch()
+    sessions.resume(Run(session.run.path), {}).run.release()
+    assert (left.exists(), kept.exists()) == (False, True)
+
+
+class Clock:
+    """Time as a trainer sees it: what its steps are said to take."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(trainer_module.time, "monotonic", lambda: self.now)
+
+    def train(self, session: Session, seconds: Callable[[int], float]) -> list[float]:
+        """Train to the end; the rate of each step."""
+        loss, rates = session.task.loss, list[float]()
+
+        def slow(*arguments: Any) -> Any:
+            self.now += seconds(session.trainer.state.step)
+            return loss(*arguments)
+
+        session.task.loss = slow  # type: ignore[method-assign]
+        for progress in session.trainer.events():
+            rates.append(progress.step.learning_rate)
+        return rates
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "cosine:warmup=5,final=0.1"])
+@pytest.mark.parametrize(
+    "seconds",
+    [lambda step: 1.0, lambda step: 60.0 if step == 0 else 1.0, lambda step: 1.0 if step < 100 else 3.0],
+    ids=["steady", "a slow first step", "slower in the middle"],
+)
+def test_a_schedule_spans_the_time(
+    start: Start, monkeypatch: pytest.MonkeyPatch, schedule: str, seconds: Callable[[int], float]
+) -> None:
+    session = start("run", steps=1_000_000, max_time=200, schedule=schedule, learning_rate=0.01)
+    rates = Clock(monkeypatch).train(session, seconds)
+    assert session.trainer.outcome == "time"
+    assert rates[-1] == pytest.approx(0.001 if "final" in schedule else 0.0, abs=2e-4)
+    if "warmup" in schedule:
+        assert rates[:5] == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.01])
+        return
+    passed = np.cumsum([0, *(seconds(step) for step in range(len(rates) - 1))]) / 200
+    expected = 0.01 * (1 - passed if schedule == "linear" else (1 + np.cos(np.pi * passed)) / 2)
+    assert rates == pytest.approx(expected, abs=0.02 * 0.01 * np.pi / 2)  # a fiftieth of the time, where it is steepest
+
+
+def test_a_repetition_takes_the_rates_that_the_clock_gave(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    one = start("one", steps=1_000_000, max_time=40, learning_rate=0.01)
+    rates = clock.train(one, lambda step: 1.0 if step < 20 else 2.0)
+    assert (one.trainer.outcome, len(rates)) == ("time", 30)
+    again = sessions.resume(Run(one.run.path), {})
+    # Thirty steps in forty seconds, and as many seconds are to come.
+    assert "the cosine schedule now spans to the end of the time; the learning rate goes on at 0.005" in again.notices
+    rates += clock.train(again, lambda step: 3.0)
+    other = sessions.repeat(Run(one.run.path), name="other")
+    assert clock.train(other, lambda step: 0.1) == rates
+    assert files(other.run) == files(Run(one.run.path))
+
+
+def test_a_time_that_is_not_needed_leaves_the_schedule_as_it_is(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = [
+        Clock(monkeypatch).train(start(name, steps=30, learning_rate=0.01, **given), lambda step: 1.0)
+        for name, given in (("free", {}), ("timed", {"max_time": 100}))
+    ]
+    assert rates[0] == rates[1]
 
 
 def test_a_time_limit_that_is_reached_at_once(start: Start) -> None:
@@ -195,8 +430,9 @@ def test_records_reach_the_disk_before_what_counts_them(start: Start, monkeypatc
 
 def test_records_of_later_steps_are_dropped_though_others_are_missing(start: Start) -> None:
     parts = stop_after(start("parts", steps=30), 14)
-    lines = (parts.run.path / METRICS).read_text().splitlines(keepends=True)
+    *lines, at_stop = (parts.run.path / METRICS).read_text().splitlines(keepends=True)
     assert [json.loads(line)["step"] for line in lines] == [4, 8, 9, 12]
+    assert json.loads(at_stop)["step"] == 14
     (parts.run.path / METRICS).write_text("".join(lines[1:]) + lines[0].replace('"step": 4', '"step": 16'))
     parts = finish(sessions.resume(Run(parts.run.path), {}))
     steps = [r["step"] for r in parts.run.records()]
@@ -207,12 +443,11 @@ def test_records_of_later_steps_are_dropped_though_others_are_missing(start: Sta
 def test_records_of_steps_that_were_lost_are_dropped(start: Start) -> None:
     whole = finish(start("whole", steps=30))
     crashed = start("crashed", steps=30)
-    for progress in islice(crashed.trainer.events(), 14):
-        assert progress.step.step <= 14
-    run = Run(crashed.run.path)
-    run.update(
-        outcome=None
-    )  # as if it had been killed: the last state on disk is that of step 9, the records go further
+    run = Run(crashed.run.path.with_name("killed"))
+    for _ in islice(crashed.trainer.events(), 14):
+        shutil.rmtree(run.path, ignore_errors=True)
+        shutil.copytree(crashed.run.path, run.path)  # what is there where it is killed
+    assert run.last()[1]["step"] == run.summary().step == 9  # and the records go further
     with open(run.path / METRICS, "a") as metrics:
         metrics.write('{"step": 16, "train_lo')
     assert [r["step"] for r in run.records()] == [4, 8, 9, 12]

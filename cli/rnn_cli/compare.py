@@ -64,7 +64,7 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
     from rnn_plugins.comparison import group
     from rnn_plugins.contest import SEEDS, contest
 
-    interrupted = at_end = False
+    interrupted = False
     about: tuple[str, ...] = ()
     if cells:
         from rnn_plugins.runs import require_texts
@@ -75,7 +75,6 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
         else:
             piped.ignored("each run reads the text, so save it to a file and name that")
         planned = contest(cells, wanted, match or "params", SEEDS if seeds is None else seeds)
-        at_end = planned.match == "seconds"
         about = (*planned.about, _described(planned))
         for line in about:
             remark(line)
@@ -90,7 +89,7 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
         _hold_runs(runs_or_files, [*useless, *wanted])
         groups = group(_found(runs_or_files))
     with telling(sum(map(len, groups.values()))) as tell:
-        page = laid_out(groups, lambda name: tell(f"looking at {name}"), at_end)
+        page = laid_out(groups, lambda name: tell(f"looking at {name}"))
     put([page], " and ".join(page.subjects), about, output)
     if interrupted:
         ctx.exit(INTERRUPTED)
@@ -211,7 +210,7 @@ def _train(session: Session, name: str) -> None:
     except NotFinite as error:
         remark(f"{name}: diverged at step {error.step:,}")
     else:
-        loss = trainer.tally.best_loss
+        loss = trainer.best["loss"]
         if loss is not None:
             took = duration(max((record["seconds"] for record in session.run.records()), default=0.0))
             remark(

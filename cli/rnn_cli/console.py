@@ -147,13 +147,30 @@ def remark(text: str) -> None:
     if is_hushed():
         return
     text = printable(text)
-    with suppress(OSError):
+    with unheard():
         if sys.stderr.isatty():
             width = columns(sys.stderr) - 1
             text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
             print(text, file=sys.stderr)  # where Rich draws it puts itself in between, and Click would write past it
         else:
             click.echo(text, err=True)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Lose what cannot be written to standard error in here, as when the terminal was hung up, and all that follows."""
+    try:
+        yield
+    except OSError:
+        mute(sys.stderr)
+
+
+def mute(stream: IO[str]) -> None:
+    """Let what is still written to a stream that failed go nowhere, and what is in its buffer."""
+    with suppress(OSError, ValueError):  # one that is no file of the system's has no buffer that is flushed at the end
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def hush() -> None:

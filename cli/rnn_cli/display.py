@@ -6,6 +6,7 @@ It trains nothing; what happens in training is told to it.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_cli.console import as_json, errors, printable, remark
-from rnn_plugins.errors import UserError
+from rnn_cli.console import as_json, errors, mute, printable, remark, unheard
+from rnn_plugins.errors import UserError, why
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -113,6 +114,14 @@ class Live(Display):
         super().__init__(session)
         from rich.live import Live as RichLive
 
+        class Picture(RichLive):
+            """It draws in a thread of its own, too, and must not end with a terminal that is gone."""
+
+            def refresh(self) -> None:
+                """Draw."""
+                with unheard():
+                    super().refresh()
+
         self.progress: Progress | None = None
         self.record: dict[str, Any] = {}
         self.flow: dict[str, list[float | None]] = {}
@@ -120,17 +129,19 @@ class Live(Display):
         self.excerpt, self.excerpt_step, self.excerpt_time = "", 0, float("-inf")
         self.word = ""
         self.over = False
-        self.live = RichLive(console=errors(), get_renderable=self.picture, refresh_per_second=4)
+        self.live = Picture(console=errors(), get_renderable=self.picture, refresh_per_second=4)
 
     def __enter__(self) -> Live:
         """Begin to draw."""
-        self.live.start()
+        with unheard():
+            self.live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Leave the last picture where it is, without what will be said after it."""
         self.over = True
-        self.live.stop()
+        with unheard():
+            self.live.stop()
 
     def note(self, text: str) -> None:
         """Shown with the next picture."""
@@ -215,11 +226,11 @@ class Live(Display):
     def _numbers(self, progress: Progress) -> RenderableType:
         from rich.table import Table
 
-        session, record, tally = self.session, self.record, self.session.trainer.tally
+        session, record, kept = self.session, self.record, self.session.trainer.best
         held_out = losses(session, self.looks[-1]["valid_loss"]) if self.looks else "not yet measured"
         if not session.run.held_out:
             held_out = "nothing"
-        best = "" if tally.best_loss is None else f"{tally.best_loss:.3f} nats at step {tally.best_step:,}"
+        best = "" if kept["loss"] is None else f"{kept['loss']:.3f} nats at step {kept['step']:,}"
         rows = [
             ("step", f"{progress.step.step:,} of {session.trainer.last_step:,}", "training", ""),
             ("epoch", f"{progress.epoch:.2f}", "held out", held_out),
@@ -241,8 +252,17 @@ class Live(Display):
 
 
 def emit(record: dict[str, Any]) -> None:
-    """A line of JSON on standard output."""
-    click.echo(as_json(record))
+    """A line of JSON on standard output, as ``tell`` writes it."""
+    tell(as_json(record))
+
+
+def tell(text: str) -> None:
+    """A line on standard output; where nobody can read it, that is said once, and what the command does goes on."""
+    try:
+        click.echo(text)
+    except OSError as error:
+        mute(sys.stdout)
+        remark(f"Note: standard output cannot be written to ({why(error)}), and nothing more is shown there.")
 
 
 def losses(session: Session, loss: float, *, training: bool = False) -> str:

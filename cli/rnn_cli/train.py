@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import threading
@@ -13,17 +14,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_cli import piped
-from rnn_cli.console import is_live, remark, say
-from rnn_cli.display import Display, Lines, Live, Records, duration, emit, losses, memory
+from rnn_cli.console import is_live, printable, remark
+from rnn_cli.display import Display, Lines, Live, Records, duration, emit, losses, memory, tell
 from rnn_cli.options import OPTIONS, Setting, collect, translate
+from rnn_plugins.errors import why
 
 if TYPE_CHECKING:
     from rnn_plugins.sessions import Session
     from rnn_plugins.tracking import TensorBoard
     from rnn_plugins.trainer import Trainer
 
-DIVERGED = 3
-"""The exit code of a run whose loss became no number; an interrupted one has 128 + the signal."""
+FAILED, DIVERGED = 1, 3
+"""The exit codes of a run that cannot be saved, and of one whose loss became no number.
+
+An interrupted one has 128 + the signal."""
 
 
 class Train(click.Command):
@@ -70,7 +74,7 @@ def train(ctx: click.Context, /, files: tuple[str, ...], **given: Any) -> None:
     built-in corpus builtin:latex. There is also builtin:hello.
 
     The run becomes a folder in runs/, or in the folder that the environment variable RNN_RUNS names. Ctrl-C ends it
-    after the step under way, and --resume goes on with it.
+    after the step under way and a validation, and --resume goes on with it.
     """
     wanted = collect(files, given)
     name, resumed, source = (wanted.pop(key, None) for key in ("name", "resume", "init_from"))
@@ -108,7 +112,8 @@ def carry_out(session: Session, *, quiet: bool, as_json: bool) -> int:
     from minigrad.training import NotFinite
     from rnn_cli.engine_warnings import no_warnings
 
-    trainer, diagnosis, at_once = session.trainer, list[str](), False
+    trainer, at_once, failed = session.trainer, False, False
+    diagnosis: list[str] = []
     display, tracker = _display(session, quiet, as_json), _tracker(session)
     with _stopping(trainer, display) as signals, no_warnings() if quiet else nullcontext():
         try:
@@ -121,18 +126,23 @@ def carry_out(session: Session, *, quiet: bool, as_json: bool) -> int:
                         tracker.show(progress)
         except NotFinite as error:
             diagnosis = session.diagnosis(error)
+        except OSError as error:
+            failed = True
+            remark(f"Error: {unsaved(session, error)}")
         except KeyboardInterrupt:
             at_once = True
         finally:
             session.run.release()
     for line in diagnosis:
         remark(f"Error: {line}" if line is diagnosis[0] else line)
-    if not quiet:
+    if not quiet and not failed:
         conclude(session, at_once)
     if as_json:
         emit({"outcome": session.outcome() | {"diagnosis": diagnosis}})
     elif not quiet and session.run.path.exists():
-        say(result(session))
+        tell(printable(result(session)))
+    if failed:
+        return FAILED
     if diagnosis:
         return DIVERGED
     return 128 + signals[0] if signals and trainer.outcome in (None, "interrupted") else 0
@@ -172,11 +182,11 @@ def conclude(session: Session, at_once: bool) -> None:
         remark("Left before the first step, and nothing of it is kept.")
         return
     if at_once:
-        remark(f"Left at once, with what was saved last; {go_on}")
+        remark(f"Left at once, and saved after step {trainer.saved:,}; {go_on}")
     elif trainer.outcome == "interrupted":
-        remark(f"Interrupted after step {trainer.state.step:,} and saved; {go_on}")
+        remark(f"Interrupted after step {trainer.saved:,} and saved; {go_on}")
     elif trainer.outcome == "time":
-        remark(f"The time is up after step {trainer.state.step:,}; {go_on}")
+        remark(f"The time is up after step {trainer.saved:,}; {go_on}")
     elif trainer.outcome == "patience":
         remark(f"No better for {trainer.settings.patience:,} validations, so it ends here.")
     if words := session.verdict():
@@ -185,13 +195,23 @@ def conclude(session: Session, at_once: bool) -> None:
         remark(f"Let it write: rnn sample {name}")
 
 
+def unsaved(session: Session, error: OSError) -> str:
+    """Why training stopped where a file of the run cannot be written, and how to go on."""
+    trainer, name = session.trainer, shlex.quote(session.run.name)
+    place = f"{os.fspath(error.filename)!r}" if error.filename else "the run"
+    return (
+        f"{place} cannot be written ({why(error)}), so training stopped after step {trainer.state.step:,}. What is "
+        f"saved is step {trainer.saved:,}; when there is room again, go on with: rnn train --resume {name}"
+    )
+
+
 def result(session: Session) -> str:
     """What came out, in a line."""
-    tally, path = session.trainer.tally, session.run.path
-    if tally.best_loss is None:
+    best, path = session.trainer.best, session.run.path
+    if best["loss"] is None:
         return f"{path}: not measured yet"
     text = "held out" if session.run.held_out else "on the training text"
-    return f"{path}: {losses(session, tally.best_loss)} {text}, at step {tally.best_step:,}"
+    return f"{path}: {losses(session, best['loss'])} {text}, at step {best['step']:,}"
 
 
 def _display(session: Session, quiet: bool, as_json: bool) -> Display:
@@ -214,12 +234,14 @@ def _tracker(session: Session) -> TensorBoard | None:
     except UserError as error:  # a run that began with it goes on without
         session.notices.append(f"there are no event files: {error}")
         return None
-    return TensorBoard(session)
+    return TensorBoard(session, lambda sentence: remark(f"Note: {sentence}."))
 
 
 @contextmanager
 def _stopping(trainer: Trainer, display: Display) -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM ends training after the step under way; the next one at once.
+    """The first SIGINT, SIGTERM or SIGHUP ends training after the step under way and a validation.
+
+    The second leaves the validation out, and the third leaves at once.
 
     Yields:
         The signals that came.
@@ -227,15 +249,17 @@ def _stopping(trainer: Trainer, display: Display) -> Iterator[list[int]]:
     came: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if came:
-            raise KeyboardInterrupt
         came.append(number)
         trainer.stop()
-        display.note("Stopping after this step. Ctrl-C again leaves at once.")
+        display.note(
+            "Stopping after this step and a validation. Ctrl-C again leaves the validation out."
+            if len(came) == 1
+            else "Stopping after this step. Ctrl-C again leaves at once."
+        )
 
     before = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in filter(None, (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None))):
             if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup, or in the background of a script
                 before[number] = signal.signal(number, stop)
     try:

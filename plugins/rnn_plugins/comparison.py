@@ -20,7 +20,6 @@ from rnn_plugins.blame import blaming
 from rnn_plugins.contest import seconds_of, task_of
 from rnn_plugins.cost import operations
 from rnn_plugins.errors import UserError
-from rnn_plugins.places import LAST
 from rnn_plugins.reports.flow import REACHED, crossing, measure_flow
 from rnn_plugins.reports.report import Chart, Curve, Page, Quantity, Table
 from rnn_plugins.reports.structure import CLASSES, ENOUGH, Outcomes, outcomes
@@ -95,13 +94,12 @@ def read(run: Run) -> Trial:
     records = list(run.records())
     key = "valid_loss" if run.held_out else "train_loss"
     looks = [record for record in records if key in record]
-    loss = (run.manifest.get("best") or {}).get("loss") or min((look[key] for look in looks), default=None)
+    steps, loss = run.reached()
     if loss is None:
         raise UserError(f"the run {run.name!r} has measured no loss yet: train it longer")
     share = run.characters_per_symbol(training=True)
     a_step = task.tokens_per_step * share
     speeds = [record["tokens_per_second"] * share for record in records if record["tokens_per_second"] > 0]
-    steps = run.manifest.get("step") or max((record["step"] for record in records), default=0)
     curve = np.array([(look["step"] * a_step, look["seconds"], run.bits(look[key])) for look in looks], float)
     return Trial(
         run,
@@ -114,35 +112,14 @@ def read(run: Run) -> Trial:
     )
 
 
-def look(trial: Trial, at_end: bool = False) -> Trial:
-    """The same, with what its weights show: how far gradients reach, how it closes brackets.
-
-    Args:
-        trial: as it was read.
-        at_end: whether its loss is also measured where its time ended, before a validation was due. Runs that were
-            given equal times are compared so, as a slow one's last validation is farther from its end.
-    """
+def look(trial: Trial) -> Trial:
+    """The same, with what its weights show: how far gradients reach, how it closes brackets."""
     try:
         with blaming():
             subject = of_run(trial.run)
-            if at_end:
-                trial = _measured_at_its_end(trial, subject)
             return replace(trial, reach=_reach(subject), structure=_structure(subject))
     except UserError as error:
         return replace(trial, notices=(f"{trial.run.name}: its weights were not looked at, because {error}",))
-
-
-def _measured_at_its_end(trial: Trial, subject: Subject) -> Trial:
-    if trial.run.manifest.get("outcome") != "time" or not trial.held_out:
-        return trial
-    if trial.curve.size and trial.curve[0, -1] >= trial.characters:
-        return trial
-    weights, _ = trial.run.load(LAST)
-    loss = subject.model.evaluate(weights["params"], subject.tokens)
-    if not math.isfinite(loss):
-        return trial
-    end = np.array([[trial.characters], [trial.seconds], [trial.run.bits(loss)]])
-    return replace(trial, loss=min(loss, trial.loss), curve=np.concatenate([trial.curve, end], axis=1))
 
 
 def _reach(subject: Subject) -> float | None:
@@ -232,15 +209,12 @@ def _cell(run: Run) -> str:
     return f"{run.manifest['cell']['cell']}{':' if options else ''}{options}"
 
 
-def compare(
-    groups: Mapping[str, Sequence[Run]], told: Callable[[str], None] = lambda run: None, at_end: bool = False
-) -> Page:
+def compare(groups: Mapping[str, Sequence[Run]], told: Callable[[str], None] = lambda run: None) -> Page:
     """Lay runs beside each other.
 
     Args:
         groups: the runs of each contestant by its label.
         told: called with the name of a run before its weights are looked at.
-        at_end: as in ``look``.
 
     Raises:
         UserError: there is nothing to show of any of them.
@@ -255,7 +229,7 @@ def compare(
                 reasons.append(str(error))
                 continue
             told(run.name)
-            trials.append(look(trial, at_end))
+            trials.append(look(trial))
             notices += trials[-1].notices
         if trials:
             contestants.append(Contestant(label, tuple(trials)))
@@ -266,11 +240,6 @@ def compare(
         raise UserError("; ".join(failed.values()))
     unfair, remarks = _fairness(contestants)
     lowest = "The loss of the weights that are kept as the best"
-    if at_end:
-        lowest = "The lowest loss that was measured in training or at the end of its time"
-        remarks.append(
-            "the losses at the end of the time count too, and may be below those of the weights that are kept"
-        )
     return Page(
         kind="compare",
         title="Comparison",

@@ -111,7 +111,7 @@ def contest(cells: Sequence[str], given: Mapping[str, Any], match: Match = "para
     if any(map(is_pipe, common.files)):
         raise UserError("a pipe can be read only once, and each run reads the text: save it to a file first")
     if match == "seconds":
-        common = _timed(common, given)
+        common = _timed(common)
     common = replace(common, files=common.files or ("builtin:latex",))
     corpus = load_corpus(common.files, level=common.level, valid_fraction=common.valid_fraction)
     symbols = len(corpus.vocabulary)
@@ -135,27 +135,20 @@ def contest(cells: Sequence[str], given: Mapping[str, Any], match: Match = "para
     return Contest(entered, tuple(range(first, first + seeds)), match, tuple(_about(entered, models, match)))
 
 
-def _timed(settings: Settings, given: Mapping[str, Any]) -> Settings:
+def _timed(settings: Settings) -> Settings:
     """The settings of runs that end with the time.
 
     Raises:
-        UserError: something else is to end them too, or the learning rate depends on how long they are.
+        UserError: something else is to end them too.
     """
-    if settings.max_time is not None:
-        if settings.steps is not None or settings.epochs is not None:
-            raise UserError(
-                "--match seconds takes the time from --max-time, or from the first run, whose length is --steps or "
-                "--epochs: leave one of them out"
-            )
-        settings = replace(settings, steps=UNENDING)
-    if "schedule" not in given:
-        return replace(settings, schedule="constant")
-    if settings.schedule.partition(":")[0] in ("cosine", "linear"):
+    if settings.max_time is None:
+        return settings
+    if settings.steps is not None or settings.epochs is not None:
         raise UserError(
-            f"--schedule {settings.schedule} needs to know how many steps a run takes, and with --match seconds nobody "
-            "does: give --schedule constant or exponential"
+            "--match seconds takes the time from --max-time, or from the first run, whose length is --steps or "
+            "--epochs: leave one of them out"
         )
-    return settings
+    return replace(settings, steps=UNENDING)
 
 
 def match_size(measure: Callable[[int], float], goal: float) -> int:

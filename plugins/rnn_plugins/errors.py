@@ -22,3 +22,8 @@ def said(error: BaseException) -> str:
     """An exception in one line: its type, and the first line of its message where it has one."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def why(error: OSError) -> str:
+    """What the system says is wrong, for the middle of a sentence."""
+    return (error.strerror or str(error)).lower()

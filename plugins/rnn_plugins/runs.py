@@ -51,6 +51,9 @@ T = TypeVar("T")
 PARTS_OF_LAST = ("params", "optimizer", "carry")
 """The trees that training takes up again, as ``last.safetensors`` names them."""
 
+SET_ASIDE = "best"
+"""The part that it may have beside them: weights that a stop has replaced in the file of the best."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -301,13 +304,10 @@ class Run:
     def summary(self) -> Summary:
         """A line of the list of runs. What is wrong with a run stands in its own line and is never raised."""
         try:
-            settings, outcome = self.settings, self.manifest.get("outcome")
-            if outcome:
-                step, loss = self.manifest.get("step", 0), self.manifest.get("best", {}).get("loss")
-            else:  # what the manifest has only when a run ends, its records have so far
-                outcome, records = "running" if self.is_trained() else "killed", list(self.records())
-                step = records[-1]["step"] if records else 0
-                loss = min((r["valid_loss"] for r in records if "valid_loss" in r), default=None)
+            settings, (step, loss) = self.settings, self.reached()
+            outcome = self.manifest.get("outcome") or ("running" if self.is_trained() else "killed")
+            if outcome == "running":
+                step = max((record["step"] for record in self.records()), default=step)
             created = self.manifest.get("environment", {}).get("created")
             return Summary(
                 name=self.name,
@@ -346,27 +346,51 @@ class Run:
         """All that training needs to go on, and what is noted beside it."""
         return self.load(LAST)
 
+    def reached(self) -> tuple[int, float | None]:
+        """The step that was saved last, and the loss of the weights that are kept as the best, None where not known."""
+        if self.manifest.get("outcome"):
+            return self.manifest.get("step", 0), self.manifest.get("best", {}).get("loss")
+        # The manifest has it only when a run ends.
+        last, best = (self.notes(name) if (self.path / name).exists() else {} for name in (LAST, BEST))
+        return last.get("step", 0), best.get("loss")
+
     def load(self, name: str) -> tuple[Tree, dict[str, Any]]:
         """One of its two files of weights, and what is noted in it; see ``params`` and ``last``.
 
         Raises:
             UserError: it is missing or damaged, or its weights are not those of the run's model.
         """
+        tree, notes = self._of_file(name, checkpoint.load)
+        self._require_notes(name, notes)
+        if name == LAST and not (isinstance(tree, dict) and tree.keys() - {SET_ASIDE} == {*PARTS_OF_LAST}):
+            raise self._unreadable(f"its {name} holds something else than {', '.join(PARTS_OF_LAST)}")
+        if self.is_of_text:  # another task may add parameters of its own
+            for weights in [tree[key] for key in ("params", SET_ASIDE) if key in tree] if name == LAST else [tree]:
+                self._require_weights(name, weights)
+        return tree, notes
+
+    def notes(self, name: str) -> dict[str, Any]:
+        """What is noted in one of its two files of weights: of ``model.safetensors`` their step and their loss.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        notes = self._of_file(name, checkpoint.load_metadata)
+        self._require_notes(name, notes)
+        return notes
+
+    def _of_file(self, name: str, read: Callable[[Path], T]) -> T:
         path = self.file(name)
         if not path.exists():
             raise UserError(f"the run {self.name!r} has no {name}: it ended before anything was saved; train it again")
         try:
-            tree, notes = checkpoint.load(path)
+            return read(path)
         except checkpoint.CheckpointError as error:
             raise self._unreadable(str(error)) from None
-        wrong = schema.misfit(notes, {BEST: schema.BEST, LAST: schema.LAST}[name])
-        if not wrong and name == LAST and not (isinstance(tree, dict) and tree.keys() == {*PARTS_OF_LAST}):
-            wrong = f"holds something else than {', '.join(PARTS_OF_LAST)}"
-        if wrong:
+
+    def _require_notes(self, name: str, notes: Any) -> None:
+        if wrong := schema.misfit(notes, {BEST: schema.BEST, LAST: schema.LAST}[name]):
             raise self._unreadable(f"its {name} {wrong}")
-        if self.is_of_text:  # another task may add parameters of its own
-            self._require_weights(name, tree["params"] if name == LAST else tree)
-        return tree, notes
 
     def _require_weights(self, name: str, weights: Tree) -> None:
         found = trees.flatten(weights)
@@ -386,7 +410,17 @@ class Run:
             raise self._unreadable(f"in its {name} {wrong}")
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """The records of ``metrics.jsonl``, in order; a line cut off by a crash, or damaged otherwise, is left out."""
+        """The records of ``metrics.jsonl``, in order, one a step: that of a validation at a stop replaces the other."""
+        before: dict[str, Any] = {}
+        for record in self.lines():
+            if before and before["step"] != record["step"]:
+                yield before
+            before = record
+        if before:
+            yield before
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``, in order; one cut off by a crash, or damaged otherwise, is left out."""
         try:
             lines = self.file(METRICS).read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:

@@ -114,6 +114,7 @@ LAST = {
         "best_step": COUNT,
         "stale": COUNT,
         "records": COUNT,
+        "spans?": [[NUMBER]],
     },
 }
 """Of what is noted in ``last.safetensors``."""

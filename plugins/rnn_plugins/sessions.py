@@ -130,14 +130,14 @@ class Session:
 
     def outcome(self) -> dict[str, Any]:
         """How the run ended, as JSON takes it."""
-        tally = self.trainer.tally
-        loss = tally.best_loss
+        best = self.trainer.best
+        loss = best["loss"]
         return {
             "outcome": self.trainer.outcome,
-            "step": self.trainer.state.step,
+            "step": self.trainer.saved,
             "loss": loss,
             "bits_per_character": None if loss is None or not self.run.is_of_text else self.run.bits(loss),
-            "best_step": tally.best_step,
+            "best_step": best["step"],
         }
 
     def diagnosis(self, error: NotFinite) -> list[str]:
@@ -165,8 +165,8 @@ class Session:
         if "warmup" not in trainer.settings.schedule and trainer.total_steps > 2 * WARM_UP:
             advice.append(f"a warm-up: --schedule cosine:warmup={WARM_UP}")
         lines.append(f"What to try, in a new run: {', or '.join(advice)}.")
-        if trainer.tally.best_loss is not None:
-            lines.append(f"The best weights, of step {trainer.tally.best_step:,}, stay: rnn sample {self.run.name}")
+        if trainer.best["loss"] is not None:
+            lines.append(f"The best weights, of step {trainer.best['step']:,}, stay: rnn sample {self.run.name}")
         return lines
 
 
@@ -229,8 +229,14 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
         )
     task = _task(run.model, corpus, settings)
     trainer = Trainer(run, task, settings, settings.learning_rate or LEARNING_RATE)
+    step = run.notes(LAST)["step"]
+    if trainer.total_steps < step:
+        name = "epochs" if settings.steps is None else "steps"
+        raise UserError(
+            f"--{name} is {getattr(settings, name):g}, and the run {run.name!r} has been trained for {step:,} steps: "
+            f"give more to train it further, or start a new run with its weights: --init-from {run.name}"
+        )
     trainer.resume()
-    step = trainer.state.step
     last = ", which is its last; --epochs or --steps trains it further" if step >= trainer.total_steps else ""
     session = Session(run, corpus, task, trainer, [f"it goes on after step {step:,}{last}", *ablations(settings)])
     session.notices += filter(None, [run.cell_changed()])
@@ -254,13 +260,14 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
     if threads := contradiction(changes_of(began)):
         session.notices.append(f"its matrix products had threads {threads}: it need not go on bit for bit")
     changed = {key: getattr(settings, key) for key in CHANGEABLE[1:] if getattr(settings, key) != getattr(before, key)}
-    shape = settings.schedule.partition(":")[0]
-    if changed.keys() & {"epochs", "steps"} and shape in ("cosine", "linear"):
+    timed = settings.max_time is not None
+    if settings.has_end and (timed or changed.keys() & {"epochs", "steps"}):
+        end = "to the end of the time" if timed else f"{trainer.total_steps:,} steps"
         session.notices.append(
-            f"the {shape} schedule now spans {trainer.total_steps:,} steps; the learning rate goes on at "
-            f"{trainer.schedule(trainer.state.step):.2g}"
+            f"the {settings.schedule.partition(':')[0]} schedule now spans {end}; the learning rate goes on at "
+            f"{trainer.schedule(step):.2g}"
         )
-    history = [*run.manifest.get("resumed", []), {"step": trainer.state.step, "changed": changed}]
+    history = [*run.manifest.get("resumed", []), {"step": step, "changed": changed}]
     if other:
         began = {key: value for key, value in began.items() if key not in backends.OF_A_BACKEND}
         began |= backends.environment(backend)
@@ -288,8 +295,8 @@ def repeat(run: Run, *, name: str | None = None, backend: Backend | None = None)
                 "it cannot be repeated"
             )
     backend, other = _backend(run, backend)
-    ended_early = run.manifest.get("outcome") in ("time", "interrupted")
-    last_step = run.last()[1]["step"] if ended_early else 0
+    outcome = run.manifest.get("outcome")
+    reached = run.notes(LAST) if outcome else {}
     session = _lay_out(replace(run.settings, backend=backend), name, weights_of=source, known=run)
     if other:
         session.notices.append(
@@ -313,11 +320,15 @@ def repeat(run: Run, *, name: str | None = None, backend: Backend | None = None)
                 f"{run.name} was given another {' and '.join(lasting)} at step {earlier['step']:,}; "
                 "its repetition has that from the beginning"
             )
-    if ended_early:
-        trainer = session.trainer
+    trainer = session.trainer
+    if outcome:
         trainer.settings = replace(trainer.settings, max_time=None)
-        trainer.last_step, trainer.last_outcome = last_step, run.manifest["outcome"]
-        session.notices.append(f"{run.name} was ended early: its repetition ends after as many steps, {last_step:,}")
+        trainer.repeats = reached["tally"].get("spans", [])
+    if outcome in ("time", "interrupted"):
+        trainer.last_step, trainer.last_outcome = reached["step"], outcome
+        session.notices.append(
+            f"{run.name} was ended early: its repetition ends after as many steps, {trainer.last_step:,}"
+        )
     return session
 
 

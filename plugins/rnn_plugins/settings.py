@@ -200,7 +200,7 @@ class Settings:
         except ValueError as error:
             raise UserError(f"--optimizer is {self.optimizer!r}: {error}") from None
 
-    def make_schedule(self, learning_rate: float, total_steps: int, steps_per_epoch: int) -> Schedule:
+    def make_schedule(self, learning_rate: float, total_steps: float, steps_per_epoch: int) -> Schedule:
         """The schedule that ``schedule`` names, for a run of ``total_steps``."""
         from minigrad import schedules
 
@@ -218,10 +218,21 @@ class Settings:
             if values["warmup"] < 0:
                 raise ValueError(f"warmup is {values['warmup']:g}; it must be at least 0")
             make = schedules.cosine if name == "cosine" else schedules.linear
-            warmup = min(round(values["warmup"]), max(total_steps, 1))
+            warmup = min(round(values["warmup"]), int(max(total_steps, 1)))
             return make(learning_rate, max(total_steps, 1), warmup_steps=warmup, final=values["final"])
         except ValueError as error:
             raise UserError(f"--schedule is {self.schedule!r}: {error}") from None
+
+    @property
+    def has_end(self) -> bool:
+        """Whether the schedule falls to an end, so that it has to know how long the run is."""
+        return "final" in SCHEDULES[self.schedule.partition(":")[0]]
+
+    @property
+    def warmup(self) -> int:
+        """The steps in which the schedule first climbs."""
+        name, given = parse_spec("schedule", self.schedule, SCHEDULES)
+        return round(float((SCHEDULES[name] | given).get("warmup", 0)))
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """How many steps the run takes when nothing ends it earlier."""

@@ -1,11 +1,15 @@
-"""A run as TensorBoard shows it: event files in its folder, written by tensorboardX. It measures nothing itself.
+"""A run as TensorBoard shows it: event files in its folder, made by tensorboardX. It measures nothing itself.
 
-What is written stands in the records of ``metrics.jsonl`` too, but for histograms and samples.
+What is written stands in the records of ``metrics.jsonl`` too, but for histograms and samples. The library's own
+``SummaryWriter`` writes in a thread, and waits for it for ever when a full disk has ended it; here the events are
+written at once, so that an error comes to light where it can be told.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -14,13 +18,18 @@ from typing import Any
 import numpy as np
 
 from minigrad import trees
-from rnn_plugins.errors import UserError
+from rnn_plugins.errors import UserError, why
 from rnn_plugins.places import EVENTS
 from rnn_plugins.sessions import Session
 from rnn_plugins.trainer import Progress
 
 EXCERPT_SYMBOLS = 400
 """How much the model writes at each validation."""
+
+_POSITIVE = 1e-12 * 1.1 ** np.arange(774)
+
+BINS = np.concatenate([-_POSITIVE[::-1], [0.0], _POSITIVE])
+"""The limits of a histogram's bins, up to 1e20 on both sides, each a tenth beyond the one before, as in TensorFlow."""
 
 
 def require_writer() -> None:
@@ -34,36 +43,73 @@ def require_writer() -> None:
 
 
 class TensorBoard:
-    """Writes what happens in a run; a context, in which files are open."""
+    """Writes what happens in a run; a context, in which a file is open.
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    Where it cannot be written, that is told once, and nothing more is written.
+    """
+
+    def __init__(self, session: Session, told: Callable[[str], None] = lambda sentence: None) -> None:
+        self.session, self._told = session, told
+        self._writer: Any = None
 
     def __enter__(self) -> TensorBoard:
-        """Open a file. Steps after that at which the run goes on, of a session that was lost, are taken back."""
-        from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
-
-        folder: Path = self.session.run.path / EVENTS
-        folder.mkdir(exist_ok=True)
-        step = self.session.trainer.state.step
-        # Names have the time in seconds, and are read in their order.
-        number = sum(1 for _ in folder.iterdir())
-        self.writer = SummaryWriter(
-            str(folder), purge_step=step + 1 if number else None, filename_suffix=f".{number:04}"
-        )
+        """Open a file. What is after the last record, of a session that was lost or of a stop, is taken back."""
+        with self._or_give_up():
+            self._open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Write what is left, and close the file."""
-        self.writer.close()
+        with self._or_give_up():
+            if self._writer:
+                self._writer.close()
 
     def show(self, progress: Progress) -> None:
         """Write what was logged in a step, if anything was."""
-        record, details, step = progress.record, progress.step.details, progress.step.step
-        if record is None:
-            return
+        if self._writer and progress.record is not None:
+            with self._or_give_up():
+                self._write(progress, progress.record)
+
+    @contextmanager
+    def _or_give_up(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            folder = self.session.run.path / EVENTS
+            self._told(f"no more event files are written, because {str(folder)!r} cannot be written to ({why(error)})")
+            writer, self._writer = self._writer, None
+            with suppress(OSError):
+                if writer:
+                    writer.close()
+
+    def _open(self) -> None:
+        from tensorboardX.event_file_writer import EventsWriter  # type: ignore[import-untyped]
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+
+        folder: Path = self.session.run.path / EVENTS
+        folder.mkdir(exist_ok=True)
+        # Names have the time in seconds, and are read in their order.
+        number = sum(1 for _ in folder.iterdir())
+        self._writer = EventsWriter(str(folder / "events"), f".{number:04}")
+        if number:
+            last = max((record["step"] for record in self.session.run.records()), default=0)
+            self._add(Event(step=last + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def _add(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._writer.write_event(event)
+
+    def _write(self, progress: Progress, record: dict[str, Any]) -> None:
+        from tensorboardX import summary  # type: ignore[import-untyped]
+        from tensorboardX.proto.event_pb2 import Event
+
+        details, step = progress.step.details, progress.step.step
+
+        def add(found: Any) -> None:
+            self._add(Event(step=step, summary=found))
+
         for tag, value in scalars(record).items():
-            self.writer.add_scalar(tag, value, step)
+            add(summary.scalar(tag, value))
         if not self.session.trainer.validates(step):
             return
         weights = trees.flatten(self.session.trainer.state.params)
@@ -71,12 +117,12 @@ class TensorBoard:
         for group, arrays in (("weights", weights), ("gradients", gradients)):
             for path, array in arrays.items():
                 if np.isfinite(array).all():
-                    self.writer.add_histogram(f"{group}/{path}", array, step)
+                    add(summary.histogram(f"{group}/{path}", array, BINS))
         with suppress(UserError):  # a model on its way to diverge has no scores to write by
             written = self.session.excerpt(EXCERPT_SYMBOLS)
             # As a block of code, in which signs mean themselves and lines stay lines.
-            self.writer.add_text("sample", "\n".join(f"    {line}" for line in written.split("\n")), step)
-        self.writer.flush()
+            add(summary.text("sample", "\n".join(f"    {line}" for line in written.split("\n"))))
+        self._writer.flush()
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:

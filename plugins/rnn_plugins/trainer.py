@@ -8,14 +8,13 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -27,12 +26,15 @@ from rnn_plugins.backends import compiled_for, on_backend
 from rnn_plugins.blas_threads import Threads, changes_of
 from rnn_plugins.errors import UserError
 from rnn_plugins.places import BEST, LAST, METRICS
-from rnn_plugins.runs import Run
+from rnn_plugins.runs import SET_ASIDE, Run
 from rnn_plugins.settings import Settings
 from rnn_plugins.tasks.task import Task
 
 SAVE_SECONDS = 60.0
 """How much work a crash may cost."""
+
+SPANS = 100
+"""Into how many parts a time limit is divided, after each of which a schedule is spread anew over that time."""
 
 
 @dataclass
@@ -63,10 +65,12 @@ class Tally:
     Attributes:
         loss_sum: of the steps since the last record; one that is made to show the flow alone does not count.
         loss_count: how many those are.
-        best_loss: the lowest held-out loss (training loss, where nothing is held out), nats.
+        best_loss: the lowest loss of a validation that was due: held-out, or training where nothing is held out; nats.
         best_step: where it was.
         stale: validations since.
-        records: how many lines ``metrics.jsonl`` has.
+        records: how many lines ``metrics.jsonl`` has, but for that of a validation at a stop.
+        spans: ``[step, total]`` each: from that step on, the schedule was spread over so many steps, as the time
+            allowed. Empty where no time limits it.
     """
 
     loss_sum: float = 0.0
@@ -75,10 +79,27 @@ class Tally:
     best_step: int = 0
     stale: int = 0
     records: int = 0
+    spans: list[list[float]] = field(default_factory=list)
 
 
 class Trainer:
     """Trains a run, writing its files, and yields what happens.
+
+    **A stop and what comes after it.** Where training is stopped, by its time or by somebody, its last weights are
+    validated out of turn, and are put into ``model.safetensors`` if they are the best; otherwise all that was learnt
+    since the last validation would be lost to whoever uses the run. But a run that goes on has to end in the same bytes
+    as one that never stopped, and that one had no such validation. So the state is saved first: neither ``tally`` nor
+    the count of records in it knows of the stop. If the weights that are replaced were the best of a validation that
+    was due, they are set aside in ``last.safetensors``, and are put back at the next such validation, unless that finds
+    better ones.
+
+    **What the manifest claims** is what was written last, ``saved`` and ``best``, and not what training has come to:
+    the two differ where a disk is full or somebody leaves at once.
+
+    **A schedule and a time limit.** A schedule that falls to an end falls over the time: whenever it or the time has
+    gone on by one ``SPANS``-th, it is spread anew over as many steps as the whole time would have at the mean speed of
+    the session. So it is as far as the time is, however the speed changes. The clock decides that, so it is noted in
+    ``tally.spans``; with those notes a repetition takes the same rates at the same steps, and needs no clock.
 
     Attributes:
         run: where it is written.
@@ -88,9 +109,12 @@ class Trainer:
         total_steps: the steps that the settings ask for.
         last_step: where to end, with the outcome ``last_outcome``; other than ``total_steps`` where a run that was
             ended early is repeated.
+        repeats: the ``spans`` of the run that is repeated.
         recent: the last few steps.
         tally: what is remembered beside the state.
         blas_threads: of its matrix products.
+        saved: the step whose state was saved last.
+        best: loss and step of the weights in ``model.safetensors``; a loss of None where they were not validated.
     """
 
     def __init__(self, run: Run, task: Task, settings: Settings, learning_rate: float) -> None:
@@ -98,14 +122,21 @@ class Trainer:
         self.total_steps = self.last_step = settings.total_steps(task.steps_per_epoch)
         self.last_outcome = "finished"
         self.valid_every = settings.steps_between_validations(task.steps_per_epoch)
+        self.learning_rate = learning_rate
         self.schedule = settings.make_schedule(learning_rate, self.total_steps, task.steps_per_epoch)
         self.optimizer = settings.make_optimizer()
         self.tally = Tally()
+        self.repeats: list[list[float]] = []
+        self.saved = 0
+        self.best: dict[str, Any] = {"step": 0, "loss": None}
         self.recent: deque[StepRecord] = deque(maxlen=8)
         self.outcome: str | None = None
-        self._stopping = False
+        self._set_aside: Tree | None = None  # the best weights of a validation that was due, if others are in use
+        self._asked = 0  # how often it was asked to stop
+        self._abandonable = True  # nothing is under way that has to be finished
         self._seconds = 0.0  # of the sessions before this one
         self.blas_threads = Threads()
+        self._spread = 0.0  # seconds of this session when the schedule was last spread
         self.state: TrainingState
 
     def begin(self, params: Tree | None = None) -> None:
@@ -115,26 +146,47 @@ class Trainer:
         self.state = start(params, self.optimizer, self.task.init_carry(), dropout)
 
     def resume(self) -> None:
-        """Take up the run where it was saved last; records of steps after that are dropped."""
+        """Take up the run where it was saved last; records of steps after that are dropped.
+
+        The run must be held: what a process that was killed was writing is removed.
+        """
+        checkpoint.clear_temporary(self.run.path)
         tree, notes = self.run.last()
         params = self.task.init_params(np.random.default_rng(0))
         expected = {"params": params, "optimizer": self.optimizer.init(params), "carry": self.task.init_carry()}
-        self.run.require(LAST, expected, tree)
+        self.run.require(LAST, expected | ({SET_ASIDE: params} if SET_ASIDE in tree else {}), tree)
         rng = np.random.default_rng()
         rng.bit_generator.state = notes["rng"]
         # A named tuple is a plain one in a checkpoint, and a step may return the keys of a dict in another order.
         carry = trees.map(lambda _, leaf: leaf, self.task.init_carry(), tree["carry"])
         self.state = TrainingState(notes["step"], tree["params"], tree["optimizer"], carry, rng)
-        self.tally = Tally(**{name: notes["tally"][name] for name in vars(Tally())})
+        tally = notes["tally"]
+        self.tally = Tally(**{name: tally[name] for name in vars(Tally()) if name in tally})
         self.blas_threads = Threads(changes_of(self.run.manifest.get("environment", {}), self.state.step))
-        kept = [r for r in islice(self.run.records(), self.tally.records) if r["step"] <= self.state.step]
+        self.saved, self._set_aside = self.state.step, tree.get(SET_ASIDE)
+        with suppress(UserError):  # without them the weights of today are put there
+            self.best = self.run.notes(BEST)
+        lines = [*self.run.lines()]
+        kept = [line for line in lines[: self.tally.records] if line["step"] <= self.state.step]
         self.tally.records = len(kept)
-        self._seconds = kept[-1]["seconds"] if kept else 0.0
+        self._seconds = max((line["seconds"] for line in lines if line["step"] <= self.state.step), default=0.0)
         checkpoint.write_atomically(self.run.path / METRICS, "".join(json.dumps(r) + "\n" for r in kept))
+        limit = self.settings.max_time
+        if self.settings.has_end and (limit is not None or self.tally.spans):
+            whole = self.state.step * (1 + limit / self._seconds) if limit is not None and self._seconds else math.inf
+            self._span(whole)
 
     def stop(self) -> None:
-        """Ask training to end after the step under way. Safe to call from a signal handler."""
-        self._stopping = True
+        """Ask training to end after the step under way and a validation; asked twice, it leaves the validation out.
+
+        Safe to call from a signal handler.
+
+        Raises:
+            KeyboardInterrupt: it was asked for the third time, or again where no step is under way.
+        """
+        self._asked += 1
+        if self._asked > (1 if self._abandonable else 2):
+            raise KeyboardInterrupt
 
     def validates(self, step: int) -> bool:
         """Whether the held-out text is looked at after a step."""
@@ -146,6 +198,7 @@ class Trainer:
         Raises:
             NotFinite: the loss, its gradient or the held-out loss is no number any more; the best weights stay, and so
                 does the last state that was saved.
+            OSError: a file cannot be written; the files are as they were saved last.
         """
         settings, task, state = self.settings, self.task, self.state
         first_step = logged_step = state.step
@@ -153,50 +206,58 @@ class Trainer:
             self.save()
         self.run.update(outcome=None)
         started = saved = logged = time.monotonic()
-        with open(self.run.path / METRICS, "a", encoding="utf-8") as metrics:
+        with _named(self.run.path / METRICS), open(self.run.path / METRICS, "a", encoding="utf-8") as metrics:
+            self._abandonable = False
             try:
                 for step in self._steps():
                     self.recent.append(step._replace(details=None))
                     self.tally.loss_sum += step.loss
                     self.tally.loss_count += 1
                     now = time.monotonic()
+                    self._follow(first_step, now - started)
                     progress = self._progress(step, first_step, now - started)
-                    ending = self._ending(now - started)
                     validating = self.validates(step.step)
+                    rate = (step.step - logged_step) * task.tokens_per_step / max(now - logged, 1e-9)
+                    seconds = self._seconds + now - started
                     if self._logs(step.step):
-                        rate = (step.step - logged_step) * task.tokens_per_step / max(now - logged, 1e-9)
-                        progress.record = self._record(progress, rate, self._seconds + now - started)
+                        progress.record = self._record(progress, rate, seconds)
                         if validating:
                             progress.improved = self._look(progress.record)
                         self._measure(step, progress.record)
-                        metrics.write(json.dumps(progress.record) + "\n")
-                        metrics.flush()
+                        _append(metrics, progress.record)
                         self.tally.records += 1
                         logged, logged_step = time.monotonic(), step.step
-                        if validating and settings.patience and self.tally.stale >= settings.patience:
-                            ending = ending or "patience"
                     if progress.improved:
-                        self._save_best()
+                        self._save_best(state.params, state.step, self.tally.best_loss)
+                    elif validating and self._set_aside is not None:
+                        self._save_best(self._set_aside, self.tally.best_step, self.tally.best_loss)
+                    if validating:
+                        self._set_aside = None
+                    ending = self._ending(time.monotonic() - started)
+                    if validating and settings.patience and self.tally.stale >= settings.patience:
+                        ending = ending or "patience"
                     if validating or ending or time.monotonic() - saved > SAVE_SECONDS:
-                        os.fsync(metrics.fileno())  # what is saved counts these records
-                        self.save()
+                        self._save_with(metrics)
                         saved = time.monotonic()
-                    if ending == "time" and self.tally.best_loss is None:
-                        # A run too short for a validation is measured all the same. It was saved before: one that goes
-                        # on does not know of this, and its first validation in turn puts other weights in place.
-                        record = progress.record or self._record(progress, 0.0, 0.0)
-                        progress.improved = self._look(dict(record))
-                        self._save_best()
+                    if ending and not validating:
+                        progress.record = progress.record or self._record(progress, rate, seconds)
+                        self._look_at_stop(progress, metrics)
                     yield progress
                     if ending:
                         self.outcome = ending
                         break
                 else:
                     self.outcome = self.last_outcome
-            except NotFinite:
+            except NotFinite as error:
                 self.outcome = "diverged"
+                if error.step > state.step:  # the step failed, and the state before it is a good one
+                    self._save_with(metrics)
+                raise
+            except GeneratorExit:  # whoever watches has left, between two steps
+                self._save_with(metrics)
                 raise
             finally:
+                self._abandonable = True
                 self._close()
 
     def _steps(self) -> Iterator[StepRecord]:
@@ -207,7 +268,7 @@ class Trainer:
             self.state,
             self._batches(),
             optimizer=self.optimizer,
-            schedule=self.schedule,
+            schedule=lambda step: self.schedule(step),
             clip_norm=clip_norm,
             clip_value=clip_value,
             watch=self._logs,
@@ -247,7 +308,7 @@ class Trainer:
     def _ending(self, seconds: float) -> str | None:
         if self.state.step >= self.last_step:
             return self.last_outcome
-        if self._stopping:
+        if self._asked:
             return "interrupted"
         if self.settings.max_time is not None and seconds >= self.settings.max_time:
             return "time"
@@ -286,8 +347,61 @@ class Trainer:
                 flow = measurements.flow(self.task, self.state.params, self.settings.seed or 0)
                 record |= {"flow": flow} if flow else {}
 
+    def _follow(self, first_step: int, seconds: float) -> None:
+        """Spread the schedule anew where that is due, by the clock or as the run did that is repeated."""
+        step, limit = self.state.step, self.settings.max_time
+        for at, total in self.repeats:
+            if at == step:
+                self._span(total)
+        if not limit or not self.settings.has_end or step < self.settings.warmup:  # a warm-up is counted in steps
+            return
+        (at, total), then = self.tally.spans[-1] if self.tally.spans else (0, self.total_steps), self._spread
+        if (step - at) * SPANS >= total or (seconds - then) * SPANS >= limit:
+            self._spread = seconds
+            self._span(first_step + (step - first_step) * limit / max(seconds, 1e-9))
+
+    def _span(self, steps: float) -> None:
+        """Spread the schedule over so many steps from the first of the run, but no more than the settings ask for."""
+        total = min(self.total_steps, steps)
+        self.tally.spans.append([self.state.step, total])
+        self.schedule = self.settings.make_schedule(self.learning_rate, total, self.task.steps_per_epoch)
+
     def _look(self, record: dict[str, Any]) -> bool:
-        """Validate; whether the weights are the best so far, by the held-out loss, or without one the training loss."""
+        """Validate; whether the weights are the best of all validations that were due."""
+        loss = self._validate(record)
+        if self.tally.best_loss is None or loss < self.tally.best_loss:
+            self.tally.best_loss, self.tally.best_step, self.tally.stale = loss, self.state.step, 0
+            return True
+        self.tally.stale += 1
+        return False
+
+    def _look_at_stop(self, progress: Progress, metrics: TextIO) -> None:
+        """Validate where training is stopped, unless it was asked for twice; the class says what becomes of it."""
+        record = dict(progress.record or {})
+        try:
+            self._abandonable = True
+            if self._asked > 1:
+                return
+            loss = self._validate(record)
+        except KeyboardInterrupt:
+            return
+        finally:
+            self._abandonable = False
+        if self.best["loss"] is None or loss < self.best["loss"]:
+            if self.tally.best_loss is not None and self._set_aside is None:
+                self._set_aside = self.run.params()
+                self.save()
+            self._save_best(self.state.params, self.state.step, loss)
+            progress.improved = True
+        _append(metrics, record)
+        progress.record = record
+
+    def _validate(self, record: dict[str, Any]) -> float:
+        """The held-out loss, or where nothing is held out the training loss; the former is put into the record.
+
+        Raises:
+            NotFinite: it is no number, or the weights are none.
+        """
         with on_backend(self.settings.backend), np.errstate(all="ignore"):  # what is not finite is told below
             held_out = self.task.validate(self.state.params)
         if held_out is not None:
@@ -298,33 +412,52 @@ class Trainer:
         if not math.isfinite(loss):
             batch, rng = self.task.batch(self.state.step), copy.deepcopy(self.state.rng)
             raise NotFinite(self.state.step, loss, record["gradient_norm"], batch, self.state.carry, rng)
-        if self.tally.best_loss is None or loss < self.tally.best_loss:
-            self.tally.best_loss, self.tally.best_step, self.tally.stale = loss, self.state.step, 0
-            return True
-        self.tally.stale += 1
-        return False
+        return float(loss)
 
-    def _save_best(self) -> None:
-        notes = {"step": self.tally.best_step, "loss": self.tally.best_loss}
-        checkpoint.save(self.run.path / BEST, self.state.params, notes)
+    def _save_best(self, params: Tree, step: int, loss: float | None) -> None:
+        notes = {"step": step, "loss": loss}
+        checkpoint.save(self.run.path / BEST, params, notes)
+        self.best = notes
+
+    def _save_with(self, metrics: TextIO) -> None:
+        """Save, unless that was done after this step, with the records that are counted in what is saved."""
+        if self.saved != self.state.step:
+            checkpoint.sync(metrics.fileno())
+            self.save()
 
     def save(self) -> None:
-        """Write all that it takes to go on, and the weights too where none were better."""
+        """Write all that it takes to go on, and the weights too where none were validated."""
         tree = {"params": self.state.params, "optimizer": self.state.optimizer, "carry": self.state.carry}
+        if self._set_aside is not None:
+            tree[SET_ASIDE] = self._set_aside
         rng = self.state.rng.bit_generator.state
         notes = {"step": self.state.step, "rng": rng, "tally": vars(self.tally)}
         checkpoint.save(self.run.path / LAST, tree, notes)
-        if self.tally.best_loss is None:
-            self._save_best()  # a run that ended before its first validation can be sampled all the same
+        self.saved = self.state.step
+        if self.best["loss"] is None:  # a run that ended before its first validation can be sampled all the same
+            self._save_best(self.state.params, self.state.step, None)
 
     def _close(self) -> None:
         self.outcome = self.outcome or "interrupted"
-        self.run.update(
-            outcome=self.outcome,
-            step=self.state.step,
-            best={"loss": self.tally.best_loss, "step": self.tally.best_step},
-        )
-        self.run.release()
+        try:
+            self.run.update(outcome=self.outcome, step=self.saved, best=self.best)
+        finally:
+            self.run.release()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say which file an error is of, where the system does not, as in writing to one that is open."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def _append(metrics: TextIO, record: dict[str, Any]) -> None:
+    metrics.write(json.dumps(record) + "\n")
+    metrics.flush()
 
 
 def verdict(records: list[dict[str, Any]], done: float = 1.0) -> str:

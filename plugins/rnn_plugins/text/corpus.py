@@ -22,9 +22,9 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from rnn_plugins.errors import UserError
+from rnn_plugins.errors import UserError, why
 from rnn_plugins.text.decoding import Changes
-from rnn_plugins.text.sources import CHUNK, Content, find, label_of, why
+from rnn_plugins.text.sources import CHUNK, Content, find, label_of
 from rnn_plugins.text.vocabulary import (
     MAX_WORDS,
     NOUNS,

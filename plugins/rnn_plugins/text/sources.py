@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rnn_plugins.errors import UserError
+from rnn_plugins.errors import UserError, why
 from rnn_plugins.places import MANIFEST
 from rnn_plugins.text.decoding import Changes, NoText, cleaned, decode, decoded
 from rnn_plugins.text.vocabulary import Level, amount, listing
@@ -322,8 +322,3 @@ def _builtin(name: str) -> Iterator[bytes]:
 
 def _no_access(label: str, error: OSError) -> Unreadable:
     return Unreadable(label, f"cannot be read ({why(error)})", "make it readable, or give another text")
-
-
-def why(error: OSError) -> str:
-    """What the system says is wrong, for the middle of a sentence."""
-    return (error.strerror or str(error)).lower()
