@@ -157,7 +157,11 @@ OPTIONS: list[Setting] = [
     ),
     Setting(LEARNING, "steps", "Training steps, instead of epochs.", type=int),
     Setting(
-        LEARNING, "max-time", "Stop after this time, counted from this start.", metavar="20s|5m|2h", default="no limit"
+        LEARNING,
+        "max-time",
+        "Stop after this time, counted from this start; a falling schedule spans it.",
+        metavar="20s|5m|2h",
+        default="no limit",
     ),
     Setting(
         LEARNING,
