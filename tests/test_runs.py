@@ -332,7 +332,7 @@ def test_links_out_of_a_run_are_not_followed(name: str, tmp_path: Path) -> None:
     assert mistake(function=Run(run.path).hold) == sentence
     listed = {row.name: row.error for row in (found.summary() for found in find_runs())}
     assert listed["whole"] is None
-    assert listed["linked"] == (sentence if name in (MANIFEST, METRICS, LOCK) else None)  # what a listing reads
+    assert listed["linked"] == (sentence if name in (MANIFEST, BEST, LAST, LOCK) else None)  # what a listing reads
     assert target.read_text() == content
 
 
