@@ -55,6 +55,15 @@ class Forgetful(Cell):
 
 
 @dataclass(frozen=True)
+class Unread(Forgetful):
+    """y_t = tanh(x_t U) beside a state h_t = tanh(h_{t-1} + y_t) that no output reads."""
+
+    def __call__(self, params, h, x):
+        y = tanh(x @ params["U"])
+        return tanh(h + y), y
+
+
+@dataclass(frozen=True)
 class Shift(Cell):
     """A register of ``length`` places: what was read comes out ``length - 1`` steps later, and is gone after that."""
 

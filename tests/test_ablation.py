@@ -80,7 +80,8 @@ def run(step, cell, batch, backend, dtype="float64"):
 
     def loss(given):
         last, ys = scan(step, *given)
-        return total(ys * ys) + sum(total(tanh(leaf)) for leaf in trees.leaves(last)), ys
+        # What nothing goes into has the gradient 0, and must not be the whole loss.
+        return total(ys * ys) + sum(total(tanh(leaf)) for leaf in (*trees.leaves(last), given[2])), ys
 
     with use_backend(backend):
         (value, ys), gradients = value_and_grad(loss, has_aux=True)((params, carry, xs))

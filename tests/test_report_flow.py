@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from known_cells import Copy, Deciding, Delayed, Forgetful, Linear, Odd, Stabilised, Stateless, subject_of
+from known_cells import Copy, Deciding, Delayed, Forgetful, Linear, Odd, Stabilised, Stateless, Unread, subject_of
 
 from minigrad import trees
+from minigrad.scan import use_backend
 from rnn_cells import Stacked
 from rnn_cells.anatomy import anatomy, jacobians
 from rnn_plugins import registry
@@ -47,6 +48,12 @@ def test_without_recurrent_weights_nothing_is_left_beyond_lag_0():
     norms = flow_of(subject_of(Forgetful(7, 6))).norms[0]
     assert norms[0].min() > 0
     assert not norms[1:].any()
+
+
+@pytest.mark.parametrize("backend", ["reference", "numpy"])
+def test_a_state_that_no_output_reads_has_no_gradient(backend):
+    with use_backend(backend):
+        assert not flow_of(subject_of(Unread(7, 6))).norms[0].any()
 
 
 CELLS = {
