@@ -1389,3 +1389,42 @@ def test_any_step(dtype, looked_up, backend, data):
     elif kind == "mask":
         options["mask"] = rng.random((length, batch)) < 0.6
     check_recipe(data.draw(recipes()), length, batch, backend, dtype, looked_up, options)
+
+
+# --- gradients that vanish --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["reference", *available_backends()])
+@pytest.mark.parametrize("cell", [RNN(3, 5), LSTM(3, 5)], ids=repr)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_gradient_that_vanishes_ends_in_zeros(dtype, reverse, cell, backend):
+    """And not in subnormal numbers, which stay for ever, as half of the smallest one is rounded to it again."""
+    length = 400 if dtype == np.float32 else 2200
+    sample = of_cell(cell, length, 2, dtype)
+    params = trees.map(lambda p: p * dtype(0.4), sample.params)
+
+    def last(xs, carry):
+        _, ys = scan(cell, params, carry, xs, reverse=reverse)
+        return (ys[0 if reverse else -1] ** 2).sum()
+
+    with use_backend(backend):
+        d_xs, d_carry = minigrad.grad(lambda inputs: last(*inputs))((sample.xs, sample.carry))
+    smallest = np.finfo(dtype).smallest_normal
+    steps = [np.abs(d).max() for d in (d_xs[::-1] if not reverse else d_xs)]
+    subnormal = [t for t, d in enumerate(d_xs) if ((d != 0) & (np.abs(d) < smallest)).any()]
+    assert steps[0] > 1e-3
+    assert len(subnormal) <= 3 * reference.FLUSHED
+    assert not any(steps[-50:])
+    assert not any(np.any(d) for d in trees.leaves(d_carry))
+
+
+@pytest.mark.parametrize("backend", ["reference", *available_backends()])
+def test_what_is_no_number_is_not_flushed(backend):
+    def loss(h):
+        _, ys = scan(lambda p, h, x: (h * x, h * x), {}, h, np.full((20, 1, 3), 2.0))
+        return (ys[-1] * np.array([np.nan, np.inf, 1e-305])).sum()
+
+    with use_backend(backend), np.errstate(all="ignore"):
+        gradient = minigrad.grad(loss)(np.ones((1, 3)))
+    np.testing.assert_array_equal(gradient, [[np.nan, np.inf, 1e-305 * 2**20]])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from minigrad.graph import Value, evaluate, function_of, width_of
 from minigrad.scan.lookup import Lookup, checked_indices
 from minigrad.scan.numpy_layout import Arg, Buffer, Call, Code, Fold, Gather, Layout, Place, calls_of
 from minigrad.scan.program import Program
+from minigrad.scan.reference import FLUSHED
 from minigrad.tensor import Array
 
 COLUMNS = 112
@@ -74,7 +76,8 @@ class _Space:
     def _bind(self, number: int, code: Code, backward: bool) -> list[Call]:
         calls: list[Call] = []
         blocks: list[tuple[Any, int]]
-        if self.layout.program.stages[number].name == "loop":
+        loop = self.layout.program.stages[number].name == "loop"
+        if loop:
             order = range(self.steps)[:: -1 if self.reverse != backward else 1]
             blocks = [(t, turn) for turn, t in enumerate(order)]
         else:
@@ -84,6 +87,20 @@ class _Space:
             for name, args, out, options in code.instructions:
                 arrays = [self._view(arg, when, turn) for arg in args]
                 calls += calls_of(name, arrays, self._view(out, when, turn), options)
+            if backward and loop and ((turn + 1) % FLUSHED == 0 or turn + 1 == self.steps):
+                calls += self._flushing(turn)
+        return calls
+
+    def _flushing(self, turn: int) -> list[Call]:
+        """Put 0 in place of subnormal numbers in what a step backwards leaves for the next one."""
+        calls: list[Call] = []
+        for place in self.layout.turns:
+            if place is not None:
+                d = self._view(Arg("rows", place._replace(after=True)), 0, turn)
+                size, normal = np.empty_like(d), np.empty(d.shape, bool)
+                smallest = np.finfo(d.dtype).smallest_normal
+                calls += [partial(np.abs, d, out=size), partial(np.greater_equal, size, smallest, out=normal)]
+                calls.append(partial(np.multiply, d, normal, out=d))
         return calls
 
     def _view(self, arg: Arg, when: Any, turn: int) -> Any:
