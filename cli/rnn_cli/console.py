@@ -115,7 +115,7 @@ def unless_stuck() -> Iterator[None]:
     try:
         number = sys.stdout.fileno()
         os.set_blocking(number, False)
-    except OSError:  # it is no file, or Windows, which cannot
+    except (OSError, AttributeError):  # it is no file, or Windows, which cannot
         yield
         return
     try:
