@@ -189,7 +189,8 @@ def test_the_basic_networks_start_as_they_say():
         assert np.array_equal(IRNN(3, 4, scale).init_params(rng)["W"], np.eye(4, dtype=np.float32) * np.float32(scale))
         W = RNN(3, 4, scale).init_params(rng)["W"]
         np.testing.assert_allclose(W @ W.T, scale**2 * np.eye(4), atol=1e-6)
-    assert np.std(IRNN(100, 100).init_params(rng)["U"]) == pytest.approx(1e-3, rel=0.05)
+    for scale in (1.0, 1e-3):
+        assert np.std(IRNN(100, 100, input_scale=scale).init_params(rng)["U"]) == pytest.approx(scale, rel=0.05)
 
 
 def test_the_first_carry_is_zero():
@@ -226,8 +227,13 @@ def test_the_classic_char_rnn_has_240_321_parameters():
 
 def test_suggested_learning_rates():
     suggested = {name: registry.cell_class(name).suggested_learning_rate for name in NAMES}
-    assert (suggested["rnn"], suggested["gru"], suggested["lstm"]) == (2e-3, 4e-3, 1e-2)
+    assert (suggested["rnn"], suggested["irnn"], suggested["gru"], suggested["lstm"]) == (2e-3, 5e-3, 4e-3, 1e-2)
     assert all(isinstance(rate, float) for rate in suggested.values())
+
+
+def test_a_stack_suggests_the_longest_warm_up_of_its_layers():
+    assert [RNN(3, 4).suggested_warmup, IRNN(3, 4).suggested_warmup] == [0, 100]
+    assert Stacked([RNN(3, 4), IRNN(4, 4)]).suggested_warmup == 100
 
 
 # --- stacks and dropout ----------------------------------------------------------------------------------------------

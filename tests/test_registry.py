@@ -270,7 +270,10 @@ class Options(Cell):
 
 def test_the_options_of_a_cell():
     assert registry.cell_options(GRU) == [CellOption("reset", str, "before", ("before", "after"))]
-    assert registry.cell_options(IRNN) == [CellOption("recurrent_scale", float, 1.0, ())]
+    assert registry.cell_options(IRNN) == [
+        CellOption("recurrent_scale", float, 1.0, ()),
+        CellOption("input_scale", float, 1.0, ()),
+    ]
     assert registry.cell_options(LSTM) == [
         CellOption("forget_bias", float, 1.0, ()),
         CellOption("second_bias", bool, False, ()),

@@ -121,6 +121,27 @@ def test_hello_is_learnt_and_sampled() -> None:
     assert sampled.stdout.strip() == "hello"
 
 
+@pytest.mark.parametrize("cell", ["gru", "irnn", "lstm", "lstm-coupled", "lstm-peephole", "rnn"])
+@pytest.mark.parametrize("seed", range(1, 11 if os.environ.get("HYPOTHESIS_PROFILE") == "thorough" else 2))
+def test_every_cell_says_hello(cell: str, seed: int) -> None:
+    trained("builtin:hello", "--cell", cell, "--seed", str(seed), "--name", "polite")
+    sampled = CliRunner().invoke(rnn, ["sample", "polite", "--length", "24", "--greedy"])
+    assert sampled.stdout.split() == ["hello"] * 4
+
+
+def test_the_identity_learns_a_text(data: Path) -> None:
+    run, _ = trained(str(data / "tinyshakespeare.txt"), "--cell", "irnn", "--steps", "300", "--seed", "1")
+    assert run.settings.schedule == "cosine:warmup=100"
+    assert run.manifest["best"]["loss"] < 2.0  # where all units are dead it is that of a 1-gram, 3.3
+
+
+def test_a_warm_up_that_is_given_is_taken() -> None:
+    irnn = ("builtin:hello", "--cell", "irnn", "--hidden-size", "2", "--steps", "1", "--schedule")
+    assert trained(*irnn, "linear:final=0.1")[0].settings.schedule == "linear:final=0.1,warmup=100"
+    for schedule in ("cosine:warmup=0", "constant", "exponential:decay=0.5"):
+        assert trained(*irnn, schedule)[0].settings.schedule == schedule
+
+
 def test_the_built_in_corpus_is_what_is_trained_on_by_default() -> None:
     run, _ = trained("--hidden-size", "2", "--steps", "1")
     assert (run.name, run.settings.files) == ("gru-latex", ("builtin:latex",))

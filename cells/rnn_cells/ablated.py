@@ -63,6 +63,11 @@ class Ablated(Cell):
         return self.cell.suggested_learning_rate
 
     @property
+    def suggested_warmup(self) -> int:  # type: ignore[override]
+        """What the cell suggests."""
+        return self.cell.suggested_warmup
+
+    @property
     def causal(self) -> bool:  # type: ignore[override]
         """Whether the cell is causal."""
         return self.cell.causal

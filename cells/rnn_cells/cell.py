@@ -34,6 +34,9 @@ class Cell:
     suggested_learning_rate: ClassVar[float | None] = None
     """Adam's learning rate that suits one layer of this cell on text; None leaves it to the command line."""
 
+    suggested_warmup: ClassVar[int] = 0
+    """Steps over which a cosine or linear schedule should first raise the learning rate from zero."""
+
     causal: ClassVar[bool] = True
     """Whether an output depends on nothing that comes later."""
 

@@ -69,6 +69,11 @@ class Stacked(Cell):
         return self.cells[0].suggested_learning_rate
 
     @property
+    def suggested_warmup(self) -> int:  # type: ignore[override]
+        """The longest that a layer suggests."""
+        return max(cell.suggested_warmup for cell in self.cells)
+
+    @property
     def causal(self) -> bool:  # type: ignore[override]
         """Whether every layer is causal."""
         return all(cell.causal for cell in self.cells)

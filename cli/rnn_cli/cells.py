@@ -99,7 +99,8 @@ def show(cell: str, input_size: int, hidden_size: int, options: dict[str, str], 
     _head("Carry of a sequence")
     click.echo(table([(path or "one array", _shape(shape)) for path, shape in s.carry.items()], indent=2))
     _head("Suggested learning rate")
-    click.echo("  none\n" if s.learning_rate is None else f"  {s.learning_rate:g}\n")
+    warm_up = f", after a warm-up of {s.warmup} steps" if s.warmup else ""
+    click.echo("  none\n" if s.learning_rate is None else f"  {s.learning_rate:g}{warm_up}\n")
     _head("Time loop")
     _show_time_loop(s.time_loop)
 

@@ -32,7 +32,7 @@ from rnn_plugins.blas_threads import Threads, changes_of, contradiction
 from rnn_plugins.errors import UserError
 from rnn_plugins.places import BEST, LAST
 from rnn_plugins.runs import Run, build_model, create_run, embedding_size, environment
-from rnn_plugins.settings import EPOCHS, MIN_STEPS, Backend, Settings, merge, option
+from rnn_plugins.settings import EPOCHS, MIN_STEPS, Backend, Settings, merge, option, warmed_up
 from rnn_plugins.tasks.language_model import LEARNING_RATE, LanguageModel, Model, TextBatch
 from rnn_plugins.text.corpus import Corpus, cache_folder, load_corpus, recall_corpus, split
 from rnn_plugins.text.decoding import MARK
@@ -439,6 +439,7 @@ def _decide(settings: Settings, corpus: Corpus, make_cell: Callable[[int], Cell]
     task = _task(model, corpus, settings)
     if settings.learning_rate is None:
         settings = replace(settings, learning_rate=model.suggested_learning_rate)
+    settings = replace(settings, schedule=warmed_up(settings.schedule, model.cell.suggested_warmup))
     if settings.epochs is None and settings.steps is None:
         short = task.steps_per_epoch * EPOCHS < MIN_STEPS
         settings = replace(settings, steps=MIN_STEPS) if short else replace(settings, epochs=EPOCHS)

@@ -286,6 +286,14 @@ def parse_duration(text: str) -> float:
     return 3600 * hours + 60 * minutes + seconds
 
 
+def warmed_up(schedule: str, steps: int) -> str:
+    """A schedule that can have a warm-up and says none, with one of ``steps``; any other as it is."""
+    name, _, rest = schedule.partition(":")
+    if not steps or "warmup" not in SCHEDULES[name] or "warmup=" in rest:
+        return schedule
+    return f"{name}:{','.join(filter(None, [rest, f'warmup={steps}']))}"
+
+
 def parse_spec(what: str, text: str, known: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
     """``"name:key=value,..."`` as the name and the values given, each of the type of its default.
 

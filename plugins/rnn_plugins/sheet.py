@@ -56,6 +56,7 @@ class Sheet:
         count: the number of their scalars.
         carry: the shape of each part of the carry by its path, without the batch.
         learning_rate: what the cell suggests; None where it suggests nothing.
+        warmup: the steps of warm-up that it suggests.
         time_loop: how it runs.
     """
 
@@ -69,6 +70,7 @@ class Sheet:
     count: int
     carry: dict[str, Shape]
     learning_rate: float | None
+    warmup: int
     time_loop: TimeLoop
 
 
@@ -99,6 +101,7 @@ def sheet(spec: str, input_size: int, hidden_size: int, options: Mapping[str, Op
         count=trees.count(params),
         carry={path: shape[1:] for path, shape in _shapes(carry).items()},
         learning_rate=cls.suggested_learning_rate,
+        warmup=cls.suggested_warmup,
         time_loop=_time_loop(cell, params, carry),
     )
 
