@@ -23,6 +23,10 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["RNN_LAB_STATE"] = str(tmp_path_factory.mktemp("state"))
 
 
+# A shell that runs the tests in the background has them ignore Ctrl-C, and all that they start, which some interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 DATA = Path(os.environ.get("RNN_LAB_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
