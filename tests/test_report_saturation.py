@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 from known_cells import Copy, Deciding, Odd, subject_of
 
-from minigrad import relu, sigmoid, tanh, trees
+import rnn_cells.anatomy
+from minigrad import graph, relu, sigmoid, tanh, trees
+from minigrad.scan import planned
 from rnn_cells import Cell, Stacked
+from rnn_cells.anatomy import anatomy
+from rnn_cells.gru import GRU
+from rnn_cells.lstm import LSTM
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
+from rnn_plugins.reports.probing import observe, read
 from rnn_plugins.reports.report import Chart, Look, Table
-from rnn_plugins.reports.saturation import Saturation, habits
+from rnn_plugins.reports.saturation import ENDS, Saturation, habits
 
 WARM_UP, SEEN = 40, 100
 
@@ -236,3 +242,39 @@ def test_looking_leaves_the_weights_as_they_are():
     before = [leaf.copy() for leaf in trees.leaves(subject.params)]
     look(subject)
     assert all(np.array_equal(a, b) for a, b in zip(before, trees.leaves(subject.params), strict=True))
+
+
+def test_layers_are_watched_one_by_one_and_give_what_the_stack_as_a_whole_gives():
+    subject = subject_of(Stacked([LSTM(7, 4), LSTM(4, 4), GRU(4, 3)]))
+    parts = anatomy(subject.model.cell)
+    text = subject.tokens[: WARM_UP + SEEN, None]
+    carry = read(subject.model, subject.params, text[:WARM_UP])
+    whole = observe(subject.model, subject.params, carry, text[WARM_UP:], [a.op for a in parts.activations])
+    alone = habits(subject.model, subject.params, subject.tokens[: WARM_UP + SEEN], WARM_UP, SEEN)
+    assert [habit.activation.label for habit in alone] == [activation.label for activation in parts.activations]
+    for habit, seen in zip(alone, whole.activations, strict=True):
+        low, high = ENDS[habit.activation.function]
+        np.testing.assert_array_equal(habit.low, (seen < low).mean(axis=(0, 1)))
+        np.testing.assert_array_equal(habit.high, (seen > high).mean(axis=(0, 1)))
+
+
+def test_more_layers_of_one_kind_are_traced_and_planned_no_more_often(monkeypatch):
+    def traced(count):
+        """The operations of all steps that are traced for a stack of so many layers."""
+        ops = []
+        trace = graph.trace
+
+        def counted(*arguments, **options):
+            found = trace(*arguments, **options)
+            ops.append(len(found[0].ops))
+            return found
+
+        size = 40 + count  # which no other test has, so that nothing is remembered
+        subject = subject_of(Stacked([GRU(7, size), *[GRU(size, size)] * count]))
+        with monkeypatch.context() as patch:
+            for module in (rnn_cells.anatomy, planned):
+                patch.setattr(module, "trace", counted)
+            habits(subject.model, subject.params, subject.tokens, WARM_UP, SEEN)
+        return sum(ops)
+
+    assert traced(2) == traced(9) > 0

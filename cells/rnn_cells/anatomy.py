@@ -5,6 +5,7 @@ All of it is read from the step's graph; no cell says a word for it. What is mad
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -353,17 +354,18 @@ def _is_memory(graph: Graph, place: int, output: int, leaves: Sequence[Any]) -> 
 def _activations(cell: Cell, graph: Graph, states: Sequence[State]) -> list[Activation]:
     makers, users = graph.makers(), graph.users()
     places = {op.output: place for place, op in enumerate(graph.ops)}
-    states_of = {graph.outputs[state.place]: state for state in states}
+    states_of, outputs = {graph.outputs[state.place]: state for state in states}, set(graph.outputs)
     found: list[Activation] = []
+    named: Counter[tuple[int, str]] = Counter()
     for op in graph.ops:
         if op.name not in ACTIVATIONS or op.output.shape[:1] != (_ROWS,):  # what is the same at every step is no part
             continue
         layer, name = _origin(op, graph, makers, states_of, isinstance(cell, Stacked))
         pieces = [user for user in users.get(op.output, []) if user.name == "getitem" and columns_of(user)]
-        whole = not pieces or len(pieces) < len(users[op.output]) or op.output in graph.outputs
+        whole = not pieces or len(pieces) < len(users[op.output]) or op.output in outputs
         for piece in [op] if whole else pieces:
-            same = sum(other.layer == layer and other.name.partition("#")[0] == name for other in found)
-            unique = f"{name}#{same + 1}" if same or not whole else name
+            named[layer, name] += 1
+            unique = f"{name}#{named[layer, name]}" if named[layer, name] > 1 or not whole else name
             size = int(np.prod(piece.output.shape[1:]))
             found.append(Activation(unique, layer, op.name, size, places[piece.output], whole))
     return found
@@ -377,8 +379,12 @@ def _origin(
     todo = list(op.values)
     if todo and (state := states_of.get(todo[0])):
         return state.layer, f"{state.name}.{op.name}"
+    seen: set[Operand] = set()
     while todo:
         value = todo.pop()
+        if value in seen:
+            continue
+        seen.add(value)
         maker = makers.get(value)
         label = graph.names.get(value, "")
         if label.startswith("params."):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -12,6 +12,8 @@ from minigrad import affine, log_softmax, pick, scan, sum, trees, vjp
 from minigrad.scan import Lookup
 from minigrad.trees import Tree
 from rnn_cells.anatomy import Tapped, anatomy, places_of_states
+from rnn_cells.cell import Cell
+from rnn_cells.stacked import Stacked
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks.language_model import Model
 
@@ -57,11 +59,28 @@ def observe(model: Model, params: Tree, carry: Tree, tokens: Array, shown: Seque
     Raises:
         UserError: the states grow beyond all numbers.
     """
-    xs = Lookup(model.table(params), tokens)
+    return watch(model.cell, params["cell"], carry, Lookup(model.table(params), tokens), shown)
+
+
+def watch(cell: Cell, params: Tree, carry: Tree, xs: Any, shown: Sequence[int] = ()) -> Observation:
+    """As ``observe``, for a cell and inputs (T, B, ...).
+
+    Raises:
+        UserError: as there.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
-        carry, (outputs, states, activations) = scan(Tapped(model.cell, tuple(shown)), params["cell"], carry, xs)
+        carry, (outputs, states, activations) = scan(Tapped(cell, tuple(shown)), params, carry, xs)
     require_finite(states)
     return Observation(carry, outputs, tuple(map(_flat, states)), tuple(map(_flat, activations)))
+
+
+def layers(cell: Cell, params: Tree, carry: Tree) -> Iterator[tuple[int, Cell, Tree, Tree]]:
+    """The layers of a stack from the lowest on, each as ``(number, cell, params, carry)``; 0 for what is no stack."""
+    if not isinstance(cell, Stacked):
+        yield 0, cell, params, carry
+        return
+    for number, (layer, part) in enumerate(zip(cell.cells, carry, strict=True)):
+        yield number + 1, layer, params[str(number)], part
 
 
 def places(length: int, before: int, count: int, rng: np.random.Generator) -> Array:

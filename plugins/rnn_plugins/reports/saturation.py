@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from minigrad.scan import Lookup
 from minigrad.trees import Tree
 from rnn_cells.anatomy import Activation, anatomy
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports.probing import observe, read
+from rnn_plugins.reports.probing import layers, read, watch
 from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report, Table
 from rnn_plugins.tasks.language_model import Model
 from rnn_plugins.text.vocabulary import listing
@@ -69,19 +70,24 @@ def habits(model: Model, params: Tree, tokens: Array, warm_up: int, positions: i
         positions: steps that are looked at, rounded up to whole stretches; fewer where the text is short.
 
     Returns:
-        One for each activation of the cell; none where its step cannot be traced.
+        One for each activation of the cell; none of layers whose step cannot be traced.
     """
-    activations = anatomy(model.cell).activations
-    if not activations:
-        return []
     warm_up = min(warm_up, len(tokens) // 2)
     steps = min(STEPS, len(tokens) - warm_up)
     spare = len(tokens) - warm_up - steps
     starts = np.linspace(0, spare, min(-(-positions // steps), spare + 1)).astype(np.intp)
     text = np.asarray(tokens[starts + np.arange(warm_up + steps)[:, None]], np.intp)
+    found: list[Habits] = []
     carry = read(model, params, text[:warm_up])
-    seen = observe(model, params, carry, text[warm_up:], [activation.op for activation in activations])
-    return [_habits(activation, values) for activation, values in zip(activations, seen.activations, strict=True)]
+    xs: Any = Lookup(model.table(params), text[warm_up:])
+    # Layer by layer, as it is trained: the step of a whole stack would be planned and compiled anew, for this alone.
+    for layer, cell, part, before in layers(model.cell, params["cell"], carry):
+        activations = anatomy(cell).activations
+        seen = watch(cell, part, before, xs, [activation.op for activation in activations])
+        xs = seen.outputs
+        for activation, values in zip(activations, seen.activations, strict=True):
+            found.append(_habits(replace(activation, layer=layer), values))
+    return found
 
 
 def _habits(activation: Activation, values: Array) -> Habits:
