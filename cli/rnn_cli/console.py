@@ -121,7 +121,7 @@ def unless_stuck() -> Iterator[None]:
     try:
         yield
     except BlockingIOError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), number)  # where the interpreter sends the rest when it ends
+        mute(sys.stdout)
     finally:
         os.set_blocking(number, True)
 
@@ -166,7 +166,7 @@ def unheard() -> Iterator[None]:
 
 
 def mute(stream: IO[str]) -> None:
-    """Let what is still written to a stream that failed go nowhere, and what is in its buffer."""
+    """Let what is still written to a stream that failed or is stuck go nowhere, and what is in its buffer."""
     with suppress(OSError, ValueError):  # one that is no file of the system's has no buffer that is flushed at the end
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
