@@ -1,6 +1,7 @@
 """What all tests share: Hypothesis profiles and where the optional real data lies."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
