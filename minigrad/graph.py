@@ -17,7 +17,16 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 import numpy as np
 
 from minigrad import trees
-from minigrad.tensor import PIECEWISE_CONSTANT, PRIMITIVES, Array, Primitive, Scattered, Tensor, unbroadcast
+from minigrad.tensor import (
+    PIECEWISE_CONSTANT,
+    PRIMITIVES,
+    Array,
+    Primitive,
+    Scattered,
+    Tensor,
+    is_recording,
+    unbroadcast,
+)
 from minigrad.trees import Tree
 
 
@@ -334,6 +343,7 @@ class Builder:
         self.graph = graph
         self.origin: Origin | None = None
         self._constants: dict[int, tuple[Value, Any]] = {}
+        self._recording = is_recording()  # where nothing is recorded at all, nothing is lost
 
     def input(self, shape: tuple[int, ...], dtype: Any, name: str = "") -> Tracer:
         """A new input."""
@@ -366,6 +376,8 @@ class Builder:
         """Write down an operation; its value as a tracer."""
         inputs = tuple(map(self.operand, args))
         output = Value(*infer(name, inputs, options or {}))
+        if self._recording and not is_recording() and output.dtype.kind == "f":
+            raise TraceError("it computes within no_grad, and a graph has a gradient for all that it computes")
         output.origin = self.origin or _origin(sys._getframe(1))
         return Tracer(self, self.emit(name, inputs, options or {}, output))
 

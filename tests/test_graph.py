@@ -479,6 +479,19 @@ def test_what_a_graph_cannot_hold_is_told(f, sentence):
     OUTSIDE.clear()
 
 
+def test_what_is_computed_without_a_gradient_is_told_and_what_decides_is_not():
+    def f(x, constant):
+        with minigrad.no_grad():
+            mask = x > 0
+            return mask if constant else x * 2
+
+    with pytest.raises(TraceError, match=r"^it computes within no_grad, and a graph has a gradient for all that it"):
+        trace(lambda x: f(x, False), X)
+    assert [op.name for op in trace(lambda x: where(f(x, True), x, 0), X)[0].ops] == ["greater", "where"]
+    with minigrad.no_grad():
+        assert [op.name for op in trace(lambda x: f(x, False), X)[0].ops] == ["greater", "multiply"]
+
+
 def test_float32_that_meets_float64_is_refused():
     for other in (np.ones(3), np.float64(2), np.ones(3, int)):
         with pytest.raises(TraceError, match=r"^its multiply mixes (float32 and float64|float32 and int64)$"):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minigrad import concat, pick, sigmoid, tanh, value_and_grad, where
+from minigrad import concat, no_grad, pick, sigmoid, tanh, value_and_grad, where
 from minigrad import sum as total
 from minigrad.scan import Lookup, available_backends, reference, scan, stepper, use_backend
 from rnn_cells import Cell
@@ -330,3 +330,21 @@ def test_a_step_in_numpys_words_is_planned(f, backend):
         return h, h
 
     both(step, {"W": normal(4, 4), "g": normal(4)}, normal(3, 4), normal(5, 3, 4), backend)
+
+
+@every_backend
+def test_what_a_step_computes_within_no_grad_has_no_gradient_on_any_backend(backend):
+    def step(p, h, x):
+        with no_grad():
+            past, up = h @ p["W"], h > 0
+        h = tanh(past + x * p["g"] + where(up, h, 0))
+        return h, h
+
+    params, carry, xs = {"W": normal(4, 4), "g": normal(4)}, normal(3, 4), normal(5, 3, 4)
+    found = []
+    for name in ("reference", backend):
+        with use_backend(name):
+            found.append(value_and_grad(lambda p: total(scan(step, p, carry, xs)[1]))(params)[1])
+    assert not found[0]["W"].any()
+    for name in params:
+        np.testing.assert_allclose(found[1][name], found[0][name], rtol=1e-12)
