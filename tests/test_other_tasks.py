@@ -90,6 +90,20 @@ def test_it_is_refused_where_texts_are_meant(arguments: list[str]) -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (2, "", REFUSED)
 
 
+def test_a_task_that_is_not_installed_any_more_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained("fox.txt", *SMALL, "--task", "parity", "--name", "parity")
+    run = Run(Path("runs/parity"))
+    run.manifest["settings"]["task"] = "parities"
+    run.update()
+    result = CliRunner().invoke(rnn, ["sample", "parity"])
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "Error: no task called 'parities'. Did you mean 'parity'? Installed: language-model, parity\n",
+    )
+    (row,) = json.loads(CliRunner().invoke(rnn, ["runs", "--json"]).stdout)
+    assert (row["bits"], row["error"]) == (None, None)
+
+
 def test_it_is_not_compared_with_language_models() -> None:
     trained("fox.txt", *SMALL, "--name", "plain")
     trained("fox.txt", *SMALL, "--task", "parity", "--name", "parity")

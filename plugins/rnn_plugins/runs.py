@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -182,13 +182,10 @@ class Run:
         """
         return build_model(self.settings, len(self.vocabulary), self.make_cell)
 
-    @cached_property
+    @property
     def is_of_text(self) -> bool:
         """Whether its task is a language model, which writes texts and predicts them."""
-        try:
-            return issubclass(registry.load("tasks", self.settings.task), LanguageModel)
-        except UserError:  # not installed any more
-            return False
+        return _is_language_model(self.settings.task)
 
     def require_text(self) -> None:
         """See to it that its task is a language model.
@@ -197,6 +194,7 @@ class Run:
             UserError: it is not.
         """
         if not self.is_of_text:
+            registry.load("tasks", self.settings.task)  # where it is not installed, that is said
             raise UserError(
                 f"the run {self.name!r} was trained for the task {self.settings.task!r}, and only language models "
                 "write and predict texts: name a run of the task language-model"
@@ -430,6 +428,14 @@ class Run:
                 record = json.loads(line)
                 if not schema.misfit(record, schema.RECORD):
                     yield record
+
+
+@cache  # a list of runs asks for each, and to look through what is installed takes a while
+def _is_language_model(task: str) -> bool:
+    try:
+        return issubclass(registry.load("tasks", task), LanguageModel)
+    except UserError:  # not installed any more
+        return False
 
 
 def _difference(expected: Tree, found: Tree) -> str:
