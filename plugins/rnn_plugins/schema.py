@@ -44,6 +44,7 @@ TABLE = Kind("a table", lambda value: isinstance(value, dict))
 NUMBER = Kind("a finite number", _is_finite)
 POSITIVE = Kind("a finite number above 0", lambda value: _is_finite(value) and value > 0)
 COUNT = Kind("a whole number, 0 or more", _below(2**53))
+PAIR = Kind("a pair of numbers", lambda value: isinstance(value, list) and [*map(_is_finite, value)] == [True, True])
 TIME = Kind("a date and time", _is_time)
 
 ANY = "*"
@@ -114,7 +115,7 @@ LAST = {
         "best_step": COUNT,
         "stale": COUNT,
         "records": COUNT,
-        "spans?": [[NUMBER]],
+        "spans?": [PAIR],
     },
 }
 """Of what is noted in ``last.safetensors``."""
