@@ -60,7 +60,7 @@ def quantities(page, label):
 def scored(**losses):
     """Contestants of whom only the losses in bits a character are known."""
     return [
-        Contestant(label, tuple(SimpleNamespace(bits=bits, held_out=True) for bits in each))
+        Contestant(label, tuple(SimpleNamespace(bits=bits, guessing=6.0, held_out=True) for bits in each))
         for label, each in losses.items()
     ]
 
@@ -99,6 +99,15 @@ def test_of_a_parabola_one_size_is_tried_beside_three_small_ones():
 
     assert match_size(measure, measure(512)) == 512
     assert tried == [512, 8, 16, 24, 512]
+
+
+def test_where_guessing_is_better_nobody_is_the_best():
+    assert verdict(scored(rnn=[8.1, 8.0], gru=[6.0, 6.1])) == (
+        "No verdict, because none has learnt anything: guessing costs 6.000 bits per character. Train longer, or with "
+        "a lower --learning-rate where the loss is far above that.",
+    )
+    assert verdict(scored(rnn=[8.1], gru=[6.0])) == verdict(scored(rnn=[8.1, 8.0], gru=[6.0, 6.1]))
+    assert verdict(scored(rnn=[8.1, 8.0], gru=[5.0, 5.1]))[0] == "gru is the best, with 5.050 bits a character."
 
 
 def test_a_measure_that_does_not_grow_is_told():

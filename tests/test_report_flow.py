@@ -166,7 +166,7 @@ def test_the_report_has_the_numbers_of_the_linear_cell():
     [
         (
             Linear(7, 6, 1.2),
-            "Explodes: after 20 steps the gradient is 38.3 times what it was, a factor of 1.200 a step.",
+            "Explodes: after 20 steps the gradient is 38.3 times what it was, a factor of 1.200 per step.",
         ),
         (Linear(7, 6, 1.05), "Holds: after 20 steps the gradient is 2.65 times what it was."),
         (Copy(7, 6), "Holds: after 20 steps the gradient has 100.0% of its size left."),
@@ -274,7 +274,9 @@ def test_a_gradient_beyond_all_numbers_explodes():
         subject_of(cell, dtype="float32", name="irnn", options={"recurrent_scale": "1.9"}), Look(lags=90, positions=9)
     )
     assert found.verdict[0].startswith("Explodes: after 90 steps the gradient is ")
-    assert found.verdict[1].startswith("To hold it, try recurrent_scale=1, at which no step can stretch it, or ")
+    assert found.verdict[1].startswith(
+        "To hold it, try --cell-option recurrent_scale=1 (at which no step stretches it) or a cell with gates"
+    )
     found = Flow().measure(subject_of(Linear(7, 6, 9.0), dtype="float32"), Look(lags=39, positions=9))
     assert found.verdict[0].startswith("Explodes: after 39 steps the gradient is too large for a number")
     with pytest.raises(UserError, match=r"^the network's states grow beyond all numbers along the text: take"):
@@ -288,13 +290,13 @@ def test_the_advice_follows_from_the_numbers():
     found = Flow().measure(subject, Look(lags=20, positions=30))
     wanted = 0.5 / numbers(found)["growth"]
     assert wanted > 0.9
-    assert f"try recurrent_scale={wanted:.2g} or a gated cell" in found.verdict[1]
+    assert f"try --cell-option recurrent_scale={wanted:.2g} or a cell with gates" in found.verdict[1]
     subject = subject_of(
         registry.make_cell("lstm", 7, 9, {"forget_bias": 0.0}), name="lstm", options={"forget_bias": "0"}
     )
     found = Flow().measure(subject, Look(lags=20, positions=30))
     kept = 0.5 ** (1 / 20)
-    assert found.verdict[1].endswith(f"try forget_bias={np.log(kept / (1 - kept)):.2g}.")
+    assert found.verdict[1].endswith(f"try --cell-option forget_bias={np.log(kept / (1 - kept)):.2g}.")
 
 
 def test_without_a_state_there_is_nothing_to_look_at():

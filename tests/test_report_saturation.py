@@ -119,15 +119,23 @@ def test_what_is_found_is_drawn_tabled_and_said():
         ("rectified", "relu", 3, pytest.approx(share[0]), None, 0, 0),
     )
     assert findings.verdict == (
-        "Dead units, which never move and so tell nothing: 2 of 3 in gate and 3 of 3 in squashed; a lower "
-        "--learning-rate avoids that.",
+        "Dead units, which never move and so tell nothing: 2 of 3 in gate and 3 of 3 in squashed.",
         "Saturated units, which pass hardly any gradient on for more than 90% of the time: 100% of those in squashed "
         "and 67% of those in gate.",
-        "Saturates: beyond 0.97, where less than 6% of a gradient passes, is squashed for 100% of the time; smaller "
-        "weights or a lower --learning-rate help.",
+        "Saturates: beyond 0.97, where less than 6 % of a gradient passes, is squashed for 100% of the time; smaller "
+        "weights help.",
         f"Gates that are shut (below 0.1), and open (above 0.9), of the time: gate {share[0] / 3:.0%} and "
         f"{(2 - share[0]) / 3:.0%}.",
     )
+
+
+def test_only_for_weights_that_were_trained_a_lower_learning_rate_is_advised():
+    subject, _ = told([(9,) * 7] * 3, [(9,) * 7] * 3, [(1,) * 7] * 3)
+    assert not any("--learning-rate" in sentence for sentence in look(subject).verdict)
+    dead, saturated, flat, _ = look(replace(subject, steps=100)).verdict
+    assert dead.endswith("; a lower --learning-rate avoids that.")
+    assert flat.endswith("; smaller weights or a lower --learning-rate help.")
+    assert "--learning-rate" not in saturated
 
 
 def test_where_hardly_anything_saturates():

@@ -168,8 +168,6 @@ class Live(Display):
         from rich.panel import Panel
         from rich.text import Text
 
-        from rnn_plugins.trainer import verdict
-
         if self.progress is None:
             return Text(self.word or "the first step ...")
         console = errors()
@@ -181,7 +179,7 @@ class Live(Display):
             lines.append(Text(f"held out   {values[0]:.3f} {curve} {values[-1]:.3f}", no_wrap=True))
         lines += self._flow_lines()
         for words, style in (
-            (verdict(self.looks, self.progress.step.step / self.session.trainer.total_steps), "italic"),
+            (self.session.verdict(self.looks), "italic"),
             (self.word, "bold"),
         ):
             if words and not self.over:

@@ -73,6 +73,11 @@ class Trial:
         return self.run.bits(self.loss)
 
     @property
+    def guessing(self) -> float:
+        """The loss of guessing among all symbols alike, in bits a character."""
+        return self.run.bits(math.log(len(self.run.vocabulary)))
+
+    @property
     def held_out(self) -> bool:
         """Whether the loss is of text that it was not trained on."""
         return self.run.held_out
@@ -302,6 +307,12 @@ def verdict(contestants: Sequence[Contestant], unfair: Sequence[str] = ()) -> tu
         return (
             "No verdict, because nothing was held out: a low loss on the text that was trained on can be learnt by "
             "heart. Give a longer text, or a larger --valid-fraction.",
+        )
+    if all(trial.bits >= trial.guessing for contestant in contestants for trial in contestant.trials):
+        costs = min(trial.guessing for contestant in contestants for trial in contestant.trials)
+        return (
+            f"No verdict, because none has learnt anything: guessing costs {costs:.3f} bits per character. Train "
+            "longer, or with a lower --learning-rate where the loss is far above that.",
         )
     single = [contestant.label for contestant in contestants if len(contestant.bits) < 2]
     if single:

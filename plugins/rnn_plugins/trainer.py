@@ -141,9 +141,14 @@ class Trainer:
 
     def begin(self, params: Tree | None = None) -> None:
         """Start anew, from ``params`` where given, from fresh ones otherwise."""
-        init, dropout = (np.random.default_rng(s) for s in np.random.SeedSequence(self.settings.seed).spawn(2))
-        params = self.task.init_params(init) if params is None else params
+        _, dropout = _generators(self.settings)
+        params = self.fresh_params() if params is None else params
         self.state = start(params, self.optimizer, self.task.init_carry(), dropout)
+
+    def fresh_params(self) -> Tree:
+        """The parameters with which a run of this seed begins."""
+        init, _ = _generators(self.settings)
+        return self.task.init_params(init)
 
     def resume(self) -> None:
         """Take up the run where it was saved last; records of steps after that are dropped.
@@ -460,32 +465,60 @@ def _append(metrics: TextIO, record: dict[str, Any]) -> None:
     metrics.flush()
 
 
-def verdict(records: list[dict[str, Any]], done: float = 1.0) -> str:
-    """What the curves say, in words: whether the model over- or underfits.
+def _generators(settings: Settings) -> list[np.random.Generator]:
+    """What draws initial weights, and what draws the masks of dropout."""
+    return [np.random.default_rng(part) for part in np.random.SeedSequence(settings.seed).spawn(2)]
+
+
+def verdict(records: list[dict[str, Any]], done: float, guessing: float, rate: float) -> str:
+    """What the curves say, in words: whether the model has learnt anything, and whether it over- or underfits.
 
     Args:
         records: as in ``metrics.jsonl``; those with ``valid_loss`` are looked at.
         done: how much of the run they show; of the first half, that it still underfits is no news.
+        guessing: the loss of guessing among all symbols alike, ln V nats.
+        rate: the highest learning rate of the schedule.
     """
     looks = [r for r in records if r.get("valid_loss") is not None]
-    if len(looks) < 3:
+    if not looks:
         return ""
     best = min(range(len(looks)), key=lambda i: looks[i]["valid_loss"])
     last = looks[-1]
-    if last["valid_loss"] < 0.05:
-        return "It has learnt this kind of text: the held-out loss is near zero."
-    gap = last["valid_loss"] - last["train_loss"]
+    held_out, training = last["valid_loss"], last["train_loss"]
     since = len(looks) - 1 - best
-    risen = last["valid_loss"] - looks[best]["valid_loss"]
-    if since >= 2 and risen > 0.01 and last["train_loss"] < looks[best]["train_loss"]:
+    risen, regained = held_out - looks[best]["valid_loss"], training - looks[best]["train_loss"]
+    lower = f"a lower --learning-rate (it was {rate:.2g})"
+    if since >= 2 and risen > 0.01 and regained < 0:
         return (
             f"It overfits: the held-out loss has risen by {risen:.3f} nats since step {looks[best]['step']}, whose "
             "weights are kept, while the training loss went on falling. More text, --dropout or a smaller model help."
         )
+    if since and min(risen, regained) > 0.05:
+        return (
+            f"It has got worse: both losses have risen since step {looks[best]['step']}, whose weights are kept, the "
+            f"held-out one by {risen:.3f} nats. Try {lower}."
+        )
+    if held_out > 0.98 * guessing and done >= 0.5:
+        beside = f"the held-out loss is {held_out:.4g} nats, and guessing costs {guessing:.4g}"
+        if training < 0.98 * guessing:
+            return f"It overfits: {beside}, while the training loss is {training:.4g}. More text or --dropout help."
+        if held_out > 1.02 * guessing:
+            return f"It has learnt nothing: {beside}. Try {lower}; rnn report tells whether the gradient explodes."
+        return f"It has learnt nothing yet: {beside}. Train longer, or with a higher --learning-rate."
+    if len(looks) < 3:
+        return ""
+    if held_out < 0.05:
+        return "It has learnt this kind of text: the held-out loss is near zero."
     if done < 0.5:
         return ""
-    falling = looks[max(0, len(looks) - 4)]["valid_loss"] - last["valid_loss"]
+    gap = held_out - training
+    falling = looks[max(0, len(looks) - 4)]["valid_loss"] - held_out
     if falling > 0.02 and gap < 0.1:
+        if last.get("learning_rate", rate) < 0.05 * rate:
+            return (
+                "It underfits: both losses fell until the schedule ended. Train longer in a new run, with more "
+                "--epochs, or with a larger --hidden-size."
+            )
         return "It underfits: both losses are still falling. Train longer, or with a larger --hidden-size."
     if gap < 0.03 and falling < 0.01:
         return "It underfits: both losses stand still, close together. A larger --hidden-size or more layers may help."

@@ -400,7 +400,7 @@ def _verdict(subject: Subject, flow: Norms, lags: int, limit: float) -> tuple[st
         return ("Forgets at once: nothing is left of the gradient after one step.",)
     if fate == "explodes":
         size = f"is {left:.3g} times what it was" if math.isfinite(left) else "is too large for a number"
-        pace = f", a factor of {factor:.3f} a step" if factor else ""
+        pace = f", a factor of {factor:.3f} per step" if factor else ""
         return (f"Explodes: after {steps} the gradient {size}{through}{pace}.", _against_explosion(subject, limit))
     if fate != "vanishes":
         amount = f"is {left:.3g} times what it was" if left > 1 else f"has {left:.1%} of its size left"
@@ -467,24 +467,45 @@ def _against_vanishing(subject: Subject, factor: float | None, distance: float) 
     advice = []
     scale, bias = _option(subject, "recurrent_scale"), _option(subject, "forget_bias")
     if scale is not None and factor:
-        advice.append(f"recurrent_scale={scale / factor:.2g}")
+        advice.append(f"--cell-option recurrent_scale={scale / factor:.2g}")
     if bias is not None:
         # sigmoid(b) ** distance = 1/2: half of what is remembered is still there after the distance.
         kept = 0.5 ** (1 / distance)
         wanted = math.log(kept / (1 - kept))
         if wanted > bias + 0.1:
-            advice.append(f"forget_bias={wanted:.2g}")
+            advice.append(f"--cell-option forget_bias={wanted:.2g}")
     gated = any(activation.function == "sigmoid" for activation in subject.anatomy.activations)
     if not gated:
-        advice.append("a gated cell, whose gates training can open (--cell gru, --cell lstm)")
+        advice.append("a cell with gates, which training can open (--cell gru or --cell lstm)")
     elif bias is None:
-        advice.append("a cell with a forget gate that starts open (--cell lstm:forget_bias=3)")
+        advice.append("a cell whose forget gate starts open (--cell lstm --cell-option forget_bias=3)")
     if not advice:
         return ()
-    return (f"To reach farther, which is not yet to predict better, try {' or '.join(advice)}.",)
+    return (f"For a longer reach (which alone does not lower the loss), try {' or '.join(advice)}.",)
 
 
 def _against_explosion(subject: Subject, limit: float) -> str:
     scale = _option(subject, "recurrent_scale")
-    smaller = f"recurrent_scale={scale / limit:.2g}, at which no step can stretch it, or " if scale and limit else ""
-    return f"To hold it, try {smaller}a gated cell (--cell gru, --cell lstm), and train with clipping (--grad-clip 1)."
+    smaller = ""
+    if scale and limit:
+        smaller = f"--cell-option recurrent_scale={scale / limit:.2g} (at which no step stretches it) or "
+    return f"To hold it, try {smaller}a cell with gates (--cell gru or --cell lstm), and clipping (--grad-clip 1)."
+
+
+def explosion(subject: Subject, look: Look) -> tuple[str, ...]:
+    """What the report says where the gradient explodes, and what would hold it; nothing where it does not.
+
+    Where the states along the text are beyond all numbers, shorter stretches are looked at.
+
+    Raises:
+        UserError: the text is too short for any lag.
+    """
+    lags, _ = _lags(subject, look)
+    while lags and subject.anatomy.states:
+        with suppress(UserError):
+            flow = measure_flow(subject.model, subject.params, subject.tokens, lags, look.positions, look.seed)
+            if fate_of(flow.mean[flow.farthest].tolist()) != "explodes":
+                return ()
+            return _verdict(subject, flow, lags, bounded(subject, lags, look.seed).growth)
+        lags //= 4
+    return ()

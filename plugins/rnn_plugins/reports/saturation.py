@@ -15,7 +15,7 @@ from minigrad.trees import Tree
 from rnn_cells.anatomy import Activation, anatomy
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.probing import layers, read, watch
-from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report, Table
+from rnn_plugins.reports.report import Chart, Curve, Figure, Findings, Look, Quantity, Report, Table
 from rnn_plugins.tasks.language_model import Model
 from rnn_plugins.text.vocabulary import listing
 
@@ -118,7 +118,8 @@ class Saturation(Report):
             reason = f"its step cannot be traced: {parts.reason}" if parts.reason else "it has no sigmoid, tanh or relu"
             raise UserError(f"nothing in the cell {subject.cell} can be saturated, as far as one sees: {reason}")
         found = habits(subject.model, subject.params, subject.tokens, look.lags, look.positions)
-        return Findings(_quantities(found), (*_charts(found), unit_table(found, "the text looked at")), _verdict(found))
+        figures: list[Figure] = [*_charts(found), unit_table(found, "the text looked at")]
+        return Findings(_quantities(found), tuple(figures), _verdict(found, trained=subject.steps > 0))
 
 
 def unit_table(found: Sequence[Habits], text: str) -> Table:
@@ -223,8 +224,11 @@ def _zeros(some: Sequence[Habits], key: str, where: str) -> Chart:
     )
 
 
-def _verdict(found: Sequence[Habits]) -> tuple[str, ...]:
-    """What it means, and what to try: first what harms, then what gates do."""
+def _verdict(found: Sequence[Habits], trained: bool) -> tuple[str, ...]:
+    """What it means, and what to try: first what harms, then what gates do.
+
+    A learning rate has done nothing to weights that were not trained, so none is advised for them.
+    """
     still = [
         f"{count} of {habit.activation.size} in {habit.activation.label}"
         for habit in found
@@ -249,7 +253,8 @@ def _verdict(found: Sequence[Habits]) -> tuple[str, ...]:
     words = []
     if still:
         words.append(
-            f"Dead units, which never move and so tell nothing: {listing(still)}; a lower --learning-rate avoids that."
+            f"Dead units, which never move and so tell nothing: {listing(still)}"
+            f"{'; a lower --learning-rate avoids that' if trained else ''}."
         )
     if many:
         words.append(
@@ -257,8 +262,8 @@ def _verdict(found: Sequence[Habits]) -> tuple[str, ...]:
         )
     if flat:
         words.append(
-            f"Saturates: beyond 0.97, where less than 6% of a gradient passes, {'are' if len(flat) > 1 else 'is'} "
-            f"{listing(flat)} of the time; smaller weights or a lower --learning-rate help."
+            f"Saturates: beyond 0.97, where less than 6 % of a gradient passes, {'are' if len(flat) > 1 else 'is'} "
+            f"{listing(flat)} of the time; smaller weights{' or a lower --learning-rate' if trained else ''} help."
         )
     if gates:
         words.append(f"Gates that are shut (below 0.1), and open (above 0.9), of the time: {listing(gates)}.")
