@@ -140,7 +140,8 @@ class Session:
         Args:
             records: those of the run so far; None reads them.
         """
-        done = self.trainer.state.step / max(self.trainer.total_steps, 1)
+        ended = self.trainer.outcome in ("time", "patience")
+        done = 1.0 if ended else self.trainer.state.step / max(self.trainer.total_steps, 1)
         guessing = math.log(len(self.corpus.vocabulary))
         rate = self.trainer.settings.learning_rate or LEARNING_RATE
         return verdict(list(self.run.records() if records is None else records), done, guessing, rate)
