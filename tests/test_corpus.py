@@ -218,7 +218,7 @@ def as_python_reads(text):
 @pytest.mark.parametrize("level", ["char", "byte", "word"])
 @given(
     texts=st.lists(
-        st.text(st.characters(exclude_characters="\0") | st.sampled_from("\r\n\ufeff"), min_size=2),
+        st.text(st.characters(codec="utf-8", exclude_characters="\0") | st.sampled_from("\r\n\ufeff"), min_size=2),
         min_size=1,
         max_size=3,
     ),
