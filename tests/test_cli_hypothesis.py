@@ -78,6 +78,7 @@ VALUES: dict[str, tuple[st.SearchStrategy[Any], st.SearchStrategy[Any]]] = {
     "track": (st.just("tensorboard"), st.just("x")),
     "quiet": FLAG,
     "json": FLAG,
+    "trust": FLAG,
 }
 ELSEWHERE = {"steps", "resume", "init-from", "config"}  # given by the tests themselves, or made of the others
 

@@ -302,7 +302,10 @@ def test_a_disk_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sessions, "start", start)
     result = train("fox.txt")
-    assert (result.exit_code, result.stderr) == (1, "Error: 'runs/x/last.safetensors': no space left on device\n")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "Error: 'runs/x/last.safetensors': no space left on device; make room on it, and run the same command again\n",
+    )
 
 
 def test_how_often_to_look_at_the_flow_is_said_only_where_it_is_looked_at() -> None:
