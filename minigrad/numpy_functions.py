@@ -52,12 +52,12 @@ def _shape_after(function: Any, x: Any, *args: Any) -> tuple[int, ...]:
     return function(np.broadcast_to(0, x.shape), *args).shape  # type: ignore[no-any-return]
 
 
-def _swapaxes(x: Any, axis1: int, axis2: int) -> Any:
-    return _moved(np.swapaxes, x, axis1, axis2)
+def _swapaxes(a: Any, axis1: int, axis2: int) -> Any:
+    return _moved(np.swapaxes, a, axis1, axis2)
 
 
-def _moveaxis(x: Any, source: Any, destination: Any) -> Any:
-    return _moved(np.moveaxis, x, source, destination)
+def _moveaxis(a: Any, source: Any, destination: Any) -> Any:
+    return _moved(np.moveaxis, a, source, destination)
 
 
 def _moved(function: Any, x: Any, *args: Any) -> Any:
@@ -65,10 +65,10 @@ def _moved(function: Any, x: Any, *args: Any) -> Any:
     return _ordered(x, function(np.empty(tuple(range(x.ndim))), *args).shape)
 
 
-def _full_like(x: Any, fill_value: Any, **options: Any) -> Any:
+def _full_like(a: Any, fill_value: Any, **options: Any) -> Any:
     if isinstance(fill_value, Tensor) and not options:
-        return broadcast_to(fill_value, x.shape)
-    return np.full_like(np.broadcast_to(np.zeros((), x.dtype), x.shape), fill_value, **options)
+        return broadcast_to(fill_value, a.shape)
+    return np.full_like(np.broadcast_to(np.zeros((), a.dtype), a.shape), fill_value, **options)
 
 
 def _flip(m: Any, axis: Any = None) -> Any:
@@ -322,8 +322,8 @@ def _contracted(a: Any, mine: str, b: Any, others: str, wanted: str) -> tuple[An
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def _clip(x: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Any:
-    return primitives.clip(x, a_min if min is None else min, a_max if max is None else max)
+def _clip(a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Any:
+    return primitives.clip(a, a_min if min is None else min, a_max if max is None else max)
 
 
 ARRAY_FUNCTIONS.update(
@@ -333,10 +333,13 @@ ARRAY_FUNCTIONS.update(
         np.einsum: einsum, np.dot: _dot, np.inner: _inner, np.outer: _outer, np.tensordot: _tensordot,
         np.reshape: primitives.reshape, np.transpose: transpose, np.broadcast_to: broadcast_to, np.pad: pad,
         np.concatenate: concatenate, np.stack: stack, np.hstack: _hstack, np.vstack: _vstack,
-        np.take: lambda x, indices, axis=None: take(x, indices, axis),
+        np.take: lambda a, indices, axis=None: take(a, indices, axis),
         np.swapaxes: _swapaxes, np.moveaxis: _moveaxis, np.flip: _flip, np.roll: _roll, np.repeat: _repeat,
-        np.tile: _tile, np.full_like: _full_like, np.copy: alias, np.ravel: lambda x: primitives.reshape(x, -1),
-        np.expand_dims: lambda x, axis: primitives.reshape(x, _shape_after(np.expand_dims, x, axis)),
-        np.squeeze: lambda x, axis=None: primitives.reshape(x, _shape_after(np.squeeze, x, axis)),
+        np.tile: _tile, np.full_like: _full_like, np.copy: alias, np.ravel: lambda a: primitives.reshape(a, -1),
+        np.expand_dims: lambda a, axis: primitives.reshape(a, _shape_after(np.expand_dims, a, axis)),
+        np.squeeze: lambda a, axis=None: primitives.reshape(a, _shape_after(np.squeeze, a, axis)),
     }
 )  # fmt: skip
+for function, ours in ARRAY_FUNCTIONS.items():
+    if getattr(ours, "__name__", "").startswith(("_", "<")):
+        ours.__qualname__ = f"np.{function.__name__}"  # which Python names where an argument does not fit

@@ -242,7 +242,7 @@ PROTOCOLS: dict[Any, list[Any]] = {
         lambda x: np.tile(x, (2, 1, 3)),
         lambda x: np.tile(x[None], [2]),
     ],
-    np.full_like: [lambda x: np.full_like(x, x[0, 1])],
+    np.full_like: [lambda x: np.full_like(x, x[0, 1]), lambda x: np.full_like(a=x, fill_value=x[1, 0])],
     np.split: [
         lambda x: np.split(x, 3, axis=1)[2],
         lambda x: np.split(x, 2)[1],
@@ -547,6 +547,8 @@ REFUSALS: list[tuple[Any, str]] = [
     (lambda x: np.greater(X, 0, out=x), out("greater")),
     (lambda x: np.sum(x, dtype=np.float32), "sum takes 1 array, axis=, keepdims=; it got 1 by position, dtype="),
     (lambda x: np.max(x, initial=0), "max takes 1 array, axis=, keepdims=; it got 1 by position, initial="),
+    (lambda x: np.var(x, dtype=float), "np.var() got an unexpected keyword argument 'dtype'"),
+    (lambda x: np.take(x, [0], mode="wrap"), "np.take() got an unexpected keyword argument 'mode'"),
     (lambda x: np.where(x), "where takes 3 arrays; it got 1 by position"),
     (
         lambda x: np.clip(X, x, 3),
