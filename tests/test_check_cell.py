@@ -484,6 +484,10 @@ class ChangesTheCarryWithoutSteps(Good):
 
 STATE = "all state belongs into the carry"
 ALONE = "a sequence of length {} in a batch of length 4 differs from it alone: the relative difference is #"
+SCAN = (
+    "ValueError: scan: the step got the carry with shape ({0}, 4) and dtype float32, and gave it back with "
+    "({0}, 4) and float64: a carry keeps its shape and dtype"
+)
 NARROW = (
     "TypeError: Float64Parameters: the carry has dtype float32; expected float64: convert it, with "
     "minigrad.trees.cast(carry, np.float64)"
@@ -562,9 +566,9 @@ WRONG: dict[type[Cell], dict[str, str]] = {
         "small sizes": SMALL + WIDE.format("matmul"),
     },
     Upcasts: {
-        "float32": NARROW,
-        "small sizes": SMALL + NARROW,
-        "checkpoint": NARROW,
+        "float32": SCAN.format(3),
+        "small sizes": SMALL + SCAN.format(1),
+        "checkpoint": SCAN.format(3),
     },
     UpcastsTheOutput: {
         "float32": "the output is float64 where all else is float32",
