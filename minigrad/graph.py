@@ -6,6 +6,7 @@ what the time loop does with graphs stands in ``scan``. Derivatives come from th
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -64,7 +65,7 @@ class Batch(int):
     """The number of sequences that a trace was made for, in shapes and options: it stands for any number.
 
     It counts like the number that it is; whoever carries an operation out puts the real one in its place
-    (``options_for``).
+    (``made_for``).
     """
 
     __slots__ = ()
@@ -143,6 +144,11 @@ class Graph:
     ops: list[Op] = field(default_factory=list)
     constants: dict[Value, Array] = field(default_factory=dict)
     names: dict[Value, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def is_symbolic(self) -> bool:
+        """Whether values have the number of sequences for an axis, once the graph is written."""
+        return any(isinstance(n, Batch) for op in self.ops for x in (*op.values, op.output) for n in x.shape)
 
     def makers(self) -> dict[Value, Op]:
         """The operation that makes each value."""
@@ -505,17 +511,16 @@ def trace(f: Callable[..., Tree], *examples: Tree, names: Sequence[str] = ()) ->
 
 def apply(op: Op, args: Sequence[Any]) -> Any:
     """The value of an operation for these operands."""
-    return np.asarray(function_of(op.name)(*args, **options_for(op, args)))
+    return np.asarray(function_of(op.name)(*args, **op.options))
 
 
-def options_for(op: Op, args: Sequence[Any]) -> Any:
-    """The options of an operation for these operands: with their number of sequences in place of the trace's."""
-    if op.options:
-        for x, array in zip(op.inputs, args, strict=True):
-            for n, length in zip(x.shape if isinstance(x, Value) else (), np.shape(array), strict=False):
-                if isinstance(n, Batch):
-                    return bound(op.options, length)
-    return op.options
+def made_for(op: Op, args: Sequence[Any]) -> Op:
+    """An operation for these operands: with their number of sequences in its options in place of the trace's."""
+    for x, array in zip(op.inputs, args, strict=True):
+        for n, length in zip(x.shape if isinstance(x, Value) else (), np.shape(array), strict=False):
+            if isinstance(n, Batch):
+                return Op(op.name, op.inputs, bound(op.options, length), op.output)
+    return op
 
 
 def bound(option: Any, batch: int) -> Any:
@@ -544,7 +549,8 @@ def evaluate(graph: Graph, arrays: Sequence[Any], apply: Callable[[Op, Sequence[
     """Carry the graph out, operation by operation by ``apply``: the outputs for these inputs."""
     known: dict[Value, Any] = dict(zip(graph.inputs, arrays, strict=True)) | graph.constants
     for op in graph.ops:
-        known[op.output] = apply(op, [known[x] if isinstance(x, Value) else x for x in op.inputs])
+        args = [known[x] if isinstance(x, Value) else x for x in op.inputs]
+        known[op.output] = apply(made_for(op, args) if graph.is_symbolic else op, args)
     return [known[x] if isinstance(x, Value) else x for x in graph.outputs]
 
 

@@ -46,6 +46,7 @@ class _Space:
     def __init__(self, layout: Layout, steps: int, batch: int, sizes: Sequence[int], reverse: bool) -> None:
         self.layout, self.steps, self.batch, self.sizes, self.reverse = layout, steps, batch, sizes, reverse
         self.arrays = [self._array(buffer) for buffer in layout.buffers]
+        self._spares: dict[Any, Array] = {}
         self.forward = [self._bind(i, code, False) for i, code in enumerate(layout.forward)]
         self.backward = {i: self._bind(i, code, True) for i, code in layout.backward.items()}
         self._scratch: dict[Any, Array] = {}
@@ -86,10 +87,17 @@ class _Space:
         for when, turn in blocks:
             for name, args, out, options in code.instructions:
                 arrays = [self._view(arg, when, turn) for arg in args]
-                calls += calls_of(name, arrays, self._view(out, when, turn), options)
-            if backward and loop and ((turn + 1) % FLUSHED == 0 or turn + 1 == self.steps):
+                calls += calls_of(name, arrays, self._view(out, when, turn), options, self._spare)
+            if backward and loop and (turn + 1) % FLUSHED == 0:
                 calls += self._flushing(turn)
         return calls
+
+    def _spare(self, like: Array, number: float | None = None) -> Array:
+        """Memory for what passes between the calls of one operation, or an array of a number."""
+        key = like.shape, like.dtype, number
+        if key not in self._spares:
+            self._spares[key] = np.empty(*key[:2]) if number is None else np.full(like.shape, number, like.dtype)
+        return self._spares[key]
 
     def _flushing(self, turn: int) -> list[Call]:
         """Put 0 in place of subnormal numbers in what a step backwards leaves for the next one."""
@@ -97,7 +105,7 @@ class _Space:
         for place in self.layout.turns:
             if place is not None:
                 d = self._view(Arg("rows", place._replace(after=True)), 0, turn)
-                size, normal = np.empty_like(d), np.empty(d.shape, bool)
+                size, normal = self._spare(d), np.empty(d.shape, bool)
                 smallest = np.finfo(d.dtype).smallest_normal
                 calls += [partial(np.abs, d, out=size), partial(np.greater_equal, size, smallest, out=normal)]
                 calls.append(partial(np.multiply, d, normal, out=d))

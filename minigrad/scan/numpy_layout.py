@@ -36,8 +36,14 @@ def _is_map(name: str) -> bool:
     return name in _INNER or _ufunc(name) is not None
 
 
-def calls_of(name: str, args: Sequence[Any], out: Array, options: Mapping[str, Any]) -> list[Call]:
-    """The NumPy calls that are one operation on feature-major arrays."""
+def calls_of(
+    name: str, args: Sequence[Any], out: Array, options: Mapping[str, Any], spare: Callable[..., Array]
+) -> list[Call]:
+    """The NumPy calls that are one operation on feature-major arrays.
+
+    ``spare(out)`` gives memory of the shape and type of ``out`` that lasts as long as the operation, and
+    ``spare(out, 40)`` an array of this number, for all that ask for it.
+    """
     ufunc = _ufunc(name)
     if ufunc is not None:
         return [partial(ufunc, *args, out=out)]
@@ -47,7 +53,7 @@ def calls_of(name: str, args: Sequence[Any], out: Array, options: Mapping[str, A
             return [partial(np.matmul, args[1], x, out=out)]
         case "sigmoid":
             # As in the primitive. The bound is an array, because NumPy takes three times as long with a number.
-            e, bound = np.empty_like(out), np.full_like(out, 40)
+            e, bound = spare(out), spare(out, 40)
             power = [partial(np.minimum, x, bound, out=e), partial(np.exp, e, out=e)]
             return [*power, partial(np.add, e, 1, out=out), partial(np.divide, e, out, out=out)]
         case "relu":

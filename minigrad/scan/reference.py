@@ -13,7 +13,7 @@ from minigrad.scan.lookup import Lookup
 from minigrad.tensor import Array, Node, Primitive, Tensor, is_recording, observer, unvarying, value_of
 from minigrad.trees import Tree
 
-FLUSHED = 8
+FLUSHED = 16
 """Steps after which the cotangent of the carry is freed of numbers below the smallest normal one.
 
 A gradient that vanishes would end in such numbers, which rounding keeps from ever becoming 0, and with which many

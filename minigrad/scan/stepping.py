@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.graph import Operand, Value, apply, bound, evaluate, function_of
+from minigrad.graph import Operand, Value, apply, bound, evaluate, function_of, made_for
 from minigrad.scan.program import Program
 from minigrad.tensor import Array
 
@@ -45,7 +45,7 @@ class Stepper:
                 continue
             for op in stage.forward.ops:
                 args = [looked_up.get(x, known.get(x)) if isinstance(x, Value) else x for x in op.inputs]
-                looked_up[op.output] = apply(op, args)
+                looked_up[op.output] = apply(made_for(op, args), args)
         names: dict[Value, str] = {}
         scope: dict[str, Any] = {}
 
