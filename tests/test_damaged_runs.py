@@ -193,3 +193,38 @@ def test_a_hidden_size_without_bounds_is_refused_before_anything_is_made(run: Pa
     assert result.exit_code == 2
     assert "in its model.safetensors head.W is (4, " in result.stderr
     assert "expected (1000000, " in result.stderr
+
+
+def test_kept_states(run: Path) -> None:
+    assert CliRunner().invoke(rnn, [*COMMANDS["sample"], "--save-state", "s"]).exit_code == 0
+    arrays, said = parts(Path("s"))
+    contents = [
+        written(arrays, changed(said, path, new))
+        for number, path in enumerate(places(said))
+        for new in [*STRANGE, "-"][number % 3 :: 3]
+        if path or new != "-"
+    ]
+    contents += [
+        written(arrays | {path: np.ascontiguousarray(other)}, said)
+        for path, array in arrays.items()
+        for other in (array[..., None], array.astype(np.int32), array.reshape(-1)[:1])
+    ]
+    for content in contents:
+        Path("s").write_bytes(content)
+        result = CliRunner().invoke(rnn, [*COMMANDS["sample"], "--load-state", "s"])
+        assert result.exit_code in (0, 2), (content, result.output)
+        assert result.exit_code == 0 or result.stderr.startswith("Error: --load-state"), (content, result.output)
+
+
+def test_a_run_of_a_version_that_noted_less_opens_everywhere(run: Path) -> None:
+    manifest = json.loads((run / MANIFEST).read_text())
+    for key in ("opening", "environment", "best", "step"):
+        manifest.pop(key)
+    for key in ("characters_per_symbol", "unknown"):
+        manifest["data"].pop(key)
+    (run / MANIFEST).write_text(json.dumps(manifest))
+    for name in (BEST, LAST):
+        (run / name).write_bytes(written(*parts(run / name)))
+    for arguments in COMMANDS.values():
+        result = CliRunner().invoke(rnn, arguments)
+        assert result.exit_code == 0, (arguments, result.output)

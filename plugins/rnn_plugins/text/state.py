@@ -84,7 +84,7 @@ def load(path: str, run: Run) -> Kept:
     if not isinstance(notes, dict) or notes.get("kind") != KIND:
         raise UserError(f"--load-state {path!r} holds no state: give a file that rnn sample --save-state has written")
     wrong = schema.misfit(notes, schema.STATE) or (notes.get("rng") and schema.misfit(notes["rng"], schema.RNG, "rng"))
-    if not wrong and not (isinstance(tree, dict) and tree.keys() == {"carry", "scores"} and tree["scores"].ndim == 1):
+    if not wrong and not _has_scores(tree):
         wrong = "holds other arrays than those of a state"
     if wrong:
         raise UserError(f"--load-state {path!r} {wrong}: it is damaged, so keep the state anew with --save-state")
@@ -116,6 +116,13 @@ def load(path: str, run: Run) -> Kept:
     if notes["weights"] != _weights(run):
         notice = f"the state is of other weights, those of the run {source!r}: its units need not mean the same here"
     return Kept(Position(carry, tree["scores"], notes["symbols"], notes["drawn"]), rng, notice)
+
+
+def _has_scores(tree: Any) -> bool:
+    if not (isinstance(tree, dict) and tree.keys() == {"carry", "scores"}):
+        return False
+    scores = tree["scores"]
+    return isinstance(scores, np.ndarray) and (scores.ndim, scores.dtype.kind) == (1, "f")
 
 
 def clamped(model: Model, texts: Sequence[str]) -> Model:
