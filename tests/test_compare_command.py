@@ -175,7 +175,8 @@ def test_a_run_that_diverges_is_told_and_the_others_go_on():
     (line,) = (line for line in said.splitlines() if "diverged" in line)
     assert line.startswith("2 of 3, irnn-fox-s3: diverged at step ")
     assert "irnn: the run 'irnn-fox-s3' diverged at step" in " ".join(out.split())
-    assert "with the learning rate 1000: train it with a lower one" in " ".join(out.split())
+    assert "with the learning rate 1000: rnn rerun irnn-fox-s3 tells why" in " ".join(out.split())
+    assert "  What to try, in a new run: --learning-rate 1e+02 (it was 1e+03)." in said.splitlines()
     assert "3 of 3, lstm-fox-s3: " in said
 
 

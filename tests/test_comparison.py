@@ -521,7 +521,7 @@ def test_runs_that_say_nothing_are_told_and_the_others_compared(folder, run):
     page = compare({"a": [Run(diverged.path)], "b": [Run(young.path)], "c": [run("hamlet")]})
     rate = diverged.settings.learning_rate
     assert page.failed == {
-        "a": f"the run 'diverged' diverged at step 7, with the learning rate {rate:g}: train it with a lower one",
+        "a": f"the run 'diverged' diverged at step 7, with the learning rate {rate:g}: rnn rerun diverged tells why",
         "b": "the run 'young' has measured no loss yet: train it longer",
     }
     assert page.subjects == ("c", "a", "b")
@@ -529,7 +529,7 @@ def test_runs_that_say_nothing_are_told_and_the_others_compared(folder, run):
     page = compare({"a": [Run(diverged.path), run("pair-1")], "c": [run("hamlet")]})
     assert page.failed == {}
     assert page.notices == (
-        f"the run 'diverged' diverged at step 7, with the learning rate {rate:g}: train it with a lower one",
+        f"the run 'diverged' diverged at step 7, with the learning rate {rate:g}: rnn rerun diverged tells why",
     )
     with pytest.raises(UserError, match="has measured no loss yet"):
         compare({"b": [Run(young.path)]})

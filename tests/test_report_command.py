@@ -225,3 +225,23 @@ def test_a_mistake_is_a_sentence(call, folder, args, message):
     assert (code, out) == (2, "")
     assert err.removeprefix("Error: ").startswith(message.format(runs=folder / "runs"))
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("cell", "rate", "advice"),
+    [
+        (
+            "irnn:recurrent_scale=1.5",
+            "1e-6",
+            "a factor of 1.500 per step. To hold it, try --cell-option recurrent_scale=1 (at which no step stretches "
+            "it) or a cell with gates (--cell gru or --cell lstm), and clipping (--grad-clip 1)",
+        ),
+        ("gru", "1e38", ": lower --learning-rate (it is 1e+38) or --steps"),
+    ],
+)
+def test_a_training_that_diverges_says_what_to_do(call, folder, cell, rate, advice):
+    folder.joinpath("long.txt").write_text("not to be, or to be?\n" * 900)
+    code, _, err = call("long.txt", "--cell", cell, "--hidden-size", "8", "--steps", "30", "--learning-rate", rate)
+    assert code == 2
+    assert "diverges at step" in err
+    assert err.endswith(f"{advice}\n")

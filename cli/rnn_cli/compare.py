@@ -209,6 +209,8 @@ def _train(session: Session, name: str) -> None:
                 bars.update(bar, completed=progress.done, left=f"{duration(progress.seconds_left)} left")
     except NotFinite as error:
         remark(f"{name}: diverged at step {error.step:,}")
+        for line in session.diagnosis(error)[1:]:
+            remark(f"  {line}")
     else:
         loss = trainer.best["loss"]
         if loss is not None:

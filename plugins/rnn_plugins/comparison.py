@@ -6,6 +6,7 @@ It trains nothing and draws nothing; how gradients flow is measured by the repor
 from __future__ import annotations
 
 import math
+import shlex
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -93,7 +94,7 @@ def read(run: Run) -> Trial:
     if outcome == "diverged":
         raise UserError(
             f"the run {run.name!r} diverged at step {run.manifest['step']:,}, with the learning rate "
-            f"{settings.learning_rate:g}: train it with a lower one"
+            f"{settings.learning_rate:g}: rnn rerun {shlex.quote(run.name)} tells why"
         )
     task = task_of(run.text_model, settings, data["symbols"] - data["held_out"])
     records = list(run.records())

@@ -15,7 +15,6 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,9 +24,7 @@ import numpy as np
 from minigrad import trees, value_and_grad
 from minigrad.compiled import jit
 from minigrad.diagnosis import explain
-from minigrad.optimizers import global_norm
 from minigrad.training import NotFinite
-from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_plugins import backends, registry
 from rnn_plugins.ablation import ablations
@@ -35,8 +32,7 @@ from rnn_plugins.backends import is_compiled, on_backend, settled
 from rnn_plugins.blas_threads import Threads, changes_of, contradiction
 from rnn_plugins.errors import UserError
 from rnn_plugins.places import BEST, LAST
-from rnn_plugins.reports.flow import explosion
-from rnn_plugins.reports.report import Look
+from rnn_plugins.reports.divergence import of_recurrence
 from rnn_plugins.reports.subject import Subject
 from rnn_plugins.runs import Run, build_model, create_run, embedding_size, environment
 from rnn_plugins.settings import EPOCHS, MIN_STEPS, Backend, Settings, merge, option, warmed_up
@@ -50,9 +46,6 @@ from rnn_plugins.trainer import Trainer, verdict
 
 WARM_UP = 200
 """Steps of warm-up that a diverged run is advised to try."""
-
-HUGE, FOLLOWED = 1e4, 50
-"""The norm of a first gradient from which on the recurrence is at fault, and how many steps untrained weights take."""
 
 CHANGEABLE = (
     "files", "epochs", "steps", "max_time", "patience", "valid_every", "log_every", "backend", "flow", "flow_every",
@@ -176,18 +169,30 @@ class Session:
         if trainer.recent:
             norms = ", ".join(f"{step.gradient_norm:.3g}" for step in trainer.recent)
             lines.append(f"The norms of the gradients before it: {norms}.")
-        if recurrence := self._explosion(error.step):
-            words, hold = recurrence
-            lines.append(
-                "The recurrence explodes with the weights that training began with, so no learning rate helps: "
-                + words.removeprefix("Explodes: ")
-            )
-            lines.append(hold)
+        if why := of_recurrence(self.task, self._beginning(), error.step):
+            lines += [why[0][0].upper() + why[0][1:], why[1]]
         else:
             lines.append(self._advice())
         if trainer.best["loss"] is not None:
             lines.append(f"The best weights, of step {trainer.best['step']:,}, stay: rnn sample {self.run.name}")
         return lines
+
+    def _beginning(self) -> Subject:
+        """The model with the weights that training began with."""
+        origin, settings = self.run.manifest.get("init_from"), self.trainer.settings
+        params = Run(Path(origin["path"])).params() if origin else self.trainer.fresh_params()
+        tokens = np.asarray(self.task.train_tokens, np.intp)
+        return Subject(
+            label=self.run.name,
+            model=self.task.model,
+            params=params,
+            tokens=tokens,
+            vocabulary=self.corpus.vocabulary,
+            training=tokens,
+            cell=self.run.manifest["cell"]["cell"],
+            options=settings.cell_option,
+            settings=settings,
+        )
 
     def _advice(self) -> str:
         """What to try where the learning rate is at fault."""
@@ -199,38 +204,6 @@ class Session:
         if "warmup" not in trainer.settings.schedule and trainer.total_steps > 2 * WARM_UP:
             advice.append(f"a warm-up: --schedule cosine:warmup={WARM_UP}")
         return f"What to try, in a new run: {', or '.join(advice)}."
-
-    def _explosion(self, steps: int) -> tuple[str, ...]:
-        """What the report on the flow says of the first weights, where these alone diverge; otherwise nothing.
-
-        Args:
-            steps: after how many the run diverged.
-        """
-        settings, task = self.trainer.settings, self.task
-        origin = self.run.manifest.get("init_from")
-        with on_backend(settings.backend), np.errstate(all="ignore"), suppress(UserError):
-            params = Run(Path(origin["path"])).params() if origin else self.trainer.fresh_params()
-            if not self._diverges(params, min(steps, FOLLOWED)):
-                return ()
-            tokens = np.asarray(task.train_tokens, np.intp)
-            vocabulary, cell = self.corpus.vocabulary, self.run.manifest["cell"]["cell"]
-            subject = Subject(self.run.name, task.model, params, tokens, vocabulary, tokens, cell, settings.cell_option)
-            return explosion(subject, Look(settings.seq_length, 50, seed=settings.seed or 0))
-        return ()
-
-    def _diverges(self, params: Tree, steps: int) -> bool:
-        """Whether weights that stay as they are have a huge first gradient, or within some steps no finite loss."""
-        task, carry, rng = self.task, self.task.init_carry(), np.random.default_rng(0)
-        gradient = value_and_grad(task.loss, has_aux=True)(params, carry, task.batch(0), rng)[1]
-        if not global_norm(gradient) < HUGE:
-            return True
-        for step in range(steps):
-            if step % task.steps_per_epoch == 0:
-                carry = task.init_carry()
-            loss, carry = task.loss(params, carry, task.batch(step), rng)
-            if not math.isfinite(loss):
-                return True
-        return False
 
 
 def start(given: Mapping[str, Any], *, name: str | None = None, init_from: Run | None = None) -> Session:

@@ -16,6 +16,7 @@ from rnn_cells.anatomy import Anatomy, anatomy
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.places import BEST
+from rnn_plugins.reports.divergence import of_recurrence
 from rnn_plugins.runs import Run, build_model, embedding_size
 from rnn_plugins.settings import Settings
 from rnn_plugins.tasks.language_model import LanguageModel, Model
@@ -156,29 +157,25 @@ def fresh(text: str, corpus: Corpus, settings: Settings, steps: int = 0) -> Subj
     model = build_model(settings, symbols, lambda size: registry.make_cell(name, size, settings.hidden_size, options))
     task = LanguageModel(model, training, held_out, settings.seq_length, settings.batch_size)
     init, dropout = (np.random.default_rng(s) for s in np.random.SeedSequence(settings.seed or 0).spawn(2))
-    params = model.init_params(init)
-    if steps:
-        params = _trained(task, params, settings, steps, dropout, text)
-    return Subject(
+    subject = Subject(
         label=text,
         model=model,
-        params=params,
+        params=model.init_params(init),
         tokens=_plain(held_out if len(held_out) > 1 else training),
         vocabulary=corpus.vocabulary,
         training=_plain(training),
         cell=name,
         options=options,
-        steps=steps,
         settings=settings,
     )
+    return replace(subject, params=_trained(task, subject, steps, dropout), steps=steps) if steps else subject
 
 
-def _trained(
-    task: LanguageModel, params: Tree, settings: Settings, steps: int, rng: np.random.Generator, label: str
-) -> Tree:
-    optimizer, rate = settings.make_optimizer(), settings.learning_rate or task.model.suggested_learning_rate
+def _trained(task: LanguageModel, subject: Subject, steps: int, rng: np.random.Generator) -> Tree:
+    settings, rate = subject.settings, subject.learning_rate
+    optimizer = settings.make_optimizer()
     clip_norm, clip_value = settings.clipping()
-    state = start(params, optimizer, task.init_carry(), rng)
+    state = start(subject.params, optimizer, task.init_carry(), rng)
 
     def batches() -> Any:
         for step in range(steps):
@@ -199,9 +196,9 @@ def _trained(
         for _ in records:
             pass
     except NotFinite as error:
-        raise UserError(
-            f"the training of {label} diverges at step {error.step}: lower --learning-rate (it is {rate:g}) or --steps"
-        ) from None
+        why = " ".join(of_recurrence(task, subject, error.step)).removesuffix(".")
+        advice = why or f"lower --learning-rate (it is {rate:g}) or --steps"
+        raise UserError(f"the training of {subject.label} diverges at step {error.step}: {advice}") from None
     return trees.map(np.asarray, state.params)
 
 
