@@ -314,7 +314,7 @@ def _contracted(a: Any, mine: str, b: Any, others: str, wanted: str) -> tuple[An
         rows = (math.prod(shape(left)),) if batch else shape(left)
         product = matmul(_shaped(a, (*lead, *rows, middle)), _shaped(b, (*lead, middle, columns)))
         return _shaped(product, shape(batch, left, right)), "".join([*batch, *left, *right])
-    order = [*batch, *left, *right, *inner]
+    order = [*sorted([*batch, *left, *right], key=wanted.index), *inner]  # so that rows stay in front
     product = placed(a, mine, *order) * placed(b, others, *order)
     return _summed(product, "".join(order), wanted)
 

@@ -23,6 +23,7 @@ from minigrad import (
     Tensor,
     clip,
     concat,
+    einsum,
     layer_norm,
     log_softmax,
     maximum,
@@ -896,6 +897,15 @@ PER_ROW: dict[str, Any] = {
     "a reshape": lambda p, a: a + a.sum(axis=1).reshape(a.shape[0], 1),
     "a column": lambda p, a: a * a[:, 1][:, None] + a[..., -1][:, np.newaxis],
     "logsumexp": lambda p, a: a - minigrad.logsumexp(a, axis=1)[:, None],
+    "expand_dims": lambda p, a: a * np.expand_dims(a.sum(axis=1), 1),
+    "squeeze": lambda p, a: a * np.squeeze(a.sum(axis=1, keepdims=True), 1)[:, None],
+    "einsum with a matrix": lambda p, a: a + einsum("bi,ij->bj", a, p["W"]) * einsum("ji,bi->bj", p["W"], a),
+    "einsum of rows": lambda p, a: a * einsum("bi,bi->b", a, tanh(a))[:, None] + einsum("...i,...i->...i", a, a),
+    "einsum of a number a row": lambda p, a: (
+        einsum("bi,b->bi", a, a.sum(axis=1)) + einsum("b,bi->b", a[:, 0], a)[:, None]
+    ),
+    "einsum of two numbers a row": lambda p, a: a + einsum("b,b->b", a[:, 0], a[:, 1])[:, None],
+    "einsum with a vector": lambda p, a: einsum("bi,i->bi", a, p["W"][0]) + einsum("i,bi->b", p["W"][1], a)[:, None],
 }
 
 
@@ -1191,8 +1201,22 @@ SMOOTH: dict[str, Any] = {
     "a column": lambda z: z[:, -1][:, None],
     "spread": lambda z: minigrad.broadcast_to(z.mean(axis=1, keepdims=True), (z.shape[0], z.shape[1])),
     "all rows": lambda z: z[: len(z), ...],
+    "expand_dims": lambda z: np.expand_dims(tanh(z.sum(axis=1)), -1),
+    "squeeze": lambda z: np.squeeze(z.mean(axis=1, keepdims=True), 1)[:, None],
+    "einsum": lambda z: tanh(einsum("bi,bi->b", z, tanh(z)))[:, None],
+    "einsum by element": lambda z: einsum("bi,bi->bi", tanh(z), z),
 }
-TO_ONE = ("sum", "mean", "sum, then an axis", "mean, then an axis", "a number a row", "a column")
+TO_ONE = (
+    "sum",
+    "mean",
+    "sum, then an axis",
+    "mean, then an axis",
+    "a number a row",
+    "a column",
+    "expand_dims",
+    "squeeze",
+    "einsum",
+)
 KINKED: dict[str, Any] = {"relu": relu, "abs": abs, "clip": lambda z: clip(z, 0.0, None)}
 PAIRED: dict[str, Any] = {
     "add": lambda a, b: a + b,
@@ -1233,6 +1257,8 @@ class Recipe:
             b = values[places[1]] if len(places) > 1 and kind != "halves" else 0.0
             if kind == "matmul":
                 values.append(a @ params[what])
+            elif kind == "einsum":
+                values.append(einsum("bi,ij->bj", a, params[what]))
             elif kind == "affine":
                 values.append(a @ params[what[0]] + params[what[1]])
             elif kind == "parameter":
@@ -1280,20 +1306,31 @@ def recipes(draw: Any) -> Recipe:
     def vector(n: int) -> str:
         return parameter((n,), (1, n), (), (1,), (1, 1))
 
-    def product(i: int, columns: int) -> int:
-        instructions.append(("matmul", parameter((widths[i], columns)), i))
+    def product(i: int, columns: int, kind: str = "matmul") -> int:
+        instructions.append((kind, parameter((widths[i], columns)), i))
         widths.append(columns)
         return len(widths) - 1
 
     for _ in range(draw(st.integers(1, 7))):
         kind = draw(
             st.sampled_from(
-                ["matmul", "affine", "parameter", "concat", "halves", "smooth", "kinked", "paired", "kinked pair"]
+                [
+                    "matmul",
+                    "einsum",
+                    "affine",
+                    "parameter",
+                    "concat",
+                    "halves",
+                    "smooth",
+                    "kinked",
+                    "paired",
+                    "kinked pair",
+                ]
             )
         )
         i = place()
-        if kind == "matmul":
-            product(i, draw(st.sampled_from(WIDTHS)))
+        if kind in ("matmul", "einsum"):
+            product(i, draw(st.sampled_from(WIDTHS)), kind)
         elif kind == "affine":
             n = draw(st.sampled_from(WIDTHS))
             instructions.append((kind, (parameter((widths[i], n)), vector(n)), i))

@@ -5,7 +5,7 @@ What is decided by time (which operations leave the loop) stands in ``program.py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
 
 import numpy as np
@@ -39,18 +39,15 @@ def clean(graph: Graph) -> Graph:
 
 
 def spell_out(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
-    """What chooses or contracts axes of rows becomes columns, reshapes, products and sums.
+    """What adds axes to rows, or drops one, becomes columns and reshapes.
 
     It comes before the derivative, which then consists of such operations too.
     """
     level = classify(graph, levels)
 
     def rewrite(builder: Builder, op: Op) -> Operand | None:
-        if level[op.output] != Level.FIXED and op.name == "getitem":
-            return _without_axes(builder, op)
-        if level[op.output] != Level.FIXED and op.name == "einsum":
-            return _contracted(builder, op, [level.get(x, Level.FIXED) != Level.FIXED for x in op.values])
-        return None
+        chooses = op.name == "getitem" and level[op.output] != Level.FIXED
+        return _without_axes(builder, op) if chooses else None
 
     return _rewritten(graph, rewrite)
 
@@ -70,34 +67,6 @@ def _without_axes(builder: Builder, op: Op) -> Operand | None:
         if part is not None
     )
     return builder.emit("reshape", (emit(builder, "getitem", x, index=slices),), {"shape": op.output.shape}, op.output)
-
-
-def _contracted(builder: Builder, op: Op, are_rows: Sequence[bool]) -> Operand | None:
-    """An einsum of rows with rows, or with what is fixed, as a product of matrices or of elements; None for another."""
-    inputs, out = op.options["subscripts"].split("->")
-    terms = inputs.split(",")
-    row = out[:1]  # the label of the rows
-    inner = sorted({*inputs} - {",", row})  # and those of their columns
-    if (
-        not row
-        or len(op.values) != 2
-        or any((term[:1] == row) != rows or row in term[1:] for term, rows in zip(terms, are_rows, strict=True))
-    ):
-        return None
-    x, y = op.values if are_rows[0] else op.values[::-1]
-    mine, other = terms if are_rows[0] else terms[::-1]
-    if len(inner) == 2 and not all(are_rows) and len(mine) == len(other) == len(out) == 2 and mine[1] != out[1]:
-        matrix = y if other == mine[1] + out[1] else emit(builder, "transpose", y, axes=None)
-        return builder.emit("matmul", (x, matrix), {}, op.output)
-    if len(inner) > 1 or not {*out[1:]} <= {*inner}:
-        return None
-    wide = [
-        emit(builder, "reshape", value, shape=(value.shape[0], 1)) if inner and term == row else value
-        for value, term in ((x, mine), (y, other))
-    ]
-    if len(out) == 1 + len(inner):
-        return builder.emit("multiply", wide, {}, op.output)
-    return builder.emit("sum", (emit(builder, "multiply", *wide),), {"axis": 1, "keepdims": False}, op.output)
 
 
 def _rewritten(graph: Graph, rewrite: Callable[[Builder, Op], Operand | None]) -> Graph:
