@@ -204,7 +204,7 @@ def test_the_oracle_notices_a_difference():
     # The other form of the GRU is so close to PyTorch's that a careless comparison would take it for the same.
     rng = np.random.default_rng(0)
     after, before = GRU(3, 4, reset="after"), GRU(3, 4, reset="before")
-    params = after.init_params(rng)
+    params = trees.cast(after.init_params(rng), np.float64)
     parts = params["candidate"]
     joined = {"W": np.vstack([parts["hidden"]["W"], parts["input"]["W"]]), "b": parts["input"]["b"]}
     xs, h = rng.normal(size=(1, 2, 3)), rng.normal(size=(2, 4))
