@@ -179,6 +179,62 @@ def test_the_verdict_is_in_words(cell, words):
     assert Flow().measure(subject_of(cell), Look(lags=20, positions=5)).verdict[0] == words
 
 
+REACH, GATES = "For a longer reach (which alone does not lower the loss), try", "(--cell gru or --cell lstm)"
+ADVICE = {
+    "no option, no gate": (
+        Linear(7, 6, 0.5),
+        "gru",
+        {},
+        f"{REACH} a cell with gates, which training can open {GATES}.",
+    ),
+    "a scale": (
+        registry.make_cell("rnn", 7, 6, {"recurrent_scale": 0.5}),
+        "rnn",
+        {"recurrent_scale": "0.5"},
+        f"{REACH} --cell-option recurrent_scale=1.2 or a cell with gates, which training can open {GATES}.",
+    ),
+    "a scale of units that nothing bounds": (
+        registry.make_cell("irnn", 7, 6, {"recurrent_scale": 0.5}),
+        "irnn",
+        {"recurrent_scale": "0.5"},
+        f"{REACH} --cell-option recurrent_scale=1 or a cell with gates, which training can open {GATES}.",
+    ),
+    "a forget bias": (
+        registry.make_cell("lstm", 7, 6, {"forget_bias": 0.0}),
+        "lstm",
+        {"forget_bias": "0"},
+        f"{REACH} --cell-option forget_bias=3.7.",
+    ),
+    "gates without a bias": (
+        registry.make_cell("gru", 7, 6, {}),
+        "gru",
+        {},
+        f"{REACH} a cell whose forget gate starts open (--cell lstm --cell-option forget_bias=3).",
+    ),
+    "explodes, with a scale": (
+        registry.make_cell("irnn", 7, 6, {"recurrent_scale": 1.5}),
+        "irnn",
+        {"recurrent_scale": "1.5"},
+        "To hold it, try --cell-option recurrent_scale=1 (at which no step stretches it) or a cell with gates "
+        f"{GATES}, and clipping (--grad-clip 1).",
+    ),
+    "explodes, without": (
+        Linear(7, 6, 1.5),
+        "gru",
+        {},
+        f"To hold it, try a cell with gates {GATES}, and clipping (--grad-clip 1).",
+    ),
+    "holds": (Copy(7, 6), "gru", {}, ""),
+}
+
+
+@pytest.mark.parametrize("what", ADVICE)
+def test_the_advice_is_right_for_the_cell(what):
+    cell, name, options, words = ADVICE[what]
+    findings = Flow().measure(subject_of(cell, name=name, options=options), Look(lags=28, positions=20))
+    assert "".join(findings.verdict[1:]) == words
+
+
 @pytest.mark.parametrize("cell", [*CELLS.values(), Deciding(7, 5)], ids=[*CELLS, "deciding"])
 def test_every_cell_can_be_looked_at(cell):
     look = Look(lags=8, positions=5)

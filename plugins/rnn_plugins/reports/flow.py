@@ -410,10 +410,10 @@ def _verdict(subject: Subject, flow: Norms, lags: int, limit: float) -> tuple[st
     words = f"Vanishes: half-life {half:.2g} steps, and 1 % is left after {gone:.3g}{through}"
     distance, thing = _distance(subject)
     if distance is None or distance <= half:
-        return (f"{words}.", *_against_vanishing(subject, factor, max(10 * half, lags)))
+        return (f"{words}.", *_against_vanishing(subject, factor, max(10 * half, lags), limit))
     return (
         f"{words}, while half of this text's {thing} {distance:.0f}.",
-        *_against_vanishing(subject, factor, distance),
+        *_against_vanishing(subject, factor, distance, limit),
     )
 
 
@@ -462,20 +462,24 @@ def _option(subject: Subject, name: str) -> float | None:
     return None
 
 
-def _against_vanishing(subject: Subject, factor: float | None, distance: float) -> tuple[str, ...]:
+def _against_vanishing(subject: Subject, factor: float | None, distance: float, limit: float) -> tuple[str, ...]:
     """What to try, with the values that follow from what was measured."""
     advice = []
     scale, bias = _option(subject, "recurrent_scale"), _option(subject, "forget_bias")
+    functions = {activation.function for activation in subject.anatomy.activations}
     if scale is not None and factor:
-        advice.append(f"--cell-option recurrent_scale={scale / factor:.2g}")
+        wanted = scale / factor
+        if "relu" in functions and limit:  # nothing bounds such states, so that no step may stretch them
+            wanted = min(wanted, scale / limit)
+        if wanted > 1.02 * scale:
+            advice.append(f"--cell-option recurrent_scale={wanted:.2g}")
     if bias is not None:
         # sigmoid(b) ** distance = 1/2: half of what is remembered is still there after the distance.
         kept = 0.5 ** (1 / distance)
         wanted = math.log(kept / (1 - kept))
         if wanted > bias + 0.1:
             advice.append(f"--cell-option forget_bias={wanted:.2g}")
-    gated = any(activation.function == "sigmoid" for activation in subject.anatomy.activations)
-    if not gated:
+    if "sigmoid" not in functions:
         advice.append("a cell with gates, which training can open (--cell gru or --cell lstm)")
     elif bias is None:
         advice.append("a cell whose forget gate starts open (--cell lstm --cell-option forget_bias=3)")
