@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file, save_file
 
 from minigrad import trees
-from minigrad.checkpoint import CheckpointError, load, save, write_atomically
+from minigrad.checkpoint import CheckpointError, load, load_metadata, save, write_atomically
 
 FLOATS = ["float16", "float32", "float64"]
 INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
@@ -390,3 +390,35 @@ def test_a_checkpoint_of_a_version_without_digests_is_read(tmp_path: Path) -> No
     tree, about = load(path)
     np.testing.assert_array_equal(tree["W"], np.ones(2))
     assert about == {"step": 3}
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
+def test_what_a_file_system_cannot_sync_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, number: int
+) -> None:
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) == (what == "folder"):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    expected = pytest.raises(OSError, match=os.strerror(number)) if number == errno.EIO else contextlib.nullcontext()
+    with expected:
+        write_atomically(tmp_path / "file", b"new")
+    assert os.listdir(tmp_path) == ([] if (what, number) == ("file", errno.EIO) else ["file"])
+
+
+def test_metadata_is_read_without_the_arrays(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save(path, {"W": np.ones(1000)}, {"step": 3, "best": None})
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # a changed number, which is not looked at
+    assert load_metadata(path) == {"step": 3, "best": None}
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        load(path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="is no checkpoint, or a damaged one"):
+        load_metadata(path)
+    save_file({"W": np.ones(3)}, path)
+    with pytest.raises(CheckpointError, match="of another program"):
+        load_metadata(path)

@@ -52,6 +52,19 @@ def test_a_run_that_is_finished_has_nothing_to_go_on_with() -> None:
     assert (run.path / LAST).read_bytes() == before
 
 
+def test_fewer_steps_than_a_run_has_had_are_refused() -> None:
+    run, _ = trained("fox.txt", *SMALL)
+    before = {path.name: path.read_bytes() for path in run.path.iterdir()}
+    for option, value in (("--steps", "5"), ("--epochs", "0.25")):
+        assert refused("--resume", run.name, option, value) == (
+            f"{option} is {value}, and the run 'gru-fox' has been trained for 12 steps: give more to train it further, "
+            "or start a new run with its weights: --init-from gru-fox"
+        )
+    assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
+    trained("fox.txt", "--init-from", run.name, "--steps", "5")
+    trained("--resume", run.name, "--steps", "12")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
