@@ -231,6 +231,7 @@ def grad(
 
 def _gradient_of(f: Callable[..., Any], places: int | tuple[int, ...], has_aux: bool) -> Callable[..., Any]:
     """The function that computes the gradient of ``f`` by the arguments at these places."""
+    several = isinstance(places, tuple)
     chosen = places if isinstance(places, tuple) else (places,)
     if not all(isinstance(place, int) for place in chosen):
         raise TypeError(
@@ -240,14 +241,14 @@ def _gradient_of(f: Callable[..., Any], places: int | tuple[int, ...], has_aux: 
 
     @functools.wraps(f)
     def gradient(*args: Any, **kwargs: Any) -> Any:
-        def of_chosen(given: tuple[Any, ...]) -> Any:
+        def of_chosen(given: Any) -> Any:
             whole = list(args)
-            for place, x in zip(chosen, given, strict=True):
+            for place, x in zip(chosen, given if several else (given,), strict=True):
                 whole[place] = x
             return f(*whole, **kwargs)
 
-        value, by_place = value_and_grad(of_chosen, has_aux=has_aux)(tuple(args[place] for place in chosen))
-        found = by_place if isinstance(places, tuple) else by_place[0]
+        given = tuple(args[place] for place in chosen)
+        value, found = value_and_grad(of_chosen, has_aux=has_aux)(given if several else given[0])
         return (found, value[1]) if has_aux else found
 
     return gradient

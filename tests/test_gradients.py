@@ -173,6 +173,8 @@ def test_grad_of_a_function_by_other_arguments_than_the_first():
     assert grad(grad(f, 0), 1)(2.0, 3.0) == 6
     gradient, aux = grad(lambda x, y: (f(x, y), {"y": y}), has_aux=True)(2.0, 3.0)
     assert (gradient, aux) == (9, {"y": 3})
+    with pytest.raises(TypeError, match="the argument has dtype int64, and only float32 or float64 has a gradient"):
+        grad(f)(np.array(2), 3.0)
     with pytest.raises(TypeError) as caught:
         grad(f, "x")
     assert str(caught.value) == (
