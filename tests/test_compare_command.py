@@ -233,7 +233,8 @@ def test_an_unknown_match_is_told():
 def test_runs_without_a_loss_are_told(tmp_path):
     for name in ("one", "other"):
         run = trained(tmp_path, TEXT, name)
-        run.update(best=None)
+        del run.manifest["best"]
+        run.update()
         (run.path / METRICS).unlink()
     assert refused("one other") == (
         "the run 'one' has measured no loss yet: train it longer; "
