@@ -98,7 +98,9 @@ def test_a_name_that_only_a_failed_start_has_is_free(folder: Path) -> None:
     assert list(folder.iterdir()) == []
     (folder / "notes").mkdir()
     (folder / "notes" / "todo.txt").write_text("")
-    assert mistake("notes", "", MANIFEST_OF_A_RUN, function=create_run).startswith("there is a run called 'notes'")
+    assert mistake("notes", "", MANIFEST_OF_A_RUN, function=create_run) == (
+        f"{str(folder / 'notes')!r} is there and is no run: choose another --name"
+    )
 
 
 def test_a_start_on_a_full_disk_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

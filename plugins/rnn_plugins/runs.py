@@ -553,6 +553,8 @@ def create_run(name: str | None, fallback: str, manifest: Mapping[str, Any]) -> 
                 if name is not None:
                     if Run(path).is_left_over() and not Run(path).is_trained():
                         break
+                    if not (path / MANIFEST).is_file():
+                        raise UserError(f"{str(path)!r} is there and is no run: choose another --name") from None
                     raise UserError(
                         f"there is a run called {name!r} already: choose another --name, "
                         f"or go on with it: rnn train --resume {name}"
