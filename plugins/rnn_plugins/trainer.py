@@ -279,13 +279,11 @@ class Trainer:
             watch=self._logs,
         )
         with blas.steady():
-            while True:
+            while self.state.step < self.last_step:
                 with on_backend(self.settings.backend):
-                    self._note(self.blas_threads.enter(self.state.step + 1))
-                    step = next(steps, None)
-                self._note(compiled_for(self.settings.backend))
-                if step is None:
-                    return
+                    threads = self.blas_threads.enter(self.state.step + 1)
+                    step = next(steps)
+                self._note(threads | compiled_for(self.settings.backend))
                 yield step
 
     def _note(self, facts: dict[str, Any]) -> None:
@@ -295,7 +293,7 @@ class Trainer:
             self.run.update(environment=environment | facts)
 
     def _batches(self) -> Iterator[Any]:
-        while self.state.step < self.last_step:
+        while True:
             if self.state.step % self.task.steps_per_epoch == 0:
                 self.state.carry = self.task.init_carry()
             yield self.task.batch(self.state.step)
