@@ -215,7 +215,7 @@ def _times(call: Callable[[], Any], numbers: tuple[int, ...]) -> list[float]:
     """The mean time of a call with each number of threads, tried in turn."""
     spent = [0.0] * len(numbers)
     rounds = 0
-    while min(spent) < SECONDS and max(spent) < 4 * SECONDS:
+    while (rounds < 5 or min(spent) < SECONDS) and max(spent) < 8 * SECONDS:
         for i, number in enumerate(numbers):
             _use(number)
             if not rounds:

@@ -102,7 +102,7 @@ def test_to_measure_takes_little(clock: dict[int, float]) -> None:
     started = blas.time.perf_counter()
     clock[2] = 50e-3
     blas.best_of(BIG, 8)
-    assert blas.time.perf_counter() - started < 0.15
+    assert blas.time.perf_counter() - started < 0.2
 
 
 def test_large_products_are_measured_once(
