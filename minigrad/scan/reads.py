@@ -163,7 +163,7 @@ class Reads:
             self._follow(lambda: [getattr(x, slot, None) for slot in slots])
 
 
-_known: dict[tuple[type, ...], Reads] = {}
+_known: dict[tuple[type, ...], Reads | None] = {}  # None: it cannot be told, and is not tried again
 _KEPT = 256
 
 
@@ -176,8 +176,11 @@ def read_by(classes: Sequence[type]) -> Reads:
     key = tuple(classes)
     found = _known.get(key)
     if found is None or not found.unchanged():
+        if key in _known and found is None:
+            raise TypeError
         if len(_known) >= _KEPT:
             _known.clear()
+        _known[key] = None
         found = _known[key] = Reads(key)
     return found
 
