@@ -8,6 +8,8 @@ import pytest
 from known_cells import Copy, Linear, subject_of
 from tiny_runs import TEXT, train
 
+from minigrad.graph import TraceError
+from minigrad.scan import available_backends, planned, use_backend
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.flow import Flow
@@ -165,3 +167,30 @@ def test_a_run_is_looked_at_on_the_text_that_it_knows(tmp_path, monkeypatch):
     assert str(caught.value).endswith(" has changed since; --text FILE looks at the run on another text")
     other = of_run(run, [str(tmp_path / "other.txt")])
     np.testing.assert_array_equal(other.training, other.tokens)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "compiled"])
+def test_the_memory_of_a_networks_plans_is_given_back_when_it_was_looked_at(backend):
+    if backend not in available_backends():
+        pytest.skip("without llvmlite")
+    subjects = [subject_of(registry.make_cell(name, 7, 5, {}), dtype="float32") for name in ("gru", "lstm")]
+
+    def kept():
+        plans = [plan for plan in planned._plans.values() if not isinstance(plan, TraceError)]
+        executors = [executor for plan in plans for executor in plan.executors.values()]
+        return sum(len(getattr(executor, "idle", None) or getattr(executor, "_pool", ())) for executor in executors)
+
+    seen = []
+
+    class Watched(Flow):
+        def measure(self, subject, look):
+            seen.append(kept())
+            found = super().measure(subject, look)
+            seen.append(kept())
+            return found
+
+    with use_backend(backend):
+        gather({"flow": Watched()}, [replace(subjects[0], label="gru"), subjects[1]], Look(lags=5, positions=4))
+    assert seen[0::2][1] == 0
+    assert min(seen[1::2]) > 0
+    assert kept() == 0

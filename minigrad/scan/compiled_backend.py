@@ -407,6 +407,10 @@ class Executor:
         self.idle.append(workspace)
         del self.idle[:-IDLE]
 
+    def release(self) -> None:
+        """Give back the memory of all workspaces that nobody uses."""
+        self.idle.clear()
+
     def start(
         self, saved: Saved, params: Sequence[Array], carry: Sequence[Array], xs: Sequence[Any], *, keep: bool
     ) -> tuple[list[Array], list[Array]]:

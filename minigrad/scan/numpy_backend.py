@@ -283,6 +283,10 @@ class Executor:
                     return space
         return _Space(layout, steps, batch, sizes, reverse)
 
+    def release(self) -> None:
+        """Give back the memory of all spaces that nobody uses."""
+        self._pool.clear()
+
     def forward(
         self,
         params: Sequence[Array],

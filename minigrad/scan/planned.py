@@ -63,6 +63,9 @@ class Executor(Protocol):
     ) -> tuple[list[Array], list[Array], list[Array | None]]:
         """The cotangents of the parameters, of the first carry and of the inputs (of its table, for a ``Lookup``)."""
 
+    def release(self) -> None:
+        """Give back the memory that is kept for further calls."""
+
 
 @contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
@@ -224,6 +227,13 @@ def _executor(program: Program, backend: str) -> Executor:
 _plans: OrderedDict[Any, _Planned | TraceError] = OrderedDict()
 _refused: set[str] = set()
 _KEPT = 256
+
+
+def release() -> None:
+    """Give back the memory that plans keep from call to call; they stay, and take it anew when they are called."""
+    for found in list(_plans.values()):
+        for executor in [] if isinstance(found, TraceError) else list(found.executors.values()):
+            executor.release()
 
 
 def _prepare(

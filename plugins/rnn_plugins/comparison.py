@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad.graph import TraceError
+from minigrad.scan import release
 from rnn_plugins.blame import blaming
 from rnn_plugins.contest import seconds_of, task_of
 from rnn_plugins.cost import operations
@@ -236,6 +237,7 @@ def compare(groups: Mapping[str, Sequence[Run]], told: Callable[[str], None] = l
                 continue
             told(run.name)
             trials.append(look(trial))
+            release()  # each run has plans of its own
             notices += trials[-1].notices
         if trials:
             contestants.append(Contestant(label, tuple(trials)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from minigrad.scan import release
 from rnn_plugins import registry
 from rnn_plugins.blame import blaming
 from rnn_plugins.errors import UserError
@@ -96,6 +97,7 @@ def gather(
             except UserError as error:
                 failed[subject.label] = str(error)
                 errors.append(error)
+            release()  # each network and each report has plans of its own
         pages.append(compose(kind, report, found, failed))
     if errors and not any(page.quantities or page.figures for page in pages):
         raise UserError("; ".join(dict.fromkeys(map(str, errors)))) from errors[0]
