@@ -119,7 +119,8 @@ class Session:
         rng = np.random.default_rng(state.step)
         choice = Choice(never=vocabulary.unwritten)
         symbols = sample(self.task.model, state.params, self.run.opening, choice, rng)
-        with on_backend(self.trainer.settings.backend):
+        # A model on its way to diverge is told of by its loss.
+        with on_backend(self.trainer.settings.backend), np.errstate(all="ignore"):
             return "".join(write(symbols, vocabulary, characters))
 
     @property

@@ -26,10 +26,13 @@ from rnn_plugins.trainer import Progress
 EXCERPT_SYMBOLS = 400
 """How much the model writes at each validation."""
 
-_POSITIVE = 1e-12 * 1.1 ** np.arange(774)
+_POSITIVE = np.append(1e-12 * 1.1 ** np.arange(774), np.finfo(np.float64).max)
 
 BINS = np.concatenate([-_POSITIVE[::-1], [0.0], _POSITIVE])
-"""The limits of a histogram's bins, up to 1e20 on both sides, each a tenth beyond the one before, as in TensorFlow."""
+"""The limits of a histogram's bins: up to 1e20 on both sides each a tenth beyond the one before, as in TensorFlow.
+
+The last bins take what is beyond, as a gradient that explodes may be.
+"""
 
 
 def require_writer() -> None:
