@@ -22,7 +22,7 @@ Array: TypeAlias = NDArray[Any]
 ROWS_AT_ONCE = 8_000_000
 """Numbers that one array may have, so that looking at many places does not fill the memory."""
 
-BYTES_AT_ONCE = 250_000_000
+BYTES_AT_ONCE = 200_000_000
 """Memory that looking at many places may take."""
 
 COPIES = 3
