@@ -626,7 +626,8 @@ def test_no_steps_at_all(start: Start) -> None:
 
 
 def test_a_run_that_diverges_says_so_and_keeps_its_best_weights(start: Start) -> None:
-    session = start("run", steps=50, cell="irnn", learning_rate=1e3, grad_clip="0", optimizer="sgd", valid_every=1)
+    settings = {"cell": "irnn", "cell_option": {"recurrent_scale": "2"}, "learning_rate": 1e-9}
+    session = start("run", steps=50, valid_every=1, **settings)
     with pytest.raises(NotFinite) as caught:
         finish(session)
     assert session.trainer.outcome == session.run.manifest["outcome"] == "diverged"
