@@ -47,7 +47,8 @@ def test_every_option_is_tried():
     assert IDS == [
         "gru", "gru reset=after", "irnn", "irnn recurrent_scale=0.5", "irnn input_scale=0.5", "lstm",
         "lstm forget_bias=0.5", "lstm second_bias=True", "lstm-coupled", "lstm-coupled forget_bias=0.5",
-        "lstm-peephole", "lstm-peephole forget_bias=0.5", "lstm-peephole peephole=full", "rnn", "rnn recurrent_scale=0.5",
+        "lstm-peephole", "lstm-peephole forget_bias=0.5", "lstm-peephole peephole=full", "rnn",
+        "rnn recurrent_scale=0.5",
     ]  # fmt: skip
 
 
