@@ -188,6 +188,13 @@ def every_command() -> Iterator[tuple[str, click.Command]]:
             yield from ((f"{name} {part}", inner) for part, inner in command.commands.items())
 
 
+@pytest.mark.parametrize("words", [[], ["explain"]], ids=["rnn", "rnn explain"])
+def test_help_that_nobody_asked_for_has_its_lines(words: list[str]) -> None:
+    result = CliRunner().invoke(rnn, words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == CliRunner().invoke(rnn, [*words, "--help"]).stdout
+
+
 def test_no_option_has_a_default_of_nothing() -> None:
     for name, _ in every_command():
         shown = " ".join(CliRunner().invoke(rnn, [*name.split(), "--help"]).stdout.split())

@@ -38,6 +38,8 @@ def _printable_messages() -> Iterator[None]:
     """Within this block the messages of Click's exceptions become such that a terminal does not obey."""
     try:
         yield
+    except click.exceptions.NoArgsIsHelpError:  # its message is the help, which is ours
+        raise
     except click.ClickException as error:
         vars(error)["message"] = printable(error.message)  # which it declares final
         raise
