@@ -503,7 +503,7 @@ def trace(f: Callable[..., Tree], *examples: Tree, names: Sequence[str] = ()) ->
     try:
         result = f(*arguments)
     except TraceError as error:
-        error.origin = error.origin or origin_of(error.__traceback__)
+        error.origin = error.origin or builder.origin or origin_of(error.__traceback__)
         raise
     builder.graph.outputs = [builder.operand(leaf) for leaf in trees.leaves(result)]
     return builder.graph, result
@@ -548,9 +548,15 @@ def with_batch(option: Any, batch: int) -> Any:
 def evaluate(graph: Graph, arrays: Sequence[Any], apply: Callable[[Op, Sequence[Any]], Any] = apply) -> list[Any]:
     """Carry the graph out, operation by operation by ``apply``: the outputs for these inputs."""
     known: dict[Value, Any] = dict(zip(graph.inputs, arrays, strict=True)) | graph.constants
+    builder = next((x.builder for x in arrays if isinstance(x, Tracer)), None)
+    caller = builder.origin if builder else None
     for op in graph.ops:
+        if builder:  # what is traced once more still comes from the line that it came from
+            builder.origin = op.output.origin or caller
         args = [known[x] if isinstance(x, Value) else x for x in op.inputs]
         known[op.output] = apply(made_for(op, args) if graph.is_symbolic else op, args)
+    if builder:
+        builder.origin = caller
     return [known[x] if isinstance(x, Value) else x for x in graph.outputs]
 
 

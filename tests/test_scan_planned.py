@@ -44,6 +44,8 @@ from minigrad.compiled import jit
 from minigrad.scan import BACKENDS, Lookup, available_backends, chosen_backend, planned, reference, use_backend
 from minigrad.tensor import observer, value_of
 from rnn_cells import Bidirectional, Cell, Stacked
+from rnn_cells.ablated import Ablated
+from rnn_cells.anatomy import Tapped
 from rnn_cells.gru import GRU
 from rnn_cells.lstm import LSTM
 from rnn_cells.rnn import RNN
@@ -886,6 +888,24 @@ def test_a_note_names_what_is_at_fault(backend, forgotten, caplog):
     line = Wrapper.__call__.__code__.co_firstlineno + 2
     assert [record.getMessage() for record in caplog.records] == [
         f"{Wrapper.__qualname__} runs on the plain time loop, which is slow: in line {line} of test_scan_planned.py "
+        "its getitem of float32[B, 4] is none that works row by row"
+    ]
+
+
+@every_backend
+def test_a_note_on_a_step_that_is_looked_into_names_the_line_of_the_cell(backend, forgotten, caplog):
+    @dataclass(frozen=True)
+    class Turned(Cell):
+        def __call__(self, params, h, x):
+            h = tanh(h + x)[:, ::-1] * 1.0
+            return h, h
+
+    with use_backend(backend):
+        for step in (Turned(4, 4), Tapped(Turned(4, 4)), Ablated(Turned(4, 4))):
+            scan(step, {}, np.ones((2, 4), np.float32), np.ones((3, 2, 4), np.float32))
+    line = Turned.__call__.__code__.co_firstlineno + 1
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{Turned.__qualname__} runs on the plain time loop, which is slow: in line {line} of test_scan_planned.py "
         "its getitem of float32[B, 4] is none that works row by row"
     ]
 
