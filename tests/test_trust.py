@@ -135,6 +135,14 @@ def test_ones_own_file_needs_no_flag_until_it_is_edited() -> None:
     assert "has changed since run 'mine' began, so its cell may not be the one that was trained" in result.stderr
 
 
+@pytest.mark.parametrize("words", ["rerun mine", "train fox.txt --init-from mine"])
+def test_a_run_that_begins_with_an_edited_file_belongs_to_that(words: str) -> None:
+    given().write_text(CELL + "\n")
+    assert CliRunner().invoke(rnn, [*words.split(), "--trust", "--name", "new"]).exit_code == 0
+    result = CliRunner().invoke(rnn, ["sample", "new", "--length", "5"])
+    assert (result.exit_code, "has changed" in result.stderr) == (0, False)
+
+
 def test_a_file_that_is_given_for_a_run_that_has_it_is_trusted(home: Path) -> None:
     given()
     shutil.rmtree("state")

@@ -280,24 +280,30 @@ def cell_for_run(
     return build_cell(cls, recorded["cell"], input_size, hidden_size, options)
 
 
+def provenance_now(run: str, recorded: Mapping[str, str]) -> dict[str, str]:
+    """Where the cell of a run comes from, as ``provenance`` would record it for one that begins with it now.
+
+    Raises:
+        UserError: the distribution is not installed or the file is gone.
+    """
+    if "file" in recorded:
+        return {**recorded, "sha256": _digest(_read(_file_of_run(run, recorded)))}
+    return {**recorded, "version": _entry_of_run(run, recorded).version}
+
+
 def cell_changed(run: str, recorded: Mapping[str, str]) -> str | None:
     """A sentence where the code of a run's cell is not what it was: another version, or a file with other content.
 
     Raises:
         UserError: the distribution is not installed or the file is gone.
     """
-    cell = recorded["cell"]
-    if "file" in recorded:
-        path = _file_of_run(run, recorded)
-        if _digest(_read(path)) == recorded["sha256"]:
-            return None
-        return f"{path} has changed since run {run!r} began, so its cell may not be the one that was trained"
-    found = _entry_of_run(run, recorded)
-    if found.version == recorded["version"]:
+    now = provenance_now(run, recorded)
+    if now == recorded:
         return None
-    return (
-        f"run {run!r} used the cell {cell!r} of {found.distribution} {recorded['version']}; now it is {found.version}"
-    )
+    if "file" in recorded:
+        return f"{now['file']} has changed since run {run!r} began, so its cell may not be the one that was trained"
+    used = f"the cell {recorded['cell']!r} of {recorded['distribution']} {recorded['version']}"
+    return f"run {run!r} used {used}; now it is {now['version']}"
 
 
 def _file_of_run(run: str, recorded: Mapping[str, str]) -> Path:

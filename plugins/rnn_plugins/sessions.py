@@ -394,7 +394,10 @@ def _lay_out(
         known: the run that it repeats.
     """
     model_of = known or weights_of
-    origin = model_of.manifest["cell"] if model_of else registry.provenance(settings.cell)
+    if model_of:
+        origin = registry.provenance_now(model_of.name, model_of.manifest["cell"])
+    else:
+        origin = registry.provenance(settings.cell)
 
     def make_cell(input_size: int) -> Cell:
         if model_of:
