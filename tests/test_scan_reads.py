@@ -1,8 +1,12 @@
 """A step that reads something from outside, as one does in a notebook: the next call sees what it is now."""
 
+import argparse
 import collections
+import functools
+import gc
 import sys
 import types
+import weakref
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -30,6 +34,30 @@ QUEUE: Any = collections.deque([0.5])
 MODULE: Any = types.ModuleType("settings_of_an_experiment")
 MODULE.leak = 0.5
 CALLS: Any = []
+OPTIONS: Any = argparse.Namespace(leak=0.5)
+PROXY: Any = types.MappingProxyType(TABLE)
+CHAIN: Any = collections.ChainMap(TABLE)
+LOOK_UP: Any = TABLE.get
+
+
+@functools.singledispatch
+def dispatched(h: Any) -> Any:
+    return h * LEAK
+
+
+@functools.cache
+def remembered() -> Any:
+    return LIST[0]
+
+
+class Kind(type):
+    @property
+    def leak(cls) -> Any:
+        return LEAK
+
+
+class OfKind(metaclass=Kind):
+    pass
 
 
 class Settings:
@@ -123,6 +151,14 @@ READERS: dict[str, Any] = {
     "a class attribute": lambda cell, h: h * cell.own,
     "a property": lambda cell, h: h * cell.strength,
     "a method": lambda cell, h: cell.method(h),
+    "a name in a text": lambda cell, h: h * globals()["LEAK"] * getattr(MODULE, "leak"),  # noqa: B009
+    "parsed options": lambda cell, h: h * OPTIONS.leak,
+    "a proxy": lambda cell, h: h * PROXY["leak"],
+    "a chain": lambda cell, h: h * CHAIN["leak"],
+    "a method of a dict": lambda cell, h: h * LOOK_UP("leak"),
+    "a dispatched function": lambda cell, h: dispatched(h),
+    "a function with a cache": lambda cell, h: h * remembered(),
+    "a metaclass": lambda cell, h: h * OfKind.leak,
 }
 
 
@@ -164,6 +200,12 @@ def closure_changed(_: Any) -> None:
     UNDO.append(lambda: PUT(0.5))
 
 
+def cache_changed(_: Any) -> None:
+    UNDO.append(remembered.cache_clear)
+    put(LIST, 0, 3.0)
+    remembered.cache_clear()
+
+
 CHANGES: dict[str, list[Any]] = {
     "a global": [lambda m: m.setattr(HERE, "LEAK", np.float32(0)), lambda m: m.setattr(HERE, "LEAK", 3)],
     "an array": [lambda m: put(SCALES, 1, 3), lambda m: m.setattr(HERE, "SCALES", SCALES * 5)],
@@ -194,6 +236,14 @@ CHANGES: dict[str, list[Any]] = {
     "a class attribute": [lambda m: m.setattr(Reader, "own", 3.0)],
     "a property": [lambda m: m.setattr(Reader, "own", 3.0), lambda m: m.setattr(Reader, "strength", 0.1)],
     "a method": [lambda m: m.setattr(Reader, "own", 3.0), lambda m: m.setattr(Reader, "method", lambda self, h: h)],
+    "a name in a text": [lambda m: m.setattr(HERE, "LEAK", 0.1), lambda m: m.setattr(MODULE, "leak", 30.0)],
+    "parsed options": [lambda m: m.setattr(OPTIONS, "leak", 3.0)],
+    "a proxy": [lambda m: put(TABLE, "leak", 3.0)],
+    "a chain": [lambda m: put(TABLE, "leak", 3.0)],
+    "a method of a dict": [lambda m: put(TABLE, "leak", 3.0)],
+    "a dispatched function": [lambda m: m.setattr(HERE, "LEAK", 0.1)],
+    "a function with a cache": [cache_changed],
+    "a metaclass": [lambda m: m.setattr(HERE, "LEAK", 0.1)],
 }
 HERE = sys.modules[__name__]
 
@@ -245,6 +295,39 @@ class Leaky(Cell):
         leaky = notebook["Leaky"](3, 3)
         for x, y in zip(outcome(leaky, backend), outcome(leaky, "reference"), strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+def stepped(own: Any, params: Any, h: Any, x: Any, *, leak: Any) -> Any:
+    h = tanh(h * leak[0] + x)
+    return h, h
+
+
+@dataclass(frozen=True)
+class Partial(Cell):
+    __call__ = functools.partialmethod(stepped, leak=LIST)  # type: ignore[assignment]
+
+
+@every_backend
+def test_a_step_that_is_no_plain_function_is_looked_at(backend):
+    last = outcome(Partial(3, 3), backend)
+    put(LIST, 0, 3.0)
+    assert np.abs(outcome(Partial(3, 3), backend) - last).max() > 1e-3
+
+
+@dataclass(frozen=True)
+class Signed(Cell):
+    zero: float = 0.0
+
+    def __call__(self, params: Any, h: Any, x: Any) -> Any:
+        h = tanh(h * float(np.arctan2(0.0, self.zero)) + x)
+        return h, h
+
+
+@every_backend
+def test_zeros_of_two_signs_are_two_fields(backend):
+    for zero in (0.0, -0.0):
+        cell = Signed(3, 3, zero)
+        np.testing.assert_allclose(outcome(cell, backend), outcome(cell, "reference"), rtol=1e-5, atol=1e-6)
 
 
 @dataclass(frozen=True)
@@ -320,6 +403,8 @@ def test_a_look_at_a_cell_reads_few_things(monkeypatch):
 
 HELD_OBJECTS: Any = np.array([{"a": 1}], object)
 HUGE: Any = [[i] for i in range(20_000)]
+LARGE: Any = np.full(reads.MOST_BYTES, 0.5, np.float32)
+BYTES: Any = bytearray([7])
 
 
 @dataclass(frozen=True)
@@ -336,8 +421,22 @@ class Endless(Cell):
         return h, h
 
 
+@dataclass(frozen=True)
+class Heavy(Cell):
+    def __call__(self, params: Any, h: Any, x: Any) -> Any:
+        h = tanh(h * LARGE[:3] + x)
+        return h, h
+
+
+@dataclass(frozen=True)
+class Raw(Cell):
+    def __call__(self, params: Any, h: Any, x: Any) -> Any:
+        h = tanh(h * BYTES[0] + x)
+        return h, h
+
+
 @every_backend
-@pytest.mark.parametrize("cell", [Opaque(3, 3), Endless(3, 3)], ids=repr)
+@pytest.mark.parametrize("cell", [Opaque(3, 3), Endless(3, 3), Heavy(3, 3), Raw(3, 3)], ids=repr)
 def test_what_cannot_be_looked_at_is_traced_anew(cell, backend, monkeypatch):
     built = []
     monkeypatch.setattr(reads, "Reads", lambda classes: built.append(classes) or Reads(classes))
@@ -349,4 +448,17 @@ def test_what_cannot_be_looked_at_is_traced_anew(cell, backend, monkeypatch):
     outcome(cell, backend)
     put(HELD_OBJECTS[0], "a", 3)
     put(HUGE[7], 0, 3)
+    put(LARGE, 0, 3)
+    put(BYTES, 0, 3)
     np.testing.assert_allclose(outcome(cell, backend), outcome(cell, "reference"), rtol=1e-5)
+
+
+def test_large_data_is_not_kept_by_plans_of_cells_that_mention_its_name(monkeypatch):
+    data = np.full(reads.MOST_BYTES, 0.5, np.float32)
+    monkeypatch.setattr(HERE, "LARGE", data)
+    outcome(Heavy(3, 3), "numpy")
+    monkeypatch.undo()
+    found = weakref.ref(data)
+    del data
+    gc.collect()
+    assert found() is None

@@ -378,7 +378,9 @@ def _fields_of(step: Any, classes: dict[type, None]) -> Any:
         return (type(step), *(_fields_of(getattr(step, part.name), classes) for part in fields(step)))
     if isinstance(step, tuple):
         return tuple(_fields_of(part, classes) for part in step)
-    if step is None or isinstance(step, str | bool | int | float):
+    if isinstance(step, float):
+        return type(step), step.hex()  # for 0.0 and -0.0 are equal
+    if step is None or isinstance(step, str | bool | int):
         return type(step), step
     raise TypeError
 

@@ -7,12 +7,23 @@ from __future__ import annotations
 
 import collections
 import functools
+import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextvars import ContextVar
 from itertools import chain
 from operator import attrgetter, is_
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import (
+    BuiltinMethodType,
+    CellType,
+    CodeType,
+    FunctionType,
+    MappingProxyType,
+    MethodType,
+    ModuleType,
+    SimpleNamespace,
+)
 from typing import Any
 
 import numpy as np
@@ -21,6 +32,9 @@ from minigrad.tensor import Tensor
 
 MOST = 10_000
 """Objects beyond which looking at them costs more than tracing the step again."""
+
+MOST_BYTES = 1 << 20
+"""Bytes of arrays, likewise; a copy of them is kept."""
 
 _TRUSTED = sys.stdlib_module_names | {"numpy", "minigrad"}
 """Packages whose code and objects do not change while a program runs."""
@@ -36,6 +50,9 @@ _NOT_CALLED = frozenset(
 )  # fmt: skip
 """Methods of a dataclass that its step does not call."""
 
+_BY_NAME = frozenset({"getattr", "globals", "vars", "__dict__", "attrgetter", "eval"})
+"""Where code mentions one of these, its texts may be names."""
+
 _SEQUENCES = (list, tuple, set, frozenset, collections.deque)
 
 
@@ -43,7 +60,8 @@ class Reads:
     """All that the methods of some classes read when one of them is called as a step, as it is now.
 
     Names that code mentions are looked up in its globals and in every class, module and object that it can reach by
-    them: some are looked up in vain, and none is missed.
+    them, some in vain. Missed are names that are put together only when it runs, and what changes within the standard
+    library, NumPy or minigrad.
 
     Args:
         classes: of the step, and of the objects in its fields.
@@ -55,6 +73,7 @@ class Reads:
     def __init__(self, classes: Iterable[type]) -> None:
         self._reads: list[Callable[[], Iterable[Any]]] = []
         self._arrays: list[tuple[Any, Any]] = []
+        self._bytes = 0
         self._functions: list[FunctionType] = []
         self._cells: list[CellType] = []
         self._globals: dict[int, tuple[dict[str, Any], dict[str, None]]] = {}
@@ -109,37 +128,46 @@ class Reads:
         elif isinstance(x, type):
             self._names |= _MAKING
             self._look_at_class(x)
+            self._look_at_class(type(x))
         elif isinstance(x, ModuleType):
             if not _is_trusted(x.__name__):
                 self._spaces.append(vars(x))
         elif isinstance(x, np.ndarray):
-            if x.dtype.hasobject:
+            self._bytes += x.nbytes
+            if x.dtype.hasobject or self._bytes > MOST_BYTES:
                 raise TypeError
             self._arrays.append((x, _content(x)))
         elif isinstance(x, Tensor):
             self._todo.append(x.value)
-        elif isinstance(x, dict):
+        elif isinstance(x, bytearray | array):
+            raise TypeError
+        elif isinstance(x, dict | MappingProxyType):
             self._reads.append(lambda: x)  # its keys, which cannot change
             self._follow(x.values)
         elif isinstance(x, _SEQUENCES):
             self._follow(lambda: x)
-        elif isinstance(x, MethodType | staticmethod | classmethod):
-            self._todo += [x.__func__, getattr(x, "__self__", None)]
+        elif isinstance(x, MethodType | BuiltinMethodType | staticmethod | classmethod):
+            self._todo += [getattr(x, "__func__", None), getattr(x, "__self__", None)]
         elif isinstance(x, property):
             self._todo.append(x.fget)
-        elif isinstance(x, functools.partial):
+        elif isinstance(x, functools.partial | functools.partialmethod):
             self._todo += [x.func, x.args, x.keywords]
         elif isinstance(x, ContextVar):
             self._follow(lambda: (x.get(None),))
-        elif isinstance(x, SimpleNamespace) or not _is_trusted(type(x).__module__):
+        elif isinstance(x, SimpleNamespace | Mapping) or not _is_trusted(type(x).__module__):
             self._look_at_object(x)
+        elif _is_trusted(type(x).__module__, sys.stdlib_module_names) and hasattr(x, "__dict__"):
+            self._todo.append(getattr(x, "__wrapped__", None))
+            self._spaces.append(vars(x))  # only what is mentioned, for it may reach far, as a logger does
 
     def _look_at_function(self, f: FunctionType) -> None:
+        # What is wrapped by a function of the standard library is not its own.
+        self._cells += f.__closure__ or ()
+        self._todo += [getattr(f, "__wrapped__", None), *map(_held, f.__closure__ or ())]
         if _is_trusted(f.__module__):
             return
         self._functions.append(f)
-        self._cells += f.__closure__ or ()
-        self._todo += [f.__defaults__, f.__kwdefaults__, *map(_held, f.__closure__ or ())]
+        self._todo += [f.__defaults__, f.__kwdefaults__]
         names = dict.fromkeys(_names_in(f.__code__))
         self._names |= names
         _, known = self._globals.setdefault(id(f.__globals__), (f.__globals__, {}))
@@ -185,13 +213,13 @@ def read_by(classes: Sequence[type]) -> Reads:
     return found
 
 
-def _is_trusted(module: Any) -> bool:
-    return isinstance(module, str) and module.partition(".")[0] in _TRUSTED
+def _is_trusted(module: Any, names: Set[str] = _TRUSTED) -> bool:
+    return isinstance(module, str) and module.partition(".")[0] in names
 
 
 def _is_called(name: str, x: Any) -> bool:
     """Whether a method of a class is one that Python calls by itself, as operators do."""
-    return name.startswith("__") and isinstance(x, FunctionType) and name not in _NOT_CALLED
+    return name.startswith("__") and (callable(x) or hasattr(type(x), "__get__")) and name not in _NOT_CALLED
 
 
 def _content(array: Any) -> Any:
@@ -208,9 +236,12 @@ def _held(cell: CellType) -> Any:
 def _names_in(code: CodeType) -> Iterable[str]:
     """All names that code, and the functions within it, look up in globals or as attributes."""
     yield from code.co_names
+    by_name = not _BY_NAME.isdisjoint(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names_in(constant)
+        elif by_name and isinstance(constant, str | tuple):
+            yield from re.findall(r"[^\W\d]\w*", str(constant))
 
 
 def _slots_of(cls: type) -> Iterable[str]:
