@@ -459,6 +459,17 @@ def test_truths_float64_throughout_and_any_order_of_bytes_fit():
         np.testing.assert_array_equal(cell.unroll(*given)[1], cell.unroll(params, carry, XS)[1])
 
 
+def test_a_first_carry_of_numpys_own_type_fits_as_it_is_and_cast_to_the_parameters():
+    class Zeros(GRU):
+        def init_carry(self, batch_size):
+            return np.zeros((batch_size, self.hidden_size))
+
+    cell = Zeros(3, 4)
+    params, carry = cell.init_params(np.random.default_rng(0)), trees.cast(cell.init_carry(2), np.float32)
+    np.testing.assert_array_equal(cell.unroll(params, carry, XS)[1], GRU(3, 4).unroll(params, carry, XS)[1])
+    cell.unroll(trees.cast(params, F64), cell.init_carry(2), XS)
+
+
 def test_every_built_in_cell_can_be_imported_from_the_package():
     for name in NAMES:
         cell = registry.cell_class(name)
