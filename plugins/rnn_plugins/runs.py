@@ -272,10 +272,14 @@ class Run:
         except (OSError, NotImplementedError):
             pass  # a file system without locks trains all the same; one that cannot be written to will say so
 
-    def release(self) -> None:
-        """Let others train it again; of a start that saved nothing, nothing stays. It may be called more than once."""
+    def release(self, *, failed: bool = False) -> None:
+        """Let others train it again; of a start that saved nothing, nothing stays. It may be called more than once.
+
+        Args:
+            failed: whether what it has saved is of no use either, as no step could be taken.
+        """
         self._lock.release()
-        if self.__dict__.pop("_is_new", False) and self.is_left_over():
+        if self.__dict__.pop("_is_new", False) and (failed or self.is_left_over()):
             shutil.rmtree(self.path, ignore_errors=True)
 
     def is_left_over(self) -> bool:

@@ -441,11 +441,12 @@ class Trainer:
             self._save_best(self.state.params, self.state.step, None)
 
     def _close(self) -> None:
+        failed = self.outcome is None and self.state.step == 0
         self.outcome = self.outcome or "interrupted"
         try:
             self.run.update(outcome=self.outcome, step=self.saved, best=self.best)
         finally:
-            self.run.release()
+            self.run.release(failed=failed)
 
 
 @contextmanager
