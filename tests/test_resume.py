@@ -149,6 +149,9 @@ def test_a_run_that_learnt_marks_and_carriage_returns_goes_on(text: str) -> None
         patch.setattr(sources, "cleaned", lambda texts, changes, line_ends: texts)
         run, _ = trained("dos.txt", *SMALL)
     assert set("\ufeff\r") & set(text) == set("\ufeff\r") & set(run.vocabulary.symbols)
+    again = CliRunner().invoke(rnn, ["rerun", run.name, "--name", "again"])
+    assert Run(Path("runs/again")).vocabulary == run.vocabulary
+    assert ("identical" in again.stdout) == ("\ufeff" not in text)
     trained("--resume", run.name, "--steps", "15")
     assert Run(run.path).manifest["step"] == 15
 

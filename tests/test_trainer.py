@@ -777,3 +777,13 @@ def test_what_diverges_at_every_rate_is_not_put_down_to_the_rate(
     assert sum(line.startswith(EXPLODES) for line in said) == explodes
     if explodes:
         assert said[said.index(next(line for line in said if line.startswith(EXPLODES))) + 1] == SMALLER + HOLD
+
+
+def test_what_diverges_is_explained_without_the_weights_that_it_started_with_too(start: Start) -> None:
+    first = finish(start("first"))
+    given = {"files": first.corpus.sources, "learning_rate": 1e30, "schedule": "constant", "steps": 9}
+    session = sessions.start(given, name="second", init_from=first.run)
+    shutil.rmtree(first.run.path)
+    with pytest.raises(NotFinite) as caught:
+        finish(session)
+    assert session.diagnosis(caught.value)[-1].startswith(RATE)

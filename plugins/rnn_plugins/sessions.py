@@ -15,6 +15,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,7 +171,10 @@ class Session:
         if trainer.recent:
             norms = ", ".join(f"{step.gradient_norm:.3g}" for step in trainer.recent)
             lines.append(f"The norms of the gradients before it: {norms}.")
-        if why := of_recurrence(self.task, self._beginning(), error.step):
+        why: tuple[str, ...] = ()
+        with suppress(UserError):  # nobody can tell where the weights that it started with are gone
+            why = of_recurrence(self.task, self._beginning(), error.step)
+        if why:
             lines += [why[0][0].upper() + why[0][1:], why[1]]
         else:
             lines.append(self._advice())
@@ -179,9 +183,13 @@ class Session:
         return lines
 
     def _beginning(self) -> Subject:
-        """The model with the weights that training began with."""
-        origin, settings = self.run.manifest.get("init_from"), self.trainer.settings
-        params = Run(Path(origin["path"])).params() if origin else self.trainer.fresh_params()
+        """The model with the weights that training began with.
+
+        Raises:
+            UserError: they are gone.
+        """
+        source, settings = _source(self.run), self.trainer.settings
+        params = trees.cast(source.params(), settings.dtype) if source else self.trainer.fresh_params()
         tokens = np.asarray(self.task.train_tokens, np.intp)
         return Subject(
             label=self.run.name,
@@ -254,9 +262,7 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
     fixed = [f.name for f in fields(Settings) if f.name not in CHANGEABLE]
     _hold(settings, run, fixed, f"leave it out, or start a new run with its weights: --init-from {run.name}")
     registry.given(given.get("cell", ""))
-    # Older versions took carriage returns and byte order marks for symbols; today they make none.
-    given_symbols = "init_from" in run.manifest or not {"\r", MARK}.isdisjoint(run.vocabulary.symbols)
-    corpus = _load(settings, run.vocabulary if given_symbols else None, known=run)
+    corpus = _load(settings, _symbols(run), known=run)
     recorded = run.manifest["data"]["digest"]
     if corpus.digest != recorded or corpus.vocabulary != run.vocabulary:
         raise UserError(
@@ -323,14 +329,7 @@ def repeat(run: Run, *, name: str | None = None, backend: Backend | None = None)
     Raises:
         UserError: the text is gone, or the weights that it started with are, or the backend is not there.
     """
-    source = None
-    if recorded := run.manifest.get("init_from"):
-        source = Run(Path(recorded["path"]))
-        if not (source.path / BEST).is_file() or _digest(source.path / BEST) != recorded["sha256"]:
-            raise UserError(
-                f"the run {run.name!r} started with the weights in {source.path}, which are gone or have changed: "
-                "it cannot be repeated"
-            )
+    source = _source(run)
     backend, other = _backend(run, backend)
     outcome = run.manifest.get("outcome")
     reached = run.notes(LAST) if outcome else {}
@@ -382,6 +381,31 @@ def same_weights(one: Run, other: Run) -> bool | None:
     return None
 
 
+def _source(run: Run) -> Run | None:
+    """The run with whose weights another one started; None where that started with fresh ones.
+
+    Raises:
+        UserError: the weights are gone or have changed.
+    """
+    recorded = run.manifest.get("init_from")
+    if not recorded:
+        return None
+    source = Run(Path(recorded["path"]))
+    if not (source.path / BEST).is_file() or _digest(source.path / BEST) != recorded["sha256"]:
+        raise UserError(
+            f"the run {run.name!r} started with the weights in {source.path}, which are gone or have changed: "
+            "it cannot be repeated"
+        )
+    return source
+
+
+def _symbols(run: Run) -> Vocabulary | None:
+    """The symbols with which the text of a run is encoded again; None where they are all those that it has."""
+    # Older versions took carriage returns and byte order marks for symbols; today they make none.
+    older = not {"\r", MARK}.isdisjoint(run.vocabulary.symbols)
+    return run.vocabulary if "init_from" in run.manifest or older else None
+
+
 def _lay_out(
     settings: Settings, name: str | None, *, weights_of: Run | None = None, known: Run | None = None
 ) -> Session:
@@ -407,7 +431,8 @@ def _lay_out(
     notices = [model_of.cell_changed()] if model_of else []
     files = settings.files or ("builtin:latex",)
     settings = replace(settings, files=files, backend=settled(settings.backend))
-    corpus = _load(settings, weights_of.vocabulary if weights_of else None, known)
+    symbols = _symbols(known) if known else weights_of.vocabulary if weights_of else None
+    corpus = _load(settings, symbols, known)
     decided, task = _decide(settings, corpus, make_cell)
     params = trees.cast(weights_of.params(), decided.dtype) if weights_of else None
     manifest = {
