@@ -126,7 +126,8 @@ def _root(x: Any) -> Any:
 
 def _var(a: Any, axis: Any = None, *, ddof: float = 0, keepdims: bool = False) -> Any:
     centre = mean(a, axis=axis, keepdims=True)
-    count = a.size // builtins.max(centre.size, 1) - ddof
+    axes = range(a.ndim) if axis is None else normalize_axis_tuple(axis, a.ndim)
+    count = math.prod(a.shape[i] for i in axes) - ddof
     if count <= 0:
         raise ValueError(f"var: ddof is {ddof}, and there are only {count + ddof} elements: it must be smaller")
     return sum((a - centre) * (a - centre), axis=axis, keepdims=keepdims) / count
@@ -154,15 +155,16 @@ def _prod(a: Any, axis: Any = None, *, keepdims: bool = False) -> Any:
 
 
 def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
-    of_matrix = (x.ndim if axis is None else np.size(axis)) == 2
-    if ord is None or (ord == "fro" and of_matrix) or (ord == 2 and not of_matrix):
+    width = x.ndim if axis is None else np.size(axis)
+    what = {1: "vector", 2: "matrix"}.get(width, f"array of {width} axes")
+    if ord is None or (ord, what) in (("fro", "matrix"), (2, "vector")):
         return _root(sum(x * x, axis=axis, keepdims=keepdims))
-    if not of_matrix and ord == 1:
+    if (ord, what) == (1, "vector"):
         return sum(abs(x), axis=axis, keepdims=keepdims)
-    if not of_matrix and ord in (np.inf, -np.inf):
+    if what == "vector" and ord in (np.inf, -np.inf):
         return (max if ord > 0 else min)(abs(x), axis=axis, keepdims=keepdims)
     raise TypeError(
-        f"np.linalg.norm with ord={ord!r} of a {'matrix' if of_matrix else 'vector'} has no derivative rule here: "
+        f"np.linalg.norm with ord={ord!r} of a{'n' if width not in (1, 2) else ''} {what} has no derivative rule here: "
         "it has the Frobenius norm of a matrix, and ord 1, 2, inf and -inf of a vector"
     )
 

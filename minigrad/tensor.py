@@ -311,10 +311,15 @@ class Tensor:
     flatten = ravel
 
     def astype(self, dtype: Any) -> Any:
-        """The tensor in another float type; in any other type a plain array, which has no gradient."""
-        if np.dtype(dtype).kind != "f":
-            return self.value.astype(dtype)
-        return self if self.dtype == dtype else _apply("astype", self, dtype=np.dtype(dtype))
+        """The tensor in another float type; as integers or booleans a plain array, whose derivative is zero.
+
+        Raises:
+            TypeError: the type is neither, and the tensor is being differentiated.
+        """
+        dtype = np.dtype(dtype)
+        if dtype.kind == "f":
+            return self if self.dtype == dtype else _apply("astype", self, dtype=dtype)
+        return (self.value if dtype.kind in "biu" else self._plain()).astype(dtype)
 
     # What a tensor cannot do.
 

@@ -321,6 +321,17 @@ def test_another_float_type_takes_the_gradient_back_to_the_first():
     np.testing.assert_array_equal(gradient, 2 * X, strict=True)
     for dtype in (int, np.uint8, bool):  # constant piece by piece, as a comparison is
         np.testing.assert_array_equal(Tensor(X).astype(dtype), X.astype(dtype), strict=True)
+    for other in (complex, object):  # these keep the value, and would lose the gradient
+        np.testing.assert_array_equal(Tensor(X).astype(other), X.astype(other), strict=True)
+        with pytest.raises(TypeError, match="would lose its gradient"):
+            value_and_grad(lambda x, other=other: (x * x.astype(other).real).sum())(X)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((3, 0), 0), ((0, 3), 1), ((2, 0, 3), (0, 2)), ((2, 3), (-1, 0))])
+def test_variances_of_no_columns_are_none(shape, axis):
+    x = np.ones(shape)
+    np.testing.assert_array_equal(np.var(Tensor(x), axis=axis).value, np.var(x, axis=axis), strict=True)
+    check_vjp(lambda x: np.std(x + 1, axis=axis), [x])
 
 
 def test_factors_of_zero_have_the_gradient_of_the_others():
@@ -533,6 +544,11 @@ REFUSALS: list[tuple[Any, str]] = [
     (lambda x: np.add(x, 1, where=X > 2), no_rule("np.add with where=")),
     (lambda x: np.add(x, 1, where=X > 2, dtype=float), no_rule("np.add with where=, dtype=")),
     (lambda x: np.linalg.svd(x), no_rule("np.linalg.svd")),
+    (
+        lambda x: np.linalg.norm(x[None], 2),
+        "np.linalg.norm with ord=2 of an array of 3 axes has no derivative rule here: it has the Frobenius norm of a "
+        "matrix, and ord 1, 2, inf and -inf of a vector",
+    ),
     (
         lambda x: np.linalg.norm(x, 2),
         "np.linalg.norm with ord=2 of a matrix has no derivative rule here: it has the Frobenius norm of a matrix, "
