@@ -62,7 +62,8 @@ class _State:
         measured: whether that was done.
         held: whether somebody wants these counts and no others.
         steady: whether what is measured is taken over only when somebody says so.
-        depth: how many blocks of ``managed`` are under way.
+        depth: how many blocks of ``managed`` are under way, in all threads.
+        found: each library, and how many threads it had before the first of them.
         best: the shortest time of a step, by the kind of loop.
         slow: slow loops, one after the other.
     """
@@ -73,6 +74,7 @@ class _State:
     held: bool = False
     steady: bool = False
     depth: int = 0
+    found: list[tuple[Any, int]] = field(default_factory=list)
     best: dict[Any, float] = field(default_factory=dict)
     slow: int = 0
 
@@ -136,18 +138,20 @@ def begin_with(before: Counts) -> None:
 @contextmanager
 def managed() -> Iterator[None]:
     """Within this block the number of threads is chosen here, unless the user has."""
-    if _state.depth or is_given():
+    if is_given():
         yield
         return
-    before = [(library, library.num_threads) for library in _libraries()]
     _state.depth += 1
-    _use(_state.counts.small)
     try:
+        if _state.depth == 1:
+            _state.found = [(library, library.num_threads) for library in _libraries()]
+            _use(_state.counts.small)
         yield
     finally:
         _state.depth -= 1
-        for library, number in before:
-            library.set_num_threads(number)
+        if not _state.depth:
+            for library, number in _state.found:
+                library.set_num_threads(number)
 
 
 def run(call: Callable[[], T], product: tuple[int, int, int], kind: Any, steps: int) -> T:

@@ -72,6 +72,16 @@ def test_one_thread_and_afterwards_as_before(library: Library) -> None:
     assert library.num_threads == 8
 
 
+def test_blocks_that_overlap_as_those_of_threads_do(library: Library) -> None:
+    one, two = blas.managed(), blas.managed()
+    one.__enter__()
+    two.__enter__()
+    one.__exit__(None, None, None)
+    assert library.num_threads == 1
+    two.__exit__(None, None, None)
+    assert library.num_threads == 8
+
+
 @pytest.mark.parametrize("variable", blas.VARIABLES)
 def test_what_the_user_says_holds(library: Library, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "8")
