@@ -241,6 +241,13 @@ def _gradient_of(f: Callable[..., Any], places: int | tuple[int, ...], has_aux: 
 
     @functools.wraps(f)
     def gradient(*args: Any, **kwargs: Any) -> Any:
+        for place in chosen:
+            if not -len(args) <= place < len(args):
+                raise TypeError(
+                    f"grad: the gradient by argument {place} was asked for, and {len(args)} came by position: give it "
+                    "without its name"
+                )
+
         def of_chosen(given: Any) -> Any:
             whole = list(args)
             for place, x in zip(chosen, given if several else (given,), strict=True):

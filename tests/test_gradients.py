@@ -163,6 +163,12 @@ def test_grad_of_a_function_is_the_function_of_its_gradient():
     assert_trees_equal(grad(loss_of)(PARAMS, x=2 * X), value_and_grad(loss_of)(PARAMS, 2 * X)[1], rtol=0)
 
 
+def test_an_argument_that_is_not_there_by_position_is_named():
+    for call in (lambda: grad(lambda x: x * x)(x=2.0), lambda: grad(lambda x, y: x * y, (0, 1))(1.0, y=2.0)):
+        with pytest.raises(TypeError, match=r"by argument \d was asked for, and \d came by position: give it without"):
+            call()
+
+
 def test_grad_of_a_function_by_other_arguments_than_the_first():
     def f(x, y):
         return x * y**2
