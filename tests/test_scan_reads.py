@@ -421,6 +421,24 @@ class Endless(Cell):
         return h, h
 
 
+class Shy:
+    leak: ClassVar[Any] = [0.5]
+
+    @property
+    def __dict__(self) -> Any:
+        raise RuntimeError("nobody may look")
+
+
+SHY: Any = Shy()
+
+
+@dataclass(frozen=True)
+class Refusing(Cell):
+    def __call__(self, params: Any, h: Any, x: Any) -> Any:
+        h = tanh(h * SHY.leak[0] + x)
+        return h, h
+
+
 @dataclass(frozen=True)
 class Heavy(Cell):
     def __call__(self, params: Any, h: Any, x: Any) -> Any:
@@ -436,7 +454,7 @@ class Raw(Cell):
 
 
 @every_backend
-@pytest.mark.parametrize("cell", [Opaque(3, 3), Endless(3, 3), Heavy(3, 3), Raw(3, 3)], ids=repr)
+@pytest.mark.parametrize("cell", [Opaque(3, 3), Endless(3, 3), Refusing(3, 3), Heavy(3, 3), Raw(3, 3)], ids=repr)
 def test_what_cannot_be_looked_at_is_traced_anew(cell, backend, monkeypatch):
     built = []
     monkeypatch.setattr(reads, "Reads", lambda classes: built.append(classes) or Reads(classes))
@@ -450,6 +468,7 @@ def test_what_cannot_be_looked_at_is_traced_anew(cell, backend, monkeypatch):
     put(HUGE[7], 0, 3)
     put(LARGE, 0, 3)
     put(BYTES, 0, 3)
+    put(SHY.leak, 0, 3)
     np.testing.assert_allclose(outcome(cell, backend), outcome(cell, "reference"), rtol=1e-5)
 
 

@@ -203,13 +203,17 @@ def read_by(classes: Sequence[type]) -> Reads:
     """
     key = tuple(classes)
     found = _known.get(key)
-    if found is None or not found.unchanged():
-        if key in _known and found is None:
-            raise TypeError
-        if len(_known) >= _KEPT:
-            _known.clear()
-        _known[key] = None
+    if found is not None and found.unchanged():
+        return found
+    if found is None and key in _known:
+        raise TypeError
+    if len(_known) >= _KEPT:
+        _known.clear()
+    try:
         found = _known[key] = Reads(key)
+    except Exception as error:  # somebody's object may refuse to be looked at in a way of its own
+        _known[key] = None
+        raise TypeError from error
     return found
 
 
