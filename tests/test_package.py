@@ -105,6 +105,13 @@ def test_help_answers_without_numpy(args):
     assert imported(of_command(*args)) <= {"rnn_cli", "rnn_plugins", "click"} | extra
 
 
+def test_help_does_not_load_what_digests_files():
+    look = "import atexit, sys; atexit.register(lambda: print('rnn_plugins.trust' in sys.modules))"
+    program = f"{look}; {of_command('train', '--help')}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
 @pytest.mark.parametrize(
     "words", ["rnn tr", "rnn train --he", "rnn train --cell l", "rnn train --resume x", "rnn eval x"]
 )

@@ -96,7 +96,6 @@ class LazyGroup(click.Group):
         """Run a command; what goes wrong is told in a sentence, and in full only under ``--debug``."""
         from rnn_cli.engine_warnings import warnings_as_remarks
         from rnn_plugins.errors import UserError
-        from rnn_plugins.trust import Untrusted
 
         debug = ctx.params.get("debug") or bool(os.environ.get("RNN_DEBUG"))
         try:
@@ -112,6 +111,8 @@ class LazyGroup(click.Group):
         except UserError as error:
             if debug:
                 raise
+            from rnn_plugins.trust import Untrusted
+
             again = f": {_with_trust(ctx.meta[TYPED])}" if isinstance(error, Untrusted) else ""
             raise Mistake(f"{error}{again}") from None
         except MemoryError:

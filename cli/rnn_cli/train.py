@@ -18,7 +18,6 @@ from rnn_cli.console import is_live, printable, remark
 from rnn_cli.display import Display, Lines, Live, Records, duration, emit, losses, memory, tell
 from rnn_cli.options import OPTIONS, Setting, collect, translate
 from rnn_plugins.errors import why
-from rnn_plugins.places import LAST
 
 if TYPE_CHECKING:
     from rnn_plugins.sessions import Session
@@ -198,6 +197,8 @@ def conclude(session: Session, at_once: bool) -> None:
 
 def unsaved(session: Session, error: OSError) -> str:
     """Why training stopped where a file of the run cannot be written, and how to go on."""
+    from rnn_plugins.places import LAST
+
     trainer, name = session.trainer, shlex.quote(session.run.name)
     place = f"{os.fspath(error.filename)!r}" if error.filename else "the run"
     stopped = f"{place} cannot be written ({why(error)}), so training stopped after step {trainer.state.step:,}"
