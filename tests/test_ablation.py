@@ -340,8 +340,8 @@ def test_it_goes_on_and_is_repeated_bit_for_bit(noog, folder, runs):
     with pytest.raises(UserError) as caught:
         resume(Run(half.path), {"ablate": {"forget": "1"}, "steps": 70})
     assert str(caught.value) == (
-        "--ablate is output=1, forget=1, and the run 'half' has output=1: leave it out, or start a new run with "
-        "its weights: --init-from half"
+        "--ablate is output=1, forget=1, and the run 'half' has output=1: leave it out, or start a new run without "
+        "--resume"
     )
 
 

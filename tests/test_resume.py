@@ -65,21 +65,25 @@ def test_fewer_steps_than_a_run_has_had_are_refused() -> None:
     trained("--resume", run.name, "--steps", "12")
 
 
+ANEW: list[str] = []
+WITH_WEIGHTS = ["--init-from", "gru-fox"]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "sentence", "new"),
     [
-        (["--cell", "lstm"], "--cell is lstm, and the run 'gru-fox' has gru"),
-        (["--hidden-size", "7"], "--hidden-size is 7, and the run 'gru-fox' has 5"),
-        (["--seed", "2"], "--seed is 2, and the run 'gru-fox' has 1"),
-        (["--learning-rate", "1"], "--learning-rate is 1.0, and the run 'gru-fox' has 0.004"),
-        (["--cell-option", "reset=after"], "--cell-option is reset=after, and the run 'gru-fox' has none"),
+        (["--cell", "lstm"], "--cell is lstm, and the run 'gru-fox' has gru", ANEW),
+        (["--hidden-size", "7"], "--hidden-size is 7, and the run 'gru-fox' has 5", ANEW),
+        (["--seed", "2"], "--seed is 2, and the run 'gru-fox' has 1", WITH_WEIGHTS),
+        (["--learning-rate", "1"], "--learning-rate is 1.0, and the run 'gru-fox' has 0.004", WITH_WEIGHTS),
+        (["--cell-option", "reset=after"], "--cell-option is reset=after, and the run 'gru-fox' has none", ANEW),
     ],
 )
-def test_what_contradicts_a_run_that_goes_on(arguments: list[str], sentence: str) -> None:
+def test_what_contradicts_a_run_that_goes_on(arguments: list[str], sentence: str, new: list[str]) -> None:
     trained("fox.txt", *SMALL)
-    assert refused("--resume", "gru-fox", *arguments) == (
-        f"{sentence}: leave it out, or start a new run with its weights: --init-from gru-fox"
-    )
+    how = f"with its weights: {' '.join(WITH_WEIGHTS)}" if new else "without --resume"
+    assert refused("--resume", "gru-fox", *arguments) == f"{sentence}: leave it out, or start a new run {how}"
+    trained("fox.txt", *new, *arguments, "--steps", "2")
 
 
 def test_what_a_run_has_anyway_may_be_said_again() -> None:

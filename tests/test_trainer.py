@@ -747,6 +747,28 @@ def test_the_curves_are_put_into_words(what: str) -> None:
     assert verdict([unvalidated, *records], done, GUESSING, 2e-3) == words
 
 
+@pytest.mark.parametrize(
+    ("given", "outcome", "longer"),
+    [
+        ({"epochs": 3}, "finished", "more --epochs"),
+        ({"steps": 60}, "finished", "more --steps"),
+        ({"steps": 60, "max_time": 100}, "finished", "more --steps"),
+        ({"steps": 1_000_000, "max_time": 100}, "time", "a longer --max-time"),
+    ],
+)
+def test_longer_is_said_in_the_words_that_ended_the_run(
+    start: Start, given: dict[str, Any], outcome: str, longer: str
+) -> None:
+    session = start("run", **given)
+    session.trainer.outcome = outcome
+    session.trainer.state.step = session.trainer.total_steps
+    records = looks(*FALLING, rates=(4e-3, 1e-3, 0.0))
+    assert session.verdict(records) == (
+        f"It underfits: both losses fell until the schedule ended. Train longer in a new run, with {longer}, or with a "
+        "larger --hidden-size."
+    )
+
+
 RATE = "What to try, in a new run: --learning-rate "
 EXPLODES = "The recurrence explodes with the weights that training began with, so no learning rate helps: after "
 HOLD = "a cell with gates (--cell gru or --cell lstm), and clipping (--grad-clip 1)."

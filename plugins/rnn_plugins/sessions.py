@@ -138,8 +138,12 @@ class Session:
         ended = self.trainer.outcome in ("time", "patience")
         done = 1.0 if ended else self.trainer.state.step / max(self.trainer.total_steps, 1)
         guessing = math.log(len(self.corpus.vocabulary))
-        rate = self.trainer.settings.learning_rate or LEARNING_RATE
-        return verdict(list(self.run.records() if records is None else records), done, guessing, rate)
+        settings = self.trainer.settings
+        longer = "more --epochs" if settings.steps is None else "more --steps"
+        if self.trainer.outcome == "time":
+            longer = "a longer --max-time"
+        looks = list(self.run.records() if records is None else records)
+        return verdict(looks, done, guessing, settings.learning_rate or LEARNING_RATE, longer)
 
     def outcome(self) -> dict[str, Any]:
         """How the run ended, as JSON takes it."""
@@ -259,6 +263,7 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
     settings = Settings(**merge(before.to_json(), given))
     backend, other = _backend(run, given.get("backend"))
     settings = replace(settings, backend=backend)
+    _hold(settings, run, INHERITED, "leave it out, or start a new run without --resume")
     fixed = [f.name for f in fields(Settings) if f.name not in CHANGEABLE]
     _hold(settings, run, fixed, f"leave it out, or start a new run with its weights: --init-from {run.name}")
     registry.given(given.get("cell", ""))

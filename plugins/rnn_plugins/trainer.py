@@ -469,7 +469,9 @@ def _generators(settings: Settings) -> list[np.random.Generator]:
     return [np.random.default_rng(part) for part in np.random.SeedSequence(settings.seed).spawn(2)]
 
 
-def verdict(records: list[dict[str, Any]], done: float, guessing: float, rate: float) -> str:
+def verdict(
+    records: list[dict[str, Any]], done: float, guessing: float, rate: float, longer: str = "more --epochs"
+) -> str:
     """What the curves say, in words: whether the model has learnt anything, and whether it over- or underfits.
 
     Args:
@@ -477,6 +479,7 @@ def verdict(records: list[dict[str, Any]], done: float, guessing: float, rate: f
         done: how much of the run they show; of the first half, that it still underfits is no news.
         guessing: the loss of guessing among all symbols alike, ln V nats.
         rate: the highest learning rate of the schedule.
+        longer: what makes such a run longer.
     """
     looks = [r for r in records if r.get("valid_loss") is not None]
     if not looks:
@@ -515,8 +518,8 @@ def verdict(records: list[dict[str, Any]], done: float, guessing: float, rate: f
     if falling > 0.02 and gap < 0.1:
         if last.get("learning_rate", rate) < 0.05 * rate:
             return (
-                "It underfits: both losses fell until the schedule ended. Train longer in a new run, with more "
-                "--epochs, or with a larger --hidden-size."
+                f"It underfits: both losses fell until the schedule ended. Train longer in a new run, with {longer}, or "
+                "with a larger --hidden-size."
             )
         return "It underfits: both losses are still falling. Train longer, or with a larger --hidden-size."
     if gap < 0.03 and falling < 0.01:
