@@ -518,8 +518,8 @@ def verdict(
     if falling > 0.02 and gap < 0.1:
         if last.get("learning_rate", rate) < 0.05 * rate:
             return (
-                f"It underfits: both losses fell until the schedule ended. Train longer in a new run, with {longer}, or "
-                "with a larger --hidden-size."
+                f"It underfits: both losses fell until the schedule ended. Train longer in a new run, with {longer}, "
+                "or with a larger --hidden-size."
             )
         return "It underfits: both losses are still falling. Train longer, or with a larger --hidden-size."
     if gap < 0.03 and falling < 0.01:
