@@ -481,3 +481,15 @@ def test_large_data_is_not_kept_by_plans_of_cells_that_mention_its_name(monkeypa
     del data
     gc.collect()
     assert found() is None
+
+
+@every_backend
+def test_a_constant_that_is_tried_with_many_values_takes_the_memory_of_few(backend, monkeypatch):
+    monkeypatch.setattr(planned, "_plans", type(planned._plans)())
+    for leak in np.linspace(0, 1, 2 * planned.LIVELY, dtype=np.float32):
+        monkeypatch.setattr(HERE, "LEAK", leak)
+        outcome(Reader(3, 3, "a global"), backend)
+    executors = {executor for found in planned._plans.values() for executor in found.executors.values()}
+    assert len(executors) == 2 * planned.LIVELY
+    memory = [executor.idle if backend == "compiled" else executor._pool for executor in executors]
+    assert sum(map(bool, memory)) <= planned.LIVELY

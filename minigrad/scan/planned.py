@@ -228,11 +228,20 @@ _plans: OrderedDict[Any, _Planned | TraceError] = OrderedDict()
 _refused: set[str] = set()
 _KEPT = 256
 
+LIVELY = 32
+"""Keys, two for each plan, whose plans keep their memory when there is a new one: more than a training has loops."""
 
-def release() -> None:
-    """Give back the memory that plans keep from call to call; they stay, and take it anew when they are called."""
-    for found in list(_plans.values()):
-        for executor in [] if isinstance(found, TraceError) else list(found.executors.values()):
+
+def release(but: int = 0) -> None:
+    """Give back the memory that plans keep from call to call; they stay, and take it anew when they are called.
+
+    Args:
+        but: so many keys of plans that were used last keep it.
+    """
+    plans = list(_plans.values())
+    old, recent = plans[: max(len(plans) - but, 0)], plans[len(plans) - but :] if but else []
+    for found in old:
+        for executor in [] if isinstance(found, TraceError) or found in recent else list(found.executors.values()):
             executor.release()
 
 
@@ -349,6 +358,7 @@ def _keep(key: Any, found: _Planned | TraceError) -> None:
     if key is None:
         return
     _plans[key] = found
+    release(but=LIVELY)  # a step that is changed again and again, as in a notebook, has many
     if len(_plans) > _KEPT:
         with suppress(KeyError):
             _plans.popitem(last=False)
