@@ -435,7 +435,8 @@ def infer(name: str, inputs: Sequence[Operand], options: Mapping[str, Any]) -> t
             result = np.asarray(function_of(name)(*examples, **options))
     floats = {x.dtype for x in values if x.dtype.kind == "f"}
     if len(floats) > 1 or (floats and result.dtype.kind == "f" and result.dtype not in floats):
-        raise TraceError(f"its {name} mixes {' and '.join(sorted({str(x.dtype) for x in values}))}")
+        met = {str(x.dtype) for x in values}
+        raise TraceError(f"its {name} mixes {' and '.join(sorted(met if len(met) > 1 else {*met, str(result.dtype)}))}")
     batch = next((n for shape in shapes for n in shape if isinstance(n, Batch)), None)
     return tuple(batch if batch is not None and n == batch else n for n in result.shape), result.dtype
 

@@ -462,6 +462,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("an object", lambda x: x * {"a": 1}, "it uses a dict as an array"),
     ("none", lambda x: minigrad.add(x, None), "it uses a NoneType as an array"),
     ("mixed", lambda x: x * np.ones(3, np.float32), "its multiply mixes float32 and float64"),
+    ("another type", lambda x: x.astype(np.float32), "its astype mixes float32 and float64"),
     ("mixed in a list", lambda x: concat(x, np.ones((2, 1), np.float32)), "its concatenate mixes float32 and float64"),
 ]
 
