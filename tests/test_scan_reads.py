@@ -271,7 +271,8 @@ def test_a_change_of_what_a_step_reads_is_seen(how, backend, monkeypatch):
 
 
 @every_backend
-def test_a_cell_of_a_notebook_that_is_run_again(backend):
+@pytest.mark.parametrize("name", [{"__name__": "__main__"}, {}], ids=["notebook", "exec"])
+def test_a_cell_of_a_notebook_that_is_run_again(name, backend):
     """Its names live in a module of their own; the cell with LEAK is changed, or the one with the class is."""
     cells = {
         "constant": "LEAK = np.float32({})",
@@ -283,7 +284,7 @@ class Leaky(Cell):
         return h, h
 """,
     }
-    notebook = {"__name__": "__main__", "np": np, "dataclass": dataclass, "Cell": Cell, "tanh": tanh}
+    notebook = {**name, "np": np, "dataclass": dataclass, "Cell": Cell, "tanh": tanh}
 
     def run(cell: str, text: Any) -> None:
         exec(cells[cell].format(text), notebook)

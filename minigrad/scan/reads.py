@@ -50,6 +50,9 @@ _NOT_CALLED = frozenset(
 )  # fmt: skip
 """Methods of a dataclass that its step does not call."""
 
+_MADE_BY_CODE = 1 << 9
+"""The flag of classes that a class statement makes (Py_TPFLAGS_HEAPTYPE)."""
+
 _BY_NAME = frozenset({"getattr", "globals", "vars", "__dict__", "attrgetter", "eval"})
 """Where code mentions one of these, its texts may be names."""
 
@@ -154,7 +157,7 @@ class Reads:
             self._todo += [x.func, x.args, x.keywords]
         elif isinstance(x, ContextVar):
             self._follow(lambda: (x.get(None),))
-        elif isinstance(x, SimpleNamespace | Mapping) or not _is_trusted(type(x).__module__):
+        elif isinstance(x, SimpleNamespace | Mapping) or not _is_trusted(_module_of(type(x))):
             self._look_at_object(x)
         elif _is_trusted(type(x).__module__, sys.stdlib_module_names) and hasattr(x, "__dict__"):
             self._todo.append(getattr(x, "__wrapped__", None))
@@ -164,7 +167,7 @@ class Reads:
         # What is wrapped by a function of the standard library is not its own.
         self._cells += f.__closure__ or ()
         self._todo += [getattr(f, "__wrapped__", None), *map(_held, f.__closure__ or ())]
-        if _is_trusted(f.__module__):
+        if _is_trusted(f.__globals__.get("__name__")):
             return
         self._functions.append(f)
         self._todo += [f.__defaults__, f.__kwdefaults__]
@@ -177,7 +180,7 @@ class Reads:
 
     def _look_at_class(self, cls: type) -> None:
         for each in cls.__mro__:
-            if each not in self._classes and not _is_trusted(each.__module__):
+            if each not in self._classes and not _is_trusted(_module_of(each)):
                 self._classes.add(each)
                 self._names |= {name: None for name, x in vars(each).items() if _is_called(name, x)}
                 self._spaces.append(vars(each))
@@ -219,6 +222,11 @@ def read_by(classes: Sequence[type]) -> Reads:
 
 def _is_trusted(module: Any, names: Set[str] = _TRUSTED) -> bool:
     return isinstance(module, str) and module.partition(".")[0] in names
+
+
+def _module_of(cls: type) -> str | None:
+    """The module of a class; None for one of code that was run without a name, whose module is said to be builtins."""
+    return None if cls.__module__ == "builtins" and cls.__flags__ & _MADE_BY_CODE else cls.__module__
 
 
 def _is_called(name: str, x: Any) -> bool:
