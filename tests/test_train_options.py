@@ -66,6 +66,9 @@ ELEMENTS = "-grad_clip is taken as in char-rnn and torch-rnn: --grad-clip elemen
         ("--lr=20 --bptt 5", "--optimizer sgd --learning-rate=20 --seq-length 5", [SGD_TAKEN]),
         ("--nhid 8 --lr 20 --optimizer adam", "--hidden-size 8 --learning-rate 20 --optimizer adam", []),
         ("--lr 20", "--learning-rate 20", [ADAM_TAKEN]),
+        ("--lr 0.002", "--learning-rate 0.002", []),
+        ("--lr many", "--learning-rate many", []),
+        ("--preset char-rnn --lr 20", "--preset char-rnn --learning-rate 20", []),
         ("--nhid 8 --clip 0.25", "--hidden-size 8 --grad-clip 0.25", []),
         # char-rnn and torch-rnn: grad_params:clamp(-grad_clip, grad_clip).
         ("-grad_clip 5", "--grad-clip element:5", [ELEMENTS]),

@@ -350,14 +350,24 @@ def _added(known: Mapping[str, str], ours: Sequence[str], told: Callable[[str], 
         ours: what was made of all.
         told: as in ``translate``.
     """
-    rate = known.get("lr")
-    if not rate or "--optimizer" in {argument.partition("=")[0] for argument in ours}:
+    rate, given = known.get("lr"), {argument.partition("=")[0] for argument in ours}
+    if not rate or "--optimizer" in given:
         return []
     if not known.keys() & set(SGD):
-        told(f"--lr is taken as --learning-rate {rate} for Adam; word_language_model's is for SGD: --optimizer sgd")
+        # A usual rate of Adam is no news, and a preset or a configuration may name another optimiser.
+        if _is_large(rate) and not given & {"--preset", "--config"}:
+            told(f"--lr is taken as --learning-rate {rate} for Adam; word_language_model's is for SGD: --optimizer sgd")
         return []
     told(f"--lr is taken as in word_language_model, for plain SGD: --learning-rate {rate} --optimizer sgd")
     return ["--optimizer", "sgd"]
+
+
+def _is_large(rate: str) -> bool:
+    """Whether it is a rate of plain SGD: Adam moves each weight by about the rate in every step."""
+    try:
+        return float(rate) >= 0.1
+    except ValueError:  # which is told where options are checked
+        return False
 
 
 def _composed(parts: Mapping[str, str], ours: Sequence[str]) -> list[str]:
