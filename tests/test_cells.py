@@ -390,6 +390,11 @@ UNFIT = {
         lambda p, h: (p, h, XS[0]),
         "GRU: xs has shape (2, 3); expected (T, B, 3): steps, sequences, features",
     ),
+    "a list": (
+        GRU(3, 4),
+        lambda p, h: (p, h, XS.tolist()),
+        "GRU: xs is a list of plain numbers; expected an array (T, B, 3): convert it, with np.asarray(xs, np.float32)",
+    ),
     "dtype": (
         GRU(3, 4),
         lambda p, h: (p, h, XS.astype(F64)),

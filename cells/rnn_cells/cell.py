@@ -101,7 +101,7 @@ class Cell:
 
         Raises:
             ValueError: shapes do not fit, or a step gives a carry of another structure, shape or dtype.
-            TypeError: ``xs`` or the carry has another dtype than the parameters.
+            TypeError: ``xs`` holds no arrays, or it or the carry has another dtype than the parameters.
         """
         self._hold(params, carry, xs)
         return scan(self, params, carry, xs, lengths=lengths, mask=mask, reverse=reverse)
@@ -109,8 +109,13 @@ class Cell:
     def _hold(self, params: Tree, carry: Tree, xs: Any) -> None:
         """Hold inputs and carry against the cell: a mistake is told in its words, and not in those of a product."""
         name = type(self).__name__
-        if not hasattr(xs, "shape"):  # a cell of one's own may take a tree
-            return
+        if not hasattr(xs, "shape"):
+            if not all(hasattr(leaf, "shape") for leaf in trees.leaves(xs)):
+                raise TypeError(
+                    f"{name}: xs is a {type(xs).__name__} of plain numbers; expected an array (T, B, "
+                    f"{self.input_size}): convert it, with np.asarray(xs, np.float32)"
+                )
+            return  # a cell of one's own may take a tree
         if len(xs.shape) != 3:
             raise ValueError(
                 f"{name}: xs has shape {xs.shape}; expected (T, B, {self.input_size}): steps, sequences, features"
