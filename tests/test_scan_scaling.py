@@ -98,7 +98,8 @@ def calls(run: Callable[[], Any]) -> int:
 
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Code is written, and not compiled."""
+    """Code is written, and not compiled; nor are products, which would be kept for other tests."""
+    monkeypatch.setattr(compiled_backend, "_products", compiled_backend.Products)
     monkeypatch.setattr(compiled_backend.jit, "compile_ir", lambda text: SimpleNamespace(address=lambda name: 1))
 
 
