@@ -13,8 +13,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
-from typing import IO, TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -84,9 +84,14 @@ def printable(text: str, keep: str = "") -> str:
     return re.sub(_COMMANDS, lambda found: found[0] if found[0] in keep else marks.get(found[0], OTHER), text)
 
 
-@cache
 def errors() -> Console:
-    """Rich on standard error, for progress and remarks."""
+    """Rich on standard error, for progress and remarks: one for both, so that remarks stand above the progress."""
+    return _errors_on(sys.stderr)
+
+
+@lru_cache(maxsize=1)
+def _errors_on(stream: TextIO) -> Console:
+    """Rich finds out once what a stream can show, and another stream may show more."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
