@@ -89,7 +89,7 @@ def test_the_picture_fits_and_cuts_no_number_off(width: int, height: int) -> Non
 
 
 def test_a_model_that_diverges_while_it_is_watched_says_why_itself() -> None:
-    wild = {"cell": "irnn", "optimizer": "sgd", "learning_rate": 200, "grad_clip": "0", "valid_every": 1, "seed": 1}
+    wild = {"cell": "irnn", "cell_option": {"recurrent_scale": 2.0}, "valid_fraction": 0, "seed": 1}
     small = {"files": ("fox.txt",), "steps": 50, "hidden_size": 5, "seq_length": 7, "batch_size": 3}
     session = sessions.start(small | wild)
     live = display.Live(session)

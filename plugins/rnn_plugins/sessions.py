@@ -509,10 +509,12 @@ def _decide(settings: Settings, corpus: Corpus, make_cell: Callable[[int], Cell]
     task = _task(model, corpus, settings)
     if settings.learning_rate is None:
         settings = replace(settings, learning_rate=model.suggested_learning_rate)
-    settings = replace(settings, schedule=warmed_up(settings.schedule, model.cell.suggested_warmup))
     if settings.epochs is None and settings.steps is None:
         short = task.steps_per_epoch * EPOCHS < MIN_STEPS
         settings = replace(settings, steps=MIN_STEPS) if short else replace(settings, epochs=EPOCHS)
+    # Of a short run a cell's warm-up would leave little.
+    warmup = min(model.cell.suggested_warmup, settings.total_steps(task.steps_per_epoch) // 10)
+    settings = replace(settings, schedule=warmed_up(settings.schedule, warmup))
     return settings, task
 
 
