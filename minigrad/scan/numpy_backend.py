@@ -287,6 +287,7 @@ class Executor:
         """Give back the memory of all spaces that nobody uses."""
         self._pool.clear()
 
+    @np.errstate(invalid="ignore")  # small products of OpenBLAS compute with what lies beside their operands too
     def forward(
         self,
         params: Sequence[Array],
@@ -363,6 +364,7 @@ class Executor:
         onehot.fill(0)
         np.put_along_axis(onehot, indices[:, None], 1, 1)
 
+    @np.errstate(invalid="ignore")
     def backward(
         self, saved: Saved, d_carry: Sequence[Array | None], d_ys: Sequence[Array | None]
     ) -> tuple[list[Array], list[Array], list[Array | None]]:
