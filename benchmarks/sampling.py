@@ -13,7 +13,7 @@ import numpy as np
 import peers
 from common import VOCABULARY, Contestant, Problem, Report, available, backends, comparison, enter_backend, parser, race
 
-from rnn_plugins.text.sampling import Choice, sample
+from rnn_plugins.language.sampling import Choice, sample
 
 CELLS = ("lstm", "gru", "rnn")
 

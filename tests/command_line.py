@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rnn_cli.main import rnn
-from rnn_plugins.runs import Run
+from rnn_lab.runs import Run
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 12
 SMALL = ["--hidden-size", "5", "--seq-length", "7", "--batch-size", "3", "--seed", "1", "--steps", "12"]

@@ -7,10 +7,10 @@ import numpy as np
 
 from minigrad import affine, concat, exp, maximum, sigmoid, tanh
 from rnn_cells import Cell
-from rnn_plugins.reports.subject import Subject
-from rnn_plugins.settings import Settings
+from rnn_lab.settings import Settings
+from rnn_lab.subject import Subject
+from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.tasks.language_model import Model
-from rnn_plugins.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

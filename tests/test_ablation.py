@@ -19,13 +19,13 @@ from rnn_cells.gru import GRU
 from rnn_cells.lstm import LSTM, CoupledLSTM, PeepholeLSTM
 from rnn_cells.rnn import RNN
 from rnn_cli.main import rnn
+from rnn_lab.language.evaluation import evaluate
+from rnn_lab.runs import Run, build_model
+from rnn_lab.sessions import repeat, resume, same_weights, start
+from rnn_lab.settings import Settings
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
-from rnn_plugins.runs import Run, build_model
-from rnn_plugins.sessions import repeat, resume, same_weights, start
-from rnn_plugins.settings import Settings
 from rnn_plugins.testing import check_cell
-from rnn_plugins.text.evaluation import evaluate
 
 BACKENDS = ("reference", *available_backends())
 CELLS = [RNN(3, 4), GRU(3, 4), GRU(3, 4, reset="after"), LSTM(3, 4), CoupledLSTM(3, 4), PeepholeLSTM(3, 4)]

@@ -17,9 +17,9 @@ from minigrad.compiled import flat, jit
 from minigrad.scan import BACKENDS, available_backends, chosen_backend, planned, use_backend
 from rnn_cli.main import rnn
 from rnn_cli.options import BACKENDS as CHOICES
-from rnn_plugins import blas_threads, sessions
-from rnn_plugins.places import BEST, LAST
-from rnn_plugins.runs import Run
+from rnn_lab import blas_threads, sessions
+from rnn_lab.paths import BEST, LAST
+from rnn_lab.runs import Run
 
 HERE = ("reference", *available_backends())
 

@@ -11,10 +11,10 @@ from tiny_runs import TEXT, train
 from rnn_cli.display import losses
 from rnn_cli.main import rnn
 from rnn_cli.train import result
-from rnn_plugins import sessions
-from rnn_plugins.comparison import compare, read
-from rnn_plugins.runs import Run
-from rnn_plugins.text.corpus import load_corpus, split
+from rnn_lab import sessions
+from rnn_lab.comparison.comparison import compare, read
+from rnn_lab.runs import Run
+from rnn_plugins.data.corpus import load_corpus, split
 
 MANY_WORDS = " ".join(f"w{n}" for n in range(12_000))  # 2,000 more than a word vocabulary has
 RUSSIAN = "В начале было слово. In the beginning was the word\n" * 60

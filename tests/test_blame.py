@@ -10,8 +10,9 @@ from command_line import settle
 
 from minigrad.scan import Lookup
 from rnn_cli.main import rnn
-from rnn_plugins import registry, sessions
-from rnn_plugins.reports.gather import load
+from rnn_lab import sessions
+from rnn_lab.reporting import load
+from rnn_plugins import registry
 
 CELL = """
 from dataclasses import dataclass
@@ -149,7 +150,8 @@ def test_what_goes_back_to_nobody_elses_code_is_the_toolkits_fault(
     source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A line of the toolkit's own fails, as far as can be told from outside.
-    monkeypatch.setattr(sessions, "opening", eval("lambda *_: {}['ours']", {"__name__": "rnn_plugins.text.sampling"}))
+    ours = eval("lambda *_: {}['ours']", {"__name__": "rnn_plugins.language.sampling"})
+    monkeypatch.setattr(sessions, "opening", ours)
     arguments = train(source) if source else ["train", "fox.txt"]
     result = CliRunner().invoke(rnn, arguments)
     assert result.exit_code == 1

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rnn_plugins.data.builtin import DEFAULT_CHARACTERS, builtin
+from rnn_plugins.data.latex import latex_text
 from rnn_plugins.errors import UserError
-from rnn_plugins.text.builtin import DEFAULT_CHARACTERS, builtin
-from rnn_plugins.text.latex import latex_text
 
 
 def test_latex_has_a_default_length_and_seed() -> None:

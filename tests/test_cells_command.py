@@ -16,8 +16,8 @@ from minigrad.scan import chosen_backend
 from rnn_cells.lstm import PeepholeLSTM
 from rnn_cli import cells, tables
 from rnn_cli.main import rnn
+from rnn_plugins.inspect.description import sheet
 from rnn_plugins.registry import entries
-from rnn_plugins.sheet import sheet
 
 CELL = '''
 from dataclasses import dataclass

@@ -22,12 +22,13 @@ from rnn_cells.gru import GRU
 from rnn_cells.lstm import LSTM
 from rnn_cells.rnn import RNN
 from rnn_cli.main import rnn
+from rnn_lab.language import state
+from rnn_lab.paths import BEST
+from rnn_lab.runs import Run
 from rnn_plugins.errors import UserError
-from rnn_plugins.places import BEST
-from rnn_plugins.runs import Run
+from rnn_plugins.language import sampling
+from rnn_plugins.language.sampling import Choice, beam_search, begin, follow, sample
 from rnn_plugins.tasks.language_model import Model
-from rnn_plugins.text import sampling, state
-from rnn_plugins.text.sampling import Choice, beam_search, begin, follow, sample
 
 BACKENDS = ("reference", *available_backends())
 V = 7

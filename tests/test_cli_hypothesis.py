@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from rnn_cli.main import rnn
 from rnn_cli.options import OPTIONS, translate
+from rnn_lab.paths import METRICS
+from rnn_lab.runs import find_run
 from rnn_plugins.errors import UserError
-from rnn_plugins.places import METRICS
-from rnn_plugins.runs import find_run
 
 TEXTS: dict[str, bytes] = {
     "hello": b"hello",

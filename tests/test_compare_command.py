@@ -13,9 +13,9 @@ from tiny_runs import TEXT
 from tiny_runs import train as trained
 
 from rnn_cli.main import rnn
-from rnn_plugins import comparison
-from rnn_plugins.places import METRICS
-from rnn_plugins.runs import find_runs
+from rnn_lab.comparison import comparison
+from rnn_lab.paths import METRICS
+from rnn_lab.runs import find_runs
 from rnn_plugins.tasks.language_model import LanguageModel
 
 SMALL = "--hidden-size 6 --seq-length 8 --batch-size 4 --steps 12 --seed 3 --learning-rate 0.01"

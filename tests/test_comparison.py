@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 from tiny_runs import TEXT, train
 
 from minigrad import trees
-from rnn_plugins import comparison, registry
-from rnn_plugins.comparison import Contestant, compare, group, look, over_seeds, read, verdict
-from rnn_plugins.contest import contest, match_size
-from rnn_plugins.cost import operations
+from rnn_lab.comparison import comparison
+from rnn_lab.comparison.comparison import Contestant, compare, group, look, over_seeds, read, verdict
+from rnn_lab.comparison.plan import contest, match_size
+from rnn_lab.comparison.statistics import welch
+from rnn_lab.language.evaluation import trained_on
+from rnn_lab.runs import Run, build_model
+from rnn_lab.subject import of_run
+from rnn_plugins import registry
+from rnn_plugins.data.builtin import HELLO
 from rnn_plugins.errors import UserError
+from rnn_plugins.inspect.operations import operations
 from rnn_plugins.reports.report import Look, to_json
-from rnn_plugins.reports.subject import of_run
-from rnn_plugins.runs import Run, build_model
-from rnn_plugins.text.builtin import HELLO
-from rnn_plugins.text.evaluation import trained_on
-from rnn_plugins.ties import welch
 
 SYMBOLS = len(set(HELLO))
 CELLS = [entry.name for entry in registry.entries("cells")]
@@ -361,9 +362,7 @@ def test_the_lag_is_that_of_the_flow_report_for_the_state_that_reaches_farthest(
 
 
 def test_a_run_that_ended_with_its_time_is_measured_there(folder, run, monkeypatch):
-    monkeypatch.setattr(
-        "rnn_plugins.trainer.Trainer._ending", lambda self, s: "time" if self.state.step == 14 else None
-    )
+    monkeypatch.setattr("rnn_lab.trainer.Trainer._ending", lambda self, s: "time" if self.state.step == 14 else None)
     ended = train(folder, TEXT, "ended", valid_every=10)
     trial, subject = read(ended), of_run(ended)
     loss = subject.model.evaluate(ended.last()[0]["params"], subject.tokens)

@@ -19,11 +19,11 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from rnn_plugins.data import corpus as module
+from rnn_plugins.data import sources
+from rnn_plugins.data.corpus import cache_folder, load_corpus, recall_corpus, split
+from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.errors import UserError
-from rnn_plugins.text import corpus as module
-from rnn_plugins.text import sources
-from rnn_plugins.text.corpus import cache_folder, load_corpus, recall_corpus, split
-from rnn_plugins.text.vocabulary import Vocabulary
 
 AWKWARD = "\ufeffone\r\ntwo\n\n\te\u0301 👩🏽\u200d🚀 Привет\n"
 CLEAN = "one\ntwo\n\n\te\u0301 👩🏽\u200d🚀 Привет\n"
@@ -196,7 +196,7 @@ def test_built_in_texts_come_from_their_generator(monkeypatch):
         asked.append(name)
         yield from ["héllo ", "world"]
 
-    monkeypatch.setitem(sys.modules, "rnn_plugins.text.builtin", SimpleNamespace(builtin=builtin))
+    monkeypatch.setitem(sys.modules, "rnn_plugins.data.builtin", SimpleNamespace(builtin=builtin))
     assert text_of(load_corpus(["builtin:latex:2000"])) == "héllo world"
     assert asked == ["latex:2000"]
 

@@ -11,7 +11,7 @@ from minigrad import affine, concat, tanh
 from minigrad.graph import TraceError
 from rnn_cells import Cell, Stacked
 from rnn_plugins import registry
-from rnn_plugins.cost import operations
+from rnn_plugins.inspect.operations import operations
 from rnn_plugins.tasks.language_model import Model
 
 SIZES = st.integers(1, 20)

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_runs import TEXT, train
 
 from rnn_cli.main import rnn
-from rnn_plugins.places import BEST, LAST, MANIFEST, METRICS
+from rnn_lab.paths import BEST, LAST, MANIFEST, METRICS
 
 STRANGE = [None, -1, 10**400, 1e308, "x", [], {}, True, float("nan"), [[1]], {"a": [1]}, "\x00"]
 """Values of JSON that stand where others belong."""

@@ -16,9 +16,9 @@ from rich.console import Console
 
 from minigrad.training import NotFinite
 from rnn_cli import display
-from rnn_plugins import sessions
-from rnn_plugins.measurements import reach
-from rnn_plugins.places import LAST
+from rnn_lab import sessions
+from rnn_lab.paths import LAST
+from rnn_lab.records import reach
 
 
 @pytest.fixture(autouse=True)

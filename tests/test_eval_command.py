@@ -15,11 +15,11 @@ from tiny_runs import TEXT, train
 
 from minigrad import checkpoint, log_softmax
 from rnn_cli.main import rnn
+from rnn_lab.language import evaluation
+from rnn_lab.language.evaluation import Evaluation, Score, Sizes
+from rnn_lab.paths import BEST
 from rnn_plugins.errors import UserError
-from rnn_plugins.places import BEST
-from rnn_plugins.text import evaluation
-from rnn_plugins.text.evaluation import Evaluation, Score, Sizes
-from rnn_plugins.text.ngrams import NGram
+from rnn_plugins.language.ngrams import NGram
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from command_line import LONG, PROGRAM, SIGNALLED, SMALL, TEXT, refused, settle,
 from rnn_cli import display
 from rnn_cli import train as train_module
 from rnn_cli.main import rnn
-from rnn_plugins import sessions
-from rnn_plugins.places import BEST, LAST, MANIFEST
-from rnn_plugins.runs import Run, find_run
+from rnn_lab import sessions
+from rnn_lab.paths import BEST, LAST, MANIFEST
+from rnn_lab.runs import Run, find_run
 
 
 @pytest.fixture(autouse=True)

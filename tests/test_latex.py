@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnn_plugins.text import latex
-from rnn_plugins.text.latex import generate, latex_text
-from rnn_plugins.text.latex_check import Closing, check
-from rnn_plugins.text.latex_grammar import GRAMMAR, NAMES
+from rnn_plugins.data import latex
+from rnn_plugins.data.latex import generate, latex_text
+from rnn_plugins.data.latex_check import Closing, check
+from rnn_plugins.data.latex_grammar import GRAMMAR, NAMES
 
 seeds = st.integers(0, 2**32)
 HOLES = {symbol: [latex.HOLE.findall(rule) for rule in rules] for symbol, rules in latex.RULES.items()}

@@ -11,10 +11,11 @@ from command_line import SMALL, settle, train, trained
 from rich.console import Console
 
 from rnn_cli import display
-from rnn_plugins import measurements, sessions
-from rnn_plugins.places import BEST, LAST
+from rnn_lab import records as measurements
+from rnn_lab import sessions
+from rnn_lab.paths import BEST, LAST
+from rnn_lab.runs import Run
 from rnn_plugins.reports.flow import crossing, measure_flow
-from rnn_plugins.runs import Run
 
 FLOW = ["--flow", "--flow-every", "4"]
 

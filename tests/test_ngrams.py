@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnn_plugins.text import ngrams
-from rnn_plugins.text.ngrams import BZ2_BLOCK, NGram, baselines, compressors
+from rnn_plugins.language import ngrams
+from rnn_plugins.language.ngrams import BZ2_BLOCK, NGram, baselines, compressors
 
 # Few symbols make contexts recur; many make codes large.
 texts = st.lists(st.integers(0, 3), max_size=60)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from command_line import SMALL, settle, trained
 
 from rnn_cli.main import rnn
-from rnn_plugins.runs import Run
+from rnn_lab.runs import Run
 
 TASK = """
 import numpy as np

@@ -54,7 +54,7 @@ def refused(words: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
     def found(name: str | None) -> Any:
         raise AssertionError("the work has begun")
 
-    monkeypatch.setattr("rnn_plugins.runs.find_run", found)
+    monkeypatch.setattr("rnn_lab.runs.find_run", found)
     monkeypatch.setattr("rnn_cli.score.find_run_and_files", found)
     result = CliRunner().invoke(rnn, words)
     assert (result.exit_code, result.stdout) == (2, ""), result.output

@@ -15,21 +15,21 @@ import minigrad
 from rnn_cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = {"minigrad", "rnn_cells", "rnn_plugins", "rnn_cli"}
+PACKAGES = {"minigrad", "rnn_cells", "rnn_plugins", "rnn_lab", "rnn_cli"}
 REQUIRED = {"numpy", "click", "rich", "safetensors", "platformdirs", "filelock", "threadpoolctl"}
 
 
 def test_imports_run_downward_only(monkeypatch):
     monkeypatch.chdir(ROOT)
     layers, inside = api.read_configuration("pyproject.toml")["contracts_options"]
-    assert layers["layers"] == ["rnn_cli", "rnn_plugins", "rnn_cells", "minigrad"]
+    assert layers["layers"] == ["rnn_cli", "rnn_lab", "rnn_plugins", "rnn_cells", "minigrad"]
     assert (inside["source_modules"], inside["forbidden_modules"]) == (["minigrad.compiled"], ["minigrad.scan"])
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
     done = subprocess.run([*command, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-def test_a_wheel_holds_the_four_packages_and_nothing_else(tmp_path):
+def test_a_wheel_holds_the_five_packages_and_nothing_else(tmp_path):
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -90,7 +90,7 @@ def test_the_list_of_what_is_imported_is_one():
         ("import minigrad", {"minigrad", "numpy", "platformdirs", "logging"}),
         ("import minigrad.scan", {"minigrad", "numpy", "platformdirs", "logging"}),
         ("import rnn_cells", {"rnn_cells", "minigrad", "numpy", "platformdirs", "logging"}),
-        ("import rnn_plugins.sessions", {*PACKAGES, *REQUIRED, "logging"} - {"rnn_cli", "click", "rich"}),
+        ("import rnn_lab.sessions", {*PACKAGES, *REQUIRED, "logging"} - {"rnn_cli", "click", "rich"}),
     ],
 )
 def test_what_an_import_imports(program, allowed):
@@ -102,7 +102,7 @@ def test_what_an_import_imports(program, allowed):
 )
 def test_help_answers_without_numpy(args):
     extra = set() if args[0].startswith("-") else {"logging"}
-    assert imported(of_command(*args)) <= {"rnn_cli", "rnn_plugins", "click"} | extra
+    assert imported(of_command(*args)) <= {"rnn_cli", "rnn_lab", "rnn_plugins", "click"} | extra
 
 
 def test_help_does_not_load_what_digests_files():
@@ -118,7 +118,7 @@ def test_help_does_not_load_what_digests_files():
 def test_completion_answers_without_numpy(words, tmp_path):
     environment = {"_RNN_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
     program = "from rnn_cli.main import rnn; rnn(prog_name='rnn')"
-    assert imported(program, RNN_RUNS=str(tmp_path), **environment) <= {"rnn_cli", "rnn_plugins", "click"}
+    assert imported(program, RNN_RUNS=str(tmp_path), **environment) <= {"rnn_cli", "rnn_lab", "rnn_plugins", "click"}
 
 
 TRAIN = ["train", "fox.txt", "--steps", "2", "--hidden-size", "4", "--seq-length", "4", "--seed", "1", "--quiet"]

@@ -10,12 +10,12 @@ from tiny_runs import TEXT, train
 
 from minigrad.graph import TraceError
 from minigrad.scan import available_backends, planned, use_backend
+from rnn_lab.reporting import gather, kinds, load
+from rnn_lab.subject import of_run, parse_cell
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.flow import Flow
-from rnn_plugins.reports.gather import gather, kinds, load
 from rnn_plugins.reports.report import Chart, Curve, Findings, Image, Look, Quantity, Report, Table, compose, to_json
-from rnn_plugins.reports.subject import of_run, parse_cell
 
 
 class Two(Report):

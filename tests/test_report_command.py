@@ -10,7 +10,7 @@ from tiny_runs import TEXT, train
 
 from rnn_cli.drawing import terminal
 from rnn_cli.main import rnn
-from rnn_plugins.reports import gather
+from rnn_lab import reporting as gather
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ from known_cells import Copy, Deciding, Forgetful, Linear, Odd, Stateless, subje
 from minigrad import concat, tanh
 from rnn_cells import Cell, Stacked
 from rnn_plugins import registry
+from rnn_plugins.data.features import features
+from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.neurons import Neurons, correlations, ranks, read_text, search
 from rnn_plugins.reports.report import Colouring, Look
 from rnn_plugins.tasks.language_model import Model
-from rnn_plugins.text.features import features
-from rnn_plugins.text.vocabulary import Vocabulary
 
 LETTERS = "\n abc"
 

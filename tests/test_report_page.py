@@ -7,7 +7,7 @@ from browser import DESKTOP, PHONE, browser, check_page
 from click.testing import CliRunner
 
 from rnn_cli.main import rnn
-from rnn_plugins.reports.gather import kinds
+from rnn_lab.reporting import kinds
 
 FOUR = ["--cell", "rnn", "--cell", "irnn", "--cell", "lstm", "--cell", "gru"]
 

@@ -12,14 +12,14 @@ from tiny_runs import TEXT, train
 
 from minigrad import tanh, trees, value_and_grad
 from rnn_cells import Cell, Stacked
+from rnn_lab.paths import METRICS
+from rnn_lab.runs import Run
+from rnn_lab.settings import Settings
+from rnn_lab.subject import of_run
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
-from rnn_plugins.places import METRICS
 from rnn_plugins.reports.parameters import KEYS, Parameters
 from rnn_plugins.reports.report import Chart, Look
-from rnn_plugins.reports.subject import of_run
-from rnn_plugins.runs import Run
-from rnn_plugins.settings import Settings
 from rnn_plugins.tasks.language_model import LanguageModel
 
 LOOK = Look(lags=10, positions=100)

@@ -13,6 +13,8 @@ from test_latex import PIECES
 from minigrad import softmax
 from minigrad.scan import available_backends, use_backend
 from rnn_cells import Cell
+from rnn_plugins.data.latex_check import check, spans
+from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Look, compose
 from rnn_plugins.reports.structure import (
@@ -27,8 +29,6 @@ from rnn_plugins.reports.structure import (
     write_side_by_side,
 )
 from rnn_plugins.tasks.language_model import Model
-from rnn_plugins.text.latex_check import check, spans
-from rnn_plugins.text.vocabulary import Vocabulary
 
 BACKENDS = ["reference", *available_backends()]
 

@@ -15,11 +15,11 @@ from click.testing import CliRunner, Result
 from command_line import SMALL, TEXT, refused, settle, start, train, trained
 
 from rnn_cli.main import rnn
-from rnn_plugins import sessions
+from rnn_lab import sessions
+from rnn_lab.paths import LAST
+from rnn_lab.runs import Run
+from rnn_plugins.data import sources
 from rnn_plugins.errors import UserError
-from rnn_plugins.places import LAST
-from rnn_plugins.runs import Run
-from rnn_plugins.text import sources
 
 
 @pytest.fixture(autouse=True)
@@ -175,8 +175,8 @@ def test_process_substitution_is_a_pipe() -> None:
 def test_a_run_that_is_being_trained_is_left_alone() -> None:
     run, _ = trained("fox.txt", *SMALL)
     program = """
-from rnn_plugins import sessions
-from rnn_plugins.runs import find_run
+from rnn_lab import sessions
+from rnn_lab.runs import find_run
 for progress in sessions.resume(find_run("gru-fox"), {"steps": 20}).trainer.events():
     print(flush=True)
     input()

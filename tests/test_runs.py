@@ -17,11 +17,11 @@ from click.testing import CliRunner
 from minigrad import checkpoint
 from rnn_cli.display import duration
 from rnn_cli.main import rnn
+from rnn_lab.paths import BEST, EVENTS, LAST, LOCK, MANIFEST, METRICS, run_folders, runs_folder
+from rnn_lab.runs import Run, create_run, environment, find_run, find_runs
+from rnn_lab.settings import Settings
+from rnn_lab.trainer import Tally
 from rnn_plugins.errors import UserError
-from rnn_plugins.places import BEST, EVENTS, LAST, LOCK, MANIFEST, METRICS, run_folders, runs_folder
-from rnn_plugins.runs import Run, create_run, environment, find_run, find_runs
-from rnn_plugins.settings import Settings
-from rnn_plugins.trainer import Tally
 
 MANIFEST_OF_A_RUN: dict[str, Any] = {
     "task": "language-model",
@@ -264,7 +264,7 @@ def test_a_run_under_way_shows_its_last_record_and_one_that_was_killed_what_is_s
     run = make("x", outcome=None)
     kill(run)
     program = (
-        "import sys; from pathlib import Path; from rnn_plugins.runs import Run; "
+        "import sys; from pathlib import Path; from rnn_lab.runs import Run; "
         "run = Run(Path(sys.argv[1])); run.hold(); print(flush=True); input()"
     )
     command = [sys.executable, "-c", program, str(run.path)]

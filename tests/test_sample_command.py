@@ -23,7 +23,7 @@ from tiny_runs import TEXT, train
 from minigrad import checkpoint
 from rnn_cli.main import rnn
 from rnn_cli.sample import _stream
-from rnn_plugins.places import BEST, MANIFEST
+from rnn_lab.paths import BEST, MANIFEST
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from tiny_runs import TEXT, train
 from minigrad import checkpoint, log_softmax
 from rnn_cli import score as command
 from rnn_cli.main import rnn
-from rnn_plugins.places import BEST
-from rnn_plugins.runs import Run
-from rnn_plugins.text import scoring
+from rnn_lab.language import scoring
+from rnn_lab.paths import BEST
+from rnn_lab.runs import Run
 
 OTHER = "not to be, or to bo?\nthat is\n"
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rnn_lab.settings import PRESETS, Settings, merge, parse_duration
 from rnn_plugins.errors import UserError
-from rnn_plugins.settings import PRESETS, Settings, merge, parse_duration
 
 
 def message(**values: object) -> str:
@@ -224,7 +224,7 @@ def test_any_value_is_taken_or_told(values: dict[str, object]) -> None:
     assert Settings.from_json(settings.to_json()) == settings
 
 
-@pytest.mark.parametrize("module", ["rnn_plugins.settings", "rnn_cli.options", "rnn_cli.train", "rnn_cli.main"])
+@pytest.mark.parametrize("module", ["rnn_lab.settings", "rnn_cli.options", "rnn_cli.train", "rnn_cli.main"])
 def test_options_are_known_without_numpy(module: str) -> None:
     program = f"import sys, {module}; sys.exit(not {{'numpy', 'rich', 'filelock'}}.isdisjoint(sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnn_plugins.ties import Tier, level, rank, student, welch
+from rnn_lab.comparison.statistics import Tier, level, rank, student, welch
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from command_line import SMALL, refused, settle, train, trained
 
 from minigrad import trees
 from rnn_cli.main import rnn
-from rnn_plugins import sessions, tracking
-from rnn_plugins.places import LAST
-from rnn_plugins.runs import Run
+from rnn_lab import sessions, tracking
+from rnn_lab.paths import LAST
+from rnn_lab.runs import Run
 
 TRACK = ["--track", "tensorboard", "--log-every", "2", "--valid-every", "6"]
 

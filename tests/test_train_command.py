@@ -12,8 +12,8 @@ from command_line import SMALL, refused, settle, train, trained
 
 from rnn_cli import train as train_module
 from rnn_cli.main import rnn
-from rnn_plugins import sessions
-from rnn_plugins.places import BEST, LAST, LOCK, METRICS
+from rnn_lab import sessions
+from rnn_lab.paths import BEST, LAST, LOCK, METRICS
 
 
 @pytest.fixture(autouse=True)

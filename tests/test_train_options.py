@@ -13,7 +13,7 @@ from command_line import SMALL, refused, settle, trained
 from rnn_cli import completion
 from rnn_cli.main import rnn
 from rnn_cli.options import ALIASES, MEANINGLESS, ON_THE_LINE, OPTIONS, translate
-from rnn_plugins.runs import Run
+from rnn_lab.runs import Run
 
 
 @pytest.fixture(autouse=True)

@@ -16,12 +16,13 @@ import pytest
 from minigrad import checkpoint, trees
 from minigrad.training import Details, NotFinite
 from rnn_cells.anatomy import anatomy
-from rnn_plugins import measurements, sessions
-from rnn_plugins import trainer as trainer_module
-from rnn_plugins.places import BEST, LAST, METRICS
-from rnn_plugins.runs import Run
-from rnn_plugins.sessions import Session
-from rnn_plugins.trainer import verdict
+from rnn_lab import records as measurements
+from rnn_lab import sessions
+from rnn_lab import trainer as trainer_module
+from rnn_lab.paths import BEST, LAST, METRICS
+from rnn_lab.runs import Run
+from rnn_lab.sessions import Session
+from rnn_lab.trainer import verdict
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 12
 SMALL = {"hidden_size": 5, "seq_length": 7, "batch_size": 3, "seed": 1, "log_every": 4, "valid_every": 9}

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from command_line import SMALL, settle, train, trained
 
 from rnn_cli.main import rnn
+from rnn_lab.paths import MANIFEST
+from rnn_lab.runs import Run
 from rnn_plugins import trust
-from rnn_plugins.places import MANIFEST
-from rnn_plugins.runs import Run
 
 CELL = """
 from dataclasses import dataclass

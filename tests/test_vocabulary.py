@@ -8,8 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rnn_plugins.errors import UserError
-from rnn_plugins.text.vocabulary import (
+from rnn_plugins.data.vocabulary import (
     BYTES,
     UNK,
     StreamDecoder,
@@ -20,6 +19,7 @@ from rnn_plugins.text.vocabulary import (
     show,
     split_words,
 )
+from rnn_plugins.errors import UserError
 
 LEVELS = ("char", "byte", "word")
 # Words, white space, line ends, a byte order mark, combining marks, emoji of several code points, all of Unicode.
@@ -235,7 +235,7 @@ def test_measure_counts_characters_and_bytes(level, text):
 
 
 def test_measure_counts_in_blocks(monkeypatch):
-    monkeypatch.setattr("rnn_plugins.text.vocabulary._BLOCK", 3)
+    monkeypatch.setattr("rnn_plugins.data.vocabulary._BLOCK", 3)
     vocabulary = Vocabulary.build(["aé€😀"])
     assert vocabulary.measure(vocabulary.encode("aé€😀aé€")) == (7, 16)
 

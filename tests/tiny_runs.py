@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from rnn_plugins.places import MANIFEST
-from rnn_plugins.runs import Run
-from rnn_plugins.sessions import start
+from rnn_lab.paths import MANIFEST
+from rnn_lab.runs import Run
+from rnn_lab.sessions import start
 
 TEXT = "to be, or not to be: that is the question.\nwhether 'tis nobler in the mind to suffer\n" * 12
 

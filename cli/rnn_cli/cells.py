@@ -15,8 +15,8 @@ from rnn_cli.options import pairs
 from rnn_cli.tables import prose, table
 
 if TYPE_CHECKING:
+    from rnn_plugins.inspect.description import TimeLoop
     from rnn_plugins.registry import CellOption
-    from rnn_plugins.sheet import TimeLoop
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
@@ -77,7 +77,7 @@ def _list(as_json: bool) -> None:
 @JSON
 def show(cell: str, input_size: int, hidden_size: int, options: dict[str, str], graph: bool, as_json: bool) -> None:
     """Show a cell: its equations and paper, its options, its parameters, and how its time loop runs."""
-    from rnn_plugins.sheet import sheet, step_graph
+    from rnn_plugins.inspect.description import sheet, step_graph
 
     if graph:
         lines = step_graph(cell, input_size, hidden_size, options).splitlines()

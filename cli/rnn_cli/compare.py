@@ -18,9 +18,9 @@ from rnn_cli.train import Train
 from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
-    from rnn_plugins.contest import Contest
-    from rnn_plugins.runs import Run
-    from rnn_plugins.sessions import Session
+    from rnn_lab.comparison.plan import Contest
+    from rnn_lab.runs import Run
+    from rnn_lab.sessions import Session
 
 SHARED = (
     "level", "valid-fraction", "hidden-size", "num-layers", "embedding-size", "dropout", "dtype", "seq-length",
@@ -60,14 +60,14 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
     wanted = collect((), given)
     if wanted.pop("quiet", False):
         hush()
-    from rnn_plugins.comparison import compare as laid_out
-    from rnn_plugins.comparison import group
-    from rnn_plugins.contest import SEEDS, contest
+    from rnn_lab.comparison.comparison import compare as laid_out
+    from rnn_lab.comparison.comparison import group
+    from rnn_lab.comparison.plan import SEEDS, contest
 
     interrupted = False
     about: tuple[str, ...] = ()
     if cells:
-        from rnn_plugins.runs import require_texts
+        from rnn_lab.runs import require_texts
 
         require_texts(runs_or_files, "to train on")
         if runs_or_files:
@@ -140,7 +140,7 @@ def _hold_runs(names: tuple[str, ...], useless: list[str]) -> None:
 
 
 def _found(names: tuple[str, ...]) -> list[Run]:
-    from rnn_plugins.runs import find_run
+    from rnn_lab.runs import find_run
 
     runs = []
     for name in names:

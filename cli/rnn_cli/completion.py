@@ -9,7 +9,7 @@ from click.shell_completion import CompletionItem
 def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The names of the runs there are, the newest first; none that would command the terminal."""
     from rnn_cli.console import printable
-    from rnn_plugins.places import run_folders
+    from rnn_lab.paths import run_folders
 
     names = [path.name for path in run_folders() if path.name.startswith(incomplete)]
     return [CompletionItem(name) for name in names if printable(name) == name]

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-    from rnn_plugins.sessions import Session
-    from rnn_plugins.trainer import Progress
+    from rnn_lab.sessions import Session
+    from rnn_lab.trainer import Progress
 
 LINE_SECONDS = 10.0
 """How often a plain line is due; one with a validation in it is due after a tenth of that."""
@@ -83,7 +83,7 @@ class Lines(Display):
             f"  rate {record['learning_rate']:.2g}  {duration(progress.seconds_left)} left"
         )
         if self.flow:
-            from rnn_plugins.measurements import reach
+            from rnn_lab.records import reach
 
             words = "; ".join(f"{state} {reach(norms)}" for state, norms in self.flow["norms"].items())
             remark(f"  flow, in steps: {words}")
@@ -196,7 +196,7 @@ class Live(Display):
         """A line for each state: the gradient by lag on a logarithmic scale, and what it means."""
         from rich.text import Text
 
-        from rnn_plugins.measurements import reach
+        from rnn_lab.records import reach
 
         console = errors()
         bars = ASCII_BARS if console.options.ascii_only else BARS

@@ -16,10 +16,10 @@ from rnn_cli.tables import prose, sentence, table
 from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
-    from rnn_plugins.runs import Run
-    from rnn_plugins.settings import Backend
-    from rnn_plugins.text.evaluation import Evaluation, Score
-    from rnn_plugins.text.vocabulary import Unknown
+    from rnn_lab.language.evaluation import Evaluation, Score
+    from rnn_lab.runs import Run
+    from rnn_lab.settings import Backend
+    from rnn_plugins.data.vocabulary import Unknown
 
 
 @click.command()
@@ -38,8 +38,8 @@ def eval(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, as_
     what the run was trained on. bz2 and xz compress the same symbols: alone, and primed, which is what they add to the
     compressed size of the training text.
     """
-    from rnn_plugins.backends import on_backend
-    from rnn_plugins.text.evaluation import evaluate
+    from rnn_lab.backends import on_backend
+    from rnn_lab.language.evaluation import evaluate
 
     run, files = find_run_and_files(run_and_files)
     if not files:
@@ -56,7 +56,7 @@ def eval(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, as_
 
 def find_run_and_files(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:
     """The run that is meant, and the texts: the first argument is a run where there is one of that name."""
-    from rnn_plugins.runs import find_run
+    from rnn_lab.runs import find_run
 
     if not arguments:
         return find_run(), ()

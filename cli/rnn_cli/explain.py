@@ -11,7 +11,7 @@ import click
 from rnn_cli.console import columns
 
 if TYPE_CHECKING:
-    from rnn_plugins.explain import Derivation
+    from rnn_plugins.inspect.explain import Derivation
 
 WIDTH = 80
 """How wide it gets at most."""
@@ -32,7 +32,7 @@ def bptt(text: str, steps: int, hidden_size: int, seed: int) -> None:
 
     Beside the sums stands the gradient that the toolkit's automatic differentiation gives for the same network.
     """
-    from rnn_plugins.explain import bptt as derive
+    from rnn_plugins.inspect.explain import bptt as derive
 
     derivation = derive(text, steps, hidden_size, seed)
     _network(derivation)

@@ -131,7 +131,7 @@ class LazyGroup(click.Group):
         except Exception as error:
             if debug:
                 raise
-            from rnn_plugins.blame import mistake_of_others
+            from rnn_lab.blame import mistake_of_others
 
             if whose := mistake_of_others(error):
                 raise Mistake(f"{whose} (rnn --debug ... shows the traceback)") from None

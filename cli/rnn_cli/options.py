@@ -1,6 +1,6 @@
 """The options of ``rnn train``: one table for the command line, configuration files, presets and other programs' names.
 
-What the values mean and whether they fit is decided in ``rnn_plugins.settings``.
+What the values mean and whether they fit is decided in ``rnn_lab.settings``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import click
 from rnn_cli import completion
 from rnn_cli.console import remark
 from rnn_cli.tables import sentence
+from rnn_lab.settings import PRESETS, Backend, Settings, merge
 from rnn_plugins.errors import UserError, did_you_mean
-from rnn_plugins.settings import PRESETS, Backend, Settings, merge
 
 DEFAULTS = {
     f.name: f.default
@@ -427,7 +427,7 @@ def read_config(path: str, *, quiet: bool = False) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, or has a key that is no option.
     """
-    from rnn_plugins.text.sources import read_text
+    from rnn_plugins.data.sources import read_text
 
     label = f"the configuration file {path!r}"
     if not os.path.exists(path):

@@ -16,9 +16,9 @@ from rnn_cli.tables import sentence, table
 from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
-    from rnn_plugins.reports.subject import Subject
-    from rnn_plugins.runs import Run
-    from rnn_plugins.settings import Backend
+    from rnn_lab.runs import Run
+    from rnn_lab.settings import Backend
+    from rnn_lab.subject import Subject
 
 FRESH = ("steps", "hidden_size", "num_layers", "learning_rate", "level")
 """Options that only mean something together with ``--cell``."""
@@ -100,9 +100,9 @@ def report(
         hush()
     output = chosen(given)
     _hold(ctx, cells, text)
-    from rnn_plugins.backends import on_backend
-    from rnn_plugins.reports.gather import gather, load
-    from rnn_plugins.reports.gather import kinds as kinds_of
+    from rnn_lab.backends import on_backend
+    from rnn_lab.reporting import gather, load
+    from rnn_lab.reporting import kinds as kinds_of
     from rnn_plugins.reports.report import Look
 
     reports = load(kinds_of(everything, kinds), everything)
@@ -150,8 +150,8 @@ def _hold(ctx: click.Context, cells: tuple[str, ...], text: str | None) -> None:
 
 def _trained(names: tuple[str, ...], text: str | None) -> tuple[list[Subject], list[str]]:
     """Runs to look at, and what is to be said of them."""
-    from rnn_plugins.reports.subject import of_run
-    from rnn_plugins.text.vocabulary import amount
+    from rnn_lab.subject import of_run
+    from rnn_plugins.data.vocabulary import amount
 
     subjects: list[Subject] = []
     about = []
@@ -177,7 +177,7 @@ def _trained(names: tuple[str, ...], text: str | None) -> tuple[list[Subject], l
 
 
 def _found(name: str | None) -> Run:
-    from rnn_plugins.runs import find_run
+    from rnn_lab.runs import find_run
 
     try:
         return find_run(name)
@@ -191,11 +191,11 @@ def _found(name: str | None) -> Run:
 
 def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]) -> tuple[list[Subject], list[str]]:
     """Cells to look at, and what is to be said of them."""
-    from rnn_plugins.reports.subject import fresh
-    from rnn_plugins.runs import require_texts
-    from rnn_plugins.settings import Settings
-    from rnn_plugins.text.corpus import load_corpus
-    from rnn_plugins.text.vocabulary import amount
+    from rnn_lab.runs import require_texts
+    from rnn_lab.settings import Settings
+    from rnn_lab.subject import fresh
+    from rnn_plugins.data.corpus import load_corpus
+    from rnn_plugins.data.vocabulary import amount
 
     require_texts(files, "to look at cells on")
     names = {field.name for field in dataclasses.fields(Settings)}

@@ -13,7 +13,7 @@ from rnn_cli.options import BACKENDS, QUIET, TRUST
 from rnn_cli.train import carry_out
 
 if TYPE_CHECKING:
-    from rnn_plugins.settings import Backend
+    from rnn_lab.settings import Backend
 
 
 @click.command()
@@ -32,8 +32,8 @@ def rerun(
     RUN is the newest one, if none is named. The repetition is a run of its own. At the end it says whether its weights
     are those of RUN, bit for bit, as they are on the same machine with the same text and versions.
     """
-    from rnn_plugins import sessions
-    from rnn_plugins.runs import find_run
+    from rnn_lab import sessions
+    from rnn_lab.runs import find_run
 
     first = find_run(run)
     session = sessions.repeat(first, name=name, backend=backend)

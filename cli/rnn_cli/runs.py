@@ -20,8 +20,8 @@ def runs(as_json: bool) -> None:
     The loss is the lowest that was measured, on the held-out text, or marked with * on the training text. A run that
     cannot be read says why in its row.
     """
-    from rnn_plugins.places import runs_folder
-    from rnn_plugins.runs import find_runs
+    from rnn_lab.paths import runs_folder
+    from rnn_lab.runs import find_runs
 
     found = [run.summary() for run in find_runs()]
     if as_json:

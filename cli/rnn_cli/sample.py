@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from numpy.random import Generator
 
     from minigrad.trees import Tree
-    from rnn_plugins.runs import Run
-    from rnn_plugins.settings import Backend
+    from rnn_lab.runs import Run
+    from rnn_lab.settings import Backend
+    from rnn_plugins.data.vocabulary import Unknown, Vocabulary
+    from rnn_plugins.language.sampling import Choice, Position
     from rnn_plugins.tasks.language_model import Model
-    from rnn_plugins.text.sampling import Choice, Position
-    from rnn_plugins.text.vocabulary import Unknown, Vocabulary
 
 RENAMED = {
     "primetext": "prime",  # karpathy/char-rnn
@@ -153,10 +153,10 @@ def sample(
     try:
         import numpy as np
 
-        from rnn_plugins.backends import on_backend
-        from rnn_plugins.runs import find_run
-        from rnn_plugins.text import state
-        from rnn_plugins.text.sampling import Choice
+        from rnn_lab.backends import on_backend
+        from rnn_lab.language import state
+        from rnn_lab.runs import find_run
+        from rnn_plugins.language.sampling import Choice
 
         Choice(**choosing)  # what is out of range is said before the run is looked for
         chosen = find_run(run)
@@ -261,7 +261,7 @@ class Keeper:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
         if kind is None and self._position:
-            from rnn_plugins.text import state
+            from rnn_lab.language import state
 
             state.save(self.file, self.run, self._position, self.rng)
             remark(f"The state after {self._position.read:,} symbols is in {self.file}.")
@@ -294,7 +294,7 @@ def _draws(
     errors: Errors,
 ) -> Texts:
     """Texts without end, one drawn after the other."""
-    from rnn_plugins.text.sampling import begin, follow, sample, write
+    from rnn_plugins.language.sampling import begin, follow, sample, write
 
     run, model, params, prime, after = start
     while True:
@@ -310,7 +310,7 @@ def _beam(
     start: Start, length: int, width: int, never: tuple[int, ...], stop: tuple[str, ...], errors: Errors
 ) -> Texts:
     """The likeliest texts that a beam finds, the likeliest first."""
-    from rnn_plugins.text.sampling import beam_search, write
+    from rnn_plugins.language.sampling import beam_search, write
 
     run, model, params, prime, after = start
     for found in beam_search(model, params, prime, length, width, after, never):
@@ -407,8 +407,8 @@ def _hold(ctx: click.Context) -> None:
 
 def _prime(prime: str | None, file: str | None, vocabulary: Vocabulary) -> str:
     """What the text begins with."""
-    from rnn_plugins.text.decoding import decode
-    from rnn_plugins.text.sources import read_bytes, read_text
+    from rnn_plugins.data.decoding import decode
+    from rnn_plugins.data.sources import read_bytes, read_text
 
     line_ends = "\r" not in vocabulary.symbols  # as in the corpus
     if file is None:
@@ -443,7 +443,7 @@ def _typed(text: str, option: str, vocabulary: Vocabulary) -> str:
 
 def _check_latex(text: str) -> None:
     """What a text opens and how it closes that, on standard error, so that standard output is the text alone."""
-    from rnn_plugins.text.latex_check import check
+    from rnn_plugins.data.latex_check import check
 
     report = check(text)
     total = report.total

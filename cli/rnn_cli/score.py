@@ -16,10 +16,10 @@ from rnn_cli.tables import sentence
 from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
+    from rnn_lab.language.scoring import Scoring, Surprise
+    from rnn_lab.settings import Backend
+    from rnn_plugins.data.vocabulary import Unknown
     from rnn_plugins.reports.report import Page, Table
-    from rnn_plugins.settings import Backend
-    from rnn_plugins.text.scoring import Scoring, Surprise
-    from rnn_plugins.text.vocabulary import Unknown
 
 DRAWN, IN_PAGE = 2_000, 50_000
 """Symbols that the terminal and a page show; all are measured."""
@@ -44,9 +44,9 @@ def score(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, ht
     The surprise of a symbol is -log2 of the probability that the network gives it, having read all that comes before:
     0 bits where it was certain of it, 1 bit where it gave it a half. The mean is what rnn eval calls bits.
     """
-    from rnn_plugins import backends
-    from rnn_plugins.text import scoring
-    from rnn_plugins.text.vocabulary import amount
+    from rnn_lab import backends
+    from rnn_lab.language import scoring
+    from rnn_plugins.data.vocabulary import amount
 
     if html is not None:
         hold("html", html)

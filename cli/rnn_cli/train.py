@@ -1,4 +1,4 @@
-"""``rnn train``: a network learns a text. What is trained, and how, is put together in ``rnn_plugins.sessions``."""
+"""``rnn train``: a network learns a text. What is trained, and how, is put together in ``rnn_lab.sessions``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from rnn_cli.options import OPTIONS, Setting, collect, translate
 from rnn_plugins.errors import why
 
 if TYPE_CHECKING:
-    from rnn_plugins.sessions import Session
-    from rnn_plugins.tracking import TensorBoard
-    from rnn_plugins.trainer import Trainer
+    from rnn_lab.sessions import Session
+    from rnn_lab.tracking import TensorBoard
+    from rnn_lab.trainer import Trainer
 
 FAILED, DIVERGED = 1, 3
 """The exit codes of a run that cannot be saved, and of one whose loss became no number.
@@ -79,10 +79,10 @@ def train(ctx: click.Context, /, files: tuple[str, ...], **given: Any) -> None:
     wanted = collect(files, given)
     name, resumed, source = (wanted.pop(key, None) for key in ("name", "resume", "init_from"))
     quiet, as_json = (wanted.pop(key, False) for key in ("quiet", "json"))
-    from rnn_plugins import sessions
+    from rnn_lab import sessions
+    from rnn_lab.runs import find_run
+    from rnn_lab.tracking import require_writer
     from rnn_plugins.errors import UserError
-    from rnn_plugins.runs import find_run
-    from rnn_plugins.tracking import require_writer
 
     if wanted.get("track"):
         require_writer()
@@ -197,7 +197,7 @@ def conclude(session: Session, at_once: bool) -> None:
 
 def unsaved(session: Session, error: OSError) -> str:
     """Why training stopped where a file of the run cannot be written, and how to go on."""
-    from rnn_plugins.places import LAST
+    from rnn_lab.paths import LAST
 
     trainer, name = session.trainer, shlex.quote(session.run.name)
     place = f"{os.fspath(error.filename)!r}" if error.filename else "the run"
@@ -229,8 +229,8 @@ def _display(session: Session, quiet: bool, as_json: bool) -> Display:
 
 def _tracker(session: Session) -> TensorBoard | None:
     """What writes files for TensorBoard, where that is wished for."""
+    from rnn_lab.tracking import TensorBoard, require_writer
     from rnn_plugins.errors import UserError
-    from rnn_plugins.tracking import TensorBoard, require_writer
 
     if not session.trainer.settings.track:
         return None

@@ -17,16 +17,16 @@ from minigrad.trees import Tree
 from rnn_cells import Cell, Stacked
 from rnn_cells.ablated import Ablated
 from rnn_cells.anatomy import State, anatomy, places_of_states
+from rnn_plugins.data.latex_check import check
+from rnn_plugins.data.vocabulary import NOUNS
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.jacobians import exp, jacobians_along, log, norm, stretches, width_of_carry
 from rnn_plugins.reports.probing import places, read, rows_at_once, state_gradients, windows
 from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report
 from rnn_plugins.tasks.language_model import Model
-from rnn_plugins.text.latex_check import check
-from rnn_plugins.text.vocabulary import NOUNS
 
 if TYPE_CHECKING:
-    from rnn_plugins.reports.subject import Subject
+    from rnn_lab.subject import Subject
 
 Array: TypeAlias = NDArray[Any]
 

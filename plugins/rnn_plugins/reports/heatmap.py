@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from rnn_plugins.data.vocabulary import show
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.flow import main_state
 from rnn_plugins.reports.probing import places, read, state_gradients, windows
 from rnn_plugins.reports.report import Findings, Image, Look, Quantity, Report
-from rnn_plugins.text.vocabulary import show
 
 if TYPE_CHECKING:
-    from rnn_plugins.reports.subject import Subject
+    from rnn_lab.subject import Subject
 
 WIDEST = 64
 """Steps of the picture at most, so that each has room for its symbol."""

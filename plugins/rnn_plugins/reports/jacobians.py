@@ -17,8 +17,8 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.reports.probing import places, read, require_finite, windows
 
 if TYPE_CHECKING:
+    from rnn_lab.subject import Subject
     from rnn_plugins.reports.report import Look
-    from rnn_plugins.reports.subject import Subject
 
 Array: TypeAlias = NDArray[Any]
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from minigrad.trees import Tree
 from rnn_cells import Cell
+from rnn_lab.subject import Subject
+from rnn_plugins.data.vocabulary import NOUNS
 from rnn_plugins.reports.jacobians import jacobians_along, log, stretches, width_of_carry
 from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report
-from rnn_plugins.reports.subject import Subject
-from rnn_plugins.text.vocabulary import NOUNS
 
 Array: TypeAlias = NDArray[np.float64]
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from minigrad import trees
 from minigrad.trees import Tree
+from rnn_lab.subject import Subject
+from rnn_plugins.data.vocabulary import NOUNS
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.probing import ROWS_AT_ONCE, places, require_finite, rows_at_once, windows
 from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report
-from rnn_plugins.reports.subject import Subject
 from rnn_plugins.tasks.language_model import Model
-from rnn_plugins.text.vocabulary import NOUNS
 
 Array: TypeAlias = NDArray[Any]
 

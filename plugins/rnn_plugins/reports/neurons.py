@@ -9,12 +9,12 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from rnn_lab.subject import Subject
+from rnn_plugins.data.features import features
+from rnn_plugins.data.vocabulary import NOUNS, Vocabulary
 from rnn_plugins.errors import UserError, did_you_mean
 from rnn_plugins.reports.probing import observe, read
 from rnn_plugins.reports.report import Colouring, Findings, Look, Quantity, Report, Table
-from rnn_plugins.reports.subject import Subject
-from rnn_plugins.text.features import features
-from rnn_plugins.text.vocabulary import NOUNS, Vocabulary
 
 Array: TypeAlias = NDArray[Any]
 

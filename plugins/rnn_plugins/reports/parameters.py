@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from minigrad import trees
 from minigrad.training import Details, NotFinite, start, train
 from rnn_cells import Stacked
-from rnn_plugins import measurements
+from rnn_lab import records as measurements
+from rnn_lab.subject import Subject
+from rnn_plugins.data.vocabulary import listing
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Chart, Curve, Figure, Findings, Look, Quantity, Report, Table
 from rnn_plugins.reports.saturation import Habits, habits, unit_table
-from rnn_plugins.reports.subject import Subject
 from rnn_plugins.tasks.language_model import LanguageModel
-from rnn_plugins.text.vocabulary import listing
 
 Array: TypeAlias = NDArray[Any]
 

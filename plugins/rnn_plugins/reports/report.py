@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from rnn_plugins.reports.subject import Subject
+    from rnn_lab.subject import Subject
 
 Array: TypeAlias = NDArray[Any]
 

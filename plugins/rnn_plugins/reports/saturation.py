@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from minigrad.scan import Lookup
 from minigrad.trees import Tree
 from rnn_cells.anatomy import Activation, anatomy
+from rnn_plugins.data.vocabulary import listing
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.probing import layers, read, watch
 from rnn_plugins.reports.report import Chart, Curve, Figure, Findings, Look, Quantity, Report, Table
 from rnn_plugins.tasks.language_model import Model
-from rnn_plugins.text.vocabulary import listing
 
 if TYPE_CHECKING:
-    from rnn_plugins.reports.subject import Subject
+    from rnn_lab.subject import Subject
 
 Array: TypeAlias = NDArray[Any]
 

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad.graph import TraceError
+from rnn_plugins.data.vocabulary import NOUNS
 from rnn_plugins.reports.jacobians import exp, jacobians_along, log, norm, stretches, width_of_carry
 from rnn_plugins.reports.matrices import SLOPES, Basic, Recurrent, basic_form, recurrent_matrices, spectral_radius
 from rnn_plugins.reports.report import Chart, Curve, Figure, Findings, Look, Quantity, Report, Table
-from rnn_plugins.text.vocabulary import NOUNS
 
 if TYPE_CHECKING:
-    from rnn_plugins.reports.subject import Subject
+    from rnn_lab.subject import Subject
 
 Array: TypeAlias = NDArray[Any]
 

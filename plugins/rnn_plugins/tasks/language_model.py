@@ -1,6 +1,6 @@
 """Predict the next symbol of a text: the model, its batches and its loss.
 
-Sampling from it stands in ``text/sampling.py``.
+Sampling from it stands in ``rnn_plugins.language.sampling``.
 """
 
 from __future__ import annotations

@@ -21,13 +21,13 @@ import numpy as np
 from minigrad import blas, checkpoint, trees
 from minigrad.training import NotFinite, StepRecord, TrainingState, start, train
 from minigrad.trees import Tree
-from rnn_plugins import measurements
-from rnn_plugins.backends import compiled_for, on_backend
-from rnn_plugins.blas_threads import Threads, changes_of
+from rnn_lab import records as measurements
+from rnn_lab.backends import compiled_for, on_backend
+from rnn_lab.blas_threads import Threads, changes_of
+from rnn_lab.paths import BEST, LAST, METRICS
+from rnn_lab.runs import SET_ASIDE, Run
+from rnn_lab.settings import Settings
 from rnn_plugins.errors import UserError
-from rnn_plugins.places import BEST, LAST, METRICS
-from rnn_plugins.runs import SET_ASIDE, Run
-from rnn_plugins.settings import Settings
 from rnn_plugins.tasks.task import Task
 
 SAVE_SECONDS = 60.0

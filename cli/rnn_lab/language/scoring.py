@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from minigrad import log_softmax
 from minigrad.trees import Tree
+from rnn_lab.language.evaluation import UNITS, remembered, trained_on
+from rnn_lab.runs import Run
+from rnn_plugins.data.corpus import load_corpus
+from rnn_plugins.data.vocabulary import Unknown, Vocabulary
 from rnn_plugins.errors import UserError
-from rnn_plugins.runs import Run
 from rnn_plugins.tasks.language_model import BLOCK, Model
-from rnn_plugins.text.corpus import load_corpus
-from rnn_plugins.text.evaluation import UNITS, remembered, trained_on
-from rnn_plugins.text.vocabulary import Unknown, Vocabulary
 
 Array: TypeAlias = NDArray[Any]
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_plugins.text.latex_check import Span, spans
+from rnn_plugins.data.latex_check import Span, spans
 
 Array: TypeAlias = NDArray[Any]
 

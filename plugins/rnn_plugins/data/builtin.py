@@ -5,8 +5,8 @@ It names them and says how long they are; what they consist of stands elsewhere.
 
 from collections.abc import Iterator
 
+from rnn_plugins.data.latex import excerpt
 from rnn_plugins.errors import UserError, did_you_mean
-from rnn_plugins.text.latex import excerpt
 
 DEFAULT_CHARACTERS = 200_000
 """Of ``builtin:latex``: enough to learn the grammar from, and little enough for two minutes of training."""

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from minigrad import log_softmax, trees
 from minigrad.scan.planned import DrawingStepper
 from minigrad.trees import Tree
+from rnn_plugins.data.vocabulary import StreamDecoder, Vocabulary
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks.language_model import Model
-from rnn_plugins.text.vocabulary import StreamDecoder, Vocabulary
 
 Array = NDArray[Any]
 

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from minigrad import trees
+from rnn_lab.paths import EVENTS
+from rnn_lab.sessions import Session
+from rnn_lab.trainer import Progress
 from rnn_plugins.errors import UserError, why
-from rnn_plugins.places import EVENTS
-from rnn_plugins.sessions import Session
-from rnn_plugins.trainer import Progress
 
 EXCERPT_SYMBOLS = 400
 """How much the model writes at each validation."""

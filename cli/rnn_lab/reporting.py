@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from minigrad.scan import release
+from rnn_lab.blame import blaming
+from rnn_lab.subject import Subject
 from rnn_plugins import registry
-from rnn_plugins.blame import blaming
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Findings, Look, Page, Report, compose
-from rnn_plugins.reports.subject import Subject
 
 DEFAULT = "flow"
 """The report that is made where none is named."""

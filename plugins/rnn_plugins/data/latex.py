@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from rnn_plugins.text.latex_grammar import GRAMMAR, HANDS, NAMES
+from rnn_plugins.data.latex_grammar import GRAMMAR, HANDS, NAMES
 
 WIDTH = 78
 DEEPEST_FORMULA = 5

@@ -27,23 +27,24 @@ from minigrad.compiled import jit
 from minigrad.diagnosis import explain
 from minigrad.training import NotFinite
 from rnn_cells import Cell
-from rnn_plugins import backends, registry
-from rnn_plugins.ablation import ablations
-from rnn_plugins.backends import is_compiled, on_backend, settled
-from rnn_plugins.blas_threads import Threads, changes_of, contradiction
+from rnn_lab import backends
+from rnn_lab.ablation import ablations
+from rnn_lab.backends import is_compiled, on_backend, settled
+from rnn_lab.blas_threads import Threads, changes_of, contradiction
+from rnn_lab.divergence import of_recurrence
+from rnn_lab.paths import BEST, LAST
+from rnn_lab.runs import Run, build_model, create_run, embedding_size, environment
+from rnn_lab.settings import EPOCHS, MIN_STEPS, Backend, Settings, merge, option, warmed_up
+from rnn_lab.subject import Subject
+from rnn_lab.trainer import Trainer, verdict
+from rnn_plugins import registry
+from rnn_plugins.data.corpus import Corpus, cache_folder, load_corpus, recall_corpus, split
+from rnn_plugins.data.decoding import MARK
+from rnn_plugins.data.sources import is_pipe, label_of
+from rnn_plugins.data.vocabulary import NOUNS, Vocabulary
 from rnn_plugins.errors import UserError
-from rnn_plugins.places import BEST, LAST
-from rnn_plugins.reports.divergence import of_recurrence
-from rnn_plugins.reports.subject import Subject
-from rnn_plugins.runs import Run, build_model, create_run, embedding_size, environment
-from rnn_plugins.settings import EPOCHS, MIN_STEPS, Backend, Settings, merge, option, warmed_up
+from rnn_plugins.language.sampling import Choice, opening, sample, write
 from rnn_plugins.tasks.language_model import LEARNING_RATE, LanguageModel, Model, TextBatch
-from rnn_plugins.text.corpus import Corpus, cache_folder, load_corpus, recall_corpus, split
-from rnn_plugins.text.decoding import MARK
-from rnn_plugins.text.sampling import Choice, opening, sample, write
-from rnn_plugins.text.sources import is_pipe, label_of
-from rnn_plugins.text.vocabulary import NOUNS, Vocabulary
-from rnn_plugins.trainer import Trainer, verdict
 
 WARM_UP = 200
 """Steps of warm-up that a diverged run is advised to try."""

@@ -22,10 +22,9 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from rnn_plugins.errors import UserError, why
-from rnn_plugins.text.decoding import Changes
-from rnn_plugins.text.sources import CHUNK, Content, find, label_of
-from rnn_plugins.text.vocabulary import (
+from rnn_plugins.data.decoding import Changes
+from rnn_plugins.data.sources import CHUNK, Content, find, label_of
+from rnn_plugins.data.vocabulary import (
     MAX_WORDS,
     NOUNS,
     Level,
@@ -37,6 +36,7 @@ from rnn_plugins.text.vocabulary import (
     show,
     split_words,
 )
+from rnn_plugins.errors import UserError, why
 
 SMALL = 1 << 20  # bytes; a smaller text is encoded faster than a cache is opened, and leaves nothing behind
 IN_MEMORY = 1 << 28  # bytes; more ids than that are mapped from the disk

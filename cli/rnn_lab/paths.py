@@ -7,7 +7,9 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-MANIFEST, BEST, LAST, METRICS = "run.json", "model.safetensors", "last.safetensors", "metrics.jsonl"
+from rnn_plugins.data import RUN
+
+MANIFEST, BEST, LAST, METRICS = RUN, "model.safetensors", "last.safetensors", "metrics.jsonl"
 """A run's files: what it is, the best weights, all that it takes to go on, a record a line."""
 
 EVENTS = "tensorboard"

@@ -12,7 +12,7 @@ from types import FrameType
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError, said
 
-TOOLKIT = ("minigrad", "rnn_cells", "rnn_plugins", "rnn_cli")
+TOOLKIT = ("minigrad", "rnn_cells", "rnn_plugins", "rnn_lab", "rnn_cli")
 """The packages whose lines are never to blame for what code beyond them did."""
 
 

@@ -13,16 +13,16 @@ from minigrad import trees
 from minigrad.training import NotFinite, start, train
 from minigrad.trees import Tree
 from rnn_cells.anatomy import Anatomy, anatomy
+from rnn_lab.divergence import of_recurrence
+from rnn_lab.language.evaluation import trained_on
+from rnn_lab.paths import BEST
+from rnn_lab.runs import Run, build_model, embedding_size
+from rnn_lab.settings import Settings
 from rnn_plugins import registry
+from rnn_plugins.data.corpus import Corpus, load_corpus, split
+from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.errors import UserError
-from rnn_plugins.places import BEST
-from rnn_plugins.reports.divergence import of_recurrence
-from rnn_plugins.runs import Run, build_model, embedding_size
-from rnn_plugins.settings import Settings
 from rnn_plugins.tasks.language_model import LanguageModel, Model
-from rnn_plugins.text.corpus import Corpus, load_corpus, split
-from rnn_plugins.text.evaluation import trained_on
-from rnn_plugins.text.vocabulary import Vocabulary
 
 Array: TypeAlias = NDArray[Any]
 

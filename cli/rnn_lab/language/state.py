@@ -1,6 +1,6 @@
 """A network's state while it writes: kept in a file, taken up again, or with units held at a number.
 
-The file is a checkpoint (``minigrad.checkpoint``); how symbols are chosen stands in ``sampling.py``.
+The file is a checkpoint (``minigrad.checkpoint``); how symbols are chosen stands in ``rnn_plugins.language.sampling``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from minigrad import checkpoint, trees
 from rnn_cells import Stacked
 from rnn_cells.ablated import Ablated
 from rnn_cells.anatomy import State, anatomy, places_of_states
-from rnn_plugins import schema
+from rnn_lab import schema
+from rnn_lab.paths import BEST
+from rnn_lab.runs import Run
 from rnn_plugins.errors import UserError
-from rnn_plugins.places import BEST
-from rnn_plugins.runs import Run
+from rnn_plugins.language.sampling import Position
 from rnn_plugins.tasks.language_model import Model
-from rnn_plugins.text.sampling import Position
 
 KIND = "state of a text"
 """What the metadata of such a file call it."""

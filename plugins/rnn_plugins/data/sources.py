@@ -19,10 +19,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from rnn_plugins.data import RUN
+from rnn_plugins.data.decoding import Changes, NoText, cleaned, decode, decoded
+from rnn_plugins.data.vocabulary import Level, amount, listing
 from rnn_plugins.errors import UserError, why
-from rnn_plugins.places import MANIFEST
-from rnn_plugins.text.decoding import Changes, NoText, cleaned, decode, decoded
-from rnn_plugins.text.vocabulary import Level, amount, listing
 
 CHUNK = 1 << 20  # bytes read at a time
 
@@ -264,7 +264,7 @@ def _folder(folder: str, level: Level) -> tuple[list[Part], str]:
     paths: list[Path] = []
     for place, folders, files in os.walk(folder, onerror=closed):
         # What training wrote into its runs is no text to train on.
-        folders[:] = [n for n in folders if not (n.startswith(".") or os.path.isfile(os.path.join(place, n, MANIFEST)))]
+        folders[:] = [n for n in folders if not (n.startswith(".") or os.path.isfile(os.path.join(place, n, RUN)))]
         paths += [Path(place, name) for name in files if not name.startswith(".")]
     for path in map(str, sorted(paths)):
         part = Part(repr(path), path, packed=_is_packed(path))
@@ -315,7 +315,7 @@ def _standard_input() -> Iterator[bytes]:
 
 
 def _builtin(name: str) -> Iterator[bytes]:
-    from rnn_plugins.text.builtin import builtin
+    from rnn_plugins.data.builtin import builtin
 
     return (text.encode() for text in builtin(name))
 

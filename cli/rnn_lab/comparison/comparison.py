@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 
 from minigrad.graph import TraceError
 from minigrad.scan import release
-from rnn_plugins.blame import blaming
-from rnn_plugins.contest import seconds_of, task_of
-from rnn_plugins.cost import operations
+from rnn_lab.blame import blaming
+from rnn_lab.comparison.plan import seconds_of, task_of
+from rnn_lab.comparison.statistics import level, rank, welch
+from rnn_lab.language.evaluation import FEW_UNKNOWN, unknown_share
+from rnn_lab.runs import Run
+from rnn_lab.subject import Subject, of_run
 from rnn_plugins.errors import UserError
+from rnn_plugins.inspect.operations import operations
 from rnn_plugins.reports.flow import REACHED, crossing, measure_flow
 from rnn_plugins.reports.report import Chart, Curve, Page, Quantity, Table
 from rnn_plugins.reports.structure import CLASSES, ENOUGH, Outcomes, outcomes
 from rnn_plugins.reports.structure import write as written
-from rnn_plugins.reports.subject import Subject, of_run
-from rnn_plugins.runs import Run
-from rnn_plugins.text.evaluation import FEW_UNKNOWN, unknown_share
-from rnn_plugins.ties import level, rank, welch
 
 Array: TypeAlias = NDArray[Any]
 

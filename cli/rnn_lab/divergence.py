@@ -17,7 +17,7 @@ from rnn_plugins.reports.report import Look
 from rnn_plugins.tasks.language_model import LanguageModel
 
 if TYPE_CHECKING:
-    from rnn_plugins.reports.subject import Subject
+    from rnn_lab.subject import Subject
 
 HUGE = 1e4
 """The norm of a first gradient from which on the recurrence is at fault."""

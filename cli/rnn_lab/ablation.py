@@ -10,8 +10,8 @@ from typing import Any
 from rnn_cells import Cell
 from rnn_cells.ablated import Ablated
 from rnn_cells.anatomy import anatomy
+from rnn_lab.settings import Settings
 from rnn_plugins.errors import UserError, did_you_mean
-from rnn_plugins.settings import Settings
 
 
 def ablations(settings: Settings) -> list[str]:

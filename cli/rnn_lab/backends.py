@@ -17,8 +17,8 @@ from minigrad import blas
 from minigrad.compiled import jit
 from minigrad.compiled.parallel import threads
 from minigrad.scan import available_backends, use_backend
+from rnn_lab.settings import Backend
 from rnn_plugins.errors import UserError
-from rnn_plugins.settings import Backend
 
 
 def is_compiled(backend: Backend) -> bool:

@@ -14,11 +14,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rnn_lab.runs import Run
+from rnn_plugins.data.corpus import Corpus, load_corpus, recall_corpus, split
+from rnn_plugins.data.vocabulary import NOUNS, Level, Unknown, Vocabulary
 from rnn_plugins.errors import UserError
-from rnn_plugins.runs import Run
-from rnn_plugins.text.corpus import Corpus, load_corpus, recall_corpus, split
-from rnn_plugins.text.ngrams import XZ_WINDOW, baselines, compressors
-from rnn_plugins.text.vocabulary import NOUNS, Level, Unknown, Vocabulary
+from rnn_plugins.language.ngrams import XZ_WINDOW, baselines, compressors
 
 Array = NDArray[Any]
 

@@ -23,10 +23,9 @@ import numpy as np
 from minigrad import checkpoint, trees
 from minigrad.trees import Tree
 from rnn_cells import Cell, Stacked
-from rnn_plugins import registry, schema
-from rnn_plugins.ablation import ablated
-from rnn_plugins.errors import UserError, did_you_mean
-from rnn_plugins.places import (
+from rnn_lab import schema
+from rnn_lab.ablation import ablated
+from rnn_lab.paths import (
     BEST,
     EVENTS,
     LAST,
@@ -39,9 +38,11 @@ from rnn_plugins.places import (
     run_folders,
     runs_folder,
 )
-from rnn_plugins.settings import Settings
+from rnn_lab.settings import Settings
+from rnn_plugins import registry
+from rnn_plugins.data.vocabulary import Vocabulary, listing
+from rnn_plugins.errors import UserError, did_you_mean
 from rnn_plugins.tasks.language_model import ONE_HOT_LIMIT, LanguageModel, Model
-from rnn_plugins.text.vocabulary import Vocabulary, listing
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock

@@ -18,18 +18,18 @@ import numpy as np
 from minigrad import trees
 from minigrad.graph import TraceError
 from rnn_cells import Cell
+from rnn_lab.paths import folder_name, runs_folder
+from rnn_lab.runs import Run, build_model, embedding_size
+from rnn_lab.sessions import Session, start, stem
+from rnn_lab.settings import Settings
+from rnn_lab.subject import parse_cell
 from rnn_plugins import registry
-from rnn_plugins.cost import operations
+from rnn_plugins.data.corpus import Corpus, load_corpus, split
+from rnn_plugins.data.sources import is_pipe
 from rnn_plugins.errors import UserError
-from rnn_plugins.places import folder_name, runs_folder
-from rnn_plugins.reports.subject import parse_cell
-from rnn_plugins.runs import Run, build_model, embedding_size
-from rnn_plugins.sessions import Session, start, stem
-from rnn_plugins.settings import Settings
+from rnn_plugins.inspect.operations import operations
 from rnn_plugins.tasks.language_model import Model
 from rnn_plugins.tasks.task import Task
-from rnn_plugins.text.corpus import Corpus, load_corpus, split
-from rnn_plugins.text.sources import is_pipe
 
 Match = Literal["params", "flops", "seconds", "none"]
 """What is held equal between cells: parameters, operations a symbol, time of training, or nothing but the settings."""
