@@ -1,4 +1,4 @@
-"""What a task is: how files become examples, the model and its loss, its metrics, and what it offers commands beside."""
+"""What a task is: files into examples, the model and its loss, its metrics, and what it offers commands beside."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ class Task(ABC):
         return None
 
     def predict(self, model: Model, params: Tree, facts: Mapping[str, Any], files: Sequence[str]) -> Any:
-        """What the network says of inputs in files, as an iterator of JSON-like records; None where it predicts none."""
+        """What the network says of inputs in files, an iterator of JSON-like records; None where it predicts none."""
         return None
 
     def probe(self, model: Model, params: Tree, examples: Any, facts: Mapping[str, Any]) -> Probe | None:
