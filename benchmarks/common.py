@@ -34,8 +34,9 @@ from minigrad.scan import BACKENDS, use_backend
 from minigrad.schedules import constant
 from minigrad.training import start, train
 from rnn_cells import Stacked
+from rnn_plugins.language.model import Model
 from rnn_plugins.registry import entries, make_cell
-from rnn_plugins.tasks.language_model import LanguageModel, Model
+from rnn_plugins.tasks.language_model import LanguageModel
 
 VOCABULARY = 65
 LEARNING_RATE = 1e-3

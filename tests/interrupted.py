@@ -29,7 +29,7 @@ def drawing() -> tuple[Callable[[], Any], Callable[[], bool]]:
     """Draws a text from a network whose matrices two threads share."""
     from minigrad.scan import use_backend
     from rnn_cells.lstm import LSTM
-    from rnn_plugins.tasks.language_model import Model
+    from rnn_plugins.language.model import Model
 
     model = Model(LSTM(29, 300), 29, dtype="float64")
     with use_backend("compiled"):

@@ -10,7 +10,7 @@ from rnn_cells import Cell
 from rnn_lab.settings import Settings
 from rnn_lab.subject import Subject
 from rnn_plugins.data.vocabulary import Vocabulary
-from rnn_plugins.tasks.language_model import Model
+from rnn_plugins.language.model import Model
 
 
 @dataclass(frozen=True)

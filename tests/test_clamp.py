@@ -27,8 +27,8 @@ from rnn_lab.paths import BEST
 from rnn_lab.runs import Run
 from rnn_plugins.errors import UserError
 from rnn_plugins.language import sampling
+from rnn_plugins.language.model import Model
 from rnn_plugins.language.sampling import Choice, beam_search, begin, follow, sample
-from rnn_plugins.tasks.language_model import Model
 
 BACKENDS = ("reference", *available_backends())
 V = 7

@@ -12,7 +12,7 @@ from minigrad.graph import TraceError
 from rnn_cells import Cell, Stacked
 from rnn_plugins import registry
 from rnn_plugins.inspect.operations import operations
-from rnn_plugins.tasks.language_model import Model
+from rnn_plugins.language.model import Model
 
 SIZES = st.integers(1, 20)
 

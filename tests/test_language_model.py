@@ -4,7 +4,8 @@ import pytest
 from minigrad import log_softmax
 from rnn_cells.gru import GRU
 from rnn_cells.rnn import IRNN
-from rnn_plugins.tasks.language_model import LanguageModel, Model
+from rnn_plugins.language.model import Model
+from rnn_plugins.tasks.language_model import LanguageModel
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, 5, 3217).astype(np.uint8)
@@ -51,7 +52,7 @@ def test_a_text_of_some_thousand_symbols_takes_lanes_and_says_nearly_the_same(mo
     params = m.init_params(np.random.default_rng(1))
     assert m.evaluate(params, TOKENS) == m.evaluate(params, TOKENS, lanes=3)
     assert m.evaluate(params, TOKENS) == pytest.approx(m.evaluate(params, TOKENS, lanes=1), abs=1e-9)
-    monkeypatch.setattr("rnn_plugins.tasks.language_model.BLOCK", 100)  # blocks of few steps change nothing
+    monkeypatch.setattr("rnn_plugins.language.model.BLOCK", 100)  # blocks of few steps change nothing
     assert m.evaluate(params, TOKENS) == pytest.approx(m.evaluate(params, TOKENS, lanes=3), abs=1e-12)
 
 

@@ -414,7 +414,7 @@ def test_a_flow_over_a_hundred_lags_stays_within_600_megabytes():
         import numpy as np
         from rnn_cells.lstm import LSTM
         from rnn_plugins.reports.flow import measure_flow
-        from rnn_plugins.tasks.language_model import Model
+        from rnn_plugins.language.model import Model
         model, rng = Model(LSTM(65, 256), 65), np.random.default_rng(0)
         measure_flow(model, model.init_params(rng), rng.integers(0, 65, 3000), 100, 400)
         print(int(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1]) // 1024)

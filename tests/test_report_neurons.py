@@ -14,9 +14,9 @@ from rnn_plugins import registry
 from rnn_plugins.data.features import features
 from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.errors import UserError
+from rnn_plugins.language.model import Model
 from rnn_plugins.reports.neurons import Neurons, correlations, ranks, read_text, search
 from rnn_plugins.reports.report import Colouring, Look
-from rnn_plugins.tasks.language_model import Model
 
 LETTERS = "\n abc"
 

@@ -16,6 +16,7 @@ from rnn_cells import Cell
 from rnn_plugins.data.latex_check import check, spans
 from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.errors import UserError
+from rnn_plugins.language.model import Model
 from rnn_plugins.reports.report import Look, compose
 from rnn_plugins.reports.structure import (
     Bins,
@@ -28,7 +29,6 @@ from rnn_plugins.reports.structure import (
     write,
     write_side_by_side,
 )
-from rnn_plugins.tasks.language_model import Model
 
 BACKENDS = ["reference", *available_backends()]
 

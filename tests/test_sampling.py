@@ -16,8 +16,8 @@ from rnn_cells.stacked import Stacked
 from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.errors import UserError
 from rnn_plugins.language import sampling
+from rnn_plugins.language.model import Model
 from rnn_plugins.language.sampling import Choice, beam_search, opening, sample, start_of_text, write
-from rnn_plugins.tasks.language_model import Model
 
 SCORES = st.lists(st.floats(-8, 8, width=32), min_size=1, max_size=12).map(lambda x: np.array(x, np.float32))
 BYTES = Vocabulary.build([], "byte")

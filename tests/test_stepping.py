@@ -12,8 +12,8 @@ from rnn_cells import Stacked
 from rnn_cells.gru import GRU
 from rnn_cells.lstm import LSTM, PeepholeLSTM
 from rnn_cells.rnn import RNN
+from rnn_plugins.language.model import Model
 from rnn_plugins.language.sampling import BEFORE_PLANNING, DRAWN_AHEAD, Choice, sample
-from rnn_plugins.tasks.language_model import Model
 
 V = 11
 CELLS = [

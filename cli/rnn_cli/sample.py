@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from rnn_lab.runs import Run
     from rnn_lab.settings import Backend
     from rnn_plugins.data.vocabulary import Unknown, Vocabulary
+    from rnn_plugins.language.model import Model
     from rnn_plugins.language.sampling import Choice, Position
-    from rnn_plugins.tasks.language_model import Model
 
 RENAMED = {
     "primetext": "prime",  # karpathy/char-rnn

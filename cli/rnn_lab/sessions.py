@@ -43,8 +43,9 @@ from rnn_plugins.data.decoding import MARK
 from rnn_plugins.data.sources import is_pipe, label_of
 from rnn_plugins.data.vocabulary import NOUNS, Vocabulary
 from rnn_plugins.errors import UserError
+from rnn_plugins.language.model import LEARNING_RATE, Model
 from rnn_plugins.language.sampling import Choice, opening, sample, write
-from rnn_plugins.tasks.language_model import LEARNING_RATE, LanguageModel, Model, TextBatch
+from rnn_plugins.tasks.language_model import LanguageModel, TextBatch
 
 WARM_UP = 200
 """Steps of warm-up that a diverged run is advised to try."""

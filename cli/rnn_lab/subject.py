@@ -22,7 +22,8 @@ from rnn_plugins import registry
 from rnn_plugins.data.corpus import Corpus, load_corpus, split
 from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.errors import UserError
-from rnn_plugins.tasks.language_model import LanguageModel, Model
+from rnn_plugins.language.model import Model
+from rnn_plugins.tasks.language_model import LanguageModel
 
 Array: TypeAlias = NDArray[Any]
 

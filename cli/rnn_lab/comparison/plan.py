@@ -28,7 +28,7 @@ from rnn_plugins.data.corpus import Corpus, load_corpus, split
 from rnn_plugins.data.sources import is_pipe
 from rnn_plugins.errors import UserError
 from rnn_plugins.inspect.operations import operations
-from rnn_plugins.tasks.language_model import Model
+from rnn_plugins.language.model import Model
 from rnn_plugins.tasks.task import Task
 
 Match = Literal["params", "flops", "seconds", "none"]

@@ -18,7 +18,7 @@ from rnn_lab.runs import Run
 from rnn_plugins.data.corpus import load_corpus
 from rnn_plugins.data.vocabulary import Unknown, Vocabulary
 from rnn_plugins.errors import UserError
-from rnn_plugins.tasks.language_model import BLOCK, Model
+from rnn_plugins.language.model import BLOCK, Model
 
 Array: TypeAlias = NDArray[Any]
 

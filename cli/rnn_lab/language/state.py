@@ -21,8 +21,8 @@ from rnn_lab import schema
 from rnn_lab.paths import BEST
 from rnn_lab.runs import Run
 from rnn_plugins.errors import UserError
+from rnn_plugins.language.model import Model
 from rnn_plugins.language.sampling import Position
-from rnn_plugins.tasks.language_model import Model
 
 KIND = "state of a text"
 """What the metadata of such a file call it."""

@@ -11,7 +11,7 @@ from minigrad import affine
 from minigrad.graph import Op, Value, trace
 from minigrad.scan.passes import Level, classify, split
 from minigrad.trees import Tree
-from rnn_plugins.tasks.language_model import Model
+from rnn_plugins.language.model import Model
 
 MOVES = frozenset(
     {"alias", "reshape", "transpose", "broadcast_to", "pad", "concatenate", "stack", "getitem"}

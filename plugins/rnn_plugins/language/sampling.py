@@ -16,7 +16,7 @@ from minigrad.scan.planned import DrawingStepper
 from minigrad.trees import Tree
 from rnn_plugins.data.vocabulary import StreamDecoder, Vocabulary
 from rnn_plugins.errors import UserError
-from rnn_plugins.tasks.language_model import Model
+from rnn_plugins.language.model import Model
 
 Array = NDArray[Any]
 

@@ -20,10 +20,10 @@ from rnn_cells.anatomy import State, anatomy, places_of_states
 from rnn_plugins.data.latex_check import check
 from rnn_plugins.data.vocabulary import NOUNS
 from rnn_plugins.errors import UserError
+from rnn_plugins.language.model import Model
 from rnn_plugins.reports.jacobians import exp, jacobians_along, log, norm, stretches, width_of_carry
 from rnn_plugins.reports.probing import places, read, rows_at_once, state_gradients, windows
 from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report
-from rnn_plugins.tasks.language_model import Model
 
 if TYPE_CHECKING:
     from rnn_lab.subject import Subject

@@ -14,9 +14,9 @@ from minigrad.trees import Tree
 from rnn_lab.subject import Subject
 from rnn_plugins.data.vocabulary import NOUNS
 from rnn_plugins.errors import UserError
+from rnn_plugins.language.model import Model
 from rnn_plugins.reports.probing import ROWS_AT_ONCE, places, require_finite, rows_at_once, windows
 from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report
-from rnn_plugins.tasks.language_model import Model
 
 Array: TypeAlias = NDArray[Any]
 

@@ -15,7 +15,7 @@ from rnn_cells.anatomy import Tapped, anatomy, places_of_states
 from rnn_cells.cell import Cell
 from rnn_cells.stacked import Stacked
 from rnn_plugins.errors import UserError
-from rnn_plugins.tasks.language_model import Model
+from rnn_plugins.language.model import Model
 
 Array: TypeAlias = NDArray[Any]
 

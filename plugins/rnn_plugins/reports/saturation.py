@@ -15,9 +15,9 @@ from minigrad.trees import Tree
 from rnn_cells.anatomy import Activation, anatomy
 from rnn_plugins.data.vocabulary import listing
 from rnn_plugins.errors import UserError
+from rnn_plugins.language.model import Model
 from rnn_plugins.reports.probing import layers, read, watch
 from rnn_plugins.reports.report import Chart, Curve, Figure, Findings, Look, Quantity, Report, Table
-from rnn_plugins.tasks.language_model import Model
 
 if TYPE_CHECKING:
     from rnn_lab.subject import Subject

@@ -16,9 +16,9 @@ from rnn_lab.subject import Subject
 from rnn_plugins.data.latex_check import Count, check, spans
 from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.errors import UserError
+from rnn_plugins.language.model import Model
 from rnn_plugins.language.sampling import muted, opening, start_of_text
 from rnn_plugins.reports.report import Chart, Curve, Figure, Findings, Look, Quantity, Report, Table
-from rnn_plugins.tasks.language_model import Model
 
 Array: TypeAlias = NDArray[Any]
 

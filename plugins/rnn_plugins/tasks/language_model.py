@@ -1,184 +1,18 @@
-"""Predict the next symbol of a text: the model, its batches and its loss.
-
-Sampling from it stands in ``rnn_plugins.language.sampling``.
-"""
+"""Predict the next symbol of a text: its batches and its loss. The network is ``rnn_plugins.language.model``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minigrad import affine, log_softmax, mean, one_hot, pick, scan, take, trees
-from minigrad.initializers import glorot_uniform, zeros
-from minigrad.scan import Lookup, stepper
-from minigrad.scan.planned import Stepper
+from minigrad import mean
 from minigrad.trees import Tree
-from rnn_cells import Cell
-from rnn_cells.stacked import drop_steps
+from rnn_plugins.language.model import Model
 from rnn_plugins.tasks.task import Task
 
 Array = NDArray[Any]
-
-ONE_HOT_LIMIT = 256
-"""The largest vocabulary that is one-hot by default; above it an embedding is smaller and faster."""
-
-LEARNING_RATE = 2e-3
-"""Adam's, where a cell suggests none."""
-
-BLOCK = 1 << 22
-"""Logits that ``evaluate`` holds at once, so that a large vocabulary does not need more memory than training."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """Embedding, cell, linear head: all of a language model but its numbers.
-
-    Attributes:
-        cell: the recurrent part, one cell or a stack.
-        vocabulary_size: the number V of symbols.
-        embedding_size: the width of an embedding; 0 where symbols enter one-hot.
-        dropout: the rate before the head while training.
-        variational: one dropout mask for all steps.
-        dtype: of parameters and activations.
-    """
-
-    cell: Cell
-    vocabulary_size: int
-    embedding_size: int = 0
-    dropout: float = 0.0
-    variational: bool = False
-    dtype: str = "float32"
-
-    @property
-    def suggested_learning_rate(self) -> float:
-        """The learning rate that suits its cell."""
-        return self.cell.suggested_learning_rate or LEARNING_RATE
-
-    @property
-    def shapes_around_the_cell(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the parameters beside the cell's, by path: known without making any."""
-        shapes = {"head.W": (self.cell.output_size, self.vocabulary_size), "head.b": (self.vocabulary_size,)}
-        if self.embedding_size:
-            shapes["embedding"] = (self.vocabulary_size, self.embedding_size)
-        return shapes
-
-    def init_params(self, rng: np.random.Generator) -> Tree:
-        """``cell``, ``head`` (W (H, V), b (V,)), and ``embedding`` (V, E) where there is one."""
-        size, classes = self.cell.output_size, self.vocabulary_size
-        params: dict[str, Any] = {}
-        if self.embedding_size:
-            params["embedding"] = rng.normal(0, 1, (classes, self.embedding_size)).astype(np.float32)
-        params["cell"] = self.cell.init_params(rng)
-        params["head"] = {"W": glorot_uniform(rng, (size, classes)), "b": zeros(rng, (classes,))}
-        return trees.cast(params, self.dtype)
-
-    def init_carry(self, batch_size: int) -> Tree:
-        """The cell's first carry, in the model's dtype."""
-        return trees.cast(self.cell.init_carry(batch_size), self.dtype)
-
-    def inputs(self, params: Tree, tokens: Array) -> Any:
-        """What the cell sees of symbols (...): their embeddings, or one-hot rows, (..., I)."""
-        if self.embedding_size:
-            return take(params["embedding"], tokens)
-        return one_hot(tokens, self.vocabulary_size, self.dtype)
-
-    def table(self, params: Tree) -> Any:
-        """What the cell sees of each symbol: their embeddings, or one-hot rows, (V, I)."""
-        return params["embedding"] if self.embedding_size else np.eye(self.vocabulary_size, dtype=self.dtype)
-
-    def states(
-        self, params: Tree, carry: Tree, tokens: Array, *, mask: Any = None, rng: np.random.Generator | None = None
-    ) -> tuple[Tree, Any]:
-        """Symbols (T, B) -> the carry after them and what the head sees, (T, B, output_size)."""
-        carry, ys = self.cell.unroll(params["cell"], carry, Lookup(self.table(params), tokens), mask=mask, rng=rng)
-        if self.dropout and rng is not None:
-            ys = drop_steps(ys, self.dropout, self.variational, rng)
-        return carry, ys
-
-    def unroll(
-        self, params: Tree, carry: Tree, tokens: Array, *, mask: Any = None, rng: np.random.Generator | None = None
-    ) -> tuple[Tree, Any]:
-        """Symbols (T, B) -> the carry after them and the logits of each next symbol, (T, B, V)."""
-        carry, ys = self.states(params, carry, tokens, mask=mask, rng=rng)
-        return carry, affine(params["head"], ys)
-
-    def losses(
-        self,
-        params: Tree,
-        carry: Tree,
-        tokens: Array,
-        targets: Array,
-        *,
-        mask: Any = None,
-        rng: np.random.Generator | None = None,
-    ) -> tuple[Tree, Any]:
-        """Symbols and those after them, both (T, B) -> the carry and -log p(target), (T, B), in nats."""
-        carry, ys = self.states(params, carry, tokens, mask=mask, rng=rng)
-        _, losses = scan(_Head(), params["head"], (), (ys, targets))
-        return carry, losses
-
-    def step(self, params: Tree, carry: Tree, tokens: Array) -> tuple[Tree, Array]:
-        """One symbol each of B texts, (B,) -> the carry and the logits of the next, (B, V)."""
-        carry, y = self.cell(params["cell"], carry, self.inputs(params, tokens))
-        return carry, affine(params["head"], y)
-
-    def stepper(self, params: Tree, carry: Tree) -> Stepper | None:
-        """``step`` prepared to be taken many times from ``carry`` on; None where no backend can do better."""
-        return stepper(_Scores(self.cell), params, carry, self.table(params))
-
-    def evaluate(self, params: Tree, tokens: Array, *, lanes: int | None = None) -> float:
-        """The mean loss in nats of each symbol of ``tokens`` but the first, given those before it.
-
-        A long text is cut into lanes that run side by side. Each lane but the first begins with the carry that reading
-        the whole lane before it leaves: at least a thousand symbols of memory, where one pass has all of them.
-
-        Args:
-            params: the parameters.
-            tokens: (N,), N at least 2.
-            lanes: how many; None chooses by the length, and 1 is one pass from beginning to end, the exact figure.
-        """
-        count = len(tokens) - 1
-        lanes = lanes or max(1, min(64, count // 1000))
-        share = -(-count // lanes)
-        warm_up = share if lanes > 1 else 0
-        starts = np.arange(lanes) * share - warm_up
-        block = max(1, min(128, BLOCK // (lanes * self.vocabulary_size)))
-        carry, total = self.init_carry(lanes), 0.0
-        for t in range(0, share + warm_up, block):
-            steps = np.arange(t, min(t + block, share + warm_up))
-            positions = starts + steps[:, None]  # (T, B)
-            live = (positions >= 0) & (positions < count)
-            scored = live & (steps[:, None] >= warm_up)
-            places = np.where(live, positions, 0)
-            inputs, targets = (np.asarray(tokens[i], np.intp) for i in (places, np.where(live, places + 1, 0)))
-            carry, losses = self.losses(params, carry, inputs, targets, mask=None if live.all() else live)
-            total += float(np.sum(losses[scored], dtype=np.float64))
-        return total / count
-
-
-@dataclass(frozen=True)
-class _Head:
-    """From outputs of the cell to losses, as a step without a carry, so that it is planned as the cell is."""
-
-    def __call__(self, params: Tree, carry: Tree, x: tuple[Any, Any]) -> tuple[Tree, Any]:
-        """One step: y (B, H) and the target (B,) -> -log p(target), (B,)."""
-        y, target = x
-        return carry, -pick(log_softmax(affine(params, y)), target)
-
-
-@dataclass(frozen=True)
-class _Scores:
-    """From what the cell sees of a symbol to the scores of the next, as a step."""
-
-    cell: Cell
-
-    def __call__(self, params: Tree, carry: Tree, x: Any) -> tuple[Tree, Any]:
-        """One step: x (B, I) -> the logits, (B, V)."""
-        carry, y = self.cell(params["cell"], carry, x)
-        return carry, affine(params["head"], y)
 
 
 class TextBatch(NamedTuple):
