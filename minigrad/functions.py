@@ -114,28 +114,68 @@ def layer_norm(x: Any, gain: Any, bias: Any, axis: int = -1, epsilon: float = 1e
     return gain * centred / (variance + epsilon) ** 0.5 + bias
 
 
-def dropout_mask(shape: tuple[int, ...], rate: float, rng: np.random.Generator, dtype: Any = np.float32) -> Array:
+class Share(np.random.Generator):
+    """A generator for some rows of a batch: what it draws by ``draw`` are those rows of a draw for the whole batch.
+
+    Processes that train together, each on its rows of one batch, begin with the same bit generator. Their dropout masks
+    are then the rows of the masks that one process would draw, and their generators stay in the same state, as long as
+    their sequences are padded to the length of the whole batch.
+
+    Attributes:
+        rows: which sequences of the batch.
+        size: how many sequences the whole batch has.
+    """
+
+    def __init__(self, bit_generator: np.random.BitGenerator, rows: slice, size: int) -> None:
+        super().__init__(bit_generator)
+        self.rows, self.size = rows, size
+
+    def __reduce__(self) -> Any:
+        return Share, (self.bit_generator, self.rows, self.size)
+
+    def draw(self, shape: tuple[int, ...], axis: int) -> Array:
+        """Uniform float32 numbers of a shape: the rows of those of the whole batch, whose axis is ``axis``."""
+        whole = self.random((*shape[:axis], self.size, *shape[axis + 1 :]), dtype=np.float32)
+        return whole[(slice(None),) * axis + (self.rows,)]
+
+
+def dropout_mask(
+    shape: tuple[int, ...], rate: float, rng: np.random.Generator, dtype: Any = np.float32, *, axis: int = 0
+) -> Array:
     """Zeros with probability ``rate``, and 1 / (1 - rate) elsewhere, so that a product keeps its expectation.
+
+    Args:
+        shape: of the mask.
+        rate: the probability of a zero.
+        rng: draws the mask; a ``Share`` draws that of the whole batch.
+        dtype: of the mask.
+        axis: that of the batch.
 
     Raises:
         ValueError: ``rate`` is outside [0, 1).
     """
     if not 0 <= rate < 1:
         raise ValueError(f"dropout: the rate is {rate}; it must be at least 0 and below 1")
-    kept = rng.random(shape, dtype=np.float32) >= rate
-    mask: Array = np.asarray(kept, dtype) / np.asarray(1 - rate, dtype)
+    draws = rng.draw(shape, axis) if isinstance(rng, Share) else rng.random(shape, dtype=np.float32)
+    mask: Array = np.asarray(draws >= rate, dtype) / np.asarray(1 - rate, dtype)
     return mask
 
 
-def dropout(x: Any, rate: float, rng: np.random.Generator) -> Any:
+def dropout(x: Any, rate: float, rng: np.random.Generator, *, axis: int = 0) -> Any:
     """``x``, of any shape, with elements dropped at random, the others scaled by 1 / (1 - rate).
 
     Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov 2014, "Dropout", JMLR 15; scaled here, not afterwards.
 
+    Args:
+        x: what is dropped from.
+        rate: the probability that an element is dropped.
+        rng: draws the mask, as in ``dropout_mask``.
+        axis: that of the batch.
+
     Raises:
         ValueError: ``rate`` is outside [0, 1).
     """
-    return x * dropout_mask(x.shape, rate, rng, x.dtype) if rate else x
+    return x * dropout_mask(x.shape, rate, rng, x.dtype, axis=axis) if rate else x
 
 
 def one_hot(indices: Array, classes: int, dtype: Any = np.float32) -> Array:

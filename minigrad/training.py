@@ -1,4 +1,4 @@
-"""Training: one gradient step after another on the loss and batches it is given. It knows no files and no terminal."""
+"""Training: one gradient step after another on the loss and batches it is given."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from minigrad.schedules import Schedule
 from minigrad.trees import Tree
 
 Loss = Callable[[Tree, Tree, Any, np.random.Generator], tuple[Any, Tree]]
-"""``(params, carry, batch, rng) -> (mean loss in nats, carry)``."""
+"""``(params, carry, batch, rng) -> (mean loss, carry)``."""
+
+Reduce = Callable[[Tree, float, float], tuple[Tree, float]]
+"""``(gradients, loss, weight) -> (gradients, loss)``: what one process has found, into what all together have."""
 
 
 @dataclass
@@ -42,7 +45,7 @@ class Details(NamedTuple):
     """What a step did to each parameter; all three are trees of the parameters' structure.
 
     Attributes:
-        gradients: before clipping.
+        gradients: before clipping, reduced where there is a ``reduce``.
         before: the parameters that the gradients are of.
         after: those after the update.
     """
@@ -60,6 +63,7 @@ class StepRecord(NamedTuple):
         loss: before the update, mean over the batch, nats.
         gradient_norm: the global norm before clipping.
         learning_rate: what the schedule gave for this step.
+        weight: of the batch, that is, how many terms its mean loss has; 1 where the batch does not say.
         details: of a step that is watched.
     """
 
@@ -67,6 +71,7 @@ class StepRecord(NamedTuple):
     loss: float
     gradient_norm: float
     learning_rate: float
+    weight: float
     details: Details | None = None
 
 
@@ -100,6 +105,7 @@ def train(
     clip_norm: float = 0.0,
     clip_value: float = 0.0,
     watch: Callable[[int], bool] = lambda step: False,
+    reduce: Reduce | None = None,
 ) -> Iterator[StepRecord]:
     """Take one step a batch, writing the new state into ``state``, and yield a record of each.
 
@@ -113,6 +119,10 @@ def train(
         clip_norm: the largest global norm of a gradient; 0 leaves it as it is.
         clip_value: the largest absolute value of an element; 0 leaves it as it is.
         watch: whether the record of a step, counted from 1, has details. They keep gradients and old parameters alive.
+        reduce: replaces the gradients and the loss of a batch before they are clipped and used. Where several processes
+            train together, each on its share of a batch (and with a ``minigrad.functions.Share`` for its dropout), it
+            is the mean over all of them, weighed by ``weight``: the attribute of that name of the batch, or 1 where the
+            batch has none. All processes must get the same bits.
 
     Raises:
         NotFinite: the loss or its gradient became infinite or NaN; ``state`` is the last good one.
@@ -123,6 +133,9 @@ def train(
         # Overflow is looked for below and explained; NumPy's warnings would only come before the explanation.
         with np.errstate(all="ignore"):
             (value, carry), gradients = gradient(state.params, state.carry, batch, state.rng)
+            weight = float(getattr(batch, "weight", 1.0))
+            if reduce is not None:
+                gradients, value = reduce(gradients, float(value), weight)
             watched = gradients if watch(state.step + 1) else None
             gradients, norm = clip_by_global_norm(gradients, clip_norm or np.inf)
             if not (np.isfinite(value) and np.isfinite(norm)):
@@ -135,7 +148,7 @@ def train(
         details = None if watched is None else Details(watched, state.params, params)
         state.params, state.carry = params, carry
         state.step += 1
-        yield StepRecord(state.step, float(value), float(norm), learning_rate, details)
+        yield StepRecord(state.step, float(value), float(norm), learning_rate, weight, details)
 
 
 def start(params: Tree, optimizer: Optimizer, carry: Tree, rng: np.random.Generator) -> TrainingState:

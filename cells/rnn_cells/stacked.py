@@ -124,4 +124,4 @@ def drop_steps(xs: Any, rate: float, variational: bool, rng: np.random.Generator
         ValueError: ``rate`` is outside [0, 1).
     """
     shape = (1, *xs.shape[1:]) if variational else xs.shape
-    return xs * dropout_mask(shape, rate, rng, xs.dtype)
+    return xs * dropout_mask(shape, rate, rng, xs.dtype, axis=1)
