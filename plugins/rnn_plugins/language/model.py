@@ -113,8 +113,13 @@ class Model:
     ) -> tuple[Tree, Any]:
         """Symbols and those after them, both (T, B) -> the carry and -log p(target), (T, B), in nats."""
         carry, ys = self.states(params, carry, tokens, mask=mask, rng=rng)
-        _, losses = scan(_Head(), params["head"], (), (ys, targets))
-        return carry, losses
+        return carry, self.surprise(params, ys, targets)
+
+    def surprise(self, params: Tree, ys: Any, targets: Array) -> Any:
+        """What the head sees and the symbols that follow, (T, B) or (B,) of them -> -log p(symbol) of each, in nats."""
+        if np.ndim(targets) == 1:
+            return _Head()(params["head"], (), (ys, targets))[1]
+        return scan(_Head(), params["head"], (), (ys, targets))[1]
 
     def step(self, params: Tree, carry: Tree, tokens: Array) -> tuple[Tree, Array]:
         """One symbol each of B texts, (B,) -> the carry and the logits of the next, (B, V)."""

@@ -1,0 +1,181 @@
+"""A probe: a network along sequences, as reports measure it, whatever the task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minigrad import trees
+from minigrad.trees import Tree
+from rnn_cells import Cell
+from rnn_cells.anatomy import Anatomy, anatomy
+from rnn_plugins.errors import UserError
+
+Array: TypeAlias = NDArray[Any]
+
+
+class Window(NamedTuple):
+    """Some steps of B sequences, side by side.
+
+    Attributes:
+        carry: before the first step.
+        xs: what the cell sees: (T, B, ...), or a ``minigrad.scan.Lookup`` of that shape.
+    """
+
+    carry: Tree
+    xs: Any
+
+
+class Labels(NamedTuple):
+    """What stands at the steps of a window, a short text each.
+
+    Attributes:
+        inputs: T, what the cell sees.
+        targets: T, what each loss is about; a single one where the only loss is at the end.
+    """
+
+    inputs: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
+class Probe(ABC):
+    """A network along sequences: what its cell sees, and the losses that come of its outputs.
+
+    A *position* is a number that stands for a place in the sequences after which something is predicted; what the
+    number is, is the probe's affair: of one long text the index of the symbol that is predicted, of separate sequences
+    that have one target each the number of the sequence.
+
+    Attributes:
+        cell: the recurrent part, one cell or a stack.
+        params: its parameters, and no others.
+        dtype: of parameters and activations.
+        unit: what a step is, in the singular: character, byte, word, frame.
+        sequence: what a sequence is, in the singular: text, name, recording.
+        separate: whether there are many sequences, each with a beginning of its own, and not one long one.
+        every_step: whether something is predicted after every step, and not only at the end of a sequence.
+        numbers_per_output: how many numbers a loss makes of the output of one step, which bounds the steps that fit
+            the memory.
+    """
+
+    cell: Cell
+    params: Tree
+    dtype: str
+    unit: str = "step"
+    sequence: str = "sequence"
+    separate: ClassVar[bool] = True
+    every_step: ClassVar[bool] = False
+    numbers_per_output: int = 1
+
+    @abstractmethod
+    def longest(self, *, scored: bool = True) -> int:
+        """The number of steps that there are at most before a position; of separate sequences, before enough of them.
+
+        Args:
+            scored: before a position whose target is known, so that there is a loss.
+        """
+
+    @abstractmethod
+    def ends(self, length: int, warm_up: int = 0, *, scored: bool = True) -> Sequence[int]:
+        """The positions, in order, that have so many steps before them.
+
+        Args:
+            length: steps that are looked at.
+            warm_up: steps before these, as ``window`` reads them; separate sequences need not have them.
+            scored: only those whose target is known.
+        """
+
+    @abstractmethod
+    def window(self, ends: Array, length: int, warm_up: int = 0) -> Window:
+        """The ``length`` steps before each of some positions (B,), and the carry before those.
+
+        Args:
+            ends: positions, as ``ends`` gives them.
+            length: T.
+            warm_up: how many steps before are read from the first carry on, in one long sequence; of a separate one,
+                all are that it has.
+
+        Raises:
+            UserError: the states grow beyond all numbers.
+        """
+
+    @abstractmethod
+    def targets(self, ends: Array, length: int) -> Array:
+        """What is to be predicted after each step of a window, (T, B); where not ``every_step``, at its end, (B,)."""
+
+    @abstractmethod
+    def loss(self, outputs: Any, targets: Array) -> Any:
+        """Losses in nats, differentiable.
+
+        Args:
+            outputs: of the cell, (..., B, output_size).
+            targets: (..., B), one for each output. Where not ``every_step``: (B,), for outputs (T, B, output_size).
+
+        Returns:
+            One for each target.
+        """
+
+    @abstractmethod
+    def astype(self, dtype: str) -> Probe:
+        """The same with parameters and activations of another dtype."""
+
+    def labels(self, end: int, length: int) -> Labels | None:
+        """What stands at the steps before a position; None where that is nothing to be written."""
+        return None
+
+    def distance(self) -> tuple[float | None, str]:
+        """How many steps lie between things that belong together, and the beginning of a clause that says so.
+
+        Such as 31 and "half of this text's brackets close later than". None where nothing is known.
+        """
+        return None, ""
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """The parts of the cell's step."""
+        return anatomy(self.cell)
+
+    @property
+    def sequences(self) -> str:
+        """All of them in words: "the text", "the names"."""
+        return f"the {self.sequence}{'s' if self.separate else ''}"
+
+    def init_carry(self, size: int) -> Tree:
+        """The first carry of so many sequences."""
+        return trees.cast(self.cell.init_carry(size), self.dtype)
+
+    def read(self, xs: Any, *, mask: Array | None = None) -> Tree:
+        """The carry after inputs (T, B, ...), from the first carry on.
+
+        Args:
+            xs: what the cell sees.
+            mask: (T, B), false at steps that are not there.
+
+        Raises:
+            UserError: the states grow beyond all numbers.
+        """
+        carry = self.init_carry(xs.shape[1])
+        if not xs.shape[0]:
+            return carry
+        # A step may give the parts of its carry in another order; that of the first is the one that states are told by.
+        with np.errstate(over="ignore", invalid="ignore"):
+            after = self.cell.unroll(self.params, carry, xs, mask=mask)[0]
+            last: Tree = trees.map(lambda _, leaf: leaf, carry, after)
+        require_finite(last)
+        return last
+
+
+def require_finite(numbers: Tree) -> None:
+    """See to it that states, or what is made of them, are numbers.
+
+    Raises:
+        UserError: one is infinite or no number.
+    """
+    if not all(np.isfinite(leaf).all() for leaf in trees.leaves(numbers)):
+        raise UserError(
+            "the network's states grow beyond all numbers: take a smaller recurrent matrix, or train "
+            "with clipping (--grad-clip 1)"
+        )
