@@ -339,9 +339,9 @@ def test_a_state_of_other_weights_is_noted(call):
          "--load-state '{best}' holds no state: give a file that rnn sample --save-state has written"),
         (["--save-state", "no/s"], "--save-state is 'no/s', and there is no folder 'no': make it first"),
         (["--save-state", "s", "--count", "2"],
-         "--save-state keeps the state at the end of one text that is drawn: leave out --count"),
+         "--save-state saves the state at the end of one drawn text: leave out --count"),
         (["--save-state", "s", "--beam", "2"],
-         "--save-state keeps the state at the end of one text that is drawn: leave out --beam"),
+         "--save-state saves the state at the end of one drawn text: leave out --beam"),
         (["--clamp", "h.12=1"], "--clamp is 'h.12=1'; the units of this network are h.0 to h.11, c.0 to c.11"),
     ],
 )  # fmt: skip

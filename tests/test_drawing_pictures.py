@@ -305,7 +305,7 @@ def test_a_picture_of_nothing_is_refused() -> None:
     with pytest.raises(UserError) as error:
         pictures.picture([page], "png")
     assert (
-        str(error.value) == "--png has nothing to draw, for there is no chart and no image here: use --html or --json"
+        str(error.value) == "--png has nothing to draw: there is no chart and no image; use --html or --json"
     )
 
 

@@ -131,7 +131,7 @@ def test_all_of_it_stands_there_with_its_numbers():
         assert np.allclose(shown[name], matrix, atol=5.1e-5), name
     for line in [
         *(f"E_{step.t}    = {step.loss:.4f}" for step in d.steps),
-        f"The largest difference of all is {d.difference:.1e}: nothing but rounding.",
+        f"The largest difference of all is {d.difference:.1e}: rounding only.",
         "s_t    = tanh(U x_t + W s_{t-1})",
         "dE_3/dW = sum over k = 1..3 of  dE_3/ds_3  ds_3/ds_k  ds_k/dW",
         "as rows, x @ U + s @",

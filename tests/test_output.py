@@ -74,7 +74,7 @@ def test_a_file_is_tried_before_the_work(which: str, tmp_path: Path, monkeypatch
 
     long = "x" * 300 + suffix
     said = refused([*WRITING[which], long], monkeypatch)
-    assert said == f"{option} is {long!r}, which cannot be written: file name too long; name another"
+    assert said == f"{option} is {long!r}, which cannot be written: file name too long; name another file"
 
     def closed(*_: Any, **__: Any) -> Any:
         raise PermissionError(errno.EACCES, "Permission denied", ".x.tmp")
@@ -82,7 +82,7 @@ def test_a_file_is_tried_before_the_work(which: str, tmp_path: Path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr("tempfile.TemporaryFile", closed)
         said = refused([*WRITING[which], f"file{suffix}"], monkeypatch)
-    assert said == f"{option} is 'file{suffix}', which cannot be written: permission denied; name another"
+    assert said == f"{option} is 'file{suffix}', which cannot be written: permission denied; name another file"
     assert os.listdir(tmp_path) == [f"folder{suffix}"]
 
 
@@ -94,7 +94,7 @@ def test_what_is_closed_is_refused(tmp_path: Path) -> None:
     for path in ("closed/file", "kept"):
         with pytest.raises(UserError) as error:
             output.try_file("html", path)
-        assert str(error.value) == f"--html is {path!r}, which cannot be written: permission denied; name another"
+        assert str(error.value) == f"--html is {path!r}, which cannot be written: permission denied; name another file"
 
 
 def test_trying_changes_nothing(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_devices_and_pipes_are_written_to_and_not_replaced(tmp_path: Path) -> No
     result = CliRunner().invoke(rnn, ["sample", "hamlet", "--length", "5", "--save-state", os.devnull])
     assert (result.exit_code, result.stderr) == (
         2,
-        f"Error: --save-state is {os.devnull!r}, which is no file: name one\n",
+        f"Error: --save-state is {os.devnull!r}, which is not a file: name one\n",
     )
 
 

@@ -1,4 +1,4 @@
-"""What the shell completes: names of runs and of cells. It imports nothing large, for it runs at every press of Tab."""
+"""Shell completion of the names of runs and cells. It runs at every press of Tab, so it imports nothing large."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from click.shell_completion import CompletionItem
 
 
 def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The names of the runs there are, the newest first; none that would command the terminal."""
+    """The names of the runs, the newest first, without names that contain control characters."""
     from rnn_cli.console import printable
     from rnn_lab.paths import run_folders
 
@@ -16,12 +16,12 @@ def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Co
 
 
 def runs_or_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The names of the runs there are; where none begins so, the shell's own completion of files."""
+    """The names of the runs; where none matches, the shell's own completion of files."""
     return runs(ctx, param, incomplete) or [CompletionItem(incomplete, type="file")]
 
 
 def cells(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The names of the installed cells; where none begins so, files, since a cell may be in one."""
+    """The names of the installed cells; where none matches, files, since a file can define a cell."""
     from rnn_plugins.registry import entries
 
     names = dict.fromkeys(entry.name for entry in entries("cells") if entry.name.startswith(incomplete))

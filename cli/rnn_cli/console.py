@@ -1,6 +1,6 @@
-"""The one terminal that all commands write to: results on standard output, progress and remarks on standard error.
+"""The one terminal that all commands write to: results to standard output, progress and notes to standard error.
 
-Whatever a stream's encoding is, it takes every character; and no text from outside can command a terminal.
+Every character can be written, whatever the stream's encoding, and no text can send a control sequence to the terminal.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 NEWLINE, TAB, OTHER = "↵", "⇥", "·"
-"""What stands for a line feed, a tab and every other character that is not written as itself."""
+"""Marks for a line feed, a tab, and any other character that is not printed as itself."""
 
 PLAINER = {NEWLINE: "$", TAB: ">", OTHER: "."}
-"""What stands for them in an encoding that lacks them."""
+"""The same for encodings without those characters."""
 
 QUIET = "rnn_cli.quiet"
-"""The key in a context's meta that says that a command makes no remarks."""
+"""Key in a Click context's meta: the command prints no notes."""
 
 _COMMANDS = r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-"""What a terminal obeys or reorders a line by: C0, DEL, C1, separators, bidirectional overrides and isolates; and half
-characters."""
+"""Characters that control a terminal or reorder a line: C0, DEL, C1, separators, bidirectional overrides and isolates;
+and lone surrogates."""
 
 
 def prepare() -> None:
-    r"""Make standard output and error take whatever is written.
+    r"""Make standard output and standard error accept any text.
 
-    A closed one leads nowhere, and what the encoding of an open one lacks is written as ``\u041e``, as JSON has it.
+    A closed stream becomes the null device; characters that an encoding lacks are written as in JSON, ``\u041e``.
     """
-    for number in range(3):  # else the next file to be opened would be taken for a standard stream
+    for number in range(3):  # otherwise the next file opened would become a standard stream
         try:
             os.fstat(number)
         except OSError:
@@ -70,28 +70,28 @@ def _escaped(character: str) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Text that a terminal shows and does not obey.
+    """Text without characters that control a terminal.
 
     Args:
-        text: from anywhere.
-        keep: characters that stay as they are, such as a line feed where there may be several lines.
+        text: any text.
+        keep: characters that stay as they are, such as a line feed in text of several lines.
 
     Returns:
-        The text, in which a mark stands for each character that could move the cursor, reach the terminal as a command
-        or turn the direction of writing.
+        The text, with a mark in place of each character that could move the cursor, start a control sequence or change
+        the direction of writing.
     """
     marks = {"\n": NEWLINE, "\t": TAB}
     return re.sub(_COMMANDS, lambda found: found[0] if found[0] in keep else marks.get(found[0], OTHER), text)
 
 
 def errors() -> Console:
-    """Rich on standard error, for progress and remarks: one for both, so that remarks stand above the progress."""
+    """Rich on standard error, for progress and notes: one console for both, so that notes appear above the progress."""
     return _errors_on(sys.stderr)
 
 
 @lru_cache(maxsize=1)
 def _errors_on(stream: TextIO) -> Console:
-    """Rich finds out once what a stream can show, and another stream may show more."""
+    """One console per stream, because Rich inspects a stream's abilities once."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
@@ -105,22 +105,22 @@ def results() -> Console:
 
 
 def is_stuck() -> bool:
-    """Whether standard output takes nothing more until somebody reads on."""
+    """Whether standard output would block until its reader continues."""
     import select
 
     try:
         return not select.select([], [sys.stdout.fileno()], [], 0)[1]
-    except (OSError, ValueError):  # it is no file, or Windows, which cannot say
+    except (OSError, ValueError):  # it is not a file, or Windows, which cannot tell
         return False
 
 
 @contextmanager
 def unless_stuck() -> Iterator[None]:
-    """Within this block standard output waits for no reader: what it does not take now is dropped, also afterwards."""
+    """Within this block standard output never blocks: what its reader does not accept is dropped, then and later."""
     try:
         number = sys.stdout.fileno()
         os.set_blocking(number, False)
-    except (OSError, AttributeError):  # it is no file, or Windows, which cannot
+    except (OSError, AttributeError):  # it is not a file, or Windows, which cannot
         yield
         return
     try:
@@ -132,7 +132,7 @@ def unless_stuck() -> Iterator[None]:
 
 
 def columns(stream: IO[str]) -> int:
-    """How wide lines may be: as COLUMNS says, or as wide as the terminal is; 80 at most where there is no terminal."""
+    """The width of a line: COLUMNS if set, else the width of the terminal; at most 80 without a terminal."""
     given = os.environ.get("COLUMNS", "")
     wide = int(given) if given.isascii() and given.isdigit() else 0
     if not stream.isatty():
@@ -143,9 +143,9 @@ def columns(stream: IO[str]) -> int:
 
 
 def remark(text: str) -> None:
-    """A line for the person, on standard error; on a terminal as many as it takes, broken between words.
+    """Print a note to standard error; on a terminal it is wrapped between words.
 
-    Where standard error takes nothing more, that is no reason to stop what is remarked upon.
+    A note that cannot be written is dropped and raises nothing.
     """
     import textwrap
 
@@ -156,14 +156,14 @@ def remark(text: str) -> None:
         if sys.stderr.isatty():
             width = columns(sys.stderr) - 1
             text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
-            print(text, file=sys.stderr)  # where Rich draws it puts itself in between, and Click would write past it
+            print(text, file=sys.stderr)  # while Rich redraws, it intercepts print, but not click.echo
         else:
             click.echo(text, err=True)
 
 
 @contextmanager
 def unheard() -> Iterator[None]:
-    """Lose what cannot be written to standard error in here, as when the terminal was hung up, and all that follows."""
+    """Ignore failed writes to standard error within this block, as after a hang-up, and mute the stream afterwards."""
     try:
         yield
     except OSError:
@@ -171,35 +171,35 @@ def unheard() -> Iterator[None]:
 
 
 def mute(stream: IO[str]) -> None:
-    """Let what is still written to a stream that failed or is stuck go nowhere, and what is in its buffer."""
-    with suppress(OSError, ValueError):  # one that is no file of the system's has no buffer that is flushed at the end
+    """Discard the buffer of a stream that failed or is blocked, and everything that is written to it from now on."""
+    with suppress(OSError, ValueError):  # a stream without a file descriptor has no buffer that is flushed at exit
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
 
 
 def hush() -> None:
-    """Let the command under way make no remarks; its errors are told as ever."""
+    """Suppress the current command's notes; errors are still printed."""
     click.get_current_context().meta[QUIET] = True
 
 
 def is_hushed() -> bool:
-    """Whether the command under way makes no remarks."""
+    """Whether the current command's notes are suppressed."""
     context = click.get_current_context(silent=True)
     return context is not None and QUIET in context.meta
 
 
 @contextmanager
 def telling(total: int) -> Iterator[Callable[[str], None]]:
-    """Tell what is being done, one thing after the other.
+    """Show which of several tasks is running.
 
-    On a terminal that is a line that shows how long it takes, and is gone in the end; elsewhere a line for each.
+    On a terminal, one line with the elapsed time, removed at the end; elsewhere one line per task.
 
     Args:
-        total: how many things there are to do.
+        total: the number of tasks.
 
     Yields:
-        What is called with the name of each before it is begun.
+        A function to call with each task's name before it starts.
     """
     if not is_live() or is_hushed():
         yield lambda what: remark(f"{what} ...")
@@ -225,12 +225,12 @@ def telling(total: int) -> Iterator[Callable[[str], None]]:
 
 
 def say(text: str) -> None:
-    """A line on standard output."""
+    """Print a line to standard output."""
     click.echo(printable(text))
 
 
 def as_json(value: Any, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:
-    """JSON for standard output: in ASCII where that is not UTF-8, and without what a terminal obeys."""
+    """JSON for standard output: ASCII unless the stream is UTF-8, without characters that control a terminal."""
     import json
 
     plain = not (sys.stdout.encoding or "").lower().startswith("utf")
@@ -239,5 +239,5 @@ def as_json(value: Any, indent: int | None = None, default: Callable[[Any], Any]
 
 
 def is_live() -> bool:
-    """Whether somebody is watching a terminal that can redraw."""
+    """Whether standard error is a terminal that can be redrawn."""
     return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")

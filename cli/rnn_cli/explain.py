@@ -1,4 +1,4 @@
-"""``rnn explain``: a derivation laid out to be read in a terminal. Its numbers come from the library."""
+"""``rnn explain``: print a derivation with its numbers."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from rnn_plugins.inspect.explain import Derivation
 
 WIDTH = 80
-"""How wide it gets at most."""
+"""Maximum width."""
 
 
 @click.group()
 def explain() -> None:
-    """Show how a computation goes, with its numbers."""
+    """Explain a computation step by step, with its numbers."""
 
 
 @explain.command()
-@click.option("--text", default="hello", show_default=True, help="What the network reads; it predicts each next one.")
-@click.option("--steps", default=3, show_default=True, help="How many steps the derivation goes back through.")
-@click.option("--hidden-size", default=3, show_default=True, help="Units of the network.")
-@click.option("--seed", default=1, show_default=True, help="Of the network's weights.")
+@click.option("--text", default="hello", show_default=True, help="Text to read; the network predicts each next symbol.")
+@click.option("--steps", default=3, show_default=True, help="Number of time steps to go back.")
+@click.option("--hidden-size", default=3, show_default=True, help="Hidden units.")
+@click.option("--seed", default=1, show_default=True, help="Random seed for the weights.")
 def bptt(text: str, steps: int, hidden_size: int, seed: int) -> None:
-    """Backpropagation through time, as the lectures derive it: every Jacobian, every product, every contribution.
+    """Derive backpropagation through time as the lecture does: every Jacobian, product and contribution.
 
-    Beside the sums stands the gradient that the toolkit's automatic differentiation gives for the same network.
+    The sums are compared with the gradient that automatic differentiation computes for the same network.
     """
     from rnn_plugins.inspect.explain import bptt as derive
 
@@ -71,7 +71,7 @@ def _forwards(d: Derivation) -> None:
 
 
 def _by_v(d: Derivation) -> None:
-    _heading("2. By V: each loss has to do with its own step alone")
+    _heading("2. By V: each loss depends only on its own step")
     _formulas("dE_t/dV = (yhat_t - y_t) outer s_t            y_t: the target, one-hot")
     _matrices(*((f"dE_{step.t}/dV", step.dV) for step in d.steps))
 
@@ -81,7 +81,7 @@ def _through_time(d: Derivation) -> None:
     _heading(f"3. Back through time: how s_{last} depends on the states before it")
     _paragraph(
         f"W and U stand in every step, so E_{last} depends on them through s_{last}, and through each earlier state: "
-        "a sum over k, in which ds_k/dW means that s_{k-1} is held fixed."
+        "a sum over k, in which ds_k/dW takes s_{k-1} as constant."
     )
     _formulas(
         f"dE_{last}/dW = sum over k = 1..{last} of  dE_{last}/ds_{last}  ds_{last}/ds_k  ds_k/dW",
@@ -127,7 +127,7 @@ def _comparison(d: Derivation) -> None:
         what = "from 2." if name == "V" else "the sum over k"
         _matrices((f"dE_{last}/d{name}, {what}", d.sums[name]), (f"dE_{last}/d{name}, the engine", d.engine[name]))
     _paragraph(
-        f"The largest difference of all is {d.difference:.1e}: nothing but rounding. The engine has used the cell "
+        f"The largest difference of all is {d.difference:.1e}: rounding only. The engine used the cell "
         "'rnn', the time loop and reverse-mode automatic differentiation, and none of the formulas above. The gradient "
         "of a whole text is the sum of such gradients over all its losses."
     )
@@ -148,7 +148,7 @@ def _what_it_shows(d: Derivation) -> None:
 
 
 def _so(d: Derivation) -> str:
-    """What follows from the norms; the library has worked out how far the factor carries."""
+    """The conclusion from the norms, extrapolated over more steps."""
     far = ", ".join(f"{value:.1e} over {steps} steps" for steps, value in d.outlook.items())
     if d.factor is not None and d.factor < 1:
         return (
@@ -172,7 +172,7 @@ def _names(d: Derivation) -> str:
 
 def _number(x: float) -> str:
     text = f"{x:7.4f}"
-    return text.replace("-", " ") if not text.strip("-0. ") else text  # no minus before a zero
+    return text.replace("-", " ") if not text.strip("-0. ") else text  # no minus sign before zero
 
 
 def _vector(values: Any) -> str:
@@ -184,7 +184,7 @@ def _rows(matrix: Any) -> list[str]:
 
 
 def _matrices(*named: tuple[str, Any]) -> None:
-    """Matrices under their names, as many beside each other as the width takes."""
+    """Matrices under their names, as many side by side as fit."""
     line: list[list[str]] = []
     for name, matrix in named:
         rows = [name, *_rows(matrix)]

@@ -17,7 +17,7 @@ from rnn_cli.console import prepare, printable, unless_stuck
 
 COMMANDS = {
     "train": ("rnn_cli.train", "Train a network on a text."),
-    "sample": ("rnn_cli.sample", "Let a trained network write."),
+    "sample": ("rnn_cli.sample", "Generate text with a trained network."),
     "eval": ("rnn_cli.eval", "Measure a trained network on a text, beside what counting reaches."),
     "score": ("rnn_cli.score", "Colour a text by how much each character surprises a network."),
     "report": ("rnn_cli.report", "Show what a network remembers, and why it forgets."),
@@ -25,7 +25,7 @@ COMMANDS = {
     "rerun": ("rnn_cli.rerun", "Repeat a run from its manifest."),
     "runs": ("rnn_cli.runs", "List the runs."),
     "cells": ("rnn_cli.cells", "List, show and check the installed cells."),
-    "explain": ("rnn_cli.explain", "Show how a computation goes, with its numbers."),
+    "explain": ("rnn_cli.explain", "Explain a computation step by step, with its numbers."),
 }
 """Each command's module, where it is found under its own name, and the line that ``rnn --help`` shows."""
 

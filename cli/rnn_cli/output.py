@@ -1,4 +1,4 @@
-"""Where pages go: the terminal, and the files that a command's options ask for. What is on them others say."""
+"""Write pages to the terminal and to the files that a command's options name."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Output(NamedTuple):
-    """The files that were asked for.
+    """The files requested.
 
     Attributes:
-        html: a page.
-        png: a picture.
-        svg: a drawing.
-        json: numbers; ``-`` is standard output, in place of the terminal's picture.
+        html: an HTML page.
+        png: a bitmap of all charts.
+        svg: the same as SVG.
+        json: all numbers; ``-`` is standard output, instead of the terminal's charts.
     """
 
     html: str | None = None
@@ -36,25 +36,25 @@ class Output(NamedTuple):
 
 
 _OPTIONS = {
-    "html": "Write a page that stands by itself.",
-    "png": "Write a picture of all plots.",
-    "svg": "Write the same picture as a drawing.",
-    "json": "Write every number, with its definition; - is standard output.",
+    "html": "Write a self-contained HTML page.",
+    "png": "Write all charts as a PNG image.",
+    "svg": "Write all charts as SVG.",
+    "json": "Write all numbers with their definitions; - is standard output.",
 }
 
 
 def output_options(command: Command) -> Command:
-    """Give a command ``--html``, ``--png``, ``--svg`` and ``--json``, which ``chosen`` takes out of its arguments."""
+    """Add ``--html``, ``--png``, ``--svg`` and ``--json`` to a command; ``chosen`` reads them."""
     for name, text in reversed(_OPTIONS.items()):
         command = click.option(f"--{name}", metavar="FILE", type=click.Path(readable=False), help=text)(command)
     return command
 
 
 def chosen(given: dict[str, Any]) -> Output:
-    """Take the files out of a command's arguments, and see at once whether they can be written.
+    """Remove the files from a command's arguments, and check at once that they can be written.
 
     Raises:
-        UserError: one cannot, as ``hold`` says.
+        UserError: a file cannot be written; see ``hold``.
     """
     output = Output(**{name: given.pop(name) for name in _OPTIONS})
     for name, path in output._asdict().items():
@@ -64,11 +64,11 @@ def chosen(given: dict[str, Any]) -> Output:
 
 
 def hold(name: str, path: str) -> None:
-    """See whether the file of an option for pages, such as ``html``, can be written.
+    """Check that the file of an option for pages, such as ``html``, can be written.
 
     Raises:
-        UserError: it is no file, its name is that of another kind of file, it needs a library that is not installed,
-            or ``try_file`` refuses it.
+        UserError: it is not a file, its name has another ending, it needs a library that is not installed, or
+            ``try_file`` refuses it.
     """
     if path == "-":
         raise UserError(f"--{name} is '-'; name a file")
@@ -82,12 +82,12 @@ def hold(name: str, path: str) -> None:
 
 
 def try_file(name: str, path: str) -> None:
-    """See, before the work, whether the file that an option names can be written after it. Nothing is left of that.
+    """Check before the work that the file an option names can be written after it. The check leaves nothing behind.
 
     Raises:
-        UserError: its folder is not there or closed, or the file is a folder or closed.
+        UserError: its folder does not exist or is not writable, or the file is a folder or not writable.
     """
-    folder = Path(os.path.realpath(path)).parent  # that of what a link points to
+    folder = Path(os.path.realpath(path)).parent  # of a link, the target's folder
     if os.path.isdir(path):
         raise UserError(f"--{name} is {path!r}, which is a folder: name a file in it")
     if not folder.is_dir():
@@ -96,7 +96,7 @@ def try_file(name: str, path: str) -> None:
         os.lstat(path)
     except FileNotFoundError:
         pass
-    except OSError as error:  # its name is too long
+    except OSError as error:  # the name is too long
         raise _closed(name, path, error) from None
     try:
         if os.path.isfile(path):
@@ -110,19 +110,19 @@ def try_file(name: str, path: str) -> None:
 
 
 def is_special(path: str) -> bool:
-    """Whether something is there that is no file to be replaced, such as /dev/stdout or a pipe."""
+    """Whether the path is something other than a replaceable file, such as /dev/stdout or a pipe."""
     return os.path.exists(path) and not os.path.isfile(path)
 
 
 def _closed(name: str, path: str, error: OSError) -> UserError:
     reason = (error.strerror or str(error)).lower()
-    return UserError(f"--{name} is {path!r}, which cannot be written: {reason}; name another")
+    return UserError(f"--{name} is {path!r}, which cannot be written: {reason}; name another file")
 
 
 def put(pages: Sequence[Page], heading: str, about: Sequence[str], output: Output) -> None:
-    """Write the files, and show pages on the terminal, whatever becomes of the files.
+    """Write the files, and print the pages, even when a file cannot be written.
 
-    The files come first, since whoever reads standard output may leave before its end, as ``head`` does.
+    The files come first, since the reader of standard output may close it early, as ``head`` does.
     """
     from rnn_plugins.reports.report import to_json
 
@@ -170,7 +170,7 @@ def _put_pictures(pages: Sequence[Page], output: Output) -> None:
 
 
 def write(path: str, content: str | bytes) -> None:
-    """Write a file, whole or not at all, and say so."""
+    """Write a file atomically, and print its name."""
     from minigrad.checkpoint import write_atomically
 
     data = content.encode("utf-8", "replace") if isinstance(content, str) else content

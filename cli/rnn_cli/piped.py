@@ -1,4 +1,4 @@
-"""Standard input that somebody has piped in and that nothing reads: a remark says so. It reads none of it."""
+"""A note for a command that ignores text piped to its standard input."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rnn_cli.console import remark
 
 
 def ignored(advice: str) -> None:
-    """Say that standard input is ignored, where there is something in it.
+    """Print a note that standard input is ignored, if there is something in it.
 
     Args:
-        advice: how to have it read, as the end of a sentence.
+        advice: which command would read it, as the end of a sentence.
     """
     if _waits():
         remark(f"Note: Standard input is ignored: {advice}.")
@@ -33,5 +33,5 @@ def _waits() -> bool:
 
         waiting = fcntl.ioctl(number, termios.FIONREAD, bytes(4))
         return int.from_bytes(waiting, sys.byteorder) > 0
-    except (OSError, ValueError, AttributeError, ImportError):  # closed or put in its place, or no such call here
+    except (OSError, ValueError, AttributeError, ImportError):  # closed or replaced, or the call does not exist here
         return False

@@ -1,4 +1,4 @@
-"""``rnn sample``: a trained network writes on standard output. What is said about it goes to standard error."""
+"""``rnn sample``: generate text with a trained network, on standard output; notes go to standard error."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ RENAMED = {
     "start-text": "prime",  # jcjohnson/torch-rnn
     "words": "length",  # PyTorch's word_language_model
 }
-"""Other programs' names for the same option."""
+"""Names of options in other programs."""
 
 SHOWN_EVERY = 0.02
-"""Seconds between the times at which what has been written is pushed out: often enough to look like one by one."""
+"""Seconds between flushes of standard output: often enough that symbols seem to appear one by one."""
 
 
 class SampleCommand(click.Command):
-    """A command that knows char-rnn's and torch-rnn's options: ``-primetext``, ``-sample 0``, ``-checkpoint``."""
+    """A command that also takes char-rnn's and torch-rnn's options: ``-primetext``, ``-sample 0``, ``-checkpoint``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As Click does, after other programs' names have been put into ours."""
+        """Translate other programs' option names, then parse as Click does."""
         if ctx.resilient_parsing:
             return super().parse_args(ctx, args)
         flags = {p.opts[0][2:]: p.is_flag for p in self.get_params(ctx) if isinstance(p, click.Option)}
@@ -57,7 +57,7 @@ class SampleCommand(click.Command):
 
 
 def _translate(arguments: Iterable[str], flags: Mapping[str, bool]) -> Iterator[str]:
-    """Arguments in our words; ``flags`` says of each of our options whether it stands without a value."""
+    """Arguments with our option names; ``flags`` maps each of our options to whether it takes no value."""
     rest = iter(arguments)
     for argument in rest:
         written, equals, value = argument.lstrip("-").partition("=")
@@ -77,47 +77,47 @@ def _translate(arguments: Iterable[str], flags: Mapping[str, bool]) -> Iterator[
             if not flags[name] and not equals:
                 yield from [next(rest, "")]
         else:
-            yield argument  # Click knows what to say of it
+            yield argument  # Click reports the error
 
 
 @click.command(cls=SampleCommand)
 @click.argument("run", required=False, shell_complete=completion.runs)
-@click.option("--prime", metavar="TEXT", help="What the text begins with; it is printed too.")
+@click.option("--prime", metavar="TEXT", help="Beginning of the text; it is printed too.")
 @click.option(
-    "--prime-file", metavar="FILE", type=click.Path(allow_dash=True, readable=False), help="The same from a file."
+    "--prime-file", metavar="FILE", type=click.Path(allow_dash=True, readable=False), help="Read the prime from a file."
 )
-@click.option("--length", metavar="N", default=2000, show_default=True, help="New characters; 0: until Ctrl-C.")
-@click.option("--temperature", metavar="X", default=1.0, show_default=True, help="Below 1 safer, above 1 wilder.")
-@click.option("--top-k", metavar="K", default=0, help="Choose among the K likeliest symbols only; 0: all.")
-@click.option("--top-p", metavar="P", default=1.0, help="Choose among the likeliest that together have probability P.")
-@click.option("--greedy", is_flag=True, help="Always the likeliest symbol.")
+@click.option("--length", metavar="N", default=2000, show_default=True, help="Characters to generate; 0: until Ctrl-C.")
+@click.option("--temperature", metavar="X", default=1.0, show_default=True, help="Below 1 safer, above 1 more random.")
+@click.option("--top-k", metavar="K", default=0, help="Draw from the K likeliest symbols; 0: from all.")
+@click.option("--top-p", metavar="P", default=1.0, help="Draw from the likeliest symbols of total probability P.")
+@click.option("--greedy", is_flag=True, help="Always choose the likeliest symbol.")
 @click.option("--beam", metavar="WIDTH", default=0, help="Search for the likeliest text instead of drawing one.")
-@click.option("--seed", metavar="N", type=int, help="Of the draws; drawn and printed, if not given.")
-@click.option("--count", metavar="N", default=1, show_default=True, help="How many texts; of a beam, the N likeliest.")
-@click.option("--stop", metavar="TEXT", multiple=True, help="End a text that has come to TEXT; may be repeated.")
+@click.option("--seed", metavar="N", type=int, help="Random seed; drawn and printed if not given.")
+@click.option("--count", metavar="N", default=1, show_default=True, help="Number of texts; of a beam, the N likeliest.")
+@click.option("--stop", metavar="TEXT", multiple=True, help="End the text after TEXT; may be repeated.")
 @click.option(
     "--unknown",
     type=click.Choice(["error", "skip", "replace"]),
     default="error",
     show_default=True,
-    help="What becomes of characters of the prime that the model has never seen.",
+    help="What to do with characters of the prime that are not in the vocabulary.",
 )
-@click.option("--allow-unknown", is_flag=True, help="Let a network of words write <unk>, which is left out otherwise.")
-@click.option("--raw", is_flag=True, help="Write nothing but the text, byte for byte, to a terminal too.")
+@click.option("--allow-unknown", is_flag=True, help="Allow a network of words to generate <unk>.")
+@click.option("--raw", is_flag=True, help="Print only the text, byte for byte, on a terminal too.")
 @click.option(
     "--clamp",
     metavar="UNIT=VALUE",
     multiple=True,
-    help="Hold a unit at a number, such as h.17=1, layer2.c.3=0, or 17=1 for an output; may be repeated.",
+    help="Clamp a unit to a number: h.17=1, layer2.c.3=0, or 17=1 for an output; may be repeated.",
 )
 @click.option(
     "--save-state",
     metavar="FILE",
     type=click.Path(readable=False),
-    help="Keep the network's state at the end of the text.",
+    help="Save the network's state at the end of the text.",
 )
-@click.option("--load-state", metavar="FILE", type=click.Path(readable=False), help="Go on from a state that was kept.")
-@click.option("--check", type=click.Choice(["latex"]), help="Count what the text opens and how it closes it, by kind.")
+@click.option("--load-state", metavar="FILE", type=click.Path(readable=False), help="Continue from a saved state.")
+@click.option("--check", type=click.Choice(["latex"]), help="Count what the text opens and closes, by kind.")
 @BACKEND
 @TRUST
 @click.pass_context
@@ -142,9 +142,9 @@ def sample(
     backend: Backend,
     **choosing: Any,
 ) -> None:
-    """Let a trained network write.
+    """Generate text with a trained network.
 
-    RUN is the newest one, if none is named. Without a prime, the text begins as after the end of a line.
+    RUN defaults to the newest run. Without a prime, the text begins as after a line feed.
 
     A text that is kept with --save-state and goes on with --load-state is the text that would have been written in one
     go: its draws go on too, unless --seed says otherwise. A prime is then read from that state on.
@@ -158,7 +158,7 @@ def sample(
         from rnn_lab.runs import find_run
         from rnn_plugins.language.sampling import Choice
 
-        Choice(**choosing)  # what is out of range is said before the run is looked for
+        Choice(**choosing)  # report values out of range before searching the run
         chosen = find_run(run)
         vocabulary = chosen.vocabulary
         choice = Choice(**choosing, never=() if allow_unknown else vocabulary.unwritten)
@@ -209,14 +209,14 @@ def sample(
 
 
 class Start(NamedTuple):
-    """What a text begins with.
+    """The beginning of a text.
 
     Attributes:
-        run: whose weights write it.
-        model: the run's, or with units clamped.
+        run: the run sampled from.
+        model: the run's, with units clamped if requested.
         params: its weights.
-        prime: symbols that are read first.
-        after: where they are read; None is at the beginning.
+        prime: symbols read first.
+        after: the position from which they are read; None is the beginning.
     """
 
     run: Run
@@ -227,16 +227,16 @@ class Start(NamedTuple):
 
 
 class Keeper:
-    """Keeps the network's state at the end of a text, also of one that Ctrl-C ends: it then ends with a whole symbol.
+    """Save the network's state at the end of a text, even if Ctrl-C ends it; the text then ends with a whole symbol.
 
     Args:
-        file: where to.
-        run: whose network it is.
-        rng: what draws the text; None where nothing is drawn.
+        file: the path to write.
+        run: the network's run.
+        rng: the generator that draws the text; None if nothing is drawn.
 
     Attributes:
-        stopped: whether Ctrl-C came; the next one leaves at once, as does the first where nobody reads on, and nothing
-            is kept.
+        stopped: whether Ctrl-C was pressed. A second one exits at once without saving, as does the first if standard
+            output is blocked.
     """
 
     def __init__(self, file: str, run: Run, rng: Generator | None) -> None:
@@ -246,7 +246,7 @@ class Keeper:
         self._before: Any = None
 
     def __enter__(self) -> None:
-        """Look out for Ctrl-C."""
+        """Install the handler for Ctrl-C."""
         ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # as under nohup, or in the background of a script
         if threading.current_thread() is threading.main_thread() and not ignored:
             self._before = signal.signal(signal.SIGINT, self._stop)
@@ -257,7 +257,7 @@ class Keeper:
         self.stopped = True
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Write the state where nothing went wrong."""
+        """Save the state if nothing failed."""
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
         if kind is None and self._position:
@@ -269,7 +269,7 @@ class Keeper:
             remark(f"Left at once: no state is in {self.file}.")
 
     def watched(self, symbols: Iterator[tuple[int, Position]]) -> Iterator[int]:
-        """The symbols alone, up to the one at which Ctrl-C comes."""
+        """The symbols without positions, until Ctrl-C."""
         for symbol, self._position in symbols:
             yield symbol
             if self.stopped:
@@ -277,11 +277,11 @@ class Keeper:
 
 
 Texts = Iterator[tuple[str, Iterator[str]]]
-"""What is to be said of each text, and its pieces."""
+"""The label of each text, and its pieces."""
 
 
 Errors = Literal["replace", "surrogateescape"]
-"""What becomes of bytes that are no UTF-8."""
+"""How to decode bytes that are not UTF-8."""
 
 
 def _draws(
@@ -293,7 +293,7 @@ def _draws(
     stop: tuple[str, ...],
     errors: Errors,
 ) -> Texts:
-    """Texts without end, one drawn after the other."""
+    """Endless texts, one after another."""
     from rnn_plugins.language.sampling import begin, follow, sample, write
 
     run, model, params, prime, after = start
@@ -319,19 +319,19 @@ def _beam(
 
 
 def _stream(pieces: Iterable[str], as_bytes: bool, end: str, keep: bool) -> str:
-    """Write pieces as they come.
+    """Write pieces as they arrive.
 
     Args:
-        pieces: of the text, which may be without end.
-        as_bytes: whether it is written in UTF-8, surrogates as the bytes that they stand for.
-        end: what is written after a text that does not end with it.
-        keep: whether the whole is wanted.
+        pieces: of the text, which may be endless.
+        as_bytes: whether to write UTF-8, with surrogates as the bytes that they encode.
+        end: written after a text that does not end with it.
+        keep: whether to return the whole text.
 
     Returns:
-        The whole, or the empty text.
+        The whole text, or an empty one.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal need not know every character
+        sys.stdout.reconfigure(errors="replace")  # a terminal may lack some characters
 
     watched = sys.stdout.isatty()
 
@@ -370,10 +370,10 @@ def _stream(pieces: Iterable[str], as_bytes: bool, end: str, keep: bool) -> str:
 
 
 def _hold(ctx: click.Context) -> None:
-    """Hold the options against each other.
+    """Check the options against each other.
 
     Raises:
-        UserError: two of them do not go together, or one is outside its range.
+        UserError: two options exclude each other, or one is out of range.
     """
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     values = ctx.params
@@ -387,15 +387,15 @@ def _hold(ctx: click.Context) -> None:
     if values["save_state"]:
         try_file("save-state", values["save_state"])
         if is_special(values["save_state"]):
-            raise UserError(f"--save-state is {values['save_state']!r}, which is no file: name one")
+            raise UserError(f"--save-state is {values['save_state']!r}, which is not a file: name one")
         if values["beam"] or values["count"] > 1:
             option = "beam" if values["beam"] else "count"
-            raise UserError(f"--save-state keeps the state at the end of one text that is drawn: leave out --{option}")
+            raise UserError(f"--save-state saves the state at the end of one drawn text: leave out --{option}")
     if values["beam"]:
         drawing = sorted(given & {"temperature", "top_k", "top_p", "greedy", "seed"})
         if drawing:
             option = drawing[0].replace("_", "-")
-            raise UserError(f"--beam looks for the likeliest text and draws nothing: leave out --{option}")
+            raise UserError(f"--beam searches for the likeliest text and draws nothing: leave out --{option}")
         if not values["length"]:
             raise UserError("--beam needs an end: give a --length above 0")
         if values["count"] > values["beam"]:
@@ -406,7 +406,7 @@ def _hold(ctx: click.Context) -> None:
 
 
 def _prime(prime: str | None, file: str | None, vocabulary: Vocabulary) -> str:
-    """What the text begins with."""
+    """The beginning of the text."""
     from rnn_plugins.data.decoding import decode
     from rnn_plugins.data.sources import read_bytes, read_text
 
@@ -427,9 +427,9 @@ def _prime(prime: str | None, file: str | None, vocabulary: Vocabulary) -> str:
 
 
 def _typed(text: str, option: str, vocabulary: Vocabulary) -> str:
-    """What was meant by a backslash with an n or a t, which a shell gives as it was typed.
+    r"""Read ``\n`` and ``\t`` as a line feed and a tab, since a shell passes them on as typed.
 
-    A network that knows no backslash cannot read one; to another, such as one of LaTeX, it may begin a command.
+    Only for a network without a backslash in its vocabulary: in LaTeX, for example, they may begin a command.
     """
     if "\\n" not in text and "\\t" not in text:
         return text
@@ -437,12 +437,12 @@ def _typed(text: str, option: str, vocabulary: Vocabulary) -> str:
         remark(rf"Note: \n and \t in {option} are read as a line feed and a tab.")
         return text.replace("\\n", "\n").replace("\\t", "\t")
     if re.search(r"\\[nt](?![A-Za-z])", text):
-        remark(rf"Note: \n and \t in {option} are read as they stand; in bash and zsh, $'\n' is a line feed.")
+        remark(rf"Note: \n and \t in {option} are read literally; in bash and zsh, $'\n' is a line feed.")
     return text
 
 
 def _check_latex(text: str) -> None:
-    """What a text opens and how it closes that, on standard error, so that standard output is the text alone."""
+    """Print what a text opens and closes to standard error, so that standard output is only the text."""
     from rnn_plugins.data.latex_check import check
 
     report = check(text)

@@ -1,4 +1,4 @@
-"""Text laid out in plain characters: aligned columns, and paragraphs as wide as the terminal. It knows no numbers."""
+"""Plain-text layout: aligned columns, and paragraphs as wide as the terminal."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def table(
 
     Args:
         rows: of cells.
-        heads: of the columns; none leaves their line out.
-        align: a letter a column, ``<`` or ``>``; columns beyond it are ``<``.
+        heads: of the columns; without any there is no header line.
+        align: one letter per column, ``<`` or ``>``; further columns are ``<``.
         indent: spaces before each line.
-        bold: which row stands out, as the heads do.
+        bold: the row printed in bold, as the heads are.
 
     Returns:
         Lines, the last one with its line feed. On a terminal the last column is wrapped to its width; elsewhere a row
-        is a line.
+        is one line.
     """
     lines = [[printable(cell) for cell in row] for row in [*([heads] if heads else []), *rows]]
     stand_out = {0 if heads else None, None if bold is None else bold + bool(heads)}
@@ -50,14 +50,14 @@ def table(
 
 
 def prose(text: str) -> str:
-    """Paragraphs filled to the width of the terminal, 100 at most; what is indented stays as it is."""
+    """Paragraphs filled to the width of the terminal, 100 at most; indented lines stay as they are."""
     width = min(columns(sys.stdout), 100)
     blocks = printable(text, keep="\n").split("\n\n")
     return "".join((b if b.startswith(" ") else textwrap.fill(b, width)) + "\n\n" for b in blocks)[:-1]
 
 
 def sentence(text: str) -> str:
-    """A remark with a capital letter and a full stop."""
+    """A note with a capital letter and a full stop."""
     return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 

@@ -1,1 +1,1 @@
-"""Drawing of what reports have measured: on a terminal, as pictures and as a page. It measures nothing."""
+"""Draw the pages of reports: on a terminal, as images, and as HTML."""

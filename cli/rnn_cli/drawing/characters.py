@@ -1,7 +1,7 @@
-"""Charts, images and coloured texts in a terminal's characters. It prints nothing.
+"""Charts, images and coloured texts in terminal characters.
 
-The charts are our own: plotext (6.1), the library for this, keeps one figure for the whole process, lays its legend
-over the curves, puts ticks at uneven numbers, needs box-drawing characters, and is machine code for one kind of chip.
+We do not use plotext (6.1): it keeps one figure per process, draws its legend over the curves, puts ticks at uneven
+numbers, needs box-drawing characters, and ships machine code for one architecture.
 """
 
 from __future__ import annotations
@@ -24,48 +24,48 @@ from rnn_plugins.reports.report import Array, Chart, Colouring, Curve, Image
 CHART_ROWS, IMAGE_ROWS = 14, 24
 
 MARKERS, BOUNDS, REFERENCES = "ox+*#@%&", "-=~^", ".:',"
-"""What curves are drawn in: a character each, so that they can be told without colour."""
+"""The characters of curves: one per curve, so that curves differ without colour."""
 
 MORE_MARKERS = string.ascii_uppercase + string.digits + string.ascii_lowercase
-"""What the curves of a kind are drawn in after that."""
+"""The characters of reference curves."""
 
 COLOURS = ("#2a8fd6", "#d65f1e", "#0fa37a", "#c9629f", "#a58612", "#888888")
-"""Of middling lightness, to be seen on black and on white."""
+"""Of medium lightness, legible on black and on white."""
 
 SHADES = ".:-=+*#%@"
-"""From the lowest value to the highest; a blank is no value."""
+"""From the lowest value to the highest; a blank is a missing value."""
 
 VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
-"""The same in colour, and in equal steps of lightness."""
+"""The same as colours, in equal steps of lightness."""
 
 PLAINER = str.maketrans(console.PLAINER | {"–": "-", "—": "-", "’": "'", "×": "x", "…": "..."})
-"""What comes closest in ASCII."""
+"""The nearest ASCII characters."""
 
 
 @dataclass(frozen=True)
 class Screen:
-    """What can be shown: in how many columns, in which characters, with or without colour."""
+    """The output's width in columns, its encoding, and whether it has colours."""
 
     width: int = 80
     encoding: str = "utf-8"
     coloured: bool = False
 
     def text(self, words: str) -> str:
-        """A line of text that the terminal can show; in place of every other character it has a question mark."""
+        """A line of text with a question mark for each character that the terminal lacks."""
         plain = visible(words) if self.encoding.startswith("utf") else visible(words).translate(PLAINER)
         return plain.encode(self.encoding, "replace").decode(self.encoding)
 
     def styled(self, words: str, style: str | Style) -> Text:
-        """The same in a style, where there are styles."""
+        """The same in a style, if the terminal has styles."""
         return Text(self.text(words), style if self.coloured else "")
 
     def axis(self) -> tuple[str, str, str, str]:
-        """Characters for a tick beside the y axis, the axis, the corner, the x axis and a tick below it."""
+        """The characters of a y tick, the y axis, the corner, the x axis and an x tick."""
         return ("┤", "│", "└", "─") if self.encoding.startswith("utf") else ("+", "|", "+", "-")
 
 
 def chart(figure: Chart, screen: Screen) -> list[Text]:
-    """A chart's axes, curves and legend, a line each."""
+    """A chart's lines: axes, curves and legend."""
     curves = drawable(figure)
     x_axis, y_axis = axes(figure, curves, bands=False)
     heights = {_cell(place, CHART_ROWS): _tick(value, y_axis) for value, place in _ticks(y_axis, 6)}
@@ -79,7 +79,7 @@ def chart(figure: Chart, screen: Screen) -> list[Text]:
     at: dict[tuple[int, int], int] = {}
     for (column, row), places in owners.items():
         prominent = [place for place in places if curves[place].role not in FAINT] or places
-        at[column, row] = prominent[column % len(prominent)]  # where curves run over each other, all are seen in turn
+        at[column, row] = prominent[column % len(prominent)]  # where curves overlap, they alternate
     tick, side, corner, foot = screen.axis()
     lines = _caption(figure.y_label, screen)
     for row in reversed(range(CHART_ROWS)):
@@ -100,7 +100,7 @@ def chart(figure: Chart, screen: Screen) -> list[Text]:
 
 
 def _markers(curves: Sequence[Curve]) -> list[str]:
-    """A character for each curve that no other has, as long as there are enough."""
+    """A character for each curve, unique as long as there are enough."""
     kinds = {"bound": BOUNDS, "reference": REFERENCES}
     chosen: list[str] = []
     for curve in curves:
@@ -115,7 +115,7 @@ def _marked(marker: str, curves: Sequence[Curve], place: int, screen: Screen) ->
 
 
 def _cells(curve: Curve, x_axis: Axis, y_axis: Axis, columns: int) -> set[tuple[int, int]]:
-    """The characters that a curve runs through, counted from the lower left."""
+    """The (column, row) cells that a curve passes through, from the lower left."""
     x, y = curve.x, curve.y
     if curve.role == "steps":
         x, y = np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
@@ -148,7 +148,7 @@ def _cell(place: float, cells: int) -> int:
 
 
 def _ruler(marks: Sequence[tuple[int, str]], width: int, indent: int) -> str:
-    """Words below their columns, as many as have room."""
+    """Words below their columns, as many as fit."""
     line = ""
     for column, word in marks:
         start = max(min(indent + column - len(word) // 2, indent + width - len(word) - 1), 0)
@@ -160,7 +160,7 @@ def _ruler(marks: Sequence[tuple[int, str]], width: int, indent: int) -> str:
 def _legend(
     curves: Sequence[Curve], markers: Sequence[str], behind: Container[int], screen: Screen, indent: int
 ) -> list[Text]:
-    """Markers with what they mean, as many in a line as have room; ``behind`` are curves that others cover wholly."""
+    """Markers and labels, as many per line as fit; ``behind`` are curves entirely covered by others."""
     lines = [Text(" " * indent)]
     for place, curve in enumerate(curves):
         words = screen.text(curve.label)
@@ -180,20 +180,20 @@ def _legend(
 
 
 def _caption(words: str, screen: Screen, indent: int = 0) -> list[Text]:
-    """Words beside a drawing, in as many lines as they take."""
+    """A caption, wrapped."""
     lines = filled(screen.text(words), screen.width - indent) or [""]
     return [screen.styled(" " * indent + line, "dim") for line in lines]
 
 
 def image(figure: Image, screen: Screen) -> list[Text]:
-    """A matrix as blocks of colour, or as characters of different weight, with the scale below."""
+    """A matrix as coloured blocks, or as characters of different density, with the scale below."""
     values = np.asarray(figure.values, np.float64)
     if not values.size:
         return [screen.styled("(nothing to draw)", "")]
     names = [screen.text(word) for word in figure.y_ticks] or [str(row) for row in range(len(values))]
     margin = min(max(map(cell_len, names)), 16)
     room = screen.width - margin - 3
-    # With a floor what is infinite has a colour, and so a part in the mean.
+    # With a floor, infinite values have a colour, so they count in the mean.
     blocks = _means(coloured_values(figure, values) if figure.floor else values, IMAGE_ROWS, room)
     wide = max(min(3, room // blocks.shape[1]), 1)
     axis = image_axis(figure)
@@ -226,7 +226,7 @@ def image(figure: Image, screen: Screen) -> list[Text]:
 
 
 def _means(values: Array, rows: int, columns: int) -> Array:
-    """A matrix of at most so many rows and columns, whose values are means of blocks; NaN where there is nothing."""
+    """A matrix reduced to at most ``rows`` x ``columns`` block means; NaN for an empty block."""
     for axis, most in ((0, rows), (1, columns)):
         edges = np.linspace(0, values.shape[axis], min(most, values.shape[axis]) + 1).round().astype(int)[:-1]
         known = np.isfinite(values)
@@ -237,7 +237,7 @@ def _means(values: Array, rows: int, columns: int) -> Array:
 
 
 def _levels(places: Array, count: int) -> list[list[int | None]]:
-    """Places between 0 and 1 in so many equal steps; None for no value."""
+    """Numbers in [0, 1] as levels 0 to ``count`` - 1; None for a missing value."""
     steps = np.clip(np.nan_to_num(places) * count, 0, count - 1).astype(int)
     return [
         [int(step) if known else None for step, known in zip(*row, strict=True)]
@@ -254,7 +254,7 @@ def _shade(level: int | None, wide: int, screen: Screen) -> Text:
 
 
 def _columns(figure: Image, all_columns: int, blocks: int, wide: int, indent: int, screen: Screen) -> list[Text]:
-    """What stands below the columns: their words where they fit, some of their numbers otherwise."""
+    """The labels below the columns: their words if they fit, else some of their numbers."""
     words = [screen.text(word) for word in figure.x_ticks]
     if words and blocks == all_columns and max(map(cell_len, words)) <= wide:
         return [Text(" " * indent + "".join(_fitted(word, wide) for word in words))]
@@ -264,12 +264,12 @@ def _columns(figure: Image, all_columns: int, blocks: int, wide: int, indent: in
 
 
 def _fitted(word: str, width: int) -> str:
-    """A word in exactly so many columns."""
+    """A word cut or padded to ``width`` columns."""
     return set_cell_size(word, width)
 
 
 def colouring(figure: Colouring, screen: Screen) -> list[Text]:
-    """A text in which colour, or else a digit below each symbol, tells the value; the scale stands above it."""
+    """A text with values as colours, or as a digit below each symbol; the scale is above it."""
     words = screen.text(figure.value_label)
     low, high = number(figure.low), number(figure.high)
     middle = "" if figure.low == 0 else f" ... {number((figure.low + figure.high) / 2)} white"
@@ -282,7 +282,7 @@ def colouring(figure: Colouring, screen: Screen) -> list[Text]:
     for symbol, place, level in zip(figure.symbols, places.tolist(), levels, strict=True):
         word = screen.text(symbol) or " "
         if not cell_len(word):
-            word = " " + word  # a mark that would sit on the symbol before it
+            word = " " + word  # a combining mark would attach to the previous symbol
         if text.cell_len + cell_len(word) > screen.width:
             lines += _pair(text, digits, screen)
             text, digits = Text(), ""
@@ -299,7 +299,7 @@ def _pair(text: Text, digits: str, screen: Screen) -> list[Text]:
 
 
 def _background(place: float, one_sided: bool) -> Style:
-    """Black on blue, white or red, the further from the middle the deeper."""
+    """Black on blue, white or red; the further from the middle, the deeper."""
     place = min(max(place, 0.0), 1.0)
     amount = place if one_sided else 2 * place - 1
     full = (240, 90, 70) if amount > 0 else (80, 150, 240)

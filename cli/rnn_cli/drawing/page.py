@@ -1,6 +1,6 @@
-"""Pages of reports as one HTML page that needs nothing else: no network, no script, no file beside it.
+"""Pages of reports as one self-contained HTML page, without scripts or other files.
 
-It says at each figure what is drawn, and holds the numbers behind it.
+Each figure has a caption and its numbers in a table.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from rnn_cli.drawing.words import number, shown, visible
 from rnn_plugins.reports.report import Array, Chart, Colouring, Curve, Figure, Image, Page
 
 LABEL_WIDTH = 12
-"""Letters for which a column of words has room at least, even where the table has to be scrolled for it."""
+"""Minimum width of a column of words, in characters, even if the table then has to be scrolled."""
 
 LEVELS = 12
-"""Steps between no colour and full colour of a symbol in a text."""
+"""Levels between no colour and full colour of a symbol."""
 
 COLOURS = {
     "paper": ("#ffffff", "#14171b"),
@@ -32,7 +32,7 @@ COLOURS = {
     "blue": ("0 114 178", "60 150 220"),
     "red": ("224 80 30", "224 90 45"),
 } | {f"series-{place + 1}": pair for place, pair in enumerate(zip(pictures.SERIES, pictures.DARK_SERIES, strict=True))}
-"""Of the page, in light and in dark."""
+"""The page's colours, for light and dark."""
 
 STYLE = """
 *{box-sizing:border-box}
@@ -88,15 +88,15 @@ pre span{padding:.15em 0}
 
 
 def html(pages: Sequence[Page], heading: str, about: Sequence[str]) -> str:
-    """A whole page.
+    """The HTML page.
 
     Args:
-        pages: a section each.
-        heading: of all, and the window's title.
-        about: lines that say what was looked at.
+        pages: one section per page.
+        heading: the page's heading, and the window's title.
+        about: lines that describe the subjects.
 
     Raises:
-        UserError: there is something to plot, and matplotlib is not installed.
+        UserError: there is a chart, and matplotlib is not installed.
     """
     title = _text(heading)
     contents = ""
@@ -132,12 +132,12 @@ def html(pages: Sequence[Page], heading: str, about: Sequence[str]) -> str:
 
 
 def _text(words: str) -> str:
-    """Text for a page, in which nothing is markup."""
+    """Text with markup escaped."""
     return markup.escape(visible(words))
 
 
 def _sentence(words: str) -> str:
-    """A sentence whose command-line options are not broken over lines."""
+    """A sentence that is never broken within a command-line option."""
     return re.sub(r"--[\w-]+", r'<span class="option">\g<0></span>', _text(words))
 
 
@@ -151,7 +151,7 @@ def _colours() -> str:
 
 
 def _levels() -> str:
-    """The background of each level of a coloured text: at most so much that black or white is readable on it."""
+    """The background of each level of a coloured text, light enough that the text stays legible."""
     return "".join(
         f".{name[0]}{level}{{background:rgb(var(--{name})/{0.65 * level / LEVELS:.3f})}}"
         for name in ("blue", "red")
@@ -194,7 +194,7 @@ def _verdicts(page: Page) -> str:
 
 
 def _quantities(page: Page) -> str:
-    """Quantities as rows, subjects as columns, and what each quantity means."""
+    """Quantities as rows, subjects as columns, and the definition of each quantity."""
     labels = {q.key: q.label for quantities in page.quantities.values() for q in quantities}
     if not labels:
         return ""
@@ -213,7 +213,7 @@ def _quantities(page: Page) -> str:
 def _table(
     heads: Sequence[str], rows: Iterable[Sequence[str | float | int | None]], words: Collection[int] = ()
 ) -> str:
-    """A table that scrolls in a box of its own; the columns ``words`` and the first one are aligned to the left."""
+    """A table that scrolls in its own box; the first column and the columns ``words`` are aligned left."""
     cells = [[number(value) for value in row] for row in rows]
     left = [' class="words"' if column in words else "" for column in range(len(heads))]
     widths = [""] * len(heads)
@@ -235,7 +235,7 @@ def _table(
 
 
 def _head(name: str) -> str:
-    """The head of a column, which may be broken behind the signs in it."""
+    """A column's head, which may be broken after punctuation."""
     return re.sub(r"([:=,_])", r"\1<wbr>", _text(name))
 
 
@@ -260,7 +260,7 @@ def _figure(figure: Figure, identifier: str) -> str:
 
 
 def _points(figure: Chart) -> str:
-    """The points of all curves; those that share their x in one table."""
+    """The points of all curves; curves with the same x share a table."""
     groups: list[list[Curve]] = []
     for curve in figure.curves:
         same = (group for group in groups if np.array_equal(group[0].x, curve.x, equal_nan=True))
@@ -297,7 +297,7 @@ def _symbols(figure: Colouring) -> str:
 
 
 def _coloured(figure: Colouring) -> str:
-    """A text in spans, one for neighbours of one colour, whose titles tell their values; the scale stands above it."""
+    """A text as spans of equal colour, with values as titles; the scale is above it."""
     values = np.asarray(figure.values, np.float64)
     classes = _classes(figure, values)
     starts = [place for place in range(len(classes)) if not place or classes[place] != classes[place - 1]]
@@ -323,7 +323,7 @@ def _coloured(figure: Colouring) -> str:
 
 
 def _classes(figure: Colouring, values: Array) -> list[str | None]:
-    """The class of each symbol's colour; None where there is no value, and an empty one in the middle of the scale."""
+    """Each symbol's CSS class: None for a missing value, empty in the middle of the scale."""
     places = np.clip((values - figure.low) / ((figure.high - figure.low) or 1.0), 0, 1)
     amounts = places if figure.low == 0 else 2 * places - 1
     return [

@@ -1,6 +1,6 @@
-"""Charts and images as pictures, drawn by matplotlib, which is imported when a picture is asked for.
+"""Charts and images drawn by matplotlib, which is imported on first use.
 
-It uses figures that belong to nobody: no window, no figure or setting that outlives a call.
+No call opens a window, or leaves a figure or a changed setting behind.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ DARK_SERIES = ("#56b4e9", "#e69f00", "#2dc79c", "#e08fc0", "#f0e442", "#b8b8b8",
 """The same on a dark page."""
 
 MARKERS = "os^DvP<"
-"""There are not as many of them as colours, so that the 56 first curves of a chart differ in one or the other."""
+"""Fewer than there are colours, so that the first 56 curves of a chart differ in one or the other."""
 
 DASHES: tuple[Any, ...] = ("solid", (0, (6, 1.5, 1.5, 1.5)), (0, (9, 2)), (0, (3, 1.5, 1, 1.5, 1, 1.5)))
-"""Lines of measured curves that share a colour."""
+"""Line styles of measured curves that share a colour."""
 
 WIDTH, HEIGHT, TEXT = 400, 260, 12
-"""Of a figure, in CSS pixels at its natural width; the legend adds to it."""
+"""Height of a figure in CSS pixels at its natural width, without the legend."""
 
 SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -68,7 +68,7 @@ SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of a picture, as matplotlib takes them."""
+    """The colours of a drawing, as matplotlib takes them."""
 
     ink: str
     quiet: str
@@ -80,7 +80,7 @@ class Palette:
 PRINT = Palette("#1b1f24", "#4d545c", "#dfe3e8", "#ffffff", SERIES)
 
 PAGE = Palette("#010203", "#010204", "#010205", "#010206", tuple(f"#0102{16 + n}" for n in range(len(SERIES))))
-"""Colours that nobody would choose, in place of those that only the page knows."""
+"""Placeholder colours, which are replaced by the page's CSS variables."""
 
 SENTINELS = {
     PAGE.ink: "var(--ink)",
@@ -91,12 +91,12 @@ SENTINELS = {
 
 
 def require(option: str) -> None:
-    """Make sure that there is a library to draw with.
+    """Check that matplotlib is installed.
 
     Raises:
-        UserError: there is none; ``option`` is what asked for it.
+        UserError: it is not; ``option`` is the option that needs it.
     """
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its folder cannot be written, it tells at length
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns at length if its folder is not writable
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -107,12 +107,12 @@ def svg(figure: Chart | Image, identifier: str) -> str:
     """A figure as an ``<svg>`` element for a page.
 
     Its colours are the page's: ``--ink``, ``--quiet``, ``--grid``, ``--paper`` and ``--series-1`` to ``--series-8``. A
-    curve's line and marks are in a group of the class ``curve``, whose attribute ``data-points`` counts what is to be
-    seen of it; the axes' area has the class ``plot``, an image's pixels the class ``pixels``.
+    curve's line and marks are in a group of the class ``curve``, whose attribute ``data-points`` is the number of its
+    visible points; the axes' area has the class ``plot``, an image's pixels the class ``pixels``.
 
     Args:
-        figure: what to draw.
-        identifier: what every id in it begins with; no other figure of the page may have it.
+        figure: the chart or image.
+        identifier: the prefix of every id in it, unique within the page.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -133,11 +133,11 @@ def svg(figure: Chart | Image, identifier: str) -> str:
 
 
 def picture(pages: Sequence[Page], format: Literal["png", "svg"]) -> bytes:
-    """All charts and images of pages in one picture, on white; coloured texts and tables are none and left out.
+    """All charts and images of pages in one drawing on white, without coloured texts and tables.
 
     Args:
-        pages: what to draw.
-        format: of the file that they become.
+        pages: the pages to draw.
+        format: of the file.
 
     Returns:
         The file's content.
@@ -151,9 +151,7 @@ def picture(pages: Sequence[Page], format: Literal["png", "svg"]) -> bytes:
 
     pictures = [(page, figure) for page in pages for figure in page.figures if isinstance(figure, Chart | Image)]
     if not pictures:
-        raise UserError(
-            f"--{format} has nothing to draw, for there is no chart and no image here: use --html or --json"
-        )
+        raise UserError(f"--{format} has nothing to draw: there is no chart and no image; use --html or --json")
     columns = 1 if len(pictures) == 1 else 2 if len(pictures) <= 6 else 3
     grid = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
     heights = [max(_height(figure) for _, figure in row) + 30 for row in grid]
@@ -169,7 +167,7 @@ def picture(pages: Sequence[Page], format: Literal["png", "svg"]) -> bytes:
                 part.suptitle(_wrapped(title, 52), fontsize=TEXT + 1, fontweight="bold", color=PRINT.ink)
                 _draw(figure, part, PRINT)
         buffer = io.BytesIO()
-        # A picture of the same numbers is the same file, to the byte.
+        # The same numbers give the same file, to the byte.
         metadata = {"Date": None} if format == "svg" else {"Software": None}
         drawn.savefig(buffer, format=format, dpi=144, metadata=metadata)
     return buffer.getvalue()
@@ -177,14 +175,14 @@ def picture(pages: Sequence[Page], format: Literal["png", "svg"]) -> bytes:
 
 @contextmanager
 def _own_settings() -> Iterator[None]:
-    """Matplotlib's own settings and ours, whatever a file of the user's says; afterwards what was before."""
+    """Within this block, matplotlib's defaults and our settings, whatever the user's matplotlibrc says."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
-        settings: Any = matplotlib.rcParams  # whose keys are spelled out in its type
+        settings: Any = matplotlib.rcParams  # its type lists the keys
         settings.update(SETTINGS)
-        # A symbol that the font lacks is a box in a PNG and, being text, is no loss in an SVG.
+        # A symbol missing from the font is a box in a PNG; an SVG contains it as text.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         yield
 
@@ -199,7 +197,7 @@ def _height(figure: Chart | Image) -> float:
 
 
 def _legend_columns(curves: Sequence[Curve]) -> int:
-    """As many as have room, and so that what belongs together stays together: a legend is filled by columns."""
+    """As many as fit, so that related curves stay together: a legend is filled by columns."""
     named = [curve for curve in curves if curve.label]
     longest = max((len(curve.label) for curve in named), default=1)
     columns = int(np.clip(WIDTH // (longest * 6.6 + 40), 1, 4))
@@ -214,7 +212,7 @@ def _wrapped(text: str, width: int) -> str:
 
 
 def _draw(figure: Chart | Image, part: Figure | SubFigure, palette: Palette) -> list[int]:
-    """A figure with its axes and legend; for each curve the number of its points that are to be seen."""
+    """Draw a figure with its axes and legend; return the number of visible points of each curve."""
     ax = part.subplots()
     ax.patch.set_gid("plot")
     ax.set_facecolor("none")
@@ -251,7 +249,7 @@ def _draw_chart(figure: Chart, part: Figure | SubFigure, ax: Axes, palette: Pale
         seen = (y_axis.low <= curve.y) & (curve.y <= y_axis.high)
         if curve.role in ("measured", "steps", *FAINT):
             look["markevery"] = _marked(curve.x, curve.y, x_axis, place, not single and curve.role == "measured")
-        # Points are not cut off at the edge of the axes, so those beyond it are left out here.
+        # Marks are not clipped at the edge of the axes, so points beyond it are removed here.
         y = np.where(seen, curve.y, np.nan) if curve.role == "points" else curve.y
         (line,) = ax.plot(curve.x, y, color=colour, zorder=3 if curve.role in FAINT else 4, **look)
         line.set_gid(f"curve-{place}")
@@ -280,7 +278,7 @@ def _draw_chart(figure: Chart, part: Figure | SubFigure, ax: Axes, palette: Pale
 
 
 def _look(curve: Curve, marker: int, turn: int) -> dict[str, Any]:
-    """What a line is like, apart from its colour."""
+    """A line's style without its colour."""
     if curve.role == "bound":
         return {"linestyle": "dashed", "linewidth": 1.3}
     if curve.role == "reference":
@@ -294,9 +292,9 @@ def _look(curve: Curve, marker: int, turn: int) -> dict[str, Any]:
 
 
 def _marked(x: Array, y: Array, axis: Axis, place: int, spread: bool) -> list[int]:
-    """Which points of a line get a mark: those that have no neighbour, and some others at even distances.
+    """The points of a line that get a mark: those without a neighbour, and others at even distances.
 
-    The marks of curves that lie on each other are not on each other.
+    The marks of curves that coincide are offset against each other.
     """
     known = np.isfinite(y)
     beside = np.concatenate([[False], known, [False]])
@@ -356,7 +354,7 @@ def _draw_image(figure: Image, part: Figure | SubFigure, ax: Axes, palette: Pale
 
 
 def _words(ax: Axes, which: Literal["x", "y"], words: Sequence[str], room: float) -> None:
-    """A word a row or column, as many as have room."""
+    """One word per row or column, as many as fit."""
     from matplotlib.ticker import MaxNLocator
 
     side = ax.xaxis if which == "x" else ax.yaxis
@@ -373,9 +371,9 @@ def _words(ax: Axes, which: Literal["x", "y"], words: Sequence[str], room: float
 
 
 def _inline(document: str, figure: Chart | Image, identifier: str, points: Sequence[int]) -> str:
-    """A document of matplotlib's as an element for a page, with ids of its own and the page's colours."""
+    """Matplotlib's SVG document as an element for a page, with unique ids and the page's colours."""
     body = document[document.index("<svg") :]
-    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)  # which would hold for the whole page
+    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)  # which would apply to the whole page
     for sentinel, variable in SENTINELS.items():
         body = body.replace(sentinel, variable)
     body = re.sub(r'\bid="([^"]+)"', rf'id="{identifier}-\1"', body)

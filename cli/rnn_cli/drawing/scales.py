@@ -1,4 +1,4 @@
-"""Where a figure's values lie: which of them can be drawn, between what limits, with which ticks. It draws nothing."""
+"""The scales of a figure: which values can be drawn, the limits of axes and colours, and the ticks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from rnn_plugins.reports.report import Array, Chart, Curve, Image, colour_limits
 
 FAINT = ("bound", "reference")
-"""Roles of curves that are there for comparison."""
+"""Roles of curves that are drawn for comparison."""
 
 LEAST = 1e-12
-"""What a logarithmic axis shows least, as a part of the largest value, where one curve would squeeze the others."""
+"""Lower limit of a logarithmic axis relative to the largest value, if one curve would compress the others."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Axis:
     """The range of an axis.
 
     Attributes:
-        low: where it begins; above 0 if it is logarithmic.
-        high: where it ends, above ``low``.
-        log: whether equal distances are equal ratios.
+        low: the lower limit; above 0 if the axis is logarithmic.
+        high: the upper limit, above ``low``.
+        log: whether the axis is logarithmic.
     """
 
     low: float
@@ -31,7 +31,7 @@ class Axis:
     log: bool = False
 
     def place(self, values: Array) -> Array:
-        """Where values lie, 0 at the beginning and 1 at the end; NaN stays NaN."""
+        """The positions of values on the axis, 0 at ``low`` and 1 at ``high``; NaN stays NaN."""
         low, high = self.low, self.high
         if self.log:
             low, high, values = np.log10(low), np.log10(high), np.log10(values)
@@ -39,7 +39,7 @@ class Axis:
 
 
 def drawable(chart: Chart) -> tuple[Curve, ...]:
-    """The chart's curves in float64, with NaN in both coordinates of what has no place on its axes."""
+    """The chart's curves in float64, with NaN in both coordinates of points that its axes cannot show."""
     return tuple(_placed(curve, chart) for curve in chart.curves)
 
 
@@ -57,11 +57,11 @@ def _placed(curve: Curve, chart: Chart) -> Curve:
 
 
 def axes(chart: Chart, curves: Sequence[Curve], bands: bool = True) -> tuple[Axis, Axis]:
-    """The ranges of both axes: x tightly, y with a little room.
+    """The ranges of both axes: x without a margin, y with a small one.
 
     Args:
-        chart: what is drawn.
-        curves: its curves, as :func:`drawable` gives them.
+        chart: the chart.
+        curves: its curves from :func:`drawable`.
         bands: whether bands are drawn too.
     """
     x_axis = _around([curve.x for curve in curves], chart.log_x, room=0.0)
@@ -85,7 +85,7 @@ def image_axis(image: Image) -> Axis:
 
 
 def coloured_values(image: Image, values: Array) -> Array:
-    """Values, or means of values, of an image as they can be coloured: NaN where they are left blank."""
+    """An image's values, or block means, to be coloured; NaN for blanks."""
     values = np.asarray(values, np.float64)
     if image.log and image.floor:
         axis = image_axis(image)
@@ -109,9 +109,9 @@ def _around(arrays: Sequence[Array], log: bool, room: float) -> Axis:
 
 
 def ticks(axis: Axis, most: int) -> list[float]:
-    """At most so many round places on an axis, and at least one where there is one.
+    """At most ``most`` round numbers on an axis, and at least one if there is one.
 
-    On a logarithmic axis they are powers of ten; if it holds fewer than two, 1, 2 and 5 times a power.
+    On a logarithmic axis they are powers of ten; if it contains fewer than two, 1, 2 and 5 times a power.
     """
     if axis.log:
         first, last = int(np.ceil(np.log10(axis.low) - 1e-9)), int(np.floor(np.log10(axis.high) + 1e-9))

@@ -1,4 +1,4 @@
-"""Pages of reports on the terminal: tables, charts in characters, and sentences. It knows not what they are about."""
+"""Print pages of reports: tables, charts in characters, and sentences."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from rnn_cli.drawing.characters import Screen
 
 NARROWEST = 40
-"""Columns that a page has at least; a narrower terminal breaks its lines."""
+"""Minimum width of a page; a narrower terminal wraps its lines."""
 
 LABEL_COLUMNS, SUBJECT_COLUMNS = 30, 14
-"""How wide the names of quantities and of subjects get at most, where room is short; longer ones are broken."""
+"""Maximum width of the names of quantities and of subjects if they do not fit; longer names are broken."""
 
 
 def draw(pages: Sequence[Page]) -> None:
     """Print pages to standard output.
 
-    Where it is no terminal they are 80 columns wide, or fewer if COLUMNS says so, and have no control sequence in them;
-    they have none either where the environment variable NO_COLOR asks for that.
+    If it is not a terminal, they are at most 80 columns wide, or COLUMNS if that is less, and contain no control
+    sequences; nor do they if the environment variable NO_COLOR is set.
     """
     from rnn_cli.drawing.characters import Screen
 
@@ -63,7 +63,7 @@ def _page(page: Page, console: Console, screen: Screen) -> None:
         else:
             lines = characters.colouring(figure, screen)
         for line in lines:
-            if not screen.coloured:  # where there is colour, a blank can be the mark
+            if not screen.coloured:  # a coloured blank can be a mark
                 line.rstrip()
             _print(console, screen, line)
     if any(page.verdict.values()) or page.notices or page.failed:
@@ -91,7 +91,7 @@ def _print(console: Console, screen: Screen, what: object = "") -> None:
 
 
 def _say(console: Console, screen: Screen, words: str, label: str = "", style: str = "") -> None:
-    """A paragraph, with its label before it where it has one."""
+    """A paragraph, after its label if it has one."""
     from rich.text import Text
 
     head = screen.styled(f"{label}: ", "bold") if label else Text()
@@ -105,7 +105,7 @@ def _say(console: Console, screen: Screen, words: str, label: str = "", style: s
 
 
 def _quantities(page: Page, screen: Screen) -> list[RichTable]:
-    """Quantities as rows and subjects as columns; several tables where not all subjects have room in one."""
+    """Quantities as rows and subjects as columns; several tables if the subjects do not fit into one."""
     rows: dict[str, str] = {}
     cells: dict[tuple[str, str], Quantity] = {}
     for subject, quantities in page.quantities.items():
@@ -149,7 +149,7 @@ def _quantities(page: Page, screen: Screen) -> list[RichTable]:
 
 
 def _broken(name: str, width: int) -> list[str]:
-    """A name in lines of at most such a width, broken behind a :, a comma, a _ or a - where there is one."""
+    """A name in lines of at most ``width``, broken after a :, a comma, a _ or a - if possible."""
     lines = [""]
     for part in re.split(r"(?<=[:,_-])", name):
         if len(lines[-1]) + len(part) > width:

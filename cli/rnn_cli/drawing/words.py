@@ -1,4 +1,4 @@
-"""Numbers and symbols as they are written in every drawing: short, and harmless. It knows no terminal and no page."""
+"""Format numbers and symbols for all drawings: short, and free of control characters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float | int | str | None, missing: str = "-") -> str:
-    """A number to three figures, from 1 to 10 to four, as losses are read; integers to the last; words as they are."""
+    """A number to 3 significant digits, between 1 and 10 to 4, as for losses; integers in full; words unchanged."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return missing
     if isinstance(value, str):
@@ -30,24 +30,24 @@ def number(value: float | int | str | None, missing: str = "-") -> str:
 
 
 def power(exponent: int) -> str:
-    """A power of ten beside an axis, such as 0.01 and 10⁻⁵."""
+    """A power of ten as a tick's label, such as 0.01 and 10⁻⁵."""
     return f"{10.0**exponent:g}" if -4 < exponent < 4 else "10" + str(exponent).translate(SUPERSCRIPTS)
 
 
 def shown(quantity: Quantity) -> str:
-    """A quantity's value with its unit, or what stands in its place."""
+    """A quantity's value with its unit, or the text for a missing value."""
     text = number(quantity.value, quantity.missing)
     has_unit = quantity.unit and text != quantity.missing and not isinstance(quantity.value, str)
     return f"{text} {quantity.unit}" if has_unit else text
 
 
 def filled(words: str, width: int, indent: str = "") -> list[str]:
-    """Words in lines of at most so many columns, those after the first indented; symbols may be two columns wide."""
+    """Words wrapped to ``width`` columns, lines after the first indented; symbols may be two columns wide."""
     counted = re.sub(r"[^\x00-\u10ff]", lambda found: found[0] + "\0" * (cell_len(found[0]) - 1), words)
     lines = textwrap.wrap(counted, width - 1, subsequent_indent=indent, break_on_hyphens=False)
     return [line.replace("\0", "") for line in lines]
 
 
 def visible(text: str) -> str:
-    """Text in a line, in which nothing can move the cursor, turn the direction, break a document or be overlooked."""
+    """Text in one line without control characters, direction marks or invisible characters."""
     return "".join(c if c.isprintable() else OTHER for c in printable(text))
