@@ -43,6 +43,7 @@ VALUES: dict[str, tuple[st.SearchStrategy[Any], st.SearchStrategy[Any]]] = {
     "valid-fraction": (st.floats(0, 0.5), ODD),
     "unknown": (words("error skip replace"), words("x")),
     "task": (words("language-model"), words("language-modle")),
+    "task-option": (words("seq_length=3"), words("= =x x x=1")),
     "cell": (words("rnn irnn lstm lstm-peephole lstm-coupled gru GRU"), words("gur x.py:X x.py :")),
     "cell-option": (words("forget_bias=2 reset=after recurrent_scale=1e9"), words("reset = =x reset=x")),
     "ablate": (words("update=0 output=1 candidate=identity forget=0.5 layer1.tanh=0"), words("x = update=x =1 x=1")),

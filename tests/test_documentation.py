@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from options_table import PAGE, tables, written
 
 from rnn_cli.main import COMMANDS, rnn
 
@@ -108,3 +109,7 @@ def test_the_reports_page_measures(monkeypatch, tmp_path):
     assert [curve["label"] for curve in page["figures"][0]["curves"]] == ["rnn", "lstm, h", "lstm, c"]
     assert page["quantities"]["lstm"][0]["value"] == page["figures"][0]["curves"][1]["y"][-1]
     assert "norms" in CliRunner().invoke(rnn, ["report", "--list"]).stdout
+
+
+def test_the_tables_of_options_are_those_of_the_program():
+    assert written(PAGE.read_text(encoding="utf-8")) == tables(), "write them with: python tests/options_table.py"

@@ -18,7 +18,8 @@ from rnn_cells.lstm import LSTM, PeepholeLSTM
 from rnn_cells.rnn import IRNN
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
-from rnn_plugins.registry import CellOption, Entry
+from rnn_plugins.options import Option
+from rnn_plugins.registry import Entry
 from rnn_plugins.tasks.language_model import LanguageModel
 from rnn_plugins.trust import trusting
 
@@ -210,7 +211,7 @@ def test_a_file_may_use_postponed_annotations_and_imported_cells(tmp_path):
         name="MyCell", summary="Mine."
     )
     path = write(tmp_path / "my_cell.py", source + "\n    rate: float = 0.5\n")
-    assert registry.cell_options(registry.cell_class(path)) == [CellOption("rate", float, 0.5, ())]
+    assert registry.cell_options(registry.cell_class(path)) == [Option("rate", float, 0.5, ())]
     assert registry.cell_class(f"{path}:GRU") is GRU
 
 
@@ -269,24 +270,24 @@ class Options(Cell):
 
 
 def test_the_options_of_a_cell():
-    assert registry.cell_options(GRU) == [CellOption("reset", str, "before", ("before", "after"))]
+    assert registry.cell_options(GRU) == [Option("reset", str, "before", ("before", "after"))]
     assert registry.cell_options(IRNN) == [
-        CellOption("recurrent_scale", float, 1.0, ()),
-        CellOption("input_scale", float, 1.0, ()),
+        Option("recurrent_scale", float, 1.0, ()),
+        Option("input_scale", float, 1.0, ()),
     ]
     assert registry.cell_options(LSTM) == [
-        CellOption("forget_bias", float, 1.0, ()),
-        CellOption("second_bias", bool, False, ()),
+        Option("forget_bias", float, 1.0, ()),
+        Option("second_bias", bool, False, ()),
     ]
-    assert registry.cell_options(PeepholeLSTM)[1] == CellOption("peephole", str, "diagonal", ("diagonal", "full"))
+    assert registry.cell_options(PeepholeLSTM)[1] == Option("peephole", str, "diagonal", ("diagonal", "full"))
     assert registry.cell_options(Options) == [
-        CellOption("order", int, dataclasses.MISSING, ()),
-        CellOption("rate", float, 0.5, ()),
-        CellOption("label", str, "x", ()),
-        CellOption("fast", bool, False, ()),
-        CellOption("kind", str, "diagonal", ("diagonal", "full")),
-        CellOption("power", int, 1, (1, 2)),
-        CellOption("anything", object, None, ()),
+        Option("order", int, dataclasses.MISSING, ()),
+        Option("rate", float, 0.5, ()),
+        Option("label", str, "x", ()),
+        Option("fast", bool, False, ()),
+        Option("kind", str, "diagonal", ("diagonal", "full")),
+        Option("power", int, 1, (1, 2)),
+        Option("anything", object, None, ()),
     ]
 
 

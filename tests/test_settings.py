@@ -2,13 +2,19 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
+import click
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from options_table import tables
 
-from rnn_lab.settings import PRESETS, Settings, merge, parse_duration
+from rnn_cli.options import of_settings, options_of, read_config
+from rnn_lab.settings import PRESETS, Settings, merge, named, parse_duration, setting
 from rnn_plugins.errors import UserError
 
 
@@ -35,7 +41,7 @@ def message(**values: object) -> str:
         ({"epochs": float("inf")}, "--epochs is inf; it must be at most 1,000,000,000"),
         ({"epochs": float("nan")}, "--epochs is nan; it must be at least 0"),
         ({"epochs": 10**400}, "--epochs is inf; it must be at most 1,000,000,000"),
-        ({"max_time": -1}, "--max-time is -1.0; it must be at least 0"),
+        ({"max_time": -1}, "--max-time is -1; it must be at least 0"),
         ({"max_time": "soon"}, "--max-time is 'soon'; write it as 20s, 5m, 2h or 1h30m"),
         ({"valid_every": -1}, "--valid-every is -1; it must be at least 0"),
         ({"log_every": 0}, "--log-every is 0; it must be at least 1"),
@@ -234,3 +240,85 @@ def test_a_warm_up_takes_no_negative_number_of_steps() -> None:
     with pytest.raises(UserError) as refused:
         Settings(schedule="linear:warmup=-1")
     assert str(refused.value) == "--schedule is 'linear:warmup=-1': warmup is -1; it must be at least 0"
+
+
+# One source --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class More(Settings):
+    """The settings of a program with more options."""
+
+    zoneout: float = setting(
+        0.25, "Rate of zoneout.", "Network", range="[0, 1)", changeable=True, shared=True, aliases=("zone",)
+    )
+    tie: Literal["none", "all"] = setting("none", "Weights to tie.", "Network", inherited=True)
+    gain: dict[str, float] = setting({}, "Gain of a gate.", "Training", metavar="GATE=X", example="forget=1", of="cell")
+
+
+def test_a_setting_is_one_field(tmp_path: Path) -> None:
+    """The option, its help, the configuration file, the check, the lists and the documentation follow from it."""
+    options = options_of(of_settings(More))
+    zoneout, tie, gain = (next(o for o in options if o.name == name) for name in ("zoneout", "tie", "gain"))
+    assert (zoneout.opts, zoneout.group, zoneout.aliases) == (["--zoneout"], "Network", ("zone",))
+    context = click.Context(click.Command("train"))
+    assert zoneout.get_help_record(context) == ("--zoneout X", "Rate of zoneout.  [default: 0.25]")
+    assert tie.get_help_record(context) == ("--tie [none|all]", "Weights to tie.  [default: none]")
+    assert gain.get_help_record(context) == ("--gain GATE=X", "Gain of a gate.")
+    (tmp_path / "c.toml").write_text("zoneout = 0.5\n[gain]\nforget = 2\n")
+    config = read_config(str(tmp_path / "c.toml"), options=options)
+    settings = More(**config)
+    assert (settings.zoneout, settings.gain, settings.hidden_size) == (0.5, {"forget": 2}, 256)
+    assert More.from_json(settings.to_json()) == settings
+    assert "gain" not in merge(config, {"cell": "lstm"}, cls=More)
+    with pytest.raises(UserError) as caught:
+        More(zoneout=1)
+    assert str(caught.value) == "--zoneout is 1; it must be at least 0 and below 1"
+    assert "zoneout" in named("changeable", More)
+    assert "zoneout" in named("shared", More)
+    assert "tie" in named("inherited", More)
+    assert "| `--zoneout` | `X` | 0.25 | Rate of zoneout. |" in tables(More)
+
+
+def test_what_may_change_and_what_is_taken_over() -> None:
+    assert set(named("changeable")) == {
+        "files", "epochs", "steps", "max_time", "patience", "valid_every", "log_every", "backend", "flow",
+        "flow_every", "track",
+    }  # fmt: skip
+    assert set(named("inherited")) == {
+        "task", "task_option", "cell", "cell_option", "ablate", "hidden_size", "num_layers", "embedding_size", "level",
+    }  # fmt: skip
+
+
+# Options behind a name ---------------------------------------------------------------------------------------
+
+
+def test_options_behind_a_cell_or_a_task_are_settings_of_their_own() -> None:
+    settings = Settings(
+        cell="lstm:forget_bias=3,second-bias=true", cell_option={"forget_bias": 3}, task="a.py:T:pool=mean"
+    )
+    assert (settings.cell, settings.cell_option) == ("lstm", {"forget_bias": "3", "second_bias": "true"})
+    assert (settings.task, settings.task_option) == ("a.py:T", {"pool": "mean"})
+    assert Settings(cell="./my.py:Mine").cell == "./my.py:Mine"
+
+
+def test_options_behind_a_cell_are_merged_as_others_are() -> None:
+    preset = PRESETS["char-rnn"]
+    assert merge(preset, {"cell": "lstm:forget_bias=3"})["cell_option"] == {"second_bias": True, "forget_bias": "3"}
+    assert merge(preset, {"cell": "gru:reset=after"})["cell_option"] == {"reset": "after"}
+    assert merge({"cell": "lstm:forget_bias=3"}, {"cell_option": {"forget_bias": "4"}}) == {
+        "cell": "lstm",
+        "cell_option": {"forget_bias": "4"},
+    }
+
+
+def test_an_option_that_is_given_twice_with_two_values() -> None:
+    assert message(cell="lstm:forget_bias=3", cell_option={"forget_bias": 2}) == (
+        "--cell lstm:forget_bias=3 and --cell-option forget_bias=2 contradict each other: leave one out"
+    )
+    assert message(task="x:pool=mean", task_option={"pool": "last"}) == (
+        "--task x:pool=mean and --task-option pool=last contradict each other: leave one out"
+    )
+    assert message(cell="lstm:forget_bias=3,x") == (
+        "--cell is 'lstm:forget_bias=3,x': 'x' is no option; write NAME:KEY=VALUE, such as lstm:forget_bias=2"
+    )

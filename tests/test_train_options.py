@@ -193,7 +193,7 @@ def test_every_option_may_stand_in_a_configuration_file() -> None:
         "quiet": "true", "backend": '"reference"',
         "json": "false", "flow": "true", "flow-every": "5", "track": '"tensorboard"',
     }  # fmt: skip
-    in_tables = {"cell-option", "ablate"}
+    in_tables = {"cell-option", "task-option", "ablate"}
     assert {option.opts[0][2:] for option in OPTIONS} == {*values, *in_tables, *ON_THE_LINE}
     lines = ['files = ["fox.txt"]', *(f"{key} = {value}" for key, value in values.items())]
     run = configured("\n".join(lines) + "\n[cell-option]\nforget_bias = 3\n[ablate]\noutput = 1\n")
@@ -274,13 +274,23 @@ def test_help_has_every_option_with_its_default() -> None:
         if not option.is_flag and option.opts[0] not in NO_DEFAULT:
             assert "[default: " in (option.help or "")
     assert [line for line in text.splitlines() if line and not line.startswith(" ")] == [
-        "Usage: rnn train [OPTIONS] [FILES]...", "Text:", "Model:", "Training:", "Run:", "Output:", "Other:",
+        "Usage: rnn train [OPTIONS] [FILES]...", "Task:", "Network:", "Training:", "Run:", "Output:", "Other:",
     ]  # fmt: skip
     assert "--rnn-size" not in text
     assert "object at" not in text
 
 
-NO_DEFAULT = {"--cell-option", "--ablate", "--track", "--steps", "--resume", "--init-from", "--preset", "--config"}
+NO_DEFAULT = {
+    "--cell-option",
+    "--task-option",
+    "--ablate",
+    "--track",
+    "--steps",
+    "--resume",
+    "--init-from",
+    "--preset",
+    "--config",
+}
 
 
 def test_every_option_stands_in_the_documentation() -> None:

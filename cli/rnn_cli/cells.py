@@ -16,7 +16,7 @@ from rnn_cli.tables import prose, table
 
 if TYPE_CHECKING:
     from rnn_plugins.inspect.description import TimeLoop
-    from rnn_plugins.registry import CellOption
+    from rnn_plugins.options import Option
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
@@ -163,12 +163,12 @@ def _conclusion(cell: str, checks: int, failures: int, error: float) -> str:
     return f"{cell} passes all {checks} checks; the largest relative error is {error:.1e}."
 
 
-def _option(option: CellOption) -> dict[str, Any]:
+def _option(option: Option) -> dict[str, Any]:
     described: dict[str, Any] = {"name": option.name, "expected": option.expected, "choices": list(option.choices)}
     return described | ({} if option.default is dataclasses.MISSING else {"default": option.default})
 
 
-def _default(option: CellOption) -> str:
+def _default(option: Option) -> str:
     if option.default is dataclasses.MISSING:
         return "must be given"
     default = str(option.default)

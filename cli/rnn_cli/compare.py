@@ -11,23 +11,17 @@ import click
 from rnn_cli import completion, piped
 from rnn_cli.console import errors, hush, is_hushed, is_live, remark, telling
 from rnn_cli.display import duration, figure
-from rnn_cli.options import OPTIONS, RUN, TRUST, Setting, collect
+from rnn_cli.options import OPTIONS, TRUST, Setting, collect
 from rnn_cli.output import chosen, output_options, put
 from rnn_cli.tables import sentence
 from rnn_cli.train import Train
+from rnn_lab.settings import named
 from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
     from rnn_lab.comparison.plan import Contest
     from rnn_lab.runs import Run
     from rnn_lab.sessions import Session
-
-SHARED = (
-    "level", "valid-fraction", "hidden-size", "num-layers", "embedding-size", "dropout", "dtype", "seq-length",
-    "batch-size", "learning-rate", "schedule", "optimizer", "grad-clip", "epochs", "steps", "max-time", "seed",
-    "log-every", "backend", "quiet",
-)  # fmt: skip
-"""Options of ``rnn train`` that hold for all cells."""
 
 SIDE_BY_SIDE = "Side by side"
 
@@ -113,12 +107,12 @@ compare.params[1:1] = [
         type=click.Choice(["params", "flops", "seconds", "none"]),
     ),
     Setting(SIDE_BY_SIDE, "seeds", "Runs of each cell, with as many seeds.", default=3, type=int),
-    *(option for option in OPTIONS if option.opts[0][2:] in SHARED),
+    *(option for option in OPTIONS if option.name in (*named("shared"), "quiet")),
     Setting(
-        RUN,
+        "Run",
         "valid-every",
         "Steps between validations.",
-        default="ten a run or more; 100 where --max-time decides",
+        default="ten per run or more; 100 where --max-time decides",
         type=int,
     ),
 ]

@@ -1,14 +1,11 @@
-"""The options of ``rnn train``: one table for the command line, configuration files, presets and other programs' names.
-
-What the values mean and whether they fit is decided in ``rnn_lab.settings``.
-"""
+"""The options of ``rnn train``, made from the settings, and what other programs and configuration files call them."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, get_args
 
 import click
@@ -16,22 +13,13 @@ import click
 from rnn_cli import completion
 from rnn_cli.console import remark
 from rnn_cli.tables import sentence
-from rnn_lab.settings import PRESETS, Backend, Settings, merge
+from rnn_lab.settings import EXPECTED, PRESETS, About, Backend, Group, Kind, Settings, about, apart, kinds, merge
 from rnn_plugins.errors import UserError, did_you_mean
-
-DEFAULTS = {
-    f.name: f.default
-    for f in dataclasses.fields(Settings)
-    if isinstance(f.default, str | int | float) and f.default != ""
-}
-
 
 BACKENDS = click.Choice(get_args(Backend))
 
-BACKEND = click.option(
-    "--backend", type=BACKENDS, default="auto", show_default=True, help="What carries out the time loop."
-)
-"""For commands that only look at a run; training goes on with the one that it began on."""
+BACKEND = click.option("--backend", type=BACKENDS, default="auto", show_default=True, help="How to run the time loop.")
+"""For commands that do not train; training goes on with the backend that it began on."""
 
 
 UNKNOWN = click.option(
@@ -39,7 +27,7 @@ UNKNOWN = click.option(
     type=click.Choice(["error", "skip", "replace"]),
     default="replace",
     show_default=True,
-    help="What becomes of characters of FILE that the model has never seen.",
+    help="What to do with characters of FILE that the model does not know.",
 )
 """For commands that read a text with a run's model."""
 
@@ -51,26 +39,41 @@ def _trusting(ctx: click.Context, param: click.Parameter, value: bool | None) ->
         ctx.with_resource(trusting())
 
 
-TRUST_HELP = "Execute the cell file that a run names, which otherwise only one that you gave with --cell is."
+TRUST_HELP = "Execute the Python file that a run names, even if you have not given it with --cell or it has changed."
 
 TRUST = click.option("--trust", is_flag=True, expose_value=False, callback=_trusting, help=TRUST_HELP)
 """For commands that open a run."""
 
 
-QUIET = click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
-"""For commands that tell what they are at; what they are asked for is printed all the same."""
+QUIET = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors and the result.")
+"""For commands that report progress."""
 
 
 class Setting(click.Option):
-    """An option that stands in a group of the help, and whose value is None where it was not given."""
+    """An option that stands in a section of the help, and whose value is None where it was not given.
+
+    Attributes:
+        group: the section.
+        default_text: the default as the help and the documentation name it; empty for none.
+        kind: what a configuration file gives for it: dict, bool, str, or object where ``Settings`` checks it.
+        aliases: other programs' names for it.
+    """
 
     def __init__(
-        self, group: str, name: str, help: str, *, default: Any = None, short: str = "", **attributes: Any
+        self,
+        group: str,
+        name: str,
+        help: str,
+        *,
+        default: Any = "",
+        short: str = "",
+        kind: type = object,
+        aliases: Sequence[str] = (),
+        **attributes: Any,
     ) -> None:
-        if default is None and not attributes.get("is_flag"):
-            default = DEFAULTS.get(name.replace("-", "_"))
-        self.group = group
-        text = help if default is None else f"{help}  [default: {default}]"
+        self.group, self.default_text, self.kind, self.aliases = group, str(default), kind, aliases
+        self.words = help
+        text = f"{help}  [default: {default}]" if self.default_text else help
         super().__init__([f"--{name}", *filter(None, [short])], default=None, help=text, **attributes)
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
@@ -80,165 +83,118 @@ class Setting(click.Option):
         return record and (" ".join(names.get(word, word) for word in record[0].split(" ")), record[1])
 
 
-TEXT, MODEL, LEARNING, RUN, OUTPUT = "Text", "Model", "Training", "Run", "Output"
+COMPLETED = {"cell": completion.cells}
+"""What the shell completes of a setting."""
 
-OPTIONS: list[Setting] = [
-    Setting(TEXT, "level", "What a symbol is.", type=click.Choice(["char", "byte", "word"])),
-    Setting(TEXT, "valid-fraction", "The share at the end of the text that is held out.", type=float),
+
+def of_settings(cls: type[Any] = Settings) -> dict[str, Setting]:
+    """The options of the settings, by the settings' names; those of ``cls`` itself before those that it inherits."""
+    options, allowed = {}, kinds(cls)
+    for f in sorted(fields(cls), key=lambda f: f.name not in cls.__annotations__):
+        known, kind = about(f), allowed[f.name]
+        if known.group:
+            default = known.computed or ("" if f.default is None or f.default is False else f.default)
+            options[f.name] = Setting(
+                known.group,
+                f.name.replace("_", "-"),
+                known.help,
+                default="" if kind.type is dict else default,
+                kind=_kind(known, kind),
+                aliases=known.aliases,
+                **_attributes(f.name, known, kind),
+            )
+    return options
+
+
+def _kind(known: About, kind: Kind) -> type:
+    """What a configuration file gives for a setting, where that is checked before ``Settings`` does."""
+    if kind.type in (dict, bool):
+        return kind.type
+    return str if kind.type is str and not (kind.choices or known.numeric) else object
+
+
+def _attributes(name: str, known: About, kind: Kind) -> dict[str, Any]:
+    """Click's own attributes of a setting's option."""
+    if kind.type is bool:
+        return {"is_flag": True}
+    attributes = {"metavar": known.metavar or None, "shell_complete": COMPLETED.get(name)}
+    if kind.type is dict:
+        return attributes | {"multiple": True}
+    if kind.choices:
+        return attributes | {"type": click.Choice([*filter(None, kind.choices)])}
+    return attributes | {"type": str if known.read else kind.type}
+
+
+def like(name: str, help: str, default: Any = None) -> Callable[[Any], Any]:
+    """An option of another command that takes the values of a setting."""
+    (f,) = (f for f in fields(Settings) if f.name == name)
+    known, kind = about(f), kinds(Settings)[name]
+    attributes = _attributes(name, known, kind)
+    attributes["metavar"] = known.metavar or {int: "N", float: "X"}.get(kind.type)
+    shown = default not in (None, 0)
+    return click.option(f"--{name.replace('_', '-')}", default=default, show_default=shown, help=help, **attributes)
+
+
+def options_of(settings: Mapping[str, Setting]) -> list[Setting]:
+    """All options of ``rnn train`` by section: those of the settings, and the command's own."""
+    groups = [*get_args(Group)]
+    return sorted([*OWN, *settings.values(), *PRINTED], key=lambda option: groups.index(option.group))
+
+
+OWN = [
     Setting(
-        TEXT,
-        "unknown",
-        "With --init-from: what becomes of symbols that the model has never seen.",
-        type=click.Choice(["error", "skip", "replace"]),
+        "Run",
+        "name",
+        "What to call the run.",
+        default="made from cell and data",
+        kind=str,
+        aliases=("savefile", "checkpoint-name", "save"),
     ),
     Setting(
-        MODEL,
-        "cell",
-        "One of rnn cells, or one in a file of yours.",
-        metavar="NAME|FILE.py:CLASS",
-        shell_complete=completion.cells,
-    ),
-    Setting(
-        MODEL,
-        "cell-option",
-        "An option of the cell, as rnn cells show NAME lists them; may be given several times.",
-        metavar="NAME=VALUE",
-        multiple=True,
-    ),
-    Setting(
-        MODEL,
-        "ablate",
-        "Put a number, or identity, in place of a gate or activation of the cell, such as output=1; several times.",
-        metavar="NAME=VALUE",
-        multiple=True,
-    ),
-    Setting(MODEL, "hidden-size", "Units a layer.", type=int),
-    Setting(MODEL, "num-layers", "Layers, one above the other.", type=int),
-    Setting(
-        MODEL,
-        "embedding-size",
-        "Width of an embedding of the symbols; 0 for one-hot.",
-        type=int,
-        default="0 up to 256 symbols, else the hidden size or 128, whichever is less",
-    ),
-    Setting(MODEL, "dropout", "Rate between layers and before the output.", type=float),
-    Setting(MODEL, "variational-dropout", "One mask for all steps of a sequence.", is_flag=True),
-    Setting(MODEL, "dtype", "Of weights and activations.", type=click.Choice(["float32", "float64"])),
-    Setting(LEARNING, "task", "What is learnt of the text, by its name among those installed.", metavar="NAME"),
-    Setting(LEARNING, "seq-length", "Steps that gradients are carried back; the state is passed on further.", type=int),
-    Setting(LEARNING, "batch-size", "Places of the text that are read side by side.", type=int),
-    Setting(
-        LEARNING, "learning-rate", "The schedule's highest.", type=float, default="what the cell suggests, or 0.002"
-    ),
-    Setting(
-        LEARNING,
-        "schedule",
-        "constant, exponential:decay=X,every=EPOCHS,after=EPOCHS, cosine:warmup=STEPS,final=SHARE or linear:... alike.",
-        metavar="NAME[:KEY=X,...]",
-    ),
-    Setting(
-        LEARNING,
-        "optimizer",
-        "sgd, rmsprop, adagrad, adam or adamw, with their parameters, as in sgd:momentum=0.9,nesterov=true.",
-        metavar="NAME[:KEY=X,...]",
-    ),
-    Setting(
-        LEARNING,
-        "grad-clip",
-        "The largest norm of a gradient, or with element: the largest element; 0 for none.",
-        metavar="X|element:X",
-    ),
-    Setting(
-        LEARNING,
-        "epochs",
-        "Passes over the text.",
-        type=float,
-        default="10, and on a short text as many as make 200 steps",
-    ),
-    Setting(LEARNING, "steps", "Training steps, instead of epochs.", type=int),
-    Setting(
-        LEARNING,
-        "max-time",
-        "Stop after this time, counted from this start; a falling schedule spans it.",
-        metavar="20s|5m|2h",
-        default="no limit",
-    ),
-    Setting(
-        LEARNING,
-        "patience",
-        "Stop after so many validations without improvement; 0 for never.",
-        type=int,
-    ),
-    Setting(LEARNING, "seed", "Of everything random.", type=int, default="drawn, and printed"),
-    Setting(RUN, "name", "What the run is called.", default="made from cell and text"),
-    Setting(RUN, "resume", "Go on with a run as if it had not stopped.", metavar="RUN", shell_complete=completion.runs),
-    Setting(
-        RUN,
-        "init-from",
-        "Begin with the weights, symbols and sizes of a run.",
+        "Run",
+        "resume",
+        "Go on with a run as if it had not stopped.",
         metavar="RUN",
+        kind=str,
         shell_complete=completion.runs,
     ),
-    Setting(RUN, "trust", TRUST_HELP, is_flag=True, expose_value=False, callback=_trusting),
-    Setting(RUN, "preset", "Settings that belong together.", type=click.Choice(sorted(PRESETS))),
     Setting(
-        RUN,
+        "Run",
+        "init-from",
+        "Begin with the weights, vocabulary and sizes of a run.",
+        metavar="RUN",
+        kind=str,
+        shell_complete=completion.runs,
+    ),
+    Setting("Run", "trust", TRUST_HELP, is_flag=True, expose_value=False, callback=_trusting),
+    Setting("Run", "preset", "Settings that belong together.", kind=str, type=click.Choice(sorted(PRESETS))),
+    Setting(
+        "Run",
         "config",
-        "Options by their long names; the command line wins.",
+        "Read options by their long names; the command line wins.",
         metavar="FILE.toml",
         type=click.Path(readable=False),
     ),
-    Setting(
-        RUN,
-        "valid-every",
-        "Steps between validations.",
-        type=int,
-        default="once an epoch, within 100 to 1000 steps",
-    ),
-    Setting(RUN, "log-every", "Steps between records in metrics.jsonl.", type=int),
-    Setting(RUN, "backend", "What carries out the time loop.", type=BACKENDS),
-    Setting(OUTPUT, "flow", "Show, and log, how far back the gradient reaches while training.", is_flag=True),
-    Setting(OUTPUT, "flow-every", "Steps between such looks.", type=int),
-    Setting(
-        OUTPUT,
-        "track",
-        "Write files from which a program shows the run, into its folder.",
-        type=click.Choice(["tensorboard"]),
-    ),
-    Setting(OUTPUT, "quiet", "Say nothing but errors.", is_flag=True, short="-q"),
-    Setting(OUTPUT, "json", "A record a line on standard output.", is_flag=True),
 ]
-"""All of them."""
+"""Options of ``rnn train`` that are no settings."""
+
+PRINTED = [
+    Setting("Output", "quiet", "Print nothing but errors.", kind=bool, is_flag=True, short="-q"),
+    Setting("Output", "json", "Print a record per line on standard output.", kind=bool, is_flag=True),
+]
+"""Those that say what is printed."""
+
+SETTINGS = of_settings()
+"""The options of the settings, by the settings' names."""
+
+OPTIONS = options_of(SETTINGS)
+"""All options of ``rnn train``, in the order of its help."""
 
 ON_THE_LINE = ("config", "trust")
 """Those that a configuration file cannot give."""
 
-ALIASES = {
-    # karpathy/char-rnn
-    "rnn-size": "hidden-size",
-    "model": "cell",
-    "max-epochs": "epochs",
-    "val-frac": "valid-fraction",
-    "eval-val-every": "valid-every",
-    "print-every": "log-every",
-    "savefile": "name",
-    # jcjohnson/torch-rnn
-    "model-type": "cell",
-    "wordvec-size": "embedding-size",
-    "checkpoint-every": "valid-every",
-    "checkpoint-name": "name",
-    # PyTorch and its word_language_model
-    "emsize": "embedding-size",
-    "embedding-dim": "embedding-size",
-    "nhid": "hidden-size",
-    "nlayers": "num-layers",
-    "lr": "learning-rate",
-    "clip": "grad-clip",
-    "bptt": "seq-length",
-    "log-interval": "log-every",
-    "save": "name",
-}
-"""Other programs' names for the same thing."""
+ALIASES = {alias: option.opts[0][2:] for option in OPTIONS for alias in option.aliases}
+"""Other programs' names: char-rnn's, torch-rnn's, and those of PyTorch and its word_language_model."""
 
 FOLDERS = {"data-dir": "input.txt", "data": "train.txt"}
 """Other programs' names for what is FILES here, and the one file of such a folder that they train on."""
@@ -407,22 +363,31 @@ def collect(files: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
     line = {key: value for key, value in given.items() if not (value is None or value is False or value == ())}
     if files:
         line["files"] = tuple(files)
-    for name, example in (("cell_option", "forget_bias=2"), ("ablate", "output=1")):
-        if name in line:
-            line[name] = pairs(name, line[name], example)
+    for f in fields(Settings):
+        if f.name in line and about(f).example:
+            line[f.name] = pairs(f.name, line[f.name], about(f).example)
     config = read_config(line.pop("config"), quiet=bool(line.get("quiet"))) if "config" in line else {}
     preset = line.get("preset", config.get("preset"))
     if preset not in (None, *PRESETS):
         raise UserError(f"there is no preset called {preset!r}; there is {', '.join(PRESETS)}")
-    wanted = merge(PRESETS[preset] if preset else {}, config, line)
+    wanted = merge(PRESETS[preset] if preset else {}, *map(_renamed, (config, line)))
     wanted.pop("preset", None)
-    if "cell" in wanted:
-        wanted["cell"] = CELLS.get(wanted["cell"], wanted["cell"])
     return wanted
 
 
-def read_config(path: str, *, quiet: bool = False) -> dict[str, Any]:
-    """A configuration file's options, by their names with ``_``; ``quiet`` keeps back what is to be said of its text.
+def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same options with a cell called by its own name and not PyTorch's."""
+    values = apart(given)
+    return values | {"cell": CELLS.get(values["cell"], values["cell"])} if "cell" in values else values
+
+
+def read_config(path: str, *, quiet: bool = False, options: Sequence[Setting] = OPTIONS) -> dict[str, Any]:
+    """A configuration file's options, by their names with ``_``.
+
+    Args:
+        path: of the file.
+        quiet: whether to leave out notes on its text.
+        options: all that the command has.
 
     Raises:
         UserError: it cannot be read, or has a key that is no option.
@@ -439,21 +404,17 @@ def read_config(path: str, *, quiet: bool = False) -> dict[str, Any]:
         table = tomllib.loads(text)
     except ValueError as error:
         raise UserError(f"{label} is no TOML: {error}") from None
-    names = {option.name: option for option in OPTIONS if option.name not in ON_THE_LINE}
+    expected = {"files": object} | {o.name: o.kind for o in options if o.name and o.name not in ON_THE_LINE}
     config: dict[str, Any] = {}
     for key, value in table.items():
         name = key.replace("-", "_")
-        if name != "files" and name not in names:
-            known = ["files", *(known.replace("_", "-") for known in names)]
+        if name not in expected:
+            known = [known.replace("_", "-") for known in expected]
             raise UserError(f"{path!r}: there is no option called {key!r}.{did_you_mean(key.replace('_', '-'), known)}")
         if name in config:
             raise UserError(f"{path!r}: {key!r} stands there twice, once with - and once with _")
-        tables, flags = ("cell_option", "ablate"), ("quiet", "json", "flow")
-        expected = dict.fromkeys(tables, (dict, "a table")) | dict.fromkeys(flags, (bool, "true or false"))
-        texts = ("name", "resume", "init_from", "preset", "cell", "task")
-        kind, words = (str, "text") if name in texts else expected.get(name, (object, ""))
-        if not isinstance(value, kind):
-            raise UserError(f"{path!r}: {key!r} is {value!r}; it must be {words}")
+        if not isinstance(value, expected[name]):
+            raise UserError(f"{path!r}: {key!r} is {value!r}; it must be {EXPECTED[expected[name]]}")
         config[name] = value
     return config
 
@@ -469,5 +430,5 @@ def pairs(name: str, texts: Iterable[str], example: str) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--{name.replace('_', '-')} is {text!r}; write it as NAME=VALUE, such as {example}")
-        given[key.replace("-", "_") if name == "cell_option" else key] = value
+        given[key if name == "ablate" else key.replace("-", "_")] = value
     return given

@@ -10,9 +10,10 @@ import click
 
 from rnn_cli import completion, piped
 from rnn_cli.console import hush, remark, telling
-from rnn_cli.options import BACKEND, DEFAULTS, QUIET, TRUST
+from rnn_cli.options import BACKEND, QUIET, TRUST, like
 from rnn_cli.output import chosen, output_options, put
 from rnn_cli.tables import sentence, table
+from rnn_lab.settings import Settings
 from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,16 +52,12 @@ Examples:
 @click.option("--all", "everything", is_flag=True, help="Show all kinds.")
 @click.option("--list", "listing", is_flag=True, help="List the kinds.")
 @click.option("--text", metavar="FILE", help="Look at runs on another text than what they held out.")
-@click.option("--steps", metavar="N", type=int, default=0, help="With --cell: train so many steps first.")
-@click.option(
-    "--hidden-size", metavar="N", type=int, default=DEFAULTS["hidden_size"], help="With --cell: units a layer."
-)
-@click.option("--num-layers", metavar="N", type=int, default=DEFAULTS["num_layers"], help="With --cell: layers.")
-@click.option("--learning-rate", metavar="X", type=float, help="With --cell: of the training; else the cell's own.")
-@click.option(
-    "--level", type=click.Choice(["char", "byte", "word"]), default="char", help="With --cell: what a symbol is."
-)
-@click.option("--seed", metavar="N", type=int, default=1, show_default=True, help="Of everything random.")
+@like("steps", "With --cell: train for so many steps first.", 0)
+@like("hidden_size", "With --cell: units per layer.", Settings.hidden_size)
+@like("num_layers", "With --cell: number of layers.", Settings.num_layers)
+@like("learning_rate", "With --cell: learning rate of the training; else what the cell suggests.")
+@like("level", "With --cell: what counts as one symbol of the text.", Settings.level)
+@like("seed", "Random seed for initial weights, batches, and what is sampled.", 1)
 @click.option("--lags", metavar="N", type=int, default=100, show_default=True, help="How many steps to look back.")
 @click.option(
     "--positions", metavar="N", type=int, default=2000, show_default=True, help="Places of the text to average over."
@@ -192,7 +189,6 @@ def _found(name: str | None) -> Run:
 def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]) -> tuple[list[Subject], list[str]]:
     """Cells to look at, and what is to be said of them."""
     from rnn_lab.runs import require_texts
-    from rnn_lab.settings import Settings
     from rnn_lab.subject import fresh
     from rnn_plugins.data.corpus import load_corpus
     from rnn_plugins.data.vocabulary import amount

@@ -34,7 +34,7 @@ from rnn_lab.blas_threads import Threads, changes_of, contradiction
 from rnn_lab.divergence import of_recurrence
 from rnn_lab.paths import BEST, LAST
 from rnn_lab.runs import Run, build_model, create_run, embedding_size, environment
-from rnn_lab.settings import EPOCHS, MIN_STEPS, Backend, Settings, merge, option, warmed_up
+from rnn_lab.settings import EPOCHS, MIN_STEPS, Backend, Settings, merge, named, option, warmed_up
 from rnn_lab.subject import Subject
 from rnn_lab.trainer import Trainer, verdict
 from rnn_plugins import registry
@@ -50,14 +50,11 @@ from rnn_plugins.tasks.language_model import LanguageModel, TextBatch
 WARM_UP = 200
 """Steps of warm-up that a diverged run is advised to try."""
 
-CHANGEABLE = (
-    "files", "epochs", "steps", "max_time", "patience", "valid_every", "log_every", "backend", "flow", "flow_every",
-    "track",
-)  # fmt: skip
-"""What may be given anew when a run goes on; the files, as long as they hold the same text."""
+CHANGEABLE = named("changeable")
+"""Settings that may be given anew when a run goes on; the files, as long as they hold the same text."""
 
-INHERITED = ("task", "cell", "cell_option", "ablate", "hidden_size", "num_layers", "embedding_size", "level")
-"""What a run that starts with another's weights takes over from it."""
+INHERITED = named("inherited")
+"""Settings that a run which starts with another's weights takes over from it."""
 
 
 class Cost(NamedTuple):
@@ -309,7 +306,8 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
     ]
     if threads := contradiction(changes_of(began)):
         session.notices.append(f"its matrix products had threads {threads}: it need not go on bit for bit")
-    changed = {key: getattr(settings, key) for key in CHANGEABLE[1:] if getattr(settings, key) != getattr(before, key)}
+    anew = [key for key in CHANGEABLE if key != "files"]
+    changed = {key: getattr(settings, key) for key in anew if getattr(settings, key) != getattr(before, key)}
     timed = settings.max_time is not None
     if settings.has_end and (timed or changed.keys() & {"epochs", "steps"}):
         end = "to the end of the time" if timed else f"{trainer.total_steps:,} steps"
@@ -570,7 +568,7 @@ def _hold(settings: Settings, run: Run, names: Iterable[str], advice: str) -> No
     """
     for name in names:
         here, there = getattr(settings, name), getattr(run.settings, name)
-        if name in ("cell_option", "ablate"):  # the command line gives text
+        if isinstance(here, dict):  # the command line gives text
             here, there = ({key: str(value).lower() for key, value in options.items()} for options in (here, there))
         if here != there:
             shown = [_pairs(value) if isinstance(value, dict) else value for value in (here, there)]

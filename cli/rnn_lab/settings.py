@@ -1,4 +1,7 @@
-"""All that decides how a run goes, as one value that can be written into its manifest. Nothing is trained here."""
+"""The settings of a run, each described once.
+
+The command line, configuration files, the checks and the documentation's table are made from the fields below.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,21 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from dataclasses import Field, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
 
 from rnn_plugins.errors import UserError, did_you_mean
+from rnn_plugins.options import split_spec
 
 if TYPE_CHECKING:  # the engine brings NumPy, and `rnn train --help` reads the defaults below without it
     from minigrad.optimizers import Optimizer
     from minigrad.schedules import Schedule
+
+EXPECTED = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list of texts",
+    dict: "a table",
+}  # fmt: skip
+"""What a value of a type must be, in words."""
 
 SCHEDULES: dict[str, dict[str, float]] = {
     "constant": {},
@@ -47,109 +57,307 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Settings that belong together, by the name that ``--preset`` takes."""
 
 Backend = Literal["auto", "reference", "numpy", "compiled"]
-"""What carries out the time loop: one of ``minigrad.scan.BACKENDS``, or ``auto``, which leaves it to each call."""
+"""How to run the time loop: one of ``minigrad.scan.BACKENDS``, or ``auto``, which leaves it to each call."""
 
 EPOCHS, MIN_STEPS = 10, 200
-"""How long a run is where nobody says: so many epochs, and on a short text at least so many steps."""
+"""How long a run is where nobody says: so many epochs, and on few data at least so many steps."""
+
+Group = Literal["Task", "Network", "Training", "Run", "Output"]
+"""The sections of the help of ``rnn train``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What the command line, configuration files, the documentation and the checks know of a setting.
+
+    Attributes:
+        help: what it does, as a sentence.
+        group: the section of the help that it stands in; None where the command line has no option for it.
+        range: of a number, as an interval such as "[0, 1)"; a bracket includes its end, a parenthesis does not.
+        computed: the default in words, where it is computed.
+        metavar: how the help writes a value; empty for the name of its type.
+        read: makes a value of text.
+        numeric: whether a number may stand for its text.
+        example: of an option that takes NAME=VALUE.
+        of: the setting that such options belong to; where it is given anew, they are dropped.
+        changeable: whether another value may be given when a run goes on.
+        inherited: whether ``--init-from`` takes it over from the other run.
+        shared: whether ``rnn compare`` takes it, for all cells.
+        aliases: other programs' names for it, with - for _.
+    """
+
+    help: str
+    group: Group | None
+    range: str = ""
+    computed: str = ""
+    metavar: str = ""
+    read: Callable[[str], Any] | None = None
+    numeric: bool = False
+    example: str = ""
+    of: str = ""
+    changeable: bool = False
+    inherited: bool = False
+    shared: bool = False
+    aliases: tuple[str, ...] = ()
+
+
+class Kind(NamedTuple):
+    """What a setting's annotation allows.
+
+    Attributes:
+        type: bool, int, float, str, tuple (of texts) or dict.
+        choices: the only values; empty where there is no such list.
+        optional: whether it may be None.
+    """
+
+    type: type
+    choices: tuple[Any, ...]
+    optional: bool
+
+
+def setting(default: Any, help: str, group: Group | None, **more: Any) -> Any:
+    """A field of ``Settings`` or of one of its groups; ``more`` as ``About`` has it."""
+    metadata = {"about": About(help=help, group=group, **more)}
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The settings of a run. Field names are the command line's option names, with ``_`` for ``-``.
+class CommonTaskOptions:
+    """Options that many tasks have. Each field's ``About`` says what it is."""
 
-    Attributes:
-        files: what to train on; empty for the built-in corpus.
-        task: the name of what is learnt of it.
-        cell: a cell's name, or ``FILE.py:CLASS``.
-        cell_option: the cell's own options.
-        ablate: activations of the cell's step with what is put in their place, a number or ``identity``.
-        hidden_size: units a layer.
-        num_layers: layers.
-        embedding_size: width of the symbols' embedding, 0 for one-hot; None chooses by the vocabulary.
-        dropout: rate between layers and before the output, while training.
-        variational_dropout: one mask for all steps of a sequence.
-        seq_length: steps of truncated backpropagation through time.
-        batch_size: sequences a batch.
-        learning_rate: the schedule's peak; None takes the cell's suggestion.
-        schedule: ``NAME[:KEY=VALUE,...]``, see ``SCHEDULES``.
-        optimizer: ``NAME[:KEY=VALUE,...]``, see ``minigrad.optimizers``.
-        grad_clip: ``NORM``, or ``element:VALUE``; 0 for none.
-        epochs: passes over the training text; None is 10, or on a short text what makes 200 steps.
-        steps: training steps; where given, it counts instead of ``epochs``.
-        max_time: seconds after which a session of training ends; None for no limit. Text such as ``5m`` is understood.
-        valid_fraction: the share at the end of the text that is held out.
-        valid_every: steps between validations; 0 for once an epoch, but within 100 to 1000 steps.
-        log_every: steps between records.
-        patience: validations without improvement after which training ends; 0 for no such end.
-        level: what a symbol is.
-        unknown: what becomes of symbols that the model of ``--init-from`` does not know.
-        dtype: of parameters and activations.
-        seed: of everything random; None draws one.
-        backend: what carries out the time loop; the last bits of the weights depend on it.
-        flow: whether to look, while training, at how far back the gradient reaches.
-        flow_every: steps between such looks.
-        track: the program whose files are written for it to show; empty for none.
+    level: Literal["char", "byte", "word"] = setting(
+        "char", "What counts as one symbol of the text.", "Task", inherited=True, shared=True
+    )
+    valid_fraction: float = setting(
+        0.1,
+        "Share of the data, taken from its end, to hold out for validation.",
+        "Task",
+        range="[0, 1)",
+        shared=True,
+        aliases=("val-frac",),
+    )
+    unknown: Literal["error", "skip", "replace"] = setting(
+        "error", "With --init-from: what to do with symbols that the model does not know.", "Task"
+    )
+    seq_length: int = setting(
+        64,
+        "Time steps per sequence (truncated BPTT); the state is passed on to the next sequence.",
+        "Training",
+        range="[1, 1e6]",
+        shared=True,
+        aliases=("bptt",),
+    )
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is trained, whatever the task. Each field's ``About`` says what it is."""
+
+    cell: str = setting(
+        "gru",
+        "A cell: one of rnn cells, or a class in a Python file.",
+        "Network",
+        metavar="NAME|FILE.py:CLASS[:KEY=VALUE,...]",
+        inherited=True,
+        aliases=("model", "model-type"),
+    )
+    cell_option: Mapping[str, Any] = setting(
+        {},
+        "Option of the cell, as rnn cells show NAME lists them; may be repeated.",
+        "Network",
+        metavar="NAME=VALUE",
+        example="forget_bias=2",
+        of="cell",
+        inherited=True,
+    )
+    ablate: Mapping[str, Any] = setting(
+        {},
+        "Replace a gate or another activation of the cell with a number or with identity; may be repeated.",
+        "Network",
+        metavar="NAME=VALUE",
+        example="output=1",
+        of="cell",
+        inherited=True,
+    )
+    hidden_size: int = setting(
+        256,
+        "Units per layer.",
+        "Network",
+        range="[1, 1e6]",
+        inherited=True,
+        shared=True,
+        aliases=("rnn-size", "nhid"),
+    )
+    num_layers: int = setting(
+        1, "Number of layers.", "Network", range="[1, 1000]", inherited=True, shared=True, aliases=("nlayers",)
+    )
+    embedding_size: int | None = setting(
+        None,
+        "Width of the embedding of symbols; 0 for one-hot.",
+        "Network",
+        range="[0, 1e6]",
+        computed="0 up to 256 symbols, else the hidden size or 128, whichever is less",
+        inherited=True,
+        shared=True,
+        aliases=("wordvec-size", "emsize", "embedding-dim"),
+    )
+    dropout: float = setting(
+        0.0, "Dropout rate between layers and before the output.", "Network", range="[0, 1)", shared=True
+    )
+    variational_dropout: bool = setting(False, "Use one dropout mask for all time steps of a sequence.", "Network")
+    dtype: Literal["float32", "float64"] = setting(
+        "float32", "Floating-point type of weights and activations.", "Network", shared=True
+    )
+
+
+@dataclass(frozen=True)
+class Training:
+    """How it is trained. Each field's ``About`` says what it is."""
+
+    batch_size: int = setting(32, "Sequences per batch.", "Training", range="[1, 1e6]", shared=True)
+    learning_rate: float | None = setting(
+        None,
+        "Highest learning rate of the schedule.",
+        "Training",
+        range="(0, inf)",
+        computed="what the cell suggests, or 0.002",
+        shared=True,
+        aliases=("lr",),
+    )
+    schedule: str = setting(
+        "cosine",
+        "Learning rate over time: constant, exponential:decay=X,every=EPOCHS,after=EPOCHS, "
+        "cosine:warmup=STEPS,final=SHARE, or linear with the same parameters as cosine.",
+        "Training",
+        metavar="NAME[:KEY=X,...]",
+        shared=True,
+    )
+    optimizer: str = setting(
+        "adam",
+        "sgd, rmsprop, adagrad, adam or adamw, with its parameters, as in sgd:momentum=0.9,nesterov=true.",
+        "Training",
+        metavar="NAME[:KEY=X,...]",
+        shared=True,
+    )
+    grad_clip: str = setting(
+        "5",
+        "Largest norm of the gradient, or element:X for its largest element; 0 for no clipping.",
+        "Training",
+        metavar="X|element:X",
+        numeric=True,
+        shared=True,
+        aliases=("clip",),
+    )
+    epochs: float | None = setting(
+        None,
+        "Passes over the training data.",
+        "Training",
+        range="[0, 1e9]",
+        computed="10, and on few data as many as make 200 steps",
+        changeable=True,
+        shared=True,
+        aliases=("max-epochs",),
+    )
+    steps: int | None = setting(
+        None, "Training steps, instead of --epochs.", "Training", range="[0, 1e12]", changeable=True, shared=True
+    )
+    max_time: float | None = setting(
+        None,
+        "Stop after this time, counted from this start; a falling schedule ends with it.",
+        "Training",
+        range="[0, 1e9]",
+        computed="no limit",
+        metavar="20s|5m|2h",
+        read=lambda text: parse_duration(text),
+        changeable=True,
+        shared=True,
+    )
+    patience: int = setting(
+        0,
+        "Stop after this many validations without improvement; 0 for never.",
+        "Training",
+        range="[0, 1e12]",
+        changeable=True,
+    )
+    seed: int | None = setting(
+        None,
+        "Random seed for initial weights, batches and dropout.",
+        "Training",
+        range="[0, 9223372036854775808]",
+        computed="drawn, and printed",
+        shared=True,
+    )
+    valid_every: int = setting(
+        0,
+        "Steps between validations.",
+        "Run",
+        range="[0, 1e12]",
+        computed="once per epoch, within 100 to 1000 steps",
+        changeable=True,
+        aliases=("eval-val-every", "checkpoint-every"),
+    )
+    log_every: int = setting(
+        10,
+        "Steps between records in metrics.jsonl.",
+        "Run",
+        range="[1, 1e12]",
+        changeable=True,
+        shared=True,
+        aliases=("print-every", "log-interval"),
+    )
+    backend: Backend = setting("auto", "How to run the time loop.", "Run", changeable=True, shared=True)
+    flow: bool = setting(
+        False,
+        "Measure, show and record during training how far back the gradient reaches.",
+        "Output",
+        changeable=True,
+    )
+    flow_every: int = setting(
+        100, "With --flow: steps between measurements.", "Output", range="[1, 1e12]", changeable=True
+    )
+    track: Literal["", "tensorboard"] = setting(
+        "", "Write files for this program into the run's folder.", "Output", changeable=True
+    )
+
+
+@dataclass(frozen=True)
+class Settings(Network, Training, CommonTaskOptions):
+    """All settings of a run. Field names are the command line's option names, with ``_`` for ``-``.
+
+    A cell or task with options behind it (``lstm:forget_bias=2``) is taken apart into its name and ``cell_option``.
     """
 
-    files: tuple[str, ...] = ()
-    task: str = "language-model"
-    cell: str = "gru"
-    cell_option: Mapping[str, Any] = field(default_factory=dict)
-    ablate: Mapping[str, Any] = field(default_factory=dict)
-    hidden_size: int = 256
-    num_layers: int = 1
-    embedding_size: int | None = None
-    dropout: float = 0.0
-    variational_dropout: bool = False
-    seq_length: int = 64
-    batch_size: int = 32
-    learning_rate: float | None = None
-    schedule: str = "cosine"
-    optimizer: str = "adam"
-    grad_clip: str = "5"
-    epochs: float | None = None
-    steps: int | None = None
-    max_time: float | None = None
-    valid_fraction: float = 0.1
-    valid_every: int = 0
-    log_every: int = 10
-    patience: int = 0
-    level: Literal["char", "byte", "word"] = "char"
-    unknown: Literal["error", "skip", "replace"] = "error"
-    dtype: Literal["float32", "float64"] = "float32"
-    seed: int | None = None
-    backend: Backend = "auto"
-    flow: bool = False
-    flow_every: int = 100
-    track: Literal["", "tensorboard"] = ""
+    files: tuple[str, ...] = setting((), "What to train on; nothing for the built-in corpus.", None, changeable=True)
+    task: str = setting(
+        "language-model",
+        "What the network learns: one of rnn tasks, or a class in a Python file.",
+        "Task",
+        metavar="NAME|FILE.py:CLASS[:KEY=VALUE,...]",
+        inherited=True,
+    )
+    task_option: Mapping[str, Any] = setting(
+        {},
+        "Option of the task, as rnn tasks show NAME lists them; may be repeated.",
+        "Task",
+        metavar="NAME=VALUE",
+        example="pool=mean",
+        of="task",
+        inherited=True,
+    )
 
     def __post_init__(self) -> None:
-        """Hold every value against its type and range.
+        """Check every value against its type and range.
 
         Raises:
             UserError: one does not fit.
         """
-        if isinstance(self.max_time, str):
-            object.__setattr__(self, "max_time", parse_duration(self.max_time))
-        hints = typing.get_type_hints(type(self))
+        given = apart({f.name: getattr(self, f.name) for f in fields(self)})
+        allowed = kinds(type(self))
         for f in fields(self):
-            object.__setattr__(self, f.name, _fit(f.name, getattr(self, f.name), hints[f.name]))
-        ranges: dict[str, tuple[float, float]] = {
-            "hidden_size": (1, 1e6), "num_layers": (1, 1000), "embedding_size": (0, 1e6), "seq_length": (1, 1e6),
-            "batch_size": (1, 1e6), "steps": (0, 1e12), "epochs": (0, 1e9), "max_time": (0, 1e9),
-            "valid_every": (0, 1e12), "log_every": (1, 1e12), "flow_every": (1, 1e12), "patience": (0, 1e12),
-            "seed": (0, 2**63),
-        }  # fmt: skip
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                bound = f"at most {high:,.0f}" if value > high else f"at least {low:g}"
-                raise UserError(f"{option(name)} is {value}; it must be {bound}")
-        for name in ("dropout", "valid_fraction"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{option(name)} is {getattr(self, name):g}; it must be at least 0 and below 1")
-        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
-            raise UserError(f"--learning-rate is {self.learning_rate:g}; it must be above 0")
+            value = _fit(f.name, given[f.name], allowed[f.name], about(f))
+            object.__setattr__(self, f.name, value)
         self.clipping()
         self.make_optimizer()
         self.make_schedule(1.0, 1, 1)
@@ -169,10 +377,10 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON takes them."""
-        return asdict(self) | {
-            "files": list(self.files),
-            "cell_option": dict(self.cell_option),
-            "ablate": dict(self.ablate),
+        plain: dict[type, Callable[[Any], Any]] = {tuple: list, dict: dict}
+        return {
+            name: plain.get(kind.type, lambda value: value)(getattr(self, name))
+            for name, kind in kinds(type(self)).items()
         }
 
     def clipping(self) -> tuple[float, float]:
@@ -247,24 +455,73 @@ class Settings:
         return self.valid_every or min(max(steps_per_epoch, 100), 1000)
 
 
-def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings from several places, of which later ones win.
+def about(f: Field[Any]) -> About:
+    """What is known of a setting."""
+    known: About = f.metadata["about"]
+    return known
 
-    Options of a cell and its ablations are merged one by one, and dropped where a later layer names another cell;
-    ``epochs`` puts an earlier layer's ``steps`` aside.
+
+def named(mark: Literal["changeable", "inherited", "shared"], cls: type[Any] = Settings) -> tuple[str, ...]:
+    """The names of the settings that have a mark."""
+    return tuple(f.name for f in fields(cls) if getattr(about(f), mark))
+
+
+def kinds(cls: type[Any]) -> dict[str, Kind]:
+    """What the settings' annotations allow, by name."""
+    hints = typing.get_type_hints(cls)
+    return {f.name: _kind(hints[f.name]) for f in fields(cls)}
+
+
+def _kind(hint: Any) -> Kind:
+    parts = get_args(hint) if get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    (part,) = (part for part in parts if part is not type(None))
+    optional = len(parts) > 1
+    if get_origin(part) is Literal:
+        return Kind(str, get_args(part), optional)
+    return Kind({tuple: tuple, Mapping: dict, dict: dict}.get(get_origin(part), part), (), optional)
+
+
+def merge(*layers: Mapping[str, Any], cls: type[Any] = Settings) -> dict[str, Any]:
+    """Settings from several sources, of which later ones win.
+
+    Options of a cell or task and ablations are merged one by one, and dropped where a later layer names another cell or
+    task; ``epochs`` removes an earlier layer's ``steps``.
     """
-    of_cell = ("cell_option", "ablate")
+    owners = {f.name: about(f).of for f in fields(cls) if about(f).of}
     merged: dict[str, Any] = {}
-    for layer in layers:
-        if layer.get("cell", merged.get("cell")) != merged.get("cell"):
-            for name in of_cell:
+    for layer in map(apart, layers):
+        for name, owner in owners.items():
+            if layer.get(owner, merged.get(owner)) != merged.get(owner):
                 merged.pop(name, None)
         if "epochs" in layer:
             merged.pop("steps", None)
-        tables = {name: {**merged.get(name, {}), **layer.get(name, {})} for name in of_cell}
+        tables = {name: {**merged.get(name, {}), **layer.get(name, {})} for name in owners}
         merged |= layer
         merged |= {name: table for name, table in tables.items() if table}
     return merged
+
+
+def apart(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same settings with the options behind a cell's or a task's name (``lstm:forget_bias=2``) in their own table.
+
+    Raises:
+        UserError: an option is no pair, or is given with two values.
+    """
+    values = dict(given)
+    for owner in ("cell", "task"):
+        if not isinstance(spec := values.get(owner), str):
+            continue
+        values[owner], options = split_spec(spec, owner)
+        table = values.get(name := f"{owner}_option", {})
+        if not options or not isinstance(table, Mapping):
+            continue
+        for key in options.keys() & table.keys():
+            if str(options[key]).lower() != str(table[key]).lower():
+                raise UserError(
+                    f"--{owner} {spec} and {option(name)} {key}={table[key]} contradict each other: leave one out"
+                )
+        values[name] = {**table, **options}
+    return values
 
 
 def option(name: str) -> str:
@@ -327,30 +584,40 @@ def _keyword_defaults(make: Callable[..., Any]) -> dict[str, Any]:
     return {p.name: p.default for p in inspect.signature(make).parameters.values()}
 
 
-def _fit(name: str, value: Any, hint: Any) -> Any:
-    """The value as its field's type, where it is one that a configuration file may hold for it."""
-    kinds = get_args(hint) if get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-    if value is None and type(None) in kinds:
+def _fit(name: str, value: Any, kind: Kind, about: About) -> Any:
+    """The value as its setting's type, where it is one that a configuration file may hold for it, and in its range."""
+    if isinstance(value, str) and about.read:
+        value = about.read(value)
+    if value is None and kind.optional:
         return None
-    kind = next(k for k in kinds if k is not type(None))
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise UserError(f"{option(name)} is {value!r}; it must be one of {', '.join(get_args(kind))}")
+    if kind.choices:
+        if value not in kind.choices:
+            raise UserError(f"{option(name)} is {value!r}; it must be one of {', '.join(filter(None, kind.choices))}")
         return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value) if abs(value) < 2**63 else math.inf if value > 0 else -math.inf
-    if get_origin(kind) is tuple:
-        if isinstance(value, str):
-            return (value,)
-        if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
-            return tuple(value)
-    elif get_origin(kind) is not None:
-        if isinstance(value, Mapping):
-            return dict(value)
-    elif kind is str and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)  # grad_clip = 5 in a configuration file
-    elif isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
-        return value
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    expected = words.get(kind, "a list of texts" if get_origin(kind) is tuple else "a table")
-    raise UserError(f"{option(name)} is {value!r}; it must be {expected}")
+    if kind.type is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value) if abs(value) < 2**63 else math.inf if value > 0 else -math.inf
+    elif kind.type is str and about.numeric and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    elif kind.type is tuple and isinstance(value, str):
+        value = (value,)
+    elif kind.type is tuple and isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+        value = tuple(value)
+    elif kind.type is dict and isinstance(value, Mapping):
+        value = dict(value)
+    elif kind.type is tuple or not isinstance(value, kind.type) or isinstance(value, bool) != (kind.type is bool):
+        raise UserError(f"{option(name)} is {value!r}; it must be {EXPECTED[kind.type]}")
+    if about.range and (bound := _beyond(value, about.range)):
+        raise UserError(f"{option(name)} is {f'{value:g}' if isinstance(value, float) else value}; it must be {bound}")
+    return value
+
+
+def _beyond(value: float, interval: str) -> str:
+    """What a number must be that is not within an interval, in words; empty where it is within."""
+    low, high = map(float, interval[1:-1].split(","))
+    least = f"at least {low:g}" if interval[0] == "[" else f"above {low:g}"
+    if value > low or (value == low and interval[0] == "["):
+        if value < high or (value == high and interval[-1] == "]"):
+            return ""
+        if interval[-1] == "]":
+            return f"at most {high:,.0f}"
+    return least if interval[-1] == "]" or high == math.inf else f"{least} and below {high:g}"

@@ -5,28 +5,23 @@ Listing reads metadata only: no plugin is imported before its name is asked for.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import importlib
-import math
 import re
 import sys
 import traceback
-import typing
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rnn_plugins import trust
 from rnn_plugins.errors import UserError, did_you_mean, said
+from rnn_plugins.options import Option, OptionValue, listed, options_of, values_of
 
 if TYPE_CHECKING:
     from rnn_cells import Cell
-
-OptionValue = str | float | int | bool
-"""A value of a cell's option, as the command line (text) or a configuration file gives it."""
 
 
 class Entry(NamedTuple):
@@ -57,29 +52,6 @@ class Row(NamedTuple):
     error: str | None
 
 
-class CellOption(NamedTuple):
-    """A field that a cell has beside its sizes.
-
-    Attributes:
-        name: of the field.
-        type: bool, int, float or str; for choices the type of the first; else the annotation as it stands.
-        default: ``dataclasses.MISSING`` where a value must be given.
-        choices: the only values allowed; empty where there is no such list.
-    """
-
-    name: str
-    type: Any
-    default: Any
-    choices: tuple[Any, ...]
-
-    @property
-    def expected(self) -> str:
-        """What a value must be, in words."""
-        if self.choices:
-            return _one_of([str(choice) for choice in self.choices], "or")
-        return _EXPECTED.get(self.type, "a value that only Python can give")
-
-
 class _Group(NamedTuple):
     word: str
     base: str
@@ -92,8 +64,6 @@ _GROUPS = {
     "reports": _Group("report", "rnn_plugins.reports.report:Report"),
 }
 
-_EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<name>.*))?")
 
 
@@ -180,25 +150,13 @@ def given(spec: str) -> None:
         trust.remember(path.resolve(), _digest(_read(path)))
 
 
-def cell_options(cls: type[Cell]) -> list[CellOption]:
+def cell_options(cls: type[Cell]) -> list[Option]:
     """The options of a cell: the fields that it has beside ``input_size`` and ``hidden_size``.
 
     Raises:
         UserError: an annotation names something that does not exist.
     """
-    try:
-        hints = typing.get_type_hints(cls)
-    except Exception as error:
-        raise UserError(f"the options of {cls.__name__} cannot be read: {said(error)}") from error
-    options = []
-    for field in dataclasses.fields(cls):
-        if not field.init or field.name in ("input_size", "hidden_size"):
-            continue
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        hint = hints[field.name]
-        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-        options.append(CellOption(field.name, type(choices[0]) if choices else hint, default, choices))
-    return options
+    return options_of(cls, ("input_size", "hidden_size"))
 
 
 def make_cell(spec: str, input_size: int, hidden_size: int, options: Mapping[str, OptionValue]) -> Cell:
@@ -224,14 +182,7 @@ def build_cell(
     Raises:
         UserError: the cell has no such option, or does not take its value or a size.
     """
-    known = {option.name: option for option in cell_options(cls)}
-    for name in options:
-        if name not in known:
-            raise _unknown(f"the cell {spec!r} has no option called {name!r}", name, list(known), "Its options")
-    for name, option in known.items():
-        if option.default is dataclasses.MISSING and name not in options:
-            raise UserError(f"the cell {spec!r} needs its option {name!r} to be given: {option.expected}")
-    values = {name: _parse(spec, known[name], value) for name, value in options.items()}
+    values = values_of(f"the cell {spec!r}", cell_options(cls), options)
     try:
         cell = cls(input_size, hidden_size, **values)
     except ValueError as error:
@@ -365,7 +316,7 @@ def _class_in_file(path: Path, source: bytes, name: str | None) -> type[Cell]:
         if not own:
             raise UserError(f"{path} defines no cell: write a subclass of rnn_cells.Cell in it")
         raise UserError(
-            f"{path} defines the cells {_one_of(list(own), 'and')}: say which, as in {path}:{next(iter(own))}"
+            f"{path} defines the cells {listed(list(own), 'and')}: say which, as in {path}:{next(iter(own))}"
         )
     if name not in vars(module):
         raise _unknown(f"{path} has no class called {name!r}", name, list(own), "Its cells")
@@ -410,33 +361,5 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _parse(spec: str, option: CellOption, value: OptionValue) -> Any:
-    """The value as the option's type."""
-    if option.choices:
-        for choice in option.choices:
-            if str(choice) == str(value):
-                return choice
-    elif option.type is bool:
-        if str(value).lower() in _BOOLEANS:
-            return _BOOLEANS[str(value).lower()]
-    elif option.type in (int, float):
-        try:
-            number = option.type(value)
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        # int(1.5) is 1, and float(True) is 1.0; neither was meant.
-        if math.isfinite(number) and not isinstance(value, bool) and (isinstance(value, str) or number == value):
-            return number
-    elif option.type is str:
-        return str(value)
-    hint = did_you_mean(str(value), map(str, option.choices))
-    problem = f"the option {option.name!r} of the cell {spec!r} must be {option.expected}, and it is {value!r}"
-    raise UserError(f"{problem}.{hint}" if hint else problem)
-
-
 def _what(thing: Any) -> str:
     return f"the class {thing.__name__}" if isinstance(thing, type) else f"of type {type(thing).__name__}"
-
-
-def _one_of(names: list[str], word: str) -> str:
-    return f" {word} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -21,7 +21,7 @@ from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
-from rnn_plugins.registry import CellOption, OptionValue
+from rnn_plugins.options import Option, OptionValue
 
 Shape = tuple[int, ...]
 
@@ -63,7 +63,7 @@ class Sheet:
     name: str
     origin: str
     text: str
-    options: tuple[CellOption, ...]
+    options: tuple[Option, ...]
     input_size: int
     hidden_size: int
     parameters: dict[str, Shape]

@@ -1,0 +1,137 @@
+"""The options of plugins: a cell, a task or another class with dataclass fields, given as text or as values."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, NamedTuple
+
+from rnn_plugins.errors import UserError, did_you_mean, said
+
+OptionValue = str | float | int | bool
+"""A value of an option, as the command line (text) or a configuration file gives it."""
+
+_EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+class Option(NamedTuple):
+    """A field of a plugin's class that the user may give.
+
+    Attributes:
+        name: of the field.
+        type: bool, int, float or str; for choices the type of the first; else the annotation as it stands.
+        default: ``dataclasses.MISSING`` where a value must be given.
+        choices: the only values allowed; empty where there is no such list.
+    """
+
+    name: str
+    type: Any
+    default: Any
+    choices: tuple[Any, ...]
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, in words."""
+        if self.choices:
+            return listed([str(choice) for choice in self.choices], "or")
+        return _EXPECTED.get(self.type, "a value that only Python can give")
+
+
+def options_of(cls: type, without: Collection[str] = ()) -> list[Option]:
+    """The options of a class: its dataclass fields, but for those that its caller sets.
+
+    Raises:
+        UserError: an annotation names something that does not exist.
+    """
+    try:
+        hints = typing.get_type_hints(cls)
+    except Exception as error:
+        raise UserError(f"the options of {cls.__name__} cannot be read: {said(error)}") from error
+    options = []
+    for field in dataclasses.fields(cls):
+        if not field.init or field.name in without:
+            continue
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        hint = hints[field.name]
+        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+        options.append(Option(field.name, type(choices[0]) if choices else hint, default, choices))
+    return options
+
+
+def values_of(who: str, options: Collection[Option], given: Mapping[str, OptionValue]) -> dict[str, Any]:
+    """The values given, each as its option's type.
+
+    Args:
+        who: whose options they are, as messages name it: "the cell 'lstm'".
+        options: all that there are.
+        given: values by name; text is read as the option's type.
+
+    Raises:
+        UserError: there is no such option, it does not take its value, or one that must be given is not.
+    """
+    known = {option.name: option for option in options}
+    for name in given:
+        if name not in known:
+            raise UserError(
+                f"{who} has no option called {name!r}.{did_you_mean(name, known)} "
+                f"Its options: {', '.join(known) or 'none'}"
+            )
+    for name, option in known.items():
+        if option.default is dataclasses.MISSING and name not in given:
+            raise UserError(f"{who} needs its option {name!r} to be given: {option.expected}")
+    return {name: _parse(who, known[name], value) for name, value in given.items()}
+
+
+def split_spec(text: str, word: str) -> tuple[str, dict[str, str]]:
+    """``NAME`` or ``NAME:KEY=VALUE,...`` as the name (or ``FILE.py:CLASS``) and the options.
+
+    Args:
+        text: as it was typed.
+        word: the option of the command line that it was typed for: "cell", "task".
+
+    Raises:
+        UserError: an option is no pair.
+    """
+    spec, _, last = text.rpartition(":")
+    if not spec or "=" not in last:
+        return text, {}
+    options = {}
+    for part in last.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or not key:
+            example = {"cell": "lstm:forget_bias=2"}.get(word, "language-model:level=word")
+            raise UserError(f"--{word} is {text!r}: {part!r} is no option; write NAME:KEY=VALUE, such as {example}")
+        options[key.strip().replace("-", "_")] = value
+    return spec, options
+
+
+def listed(names: list[str], word: str) -> str:
+    """Names in a sentence: "a, b and c"."""
+    return f" {word} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _parse(who: str, option: Option, value: OptionValue) -> Any:
+    """The value as the option's type."""
+    if option.choices:
+        for choice in option.choices:
+            if str(choice) == str(value):
+                return choice
+    elif option.type is bool:
+        if str(value).lower() in _BOOLEANS:
+            return _BOOLEANS[str(value).lower()]
+    elif option.type in (int, float):
+        try:
+            number = option.type(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        # int(1.5) is 1, and float(True) is 1.0; neither was meant.
+        if math.isfinite(number) and not isinstance(value, bool) and (isinstance(value, str) or number == value):
+            return number
+    elif option.type is str:
+        return str(value)
+    hint = did_you_mean(str(value), map(str, option.choices))
+    problem = f"the option {option.name!r} of {who} must be {option.expected}, and it is {value!r}"
+    raise UserError(f"{problem}.{hint}" if hint else problem)
