@@ -13,7 +13,7 @@ import minigrad.tensor
 from minigrad import concat, concatenate, maximum, relu, tanh, where
 from minigrad.tensor import elementwise, value_of
 from rnn_cells import Bidirectional, Cell, Stacked
-from rnn_plugins.testing import CellError, check_cell
+from rnn_plugins.testing import CheckError, check_cell
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def test_a_function_that_jumps_everywhere_is_reported(primitive):
             return noise(x)
 
     assert failures(Jumps(3, 16))["gradient of the input"] == (
-        "at each of 5 places even the shortest finite differences meet a kink or a jump"
+        "at each of 5 points even the shortest finite differences meet a kink or a jump"
     )
 
 
@@ -617,7 +617,7 @@ def test_a_failing_report_raises_and_names_every_failure():
     report = check_cell(IgnoresReverse(3, 4))
     assert not report.passed
     (failure,) = report.failures
-    with pytest.raises(CellError) as caught:
+    with pytest.raises(CheckError) as caught:
         report.raise_if_failed()
     assert str(caught.value) == (
         f"IgnoresReverse(input_size=3, hidden_size=4) fails 1 of 19 checks:\n  reverse: {failure.detail}"

@@ -1,95 +1,40 @@
-"""The kit that every cell must pass, built-in or not: right gradients, and the promises that the time loop relies on.
-
-It finds what is wrong with a cell and says so in words; whether a cell learns well is not its question.
-"""
+"""Checks of a cell: its gradients, and all that the time loop relies on."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from minigrad import checkpoint, trees, value_and_grad
-from minigrad.checking import TOLERANCE, directional_error
 from minigrad.scan import available_backends, use_backend
 from minigrad.trees import Tree
 from rnn_cells import Cell
-
-Array = NDArray[Any]
+from rnn_plugins.testing.checks import (
+    Array,
+    CheckReport,
+    Failed,
+    attempt,
+    compare,
+    gradient_error,
+    is_float,
+    normal,
+    pairs,
+    require_shape,
+    same,
+)
 
 LENGTH, BATCH = 4, 3
 """Steps and sequences of the samples."""
 
 LENGTHS = np.array([LENGTH, 2, 0])
 """One sequence that fills the batch, one that ends earlier, one that is empty."""
-
-DIFFERENCE = 1e-9
-"""Largest relative difference, in float64, of two ways to compute one thing."""
-
-PLACES = 5
-"""How many places are tried where even the shortest finite differences meet a kink."""
-
-
-class CellError(AssertionError):
-    """A cell that does not keep what a cell promises."""
-
-
-class Check(NamedTuple):
-    """One thing that was checked.
-
-    Attributes:
-        name: what.
-        passed: whether it holds.
-        detail: what was found where it does not; else empty.
-        error: the largest relative error, where numbers were compared.
-    """
-
-    name: str
-    passed: bool
-    detail: str
-    error: float | None
-
-
-@dataclass(frozen=True)
-class CheckReport:
-    """All that was checked of one cell."""
-
-    cell: Cell
-    checks: tuple[Check, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether everything holds."""
-        return all(check.passed for check in self.checks)
-
-    @property
-    def failures(self) -> tuple[Check, ...]:
-        """What does not hold."""
-        return tuple(check for check in self.checks if not check.passed)
-
-    @property
-    def error(self) -> float:
-        """The largest relative error of all."""
-        return max((check.error for check in self.checks if check.error is not None), default=0.0)
-
-    def raise_if_failed(self) -> None:
-        """Do nothing where everything holds.
-
-        Raises:
-            CellError: something does not; a line for each.
-        """
-        if not self.passed:
-            lines = [f"\n  {check.name}: {check.detail}" for check in self.failures]
-            raise CellError(f"{self.cell} fails {len(lines)} of {len(self.checks)} checks:{''.join(lines)}")
 
 
 def check_cell(cell: Cell, *, rng: np.random.Generator | None = None) -> CheckReport:
@@ -112,47 +57,27 @@ def check_cell(cell: Cell, *, rng: np.random.Generator | None = None) -> CheckRe
     rng = rng or np.random.default_rng(0)
     checks = []
     for name, check in _FIRST.items():
-        checks.append(_try(name, partial(check, cell, rng)))
+        checks.append(attempt(name, partial(check, cell, rng)))
         if not checks[-1].passed:
             return CheckReport(cell, tuple(checks))
     like = _Sample(cell.init_params(rng), cell.init_carry(BATCH), np.zeros(1))
-    places = [i for i, leaf in enumerate(trees.leaves(like)) if _is_float(leaf)]
+    places = [i for i, leaf in enumerate(trees.leaves(like)) if is_float(leaf)]
     for i in places:
         name = f"gradient of {_label(trees.paths(like)[i])}"
-        checks.append(_try(name, partial(_gradient, cell, rng, [i], None)))
-    checks.append(_try("gradient with lengths", partial(_gradient, cell, rng, places, LENGTHS)))
+        checks.append(attempt(name, partial(_gradient, cell, rng, [i], None)))
+    checks.append(attempt("gradient with lengths", partial(_gradient, cell, rng, places, LENGTHS)))
     for name, check in (_CAUSAL if cell.causal else {}).items():
-        checks.append(_try(name, partial(check, cell, rng)))
+        checks.append(attempt(name, partial(check, cell, rng)))
     for name, check in _EVERY.items():
-        checks.append(_try(name, partial(check, cell, rng)))
+        checks.append(attempt(name, partial(check, cell, rng)))
     return CheckReport(cell, tuple(checks))
 
 
 def broken_promise(cell: Cell) -> str | None:
     """What a cell does not keep of that without which no network can be made of it; None where it keeps all that."""
     rng = np.random.default_rng(0)
-    checks = (_try(name, partial(check, cell, rng)) for name, check in _FIRST.items())
+    checks = (attempt(name, partial(check, cell, rng)) for name, check in _FIRST.items())
     return next((check.detail for check in checks if not check.passed), None)
-
-
-class _Failed(Exception):
-    """What a check has found, and the error where there is a number."""
-
-    def __init__(self, detail: str, error: float | None = None) -> None:
-        super().__init__(detail)
-        self.error = error
-
-
-def _try(name: str, check: Callable[[], float | None]) -> Check:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)  # an overflow or an empty mean is a fault of the cell
-            with use_backend("reference"):  # the step itself is checked, as often as it is called
-                return Check(name, True, "", check())
-    except _Failed as failure:
-        return Check(name, False, str(failure), failure.error)
-    except Exception as error:
-        return Check(name, False, f"{type(error).__name__}: {error}", None)
 
 
 class _Sample(NamedTuple):
@@ -169,7 +94,7 @@ def _draw(cell: Cell, rng: np.random.Generator) -> _Sample:
     Parameters are near fresh ones but not on them, for at zero biases or tiny weights much goes unseen.
     """
     fresh = trees.cast(cell.init_params(rng), np.float64)
-    params = trees.map(lambda x: x + 0.2 * _normal(x, rng) if _is_float(x) else x, fresh)
+    params = trees.map(lambda x: x + 0.2 * normal(x, rng) if is_float(x) else x, fresh)
     xs = rng.standard_normal((3 + LENGTH, BATCH, cell.input_size))
     carry, _ = cell.unroll(params, trees.cast(cell.init_carry(BATCH), np.float64), xs[:3])
     return _Sample(params, _like_first(cell, carry), xs[3:])
@@ -180,12 +105,6 @@ def _like_first(cell: Cell, carry: Tree) -> Tree:
     return trees.map(lambda _, leaf: leaf, cell.init_carry(BATCH), carry)
 
 
-def _normal(like: Any, rng: np.random.Generator) -> Array:
-    """Normal numbers; smaller in a matrix, so that a product with it moves by about as much as a vector."""
-    shape = np.shape(like)
-    return np.asarray(rng.standard_normal(shape) / np.sqrt(max(shape[0], 1) if len(shape) > 1 else 1))
-
-
 # --- what must hold before the rest means anything -------------------------------------------------------------------
 
 
@@ -194,7 +113,7 @@ def _parameters(cell: Cell, rng: np.random.Generator) -> None:
     for path, leaf in zip(trees.paths(params), trees.leaves(params), strict=True):
         if not isinstance(leaf, np.ndarray) or leaf.dtype.kind != "f":
             given = getattr(leaf, "dtype", type(leaf).__name__)
-            raise _Failed(
+            raise Failed(
                 f"{_label('0', path)} is of type {given}; parameters are trained, so each is an array of "
                 "floating-point numbers, and a constant belongs into the step"
             )
@@ -203,7 +122,7 @@ def _parameters(cell: Cell, rng: np.random.Generator) -> None:
 def _step(cell: Cell, rng: np.random.Generator) -> None:
     x = np.ones((BATCH, cell.input_size), np.float32)
     _, y = _one_step(cell, cell.init_params(rng), cell.init_carry(BATCH), x)
-    _require_shape("the output", y, (BATCH, cell.output_size))
+    require_shape("the output", y, (BATCH, cell.output_size))
 
 
 def _carry_structure(cell: Cell, rng: np.random.Generator) -> None:
@@ -211,30 +130,30 @@ def _carry_structure(cell: Cell, rng: np.random.Generator) -> None:
     after, _ = _one_step(cell, cell.init_params(rng), carry, np.ones((BATCH, cell.input_size), np.float32))
     if trees.structure(after) != trees.structure(carry):
         before, now = (json.dumps(trees.structure(tree)) for tree in (carry, after))
-        raise _Failed(f"a step makes {now} of the carry {before}; it must keep its structure")
-    for path, (old, new) in _pairs(carry, after):
+        raise Failed(f"a step makes {now} of the carry {before}; it must keep its structure")
+    for path, (old, new) in pairs(carry, after):
         if np.shape(old)[:1] != (BATCH,):
-            raise _Failed(f"{_label('1', path)} is of shape {np.shape(old)}; its first axis must be the batch")
-        _require_shape(f"{_label('1', path)} after a step", new, np.shape(old))
+            raise Failed(f"{_label('1', path)} is of shape {np.shape(old)}; its first axis must be the batch")
+        require_shape(f"{_label('1', path)} after a step", new, np.shape(old))
 
 
 def _sequence(cell: Cell, rng: np.random.Generator) -> None:
     after, ys = cell.unroll(*_draw(cell, rng), rng=rng)  # with dropout, where there is any, as in training
-    _require_shape("the sequence of outputs", ys, (LENGTH, BATCH, cell.output_size))
+    require_shape("the sequence of outputs", ys, (LENGTH, BATCH, cell.output_size))
     if not np.isfinite(ys).all():
-        raise _Failed("an output is not finite")
+        raise Failed("an output is not finite")
     for path, leaf in zip(trees.paths(after), trees.leaves(after), strict=True):
         if not np.isfinite(leaf).all():
-            raise _Failed(f"{_label('1', path)} is not finite after {LENGTH} steps")
+            raise Failed(f"{_label('1', path)} is not finite after {LENGTH} steps")
 
 
 def _purity(cell: Cell, rng: np.random.Generator) -> None:
     one, two = ((cell.init_params(np.random.default_rng(1)), cell.init_carry(BATCH)) for _ in range(2))
-    for path, pair in _pairs(one, two):
-        if not _same(*pair):
-            raise _Failed(f"{_label(path)} starts with other values at a second call with the same arguments")
+    for path, pair in pairs(one, two):
+        if not same(*pair):
+            raise Failed(f"{_label(path)} starts with other values at a second call with the same arguments")
         if np.may_share_memory(*pair):
-            raise _Failed(f"{_label(path)} starts as the same array at every call; make a new one")
+            raise Failed(f"{_label(path)} starts as the same array at every call; make a new one")
     sample, other = _draw(cell, rng), _draw(cell, rng)
     kept = dict(vars(cell))
     for run, inputs, others in (
@@ -244,24 +163,24 @@ def _purity(cell: Cell, rng: np.random.Generator) -> None:
         given = deepcopy(inputs)
         first = run(*inputs)
         values = deepcopy(first)
-        for path, pair in _pairs(given, inputs):
-            if not _same(*pair):
-                raise _Failed(f"{_label(path)} was changed in place; compute a new array instead")
+        for path, pair in pairs(given, inputs):
+            if not same(*pair):
+                raise Failed(f"{_label(path)} was changed in place; compute a new array instead")
         run(*others)
-        if not _same(first, values):
-            raise _Failed("a later call changed an earlier result: give a new array each time, not one that is kept")
-        if not _same(run(*inputs), values):
-            raise _Failed("the same inputs gave other outputs at another call: all state belongs into the carry")
+        if not same(first, values):
+            raise Failed("a later call changed an earlier result: give a new array each time, not one that is kept")
+        if not same(run(*inputs), values):
+            raise Failed("the same inputs gave other outputs at another call: all state belongs into the carry")
     changed = [name for name, value in vars(cell).items() if name not in kept or kept[name] is not value]
     if changed:
-        raise _Failed(f"the cell keeps {changed[0]!r} on itself while it runs: all state belongs into the carry")
+        raise Failed(f"the cell keeps {changed[0]!r} on itself while it runs: all state belongs into the carry")
 
 
 def _one_step(cell: Cell, params: Tree, carry: Tree, x: Array) -> tuple[Tree, Any]:
     if cell.causal:
         result = cell(params, carry, x)
         if not isinstance(result, tuple) or len(result) != 2:
-            raise _Failed(f"a step gives a {type(result).__name__}; it must give the pair (carry, y)")
+            raise Failed(f"a step gives a {type(result).__name__}; it must give the pair (carry, y)")
         return result
     carry, ys = cell.unroll(params, carry, x[None])
     return carry, ys[0]
@@ -276,32 +195,15 @@ def _gradient(cell: Cell, rng: np.random.Generator, places: list[int], lengths: 
 
 
 def _error_in_a_direction(cell: Cell, rng: np.random.Generator, places: list[int], lengths: Array | None) -> float:
-    """The relative error by finite differences that are short enough to lie between two kinks.
-
-    Across a kink a difference is no derivative, so shorter ones are taken at the same place, until one agrees with the
-    gradient. Where the shortest two agree with each other instead, the gradient is wrong; where they agree with
-    nothing, a kink is too near, and another place is drawn. Nothing passes but a gradient that agrees.
-    """
-    for _ in range(PLACES):
+    def draw() -> tuple[Callable[..., Tree], list[Array]]:
         sample = _draw(cell, rng)
 
-        def f(*moved: Any, sample: _Sample = sample) -> Tree:
+        def f(*moved: Any) -> Tree:
             return cell.unroll(*_replace(sample, places, moved), lengths=lengths)
 
-        primals = [trees.leaves(sample)[i] for i in places]
-        tangents = [_normal(x, rng) for x in primals]
-        seed = int(rng.integers(2**32))
-        errors = []
-        for shorter in (4.0**-k for k in range(7)):
-            moved = [t * shorter for t in tangents]
-            errors.append(directional_error(f, primals, moved, np.random.default_rng(seed)))
-            if errors[-1] <= TOLERANCE:
-                return errors[-1]
-        if not np.isfinite(errors[-1]):
-            raise _Failed("a value or a gradient is not finite")
-        if abs(errors[-1] - errors[-2]) < 1e-3 * errors[-1]:
-            raise _Failed(f"the relative error is {errors[-1]:.1e}, where {TOLERANCE:.0e} is allowed", errors[-1])
-    raise _Failed(f"at each of {PLACES} places even the shortest finite differences meet a kink or a jump")
+        return f, [trees.leaves(sample)[i] for i in places]
+
+    return gradient_error(draw, rng)
 
 
 # --- what the time loop relies on ------------------------------------------------------------------------------------
@@ -314,7 +216,7 @@ def _steps(cell: Cell, rng: np.random.Generator) -> float:
     for x in xs:
         carry, y = cell(params, carry, x)
         ys.append(y)
-    return _compare("unroll differs from single steps", (carry, np.stack(ys)), whole)
+    return compare("unroll differs from single steps", (carry, np.stack(ys)), whole)
 
 
 def _chunks(cell: Cell, rng: np.random.Generator) -> float:
@@ -325,7 +227,7 @@ def _chunks(cell: Cell, rng: np.random.Generator) -> float:
         between, first = cell.unroll(params, carry, xs[:cut])
         last, second = cell.unroll(params, between, xs[cut:])
         what = f"a sequence of {LENGTH} steps, cut after step {cut}, differs from the whole"
-        worst = max(worst, _compare(what, (last, np.concatenate([first, second])), whole))
+        worst = max(worst, compare(what, (last, np.concatenate([first, second])), whole))
     return worst
 
 
@@ -336,7 +238,7 @@ def _later_inputs(cell: Cell, rng: np.random.Generator) -> float:
     for cut in range(1, LENGTH):
         changed = np.concatenate([xs[:cut], rng.standard_normal(xs[cut:].shape)])
         _, others = cell.unroll(params, carry, changed)
-        worst = max(worst, _compare(f"inputs from step {cut} on reach the outputs before it", others[:cut], ys[:cut]))
+        worst = max(worst, compare(f"inputs from step {cut} on reach the outputs before it", others[:cut], ys[:cut]))
     return worst
 
 
@@ -347,7 +249,7 @@ def _batch_rows(cell: Cell, rng: np.random.Generator) -> float:
     for b in range(BATCH):
         alone = cell.unroll(params, _row(carry, b), xs[:, b : b + 1])
         what = "a sequence in a batch differs from it alone"
-        worst = max(worst, _compare(what, (_row(after, b), ys[:, b : b + 1]), alone))
+        worst = max(worst, compare(what, (_row(after, b), ys[:, b : b + 1]), alone))
     return worst
 
 
@@ -358,18 +260,18 @@ def _lengths(cell: Cell, rng: np.random.Generator) -> float:
     for b, n in enumerate(LENGTHS.tolist()):
         alone = cell.unroll(params, _row(carry, b), xs[:n, b : b + 1])
         what = f"a sequence of length {n} in a batch of length {LENGTH} differs from it alone"
-        worst = max(worst, _compare(what, (_row(after, b), ys[:n, b : b + 1]), alone))
+        worst = max(worst, compare(what, (_row(after, b), ys[:n, b : b + 1]), alone))
         if np.any(ys[n:, b]):
-            raise _Failed(f"a sequence of length {n} has outputs after its end; they must be zero")
+            raise Failed(f"a sequence of length {n} has outputs after its end; they must be zero")
     masked = cell.unroll(params, carry, xs, mask=np.arange(LENGTH)[:, None] < LENGTHS)
-    return max(worst, _compare("a mask differs from the same lengths", masked, (after, ys)))
+    return max(worst, compare("a mask differs from the same lengths", masked, (after, ys)))
 
 
 def _reverse(cell: Cell, rng: np.random.Generator) -> float:
     params, carry, xs = _draw(cell, rng)
     after, ys = cell.unroll(params, carry, xs[::-1])
     what = "reverse=True differs from the reversed sequence"
-    return _compare(what, cell.unroll(params, carry, xs, reverse=True), (after, ys[::-1]))
+    return compare(what, cell.unroll(params, carry, xs, reverse=True), (after, ys[::-1]))
 
 
 def _float32(cell: Cell, rng: np.random.Generator) -> None:
@@ -379,7 +281,7 @@ def _float32(cell: Cell, rng: np.random.Generator) -> None:
         after, y = run(params, carry, x)
         _require_float32((None, after), " after a step")
         if y.dtype != np.float32:
-            raise _Failed(f"the output is {y.dtype} where all else is float32")
+            raise Failed(f"the output is {y.dtype} where all else is float32")
     _loss_gradient(cell, params, carry, xs)
 
 
@@ -390,23 +292,23 @@ def _small_sizes(cell: Cell, rng: np.random.Generator) -> None:
         xs = rng.standard_normal((length, batch, cell.input_size)).astype(np.float32)
         try:
             after, ys = cell.unroll(params, carry, xs)
-            _require_shape("the sequence of outputs", ys, (length, batch, cell.output_size))
-            for path, (old, new) in _pairs(carry, after):
-                _require_shape(f"{_label('1', path)} afterwards", new, np.shape(old))
-            if not length and not _same(carry, after):
-                raise _Failed("the carry has changed")
+            require_shape("the sequence of outputs", ys, (length, batch, cell.output_size))
+            for path, (old, new) in pairs(carry, after):
+                require_shape(f"{_label('1', path)} afterwards", new, np.shape(old))
+            if not length and not same(carry, after):
+                raise Failed("the carry has changed")
             if not all(np.isfinite(g).all() for g in _loss_gradient(cell, params, carry, xs)):
-                raise _Failed("a gradient is not finite")
+                raise Failed("a gradient is not finite")
         except Exception as error:
-            said = str(error) if isinstance(error, _Failed) else f"{type(error).__name__}: {error}"
-            raise _Failed(f"with T = {length} and B = {batch}: {said}") from error
+            said = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+            raise Failed(f"with T = {length} and B = {batch}: {said}") from error
 
 
 def _checkpoint(cell: Cell, rng: np.random.Generator) -> None:
     params = cell.init_params(rng)
     for path, leaf in zip(trees.paths((params,)), trees.leaves((params,)), strict=True):
         if not isinstance(leaf, np.ndarray):
-            raise _Failed(f"{_label(path)} is a {type(leaf).__name__}; only arrays can be saved")
+            raise Failed(f"{_label(path)} is a {type(leaf).__name__}; only arrays can be saved")
     xs = rng.standard_normal((1 + LENGTH, BATCH, cell.input_size)).astype(np.float32)
     # The first carry would not do: one that a step gave may list its keys in another order.
     carry, _ = cell.unroll(params, cell.init_carry(BATCH), xs[:1])
@@ -417,11 +319,11 @@ def _checkpoint(cell: Cell, rng: np.random.Generator) -> None:
     try:
         again = cell.unroll(loaded, _like_first(cell, carried), xs[1:])
     except Exception as error:
-        raise _Failed(
+        raise Failed(
             f"what is loaded does not run: {error}; a named tuple of parameters is loaded as a plain one"
         ) from error
-    if not _same(again, expected):
-        raise _Failed("the outputs after loading are not those before saving")
+    if not same(again, expected):
+        raise Failed("the outputs after loading are not those before saving")
 
 
 _Checker = Callable[[Cell, np.random.Generator], float | None]
@@ -443,7 +345,7 @@ def _planned(cell: Cell, rng: np.random.Generator) -> float:
     for backend in available_backends():
         with use_backend(backend):
             found = cell.unroll(*sample, lengths=LENGTHS), _loss_gradient(cell, *sample)
-        worst = max(worst, _compare(f"the backend {backend} differs from the plain time loop", found, expected))
+        worst = max(worst, compare(f"the backend {backend} differs from the plain time loop", found, expected))
     return worst
 
 
@@ -467,15 +369,6 @@ def _label(*path: str) -> str:
     return f"{name} {rest!r}" if rest else f"the {name}"
 
 
-def _is_float(x: Any) -> bool:
-    return np.asarray(x).dtype.kind == "f"
-
-
-def _pairs(a: Tree, b: Tree) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """The path and both leaves, for every leaf of two trees of one structure."""
-    return zip(trees.paths(a), trees.zip_leaves(a, b), strict=True)
-
-
 def _replace(tree: Tree, places: list[int], new: Sequence[Any]) -> Tree:
     """The tree with other leaves at some places, counted in the order of ``trees.leaves``."""
     leaves = trees.leaves(tree)
@@ -488,40 +381,15 @@ def _row(tree: Tree, b: int) -> Tree:
     return trees.map(lambda x: x[b : b + 1], tree)
 
 
-def _same(a: Tree, b: Tree) -> bool:
-    """Whether two trees hold the same bits."""
-    return all(np.asarray(x).dtype == np.asarray(y).dtype and np.array_equal(x, y) for x, y in trees.zip_leaves(a, b))
-
-
-def _compare(what: str, actual: Tree, expected: Tree) -> float:
-    """The largest difference of two trees, relative to the largest element of its array."""
-    worst = 0.0
-    for x, y in trees.zip_leaves(actual, expected):
-        _require_shape(f"{what}: one", x, np.shape(y))
-        if np.size(x):
-            # Rounding in a state that is nearly zero has the size of what it came from, which is of order 1.
-            scale = max(float(np.max(np.abs(y))), 1e-2)
-            error = float(np.max(np.abs(x - y))) / scale
-            if not error <= DIFFERENCE:
-                raise _Failed(f"{what}: the relative difference is {error:.1e}", error)
-            worst = max(worst, error)
-    return worst
-
-
-def _require_shape(what: str, x: Any, shape: tuple[int, ...]) -> None:
-    if np.shape(x) != shape:
-        raise _Failed(f"{what} is of shape {np.shape(x)} where {shape} is expected")
-
-
 def _require_float32(params_and_carry: Tree, when: str) -> None:
     for path, leaf in zip(trees.paths(params_and_carry), trees.leaves(params_and_carry), strict=True):
-        if _is_float(leaf) and np.asarray(leaf).dtype != np.float32:
-            raise _Failed(f"{_label(path)}{when} is {np.asarray(leaf).dtype} where all else is float32")
+        if is_float(leaf) and np.asarray(leaf).dtype != np.float32:
+            raise Failed(f"{_label(path)}{when} is {np.asarray(leaf).dtype} where all else is float32")
 
 
 def _loss_gradient(cell: Cell, params: Tree, carry: Tree, xs: Array) -> list[Any]:
     """The gradient of a loss by every parameter that has one."""
-    places = [i for i, leaf in enumerate(trees.leaves(params)) if _is_float(leaf)]
+    places = [i for i, leaf in enumerate(trees.leaves(params)) if is_float(leaf)]
 
     def loss(chosen: list[Any]) -> Any:
         _, ys = cell.unroll(_replace(params, places, chosen), carry, xs)

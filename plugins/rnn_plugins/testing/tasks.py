@@ -1,0 +1,602 @@
+"""Checks of a task: that its batches, its loss and its metrics are what training, resuming and evaluation rely on."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigrad import trees, value_and_grad
+from minigrad.optimizers import adam
+from minigrad.schedules import constant
+from minigrad.training import start, train
+from minigrad.trees import Tree
+from rnn_cells import Cell
+from rnn_cells.gru import GRU
+from rnn_plugins.tasks.protocol import AT_ONCE, Batch, Data, Model, Network, Task
+from rnn_plugins.testing.checks import (
+    DIFFERENCE,
+    Array,
+    CheckReport,
+    Failed,
+    attempt,
+    compare,
+    gradient_error,
+    normal,
+    pairs,
+    same,
+)
+
+SIZE, HIDDEN = 6, 8
+"""Sequences of a batch and units of a cell."""
+
+DIFFERENCE_32 = 1e-4
+"""Largest relative difference of two ways to compute one thing, of a model that cannot be had in float64."""
+
+LEARNING_STEPS, LEARNING_RATE = 40, 0.01
+"""How long the loss of one batch is brought down, by Adam."""
+
+CANDIDATES, UNLIKE, EXAMPLES = 64, 4, 37
+"""Examples of which the most unlike in shape are taken, how many those are, and how many are evaluated."""
+
+
+def check_task(
+    task: Task,
+    files: Sequence[str] = (),
+    *,
+    cell: Callable[[int], Cell] | None = None,
+    rng: np.random.Generator | None = None,
+) -> CheckReport:
+    """Check everything that a task promises, on files and with a small network; small files take the least time.
+
+    Losses and gradients of two ways to compute one thing are compared in float64, at parameters near fresh ones; the
+    gradient of the loss is compared with finite differences. A task that defines ``pack`` is also checked on examples
+    of unlike lengths; of one that does not, the rows of a batch are taken one by one.
+
+    Args:
+        task: what is checked.
+        files: what is trained on; ``task.default_files`` where left out.
+        cell: from the width of an input to a cell; a GRU of 8 units where left out.
+        rng: draws parameters and directions; seeded where left out.
+
+    Raises:
+        TypeError: ``task`` is no task; a class is none, but ``MyTask()`` is.
+    """
+    if not isinstance(task, Task):
+        example = f"{task.__name__}()" if isinstance(task, type) else "LanguageModel()"
+        raise TypeError(f"check_task: got {task!r}; it takes a task, such as {example}")
+    bench = _Bench(task, files or task.default_files, cell or (lambda width: GRU(width, HIDDEN)), rng)
+    checks = []
+    for name, check in _FIRST.items():
+        checks.append(attempt(name, partial(check, bench)))
+        if not checks[-1].passed:
+            return CheckReport(task, tuple(checks))
+    for name, check in _EVERY.items():
+        checks.append(attempt(name, partial(check, bench)))
+    if bench.dtype == "float64":
+        checks.append(attempt("gradient", partial(_gradient, bench)))
+    return CheckReport(task, tuple(checks))
+
+
+class _Bench:
+    """A task with its data and a small network.
+
+    Attributes:
+        given: the task as it came.
+        files: what it reads.
+        rng: draws parameters and directions.
+    """
+
+    def __init__(
+        self, task: Task, files: Sequence[str], make_cell: Callable[[int], Cell], rng: np.random.Generator | None
+    ) -> None:
+        self.given, self.files, self._make_cell = task, files, make_cell
+        self.rng = rng or np.random.default_rng(0)
+
+    @cached_property
+    def data(self) -> Data:
+        return self.given.read(self.files)
+
+    @cached_property
+    def facts(self) -> Any:
+        """The facts as they come back from a run's manifest."""
+        return json.loads(json.dumps(self.data.facts, allow_nan=False))
+
+    @cached_property
+    def _fitted(self) -> tuple[Task, int, str]:
+        return self.given.fit(self.data, SIZE)
+
+    @property
+    def task(self) -> Task:
+        """The task as it suits so small a batch."""
+        return self._fitted[0]
+
+    @property
+    def size(self) -> int:
+        """Sequences of a batch."""
+        return self._fitted[1]
+
+    @property
+    def packs(self) -> bool:
+        """Whether its examples are independent, and any of them make a batch."""
+        return type(self.task).pack is not Task.pack
+
+    @cached_property
+    def epoch(self) -> int:
+        """Steps of an epoch."""
+        return self.task.steps_per_epoch(self.data, self.size)
+
+    def model(self, dtype: str = "float32", dropout: float = 0.0, facts: Mapping[str, Any] | None = None) -> Model:
+        facts = self.data.facts if facts is None else facts
+        network = Network(self._make_cell, self._make_cell(1).hidden_size, None, dropout, False, dtype)
+        return self.task.model(facts, self.task.resolve(facts, network))
+
+    @cached_property
+    def dtype(self) -> str:
+        """The type in which two ways are compared: float64 if the model can be had in it."""
+        try:
+            model = self.model("float64")
+            params = trees.cast(model.init_params(np.random.default_rng(0)), np.float64)
+            loss, _ = model.loss(params, trees.cast(model.init_carry(self.size), np.float64), self.batch(0), None)
+        except Exception:
+            return "float32"
+        return str(np.asarray(loss).dtype)
+
+    @property
+    def allowed(self) -> float:
+        """The largest relative difference of two ways to compute one thing."""
+        return DIFFERENCE if self.dtype == "float64" else DIFFERENCE_32
+
+    @cached_property
+    def exact(self) -> Model:
+        """The model in that type."""
+        return self.model(self.dtype)
+
+    @cached_property
+    def params(self) -> Tree:
+        """Parameters near fresh ones but not on them, for at zero biases or tiny weights much goes unseen."""
+        return self.draw()
+
+    def draw(self) -> Tree:
+        params = trees.cast(self.exact.init_params(self.rng), np.float64)
+        return trees.cast(trees.map(lambda x: x + 0.2 * normal(x, self.rng), params), self.dtype)
+
+    def carry(self, size: int) -> Tree:
+        return trees.cast(self.exact.init_carry(size), self.dtype)
+
+    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
+        return self.task.batch(self.data, step, self.size, rows)
+
+    def loss_and_gradient(self, carry: Tree, batch: Batch) -> tuple[float, Tree, Tree]:
+        """The mean loss, the carry after the batch, and the gradient by the parameters."""
+        (loss, after), gradient = value_and_grad(self.exact.loss, has_aux=True)(self.params, carry, batch, None)
+        return float(loss), trees.map(np.asarray, after), gradient
+
+    @cached_property
+    def examples(self) -> Any:
+        """What metrics are measured on: few examples where they can be told apart."""
+        data = self.data
+        examples = data.train if isinstance(data.valid, Sized) and len(data.valid) < 2 else data.valid
+        return [examples[i] for i in range(min(len(examples), EXAMPLES))] if self.packs else examples
+
+    def evaluate(self, examples: Any) -> dict[str, float]:
+        return self.task.evaluate(self.exact, self.params, examples)
+
+
+# --- what must hold before the rest means anything -------------------------------------------------------------------
+
+
+def _read(bench: _Bench) -> None:
+    data = bench.data
+    if not isinstance(data, Data):
+        raise Failed(f"read gives a {type(data).__name__}; it must give Data")
+    if bench.size < 2:
+        raise Failed(f"the files are enough for a batch of {bench.size} and no more; give some with more to train on")
+
+
+def _model(bench: _Bench) -> None:
+    model = bench.model()
+    if not isinstance(model, Model):
+        raise Failed(f"model gives a {type(model).__name__}; it must give a Model")
+    one, two = (model.init_params(np.random.default_rng(0)) for _ in range(2))
+    for path, (leaf, again) in pairs(one, two):
+        if not isinstance(leaf, np.ndarray) or leaf.dtype != np.float32:
+            given = getattr(leaf, "dtype", type(leaf).__name__)
+            raise Failed(
+                f"parameter {path!r} is of type {given}; each is an array of float32, the network's dtype, and a "
+                "constant belongs into the loss"
+            )
+        if not np.array_equal(leaf, again):
+            raise Failed(f"parameter {path!r} starts with other values at a second call with an equal generator")
+    carry = model.init_carry(bench.size)
+    for path, leaf in zip(trees.paths(carry), trees.leaves(carry), strict=True):
+        if np.shape(leaf)[:1] != (bench.size,):
+            raise Failed(f"{_of_carry(path)} is of shape {np.shape(leaf)}; its first axis must be the batch")
+
+
+def _batch(bench: _Bench) -> None:
+    if not isinstance(bench.epoch, int) or bench.epoch < 1:
+        raise Failed(f"steps_per_epoch gives {bench.epoch!r}; it must give a whole number of at least 1")
+    batch = bench.batch(0)
+    if not isinstance(batch, Batch):
+        raise Failed(f"batch gives a {type(batch).__name__}; it must give a Batch")
+
+
+def _weight(bench: _Bench) -> None:
+    whole = bench.batch(0).weight
+    if not (np.isfinite(whole) and whole > 0):
+        raise Failed(f"the weight of a batch is {whole:g}; it must be above 0")
+    shares = [bench.batch(0, rows).weight for rows in _halves(bench)]
+    if not np.isclose(sum(shares), whole, rtol=1e-6):
+        raise Failed(
+            f"the halves of a batch weigh {shares[0]:g} and {shares[1]:g} where the whole weighs {whole:g}; "
+            "they must add up to it"
+        )
+
+
+def _loss(bench: _Bench) -> None:
+    model = bench.model()
+    params, carry = model.init_params(np.random.default_rng(0)), model.init_carry(bench.size)
+    result = model.loss(params, carry, bench.batch(0), None)
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise Failed(f"loss gives a {type(result).__name__}; it must give the pair (mean loss, carry)")
+    loss = np.asarray(result[0])
+    if loss.shape != ():
+        raise Failed(f"the loss is of shape {loss.shape}; it must be one number, a mean")
+    if not np.isfinite(loss):
+        raise Failed(f"the loss of fresh parameters is {loss:g}; it must be finite")
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def _facts(bench: _Bench) -> None:
+    try:
+        facts = bench.facts
+    except (TypeError, ValueError) as error:
+        raise Failed(f"the facts are no JSON, in which a run keeps them: {error}") from None
+    first = bench.model()
+    params = first.init_params(np.random.default_rng(0))
+    carry, batch = first.init_carry(bench.size), bench.batch(0)
+    try:
+        again = bench.model(facts=facts)
+        other = again.init_params(np.random.default_rng(0))
+        if wrong := _misfit(other, params):
+            raise Failed(f"of the model of facts that went through JSON, {wrong}")
+        loss, expected = (float(model.loss(params, carry, deepcopy(batch), None)[0]) for model in (again, first))
+    except Failed:
+        raise
+    except Exception as error:
+        raise Failed(f"the model of facts that went through JSON fails: {type(error).__name__}: {error}") from error
+    if loss != expected:
+        raise Failed(f"the model of facts that went through JSON has the loss {loss:.6g} where it was {expected:.6g}")
+
+
+def _batches(bench: _Bench) -> None:
+    steps = sorted({0, 1, bench.epoch - 1, bench.epoch, 2 * bench.epoch + 1})
+    first = {step: deepcopy(bench.batch(step)) for step in steps}
+    for step in reversed(steps):
+        if not _same_batch(bench.batch(step), first[step]):
+            raise Failed(f"the batch of step {step} is another when it is asked for again, and must be the same")
+    if bench.epoch > 1 and _same_batch(first[0], first[1]):
+        raise Failed("the batches of the steps 0 and 1 are the same, and must be of different data")
+    fresh = bench.given.read(bench.files)
+    if fresh.digest != bench.data.digest:
+        raise Failed(f"files that are read again have the digest {fresh.digest!r} where it was {bench.data.digest!r}")
+    for step in steps:
+        if not _same_batch(bench.task.batch(fresh, step, bench.size), first[step]):
+            raise Failed(f"the batch of step {step} is another after files are read again, and must be the same")
+
+
+def _with_facts(bench: _Bench) -> None:
+    again = bench.given.read(bench.files, bench.facts, again=True)
+    if again.digest != bench.data.digest:
+        raise Failed(f"read with facts, again, gives the digest {again.digest!r} where it was {bench.data.digest!r}")
+    for step in (0, 1):
+        if not _same_batch(bench.task.batch(again, step, bench.size), bench.batch(step)):
+            raise Failed(f"read with facts, again, gives another batch of step {step}, and must give the same")
+    with _part_of(bench.files) as files:
+        try:
+            other = bench.given.read(files, bench.facts)
+        except Exception:  # it needs them all, whole
+            other = bench.given.read(bench.files, bench.facts)
+        model = bench.model(facts=other.facts)
+        params = model.init_params(np.random.default_rng(0))
+        if wrong := _misfit(params, bench.model().init_params(np.random.default_rng(0))):
+            raise Failed(f"of the model of what is read with facts, {wrong}")
+        task, size, _ = bench.given.fit(other, SIZE)
+        loss, _ = bench.model().loss(params, model.init_carry(size), task.batch(other, 0, size), None)
+    if not np.isfinite(loss):
+        raise Failed(f"what is read with facts has the loss {float(loss):g} in the model of these facts")
+
+
+# --- shares of a batch -----------------------------------------------------------------------------------------------
+
+
+def _rows(bench: _Bench) -> float:
+    carry = bench.carry(bench.size)
+    worst = 0.0
+    for step in (0, 1):
+        whole = bench.batch(step)
+        loss, after, gradient = bench.loss_and_gradient(carry, whole)
+        parts = []
+        for rows in _halves(bench):
+            share = bench.batch(step, rows)
+            part = bench.loss_and_gradient(trees.map(lambda x, rows=rows: x[rows], carry), share)
+            what = f"the carry after the rows {rows.start} to {rows.stop - 1} of step {step} differs from the whole's"
+            worst = max(worst, compare(what, part[1], trees.map(lambda x, rows=rows: x[rows], after), bench.allowed))
+            parts.append((part[0], part[2], share.weight))
+        worst = max(worst, _agree(bench, f"the halves of the batch of step {step}, weighed,", parts, loss, gradient))
+        carry = after
+    return worst
+
+
+def _padding(bench: _Bench) -> float:
+    if bench.packs:
+        examples = _unlike(bench)
+        what, together = "examples of unlike lengths, each alone and weighed,", bench.task.pack(examples)
+        alone = [bench.task.pack([example]) for example in examples]
+    else:
+        what, together = "the rows of a batch, each alone and weighed,", bench.batch(0)
+        alone = [bench.batch(0, slice(i, i + 1)) for i in range(bench.size)]
+    loss, _, gradient = bench.loss_and_gradient(bench.carry(len(alone)), together)
+    parts = []
+    for batch in alone:
+        found = bench.loss_and_gradient(bench.carry(1), batch)
+        parts.append((found[0], found[2], batch.weight))
+    return _agree(bench, what, parts, loss, gradient)
+
+
+def _agree(bench: _Bench, what: str, parts: Sequence[tuple[float, Tree, float]], loss: float, gradient: Tree) -> float:
+    """See to it that parts of a batch, each its loss, gradient and weight, have the mean that the whole has."""
+    total = sum(weight for _, _, weight in parts)
+    mean = sum(found * weight for found, _, weight in parts) / total
+    error = abs(mean - loss) / max(abs(loss), 1e-2)
+    if not error <= bench.allowed:
+        raise Failed(f"{what} have the mean loss {mean:.6g} where all together have {loss:.6g}", error)
+    gradients = trees.map(
+        lambda *found: sum(g * weight for g, (_, _, weight) in zip(found, parts, strict=True)) / total,
+        *(found for _, found, _ in parts),
+    )
+    for path, (found, expected) in pairs(gradients, gradient):
+        what_of = f"{what} have another gradient by parameter {path!r} than all together"
+        error = max(error, compare(what_of, found, expected, bench.allowed))
+    return error
+
+
+# --- the loss --------------------------------------------------------------------------------------------------------
+
+
+def _purity(bench: _Bench) -> None:
+    model = bench.model(dropout=0.3)
+    given = model.init_params(np.random.default_rng(0)), model.init_carry(bench.size), bench.batch(0)
+    for seed in (None, 1):
+        before = deepcopy(given)
+        first, second = (model.loss(*given, None if seed is None else np.random.default_rng(seed))[0] for _ in range(2))
+        for what, old, new in zip(("a parameter", "the carry", "the batch"), before, given, strict=True):
+            if not _same_batch(old, new):
+                raise Failed(f"the loss changes {what} in place; it must compute a new array instead")
+        if not np.array_equal(first, second):
+            how = "without a generator" if seed is None else "with an equal generator"
+            raise Failed(
+                f"the loss of a batch is {float(first):.6g}, and {float(second):.6g} at a second call {how}; "
+                "it must be a function of its arguments"
+            )
+
+
+def _carry(bench: _Bench) -> None:
+    model = bench.model()
+    first = model.init_carry(bench.size)
+    _, after = model.loss(model.init_params(np.random.default_rng(0)), first, bench.batch(0), None)
+    if trees.structure(after) != trees.structure(first):
+        before, now = (json.dumps(trees.structure(tree)) for tree in (first, after))
+        raise Failed(f"a batch makes {now} of the carry {before}; it must keep its structure")
+    for path, (old, new) in pairs(first, after):
+        if (np.shape(old), np.asarray(old).dtype) != (np.shape(new), np.asarray(new).dtype):
+            raise Failed(
+                f"{_of_carry(path)} is {_described(new)} after a batch where it was {_described(old)} before; it must "
+                "keep its shape and type"
+            )
+
+
+def _float32(bench: _Bench) -> None:
+    model = bench.model()
+    params = model.init_params(np.random.default_rng(0))
+    gradient = value_and_grad(model.loss, has_aux=True)
+    (loss, _), gradients = gradient(params, model.init_carry(bench.size), bench.batch(0), None)
+    found = [("the loss", loss), *((f"the gradient by {p!r}", g) for p, g in trees.flatten(gradients).items())]
+    for what, array in found:
+        if np.asarray(array).dtype != np.float32:
+            raise Failed(f"{what} is {np.asarray(array).dtype} where the parameters are float32")
+
+
+def _gradient(bench: _Bench) -> float:
+    batch, carry = bench.batch(0), bench.carry(bench.size)
+    worst = 0.0
+    for i, path in enumerate(trees.paths(bench.params)):
+
+        def draw(i: int = i) -> tuple[Callable[..., Tree], list[Array]]:
+            params = bench.draw()
+            leaves = trees.leaves(params)
+
+            def f(leaf: Any) -> Any:
+                return bench.exact.loss(
+                    trees.unflatten(params, [*leaves[:i], leaf, *leaves[i + 1 :]]), carry, batch, None
+                )[0]
+
+            return f, [leaves[i]]
+
+        try:
+            worst = max(worst, gradient_error(draw, bench.rng))
+        except Failed as failure:
+            raise Failed(f"by parameter {path!r}, {failure}", failure.error) from None
+    return worst
+
+
+def _learning(bench: _Bench) -> None:
+    model, optimizer = bench.model(), adam()
+    params, carry = model.init_params(np.random.default_rng(0)), model.init_carry(bench.size)
+    state = start(params, optimizer, carry, np.random.default_rng(0))
+    losses = []
+    batches = [bench.batch(0)] * LEARNING_STEPS
+    for record in train(model.loss, state, batches, optimizer=optimizer, schedule=constant(LEARNING_RATE), clip_norm=5):
+        losses.append(record.loss)
+        state.carry = carry
+    first, last = losses[0], losses[-1]
+    if not last < first - 0.01 * abs(first):
+        raise Failed(f"{LEARNING_STEPS} steps on one batch take its loss from {first:.6g} to {last:.6g}; it must fall")
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+
+
+def _metrics(bench: _Bench) -> None:
+    task, found = bench.task, bench.evaluate(bench.examples)
+    for part in ("train", "valid"):
+        derived = task.derived(found, bench.facts, part)
+        if given := found.keys() & derived.keys():
+            raise Failed(f"evaluate and derived both give {_listed(given)}")
+        names = found.keys() | derived.keys()
+        if names != task.metrics.keys():
+            raise Failed(f"evaluate and derived give {_listed(names)}, and metrics declares {_listed(task.metrics)}")
+        for name, value in (found | derived).items():
+            if not isinstance(value, float):
+                raise Failed(f"{name} is a {type(value).__name__}; metrics are written as JSON, so it must be a float")
+            if not np.isfinite(value):
+                raise Failed(f"{name} is {value:g}; it must be finite")
+    if "loss" not in found:
+        raise Failed(f"evaluate gives {_listed(found)}; the loss must be among them")
+    best, direction = task.best
+    if best not in found:
+        raise Failed(f"best is {best!r}, which evaluate does not give; it gives {_listed(found)}")
+    if direction != task.metrics[best].direction:
+        raise Failed(
+            f"best is {best!r} with the direction {direction!r}, and metrics declares {task.metrics[best].direction!r}"
+        )
+    if task.compared and task.compared not in task.metrics:
+        raise Failed(f"compared is {task.compared!r}, and metrics declares {_listed(task.metrics)}")
+
+
+def _evaluate(bench: _Bench) -> float:
+    examples = bench.examples
+    first = bench.evaluate(examples)
+    ways = [("a second time", examples)]
+    if bench.packs:
+        times = 2 * AT_ONCE // len(examples) + 1
+        ways += [("in reverse order", examples[::-1]), (f"{times} times over", list(examples) * times)]
+    worst = 0.0
+    for how, others in ways:
+        found = bench.evaluate(others)
+        for name, expected in first.items():
+            error = abs(found[name] - expected) / max(abs(expected), 1e-2)
+            if not error <= bench.allowed:
+                raise Failed(
+                    f"{name} is {found[name]:.6g} {how} where it was {expected:.6g} on the same examples", error
+                )
+            worst = max(worst, error)
+    return worst
+
+
+def _offers(bench: _Bench) -> None:
+    model, facts = bench.model(), bench.facts
+    params = model.init_params(np.random.default_rng(0))
+    text = bench.task.excerpt(model, params, facts, 20, np.random.default_rng(0))
+    if text is not None and not isinstance(text, str):
+        raise Failed(f"excerpt gives a {type(text).__name__}; it must give a text or None")
+    guessing = bench.task.guessing(facts)
+    if guessing is not None and not np.isfinite(guessing):
+        raise Failed(f"guessing gives {guessing:g}; it must give a finite loss or None")
+    if work := model.work():
+        work.step(work.params, work.carry, work.x)
+
+
+_Checker = Callable[[_Bench], float | None]
+
+_FIRST: dict[str, _Checker] = {
+    "read": _read,
+    "model": _model,
+    "batch": _batch,
+    "weight": _weight,
+    "loss": _loss,
+    "facts": _facts,
+}
+
+_EVERY: dict[str, _Checker] = {
+    "batches": _batches,
+    "read with facts": _with_facts,
+    "rows": _rows,
+    "padding": _padding,
+    "purity": _purity,
+    "carry": _carry,
+    "float32": _float32,
+    "learning": _learning,
+    "metrics": _metrics,
+    "evaluate": _evaluate,
+    "offers": _offers,
+}
+
+# --- what the checks share -------------------------------------------------------------------------------------------
+
+
+def _halves(bench: _Bench) -> tuple[slice, slice]:
+    return slice(0, bench.size // 2), slice(bench.size // 2, bench.size)
+
+
+@contextmanager
+def _part_of(files: Sequence[str]) -> Iterator[list[str]]:
+    """The first of several files, or one that has the first half of a single one."""
+    with tempfile.TemporaryDirectory() as folder:
+        if len(files) == 1 and Path(files[0]).is_file():
+            content = Path(files[0]).read_bytes()
+            middle = len(content) // 2
+            half = Path(folder, Path(files[0]).name)
+            half.write_bytes(content[: content.rfind(b"\n", 0, middle) + 1 or middle])
+            yield [str(half)]
+        else:
+            yield list(files[:1])
+
+
+def _unlike(bench: _Bench) -> list[Any]:
+    """Some examples that differ in the shapes of what they are packed into, as far as there are such."""
+    examples = [bench.data.train[i] for i in range(min(len(bench.data.train), CANDIDATES))]
+    shapes: dict[Any, Any] = {}
+    for example in examples:
+        shape = tuple(np.shape(leaf) for leaf in trees.leaves(bench.task.pack([example])[:2]))
+        shapes.setdefault(shape, example)
+    ordered = [shapes[shape] for shape in sorted(shapes)]
+    if len(ordered) < 2:
+        return examples[:UNLIKE]
+    return [ordered[round(i * (len(ordered) - 1) / (UNLIKE - 1))] for i in range(UNLIKE)]
+
+
+def _same_batch(one: Tree, other: Tree) -> bool:
+    return trees.structure(one) == trees.structure(other) and same(one, other)
+
+
+def _misfit(found: Tree, expected: Tree) -> str:
+    """The first parameter that is not what is expected, in words; the empty text where all are."""
+    here, there = ({path: np.shape(leaf) for path, leaf in trees.flatten(tree).items()} for tree in (found, expected))
+    for path in sorted(here.keys() | there.keys()):
+        if here.get(path) != there.get(path):
+            now, before = (shapes.get(path, "missing") for shapes in (here, there))
+            return f"parameter {path!r} is {now} where {before} is expected"
+    return ""
+
+
+def _of_carry(path: str) -> str:
+    return f"carry {path!r}" if path else "the carry"
+
+
+def _described(leaf: Any) -> str:
+    return f"{np.shape(leaf)} of {np.asarray(leaf).dtype}"
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(names)) or "nothing"

@@ -1,0 +1,772 @@
+"""``check_task`` is tried on tasks that are wrong in one way each: it must find that way, say it, and nothing else."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from minigrad import affine, cross_entropy, log_softmax, mean, one_hot, pick, trees
+from minigrad.initializers import glorot_uniform, zeros
+from minigrad.tensor import value_of
+from rnn_cells import Cell
+from rnn_cells.lstm import LSTM
+from rnn_cells.stacked import drop_steps
+from rnn_plugins.errors import UserError
+from rnn_plugins.tasks.protocol import Batch, Data, Metric, Model, Network, Task
+from rnn_plugins.testing import CheckError, check_task
+
+ITALIAN = "Rossi Russo Ferrari Esposito Bianchi Romano Colombo Ricci Marino Greco Bruno Gallo Conti De Costa Giordano"
+RUSSIAN = "Ivanov Smirnov Kuznetsov Popov Vasiliev Petrov Sokolov Mikhailov Novikov Fedorov Ge Morozov Volkov Lebedev"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("Italian.txt").write_text("\n".join(ITALIAN.split()))
+    Path("Russian.txt").write_text("\n".join(RUSSIAN.split()))
+    Path("fox.txt").write_text("the quick brown fox jumps over the lazy dog. " * 20 + "!")
+
+
+# --- a right task of each kind ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Classifier(Model):
+    """The label of a sequence of symbols, of what the cell gives at its end."""
+
+    cell: Cell
+    labels: int
+    network: Network
+
+    def init_params(self, rng):
+        shape = (self.cell.output_size, self.labels)
+        head = {"W": glorot_uniform(rng, shape), "b": zeros(rng, shape[1:])}
+        return trees.cast({"cell": self.cell.init_params(rng), "head": head}, self.network.dtype)
+
+    def scores(self, params, batch, rng=None):
+        symbols, lengths = batch.inputs
+        xs = one_hot(symbols, self.cell.input_size, self.network.dtype)
+        carry = trees.cast(self.cell.init_carry(len(lengths)), self.network.dtype)
+        _, ys = self.cell.unroll(params["cell"], carry, xs, lengths=lengths)
+        if rng is not None and self.network.dropout:
+            ys = drop_steps(ys, self.network.dropout, False, rng)
+        return self.read_out(params, ys, lengths)
+
+    def read_out(self, params, ys, lengths):
+        return affine(params["head"], ys[lengths - 1, np.arange(len(lengths))])
+
+    def loss(self, params, carry, batch, rng):
+        return cross_entropy(self.scores(params, batch, rng), batch.targets), carry
+
+
+@dataclass(frozen=True)
+class Names(Task):
+    """From a name to the file it stands in."""
+
+    unit: ClassVar[str] = "names"
+    best: ClassVar[Any] = ("accuracy", "max")
+    metrics: ClassVar[Mapping[str, Metric]] = {"loss": Metric("nats"), "accuracy": Metric("", "max")}
+
+    model_class: ClassVar[Any] = Classifier
+
+    def read(self, files, facts=None, *, again=False):
+        words = {Path(file).stem: Path(file).read_text().split() for file in files}
+        if facts is None:
+            symbols = sorted({symbol for some in words.values() for word in some for symbol in word})
+            facts = {"symbols": symbols, "labels": sorted(words)}
+        numbers = {symbol: i for i, symbol in enumerate(facts["symbols"])}
+        rows = [
+            ([numbers[symbol] for symbol in word], facts["labels"].index(label))
+            for label, some in words.items()
+            for word in some
+        ]
+        np.random.default_rng(0).shuffle(rows)
+        return Data(rows[6:], rows[:6], facts, tuple(files), "digest")
+
+    def model(self, facts, network):
+        return self.model_class(network.make_cell(len(facts["symbols"])), len(facts["labels"]), network)
+
+    def pack(self, examples):
+        lengths = np.array([len(word) for word, _ in examples])
+        symbols = np.zeros((max(lengths), len(examples)), np.intp)
+        for i, (word, _) in enumerate(examples):
+            symbols[: len(word), i] = word
+        return Batch((symbols, lengths), np.array([label for _, label in examples]), float(len(examples)))
+
+    def evaluate(self, model, params, examples):
+        right = 0.0
+        for i in range(0, len(examples), 10):
+            batch = self.pack(examples[i : i + 10])
+            right += float((np.argmax(model.scores(params, batch), 1) == batch.targets).sum())
+        return super().evaluate(model, params, examples) | {"accuracy": right / len(examples)}
+
+
+@dataclass(frozen=True)
+class NextSymbol(Classifier):
+    """The symbol after each, the carry passed on from batch to batch."""
+
+    def init_carry(self, size):
+        return self.cell.init_carry(size)
+
+    def loss(self, params, carry, batch, rng):
+        xs = one_hot(batch.inputs, self.cell.input_size, self.network.dtype)
+        carry, ys = self.cell.unroll(params["cell"], carry, xs)
+        return mean(-pick(log_softmax(affine(params["head"], ys)), batch.targets)), carry
+
+
+@dataclass(frozen=True)
+class Text(Task):
+    """A language model in miniature."""
+
+    unit: ClassVar[str] = "symbols"
+    seq_length: int = 7
+
+    def read(self, files, facts=None, *, again=False):
+        text = "".join(Path(file).read_text() for file in files)
+        facts = {"symbols": sorted(set(text))} if facts is None else facts
+        tokens = np.array([facts["symbols"].index(symbol) for symbol in text])
+        return Data(tokens[:-90], tokens[-90:], facts, tuple(files), "digest")
+
+    def model(self, facts, network):
+        return NextSymbol(network.make_cell(len(facts["symbols"])), len(facts["symbols"]), network)
+
+    def steps_per_epoch(self, data, size):
+        return (len(data.train) - 1) // (size * self.seq_length)
+
+    def batch(self, data, step, size, rows=slice(None)):
+        steps = self.steps_per_epoch(data, size)
+        start, lane = step % steps * self.seq_length, steps * self.seq_length
+        places = np.arange(size)[rows] * lane + np.arange(start, start + self.seq_length + 1)[:, None]
+        tokens = data.train[places]
+        return Batch(tokens[:-1], tokens[1:], float(tokens[1:].size))
+
+    def evaluate(self, model, params, examples):
+        batch = Batch(examples[:-1, None], examples[1:, None], len(examples) - 1)
+        carry = trees.cast(model.init_carry(1), model.network.dtype)
+        return {"loss": float(model.loss(params, carry, batch, None)[0])}
+
+
+@dataclass(frozen=True)
+class Sum(Classifier):
+    """One number at the end of a sequence of two features, by the squared error."""
+
+    def loss(self, params, carry, batch, rng):
+        first = trees.cast(self.cell.init_carry(batch.inputs.shape[1]), self.network.dtype)
+        _, ys = self.cell.unroll(params["cell"], first, batch.inputs.astype(self.network.dtype))
+        return mean((affine(params["head"], ys[-1])[:, 0] - batch.targets.astype(self.network.dtype)) ** 2), ()
+
+
+@dataclass(frozen=True)
+class Adding(Task):
+    """Data that are generated; there are no files."""
+
+    lag: int = 8
+    unit: ClassVar[str] = "sequences"
+    metrics: ClassVar[Mapping[str, Metric]] = {"loss": Metric()}
+
+    def read(self, files, facts=None, *, again=False):
+        return Data(None, None, {"lag": self.lag})
+
+    def model(self, facts, network):
+        return Sum(network.make_cell(2), 1, network)
+
+    def fit(self, data, size):
+        return self, size, ""
+
+    def steps_per_epoch(self, data, size):
+        return 10
+
+    def batch(self, data, step, size, rows=slice(None)):
+        rng = np.random.default_rng(step)
+        values, marked = rng.random((self.lag, size)), np.zeros((self.lag, size))
+        marked[rng.integers(0, self.lag // 2, size), np.arange(size)] = 1
+        marked[rng.integers(self.lag // 2, self.lag, size), np.arange(size)] = 1
+        xs = np.stack([values, marked], 2).astype(np.float32)[:, rows]
+        return Batch(xs, xs.prod(2).sum(0), float(xs.shape[1]))
+
+    def evaluate(self, model, params, examples):
+        return {"loss": float(model.loss(params, (), self.batch(None, 10**6, 100), None)[0])}
+
+
+NAMES, TEXT = ("Italian.txt", "Russian.txt"), ("fox.txt",)
+
+
+def files_of(task: Task) -> tuple[str, ...]:
+    return NAMES if isinstance(task, Names) else TEXT if isinstance(task, Text) else ()
+
+
+@pytest.mark.parametrize("task", [Names(), Text(), Adding()], ids=lambda task: type(task).__name__)
+def test_a_right_task_passes_every_check(task):
+    report = check_task(task, files_of(task))
+    report.raise_if_failed()
+    assert [check.name for check in report.checks] == [
+        "read", "model", "batch", "weight", "loss", "facts",
+        "batches", "read with facts", "rows", "padding", "purity", "carry", "float32", "learning",
+        "metrics", "evaluate", "offers", "gradient",
+    ]  # fmt: skip
+    assert 0 < report.error < 1e-6
+
+
+def test_it_takes_another_cell_and_another_generator():
+    check_task(Names(), NAMES, cell=lambda width: LSTM(width, 5), rng=np.random.default_rng(3)).raise_if_failed()
+
+
+# --- wrong tasks: the checks that fail, and what each says ------------------------------------------------------------
+
+
+def failures(task: Task) -> dict[str, str]:
+    """What a check finds, with # for the numbers that are computed, which differ from machine to machine."""
+    found = check_task(task, files_of(task)).failures
+    return {check.name: re.sub(r"-?\d+\.\d+(e[+-]\d\d)?|\d+e[+-]\d\d", "#", check.detail) for check in found}
+
+
+class GivesADict(Names):
+    def read(self, files, facts=None, *, again=False):
+        return vars(super().read(files, facts))
+
+
+class TooFew(Names):
+    def fit(self, data, size):
+        return self, 1, ""
+
+
+class MissingFile(Names):
+    def read(self, files, facts=None, *, again=False):
+        raise UserError("the file 'Italian.txt' has no names")
+
+
+class NoModel(Names):
+    def model(self, facts, network):
+        return super().model(facts, network).cell
+
+
+class Float64Parameters(Names):
+    class model_class(Classifier):
+        def init_params(self, rng):
+            params = super().init_params(rng)
+            return params | {"head": trees.cast(params["head"], np.float64)}
+
+
+class IgnoresTheSeed(Names):
+    class model_class(Classifier):
+        def init_params(self, rng):
+            return super().init_params(np.random.default_rng())
+
+
+class CarryWithoutBatch(Names):
+    class model_class(Classifier):
+        def init_carry(self, size):
+            return {"count": np.zeros(1, np.float32)}
+
+
+class NoSteps(Names):
+    def steps_per_epoch(self, data, size):
+        return len(data.train) / size
+
+
+class NoBatch(Names):
+    def pack(self, examples):
+        return tuple(super().pack(examples))
+
+
+class NoPair(Names):
+    class model_class(Classifier):
+        def loss(self, params, carry, batch, rng):
+            return super().loss(params, carry, batch, rng)[0]
+
+
+class LossOfEach(Names):
+    class model_class(Classifier):
+        def loss(self, params, carry, batch, rng):
+            return -pick(log_softmax(self.scores(params, batch)), batch.targets), carry
+
+
+class LossNotFinite(Names):
+    class model_class(Classifier):
+        def loss(self, params, carry, batch, rng):
+            return super().loss(params, carry, batch, rng)[0] * np.nan, carry
+
+
+class NumPyFacts(Names):
+    def read(self, files, facts=None, *, again=False):
+        data = super().read(files, facts)
+        return Data(data.train, data.valid, {**data.facts, "count": np.int64(3)}, data.sources, data.digest)
+
+
+class FactsByNumber(Names):
+    def read(self, files, facts=None, *, again=False):
+        data = super().read(files, facts)
+        labels = dict(enumerate(data.facts["labels"]))
+        return Data(data.train, data.valid, {**data.facts, "labels": labels}, data.sources, data.digest)
+
+    def model(self, facts, network):
+        return super().model({**facts, "labels": facts["labels"][0] + facts["labels"][1]}, network)
+
+
+class FactsThatShrink(Names):
+    def read(self, files, facts=None, *, again=False):
+        data = super().read(files, facts)
+        labels = dict.fromkeys((0, "0"))
+        return Data(data.train, data.valid, {**data.facts, "labels": labels}, data.sources, data.digest)
+
+
+@dataclass(frozen=True)
+class GoesOn(Names):
+    """Its batches come from a generator that goes on: each depends on how many were asked for."""
+
+    generators: dict[int, Iterator[int]] = field(default_factory=dict)
+
+    def batch(self, data, step, size, rows=slice(None)):
+        if rows == slice(None):
+            step = next(self.generators.setdefault(id(data), iter(range(1000))))
+        return super().batch(data, step, size, rows)
+
+
+class AlwaysTheFirst(Names):
+    def batch(self, data, step, size, rows=slice(None)):
+        return super().batch(data, 0, size, rows)
+
+
+class ReadsAtRandom(Names):
+    def read(self, files, facts=None, *, again=False):
+        data = super().read(files, facts)
+        order = np.random.default_rng().permutation(len(data.train))
+        return Data([data.train[i] for i in order], data.valid, data.facts, data.sources, data.digest)
+
+
+@dataclass(frozen=True)
+class DigestOfTheTime(Names):
+    readings: list[int] = field(default_factory=list)
+
+    def read(self, files, facts=None, *, again=False):
+        data = super().read(files, facts)
+        self.readings.append(1)
+        return Data(data.train, data.valid, data.facts, data.sources, f"reading {len(self.readings)}")
+
+
+class ForgetsFacts(Names):
+    def read(self, files, facts=None, *, again=False):
+        return super().read(files)
+
+
+class ForgetsFactsOfItsFile(Text):
+    def read(self, files, facts=None, *, again=False):
+        return super().read(files)
+
+
+class ReadsAnotherSplit(Names):
+    def read(self, files, facts=None, *, again=False):
+        data = super().read(files, facts)
+        return data if facts is None else Data(data.train[::-1], data.valid, facts, data.sources, data.digest)
+
+
+class ReadsAnotherDigest(Names):
+    def read(self, files, facts=None, *, again=False):
+        data = super().read(files, facts)
+        return data if facts is None else Data(data.train, data.valid, facts, data.sources, "another")
+
+
+class IgnoresRows(Names):
+    def batch(self, data, step, size, rows=slice(None)):
+        return super().batch(data, step, size)
+
+
+class WeighsNothing(Names):
+    def pack(self, examples):
+        return super().pack(examples)._replace(weight=0.0)
+
+
+class WeighsOne(Names):
+    def pack(self, examples):
+        return super().pack(examples)._replace(weight=1.0)
+
+
+class WeighsLetters(Names):
+    """Its loss is a mean over names, and its weight counts letters."""
+
+    def pack(self, examples):
+        return super().pack(examples)._replace(weight=float(sum(len(word) for word, _ in examples)))
+
+
+class AlwaysTheFirstRows(Names):
+    def batch(self, data, step, size, rows=slice(None)):
+        first = slice(0, len(range(size)[rows]))
+        return super().batch(data, step, size, first)
+
+
+class DrawsByRows(Adding):
+    """Each rank draws its own data, which are the same on all of them."""
+
+    def batch(self, data, step, size, rows=slice(None)):
+        return super().batch(data, step, len(range(size)[rows]))
+
+
+class LosesItsRowsCarry(Text):
+    """The rows of a batch are others than those of the carry."""
+
+    def batch(self, data, step, size, rows=slice(None)):
+        if step % 2 and rows != slice(None):
+            rows = slice(size - rows.stop, size - rows.start)
+        return super().batch(data, step, size, rows)
+
+
+class ReadsThePadding(Names):
+    class model_class(Classifier):
+        def read_out(self, params, ys, lengths):
+            return affine(params["head"], ys[-1])
+
+
+class AveragesThePadding(Names):
+    """The mean over all steps, padding included."""
+
+    class model_class(Classifier):
+        def read_out(self, params, ys, lengths):
+            return affine(params["head"], mean(ys, 0))
+
+
+class BatchesOfOneLength(ReadsThePadding):
+    """Its own batches are of one length, so that only examples packed otherwise show what is not masked."""
+
+    def batch(self, data, step, size, rows=slice(None)):
+        word = data.train[step % 3][0]
+        some = [(word[::-1] if i % 2 else word, i % 2) for i in range(size)]
+        return self.pack(some[rows])
+
+    def steps_per_epoch(self, data, size):
+        return 3
+
+
+class PadsItsOwnBatches(Adding):
+    """It reads past the end of the short ones among its own batches; it has no pack."""
+
+    def batch(self, data, step, size, rows=slice(None)):
+        batch = super().batch(data, step, size, rows)
+        longest = max(range(size)[rows])
+        return batch._replace(inputs=np.concatenate([batch.inputs, batch.inputs[:longest]]))
+
+
+class ChangesTheBatch(Names):
+    class model_class(Classifier):
+        def loss(self, params, carry, batch, rng):
+            result = super().loss(params, carry, batch, rng)
+            batch.targets[...] = 0
+            return result
+
+
+class ChangesAParameter(Names):
+    class model_class(Classifier):
+        def loss(self, params, carry, batch, rng):
+            result = super().loss(params, carry, batch, rng)
+            if isinstance(params["head"]["b"], np.ndarray) and self.network.dropout:
+                params["head"]["b"] += 1
+            return result
+
+
+class DrawsItsOwnDropout(Names):
+    class model_class(Classifier):
+        def loss(self, params, carry, batch, rng):
+            return super().loss(params, carry, batch, None if rng is None else np.random.default_rng())
+
+
+class DropsAlways(Names):
+    class model_class(Classifier):
+        def loss(self, params, carry, batch, rng):
+            if self.network.dropout:
+                rng = np.random.default_rng()
+            return super().loss(params, carry, batch, rng)
+
+
+class LosesTheCarry(Text):
+    def model(self, facts, network):
+        class Loses(NextSymbol):
+            def loss(self, params, carry, batch, rng):
+                loss, carry = super().loss(params, carry, batch, rng)
+                return loss, ()
+
+        return Loses(network.make_cell(len(facts["symbols"])), len(facts["symbols"]), network)
+
+
+class WidensTheCarry(Text):
+    def model(self, facts, network):
+        class Widens(NextSymbol):
+            def loss(self, params, carry, batch, rng):
+                loss, carry = super().loss(params, carry, batch, rng)
+                return loss, np.asarray(value_of(carry), np.float64)
+
+        return Widens(network.make_cell(len(facts["symbols"])), len(facts["symbols"]), network)
+
+
+class Widens(Adding):
+    def model(self, facts, network):
+        class Wide(Sum):
+            def loss(self, params, carry, batch, rng):
+                loss, carry = super().loss(params, carry, batch, rng)
+                return loss * np.ones((), np.float64), carry
+
+        return Wide(network.make_cell(2), 1, network)
+
+
+class DetachesTheHead(Names):
+    class model_class(Classifier):
+        def read_out(self, params, ys, lengths):
+            return super().read_out(params | {"head": trees.map(value_of, params["head"])}, ys, lengths)
+
+
+class LearnsNothing(Names):
+    class model_class(Classifier):
+        def loss(self, params, carry, batch, rng):
+            loss, carry = super().loss(params, carry, batch, rng)
+            return loss * 0 + 3, carry
+
+
+class ClimbsUp(Names):
+    """What it gives is not what it has the gradient of."""
+
+    class model_class(Classifier):
+        def loss(self, params, carry, batch, rng):
+            loss, carry = super().loss(params, carry, batch, rng)
+            return 2 * value_of(loss) - loss, carry
+
+
+class Undeclared(Names):
+    metrics: ClassVar[Any] = {"loss": Metric("nats"), "f1": Metric("", "max"), "accuracy": Metric("", "max")}
+
+
+class WithoutLoss(Names):
+    metrics: ClassVar[Any] = {"accuracy": Metric("", "max")}
+
+    def evaluate(self, model, params, examples):
+        return {"accuracy": super().evaluate(model, params, examples)["accuracy"]}
+
+
+class BestIsUnknown(Names):
+    best: ClassVar[Any] = ("f1", "max")
+
+
+class BestIsTheLowestAccuracy(Names):
+    best: ClassVar[Any] = ("accuracy", "min")
+
+
+class ComparesTheUnknown(Names):
+    compared: ClassVar[str] = "f1"
+
+
+class NarrowMetrics(Names):
+    def evaluate(self, model, params, examples):
+        found = super().evaluate(model, params, examples)
+        return found | {"accuracy": np.float32(found["accuracy"])}
+
+
+class MetricNotFinite(Names):
+    def evaluate(self, model, params, examples):
+        return super().evaluate(model, params, examples) | {"accuracy": np.inf}
+
+
+class DerivesTwice(Names):
+    def derived(self, metrics, facts, part="valid"):
+        return {"accuracy": 1.0}
+
+
+class MeanOfMeans(Names):
+    def evaluate(self, model, params, examples):
+        parts = [examples[i : i + 4] for i in range(0, len(examples), 4)]
+        found = [super(MeanOfMeans, self).evaluate(model, params, part) for part in parts]
+        return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+
+
+class EvaluatesAtRandom(Names):
+    def evaluate(self, model, params, examples):
+        found = super().evaluate(model, params, examples)
+        return found | {"loss": found["loss"] + np.random.default_rng().random()}
+
+
+class EvaluatesTheFirst(Names):
+    def evaluate(self, model, params, examples):
+        return super().evaluate(model, params, examples[:3])
+
+
+class WritesAList(Names):
+    def excerpt(self, model, params, facts, size, rng):
+        return ["a"]
+
+
+class GuessesNothing(Names):
+    def guessing(self, facts):
+        return float("inf")
+
+
+HALVES = "the halves of the batch of step {}, weighed, have the mean loss # where all together have #"
+UNLIKE = "examples of unlike lengths, each alone and weighed, have the mean loss # where all together have #"
+ONE_BY_ONE = "the rows of a batch, each alone and weighed, have the mean loss # where all together have #"
+ANOTHER = "read with facts, again, gives another batch of step 0, and must give the same"
+REVERSED = "loss is # in reverse order where it was # on the same examples"
+FUNCTION = "it must be a function of its arguments"
+WIDE = (
+    "TypeError: multiply: a float32 tensor met float64 values, and nothing is widened silently: convert them first, "
+    "with .astype(np.float32)"
+)
+
+WRONG: dict[type[Task], dict[str, str]] = {
+    GivesADict: {"read": "read gives a dict; it must give Data"},
+    TooFew: {"read": "the files are enough for a batch of 1 and no more; give some with more to train on"},
+    MissingFile: {"read": "UserError: the file 'Italian.txt' has no names"},
+    NoModel: {"model": "model gives a GRU; it must give a Model"},
+    Float64Parameters: {
+        "model": (
+            "parameter 'head.W' is of type float64; each is an array of float32, the network's dtype, and a "
+            "constant belongs into the loss"
+        ),
+    },
+    IgnoresTheSeed: {
+        "model": "parameter 'cell.update.W' starts with other values at a second call with an equal generator",
+    },
+    CarryWithoutBatch: {"model": "carry 'count' is of shape (1,); its first axis must be the batch"},
+    NoSteps: {"batch": "steps_per_epoch gives #; it must give a whole number of at least 1"},
+    NoBatch: {"batch": "batch gives a tuple; it must give a Batch"},
+    NoPair: {"loss": "loss gives a float32; it must give the pair (mean loss, carry)"},
+    LossOfEach: {"loss": "the loss is of shape (6,); it must be one number, a mean"},
+    LossNotFinite: {"loss": "the loss of fresh parameters is nan; it must be finite"},
+    NumPyFacts: {
+        "facts": "the facts are no JSON, in which a run keeps them: Object of type int64 is not JSON serializable",
+    },
+    FactsByNumber: {"facts": "the model of facts that went through JSON fails: KeyError: 0"},
+    FactsThatShrink: {
+        "facts": (
+            "of the model of facts that went through JSON, parameter 'head.W' is (8, 1) where (8, 2) is expected"
+        ),
+    },
+    GoesOn: {
+        "batches": "the batch of step 9 is another when it is asked for again, and must be the same",
+        "read with facts": ANOTHER,
+        "rows": HALVES.format(0),
+    },
+    AlwaysTheFirst: {"batches": "the batches of the steps 0 and 1 are the same, and must be of different data"},
+    ReadsAtRandom: {
+        "batches": "the batch of step 0 is another after files are read again, and must be the same",
+        "read with facts": ANOTHER,
+    },
+    DigestOfTheTime: {
+        "batches": "files that are read again have the digest 'reading 2' where it was 'reading 1'",
+        "read with facts": "read with facts, again, gives the digest 'reading 3' where it was 'reading 1'",
+    },
+    ForgetsFacts: {
+        "read with facts": (
+            "of the model of what is read with facts, parameter 'cell.candidate.W' is (32, 8) where (42, 8) is expected"
+        ),
+    },
+    ForgetsFactsOfItsFile: {
+        "read with facts": (
+            "of the model of what is read with facts, parameter 'cell.candidate.W' is (36, 8) where (37, 8) is expected"
+        ),
+    },
+    ReadsAnotherSplit: {"read with facts": ANOTHER},
+    ReadsAnotherDigest: {
+        "read with facts": "read with facts, again, gives the digest 'another' where it was 'digest'",
+    },
+    IgnoresRows: {"weight": "the halves of a batch weigh 6 and 6 where the whole weighs 6; they must add up to it"},
+    WeighsNothing: {"weight": "the weight of a batch is 0; it must be above 0"},
+    WeighsOne: {"weight": "the halves of a batch weigh 1 and 1 where the whole weighs 1; they must add up to it"},
+    WeighsLetters: {
+        "rows": HALVES.format(0),
+        "padding": UNLIKE,
+        "evaluate": "loss is # 86 times over where it was # on the same examples",
+    },
+    AlwaysTheFirstRows: {"rows": HALVES.format(0)},
+    DrawsByRows: {"rows": HALVES.format(0), "padding": ONE_BY_ONE},
+    LosesItsRowsCarry: {
+        "rows": "the carry after the rows 0 to 2 of step 1 differs from the whole's: the relative difference is #",
+    },
+    ReadsThePadding: {"rows": HALVES.format(1), "padding": UNLIKE},
+    AveragesThePadding: {"rows": HALVES.format(1), "padding": UNLIKE},
+    BatchesOfOneLength: {"padding": UNLIKE},
+    PadsItsOwnBatches: {"rows": HALVES.format(0), "padding": ONE_BY_ONE},
+    ChangesTheBatch: {"purity": "the loss changes the batch in place; it must compute a new array instead"},
+    ChangesAParameter: {"purity": "the loss changes a parameter in place; it must compute a new array instead"},
+    DrawsItsOwnDropout: {
+        "purity": (
+            "the loss of a batch is #, and # at a second call with an equal generator; it must be a function of "
+            "its arguments"
+        ),
+    },
+    DropsAlways: {
+        "purity": (
+            "the loss of a batch is #, and # at a second call without a generator; it must be a function of its "
+            "arguments"
+        ),
+    },
+    LosesTheCarry: {
+        "rows": (
+            "ValueError: GRU: the carry has another structure than init_carry gives it: the trees differ at the "
+            "root: a leaf in the first, a tuple of 0 in tree 2; give trees of one structure"
+        ),
+        "carry": 'a batch makes {"tuple": []} of the carry "leaf"; it must keep its structure',
+    },
+    WidensTheCarry: {
+        "carry": (
+            "the carry is (6, 8) of float64 after a batch where it was (6, 8) of float32 before; it must keep "
+            "its shape and type"
+        ),
+    },
+    Widens: {"float32": WIDE, "learning": WIDE},
+    DetachesTheHead: {"gradient": "by parameter 'head.W', the relative error is #, where # is allowed"},
+    LearnsNothing: {"learning": "40 steps on one batch take its loss from 3 to 3; it must fall"},
+    ClimbsUp: {
+        "learning": "40 steps on one batch take its loss from # to #; it must fall",
+        "gradient": "by parameter 'cell.update.W', the relative error is #, where # is allowed",
+    },
+    Undeclared: {"metrics": "evaluate and derived give accuracy, loss, and metrics declares accuracy, f1, loss"},
+    WithoutLoss: {"metrics": "evaluate gives accuracy; the loss must be among them"},
+    BestIsUnknown: {"metrics": "best is 'f1', which evaluate does not give; it gives accuracy, loss"},
+    BestIsTheLowestAccuracy: {"metrics": "best is 'accuracy' with the direction 'min', and metrics declares 'max'"},
+    ComparesTheUnknown: {"metrics": "compared is 'f1', and metrics declares accuracy, loss"},
+    NarrowMetrics: {"metrics": "accuracy is a float32; metrics are written as JSON, so it must be a float"},
+    MetricNotFinite: {
+        "metrics": "accuracy is inf; it must be finite",
+        "evaluate": "accuracy is inf a second time where it was inf on the same examples",
+    },
+    DerivesTwice: {"metrics": "evaluate and derived both give accuracy"},
+    MeanOfMeans: {"evaluate": REVERSED},
+    EvaluatesAtRandom: {"evaluate": "loss is # a second time where it was # on the same examples"},
+    EvaluatesTheFirst: {"evaluate": REVERSED},
+    WritesAList: {"offers": "excerpt gives a list; it must give a text or None"},
+    GuessesNothing: {"offers": "guessing gives inf; it must give a finite loss or None"},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_task_is_found(wrong):
+    assert failures(wrong()) == WRONG[wrong]
+
+
+def test_a_failing_report_raises_and_names_every_failure():
+    with pytest.raises(CheckError) as caught:
+        check_task(WithoutLoss(), NAMES).raise_if_failed()
+    assert str(caught.value) == (
+        "WithoutLoss() fails 1 of 18 checks:\n  metrics: evaluate gives accuracy; the loss must be among them"
+    )
+
+
+def test_it_takes_a_task_and_no_class():
+    with pytest.raises(TypeError, match=r"^check_task: got <class '.*Names'>; it takes a task, such as Names\(\)$"):
+        check_task(Names)
+    with pytest.raises(TypeError, match=r"^check_task: got 'names'; it takes a task, such as LanguageModel\(\)$"):
+        check_task("names")
+
+
+class FailsInFloat64(Names):
+    """A model that cannot be had in float64 is compared in float32, and has no finite differences."""
+
+    def model(self, facts, network):
+        if network.dtype != "float32":
+            raise UserError("the network is of float32 alone")
+        return super().model(facts, network)
+
+
+def test_a_model_of_float32_alone_is_compared_in_float32():
+    report = check_task(FailsInFloat64(), NAMES)
+    report.raise_if_failed()
+    assert "gradient" not in {check.name for check in report.checks}
