@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, get_args
@@ -392,6 +391,8 @@ def read_config(path: str, *, quiet: bool = False, options: Sequence[Setting] = 
     Raises:
         UserError: it cannot be read, or has a key that is no option.
     """
+    import tomllib
+
     from rnn_plugins.data.sources import read_text
 
     label = f"the configuration file {path!r}"

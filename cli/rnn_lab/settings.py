@@ -14,7 +14,6 @@ from dataclasses import Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
 
 from rnn_plugins.errors import UserError, did_you_mean
-from rnn_plugins.options import split_spec
 
 if TYPE_CHECKING:  # the engine brings NumPy, and `rnn train --help` reads the defaults below without it
     from minigrad.optimizers import Optimizer
@@ -66,8 +65,7 @@ Group = Literal["Task", "Network", "Training", "Run", "Output"]
 """The sections of the help of ``rnn train``."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class About:
+class About(NamedTuple):
     """What the command line, configuration files, the documentation and the checks know of a setting.
 
     Attributes:
@@ -123,7 +121,8 @@ def setting(default: Any, help: str, group: Group | None, **more: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
-@dataclass(frozen=True)
+# The groups below are never made by themselves: methods of theirs would only be compiled, at every start.
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class CommonTaskOptions:
     """Options that many tasks have. Each field's ``About`` says what it is."""
 
@@ -151,7 +150,7 @@ class CommonTaskOptions:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class Network:
     """What is trained, whatever the task. Each field's ``About`` says what it is."""
 
@@ -212,7 +211,7 @@ class Network:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class Training:
     """How it is trained. Each field's ``About`` says what it is."""
 
@@ -507,6 +506,8 @@ def apart(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: an option is no pair, or is given with two values.
     """
+    from rnn_plugins.options import split_spec
+
     values = dict(given)
     for owner in ("cell", "task"):
         if not isinstance(spec := values.get(owner), str):

@@ -3,7 +3,6 @@
 An exception's text is the sentence that the user reads; it is no place for programming errors.
 """
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -13,6 +12,8 @@ class UserError(Exception):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The text " Did you mean 'x'?" where a known word is close, in whatever case; the empty text otherwise."""
+    import difflib
+
     by_lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1)
     return f" Did you mean {by_lower[close[0]]!r}?" if close else ""
