@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import names_task
 import numpy as np
 import pytest
 
@@ -196,7 +197,7 @@ NAMES, TEXT = ("Italian.txt", "Russian.txt"), ("fox.txt",)
 
 
 def files_of(task: Task) -> tuple[str, ...]:
-    return NAMES if isinstance(task, Names) else TEXT if isinstance(task, Text) else ()
+    return NAMES if isinstance(task, (Names, names_task.Names)) else TEXT if isinstance(task, Text) else ()
 
 
 @pytest.mark.parametrize("task", [Names(), Text(), Adding()], ids=lambda task: type(task).__name__)
@@ -206,9 +207,14 @@ def test_a_right_task_passes_every_check(task):
     assert [check.name for check in report.checks] == [
         "read", "model", "batch", "weight", "loss", "facts",
         "batches", "read with facts", "rows", "padding", "purity", "carry", "float32", "learning",
-        "metrics", "evaluate", "offers", "gradient",
+        "metrics", "evaluate", "offers", "probe", "gradient",
     ]  # fmt: skip
     assert 0 < report.error < 1e-6
+
+
+def test_a_task_of_somebody_else_passes_every_check():
+    check_task(names_task.Names(held_out=0.2), NAMES).raise_if_failed()
+    check_task(names_task.Names(lower=True), NAMES).raise_if_failed()
 
 
 def test_it_takes_another_cell_and_another_generator():
@@ -599,6 +605,52 @@ class GuessesNothing(Names):
         return float("inf")
 
 
+class ProbesNothing(Names):
+    def probe(self, model, params, examples, facts):
+        return model
+
+
+class NamesProbe(names_task.Names):
+    probe_class: ClassVar[Any] = names_task.NamesProbe
+
+    def probe(self, model, params, examples, facts):
+        return self.probe_class(model, params, examples, facts)
+
+
+class ReadsBeforeTheName(NamesProbe):
+    """Its window reads the padding before the shorter names as if it were letters."""
+
+    class probe_class(names_task.NamesProbe):
+        def read(self, xs, *, mask=None):
+            return super().read(xs)
+
+
+class StartsAnew(NamesProbe):
+    """Its window forgets what was read before it."""
+
+    class probe_class(names_task.NamesProbe):
+        def window(self, ends, length, warm_up=0):
+            return super().window(ends, length, warm_up)._replace(carry=self.init_carry(len(ends)))
+
+
+class OneLossForAll(NamesProbe):
+    class probe_class(names_task.NamesProbe):
+        def loss(self, outputs, targets):
+            return mean(super().loss(outputs, targets))
+
+
+class TargetOfEachLetter(NamesProbe):
+    class probe_class(names_task.NamesProbe):
+        def targets(self, ends, length):
+            return np.tile(super().targets(ends, length), (length, 1))
+
+
+class NoPositions(NamesProbe):
+    class probe_class(names_task.NamesProbe):
+        def ends(self, length, warm_up=0, *, scored=True):
+            return []
+
+
 HALVES = "the halves of the batch of step {}, weighed, have the mean loss # where all together have #"
 UNLIKE = "examples of unlike lengths, each alone and weighed, have the mean loss # where all together have #"
 ONE_BY_ONE = "the rows of a batch, each alone and weighed, have the mean loss # where all together have #"
@@ -733,6 +785,18 @@ WRONG: dict[type[Task], dict[str, str]] = {
     EvaluatesAtRandom: {"evaluate": "loss is # a second time where it was # on the same examples"},
     EvaluatesTheFirst: {"evaluate": REVERSED},
     WritesAList: {"offers": "excerpt gives a list; it must give a text or None"},
+    ProbesNothing: {"probe": "probe gives a Classifier; it must give a Probe or None"},
+    ReadsBeforeTheName: {
+        "probe": (
+            "the window of a position has other outputs than in the window of several: the relative difference is #"
+        ),
+    },
+    StartsAnew: {
+        "probe": "a window that begins a step later ends in other outputs: the relative difference is #",
+    },
+    OneLossForAll: {"probe": "what loss gives is of shape () where (2,) is expected"},
+    TargetOfEachLetter: {"probe": "what targets gives is of shape (3, 2) where (2,) is expected"},
+    NoPositions: {"probe": "longest gives 5 and ends(3, 1) gives no positions; there must be some"},
     GuessesNothing: {"offers": "guessing gives inf; it must give a finite loss or None"},
 }
 
@@ -746,7 +810,7 @@ def test_a_failing_report_raises_and_names_every_failure():
     with pytest.raises(CheckError) as caught:
         check_task(WithoutLoss(), NAMES).raise_if_failed()
     assert str(caught.value) == (
-        "WithoutLoss() fails 1 of 18 checks:\n  metrics: evaluate gives accuracy; the loss must be among them"
+        "WithoutLoss() fails 1 of 19 checks:\n  metrics: evaluate gives accuracy; the loss must be among them"
     )
 
 

@@ -20,6 +20,7 @@ from minigrad.training import start, train
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.gru import GRU
+from rnn_plugins.reports.probe import Probe
 from rnn_plugins.tasks.protocol import AT_ONCE, Batch, Data, Model, Network, Task
 from rnn_plugins.testing.checks import (
     DIFFERENCE,
@@ -31,6 +32,7 @@ from rnn_plugins.testing.checks import (
     gradient_error,
     normal,
     pairs,
+    require_shape,
     same,
 )
 
@@ -39,6 +41,9 @@ SIZE, HIDDEN = 6, 8
 
 DIFFERENCE_32 = 1e-4
 """Largest relative difference of two ways to compute one thing, of a model that cannot be had in float64."""
+
+PROBED = 3
+"""Steps of a window that a probe is asked for."""
 
 LEARNING_STEPS, LEARNING_RATE = 40, 0.01
 """How long the loss of one batch is brought down, by Adam."""
@@ -517,6 +522,38 @@ def _offers(bench: _Bench) -> None:
         work.step(work.params, work.carry, work.x)
 
 
+def _probe(bench: _Bench) -> float:
+    probe = bench.task.probe(bench.exact, bench.params, bench.examples, bench.facts)
+    if probe is None:
+        return 0.0
+    if not isinstance(probe, Probe):
+        raise Failed(f"probe gives a {type(probe).__name__}; it must give a Probe or None")
+    length = min(PROBED, probe.longest())
+    ends = np.array(probe.ends(length, 1)[:SIZE])
+    if length < 2 or not len(ends):
+        raise Failed(f"longest gives {probe.longest()} and ends({length}, 1) gives no positions; there must be some")
+    window = probe.window(ends, length, 1)
+    _, ys = probe.cell.unroll(probe.params, window.carry, window.xs)
+    shape = (length, len(ends), probe.cell.output_size)
+    require_shape("what the cell gives along a window", ys, shape)
+    targets = probe.targets(ends, length)
+    require_shape("what targets gives", targets, shape[:2] if probe.every_step else shape[1:2])
+    losses = np.asarray(probe.loss(ys, targets))
+    require_shape("what loss gives", losses, np.shape(targets))
+    if not np.isfinite(losses).all():
+        raise Failed("a loss along a window is not finite")
+    worst = 0.0
+    for i in range(len(ends)):
+        alone = probe.window(ends[i : i + 1], length, 1)
+        _, again = probe.cell.unroll(probe.params, alone.carry, alone.xs)
+        what = "the window of a position has other outputs than in the window of several"
+        worst = max(worst, compare(what, again, ys[:, i : i + 1], bench.allowed))
+    later = probe.window(ends, length - 1, 2)
+    _, again = probe.cell.unroll(probe.params, later.carry, later.xs)
+    what = "a window that begins a step later ends in other outputs"
+    return max(worst, compare(what, again[-1], ys[-1], bench.allowed))
+
+
 _Checker = Callable[[_Bench], float | None]
 
 _FIRST: dict[str, _Checker] = {
@@ -540,6 +577,7 @@ _EVERY: dict[str, _Checker] = {
     "metrics": _metrics,
     "evaluate": _evaluate,
     "offers": _offers,
+    "probe": _probe,
 }
 
 # --- what the checks share -------------------------------------------------------------------------------------------
