@@ -72,7 +72,7 @@ def test_the_registry_sees_it(environment):
         import json
         from rnn_plugins import registry
         entry = next(e for e in registry.entries("cells") if e.name == "mgu")
-        print(json.dumps([entry, registry.describe("cells", entry), registry.provenance("mgu")]))
+        print(json.dumps([entry, registry.describe("cells", entry), registry.provenance("cells", "mgu")]))
     """
     entry, row, provenance = json.loads(environment.succeed("python", "-c", code))
     assert entry == ["mgu", "rnn-cell-mgu", "0.1.0", "rnn_cell_mgu:MGU"]

@@ -21,7 +21,7 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.options import Option
 from rnn_plugins.registry import Entry
 from rnn_plugins.tasks.language_model import LanguageModel
-from rnn_plugins.trust import trusting
+from rnn_plugins.trust import Untrusted, trusting
 
 BUILT_IN = ["gru", "irnn", "lstm", "lstm-coupled", "lstm-peephole", "rnn"]
 
@@ -130,7 +130,7 @@ def test_a_plugin_of_the_wrong_type_says_so(install, source):
     install("rnn-cell-broken", "0.3", "broken = broken:Thing", broken=source)
     assert error_of(registry.load, "cells", "broken") == (
         "the cell 'broken' of the distribution rnn-cell-broken 0.3 is no cell: "
-        f"{WRONG_TYPE[source]}; it must be a subclass of rnn_cells.cell.Cell"
+        f"{WRONG_TYPE[source]}; it must be a subclass of rnn_cells.Cell"
     )
 
 
@@ -385,12 +385,12 @@ def test_an_annotation_that_does_not_exist(tmp_path):
 
 def test_a_run_remembers_where_its_cell_came_from(install):
     install("rnn-cell-mine", "0.1.0", "mine = mine:Mine", mine=CELL.format(name="Mine", summary="Mine."))
-    recorded = registry.provenance("mine")
+    recorded = registry.provenance("cells", "mine")
     assert recorded == {"cell": "mine", "distribution": "rnn-cell-mine", "version": "0.1.0"}
     cell = registry.cell_for_run("x", recorded, 3, 4, {})
     assert cell == registry.make_cell("mine", 3, 4, {})
-    assert registry.cell_changed("x", recorded) is None
-    assert registry.cell_changed("x", recorded | {"version": "0.0.9"}) == (
+    assert registry.changed("cells", "x", recorded) is None
+    assert registry.changed("cells", "x", recorded | {"version": "0.0.9"}) == (
         "run 'x' used the cell 'mine' of rnn-cell-mine 0.0.9; now it is 0.1.0"
     )
 
@@ -402,12 +402,12 @@ def test_a_run_whose_plugin_is_missing_says_what_to_install():
         "which is not installed: pip install rnn-cell-mgu-of-nobody"
     )
     assert error_of(registry.cell_for_run, "x", recorded, 3, 4, {}) == message
-    assert error_of(registry.cell_changed, "x", recorded) == message
+    assert error_of(registry.changed, "cells", "x", recorded) == message
 
 
 def test_a_run_takes_its_own_distribution_where_two_offer_the_name(install):
     install("first", "1.0", "same = plugin_c:C", plugin_c=CELL.format(name="C", summary="C."))
-    recorded = registry.provenance("same")
+    recorded = registry.provenance("cells", "same")
     install("second", "2.0", "same = plugin_d:D", plugin_d=CELL.format(name="D", summary="D."))
     assert type(registry.cell_for_run("x", recorded, 3, 4, {})).__name__ == "C"
 
@@ -416,20 +416,153 @@ def test_a_run_with_a_cell_from_a_file(tmp_path, monkeypatch):
     source = CELL.format(name="MyCell", summary="Mine.") + "    rate: float = 0.5\n"
     path = write(tmp_path / "my_cell.py", source)
     monkeypatch.chdir(tmp_path)
-    recorded = registry.provenance("./my_cell.py")
+    recorded = registry.provenance("cells", "./my_cell.py")
     assert recorded == {
         "cell": "./my_cell.py", "file": path, "class": "MyCell", "sha256": hashlib.sha256(source.encode()).hexdigest(),
     }  # fmt: skip
     monkeypatch.chdir("/")
     assert registry.cell_for_run("x", recorded, 3, 4, {"rate": 2}).rate == 2.0
-    assert registry.cell_changed("x", recorded) is None
+    assert registry.changed("cells", "x", recorded) is None
     Path(path).write_text(source + "\n")
     with trusting():
         assert registry.cell_for_run("x", recorded, 3, 4, {"rate": 2}).rate == 2.0
-    assert registry.cell_changed("x", recorded) == (
+    assert registry.changed("cells", "x", recorded) == (
         f"{path} has changed since run 'x' began, so its cell may not be the one that was trained"
     )
     Path(path).unlink()
     message = f"run 'x' uses the cell 'MyCell' from {path}, which is not there: put the file back"
     assert error_of(registry.cell_for_run, "x", recorded, 3, 4, {}) == message
-    assert error_of(registry.cell_changed, "x", recorded) == message
+    assert error_of(registry.changed, "cells", "x", recorded) == message
+
+
+# --- tasks and reports -----------------------------------------------------------------------------------------------
+
+TASK = '''
+from dataclasses import dataclass
+from typing import Literal
+from rnn_plugins.tasks.protocol import Task
+
+@dataclass(frozen=True)
+class Names(Task):
+    """Names to languages."""
+
+    pool: Literal["last", "mean"] = "last"
+    lowest: float = 0.5
+
+    def __post_init__(self):
+        if self.lowest < 0:
+            raise ValueError(f"lowest is {self.lowest:g}; it must be at least 0")
+
+    def read(self, files, facts=None, *, again=False): ...
+
+    def model(self, facts, network): ...
+'''
+
+
+@pytest.fixture
+def tasks(monkeypatch):
+    monkeypatch.setitem(registry._GROUPS, "tasks", registry._Group("task", "rnn_plugins.tasks.protocol:Task"))
+
+
+@pytest.fixture
+def names(tmp_path, tasks) -> str:
+    return write(tmp_path / "names.py", TASK)
+
+
+def test_a_task_from_a_file_with_its_options(names):
+    task = registry.make_task(f"{names}:Names", {"pool": "mean", "lowest": "0.25"})
+    assert (type(task).__name__, task.pool, task.lowest) == ("Names", "mean", 0.25)
+    assert registry.make_task(names, {}) == type(task)()
+    assert registry.options_of(type(task)) == [
+        Option("pool", str, "last", ("last", "mean")),
+        Option("lowest", float, 0.5, ()),
+    ]
+
+
+def test_what_a_task_refuses_is_a_sentence(names):
+    assert error_of(registry.make_task, names, {"pol": "mean"}) == (
+        f"the task {names!r} has no option called 'pol'. Did you mean 'pool'? Its options: pool, lowest"
+    )
+    assert error_of(registry.make_task, names, {"pool": "max"}) == (
+        f"the option 'pool' of the task {names!r} must be last or mean, and it is 'max'"
+    )
+    assert error_of(registry.make_task, names, {"lowest": -1}) == (
+        f"the task {names!r} cannot be made: lowest is -1; it must be at least 0"
+    )
+    Path(names).write_text(TASK.replace("def model", "def build"))
+    assert error_of(registry.make_task, names, {}) == (f"the task {names!r} cannot be made: it does not define model")
+
+
+def test_a_file_is_searched_for_what_is_asked_for(names, tmp_path):
+    assert (
+        error_of(registry.load, "cells", names) == f"{names} defines no cell: write a subclass of rnn_cells.Cell in it"
+    )
+    path = write(tmp_path / "my_cell.py", CELL.format(name="Mine", summary="Mine."))
+    assert error_of(registry.load, "tasks", f"{path}:Mine") == (
+        f"Mine in {path} is the class Mine; a task must be a subclass of rnn_plugins.tasks.protocol.Task"
+    )
+    assert error_of(registry.load, "tasks", "./names") == (
+        "'./names' is neither the name of a task nor a Python file: write path/to/file.py:Class"
+    )
+    assert error_of(registry.load, "tasks", "nosuch.py") == (
+        "there is no file nosuch.py: give the Python file that defines the task"
+    )
+    report = "from rnn_plugins.reports.report import Report\nclass Norms(Report):\n    def measure(self, *_): ...\n"
+    path = write(tmp_path / "my_report.py", report)
+    assert registry.load("reports", path).__name__ == "Norms"
+    assert error_of(registry.load, "reports", f"{path}:Norm") == (
+        f"{path} has no class called 'Norm'. Did you mean 'Norms'? Its reports: Norms"
+    )
+
+
+def test_a_run_finds_its_task_again(names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recorded = registry.provenance("tasks", "names.py:Names")
+    digest = hashlib.sha256(TASK.encode()).hexdigest()
+    assert recorded == {"task": "names.py:Names", "file": names, "class": "Names", "sha256": digest}
+    monkeypatch.chdir("/")
+    assert registry.task_for_run("x", recorded, {"pool": "mean"}).pool == "mean"
+    assert registry.changed("tasks", "x", recorded) is None
+    Path(names).write_text(TASK + "\n")
+    with pytest.raises(Untrusted) as caught:
+        registry.task_for_run("x", recorded, {})
+    assert str(caught.value) == (
+        f"the task file {names} has changed since the run 'x' began, and is not executed: put the old one back, or use "
+        "the run's weights with the changed task by repeating the command with --trust"
+    )
+    assert registry.changed("tasks", "x", recorded) == (
+        f"{names} has changed since run 'x' began, so its task may not be the one that was trained"
+    )
+    with trusting():
+        registry.task_for_run("x", recorded, {})
+    Path(names).unlink()
+    assert error_of(registry.task_for_run, "x", recorded, {}) == (
+        f"run 'x' uses the task 'Names' from {names}, which is not there: put the file back"
+    )
+
+
+def test_a_task_file_that_was_never_given_is_not_executed(tmp_path, tasks):
+    path = write(tmp_path / "theirs.py", f"{TASK}\nraise AssertionError\n")
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    recorded = {"task": "theirs.py", "file": path, "class": "Names", "sha256": digest}
+    with pytest.raises(Untrusted) as caught:
+        registry.task_for_run("x", recorded, {})
+    assert str(caught.value) == (
+        f"the run 'x' would execute the task file {path}, which you have never given with --task: read it, and if you "
+        "trust it, repeat the command with --trust"
+    )
+
+
+def test_a_run_whose_task_is_missing_says_what_to_install(install, tasks):
+    install("rnn-task-names", "0.1", "names = names_of_nobody:Names", group="tasks", names_of_nobody=TASK)
+    recorded = registry.provenance("tasks", "names")
+    assert recorded == {"task": "names", "distribution": "rnn-task-names", "version": "0.1"}
+    assert type(registry.task_for_run("x", recorded, {})).__name__ == "Names"
+    assert registry.changed("tasks", "x", recorded | {"version": "0.0"}) == (
+        "run 'x' used the task 'names' of rnn-task-names 0.0; now it is 0.1"
+    )
+    recorded["distribution"] = "rnn-task-of-nobody"
+    assert error_of(registry.task_for_run, "x", recorded, {}) == (
+        "run 'x' uses the task 'names' from the distribution rnn-task-of-nobody 0.1, which is not installed: "
+        "pip install rnn-task-of-nobody"
+    )

@@ -154,10 +154,10 @@ def test_a_file_that_is_given_for_a_run_that_has_it_is_trusted(home: Path) -> No
 
 def test_path_and_content_are_kept_together(tmp_path: Path) -> None:
     trust.remember(tmp_path / "a.py", "11")
-    trust.require("x", tmp_path / "a.py", "11", "11")
+    trust.require("x", "cell", tmp_path / "a.py", "11", "11")
     for path, digest in (("a.py", "22"), ("b.py", "11")):
         with pytest.raises(trust.Untrusted):
-            trust.require("x", tmp_path / path, digest, digest)
+            trust.require("x", "cell", tmp_path / path, digest, digest)
     (record,) = Path("state", "cells").iterdir()
     assert record.read_text() == f"11  {tmp_path / 'a.py'}\n"
 

@@ -196,7 +196,7 @@ class Run:
             UserError: it is not.
         """
         if not self.is_of_text:
-            registry.load("tasks", self.settings.task)  # where it is not installed, that is said
+            registry.installed("tasks", self.settings.task)  # where it is not installed, that is said
             raise UserError(
                 f"the run {self.name!r} was trained for the task {self.settings.task!r}, and only language models "
                 "write and predict texts: name a run of the task language-model"
@@ -221,7 +221,7 @@ class Run:
 
     def cell_changed(self) -> str | None:
         """A sentence where the code of its cell is not what it was."""
-        return registry.cell_changed(self.name, self.manifest["cell"])
+        return registry.changed("cells", self.name, self.manifest["cell"])
 
     @property
     def held_out(self) -> bool:
@@ -439,7 +439,7 @@ class Run:
 @cache  # a list of runs asks for each, and to look through what is installed takes a while
 def _is_language_model(task: str) -> bool:
     try:
-        return issubclass(registry.load("tasks", task), LanguageModel)
+        return issubclass(registry.installed("tasks", task), LanguageModel)
     except UserError:  # not installed any more
         return False
 

@@ -233,7 +233,7 @@ def start(given: Mapping[str, Any], *, name: str | None = None, init_from: Run |
         return _lay_out(Settings(**given), name)
     settings = Settings(**merge({key: getattr(init_from.settings, key) for key in INHERITED}, given))
     _hold(settings, init_from, INHERITED, "leave it out, or start without --init-from")
-    registry.given(given.get("cell", ""))
+    registry.given("cells", given.get("cell", ""))
     session = _lay_out(settings, name, weights_of=init_from)
     session.notices.append(f"it starts with the best weights of {init_from.name}")
     return session
@@ -265,7 +265,7 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
     _hold(settings, run, INHERITED, "leave it out, or start a new run without --resume")
     fixed = [f.name for f in fields(Settings) if f.name not in CHANGEABLE]
     _hold(settings, run, fixed, f"leave it out, or start a new run with its weights: --init-from {run.name}")
-    registry.given(given.get("cell", ""))
+    registry.given("cells", given.get("cell", ""))
     corpus = _load(settings, _symbols(run), known=run)
     recorded = run.manifest["data"]["digest"]
     if corpus.digest != recorded or corpus.vocabulary != run.vocabulary:
@@ -424,9 +424,9 @@ def _lay_out(
     """
     model_of = known or weights_of
     if model_of:
-        origin = registry.provenance_now(model_of.name, model_of.manifest["cell"])
+        origin = registry.provenance_now("cells", model_of.name, model_of.manifest["cell"])
     else:
-        origin = registry.provenance(settings.cell)
+        origin = registry.provenance("cells", settings.cell)
 
     def make_cell(input_size: int) -> Cell:
         if model_of:

@@ -1,6 +1,6 @@
-"""Which cells, tasks and reports are installed, under which names, and any one of them as an object.
+"""Which cells, tasks and reports are installed or stand in a user's file, and any one of them as a class or an object.
 
-Listing reads metadata only: no plugin is imported before its name is asked for. Nothing here trains, checks or prints.
+Listing reads metadata only: no plugin is imported before its name is asked for.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rnn_plugins.options import Option, OptionValue, listed, options_of, values_
 
 if TYPE_CHECKING:
     from rnn_cells import Cell
+    from rnn_plugins.tasks.protocol import Task
 
 
 class Entry(NamedTuple):
@@ -56,10 +57,19 @@ class _Group(NamedTuple):
     word: str
     base: str
 
+    def base_class(self) -> type:
+        module, _, attribute = self.base.partition(":")
+        found: type = getattr(importlib.import_module(module), attribute)
+        return found
+
+    @property
+    def base_name(self) -> str:
+        return self.base.replace(":", ".")
+
 
 # The base classes are named and not imported, because a listing must not import NumPy.
 _GROUPS = {
-    "cells": _Group("cell", "rnn_cells.cell:Cell"),
+    "cells": _Group("cell", "rnn_cells:Cell"),
     "tasks": _Group("task", "rnn_plugins.tasks.task:Task"),
     "reports": _Group("report", "rnn_plugins.reports.report:Report"),
 }
@@ -85,22 +95,53 @@ def entries_of_others() -> list[Entry]:
     return [entry for group in _GROUPS for entry in entries(group) if entry.distribution != "rnn-lab"]
 
 
-def load(group: str, name: str) -> Any:
-    """The class that is registered under a name. No other plugin is imported.
+def load(group: str, spec: str) -> Any:
+    """The class that is registered under a name, or that a file defines, which is trusted from then on.
+
+    No other plugin is imported.
+
+    Args:
+        group: "cells", "tasks" or "reports".
+        spec: as the user gives it: a name, ``path/to/file.py:Class``, or ``path/to/file.py`` where the file defines one
+            class of this kind.
 
     Raises:
-        UserError: there is none of that name, two distributions offer it, or it cannot be imported or is no class of
-            the group's kind.
+        UserError: there is no such class, two distributions offer the name, or the class cannot be imported or is not
+            of the group's kind.
     """
+    if file := _FILE.fullmatch(spec):
+        path = Path(file["path"])
+        source = _read(group, path)
+        trust.remember(path.resolve(), _digest(source))
+        return _class_in_file(group, path, source, file["name"])
+    if re.search(r"[/\\:]", spec):
+        word = _GROUPS[group].word
+        raise UserError(f"{spec!r} is neither the name of a {word} nor a Python file: write path/to/file.py:Class")
+    return installed(group, spec)
+
+
+def installed(group: str, name: str) -> Any:
+    """The class that is registered under a name; never one in a file. Otherwise as ``load``."""
     word = _GROUPS[group].word
-    installed = entries(group)
-    found = [entry for entry in installed if entry.name == name]
+    known = entries(group)
+    found = [entry for entry in known if entry.name == name]
     if not found:
-        raise _unknown(f"no {word} called {name!r}", name, sorted({entry.name for entry in installed}), "Installed")
+        raise _unknown(f"no {word} called {name!r}", name, sorted({entry.name for entry in known}), "Installed")
     if len(found) > 1:
         offers = " and ".join(entry.origin for entry in found)
         raise UserError(f"{offers} both offer a {word} called {name!r}: uninstall one of them")
     return _import(group, found[0])
+
+
+def given(group: str, spec: str) -> None:
+    """Trust the file that a spec names, where it names one: the user gives it for a run that has it already.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if file := _FILE.fullmatch(spec):
+        path = Path(file["path"])
+        trust.remember(path.resolve(), _digest(_read(group, path)))
 
 
 def describe(group: str, entry: Entry) -> Row:
@@ -118,36 +159,9 @@ def describe(group: str, entry: Entry) -> Row:
 
 
 def cell_class(spec: str) -> type[Cell]:
-    """The cell that is registered under a name, or that a file defines, which is trusted from then on.
-
-    Args:
-        spec: as the user gives it: a name, ``path/to/file.py:Class``, or ``path/to/file.py`` where the file defines one
-            cell.
-
-    Raises:
-        UserError: there is no such cell; see ``load``.
-    """
-    file = _FILE.fullmatch(spec)
-    if file:
-        path = Path(file["path"])
-        source = _read(path)
-        trust.remember(path.resolve(), _digest(source))
-        return _class_in_file(path, source, file["name"])
-    if re.search(r"[/\\:]", spec):
-        raise UserError(f"{spec!r} is neither the name of a cell nor a Python file: write path/to/file.py:Class")
+    """The class of a cell, as ``load`` finds it."""
     found: type[Cell] = load("cells", spec)
     return found
-
-
-def given(spec: str) -> None:
-    """Trust the file that a cell's spec names, where it names one: the user gives it for a run that has it already.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    if file := _FILE.fullmatch(spec):
-        path = Path(file["path"])
-        trust.remember(path.resolve(), _digest(_read(path)))
 
 
 def cell_options(cls: type[Cell]) -> list[Option]:
@@ -192,23 +206,52 @@ def build_cell(
     return cell
 
 
-def provenance(spec: str) -> dict[str, str]:
-    """Where a cell comes from, for a run's manifest.
+def make_task(spec: str, options: Mapping[str, OptionValue]) -> Task:
+    """A task with its options.
 
-    Returns:
-        ``cell`` (the spec), and ``distribution`` and ``version``, or for a file its absolute path as ``file``, the
-        ``class`` and the file's ``sha256``.
+    Args:
+        spec: as for ``load``.
+        options: values by name; text is read as the option's type.
 
     Raises:
-        UserError: there is no such cell.
+        UserError: the task is unknown, has no such option, or does not take its value.
     """
-    cls = cell_class(spec)
-    file = _FILE.fullmatch(spec)
-    if file:
+    return build_task(load("tasks", spec), spec, options)
+
+
+def build_task(cls: type[Task], spec: str, options: Mapping[str, OptionValue]) -> Task:
+    """A task of a class that ``load`` gave for ``spec``; otherwise as ``make_task``.
+
+    Raises:
+        UserError: the task has no such option, or does not take its value.
+    """
+    values = values_of(f"the task {spec!r}", options_of(cls), options)
+    if missing := sorted(cls.__abstractmethods__):
+        raise UserError(f"the task {spec!r} cannot be made: it does not define {listed(missing, 'and')}")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise UserError(f"the task {spec!r} cannot be made: {error}") from error
+
+
+def provenance(group: str, spec: str) -> dict[str, str]:
+    """Where a cell or a task comes from, for a run's manifest.
+
+    Returns:
+        The spec under the group's word (``cell``, ``task``), and ``distribution`` and ``version``, or for a file its
+        absolute path as ``file``, the ``class`` and the file's ``sha256``.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    word = _GROUPS[group].word
+    cls = load(group, spec)
+    if file := _FILE.fullmatch(spec):
         path = Path(file["path"])
-        return {"cell": spec, "file": str(path.resolve()), "class": cls.__name__, "sha256": _digest(_read(path))}
-    entry = next(entry for entry in entries("cells") if entry.name == spec)
-    return {"cell": spec, "distribution": entry.distribution, "version": entry.version}
+        digest = _digest(_read(group, path))
+        return {word: spec, "file": str(path.resolve()), "class": cls.__name__, "sha256": digest}
+    entry = next(entry for entry in entries(group) if entry.name == spec)
+    return {word: spec, "distribution": entry.distribution, "version": entry.version}
 
 
 def cell_for_run(
@@ -220,59 +263,65 @@ def cell_for_run(
         Untrusted: the file is not to be executed (see ``trust.require``).
         UserError: the distribution is not installed or the file is gone, or the cell cannot be made of it.
     """
-    cls: type[Cell]
-    if "file" in recorded:
-        path = _file_of_run(run, recorded)
-        source = _read(path)
-        trust.require(run, path.resolve(), _digest(source), recorded["sha256"])
-        cls = _class_in_file(path, source, recorded["class"])
-    else:
-        cls = _import("cells", _entry_of_run(run, recorded))
-    return build_cell(cls, recorded["cell"], input_size, hidden_size, options)
+    return build_cell(_class_of_run("cells", run, recorded), recorded["cell"], input_size, hidden_size, options)
 
 
-def provenance_now(run: str, recorded: Mapping[str, str]) -> dict[str, str]:
-    """Where the cell of a run comes from, as ``provenance`` would record it for one that begins with it now.
-
-    Raises:
-        UserError: the distribution is not installed or the file is gone.
-    """
-    if "file" in recorded:
-        return {**recorded, "sha256": _digest(_read(_file_of_run(run, recorded)))}
-    return {**recorded, "version": _entry_of_run(run, recorded).version}
+def task_for_run(run: str, recorded: Mapping[str, str], options: Mapping[str, OptionValue]) -> Task:
+    """The task that a run was trained for, from what ``provenance`` recorded; otherwise as ``cell_for_run``."""
+    return build_task(_class_of_run("tasks", run, recorded), recorded["task"], options)
 
 
-def cell_changed(run: str, recorded: Mapping[str, str]) -> str | None:
-    """A sentence where the code of a run's cell is not what it was: another version, or a file with other content.
+def _class_of_run(group: str, run: str, recorded: Mapping[str, str]) -> Any:
+    if "file" not in recorded:
+        return _import(group, _entry_of_run(group, run, recorded))
+    path = _file_of_run(group, run, recorded)
+    source = _read(group, path)
+    trust.require(run, _GROUPS[group].word, path.resolve(), _digest(source), recorded["sha256"])
+    return _class_in_file(group, path, source, recorded["class"])
+
+
+def provenance_now(group: str, run: str, recorded: Mapping[str, str]) -> dict[str, str]:
+    """Where the cell or the task of a run comes from, as ``provenance`` would record it for a run that begins now.
 
     Raises:
         UserError: the distribution is not installed or the file is gone.
     """
-    now = provenance_now(run, recorded)
+    if "file" in recorded:
+        return {**recorded, "sha256": _digest(_read(group, _file_of_run(group, run, recorded)))}
+    return {**recorded, "version": _entry_of_run(group, run, recorded).version}
+
+
+def changed(group: str, run: str, recorded: Mapping[str, str]) -> str | None:
+    """A sentence where the code of a run's cell or task is not what it was: another version, or another content.
+
+    Raises:
+        UserError: the distribution is not installed or the file is gone.
+    """
+    word, now = _GROUPS[group].word, provenance_now(group, run, recorded)
     if now == recorded:
         return None
     if "file" in recorded:
-        return f"{now['file']} has changed since run {run!r} began, so its cell may not be the one that was trained"
-    used = f"the cell {recorded['cell']!r} of {recorded['distribution']} {recorded['version']}"
+        return f"{now['file']} has changed since run {run!r} began, so its {word} may not be the one that was trained"
+    used = f"the {word} {recorded[word]!r} of {recorded['distribution']} {recorded['version']}"
     return f"run {run!r} used {used}; now it is {now['version']}"
 
 
-def _file_of_run(run: str, recorded: Mapping[str, str]) -> Path:
+def _file_of_run(group: str, run: str, recorded: Mapping[str, str]) -> Path:
     path = Path(recorded["file"])
     if not path.is_file():
-        raise UserError(
-            f"run {run!r} uses the cell {recorded['class']!r} from {path}, which is not there: put the file back"
-        )
+        what = f"the {_GROUPS[group].word} {recorded['class']!r}"
+        raise UserError(f"run {run!r} uses {what} from {path}, which is not there: put the file back")
     return path
 
 
-def _entry_of_run(run: str, recorded: Mapping[str, str]) -> Entry:
+def _entry_of_run(group: str, run: str, recorded: Mapping[str, str]) -> Entry:
     # Of two distributions that offer the name, the recorded one is taken: a run is clear where a name is not.
-    for entry in entries("cells"):
-        if (entry.name, entry.distribution) == (recorded["cell"], recorded["distribution"]):
+    word = _GROUPS[group].word
+    for entry in entries(group):
+        if (entry.name, entry.distribution) == (recorded[word], recorded["distribution"]):
             return entry
     raise UserError(
-        f"run {run!r} uses the cell {recorded['cell']!r} from the distribution {recorded['distribution']} "
+        f"run {run!r} uses the {word} {recorded[word]!r} from the distribution {recorded['distribution']} "
         f"{recorded['version']}, which is not installed: pip install {recorded['distribution']}"
     )
 
@@ -286,43 +335,40 @@ def _offered(group: str, entry: Entry) -> str:
 
 
 def _import(group: str, entry: Entry) -> Any:
-    word, base = _GROUPS[group]
+    kind = _GROUPS[group]
     who = _offered(group, entry)
     try:
         found = metadata.EntryPoint(entry.name, entry.value, f"rnn.{group}").load()
     except BaseException as error:  # somebody's module may raise SystemExit or KeyboardInterrupt, too
         raise UserError(f"{who} cannot be loaded: {entry.value} raised {said(error)}") from error
-    module, _, attribute = base.partition(":")
-    kind = getattr(importlib.import_module(module), attribute)
-    if not (isinstance(found, type) and issubclass(found, kind)):
+    if not (isinstance(found, type) and issubclass(found, kind.base_class())):
         raise UserError(
-            f"{who} is no {word}: {entry.value} is {_what(found)}; it must be a subclass of {module}.{attribute}"
+            f"{who} is no {kind.word}: {entry.value} is {_what(found)}; it must be a subclass of {kind.base_name}"
         )
     return found
 
 
-def _class_in_file(path: Path, source: bytes, name: str | None) -> type[Cell]:
-    from rnn_cells import Cell
-
+def _class_in_file(group: str, path: Path, source: bytes, name: str | None) -> Any:
+    word, base, base_name = _GROUPS[group].word, _GROUPS[group].base_class(), _GROUPS[group].base_name
     module = _module_of_file(path, source)
     own = {
         key: value
         for key, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, Cell) and value.__module__ == module.__name__ and key[0] != "_"
+        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__ and key[0] != "_"
     }
     if not name:
         if len(own) == 1:
             return next(iter(own.values()))
         if not own:
-            raise UserError(f"{path} defines no cell: write a subclass of rnn_cells.Cell in it")
+            raise UserError(f"{path} defines no {word}: write a subclass of {base_name} in it")
         raise UserError(
-            f"{path} defines the cells {listed(list(own), 'and')}: say which, as in {path}:{next(iter(own))}"
+            f"{path} defines the {group} {listed(list(own), 'and')}: say which, as in {path}:{next(iter(own))}"
         )
     if name not in vars(module):
-        raise _unknown(f"{path} has no class called {name!r}", name, list(own), "Its cells")
+        raise _unknown(f"{path} has no class called {name!r}", name, list(own), f"Its {group}")
     found = vars(module)[name]
-    if not (isinstance(found, type) and issubclass(found, Cell)):
-        raise UserError(f"{name} in {path} is {_what(found)}; a cell must be a subclass of rnn_cells.Cell")
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UserError(f"{name} in {path} is {_what(found)}; a {word} must be a subclass of {base_name}")
     return found
 
 
@@ -330,9 +376,9 @@ def _module_of_file(path: Path, source: bytes) -> ModuleType:
     """A file of this content as a module, run once for each content it has.
 
     It is compiled here and not by the import system, which would write its cache beside the user's file. The file
-    must stand alone, since its folder is not on the search path: so its digest tells all about its cell.
+    must stand alone, since its folder is not on the search path: so its digest tells all about what it defines.
     """
-    name = f"rnn_cell_file_{_digest(str(path.resolve()).encode() + source)[:16]}"
+    name = f"rnn_plugin_file_{_digest(str(path.resolve()).encode() + source)[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     module = ModuleType(name)
@@ -348,11 +394,13 @@ def _module_of_file(path: Path, source: bytes) -> ModuleType:
     return module
 
 
-def _read(path: Path) -> bytes:
+def _read(group: str, path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"there is no file {path}: give the Python file that defines the cell") from None
+        raise UserError(
+            f"there is no file {path}: give the Python file that defines the {_GROUPS[group].word}"
+        ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
 

@@ -1,4 +1,4 @@
-"""Which Python files a run may execute as its cell: those that this user has given as cells, in just that state.
+"""Which Python files a run may execute for its cell or task: those that this user has given, in just that state.
 
 One small file for each path and content is kept in the user's state folder, or where RNN_LAB_STATE says.
 """
@@ -18,7 +18,7 @@ _now = ContextVar("_now", default=False)
 
 
 class Untrusted(UserError):
-    """A run's cell file that is not executed unless the user says so; the message ends with how to say it."""
+    """A file of a run that is not executed unless the user says so; the message ends with how to say it."""
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def trusting() -> Iterator[None]:
 
 
 def remember(path: Path, digest: str) -> None:
-    """Keep that the user has given a file as a cell.
+    """Keep that the user has given a file.
 
     Args:
         path: of the file, absolute and without links.
@@ -47,29 +47,30 @@ def remember(path: Path, digest: str) -> None:
         record.write_text(f"{digest}  {path}\n", encoding="utf-8", errors="surrogateescape")
 
 
-def require(run: str, path: Path, digest: str, trained_with: str) -> None:
-    """See to it that a run's cell file may be executed, before it is.
+def require(run: str, word: str, path: Path, digest: str, trained_with: str) -> None:
+    """Check that a run's file may be executed, before it is.
 
     Args:
         run: the run's name.
+        word: what the run uses the file for: "cell" or "task".
         path: of the file, absolute and without links.
         digest: SHA-256 of what it holds now.
         trained_with: SHA-256 of what it held when the run began.
 
     Raises:
-        Untrusted: the file has changed, or the user never gave it as a cell.
+        Untrusted: the file has changed, or the user never gave it.
     """
     if _now.get():
         remember(path, digest)
     elif digest != trained_with:
         raise Untrusted(
-            f"the cell file {path} has changed since the run {run!r} began, and is not executed: put the old one back, "
-            "or use the run's weights with the changed cell by repeating the command with --trust"
+            f"the {word} file {path} has changed since the run {run!r} began, and is not executed: put the old one "
+            f"back, or use the run's weights with the changed {word} by repeating the command with --trust"
         )
     elif not _record(path, digest).is_file():
         raise Untrusted(
-            f"the run {run!r} would execute the cell file {path}, which you have never given with --cell: read it, and "
-            "if you trust it, repeat the command with --trust"
+            f"the run {run!r} would execute the {word} file {path}, which you have never given with --{word}: read it, "
+            "and if you trust it, repeat the command with --trust"
         )
 
 

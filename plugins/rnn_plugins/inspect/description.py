@@ -89,7 +89,7 @@ def sheet(spec: str, input_size: int, hidden_size: int, options: Mapping[str, Op
     cell = registry.make_cell(spec, input_size, hidden_size, options)
     cls = type(cell)
     params, carry = _beginning(spec, cell)
-    recorded = registry.provenance(spec)
+    recorded = registry.provenance("cells", spec)
     return Sheet(
         name=spec,
         origin=recorded.get("file") or f"{recorded['distribution']} {recorded['version']}",
