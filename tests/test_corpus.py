@@ -28,7 +28,7 @@ from rnn_plugins.errors import UserError
 AWKWARD = "\ufeffone\r\ntwo\n\n\te\u0301 👩🏽\u200d🚀 Привет\n"
 CLEAN = "one\ntwo\n\n\te\u0301 👩🏽\u200d🚀 Привет\n"
 CLEANED = "in 'a.txt', a byte order mark was left out and the line ends CR LF were read as LF"
-BYTES = "; or train with --level byte, which takes any file as it is"
+BYTES = "; or train with --level byte, which accepts any file"
 
 
 @pytest.fixture(autouse=True)
@@ -142,8 +142,8 @@ def test_what_is_no_text_in_a_folder_is_left_out_with_a_notice():
     assert corpus.notices == (
         "of the folder 'd', 1 file (1 .txt) was read and 6 files (2 .gz, 2 .txt, 1 .png and 1 .tar) were left out: "
         "'d/b.png' is not UTF-8 (0x89 at byte offset 0), 'd/c.tar' has NUL bytes, "
-        "'d/d.gz' is not a whole gzip file, 'd/e.txt.gz' is not UTF-8 (0xE9 at byte offset 3), "
-        "'d/f.txt' is gone and 'd/g.txt' is no regular file",
+        "'d/d.gz' is not a complete gzip file, 'd/e.txt.gz' is not UTF-8 (0xE9 at byte offset 3), "
+        "'d/f.txt' no longer exists and 'd/g.txt' is not a regular file",
     )
 
 
@@ -155,7 +155,7 @@ def test_as_bytes_a_folder_gives_all_its_files():
     assert corpus.tokens.tobytes() == b"hello\x89PNG"
     assert corpus.notices == (
         "of the folder 'd', 2 files (1 .txt and 1 .png) were read and 1 file (1 .gz) was left out: "
-        "'d/c.gz' is not a whole gzip file",
+        "'d/c.gz' is not a complete gzip file",
     )
 
 
@@ -284,7 +284,7 @@ def test_a_file_without_read_permission(monkeypatch):
     write("d/a.txt", "hello")
     monkeypatch.setattr(sources, "open", refuse, raising=False)
     assert error_of("d/a.txt") == (
-        "'d/a.txt' cannot be read (permission denied); make it readable, or give another text"
+        "'d/a.txt' cannot be read (permission denied); make it readable, or give another file"
     )
     assert error_of("d") == (
         "there is no text in the folder 'd' ('d/a.txt' cannot be read (permission denied)); "
@@ -297,12 +297,12 @@ def test_files_and_folders_closed_by_their_mode():
     write("d/a.txt", "hello")
     os.chmod("d/a.txt", 0)
     assert error_of("d/a.txt") == (
-        "'d/a.txt' cannot be read (permission denied); make it readable, or give another text"
+        "'d/a.txt' cannot be read (permission denied); make it readable, or give another file"
     )
     os.chmod("d", 0)
     try:
         assert error_of("d/a.txt") == (
-            "'d/a.txt' cannot be read (permission denied); make it readable, or give another text"
+            "'d/a.txt' cannot be read (permission denied); make it readable, or give another file"
         )
         assert error_of("d") == (
             "there is no text in the folder 'd' ('d' cannot be read (permission denied)); "
@@ -326,7 +326,7 @@ def test_a_folder_that_cannot_be_listed(monkeypatch):
 
 def test_a_name_that_the_system_refuses():
     name = "a" * 5000
-    assert error_of(name) == f"'{name}' cannot be read (file name too long); make it readable, or give another text"
+    assert error_of(name) == f"'{name}' cannot be read (file name too long); make it readable, or give another file"
 
 
 def test_a_folder_without_text():
@@ -358,7 +358,7 @@ def test_a_file_that_is_not_utf8_says_at_which_byte(monkeypatch, content, where,
     monkeypatch.setattr(sources, "CHUNK", size)
     write("a.txt", "hello")
     assert error_of("a.txt", write("b.txt", content)) == (
-        f"'b.txt' is not UTF-8 ({where}); convert it from the encoding that it has, as in: "
+        f"'b.txt' is not UTF-8 ({where}); convert it from its encoding, for example: "
         f"iconv -f CP1252 -t UTF-8 b.txt > b.utf-8.txt{BYTES}"
     )
 
@@ -371,8 +371,8 @@ def test_a_file_that_is_not_utf8_says_at_which_byte(monkeypatch, content, where,
 def test_a_text_that_breaks_off_in_its_last_character(monkeypatch, content, whole, size):
     monkeypatch.setattr(sources, "CHUNK", size)
     assert error_of(write("b.txt", content)) == (
-        f"'b.txt' is UTF-8 that breaks off inside of its last character, at byte offset {whole}; get the whole of it, "
-        f"or leave the broken character out: head -c {whole} b.txt > b.utf-8.txt{BYTES}"
+        f"'b.txt' is UTF-8 that ends inside its last character, at byte offset {whole}; get the complete file, "
+        f"or cut off the broken character: head -c {whole} b.txt > b.utf-8.txt{BYTES}"
     )
 
 
@@ -443,20 +443,20 @@ def test_nothing_but_a_byte_order_mark():
 
 @pytest.mark.parametrize("name", ["/dev/zero", "/dev/null"])
 def test_a_device(name):
-    assert error_of(name) == (f"{name!r} is a device; give a file, or pipe what it gives into rnn and read it with -")
+    assert error_of(name) == (f"{name!r} is a device; give a file, or pipe its output into rnn and read it with -")
 
 
 def test_a_character_may_not_be_spread_over_two_files():
     euro = "€".encode()
     assert error_of(write("a.txt", euro[:1]), write("b.txt", euro[1:])) == (
         "'a.txt' is not UTF-8 (0xE2 at byte offset 0); "
-        f"convert it from the encoding that it has, as in: iconv -f CP1252 -t UTF-8 a.txt > a.utf-8.txt{BYTES}"
+        f"convert it from its encoding, for example: iconv -f CP1252 -t UTF-8 a.txt > a.utf-8.txt{BYTES}"
     )
 
 
 def test_a_packed_file_that_is_not_utf8_says_at_which_byte_of_the_content():
     assert error_of(write("a.txt.gz", gzip.compress(b"caf\xe9"))) == (
-        "'a.txt.gz' is not UTF-8 (0xE9 at byte offset 3); convert it from the encoding that it has, as in: "
+        "'a.txt.gz' is not UTF-8 (0xE9 at byte offset 3); convert it from its encoding, for example: "
         f"gzip -dc a.txt.gz | iconv -f CP1252 -t UTF-8 > a.utf-8.txt{BYTES}"
     )
 
@@ -474,7 +474,7 @@ def test_a_packed_file_that_is_not_utf8_says_at_which_byte_of_the_content():
 )
 def test_a_broken_packed_file(content):
     assert error_of(write("a.txt.gz", content)) == (
-        "'a.txt.gz' is not a whole gzip file; fetch it anew, or unpack it and give the text itself"
+        "'a.txt.gz' is not a complete gzip file; download it again, or unpack it and give the text itself"
     )
 
 
@@ -496,7 +496,7 @@ def test_a_text_of_one_symbol_can_be_encoded_by_a_given_vocabulary():
 
 
 def test_standard_input_twice():
-    assert error_of("-", "-") == "standard input can be read only once; give - a single time"
+    assert error_of("-", "-") == "standard input can be read only once; give - only once"
 
 
 def test_standard_input_that_is_closed(monkeypatch):
@@ -509,7 +509,7 @@ def test_standard_input_that_cannot_be_read(monkeypatch):
         raise IsADirectoryError(errno.EISDIR, "Is a directory")
 
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=SimpleNamespace(read=read)))
-    assert error_of("-") == "standard input cannot be read (is a directory); make it readable, or give another text"
+    assert error_of("-") == "standard input cannot be read (is a directory); make it readable, or give another file"
 
 
 def test_no_room_for_standard_input(monkeypatch):
@@ -519,7 +519,7 @@ def test_no_room_for_standard_input(monkeypatch):
     monkeypatch.setattr(sources.tempfile, "NamedTemporaryFile", refuse)
     assert error_of("-") == (
         "standard input could not be copied to the folder for temporary files (no space left on device); "
-        "set TMPDIR to one with room"
+        "set TMPDIR to a folder with enough space"
     )
 
 
@@ -537,21 +537,21 @@ def before_building(monkeypatch, act):
 def test_a_file_that_vanishes(monkeypatch):
     write("a.txt", "hello")
     before_building(monkeypatch, Path("a.txt").unlink)
-    assert error_of("a.txt") == "'a.txt' is gone; put it back and start again"
+    assert error_of("a.txt") == "'a.txt' no longer exists; restore it and start again"
 
 
 @pytest.mark.parametrize("content", ["jelly", "hello, more", "hell"])
 def test_a_file_that_changes(monkeypatch, cached, content):
     write("a.txt", "hello")
     before_building(monkeypatch, lambda: write("a.txt", content))
-    assert error_of("a.txt") == "'a.txt' changed while it was read; start again when nothing writes to it"
+    assert error_of("a.txt") == "'a.txt' changed while it was read; start again when no program writes to it"
     assert not cached.exists() or list(cached.iterdir()) == []
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1, float("nan")])
 def test_a_part_held_out_that_is_no_part(fraction):
     corpus = load_corpus([write("a.txt", "hello")])
-    message = f"--valid-fraction is {fraction:g}; give a number from 0 up to, but without, 1"
+    message = f"--valid-fraction is {fraction:g}; it must be at least 0 and below 1"
     assert error_of("a.txt", valid_fraction=fraction) == message
     with pytest.raises(UserError) as caught:
         split(corpus, fraction)
@@ -578,8 +578,8 @@ def test_words_of_the_held_out_part_only():
 def test_a_large_vocabulary():
     corpus = load_corpus([write("a.txt", "".join(map(chr, range(0x4E00, 0x4E00 + 5001))))], valid_fraction=0)
     assert corpus.notices == (
-        "'a.txt' has 5,001 different characters; so large a vocabulary makes a large and slow model, "
-        "and --level byte has 256 symbols whatever the text",
+        "'a.txt' has 5,001 different characters; so large a vocabulary makes the model large and slow; "
+        "--level byte always has 256 symbols",
     )
     assert corpus.tokens.dtype == np.uint16
 
@@ -595,7 +595,7 @@ def test_characters_that_a_given_vocabulary_has_not():
     vocabulary = Vocabulary.build(["heowrd "])
     assert error_of("a.txt", vocabulary=vocabulary) == (
         "'a.txt' has 3 characters that the model has never seen: 'l', 'x' and '!'; "
-        "--unknown skip leaves out what is unknown, --unknown replace puts ' ' in its place"
+        "--unknown skip leaves them out, --unknown replace puts ' ' in their place"
     )
     skipped = load_corpus(["a.txt"], vocabulary=vocabulary, unknown="skip")
     assert text_of(skipped) == "heo wrd"
@@ -796,8 +796,8 @@ def test_a_cache_that_cannot_be_written_costs_a_notice_only(monkeypatch, level):
     corpus = load_corpus(["a.txt"], level=level, cache_dir=Path("file"), valid_fraction=0)
     assert text_of(corpus) == "hello world"
     assert corpus.notices == (
-        "the encoded text could not be kept in 'file' (file exists), so it stays in memory and is encoded anew next "
-        "time; RNN_LAB_CACHE names another folder",
+        "the encoded text could not be cached in 'file' (file exists), so it stays in memory and is encoded again next "
+        "time; set RNN_LAB_CACHE to another folder",
     )
     with pytest.raises(ValueError, match="read-only"):
         corpus.tokens[0] = 1
@@ -811,8 +811,8 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(monkeypatch, cached):
     corpus = load_corpus([write("a.txt", "hello world")], valid_fraction=0)
     assert text_of(corpus) == "hello world"
     assert corpus.notices == (
-        f"the encoded text could not be kept in {str(cached)!r} (no space left on device), so it stays in memory and "
-        "is encoded anew next time; RNN_LAB_CACHE names another folder",
+        f"the encoded text could not be cached in {str(cached)!r} (no space left on device), so it stays in memory and "
+        "is encoded again next time; set RNN_LAB_CACHE to another folder",
     )
     assert list(cached.iterdir()) == []
 

@@ -138,8 +138,8 @@ def test_unseen_characters_are_said(call):
     assert call("other.txt", "--unknown", "error") == (
         2,
         "",
-        "Error: 'other.txt' has 1 character that the model has never seen: '?'; --unknown skip leaves out what is "
-        "unknown, --unknown replace puts ' ' in its place\n",
+        "Error: 'other.txt' has 1 character that the model has never seen: '?'; --unknown skip leaves them out, "
+        "--unknown replace puts ' ' in their place\n",
     )
 
 

@@ -219,8 +219,8 @@ def test_a_run_starts_with_the_weights_of_another() -> None:
         "--cell is gru, and the run 'lstm-fox' has lstm: leave it out, or start without --init-from"
     )
     assert refused("other.txt", "--init-from", run.name) == (
-        "'other.txt' has 1 character that the model has never seen: ','; --unknown skip leaves out what is unknown, "
-        "--unknown replace puts ' ' in its place"
+        "'other.txt' has 1 character that the model has never seen: ','; --unknown skip leaves them out, "
+        "--unknown replace puts ' ' in their place"
     )
     started, result = trained(
         "other.txt", "--init-from", run.name, "--unknown", "skip", "--steps", "0", "--dtype", "float64"

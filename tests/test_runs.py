@@ -205,8 +205,8 @@ def test_settings_that_cannot_be_read(changes: dict[str, Any], reason: str) -> N
 def test_a_vocabulary_that_cannot_be_read() -> None:
     run = Run(make("odd", vocabulary={"symbols": []}).path)
     assert mistake(function=lambda: run.vocabulary) == (
-        "the run 'odd' cannot be read: its vocabulary in run.json: this is no vocabulary; expected its level and its "
-        "symbols, as to_json writes them"
+        "the run 'odd' cannot be read: its vocabulary in run.json: this is not a vocabulary; expected its level and "
+        "its symbols, as to_json writes them"
     )
 
 

@@ -121,8 +121,8 @@ def test_unknown_characters_of_the_prime(call):
     code, text, said = call("--prime", "to Ω be", "--length", "5")
     assert (code, text) == (2, "")
     assert said == (
-        "Error: the prime has 1 character that the model has never seen: 'Ω' (U+03A9); --unknown skip leaves out "
-        "what is unknown, --unknown replace puts ' ' in its place\n"
+        "Error: the prime has 1 character that the model has never seen: 'Ω' (U+03A9); --unknown skip leaves them "
+        "out, --unknown replace puts ' ' in their place\n"
     )
     assert call("--prime", "toΩ", "--length", "5", "--unknown", "skip")[1].startswith("to")
     assert call("--prime", "toΩ", "--length", "5", "--unknown", "replace")[1].startswith("to ")
@@ -280,10 +280,10 @@ def test_check_latex_counts_on_standard_error(call, folder):
          "--prime and --prime-file both say what the text begins with: leave one of them out"),
         (["--prime-file", "gone.txt"], "--prime-file 'gone.txt' cannot be read: no such file or directory"),
         (["--prime-file", "latin.txt"],
-         "--prime-file 'latin.txt' is not UTF-8 (0xE9 at byte offset 2); convert it from the encoding that it has, as "
-         "in: iconv -f CP1252 -t UTF-8 latin.txt > latin.utf-8.txt"),
+         "--prime-file 'latin.txt' is not UTF-8 (0xE9 at byte offset 2); convert it from its encoding, for "
+         "example: iconv -f CP1252 -t UTF-8 latin.txt > latin.utf-8.txt"),
         (["--prime-file", "/dev/zero"],
-         "--prime-file '/dev/zero' is a device; give a file, or pipe what it gives into rnn and read it with -"),
+         "--prime-file '/dev/zero' is a device; give a file, or pipe its output into rnn and read it with -"),
         (["--length", "-1"], "--length is -1; it must be at least 0"),
         (["--seed", "-5"], "--seed is -5; it must be at least 0"),
         (["--count", "0"], "--count is 0; it must be at least 1"),
@@ -291,7 +291,8 @@ def test_check_latex_counts_on_standard_error(call, folder):
         (["--stop", ""], "--stop is empty; give the text that a sample is to end with"),
         (["--beam", "2", "--temperature", "1"],
          "--beam searches for the likeliest text and draws nothing: leave out --temperature"),
-        (["--beam", "2", "--top-k", "3"], "--beam searches for the likeliest text and draws nothing: leave out --top-k"),
+        (["--beam", "2", "--top-k", "3"],
+         "--beam searches for the likeliest text and draws nothing: leave out --top-k"),
         (["--beam", "2", "--length", "0"], "--beam needs an end: give a --length above 0"),
         (["--beam", "2", "--count", "3"], "--beam 2 finds that many texts at most, and --count is 3"),
         (["--length", "0", "--check", "latex"], "--check needs texts with an end: give a --length above 0, or --stop"),
@@ -322,9 +323,7 @@ def test_weights_that_are_no_numbers(call, folder):
     checkpoint.save(run.path / BEST, params, notes)
     code, _, said = call("broken", "--seed", "1")
     assert code == 2
-    assert said.endswith(
-        "Error: the model's scores are no numbers any more (NaN): its training went wrong; sample another run\n"
-    )
+    assert said.endswith("Error: the model's scores are NaN, so its training failed; sample another run\n")
 
 
 def test_a_cell_that_has_changed_is_noted(call, folder):

@@ -109,9 +109,7 @@ def test_what_a_choice_cannot_be(values, message):
 def test_scores_that_are_no_numbers_are_said(choice):
     with pytest.raises(UserError) as caught:
         choice.pick(np.array([1.0, math.nan, 0.0], np.float32), np.random.default_rng(0))
-    assert str(caught.value) == (
-        "the model's scores are no numbers any more (NaN): its training went wrong; sample another run"
-    )
+    assert str(caught.value) == ("the model's scores are NaN, so its training failed; sample another run")
 
 
 # --- reading and writing ---------------------------------------------------------------------------------------------
@@ -248,5 +246,5 @@ def test_a_beam_without_a_prime_and_of_no_length():
 def test_a_beam_through_weights_that_are_no_numbers():
     model, params = make(3)
     params["head"]["b"] = params["head"]["b"] * math.nan
-    with pytest.raises(UserError, match="no numbers any more"):
+    with pytest.raises(UserError, match="scores are NaN"):
         beam_search(model, params, [1], 2, 2)

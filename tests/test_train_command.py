@@ -216,8 +216,8 @@ def test_texts_that_cannot_be_trained_on() -> None:
     assert refused("empty.txt") == "'empty.txt' is empty; give a text of at least two different characters"
     assert refused("one.txt") == ("'one.txt' has only one character, 'a'; give a text of at least two different ones")
     assert refused("latin.txt") == (
-        "'latin.txt' is not UTF-8 (0xFF at byte offset 2); convert it from the encoding that it has, as in: iconv -f "
-        "CP1252 -t UTF-8 latin.txt > latin.utf-8.txt; or train with --level byte, which takes any file as it is"
+        "'latin.txt' is not UTF-8 (0xFF at byte offset 2); convert it from its encoding, for example: iconv -f "
+        "CP1252 -t UTF-8 latin.txt > latin.utf-8.txt; or train with --level byte, which accepts any file"
     )
     assert refused("folder") == (
         "there is no text in the folder 'folder'; give a folder with UTF-8 text in it, or take any file with "
@@ -237,7 +237,7 @@ def test_texts_that_cannot_be_trained_on() -> None:
 def test_a_text_that_may_not_be_read() -> None:
     os.chmod("fox.txt", 0)
     assert refused("fox.txt") == (
-        "'fox.txt' cannot be read (permission denied); make it readable, or give another text"
+        "'fox.txt' cannot be read (permission denied); make it readable, or give another file"
     )
 
 

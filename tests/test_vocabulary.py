@@ -128,7 +128,7 @@ def test_bytes_that_the_shell_passed_through_come_out_as_those_bytes():
 def test_a_lone_surrogate_is_no_bytes():
     with pytest.raises(UserError) as caught:
         Vocabulary.build([], "byte").encode("ab\ud800", called="the prime")
-    assert str(caught.value) == "the prime has a lone surrogate at position 2, which is no character; leave it out"
+    assert str(caught.value) == "the prime has a lone surrogate at position 2, which is not a character; leave it out"
 
 
 def test_unknown_characters_are_named():
@@ -137,7 +137,7 @@ def test_unknown_characters_are_named():
         vocabulary.encode("hé!é", called="the prime")
     assert str(caught.value) == (
         "the prime has 2 characters that the model has never seen: 'é' (U+00E9) and '!'; "
-        "--unknown skip leaves out what is unknown, --unknown replace puts ' ' in its place"
+        "--unknown skip leaves them out, --unknown replace puts ' ' in their place"
     )
     assert vocabulary.decode(vocabulary.encode("hé!o", "skip")) == "ho"
     assert vocabulary.decode(vocabulary.encode("hé!o", "replace")) == "h  o"
@@ -154,7 +154,7 @@ def test_unknown_words_are_named():
         vocabulary.encode("the dog sat")
     assert str(caught.value) == (
         "the text has 1 word that the model has never seen: 'dog'; "
-        "--unknown skip leaves out what is unknown, --unknown replace puts '<unk>' in its place"
+        "--unknown skip leaves them out, --unknown replace puts '<unk>' in their place"
     )
     assert vocabulary.decode(vocabulary.encode("the dog sat", "replace")) == "the <unk> sat"
     assert vocabulary.decode(vocabulary.encode("the dog sat", "skip")) == "the  sat"
@@ -201,7 +201,7 @@ def test_a_vocabulary_survives_json(level, text):
 )
 def test_what_is_no_vocabulary_is_refused(value):
     with pytest.raises(
-        ValueError, match=r"^this is no vocabulary; expected its level and its symbols, as to_json writes them$"
+        ValueError, match=r"^this is not a vocabulary; expected its level and its symbols, as to_json writes them$"
     ):
         Vocabulary.from_json(value)
 
@@ -210,12 +210,12 @@ def test_what_is_no_vocabulary_is_refused(value):
     ("level", "symbols", "message"),
     [
         ("line", ("a",), "the level 'line' is unknown; use one of char, byte, word"),
-        ("char", ("a", "a"), "a symbol stands twice in the vocabulary; give each symbol once"),
+        ("char", ("a", "a"), "a symbol occurs twice in the vocabulary; give each symbol once"),
         ("char", ("a", "bc"), "a symbol of a char vocabulary is not one code point; use level 'word' for longer ones"),
         (
             "byte",
             BYTES[1:],
-            "a byte vocabulary has the same 256 symbols always; make it with Vocabulary.build([], 'byte')",
+            "a byte vocabulary always has the same 256 symbols; use Vocabulary.build([], 'byte')",
         ),
         ("word", ("a", UNK), "a word vocabulary begins with <unk>; put it before the other symbols"),
     ],

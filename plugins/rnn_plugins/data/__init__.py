@@ -1,4 +1,4 @@
-"""From files to examples: where texts come from, what their symbols are, and the built-in generators."""
+"""From files to examples: text sources, vocabularies, and built-in generators."""
 
 RUN = "run.json"
-"""The file that marks the folder of a run: what training wrote there is not read as data."""
+"""The file that marks the folder of a run; such folders are not read as data."""

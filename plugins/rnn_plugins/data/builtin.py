@@ -1,7 +1,4 @@
-"""Texts that need no file: ``builtin:latex``, from a grammar, and ``builtin:hello``, the lecture's toy.
-
-It names them and says how long they are; what they consist of stands elsewhere.
-"""
+"""Texts that need no file: ``builtin:latex``, from a grammar, and ``builtin:hello``, the lecture's toy."""
 
 from collections.abc import Iterator
 

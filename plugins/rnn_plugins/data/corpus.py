@@ -1,6 +1,6 @@
 """Texts from files, folders, globs, standard input and built-in generators, as one array of ids with its vocabulary.
 
-A text is read in a stream and never held whole, only its ids are. What a network makes of them is the task's concern.
+A text is read as a stream; only its ids are kept in memory.
 """
 
 import hashlib
@@ -38,27 +38,27 @@ from rnn_plugins.data.vocabulary import (
 )
 from rnn_plugins.errors import UserError, why
 
-SMALL = 1 << 20  # bytes; a smaller text is encoded faster than a cache is opened, and leaves nothing behind
-IN_MEMORY = 1 << 28  # bytes; more ids than that are mapped from the disk
-MANY = 5_000  # characters; a larger vocabulary is worth a word
+SMALL = 1 << 20  # bytes; encoding a smaller text is faster than opening the cache
+IN_MEMORY = 1 << 28  # bytes; more ids are memory-mapped
+MANY = 5_000  # characters; a larger vocabulary gets a notice
 
-_FORMAT = 2  # of the cached files; raise it when what is written under the same key changes
+_FORMAT = 2  # of the cached files; increase it when the content stored under a key changes
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A text as ids, and what is to be said of it.
+    """A text as ids, and notices on it.
 
     Attributes:
-        tokens: The ids in order, shape (N,), read-only, in the narrowest unsigned type; in memory, or where they are
-            many, mapped from a file that nobody else can reach.
+        tokens: The ids in order, shape (N,), read-only, in the narrowest unsigned type; in memory, or if there are
+            many, mapped from a file that no other process can open.
         vocabulary: What the ids stand for.
-        digest: SHA-256, in hexadecimal, of the content: the bytes of all texts in order, unpacked.
-        sources: The texts as they were named.
-        characters: The characters of the text; of bytes that are no UTF-8, an estimate (see `Vocabulary.measure`).
-        bytes: The bytes of the content.
+        digest: SHA-256, in hexadecimal, of the content: the unpacked bytes of all texts in order.
+        sources: The names of the texts, as given.
+        characters: The number of characters; an estimate if the bytes are not UTF-8 (see `Vocabulary.measure`).
+        bytes: The size of the content in bytes.
         unknown: The share of its symbols that the vocabulary does not have; at level `word`, of its words.
-        notices: Sentences that the user should see.
+        notices: Sentences for the user.
     """
 
     tokens: NDArray[Any]
@@ -83,32 +83,34 @@ def load_corpus(
     most: int | None = None,
     cache_dir: Path | None = None,
 ) -> Corpus:
-    """Reads texts and encodes them, joined in the order given, nothing put between them.
+    """Reads texts, joins them in the order given, with nothing in between, and encodes them.
 
-    A source is a file, a folder (its files, at any depth, in the order of their paths; hidden ones and those that are
-    no text are left out), a glob, `-` for standard input, or a built-in text such as `builtin:latex`. What ends in
-    `.gz` is unpacked. What a text is and how it is decoded, `decoding` says; a notice tells what that changed. Level
-    `byte` takes any file as it is.
+    A source is a file, a folder (its files, at any depth, sorted by path, without hidden files and files that are not
+    text), a glob, `-` for standard input, or a built-in text such as `builtin:latex`. Files that end in `.gz` are
+    unpacked. `decoding` defines what is a text and how it is decoded; a notice lists what decoding changed. Level
+    `byte` accepts any file unchanged.
 
-    The content is read once for its digest. If its ids are not in the cache, it is read once more for the vocabulary,
+    The content is read once for its digest. If its ids are not in the cache, it is read again for the vocabulary,
     unless that is given, and once more to encode it. The cache is `cache_dir`, by default the folder that RNN_LAB_CACHE
-    names or the user's own cache folder; it may be emptied at any time. Texts below a megabyte are not cached, unless
-    they came through a pipe and cannot be read again. What the cache holds is believed only as far as its checksums go.
+    names or the user's cache folder; it may be emptied at any time. Texts below a megabyte are not cached, unless they
+    came through a pipe and cannot be read again. Cached files are verified by their checksums.
 
     Args:
         sources: One or more sources.
-        level: What a symbol is: `char`, `byte` or `word`. A vocabulary that is given brings its own.
-        valid_fraction: The part held out at the end, in [0, 1); here only for the notice on symbols seen nowhere else.
-        vocabulary: The vocabulary to encode with; by default that of the whole text is made.
-        unknown: What becomes of characters that a given vocabulary has not: `error`, `skip` or `replace`. Words that a
-            word vocabulary has not are read as `<unk>` unless they are skipped.
-        max_words: The size of a word vocabulary that is made here.
-        recorded: Whether a run has the sources on record, and nobody has named them now: then no pipe is waited for.
-        most: The bytes after which no more are read, as the text is another then.
+        level: What a symbol is: `char`, `byte` or `word`. A given vocabulary determines it.
+        valid_fraction: The fraction held out at the end, in [0, 1); here only for the notice on symbols that occur
+            nowhere else.
+        vocabulary: The vocabulary to encode with; by default it is built from the whole text.
+        unknown: What to do with characters that a given vocabulary lacks: `error`, `skip` or `replace`. Words that a
+            word vocabulary lacks are read as `<unk>` unless they are skipped.
+        max_words: The size of a word vocabulary that is built here.
+        recorded: Whether the sources come from a run's manifest and not from the user; then no pipe is read.
+        most: Stop reading after so many bytes, since the text then differs from the recorded one.
         cache_dir: The folder of the cache.
 
     Raises:
-        UserError: A source cannot be read or is no text, or the text is empty, has unknown symbols, or only one symbol.
+        UserError: A source cannot be read or is not text, or the text is empty, has unknown symbols, or only one
+            symbol.
     """
     if not sources:
         raise ValueError("no source was given; name a text, such as 'builtin:latex'")
@@ -150,17 +152,17 @@ def recall_corpus(
     unknown: Unknown = "error",
     cache_dir: Path | None = None,
 ) -> Corpus | None:
-    """A text that is in the cache, when it cannot be read again, as it came through standard input.
+    """A text from the cache, for when it cannot be read again because it came through standard input.
 
     Args:
-        digest: That of its content.
+        digest: The digest of its content.
         vocabulary: The vocabulary that it was encoded with.
-        sources: How it was named.
-        unknown: As it was given to `load_corpus`.
+        sources: The names of its sources.
+        unknown: As for `load_corpus`.
         cache_dir: The folder of the cache; see `load_corpus`.
 
     Returns:
-        The text, its size measured by its ids; None if it is not there.
+        The text, with its size computed from its ids; None if it is not in the cache.
     """
     if vocabulary.level == "word" and unknown == "error":
         unknown = "replace"
@@ -174,9 +176,9 @@ def recall_corpus(
 
 
 def split(corpus: Corpus, valid_fraction: float = 0.1) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The ids to train on and the ids held out: the first and the last part of the text, as views.
+    """The training ids and the held-out ids: the first and the last part of the text, as views.
 
-    The part held out is rounded down, so that of a text of a few symbols nothing is.
+    The held-out part is rounded down, so a text of a few symbols has none.
 
     Raises:
         UserError: `valid_fraction` is not in [0, 1).
@@ -186,14 +188,14 @@ def split(corpus: Corpus, valid_fraction: float = 0.1) -> tuple[NDArray[Any], ND
 
 
 def check_fraction(valid_fraction: float) -> float:
-    """`valid_fraction` itself, if a text can be split by it."""
+    """`valid_fraction`, if it is valid."""
     if not 0 <= valid_fraction < 1:
-        raise UserError(f"--valid-fraction is {valid_fraction:g}; give a number from 0 up to, but without, 1")
+        raise UserError(f"--valid-fraction is {valid_fraction:g}; it must be at least 0 and below 1")
     return valid_fraction
 
 
 def cache_folder() -> Path:
-    """Where encoded texts are kept: RNN_LAB_CACHE if it is set, else a folder among the user's caches."""
+    """The folder of encoded texts: RNN_LAB_CACHE if set, else a folder in the user's cache."""
     return Path(os.environ.get("RNN_LAB_CACHE") or platformdirs.user_cache_dir("rnn-lab", appauthor=False))
 
 
@@ -206,17 +208,17 @@ def _border(length: int, valid_fraction: float) -> int:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What is known of an encoded text beside its ids.
+    """Facts on an encoded text beside its ids.
 
     Attributes:
-        length: How many ids there are.
-        first: For each symbol of the vocabulary, the place of its first id, or -1.
-        unseen: How many times the text has a symbol that is not in the vocabulary.
-        distinct: How many different ones these are.
+        length: The number of ids.
+        first: For each symbol of the vocabulary, the position of its first occurrence, or -1.
+        unseen: The number of symbols in the text that are not in the vocabulary.
+        distinct: The number of different ones.
         commonest: The commonest of them.
-        characters: How many characters the text has.
-        bytes: How many bytes the content has.
-        marks: How many byte order marks were left out.
+        characters: The number of characters in the text.
+        bytes: The number of bytes in the content.
+        marks: The number of byte order marks removed.
         line_ends: The line ends that were read as line feeds.
         checksum: Of the ids.
     """
@@ -234,15 +236,15 @@ class _Facts:
 
 
 def checksum(path: Path, data: Any, so_far: int | None = None) -> int:
-    """What tells data from others and from those that belong under another name; `so_far` is that of what came before.
+    """CRC-32 of data and of the name it is stored under; `so_far` is the checksum of the preceding data.
 
-    It is meant for damage, not for forgery: CRC-32, which takes a third of the time that the text's SHA-256 does.
+    It detects damage, not forgery, in a third of the time that SHA-256 takes.
     """
     return zlib.crc32(data, zlib.crc32(path.stem.encode()) if so_far is None else so_far)
 
 
 class _Cache:
-    """The files kept between runs. What cannot be read is as if absent; what cannot be written costs a notice."""
+    """Files cached between runs. A file that cannot be read counts as absent; a failed write adds a notice."""
 
     def __init__(self, folder: Path, wanted: bool) -> None:
         self.folder = folder
@@ -250,12 +252,12 @@ class _Cache:
         self.notices: list[str] = []
 
     def path(self, *key: Any) -> Path:
-        """The file that stands for these things, without its ending."""
-        letters = unicodedata.unidata_version  # what a letter is decides where a word ends
+        """The path for a key, without its ending."""
+        letters = unicodedata.unidata_version  # the definition of a letter decides where a word ends
         return self.folder / hashlib.sha256(json.dumps([_FORMAT, letters, *key]).encode()).hexdigest()
 
     def read(self, path: Path) -> Any:
-        """The JSON value kept under `path`, None if there is none, or another than was written there."""
+        """The JSON value stored under `path`; None if there is none or it is damaged."""
         with suppress(OSError, ValueError, TypeError, KeyError):
             kept = json.loads(path.with_suffix(".json").read_bytes() if self.wanted else b"{}")
             if kept["checksum"] == checksum(path, json.dumps(kept["value"]).encode()):
@@ -263,17 +265,17 @@ class _Cache:
         return None
 
     def write(self, path: Path, value: Any) -> None:
-        """Keeps a JSON value under `path`."""
+        """Stores a JSON value under `path`."""
         kept = {"value": value, "checksum": checksum(path, json.dumps(value).encode())}
         with self.writer(path.with_suffix(".json")) as file:
             file.write(json.dumps(kept).encode())
 
     @contextmanager
     def writer(self, path: Path) -> Iterator[IO[bytes]]:
-        """A file that takes the name `path` once it is whole and on the disk."""
+        """A file that is renamed to `path` once it is complete and flushed to disk."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(OSError):
-            for left in path.parent.glob(".new-*"):  # by a process that was killed, if it has not grown for an hour
+            for left in path.parent.glob(".new-*"):  # from a process that was killed, if unchanged for an hour
                 if time.time() - left.stat().st_mtime > 3600:
                     left.unlink()
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
@@ -287,11 +289,11 @@ class _Cache:
                 raise
 
     def give_up(self, error: OSError) -> None:
-        """Says that this text is not kept."""
+        """Adds a notice that this text is not cached."""
         self.wanted = False
         self.notices.append(
-            f"the encoded text could not be kept in {str(self.folder)!r} ({why(error)}), so it stays in memory and is "
-            "encoded anew next time; RNN_LAB_CACHE names another folder"
+            f"the encoded text could not be cached in {str(self.folder)!r} ({why(error)}), so it stays in memory and "
+            "is encoded again next time; set RNN_LAB_CACHE to another folder"
         )
 
 
@@ -338,7 +340,7 @@ def _tokens(content: Content, vocabulary: Vocabulary, unknown: Unknown, store: _
 
 
 def _kept(path: Path, vocabulary: Vocabulary, store: _Cache) -> tuple[NDArray[Any], _Facts] | None:
-    with suppress(OSError, TypeError, ValueError):  # nothing kept, or something else than was written
+    with suppress(OSError, TypeError, ValueError):  # nothing cached, or damaged
         facts = _Facts(**store.read(path))
         tokens, found = _private(path, vocabulary)
         if (len(tokens), len(vocabulary), found) == (facts.length, len(facts.first), facts.checksum):
@@ -347,9 +349,9 @@ def _kept(path: Path, vocabulary: Vocabulary, store: _Cache) -> tuple[NDArray[An
 
 
 def _private(path: Path, vocabulary: Vocabulary) -> tuple[NDArray[Any], int]:
-    """The ids kept under `path` and their checksum, where no other process can change or cut them any more.
+    """The ids cached under `path` and their checksum, in a copy that no other process can change or truncate.
 
-    They are read into memory, or where they are many, copied into a file without a name and mapped from there.
+    They are read into memory, or if there are many, copied into an unnamed file and mapped from there.
     """
     found = checksum(path, b"")
     with open(path.with_suffix(".ids"), "rb", buffering=0) as file:
@@ -357,7 +359,7 @@ def _private(path: Path, vocabulary: Vocabulary) -> tuple[NDArray[Any], int]:
         if size <= IN_MEMORY:
             tokens = np.empty(size // vocabulary.dtype.itemsize, vocabulary.dtype)
             data, place = tokens.view(np.uint8).data, 0
-            while count := file.readinto(data[place : place + CHUNK]):  # each piece is summed while it is in the caches
+            while count := file.readinto(data[place : place + CHUNK]):  # each piece is summed while it is cached
                 found = checksum(path, data[place : place + count], found)
                 place += count
             tokens.flags.writeable = False
@@ -367,12 +369,12 @@ def _private(path: Path, vocabulary: Vocabulary) -> tuple[NDArray[Any], int]:
                 found = checksum(path, chunk, found)
                 copy.write(chunk)
             copy.flush()
-            # A plain view: slices of np.memmap itself cost several times as much as those of an array.
+            # A plain view: slicing np.memmap itself costs several times as much as slicing an array.
             return np.memmap(copy, vocabulary.dtype, "r").view(np.ndarray), found
 
 
 def _encode(content: Content, vocabulary: Vocabulary, unknown: Unknown, file: IO[bytes], path: Path) -> _Facts:
-    """Writes the ids of the content to `file`, in the vocabulary's type; `path` is what they are kept under."""
+    """Writes the ids of the content to `file`, in the vocabulary's type; `path` is where they will be stored."""
     first = np.full(len(vocabulary), -1, np.int64)
     unseen: Counter[str] = Counter()
     length = characters = 0
@@ -422,7 +424,7 @@ def _characters(units: str | bytes | list[str]) -> int:
 
 
 def _ends_lines(vocabulary: Vocabulary) -> bool:
-    """Whether line ends become line feeds: not for models of older versions, which learnt the text with its CR."""
+    """Whether line ends become line feeds; not for models of older versions, which were trained on text with CR."""
     return "\r" not in vocabulary.symbols
 
 
@@ -430,7 +432,7 @@ def _ends_lines(vocabulary: Vocabulary) -> bool:
 
 
 def _text_notices(content: Content, vocabulary: Vocabulary, facts: _Facts, valid_fraction: float) -> list[str]:
-    """What is to be said of a text that a vocabulary was made of; an error if nothing can be learnt from it."""
+    """Notices on a text that a vocabulary was built from; an error if nothing can be learnt from it."""
     noun = NOUNS[vocabulary.level]
     seen = [symbol for symbol, place in zip(vocabulary.symbols, facts.first, strict=True) if place >= 0]
     if len(seen) == 1:
@@ -440,8 +442,8 @@ def _text_notices(content: Content, vocabulary: Vocabulary, facts: _Facts, valid
     notices = []
     if vocabulary.level == "char" and len(vocabulary) > MANY:
         notices.append(
-            f"{content.label} has {len(vocabulary):,} different characters; so large a vocabulary makes a large "
-            "and slow model, and --level byte has 256 symbols whatever the text"
+            f"{content.label} has {len(vocabulary):,} different characters; so large a vocabulary makes the model "
+            "large and slow; --level byte always has 256 symbols"
         )
     if facts.unseen:
         notices.append(
@@ -459,7 +461,7 @@ def _text_notices(content: Content, vocabulary: Vocabulary, facts: _Facts, valid
 
 
 def _unseen_notices(content: Content, vocabulary: Vocabulary, facts: _Facts, unknown: Unknown) -> list[str]:
-    """What is to be said of a text that a given vocabulary encoded."""
+    """Notices on a text encoded with a given vocabulary."""
     if not facts.unseen:
         return []
     fate = "left out" if unknown == "skip" else f"read as {show(vocabulary.symbols[vocabulary.replacement])}"

@@ -1,7 +1,7 @@
-"""What a text is and how its bytes become characters: one rule for texts, primes and configuration files.
+"""Decoding of bytes to text: one rule for training texts, primes and configuration files.
 
-A text is UTF-8 without NUL characters. Byte order marks are left out, and a line ends with a line feed, as in Python's
-own text files. It opens no files.
+A text is UTF-8 without NUL characters. Byte order marks are removed, and line ends become line feeds, as in Python's
+text files.
 """
 
 import codecs
@@ -15,20 +15,20 @@ from pathlib import Path
 from rnn_plugins.errors import UserError
 
 MARK = "\ufeff"
-"""The byte order mark. It stands at the beginning of files, and inside of those that were joined from several."""
+"""The byte order mark, at the beginning of a file, or inside a file that was joined from several."""
 
 LINE_ENDS = {"\r\n": "CR LF", "\r": "CR"}
 
-_LOOKED_AT = 4096  # bytes at the beginning of a text, by which its encoding is guessed
+_LOOKED_AT = 4096  # bytes at the beginning of a text, from which its encoding is guessed
 
 
 class NoText(Exception):
-    """Bytes that are no text.
+    """Bytes that are not text.
 
     Attributes:
-        flaw: What is wrong, as the predicate of a sentence: "is not UTF-8 (0xE9 at byte offset 3)".
-        encoding: What iconv calls the encoding that they seem to have; empty where they look like no text at all.
-        whole: The bytes before a character that breaks off at the end; None where none does.
+        flaw: The problem, as the predicate of a sentence: "is not UTF-8 (0xE9 at byte offset 3)".
+        encoding: The probable encoding, by its name in iconv; empty if the bytes are probably not text.
+        whole: The number of bytes before an incomplete last character; None if it is complete.
     """
 
     def __init__(self, flaw: str, encoding: str = "", whole: int | None = None) -> None:
@@ -36,10 +36,10 @@ class NoText(Exception):
         self.flaw, self.encoding, self.whole = flaw, encoding, whole
 
     def advice(self, path: str | None, packed: bool = False) -> str:
-        """What to do about it.
+        """How to fix it.
 
         Args:
-            path: The file as a shell finds it; None for what came through a pipe.
+            path: The file's path for the shell; None for text from a pipe.
             packed: Whether it is a gzip file.
         """
         if self.whole is not None:
@@ -55,26 +55,26 @@ class NoText(Exception):
             source, target = shlex.quote(path), shlex.quote(str(name.with_name(f"{name.stem}.utf-8{name.suffix}")))
             command = f"gzip -dc {source} | {command} > {target}" if packed else f"{command} {source} > {target}"
         if self.whole is not None:
-            return f"get the whole of it, or leave the broken character out: {command}"
+            return f"get the complete file, or cut off the broken character: {command}"
         if self.encoding.startswith("UTF"):
             return f"convert it: {command}"
-        return f"convert it from the encoding that it has, as in: {command}"
+        return f"convert it from its encoding, for example: {command}"
 
 
 @dataclass
 class Changes:
-    """What was changed in a text while it was decoded.
+    """What decoding changed in a text.
 
     Attributes:
-        marks: How many byte order marks were left out.
-        line_ends: Those that were read as line feeds.
+        marks: The number of byte order marks removed.
+        line_ends: The line ends that were read as line feeds.
     """
 
     marks: int = 0
     line_ends: list[str] = field(default_factory=list)
 
     def notice(self, label: str) -> list[str]:
-        """The sentence on it, if there is one."""
+        """The sentence on the changes, if there are any."""
         told = []
         if self.marks:
             many = self.marks > 1
@@ -85,10 +85,10 @@ class Changes:
 
 
 def decoded(chunks: Iterable[bytes]) -> Iterator[str]:
-    """The bytes of one file as text, with all that is in it.
+    """Decode the bytes of one file, unchanged otherwise.
 
     Raises:
-        NoText: they are none.
+        NoText: they are not text.
     """
     rest = iter(chunks)
     head = b""
@@ -104,9 +104,9 @@ def decoded(chunks: Iterable[bytes]) -> Iterator[str]:
             text = decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
             place = start + error.start
-            # A single byte at the end, after nothing but ASCII, is rather a letter of Latin-1.
+            # A single byte at the end, after ASCII only, is more probably a Latin-1 letter.
             if error.reason == "unexpected end of data" and (not ascii_only or error.end - error.start > 1):
-                flaw = f"is UTF-8 that breaks off inside of its last character, at byte offset {place}"
+                flaw = f"is UTF-8 that ends inside its last character, at byte offset {place}"
                 raise NoText(flaw, whole=place) from None
             encoding = _encoding(head)
             name = f"is {encoding} and not UTF-8" if encoding.startswith("UTF") else "is not UTF-8"
@@ -120,12 +120,12 @@ def decoded(chunks: Iterable[bytes]) -> Iterator[str]:
 
 
 def cleaned(texts: Iterable[str], changes: Changes, *, line_ends: bool = True) -> Iterator[str]:
-    """A text in pieces without byte order marks, its lines ended by line feeds; where it is cut does not matter.
+    """A text in pieces, without byte order marks, with line feeds as line ends; the pieces may be cut anywhere.
 
     Args:
         texts: The pieces.
-        changes: What was changed is put here.
-        line_ends: Whether to change these.
+        changes: Records the changes.
+        line_ends: Whether to convert line ends.
     """
     newlines = io.IncrementalNewlineDecoder(None, translate=line_ends)
     for text in texts:
@@ -139,16 +139,16 @@ def cleaned(texts: Iterable[str], changes: Changes, *, line_ends: bool = True) -
 
 
 def decode(content: bytes, label: str, path: str | None = None, *, line_ends: bool = True) -> tuple[str, list[str]]:
-    """A whole text and the notices on it.
+    """Decode a whole text; return it with notices.
 
     Args:
         content: Its bytes.
-        label: What a message calls it.
-        path: The file that it is in; None where it is in none.
-        line_ends: Whether to change these.
+        label: Its name in messages.
+        path: Its file; None if there is none.
+        line_ends: Whether to convert line ends.
 
     Raises:
-        UserError: It is no text.
+        UserError: It is not text.
     """
     changes = Changes()
     try:
@@ -159,7 +159,7 @@ def decode(content: bytes, label: str, path: str | None = None, *, line_ends: bo
 
 
 def _encoding(head: bytes) -> str:
-    """What iconv calls the encoding of a text that is not UTF-8, guessed by its beginning; empty for no text."""
+    """The encoding of a text that is not UTF-8, by its name in iconv, guessed from its beginning; empty if not text."""
     candidates = [name for name, marks in _MARKED.items() if head.startswith(marks)]
     if not candidates and 0 in head:
         zeros = [head[i::4].count(0) for i in range(4)]

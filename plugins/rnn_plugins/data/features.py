@@ -1,6 +1,6 @@
-"""What a reader can see of where each character of a text stands: in the line, in a word, in brackets, in a formula.
+"""Features of each character's position in a text: in the line, in a word, in brackets, in a formula.
 
-It knows no model. The value at a character is that after reading it, so that it can be held against a state.
+The value at a character is that after reading it, so that it can be compared with a state.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ Array: TypeAlias = NDArray[Any]
 BRACKETS = {")": "(", "]": "[", "}": "{"}
 
 QUOTES = {"``": 1, "“": 1, "«": 1, "''": -1, "”": -1, "»": -1, '"': 0}
-"""Signs that open (1) and close (-1) a quotation, or do either."""
+"""Quotation marks: they open (1), close (-1), or either."""
 
 NAMED = 3
-"""How many environments have a feature of their own, the commonest first."""
+"""The number of environments with a feature each, the commonest first."""
 
 _QUOTE = re.compile("|".join([*QUOTES, r"\n[ \t\r]*(?=\n)"]))
 
 
 def features(text: str) -> dict[str, Array]:
-    """For each thing that can be read off a text of one character or more, its value at every one, (N,).
+    """The value of each feature at every character of a non-empty text, (N,).
 
-    Those that are the same throughout are left out. What was opened and is never closed does not count as open.
+    Constant features are left out. What is never closed does not count as open.
     """
     place = np.arange(len(text))
     signs, kinds = np.unique(list(text), return_inverse=True)
@@ -65,12 +65,12 @@ def features(text: str) -> dict[str, Array]:
 
 
 def _since(place: Array, mark: Array) -> Array:
-    """How many characters back the last mark stands; the text begins after one."""
+    """The distance to the last mark, in characters; the text begins after one."""
     return place - np.maximum.accumulate(np.where(mark, place, -1))
 
 
 def _depth(length: int, pairs: Iterable[tuple[int, int]]) -> Array:
-    """At each character, how many pairs have their first character there or before it and their last one after it."""
+    """At each character, the number of pairs that begin at or before it and end after it."""
     steps = np.zeros(length + 1, np.intp)
     for first, last in pairs:
         steps[first] += 1
@@ -80,12 +80,12 @@ def _depth(length: int, pairs: Iterable[tuple[int, int]]) -> Array:
 
 
 def _within(length: int, found: list[Span], kinds: tuple[str, ...] | None) -> Array:
-    """The depth of spans of some kinds, from the last character of the opening to the first of the closing."""
+    """The depth of spans of the given kinds, from the last character of the opening to the first of the closing."""
     return _depth(length, ((span.start - 1, span.end) for span in found if kinds is None or span.kind in kinds))
 
 
 def _brackets(text: str) -> list[tuple[int, int]]:
-    """Places of brackets and their partners. A closing one passes over what was opened since its own kind."""
+    """Positions of matching brackets. A closing bracket skips what was opened since the last bracket of its kind."""
     stack: list[tuple[str, int]] = []
     waiting: Counter[str] = Counter()
     pairs = []
@@ -105,7 +105,7 @@ def _brackets(text: str) -> list[tuple[int, int]]:
 
 
 def _quotes(text: str) -> list[tuple[int, int]]:
-    """Places where quotations begin and end, none of which goes past a blank line."""
+    """Positions where quotations begin and end; none extends past a blank line."""
     start: int | None = None
     pairs = []
     for match in _QUOTE.finditer(text):

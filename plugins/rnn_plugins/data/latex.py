@@ -1,13 +1,11 @@
-r"""An endless algebra textbook in LaTeX that follows from a seed: lemmas, proofs, nested lists, formulas, references.
+r"""An endless algebra textbook in LaTeX, generated from a seed: lemmas, proofs, nested lists, formulas, references.
 
-It is a grammar, no mathematician: what it opens it closes, what it cites it has defined, what it claims is mostly
-false.
+Everything opened is closed and everything cited is defined, but most of its claims are false.
 
-`latex_grammar.py` holds what stands inside a sentence; here is what may span many lines. One hand's letters serve a
-statement and its proof, and a proof takes up the parts of its statement one by one. Nothing is indented, as in the
-files of most algebraists, so that the depth must be remembered and cannot be read off the last line. Lengths are
-spread over the orders of magnitude: most environments are closed within some lines, a few after more than a thousand
-characters.
+`latex_grammar.py` contains the phrases within a sentence; this module the structures that span lines. A statement and
+its proof use the same letters, and a proof treats the parts of its statement in order. Nothing is indented, so the
+depth must be remembered and cannot be read from the last line. Lengths cover several orders of magnitude: most
+environments close within a few lines, some after more than a thousand characters.
 """
 
 import re
@@ -22,7 +20,7 @@ from rnn_plugins.data.latex_grammar import GRAMMAR, HANDS, NAMES
 WIDTH = 78
 DEEPEST_FORMULA = 5
 DEEPEST_LIST = 3
-MEMORY = 8  # so many of the last labels can be cited
+MEMORY = 8  # the number of recent labels that can be cited
 BLOCKS = [*["lemma"] * 4, "proposition", "theorem", "definition", "remark", "example", "prose"]
 
 RULES = {symbol: textwrap.dedent(lines).strip().split("\n") for symbol, lines in GRAMMAR.items()}
@@ -33,7 +31,7 @@ Choice = TypeVar("Choice")
 
 
 class _Author:
-    """A seeded writer, who keeps in mind the letters of the present statement and what can be cited."""
+    """The generator's state: the letters of the current statement and what can be cited."""
 
     def __init__(self, seed: int):
         self.random = np.random.default_rng(seed)
@@ -41,17 +39,17 @@ class _Author:
         self.letters: dict[str, str] = {}
         self.depth = 0
         self.citations: list[str] = []  # the last few, the newest last
-        self.wanted: dict[str, int] = {}  # how often each label came to mind
+        self.wanted: dict[str, int] = {}  # how often each label was drawn
 
     # Chance
 
     def draw(self) -> float:
         if not self.draws:
-            self.draws = self.random.random(4096).tolist()  # drawn one by one they would take most of the time
+            self.draws = self.random.random(4096).tolist()  # drawing one at a time would take most of the time
         return self.draws.pop()
 
     def several(self, most: int) -> int:
-        """A number from 1 to `most`; each twofold range is as likely, so that sizes of every order occur."""
+        """A log-uniform integer from 1 to `most`, so that sizes of every order of magnitude occur."""
         return int((most + 1) ** self.draw())
 
     def pick(self, choices: Sequence[Choice]) -> Choice:
@@ -80,7 +78,7 @@ class _Author:
         return textwrap.fill(self.say(template), WIDTH, break_long_words=False, break_on_hyphens=False)
 
     def cite(self) -> str:
-        """One of the last things that got a label, the newer the more often."""
+        """One of the last labels, newer ones more often."""
         if not self.citations:
             return "the introduction"
         return self.citations[-min(self.several(MEMORY), len(self.citations))]
@@ -93,7 +91,7 @@ class _Author:
     def allow(self, citation: str) -> None:
         self.citations = [*self.citations, citation][-MEMORY:]
 
-    # Blocks of whole lines, without the last line feed
+    # Blocks of whole lines, without the final line feed
 
     def display(self) -> str:
         """A formula on lines of its own."""
@@ -114,7 +112,7 @@ class _Author:
         return "\n".join(["$$", self.line("<sequence>"), "$$"])
 
     def paragraph(self, template: str, sentences: int) -> list[str]:
-        """Some sentences, now and then with a displayed formula among them."""
+        """Sentences, occasionally with a displayed formula between them."""
         lines = []
         for _ in range(sentences):
             lines.append(self.line(template))
@@ -123,7 +121,7 @@ class _Author:
         return lines
 
     def enumeration(self, template: str, items: int, depth: int = 1) -> str:
-        """A list whose items may hold formulas, and lists in their turn."""
+        """A list whose items may contain formulas and further lists."""
         lines = []
         for _ in range(items):
             lines += self.paragraph("\\item " + template, 1)
@@ -132,7 +130,7 @@ class _Author:
         return _environment("enumerate", *lines)
 
     def labelled(self, kind: str, *lines: str) -> str:
-        """An environment that most often has a label, and can be cited from now on."""
+        """An environment that usually has a label, and can then be cited."""
         if self.draw() < 0.4:
             return _environment(kind, *lines)
         label = self.new_label(kind)
@@ -140,7 +138,7 @@ class _Author:
         return _environment(kind, f"\\label{{{label}}}", *lines)
 
     def block(self) -> str:
-        """One thing that a section is made of, all in one hand."""
+        """One block of a section, with one set of letters."""
         self.letters = self.pick(ALPHABETS)
         kind = self.pick(BLOCKS)
         if kind == "prose":
@@ -169,7 +167,7 @@ class _Author:
         return self.labelled(kind, *body) + "\n\n" + _environment("proof", self.argument(parts))
 
     def argument(self, parts: int) -> str:
-        """What stands in a proof: a phrase, or a paragraph for each part of the statement, or some paragraphs."""
+        """The text of a proof: a phrase, or a paragraph per part of the statement, or a few paragraphs."""
         if self.draw() < 0.4:
             return self.line("<short proof>")
         if parts:
@@ -184,7 +182,7 @@ class _Author:
         return "\n\n".join("\n".join(lines) for lines in paragraphs)
 
     def section(self) -> Iterator[str]:
-        """A heading with some words, and the blocks that follow."""
+        """A heading, a few sentences, and the blocks that follow."""
         self.letters = self.pick(ALPHABETS)
         label = self.new_label("section")
         opening = self.paragraph("<opening>", self.several(3))
@@ -199,7 +197,7 @@ def _environment(name: str, *lines: str) -> str:
 
 
 def generate(seed: int = 0) -> Iterator[str]:
-    """The textbook that belongs to this seed, without end, in pieces of a few hundred characters."""
+    """The endless textbook for this seed, in pieces of a few hundred characters."""
     author = _Author(seed)
     while True:
         for block in author.section():
@@ -210,7 +208,7 @@ def excerpt(characters: int, seed: int = 0) -> Iterator[str]:
     """The first `characters` characters of the textbook, in pieces; the cut may fall inside an environment.
 
     Raises:
-        ValueError: the length is negative; it is said when the first piece is asked for.
+        ValueError: the length is negative; raised when the first piece is requested.
     """
     if characters < 0:
         raise ValueError(f"the length is {characters}; expected 0 characters or more")
@@ -222,7 +220,7 @@ def excerpt(characters: int, seed: int = 0) -> Iterator[str]:
 
 
 def latex_text(characters: int, seed: int = 0) -> str:
-    """The first `characters` characters of the textbook, as `excerpt` gives them, in one string.
+    """The first `characters` characters of the textbook as one string.
 
     Raises:
         ValueError: the length is negative.

@@ -1,23 +1,23 @@
-r"""How well a LaTeX text closes what it opens, counted by kind, with the distance that each closing had to bridge.
+r"""Count, by kind, how well a LaTeX text closes what it opens, with the distance between opening and closing.
 
-It reads any text whatever and never fails. It is no TeX: it expands no macros, and reads verbatim text like any other.
+It accepts any text. Macros are not expanded, and verbatim text is read like any other.
 
 There are five levels, from weak to strong: brackets `()` and `[]`; groups `{}` and `\left ... \right`; mathematics
-`$`, `$$`, `\(`, `\[`; groups that hold text, `\text{...}`; environments. A closing sees what has been opened since
-the innermost opening of a stronger level, so that a stray bracket closes no environment. Among what it sees,
+`$`, `$$`, `\(`, `\[`; groups that contain text, `\text{...}`; environments. A closing sees what was opened since the
+innermost opening of a stronger level, so that a stray bracket closes no environment. Among what it sees,
 
   * if its own kind is the innermost of its level, that is closed rightly;
   * if its own kind stands further out, that is closed rightly too, and the innermost of the level was closed wrongly:
     `\begin{lemma} \begin{proof} \end{lemma}` closes `proof` wrongly;
   * if its own kind is not there, the innermost of the level was closed wrongly:
     `\begin{proof} \end{lemma}` closes `proof` wrongly, and so does `(0, 1]` with `()`;
-  * if there is nothing of its level, it closes what nobody opened.
+  * if there is nothing of its level, it closes something that was not opened.
 
-Whatever else it passes over was never closed.
+Everything else that it skips was never closed.
 
-One mistake must not make all that follows wrong. A lone `$` would turn text and mathematics around up to the end; so,
-as in TeX, a blank line ends what is open within the innermost environment, and so does `\item`. An environment that
-cannot stand in mathematics ends the mathematics before it, and `\section` ends everything but `document`.
+One mistake must not make everything after it wrong. A lone `$` would swap text and mathematics up to the end; so, as in
+TeX, a blank line ends what is open within the innermost environment, and so does `\item`. An environment that cannot
+occur in mathematics ends the mathematics before it, and `\section` ends everything but `document`.
 """
 
 import re
@@ -26,7 +26,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field, fields
 from typing import Literal, NamedTuple
 
-# A text group, as \text{...}, stands in mathematics and may hold some.
+# A text group such as \text{...} occurs in mathematics and may contain mathematics.
 BRACKET, GROUP, MATHEMATICS, TEXT, ENVIRONMENT = range(5)
 
 TOKEN = re.compile(
@@ -56,9 +56,9 @@ INSIDE_MATHEMATICS = {
 
 @dataclass(slots=True)
 class Count:
-    """What became of one kind. All that was `opened` was closed `rightly`, `wrongly` or `never`.
+    """Counts of one kind: everything `opened` was closed `rightly`, `wrongly` or `never`.
 
-    `unopened` counts closings where nothing was open that they could close.
+    `unopened` counts closings without anything open that they could close.
     """
 
     opened: int = 0
@@ -69,7 +69,7 @@ class Count:
 
 
 class Closing(NamedTuple):
-    """One closing: of what kind, right or wrong, and how many characters stood between it and the opening."""
+    """One closing: its kind, its distance from the opening in characters, and whether it is right."""
 
     kind: str
     distance: int
@@ -77,9 +77,9 @@ class Closing(NamedTuple):
 
 
 class Span(NamedTuple):
-    """What was opened, from the end of its opening on.
+    """Something opened, from the end of its opening.
 
-    It reaches to its closing, which is right or wrong; or to where it was given up; or, still open, to the text's end.
+    It ends at its closing, right or wrong; or where it was abandoned; or, still open, at the end of the text.
     """
 
     kind: str
@@ -95,8 +95,8 @@ class Report:
     counts: defaultdict[str, Count] = field(default_factory=lambda: defaultdict(Count))
     closings: list[Closing] = field(default_factory=list)  # in the order of the text
     labels: set[str] = field(default_factory=set)
-    defined: int = 0  # references to a label that stands earlier in the text
-    undefined: int = 0  # references to any other
+    defined: int = 0  # references to a label defined earlier in the text
+    undefined: int = 0  # all other references
 
     @property
     def total(self) -> Count:
@@ -120,18 +120,18 @@ class _Opening(NamedTuple):
 
 
 class _Reader:
-    """The stack of what is open, with its indices by level and by kind: a closing finds its opening at once."""
+    """The stack of openings, indexed by level and kind, so that a closing finds its opening in constant time."""
 
     def __init__(self) -> None:
         self.report = Report()
         self.spans: list[Span] = []
-        self.place = 0  # where the token that is being read begins
+        self.place = 0  # start of the current token
         self.stack: list[_Opening] = []
         self.levels: list[list[int]] = [[] for _ in range(ENVIRONMENT + 1)]
         self.kinds: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
 
     def innermost(self, level: int, kind: str | None = None) -> int:
-        """The index of the innermost opening of this level (and kind) that no stronger one hides, or -1."""
+        """The index of the innermost opening of this level (and kind) not hidden by a stronger one, or -1."""
         indices = self.levels[level] if kind is None else self.kinds[kind, level]
         hidden = max((stronger[-1] for stronger in self.levels[level + 1 :] if stronger), default=-1)
         return indices[-1] if indices and indices[-1] > hidden else -1
@@ -155,7 +155,7 @@ class _Reader:
             self.settle(start, right=True)
 
     def settle(self, start: int, *, right: bool) -> None:
-        """Take the innermost opening off as closed, rightly or wrongly."""
+        """Remove the innermost opening as closed, rightly or wrongly."""
         opening = self.pop()
         count = self.report.counts[opening.kind]
         count.rightly += right
@@ -164,7 +164,7 @@ class _Reader:
         self.spans.append(Span(opening.kind, opening.end, start, "right" if right else "wrong"))
 
     def abandon(self, index: int) -> None:
-        """Take off what was opened from this index of the stack on, as never closed."""
+        """Remove the openings from this index of the stack on, as never closed."""
         while len(self.stack) > index:
             opening = self.pop()
             self.report.counts[opening.kind].never += 1
@@ -253,7 +253,7 @@ class _Reader:
 def check(text: str) -> Report:
     """Count what `text` opens and closes, by kind, in time linear in its length.
 
-    A text that was cut off leaves open what its end would have closed: that counts as never closed.
+    What a truncated text leaves open counts as never closed.
     """
     reader = _read(text)
     reader.abandon(0)
@@ -261,7 +261,7 @@ def check(text: str) -> Report:
 
 
 def spans(text: str) -> list[Span]:
-    """All that `text` opens, in the order of the openings; see `check`."""
+    """Everything that `text` opens, in order; see `check`."""
     reader = _read(text)
     left = [Span(opening.kind, opening.end, len(text), "open") for opening in reader.stack]
     return sorted(reader.spans + left, key=lambda span: span.start)

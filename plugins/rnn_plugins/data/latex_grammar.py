@@ -3,7 +3,7 @@ r"""The words and formulas of the built-in algebra textbook: a table of phrases 
 It knows nothing of lines, environments or chance; those are in `latex.py`.
 """
 
-# Mathematicians keep letters for their purposes, each in a hand of his own. A statement and its proof are in one hand.
+# Sets of letters, one letter per purpose. A statement and its proof use one set.
 NAMES = ["R", "S", "M", "N", "K", "I", "J", "p", "q", "x", "y", "f", "g", "map", "other", "n", "m", "i"]
 HANDS = [
     r"R, S, M, N, K, I, J, \mathfrak p, \mathfrak q, x, y, f, g, \varphi, \psi, n, m, i",
@@ -11,8 +11,8 @@ HANDS = [
     r"S, A, N, M, F, \mathfrak a, \mathfrak b, \mathfrak m, \mathfrak p, z, c, h, u, \gamma, \delta, m, n, k",
 ]
 
-# <symbol> stands for a letter of the statement, for a <citation>, or for one of the symbol's alternatives, one a line.
-# Where they nest too deeply, only the first alternative is taken: it must lead out.
+# <symbol> is a letter of the statement, a <citation>, or one of the symbol's alternatives, one per line. Where they
+# nest too deeply, only the first alternative is taken: it must end the recursion.
 GRAMMAR = {
     "a ring": r"""
         a ring

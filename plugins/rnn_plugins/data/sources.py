@@ -1,7 +1,4 @@
-"""Where texts come from: files, folders, globs, gzip, pipes, standard input and built-in generators, read in chunks.
-
-It finds and reads; what the text consists of is the corpus's concern.
-"""
+"""Sources of text: files, folders, globs, gzip, pipes, standard input and built-in generators, read in chunks."""
 
 import glob
 import gzip
@@ -28,7 +25,7 @@ CHUNK = 1 << 20  # bytes read at a time
 
 
 class Unreadable(UserError):
-    """A file that cannot be read: what it is called, what is wrong with it, what to do."""
+    """A file that cannot be read: its label, the problem, and the advice."""
 
     def __init__(self, label: str, flaw: str, advice: str) -> None:
         super().__init__(f"{label} {flaw}; {advice}")
@@ -37,13 +34,13 @@ class Unreadable(UserError):
 
 @dataclass(frozen=True)
 class Part:
-    """A regular file, to be read several times.
+    """A regular file, which is read several times.
 
     Attributes:
-        label: What a message calls it.
-        path: Where it is.
+        label: Its name in messages.
+        path: Its path.
         packed: Whether it is a gzip file.
-        piped: Whether it is a copy of what came through a pipe.
+        piped: Whether it is a copy of input from a pipe.
     """
 
     label: str
@@ -58,27 +55,27 @@ class Part:
                 while chunk := file.read(CHUNK):
                     yield chunk
         except (gzip.BadGzipFile, EOFError, zlib.error):
-            advice = "fetch it anew, or unpack it and give the text itself"
-            raise Unreadable(self.label, "is not a whole gzip file", advice) from None
+            advice = "download it again, or unpack it and give the text itself"
+            raise Unreadable(self.label, "is not a complete gzip file", advice) from None
         except FileNotFoundError:
-            raise Unreadable(self.label, "is gone", "put it back and start again") from None
+            raise Unreadable(self.label, "no longer exists", "restore it and start again") from None
         except OSError as error:
             raise _no_access(self.label, error) from None
 
     def text(self, chunks: Iterator[bytes]) -> Iterator[str]:
-        """The chunks as text, with all that is in it."""
+        """The chunks as text, unchanged otherwise."""
         try:
             yield from decoded(chunks)
         except NoText as error:
             advice = error.advice(None if self.piped else self.path, self.packed)
             raise Unreadable(
-                self.label, error.flaw, f"{advice}; or train with --level byte, which takes any file as it is"
+                self.label, error.flaw, f"{advice}; or train with --level byte, which accepts any file"
             ) from None
 
     def flaw(self, level: Level) -> str | None:
-        """What keeps it from being a text of that level, if anything does."""
+        """Why it is not a text of that level; None if it is one."""
         if os.path.exists(self.path) and not os.path.isfile(self.path):
-            return "is no regular file"
+            return "is not a regular file"
         try:
             for _ in self.chunks() if level == "byte" else self.text(self.chunks()):
                 pass
@@ -88,13 +85,13 @@ class Part:
 
 
 class Content:
-    """The content of all parts, joined. To read it again takes care that it is still the same."""
+    """The joined content of all parts. Reading it again checks that it has not changed."""
 
     def __init__(self, label: str, parts: list[Part], level: Level, most: int | None = None) -> None:
         """Read all parts once.
 
         Raises:
-            UserError: one cannot be read, or together they have more than ``most`` bytes.
+            UserError: a part cannot be read, or all together have more than ``most`` bytes.
         """
         self.label = label
         self.parts = parts
@@ -110,15 +107,15 @@ class Content:
 
     @property
     def piped(self) -> bool:
-        """Whether some of it came through a pipe, and cannot be read by another process."""
+        """Whether some of it came through a pipe, so that no other process can read it."""
         return any(part.piped for part in self.parts)
 
     def read(self, changes: Changes | None = None, *, line_ends: bool = True) -> Iterator[Any]:
         """The content in chunks: of bytes at level `byte`, else of text.
 
         Args:
-            changes: What decoding changes in a text is put here.
-            line_ends: Whether to change these.
+            changes: Records what decoding changes.
+            line_ends: Whether to convert line ends.
         """
         digest = hashlib.sha256()
 
@@ -133,20 +130,20 @@ class Content:
             texts = chain.from_iterable(part.text(hashed(part.chunks())) for part in self.parts)
             yield from cleaned(texts, changes or Changes(), line_ends=line_ends)
         if digest.hexdigest() != self.digest:
-            raise UserError(f"{self.label} changed while it was read; start again when nothing writes to it")
+            raise UserError(f"{self.label} changed while it was read; start again when no program writes to it")
 
 
 def find(sources: Sequence[str], level: Level, stack: ExitStack, *, pipes: bool = True) -> tuple[list[Part], list[str]]:
-    """The files that the sources stand for, in order, and notices on what was left out.
+    """The files of the sources, in order, and notices on what was left out.
 
     Args:
-        sources: As ``load_corpus`` takes them.
+        sources: As for ``load_corpus``.
         level: What a symbol is.
-        stack: Holds copies of what can be read only once.
-        pipes: Whether named pipes are read; nobody may be writing into one that a run has on record.
+        stack: Owns the copies of input that can be read only once.
+        pipes: Whether to read named pipes; a pipe from a run's manifest may have no writer.
     """
     if sources.count("-") > 1:
-        raise UserError("standard input can be read only once; give - a single time")
+        raise UserError("standard input can be read only once; give - only once")
     parts: list[Part] = []
     notices: list[str] = []
     for source in sources:
@@ -163,7 +160,7 @@ def find(sources: Sequence[str], level: Level, stack: ExitStack, *, pipes: bool 
                     notices.append(notice)
                 elif is_pipe(path) and not pipes:
                     raise Unreadable(part.label, "is a pipe", "give the text that came through it")
-                elif is_pipe(path):  # such as the shell's <(command): what was read from it is gone
+                elif is_pipe(path):  # such as the shell's <(command): its content cannot be read again
                     parts.append(_spool(replace(part, piped=True), replace(part, packed=False).chunks(), stack))
                 else:
                     refuse_devices(part.label, path)
@@ -172,7 +169,7 @@ def find(sources: Sequence[str], level: Level, stack: ExitStack, *, pipes: bool 
 
 
 def is_pipe(source: str) -> bool:
-    """Whether a source can be read once only: standard input, or a named pipe such as the shell's ``<(command)``."""
+    """Whether a source can be read only once: standard input, or a named pipe such as the shell's ``<(command)``."""
     try:
         return source == "-" or stat.S_ISFIFO(os.stat(source).st_mode)
     except (OSError, ValueError):
@@ -180,27 +177,27 @@ def is_pipe(source: str) -> bool:
 
 
 def refuse_devices(label: str, path: str) -> None:
-    """See to it that a path is no device, which might have no end.
+    """Check that a path is not a device, which might be endless.
 
     Raises:
-        UserError: it is one.
+        UserError: it is a device.
     """
     with suppress(OSError, ValueError):
         mode = os.stat(path).st_mode
         if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-            raise Unreadable(label, "is a device", "give a file, or pipe what it gives into rnn and read it with -")
+            raise Unreadable(label, "is a device", "give a file, or pipe its output into rnn and read it with -")
 
 
 def read_text(path: str, label: str, *, line_ends: bool = True) -> tuple[str, list[str]]:
-    """A short text, and notices on it.
+    """Read a short text; return it with notices.
 
     Args:
         path: Its file; ``-`` is standard input.
-        label: What a message calls it.
-        line_ends: Whether these become line feeds.
+        label: Its name in messages.
+        line_ends: Whether to convert line ends to line feeds.
 
     Raises:
-        UserError: It cannot be read, or is no text.
+        UserError: It cannot be read, or is not text.
     """
     return decode(read_bytes(path, label), label, None if is_pipe(path) else path, line_ends=line_ends)
 
@@ -222,7 +219,7 @@ def read_bytes(path: str, label: str) -> bytes:
 
 
 def label_of(sources: Sequence[str]) -> str:
-    """What a message calls these sources."""
+    """The name of these sources in messages."""
     first = sources[0]
     label = "standard input" if first == "-" else first if first.startswith("builtin:") else repr(first)
     return label if len(sources) == 1 else f"the text of {label} and {len(sources) - 1:,} more"
@@ -233,7 +230,7 @@ def _is_packed(path: str) -> bool:
 
 
 def _matches(source: str) -> list[str]:
-    """The paths that a source names: itself if it exists, else what it matches as a glob, in order."""
+    """The paths of a source: itself if it exists, else the paths that match it as a glob, sorted."""
     try:
         os.stat(source)
         return [source]
@@ -253,7 +250,7 @@ def _matches(source: str) -> list[str]:
 
 
 def _folder(folder: str, level: Level) -> tuple[list[Part], str]:
-    """The texts in a folder, at any depth, and a notice on what was read and what was left out."""
+    """The texts in a folder, at any depth, and a notice on which files were read and left out."""
     parts: list[Part] = []
     flaws: list[str] = []
     without: list[str] = []
@@ -263,7 +260,7 @@ def _folder(folder: str, level: Level) -> tuple[list[Part], str]:
 
     paths: list[Path] = []
     for place, folders, files in os.walk(folder, onerror=closed):
-        # What training wrote into its runs is no text to train on.
+        # The files of runs are not training text.
         folders[:] = [n for n in folders if not (n.startswith(".") or os.path.isfile(os.path.join(place, n, RUN)))]
         paths += [Path(place, name) for name in files if not name.startswith(".")]
     for path in map(str, sorted(paths)):
@@ -284,14 +281,14 @@ def _folder(folder: str, level: Level) -> tuple[list[Part], str]:
 
 
 def _files(paths: list[str]) -> str:
-    """``3 files (2 .txt, 1 .md) were``: how many they are, and of which kinds, by the endings of their names."""
+    """``3 files (2 .txt, 1 .md) were``: the number of files, by their endings."""
     kinds = Counter(Path(path).suffix.lower() or "without ending" for path in paths)
     named = listing([f"{count:,} {kind}" for kind, count in kinds.most_common()])
     return f"{amount(len(paths), 'file')} ({named}) {'was' if len(paths) == 1 else 'were'}"
 
 
 def _spool(part: Part, chunks: Iterator[bytes], stack: ExitStack) -> Part:
-    """A copy of what can be read only once; it lasts as long as the stack."""
+    """A copy of input that can be read only once; it exists as long as the stack."""
     try:
         with tempfile.NamedTemporaryFile(prefix="rnn-lab-", delete=False) as file:
             stack.callback(os.unlink, file.name)
@@ -299,7 +296,7 @@ def _spool(part: Part, chunks: Iterator[bytes], stack: ExitStack) -> Part:
     except OSError as error:
         raise UserError(
             f"{part.label} could not be copied to the folder for temporary files ({why(error)}); "
-            "set TMPDIR to one with room"
+            "set TMPDIR to a folder with enough space"
         ) from None
     return replace(part, path=file.name)
 
@@ -321,4 +318,4 @@ def _builtin(name: str) -> Iterator[bytes]:
 
 
 def _no_access(label: str, error: OSError) -> Unreadable:
-    return Unreadable(label, f"cannot be read ({why(error)})", "make it readable, or give another text")
+    return Unreadable(label, f"cannot be read ({why(error)})", "make it readable, or give another file")

@@ -1,7 +1,4 @@
-"""The symbols a text is made of, and the way from text to their numbers and back: characters, bytes or words.
-
-It opens no files; reading them in a stream and keeping the numbers is the corpus's work.
-"""
+"""Vocabularies: the symbols of a text (characters, bytes or words), and encoding and decoding with them."""
 
 import codecs
 import re
@@ -24,29 +21,28 @@ Unknown = Literal["error", "skip", "replace"]
 NOUNS: dict[Level, str] = {"char": "character", "byte": "byte", "word": "word"}
 UNK = "<unk>"
 MAX_WORDS = 10_000
-# A byte has a fixed label each: ASCII stands for itself, everything else is written as its number.
+# Labels of bytes: ASCII as itself, all others as numbers.
 BYTES = tuple(chr(byte) if byte < 0x80 else f"\\x{byte:02x}" for byte in range(256))
 
-_NAMED = 8  # how many symbols a message names before it says "and n more"
-_BLOCK = 1 << 20  # how many ids are counted at a time, whatever the length of a memory-mapped array
+_NAMED = 8  # symbols named in a message before "and n more"
+_BLOCK = 1 << 20  # ids counted at a time, also of a memory-mapped array
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """The symbols of a text in the order of their ids, 0 to `len(vocabulary) - 1`.
 
-    - `char`: a symbol is one Unicode code point; they stand in the order of code points. Nothing is normalised:
-      combining marks, a byte order mark and CRLF are symbols like any other, so a text of known characters comes back
-      as it was.
-    - `byte`: a symbol is one byte of the UTF-8 encoding, and its id is its value. All 256 are always there, seen or
-      not: so no file is ever unknown, and a model can go on with any other text. A text in UTF-8 comes back as it was.
+    - `char`: a symbol is one Unicode code point; they are sorted by code point. Nothing is normalised: combining
+      marks, a byte order mark and CRLF are symbols like any other, so a text of known characters is decoded exactly.
+    - `byte`: a symbol is one byte of the UTF-8 encoding, and its id is its value. All 256 are always present, so any
+      file can be encoded, and a model can continue training on any text. UTF-8 text is decoded exactly.
     - `word`: a symbol is a piece of text: a word (letters, digits, `_` and the marks on them, 64 at most), a run of up
-      to 16 equal blanks, tabs or line feeds, or any other single character. The pieces joined are the text again, so a
-      text comes back exactly **if all its pieces are known**; one that is not comes back as `<unk>`, which has id 0.
-      The rest follow by falling frequency. Scripts without spaces are not cut into words.
+      to 16 equal blanks, tabs or line feeds, or any other single character. The pieces joined are the text, so a text
+      is decoded exactly **if all its pieces are known**; unknown ones become `<unk>`, which has id 0. The others are
+      sorted by decreasing frequency. Scripts without spaces are not divided into words.
 
     Raises:
-        ValueError: The level is unknown, a symbol stands twice, or the symbols are none of that level.
+        ValueError: The level is unknown, a symbol occurs twice, or the symbols are not of that level.
     """
 
     level: Level
@@ -56,25 +52,23 @@ class Vocabulary:
         if self.level not in NOUNS:
             raise ValueError(f"the level {self.level!r} is unknown; use one of {', '.join(NOUNS)}")
         if len(set(self.symbols)) < len(self.symbols):
-            raise ValueError("a symbol stands twice in the vocabulary; give each symbol once")
+            raise ValueError("a symbol occurs twice in the vocabulary; give each symbol once")
         if self.level == "char" and any(len(symbol) != 1 for symbol in self.symbols):
             raise ValueError("a symbol of a char vocabulary is not one code point; use level 'word' for longer ones")
         if self.level == "byte" and self.symbols != BYTES:
-            raise ValueError(
-                "a byte vocabulary has the same 256 symbols always; make it with Vocabulary.build([], 'byte')"
-            )
+            raise ValueError("a byte vocabulary always has the same 256 symbols; use Vocabulary.build([], 'byte')")
         if self.level == "word" and self.symbols[:1] != (UNK,):
             raise ValueError(f"a word vocabulary begins with {UNK}; put it before the other symbols")
 
     @classmethod
     def build(cls, chunks: Iterable[str], level: Level = "char", max_words: int = MAX_WORDS) -> "Vocabulary":
-        """The vocabulary of a text that comes in chunks; where it is cut does not matter.
+        """The vocabulary of a text in chunks, which may be cut anywhere.
 
         Args:
-            chunks: The text. Level `byte` does not look at it.
+            chunks: The text; unused at level `byte`.
             level: `char`, `byte` or `word`.
-            max_words: How many of the commonest pieces a `word` vocabulary keeps beside `<unk>`; of equally common ones
-                the first in the order of code points.
+            max_words: The number of pieces that a `word` vocabulary keeps beside `<unk>`: the commonest, ties broken by
+                code points.
         """
         if level == "byte":
             return cls("byte", BYTES)
@@ -94,29 +88,29 @@ class Vocabulary:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The narrowest unsigned integer type that holds every id."""
+        """The narrowest unsigned integer type for all ids."""
         return np.min_scalar_type(max(len(self) - 1, 0))
 
     @property
     def replacement(self) -> int:
-        """The id that stands in for an unknown symbol: `<unk>`, or at level `char` the space, or else the first."""
+        """The id that replaces an unknown symbol: `<unk>`, or at level `char` the space, or else the first."""
         return self._ids.get(" ", 0) if self.level == "char" else 0
 
     @property
     def unwritten(self) -> tuple[int, ...]:
-        """The ids that stand for no text of their own, which a model is not to write unless asked: `<unk>`."""
+        """The ids without a text of their own, which are not sampled by default: `<unk>`."""
         return (0,) if self.level == "word" else ()
 
     def encode(self, text: str, unknown: Unknown = "error", called: str = "the text") -> NDArray[np.intp]:
         """The ids of the symbols of `text`, shape (N,).
 
         Args:
-            text: Any text. Level `byte` reads escaped bytes (as in `os.fsdecode`) back as those bytes.
-            unknown: What becomes of symbols that are not in the vocabulary: `error`, `skip` (left out) or `replace`.
-            called: How the message calls the text, such as "the prime".
+            text: Any text. Level `byte` encodes escaped bytes (as from `os.fsdecode`) as those bytes.
+            unknown: What to do with symbols that are not in the vocabulary: `error`, `skip` (leave out) or `replace`.
+            called: The text's name in the message, such as "the prime".
 
         Raises:
-            UserError: A symbol is unknown (`unknown="error"`), or level `byte` meets a lone surrogate.
+            UserError: A symbol is unknown (`unknown="error"`), or the text has a lone surrogate at level `byte`.
         """
         units: str | bytes | list[str] = text
         if self.level == "byte":
@@ -124,7 +118,7 @@ class Vocabulary:
                 units = text.encode("utf-8", "surrogateescape")
             except UnicodeEncodeError as error:
                 raise UserError(
-                    f"{called} has a lone surrogate at position {error.start}, which is no character; leave it out"
+                    f"{called} has a lone surrogate at position {error.start}, which is not a character; leave it out"
                 ) from None
         elif self.level == "word":
             units = _pieces().findall(text)
@@ -147,19 +141,19 @@ class Vocabulary:
         return np.fromiter(map(self._ids.get, units, repeat(-1)), np.int32, len(units))
 
     def settle(self, ids: NDArray[Any], unknown: Unknown) -> NDArray[Any]:
-        """What `lookup` gave, without its -1: left out by `skip`, else replaced by `replacement`."""
+        """The ids from `lookup` without -1: `skip` leaves it out, otherwise it becomes `replacement`."""
         known = ids >= 0
         if known.all():
             return ids
         return ids[known] if unknown == "skip" else np.where(known, ids, self.replacement)
 
     def unknown_message(self, symbols: Iterable[str], called: str = "the text", distinct: int | None = None) -> str:
-        """The sentence on symbols that are not in the vocabulary: `distinct` of them, by default all that are given."""
+        """The sentence on symbols that are not in the vocabulary; `distinct` is their number, by default all given."""
         symbols = list(symbols)
         return (
             f"{called} has {amount(distinct or len(symbols), NOUNS[self.level])} that the model has never seen: "
-            f"{listing(map(show, symbols), distinct)}; --unknown skip leaves out what is unknown, "
-            f"--unknown replace puts {show(self.symbols[self.replacement])} in its place"
+            f"{listing(map(show, symbols), distinct)}; --unknown skip leaves them out, "
+            f"--unknown replace puts {show(self.symbols[self.replacement])} in their place"
         )
 
     def decode(self, ids: ArrayLike, errors: Literal["replace", "surrogateescape"] = "replace") -> str:
@@ -167,7 +161,7 @@ class Vocabulary:
 
         Args:
             ids: The symbols.
-            errors: At level `byte`, what becomes of bytes that are no UTF-8: U+FFFD, or surrogates that stand for the
+            errors: At level `byte`, how to decode bytes that are not UTF-8: as U+FFFD, or as surrogates that encode the
                 bytes (as in `os.fsdecode`).
 
         Raises:
@@ -184,10 +178,10 @@ class Vocabulary:
         return "".join(map(self.symbols.__getitem__, array.tolist()))
 
     def measure(self, ids: NDArray[Any]) -> tuple[int, int]:
-        """How many characters and how many UTF-8 bytes the text of `ids` has, for losses a character or a byte.
+        """The numbers of characters and of UTF-8 bytes in the text of `ids`, for losses per character or byte.
 
-        `<unk>` counts as the five characters that it is written with. At level `byte`, the characters are the bytes
-        that begin one; of bytes that are no UTF-8 this is an estimate.
+        `<unk>` counts as five characters. At level `byte`, characters are counted by their first bytes, which is an
+        estimate if the bytes are not UTF-8.
         """
         if self.level == "byte":
             return count_characters(np.asarray(ids, np.uint8)), len(ids)
@@ -195,13 +189,13 @@ class Vocabulary:
         return int(characters), int(size)
 
     def characters_per_symbol(self, ids: NDArray[Any]) -> float:
-        """How many characters a symbol of `ids` has on average, for losses per character; see `measure`."""
+        """The mean number of characters per symbol of `ids`, for losses per character; see `measure`."""
         if self.level == "char":
             return 1.0
         return max(self.measure(ids)[0], 1) / max(len(ids), 1)
 
     def words(self, ids: NDArray[Any]) -> int:
-        """How many of `ids` are words, `<unk>` among them, and not spaces or punctuation; 0 unless of level `word`."""
+        """The number of `ids` that are words, `<unk>` included, not spaces or punctuation; 0 unless at level `word`."""
         if self.level != "word":
             return 0
         is_word = np.array([symbol == UNK or symbol[0].isalnum() or symbol[0] == "_" for symbol in self.symbols])
@@ -214,22 +208,22 @@ class Vocabulary:
         return counts
 
     def to_json(self) -> dict[str, Any]:
-        """The vocabulary in JSON's types; `from_json` takes it back."""
+        """The vocabulary as JSON types; the inverse of `from_json`."""
         return {"level": "byte"} if self.level == "byte" else {"level": self.level, "symbols": list(self.symbols)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Vocabulary":
-        """The vocabulary that `to_json` wrote.
+        """The vocabulary from the value of `to_json`.
 
         Raises:
-            ValueError: The value was not written by `to_json`.
+            ValueError: The value is not from `to_json`.
         """
         try:
             level = value["level"]
             return cls(level, BYTES if level == "byte" else tuple(map(str, value["symbols"])))
         except (KeyError, TypeError):
             raise ValueError(
-                "this is no vocabulary; expected its level and its symbols, as to_json writes them"
+                "this is not a vocabulary; expected its level and its symbols, as to_json writes them"
             ) from None
 
     @cached_property
@@ -238,7 +232,7 @@ class Vocabulary:
 
     @cached_property
     def _table(self) -> NDArray[np.int32]:
-        """From code point to id, -1 where there is none; its last row stands for all code points above."""
+        """Ids by code point, -1 for none; the last entry is for all higher code points."""
         codes = _code_points("".join(self.symbols))
         table = np.full(int(codes.max(initial=0)) + 2, -1, np.int32)
         table[codes] = np.arange(len(self))
@@ -253,10 +247,10 @@ class Vocabulary:
 
 
 class StreamDecoder:
-    """Turns ids into text one at a time, never giving out a part of a character.
+    """Decodes ids to text one at a time, in whole characters.
 
-    All that `feed` and `flush` return, joined, is what `Vocabulary.decode` makes of the same ids. At level `byte`,
-    bytes are held back until their character is whole.
+    The results of `feed` and `flush`, joined, equal `Vocabulary.decode` of the same ids. At level `byte`, bytes are
+    buffered until their character is complete.
     """
 
     def __init__(self, vocabulary: Vocabulary, errors: Literal["replace", "surrogateescape"] = "replace") -> None:
@@ -264,7 +258,7 @@ class StreamDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors)
 
     def feed(self, symbol_id: int) -> str:
-        """The text that `symbol_id` completes: at level `byte`, none or more characters, else one symbol.
+        """The text that `symbol_id` completes: at level `byte`, zero or more characters, else one symbol.
 
         Raises:
             ValueError: The id is negative or not below the vocabulary's size.
@@ -274,34 +268,34 @@ class StreamDecoder:
         return self._vocabulary.decode([symbol_id])
 
     def flush(self) -> str:
-        """What was held back and will not be completed; the decoder is as new afterwards."""
+        """The text of the buffered, incomplete bytes; the decoder is reset."""
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
         return rest
 
 
 def split_words(chunks: Iterable[str]) -> Iterator[list[str]]:
-    """The pieces of a text that comes in chunks, a list for each chunk; where it is cut does not matter.
+    """The pieces of a text in chunks, which may be cut anywhere; one list per chunk.
 
-    All pieces joined are the text. What a piece is, `Vocabulary` says.
+    All pieces joined are the text. `Vocabulary` defines a piece.
     """
     findall = _pieces().findall
     rest = ""
     for chunk in chunks:
         pieces = findall(rest + chunk)
-        rest = pieces.pop() if pieces else ""  # the next chunk may go on with it
+        rest = pieces.pop() if pieces else ""  # the next chunk may continue it
         yield pieces
     if rest:
         yield [rest]
 
 
 def count_characters(data: NDArray[np.uint8]) -> int:
-    """How many characters UTF-8 bytes hold: all bytes but those of the form 10xxxxxx, which go on with one."""
+    """The number of characters in UTF-8 bytes: all bytes but continuation bytes, 10xxxxxx."""
     return int(np.count_nonzero(data.view(np.int8) >= -64))
 
 
 def show(symbol: str) -> str:
-    """A symbol as a message names it: quoted, and with its code point where it might be taken for another."""
+    """A symbol for a message: quoted, with its code point if it might be confused with another."""
     if len(symbol) != 1 or symbol.isascii():
         return repr(symbol)
     code = f"U+{ord(symbol):04X}"
@@ -309,7 +303,7 @@ def show(symbol: str) -> str:
 
 
 def listing(names: Iterable[str], total: int | None = None) -> str:
-    """`a, b and c`: the first eight names, and how many more there are of `total` (by default as many as are given)."""
+    """`a, b and c`: the first eight names, and how many more of `total` (by default the number given)."""
     names = list(names)
     named = names[:_NAMED]
     more = (total or len(names)) - len(named)
@@ -325,7 +319,7 @@ def amount(count: int, noun: str) -> str:
 
 @cache
 def _pieces() -> re.Pattern[str]:
-    # `\w` has no combining marks: without them the stress of a Russian word and the vowels of a Hindi one would cut it.
+    # `\w` excludes combining marks; without them, words would be cut at a Russian stress mark or a Hindi vowel sign.
     marks = "".join(chr(code) for code in range(0x10000) if unicodedata.category(chr(code)).startswith("M"))
     return re.compile(rf"\w[\w{marks}]{{0,63}}| {{1,16}}|\n{{1,16}}|\t{{1,16}}|[\s\S]")
 

@@ -1,7 +1,4 @@
-"""What counting and compressing reach on a text: the baselines a network has to beat.
-
-Nothing here is trained by gradients, and nothing here samples.
-"""
+"""Baselines for a network on a text: n-grams and compressors."""
 
 import bz2
 import lzma
@@ -18,9 +15,9 @@ XZ_WINDOW = 8 << 20  # the dictionary of xz's default preset
 
 
 class Table(NamedTuple):
-    """The counts of one order n: U distinct n-grams, made of C distinct contexts of n - 1 tokens and one token more.
+    """The counts of one order n: U distinct n-grams of C distinct contexts of n - 1 tokens, and one more token.
 
-    What was never seen has rank -1, and for that each array of counts ends in a zero.
+    An unseen n-gram has rank -1, so each array of counts ends in a zero.
     """
 
     codes: Array  # (U,) sorted: rank of the context times the vocabulary's size, plus the last token
@@ -29,7 +26,7 @@ class Table(NamedTuple):
     types: Array  # (C + 1,) how many different tokens follow the context
 
     def rank(self, codes: Array) -> Array:
-        """The place of each code among those counted, -1 where it was never seen."""
+        """The index of each code among those counted, -1 if it was never seen."""
         if not self.codes.size:
             return np.full(codes.shape, -1)
         places = np.minimum(np.searchsorted(self.codes, codes), self.codes.size - 1)
@@ -42,11 +39,11 @@ class NGram:
         p(w | c) = (N(c, w) + T(c) p(w | c')) / (N(c) + T(c))
 
     N(c, w) counts the token w after the context c of n - 1 tokens, N(c) all tokens after it, T(c) the different ones;
-    c' is c without its first token. Below order 1 stands the uniform distribution over the vocabulary. A context that
-    nothing ever followed leaves the choice to c'.
+    c' is c without its first token. Order 0 is the uniform distribution over the vocabulary. For a context that was
+    never followed by a token, p(w | c) = p(w | c').
 
-    An n-gram is coded as the rank of its first n - 1 tokens among those seen, and a token: neither a large vocabulary
-    nor a high order overflows. Counting takes some 70 bytes a token.
+    An n-gram is coded as the rank of its first n - 1 tokens among those seen, and a token, so neither a large
+    vocabulary nor a high order overflows. Counting takes about 70 bytes per token.
 
     Raises:
         ValueError: the order or the size of the vocabulary is below 1.
@@ -62,10 +59,10 @@ class NGram:
         self.tables: list[Table] = []
 
     def fit(self, tokens: ArrayLike) -> "NGram":
-        """Count the n-grams of every order up to `order` in `tokens` (N,), and return the model itself.
+        """Count the n-grams of every order up to `order` in `tokens` (N,), and return the model.
 
         Raises:
-            TypeError: the tokens are no integers.
+            TypeError: the tokens are not integers.
             ValueError: they are not one-dimensional, or one is outside the vocabulary.
         """
         text = self._checked(tokens)
@@ -84,12 +81,12 @@ class NGram:
         return self
 
     def cross_entropies(self, tokens: ArrayLike, context: ArrayLike = ()) -> list[float]:
-        """Mean nats a token of `tokens` under the orders 1, 2, ..., `order`; every order builds on the one below.
+        """Mean nats per token of `tokens` under the orders 1, 2, ..., `order`; every order uses the one below.
 
         Args:
             tokens: the text to score, (N,).
-            context: what stood before it, (M,). Without it the first tokens are predicted from what little there is,
-                as by a network that starts with an empty carry.
+            context: the tokens before it, (M,). Without it the first tokens have shorter contexts, as for a network
+                that starts with an initial carry.
 
         Raises:
             TypeError: tokens are no integers.
@@ -104,7 +101,7 @@ class NGram:
         contexts = np.zeros(len(text), np.int64)
         p = np.full(len(text), 1 / self.vocabulary_size)
         for table in self.tables:
-            grams = table.rank(contexts * self.vocabulary_size + text)  # after -1 below zero, where no code is
+            grams = table.rank(contexts * self.vocabulary_size + text)  # below 0, so not found, after a context of -1
             count, total, types = table.counts[grams], table.totals[contexts], table.types[contexts]
             p = np.where(total > 0, (count + types * p) / np.maximum(total + types, 1), p)
             entropies.append(float(-np.log(p[len(before) :]).mean()))
@@ -132,9 +129,9 @@ def baselines(
     orders: Iterable[int] = range(1, 7),
     context: ArrayLike = (),
 ) -> dict[int, float]:
-    """Mean nats a token of the test text under n-grams counted on the training text, by order.
+    """Mean nats per token of the test text under n-grams counted on the training text, by order.
 
-    One count of the highest order serves all. The test text starts without a context unless one is given; see
+    One count of the highest order gives all. The test text starts without a context unless one is given; see
     `NGram.cross_entropies`.
 
     Raises:
@@ -151,13 +148,13 @@ def baselines(
 
 
 def compressors(train: bytes | None, text: bytes) -> dict[str, float]:
-    """Bits a byte of `text` under bz2 and xz, as the commands `bzip2` and `xz` do it by default, by name.
+    """Bits per byte of `text` under bz2 and xz, with the defaults of the commands `bzip2` and `xz`, by name.
 
-    With `train` None the text is compressed alone, headers and all: anybody can repeat that figure, but it is a poor
-    one for a short text. Otherwise it is what the text adds to the training text, (size(train + text) - size(train))
-    / bytes of text: the fairer rival of a model that was trained on it. Only as much of the training text's end is
-    used as the compressor can look back on: 8 MiB for xz, and for bz2, which sorts blocks of 900 kB (its "window"),
-    what fits into one block together with the text. From 900 kB of text on, bz2 gains nothing from the training text.
+    With `train` None the text is compressed alone, headers included: easy to reproduce, but unfavourable for a short
+    text. Otherwise it is what the text adds to the training text, (size(train + text) - size(train)) / bytes of text,
+    which is the fairer comparison with a model trained on it. Only the end of the training text within the compressor's
+    window is used: 8 MiB for xz, and for bz2, which sorts blocks of 900 kB, what fits into one block together with the
+    text. From 900 kB of text on, bz2 gains nothing from the training text.
 
     Raises:
         ValueError: the text is empty.

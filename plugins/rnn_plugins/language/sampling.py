@@ -1,4 +1,4 @@
-"""Text out of a language model, symbol by symbol: ways to choose the next one. It neither trains nor prints."""
+"""Sample text from a language model, symbol by symbol, with several ways to choose the next one."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from rnn_plugins.language.model import Model
 Array = NDArray[Any]
 
 COLDEST = 1e-100
-"""A temperature below which the likeliest symbol has all the probability, and dividing by it might overflow."""
+"""Below this temperature the likeliest symbol has all the probability, and dividing by it might overflow."""
 
 OPENING = 100
-"""Symbols that are read, unseen, before a text without a prime."""
+"""Symbols that are read, but not printed, before a text without a prime."""
 
 BEFORE_PLANNING = 200
-"""Symbols that are drawn before the model's step is prepared for more: a short text is there sooner without."""
+"""Symbols drawn before the model's step is compiled: a short text is finished sooner without."""
 
 DRAWN_AHEAD = 512
-"""The most symbols that are drawn in one go."""
+"""Maximum number of symbols drawn in one call."""
 
 FLOW = 0.004
-"""Seconds that drawing them should take at most, so that the text still flows."""
+"""Maximum seconds for such a call, so that text appears steadily."""
 
 MUTED = -1e30
-"""The score of a symbol that is never written: finite, so that no difference of scores is NaN, and far below all."""
+"""The score of a symbol that is never drawn: far below all others, but finite, so that no difference is NaN."""
 
 READ_AT_ONCE = 1000
-"""Symbols of a prime that are read in one go, so that a long one does not fill the memory."""
+"""Symbols of a prime that are read in one call, to limit memory."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Choice:
     """How the next symbol is chosen from the model's distribution.
 
     Attributes:
-        temperature: divides the log probabilities: below 1 safer, above 1 wilder; 0 is ``greedy``.
+        temperature: divides the log probabilities: below 1 safer, above 1 more random; 0 is ``greedy``.
         top_k: only the k likeliest symbols; 0 for all.
         top_p: only the likeliest symbols that together have this probability (Holtzman et al. 2020); 1 for all.
         greedy: always the likeliest.
-        never: symbols that are not written, whatever their probability, such as ``Vocabulary.unwritten``.
+        never: symbols that are never drawn, such as ``Vocabulary.unwritten``.
     """
 
     temperature: float = 1.0
@@ -61,10 +61,10 @@ class Choice:
     never: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Hold the values against their ranges.
+        """Check the ranges of the values.
 
         Raises:
-            UserError: one is outside.
+            UserError: a value is out of range.
         """
         if not 0 <= self.temperature < math.inf:
             raise UserError(f"--temperature is {self.temperature:g}; it must be a finite number, at least 0")
@@ -75,12 +75,12 @@ class Choice:
 
     @property
     def draws(self) -> bool:
-        """Whether anything is left to chance."""
+        """Whether the choice is random."""
         return not self.greedy and self.temperature >= COLDEST
 
     @property
     def plain(self) -> bool:
-        """Whether all symbols may be chosen, so that nothing need be sorted."""
+        """Whether all symbols may be chosen, so that sorting is unnecessary."""
         return not self.draws or (not self.top_k and self.top_p == 1)
 
     def pick(self, scores: Array, rng: np.random.Generator) -> int:
@@ -89,7 +89,7 @@ class Choice:
         Temperature comes first, then ``top_k``, then ``top_p`` of what is left.
 
         Raises:
-            UserError: the scores are no numbers.
+            UserError: the scores are NaN.
         """
         if not self.draws:
             best = int(scores.argmax())
@@ -105,7 +105,7 @@ class Choice:
         if self.top_p < 1:
             order = np.argsort(-p, kind="stable")
             reached = np.cumsum(p[order]) / p.sum()
-            # The symbol that crosses the border belongs to the nucleus, so that there is always one.
+            # The symbol that crosses the threshold belongs to the nucleus, which is therefore never empty.
             p[order[1:][reached[:-1] >= self.top_p]] = 0
         cumulated = p.cumsum()
         total = cumulated[-1]
@@ -115,18 +115,18 @@ class Choice:
 
 
 def _no_numbers() -> UserError:
-    return UserError("the model's scores are no numbers any more (NaN): its training went wrong; sample another run")
+    return UserError("the model's scores are NaN, so its training failed; sample another run")
 
 
 def opening(vocabulary: Vocabulary, tokens: Array) -> list[int]:
-    """What a model reads, unseen, before a text without a prime: a piece of ``tokens`` that ends with a line feed.
+    """What a model reads before a text without a prime: a piece of ``tokens`` that ends with a line feed.
 
-    So the text begins like a line, and from a carry that the model knows; it has never seen a first carry that was
-    followed by a line feed. Where there are no line feeds, the piece ends with a space, or else with the last symbol.
+    So the text begins like a line, from a carry as in training, where a line feed never follows the initial carry.
+    Without line feeds, the piece ends with a space, or else with the last symbol.
 
     Args:
-        vocabulary: what the symbols stand for.
-        tokens: what the model was trained on, (N,).
+        vocabulary: the model's vocabulary.
+        tokens: the training text, (N,).
     """
     tail = np.asarray(tokens[-2 * OPENING :], np.intp)
     for mark in "\n ":
@@ -139,7 +139,7 @@ def opening(vocabulary: Vocabulary, tokens: Array) -> list[int]:
 
 
 def muted(params: Tree, never: Sequence[int]) -> Tree:
-    """The parameters of a model that never writes these symbols, and gives all others the scores that it did."""
+    """Parameters with which the model never draws these symbols; the scores of all others are unchanged."""
     if not never:
         return params
     head = params["head"]
@@ -154,14 +154,13 @@ def _muted(scores: Array, never: Sequence[int]) -> Array:
 
 @dataclass(frozen=True)
 class Position:
-    """A place in a text: what is needed to go on from it.
+    """A position in a text, with the state needed to continue from it.
 
     Attributes:
-        carry: of the model, after all symbols so far; one sequence.
+        carry: the model's carry after all symbols so far, for one sequence.
         scores: the logits of the next symbol, (V,).
-        read: the symbols so far, drawn ones included.
-        drawn: those drawn since a prime was read last; on it depends which code takes the next step, and so its last
-            bits.
+        read: the number of symbols so far, drawn ones included.
+        drawn: the number drawn since the last prime; it decides which code runs the next step, and so the rounding.
     """
 
     carry: Tree
@@ -171,7 +170,7 @@ class Position:
 
 
 def begin(model: Model, params: Tree, prime: Sequence[int], after: Position | None = None) -> Position:
-    """The place after ``prime``, which is read from ``after`` on, or else from the model's first carry."""
+    """The position after ``prime``, read from ``after``, or else from the model's initial carry."""
     if after is None:
         return Position(*start_of_text(model, params, prime), len(prime))
     if not prime:
@@ -182,13 +181,13 @@ def begin(model: Model, params: Tree, prime: Sequence[int], after: Position | No
 def start_of_text(model: Model, params: Tree, prime: Sequence[int], carry: Tree = None) -> tuple[Tree, Array]:
     """Read ``prime``: the carry after it and the logits of the next symbol, (V,).
 
-    Without a prime nothing has been read, and every symbol is as likely as any other.
+    Without a prime nothing has been read, and all symbols are equally likely.
 
     Args:
         model: the model.
         params: its parameters, plain arrays.
         prime: symbols.
-        carry: of one sequence, where reading starts; None is the model's first.
+        carry: the carry before the prime, for one sequence; None is the model's initial carry.
     """
     carry = model.init_carry(1) if carry is None else carry
     ids = np.asarray(prime, np.intp)
@@ -208,15 +207,15 @@ def sample(
     rng: np.random.Generator,
     after: Position | None = None,
 ) -> Iterator[int]:
-    """Symbols one after another, without end.
+    """An endless sequence of symbols.
 
     Args:
         model: the model.
         params: its parameters, plain arrays.
-        prime: symbols that the text starts with; they are read and not repeated.
-        choice: how a symbol is chosen.
-        rng: draws.
-        after: where the prime is read; None is at the beginning.
+        prime: symbols that the text starts with; they are read and not yielded.
+        choice: how to choose a symbol.
+        rng: the random generator.
+        after: the position before the prime; None is the beginning.
 
     Raises:
         UserError: the model's scores are no numbers.
@@ -246,9 +245,9 @@ def sample(
 def follow(
     model: Model, params: Tree, at: Position, choice: Choice, rng: np.random.Generator
 ) -> Iterator[tuple[int, Position]]:
-    """The symbols that ``sample`` gives from a place on, each with the place after it.
+    """The symbols that ``sample`` yields from a position, each with the position after it.
 
-    It is slower, for none is drawn ahead.
+    It is slower, because no symbols are drawn in advance.
 
     Raises:
         UserError: the model's scores are no numbers.
@@ -269,7 +268,7 @@ def follow(
 
 
 def _drawn_ahead(step: DrawingStepper, symbol: int, choice: Choice, rng: np.random.Generator) -> Iterator[int]:
-    """Symbols after ``symbol``, without end, a few at a time; ``rng`` ends as if each had been drawn by itself."""
+    """The endless symbols after ``symbol``, drawn several per call; ``rng`` ends as if each had been drawn alone."""
     count = 1
     while True:
         before = rng.bit_generator.state
@@ -288,7 +287,7 @@ def _drawn_ahead(step: DrawingStepper, symbol: int, choice: Choice, rng: np.rand
             if used < count and choice.draws:
                 rng.bit_generator.state = before
                 rng.random(used)
-        if quick:  # which changes when symbols are drawn, and never which
+        if quick:  # affects when symbols are drawn, never which
             count = min(2 * count, DRAWN_AHEAD)
 
 
@@ -299,18 +298,18 @@ def write(
     stop: Sequence[str] = (),
     errors: Literal["replace", "surrogateescape"] = "replace",
 ) -> Iterator[str]:
-    """The text of symbols, in pieces of whole characters, up to its end.
+    """Decode symbols to pieces of whole characters, up to the end of the text.
 
     Args:
-        symbols: as ``sample`` gives them; no more are taken than it needs.
-        vocabulary: what they stand for.
-        length: the characters of the whole; 0 for no end. At level ``word`` the last piece is not cut.
-        stop: the text ends as soon as one of these is in it, with its last character.
-        errors: what becomes of bytes that are no UTF-8; see ``Vocabulary.decode``.
+        symbols: from ``sample``; no more are consumed than needed.
+        vocabulary: the model's vocabulary.
+        length: the length of the text in characters; 0 for no end. At level ``word`` the last piece is not cut.
+        stop: the text ends after the first occurrence of one of these.
+        errors: how to decode bytes that are not UTF-8; see ``Vocabulary.decode``.
     """
     decoder = StreamDecoder(vocabulary, errors)
     marks = [mark for mark in stop if mark]
-    reach = max(map(len, marks), default=0) - 1  # how much of what came before may belong to a mark
+    reach = max(map(len, marks), default=0) - 1  # the number of earlier characters that may belong to a mark
     tail, written = "", 0
     for symbol in symbols:
         piece = decoder.feed(symbol)
@@ -330,10 +329,10 @@ def write(
 
 
 class Continuation(NamedTuple):
-    """A text that a search has found.
+    """A text found by beam search.
 
     Attributes:
-        symbols: what follows the prime.
+        symbols: the symbols after the prime.
         log_probability: of all of them, given the prime, in nats.
     """
 
@@ -358,8 +357,8 @@ def beam_search(
         prime: symbols that the text starts with.
         length: how many symbols to add.
         width: how many texts are kept after each symbol; 1 is greedy.
-        after: where the prime is read; None is at the beginning.
-        never: symbols that are not written.
+        after: the position before the prime; None is the beginning.
+        never: symbols that are never drawn.
 
     Raises:
         UserError: the model's scores are no numbers.
@@ -368,11 +367,11 @@ def beam_search(
     at = begin(model, params, prime, after)
     carry, rows = at.carry, _muted(at.scores, never)[None]
     scores = np.zeros(1)
-    trail: list[tuple[Array, Array]] = []  # of each step, which text was continued and by which symbol
+    trail: list[tuple[Array, Array]] = []  # at each step, which text was continued and with which symbol
     for added in range(length):
         totals = scores[:, None] + log_softmax(rows.astype(np.float64))
         best = np.argsort(-totals, axis=None, kind="stable")[:width]
-        best = best[~(totals.reshape(-1)[best] < MUTED / 2)]  # NaN stays, and is told below
+        best = best[~(totals.reshape(-1)[best] < MUTED / 2)]  # NaN is kept, and reported below
         parents, symbols = np.unravel_index(best, totals.shape)
         scores = totals.reshape(-1)[best]
         trail.append((parents, symbols))
