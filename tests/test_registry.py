@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -72,6 +73,18 @@ def test_asking_for_one_imports_one(install):
     assert [entry.name for entry in registry.entries("cells") if entry.distribution in ("one", "two")] == ["one", "two"]
     assert registry.load("cells", "one").__name__ == "One"
     assert "plugin_two" not in sys.modules
+
+
+def test_what_is_installed_is_read_again_when_something_was_installed(install, monkeypatch):
+    entry_points, reads = metadata.entry_points, []
+    monkeypatch.setattr(metadata, "entry_points", lambda **group: reads.append(group) or entry_points(**group))
+    before = registry.entries("cells")
+    before.clear()  # the caller's own
+    before = registry.entries("cells")
+    assert len(reads) == 1
+    install("later", "1", "later = plugin_later:Later")
+    assert [entry.name for entry in registry.entries("cells") if entry not in before] == ["later"]
+    assert len(reads) == 2
 
 
 def test_an_unknown_name_lists_the_known_and_suggests_the_nearest():

@@ -467,8 +467,13 @@ def named(mark: Literal["changeable", "inherited", "shared"], cls: type[Any] = S
 
 def kinds(cls: type[Any]) -> dict[str, Kind]:
     """What the settings' annotations allow, by name."""
-    hints = typing.get_type_hints(cls)
-    return {f.name: _kind(hints[f.name]) for f in fields(cls)}
+    if cls not in _KINDS:  # reading annotations takes a millisecond
+        hints = typing.get_type_hints(cls)
+        _KINDS[cls] = {f.name: _kind(hints[f.name]) for f in fields(cls)}
+    return _KINDS[cls]
+
+
+_KINDS: dict[type[Any], dict[str, Kind]] = {}
 
 
 def _kind(hint: Any) -> Kind:

@@ -5,12 +5,15 @@ Listing reads metadata only: no plugin is imported before its name is asked for.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
+import os
 import re
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -83,11 +86,7 @@ made_of_others: dict[str, Cell] = {}
 
 def entries(group: str) -> list[Entry]:
     """What is installed in a group (``"cells"``, ``"reports"``), sorted; a name that two offer is there twice."""
-    found = []
-    for point in metadata.entry_points(group=f"rnn.{group}"):
-        name, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "")
-        found.append(Entry(point.name, name, version, point.value))
-    return sorted(found)
+    return list(_entries(group, _path()))
 
 
 def entries_of_others() -> list[Entry]:
@@ -312,6 +311,27 @@ def _file_of_run(group: str, run: str, recorded: Mapping[str, str]) -> Path:
         what = f"the {_GROUPS[group].word} {recorded['class']!r}"
         raise UserError(f"run {run!r} uses {what} from {path}, which is not there: put the file back")
     return path
+
+
+@functools.lru_cache(maxsize=8)
+def _entries(group: str, path: tuple[tuple[str, int], ...]) -> tuple[Entry, ...]:
+    """``entries`` for a path of imports: reading what is installed takes longer than anything else that asks for it."""
+    found, told = [], {}
+    for point in metadata.entry_points(group=f"rnn.{group}"):
+        if point.dist and point.dist not in told:
+            told[point.dist] = point.dist.metadata
+        name, version = (told[point.dist]["Name"], told[point.dist]["Version"]) if point.dist else ("unknown", "")
+        found.append(Entry(point.name, name, version, point.value))
+    return tuple(sorted(found))
+
+
+def _path() -> tuple[tuple[str, int], ...]:
+    """The folders that are imported from, and when each changed: installing makes or removes a folder there."""
+    times = []
+    for folder in map(os.path.abspath, sys.path):
+        with suppress(OSError):
+            times.append((folder, os.stat(folder).st_mtime_ns))
+    return tuple(times)
 
 
 def _entry_of_run(group: str, run: str, recorded: Mapping[str, str]) -> Entry:
