@@ -161,7 +161,7 @@ def gru_after(p, h, x):
         (GRU(3, 4), gru_before),
         (GRU(3, 4, reset="after"), gru_after),
     ],
-    ids=str,
+    ids=lambda each: getattr(each, "__name__", str(each)),
 )
 def test_a_cell_is_its_equations(cell, equations):
     rng = np.random.default_rng(0)
