@@ -14,8 +14,9 @@ from synthetic_pages import AWKWARD, awkward, coloured, decay, flow, matrix, tab
 
 pytest.importorskip("matplotlib")
 
-from rnn_cli.drawing import page
-from rnn_cli.drawing.words import number, visible
+from rnn_lab.drawing import page
+from rnn_lab.drawing.words import number
+from rnn_lab.printable import visible
 from rnn_plugins.reports.report import Chart, Colouring, Curve, Figure, Image, Page, Quantity
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}

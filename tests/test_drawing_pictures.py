@@ -19,7 +19,7 @@ pytest.importorskip("matplotlib")
 
 from matplotlib.image import imread
 
-from rnn_cli.drawing import pictures, scales
+from rnn_lab.drawing import pictures, scales
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Chart, Curve, Image, Page, colour_limits
 

@@ -15,8 +15,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from synthetic_pages import AWKWARD, awkward, coloured, decay, flow, matrix
 
-from rnn_cli.drawing import characters, scales, terminal, words
+from rnn_cli.drawing import characters, terminal
 from rnn_cli.drawing.characters import Screen
+from rnn_lab.drawing import scales, words
 from rnn_plugins.reports.report import Chart, Colouring, Curve, Image, Page, Quantity, Table
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")

@@ -86,7 +86,7 @@ def test_the_list_of_what_is_imported_is_one():
 @pytest.mark.parametrize(
     ("program", "allowed"),
     [
-        ("import rnn_cli.main", {"rnn_cli", "click"}),
+        ("import rnn_cli.main", {"rnn_cli", "rnn_lab", "click"}),
         ("import minigrad", {"minigrad", "numpy", "platformdirs", "logging"}),
         ("import minigrad.scan", {"minigrad", "numpy", "platformdirs", "logging"}),
         ("import rnn_cells", {"rnn_cells", "minigrad", "numpy", "platformdirs", "logging"}),

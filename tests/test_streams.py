@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnn_cli import completion
-from rnn_cli.console import columns, printable
+from rnn_cli.console import columns
 from rnn_cli.main import COMMANDS, rnn
+from rnn_lab.printable import printable
 
 CYRILLIC = "Мой дядя самых честных правил, когда не в шутку занемог. " * 20
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_cli import completion, console
-from rnn_cli.console import printable, say
+from rnn_cli.console import say
 from rnn_cli.options import pairs
 from rnn_cli.tables import prose, table
+from rnn_lab.printable import printable
 
 if TYPE_CHECKING:
     from rnn_plugins.inspect.description import TimeLoop

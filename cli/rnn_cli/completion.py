@@ -8,8 +8,8 @@ from click.shell_completion import CompletionItem
 
 def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The names of the runs, the newest first, without names that contain control characters."""
-    from rnn_cli.console import printable
     from rnn_lab.paths import run_folders
+    from rnn_lab.printable import printable
 
     names = [path.name for path in run_folders() if path.name.startswith(incomplete)]
     return [CompletionItem(name) for name in names if printable(name) == name]

@@ -18,21 +18,16 @@ from typing import IO, TYPE_CHECKING, Any, TextIO
 
 import click
 
+from rnn_lab.printable import CONTROLS, NEWLINE, OTHER, TAB, printable
+
 if TYPE_CHECKING:
     from rich.console import Console
-
-NEWLINE, TAB, OTHER = "↵", "⇥", "·"
-"""Marks for a line feed, a tab, and any other character that is not printed as itself."""
 
 PLAINER = {NEWLINE: "$", TAB: ">", OTHER: "."}
 """The same for encodings without those characters."""
 
 QUIET = "rnn_cli.quiet"
 """Key in a Click context's meta: the command prints no notes."""
-
-_COMMANDS = r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-"""Characters that control a terminal or reorder a line: C0, DEL, C1, separators, bidirectional overrides and isolates;
-and lone surrogates."""
 
 
 def prepare() -> None:
@@ -67,21 +62,6 @@ def _escaped(character: str) -> str:
     """A character as JSON escapes it."""
     units = character.encode("utf-16-be", "surrogatepass").hex()
     return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
-
-
-def printable(text: str, keep: str = "") -> str:
-    """Text without characters that control a terminal.
-
-    Args:
-        text: any text.
-        keep: characters that stay as they are, such as a line feed in text of several lines.
-
-    Returns:
-        The text, with a mark in place of each character that could move the cursor, start a control sequence or change
-        the direction of writing.
-    """
-    marks = {"\n": NEWLINE, "\t": TAB}
-    return re.sub(_COMMANDS, lambda found: found[0] if found[0] in keep else marks.get(found[0], OTHER), text)
 
 
 def errors() -> Console:
@@ -235,7 +215,7 @@ def as_json(value: Any, indent: int | None = None, default: Callable[[Any], Any]
 
     plain = not (sys.stdout.encoding or "").lower().startswith("utf")
     text = json.dumps(value, ensure_ascii=plain, indent=indent, default=default)
-    return re.sub(_COMMANDS, lambda found: "\n" if found[0] == "\n" else _escaped(found[0]), text)
+    return re.sub(CONTROLS, lambda found: "\n" if found[0] == "\n" else _escaped(found[0]), text)
 
 
 def is_live() -> bool:

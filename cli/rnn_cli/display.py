@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_cli.console import as_json, errors, mute, printable, remark, unheard
+from rnn_cli.console import as_json, errors, mute, remark, unheard
+from rnn_lab.printable import printable
 from rnn_plugins.errors import UserError, why
 
 if TYPE_CHECKING:

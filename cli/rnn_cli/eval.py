@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from rnn_cli import completion, console, piped
-from rnn_cli.console import printable, remark
+from rnn_cli.console import remark
 from rnn_cli.options import BACKEND, TRUST, UNKNOWN
 from rnn_cli.tables import prose, sentence, table
+from rnn_lab.printable import printable
 from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import Any
 
 import click
 
-from rnn_cli.console import prepare, printable, unless_stuck
+from rnn_cli.console import prepare, unless_stuck
+from rnn_lab.printable import printable
 
 COMMANDS = {
     "train": ("rnn_cli.train", "Train a network on a text."),

@@ -75,7 +75,7 @@ def hold(name: str, path: str) -> None:
     if name in ("png", "svg") and Path(path).suffix.lower() != f".{name}":
         raise UserError(f"--{name} is {path!r}; its name must end in .{name}")
     if name != "json":
-        from rnn_cli.drawing import pictures
+        from rnn_lab.drawing import pictures
 
         pictures.require(f"--{name}")
     try_file(name, path)
@@ -133,7 +133,7 @@ def put(pages: Sequence[Page], heading: str, about: Sequence[str], output: Outpu
         if output.json not in (None, "-"):
             write(output.json, text)
         if output.html is not None:
-            from rnn_cli.drawing import page
+            from rnn_lab.drawing import page
 
             write(output.html, page.html(pages, heading, about))
         _put_pictures(pages, output)
@@ -154,7 +154,7 @@ def _put_pictures(pages: Sequence[Page], output: Output) -> None:
     written = []
     for form, path in forms.items():
         if path is not None:
-            from rnn_cli.drawing import pictures
+            from rnn_lab.drawing import pictures
 
             write(path, pictures.picture(pages, form))
             written.append(path)

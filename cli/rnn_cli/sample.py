@@ -18,10 +18,11 @@ import click
 from click.core import ParameterSource
 
 from rnn_cli import completion, piped
-from rnn_cli.console import is_stuck, printable, remark, unless_stuck
+from rnn_cli.console import is_stuck, remark, unless_stuck
 from rnn_cli.options import BACKEND, MEANINGLESS, TRUST
 from rnn_cli.output import is_special, try_file
 from rnn_cli.tables import sentence, table
+from rnn_lab.printable import printable
 from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:

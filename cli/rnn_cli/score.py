@@ -56,7 +56,7 @@ def score(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, ht
     with backends.on_backend(backend):
         result = scoring.score(run, files, unknown)
     if html is not None:  # first, since whoever reads standard output may leave before its end
-        from rnn_cli.drawing import page
+        from rnn_lab.drawing import page
 
         whole = _page(result, IN_PAGE, "rnn score --json has all")
         heading = f"{result.text} as {result.run} reads it"

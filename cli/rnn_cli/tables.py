@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import click
 
-from rnn_cli.console import columns, printable
+from rnn_cli.console import columns
+from rnn_lab.printable import printable
 
 
 def table(

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_cli import piped
-from rnn_cli.console import is_live, printable, remark
+from rnn_cli.console import is_live, remark
 from rnn_cli.display import Display, Lines, Live, Records, duration, emit, losses, memory, tell
 from rnn_cli.options import OPTIONS, Setting, collect, translate
+from rnn_lab.printable import printable
 from rnn_plugins.errors import why
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""Draw the pages of reports: on a terminal, as images, and as HTML."""
+"""Draw the pages of reports on a terminal."""

@@ -7,7 +7,9 @@ numbers, needs box-drawing characters, and ships machine code for one architectu
 from __future__ import annotations
 
 import itertools
+import re
 import string
+import textwrap
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +19,9 @@ from rich.style import Style
 from rich.text import Text
 
 from rnn_cli import console
-from rnn_cli.drawing.scales import FAINT, Axis, axes, coloured_values, drawable, image_axis, ticks
-from rnn_cli.drawing.words import filled, number, visible
+from rnn_lab.drawing.scales import FAINT, Axis, axes, coloured_values, drawable, image_axis, ticks
+from rnn_lab.drawing.words import number
+from rnn_lab.printable import visible
 from rnn_plugins.reports.report import Array, Chart, Colouring, Curve, Image
 
 CHART_ROWS, IMAGE_ROWS = 14, 24
@@ -305,3 +308,10 @@ def _background(place: float, one_sided: bool) -> Style:
     full = (240, 90, 70) if amount > 0 else (80, 150, 240)
     mixed = (round(255 + (part - 255) * abs(amount)) for part in full)
     return Style(color="#000000", bgcolor="#" + "".join(f"{part:02x}" for part in mixed))
+
+
+def filled(words: str, width: int, indent: str = "") -> list[str]:
+    """Words wrapped to ``width`` columns, lines after the first indented; symbols may be two columns wide."""
+    counted = re.sub(r"[^\x00-\u10ff]", lambda found: found[0] + "\0" * (cell_len(found[0]) - 1), words)
+    lines = textwrap.wrap(counted, width - 1, subsequent_indent=indent, break_on_hyphens=False)
+    return [line.replace("\0", "") for line in lines]

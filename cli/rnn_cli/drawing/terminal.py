@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rnn_cli.console import results
-from rnn_cli.drawing.words import filled, number, shown
+from rnn_cli.drawing import characters
+from rnn_cli.drawing.characters import Screen, filled
+from rnn_lab.drawing.words import number, shown
 from rnn_plugins.reports.report import Chart, Image, Page, Quantity, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
-
-    from rnn_cli.drawing.characters import Screen
 
 NARROWEST = 40
 """Minimum width of a page; a narrower terminal wraps its lines."""
@@ -29,8 +29,6 @@ def draw(pages: Sequence[Page]) -> None:
     If it is not a terminal, they are at most 80 columns wide, or COLUMNS if that is less, and contain no control
     sequences; nor do they if the environment variable NO_COLOR is set.
     """
-    from rnn_cli.drawing.characters import Screen
-
     console = results()
     coloured = console.is_terminal and console.color_system is not None and not console.no_color
     width = console.width if console.is_terminal else min(console.width, 80)
@@ -42,8 +40,6 @@ def draw(pages: Sequence[Page]) -> None:
 
 
 def _page(page: Page, console: Console, screen: Screen) -> None:
-    from rnn_cli.drawing import characters
-
     _say(console, screen, page.title, style="bold")
     _say(console, screen, page.question, style="italic")
     several = len(page.subjects) > 1

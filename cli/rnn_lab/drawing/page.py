@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
-from rnn_cli.console import NEWLINE
-from rnn_cli.drawing import pictures
-from rnn_cli.drawing.words import number, shown, visible
+from rnn_lab.drawing import pictures
+from rnn_lab.drawing.words import number, shown
+from rnn_lab.printable import NEWLINE, visible
 from rnn_plugins.reports.report import Array, Chart, Colouring, Curve, Figure, Image, Page
 
 LABEL_WIDTH = 12

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rnn_cli.drawing.scales import FAINT, Axis, axes, coloured_values, drawable, image_axis
-from rnn_cli.drawing.words import power, visible
+from rnn_lab.drawing.scales import FAINT, Axis, axes, coloured_values, drawable, image_axis
+from rnn_lab.drawing.words import power
+from rnn_lab.printable import visible
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Array, Chart, Curve, Image, Page
 

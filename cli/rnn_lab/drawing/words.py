@@ -1,14 +1,10 @@
-"""Format numbers and symbols for all drawings: short, and free of control characters."""
+"""Format numbers for all drawings: short, and free of control characters."""
 
 from __future__ import annotations
 
 import math
-import re
-import textwrap
 
-from rich.cells import cell_len
-
-from rnn_cli.console import OTHER, printable
+from rnn_lab.printable import visible
 from rnn_plugins.reports.report import Quantity
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -39,15 +35,3 @@ def shown(quantity: Quantity) -> str:
     text = number(quantity.value, quantity.missing)
     has_unit = quantity.unit and text != quantity.missing and not isinstance(quantity.value, str)
     return f"{text} {quantity.unit}" if has_unit else text
-
-
-def filled(words: str, width: int, indent: str = "") -> list[str]:
-    """Words wrapped to ``width`` columns, lines after the first indented; symbols may be two columns wide."""
-    counted = re.sub(r"[^\x00-\u10ff]", lambda found: found[0] + "\0" * (cell_len(found[0]) - 1), words)
-    lines = textwrap.wrap(counted, width - 1, subsequent_indent=indent, break_on_hyphens=False)
-    return [line.replace("\0", "") for line in lines]
-
-
-def visible(text: str) -> str:
-    """Text in one line without control characters, direction marks or invisible characters."""
-    return "".join(c if c.isprintable() else OTHER for c in printable(text))

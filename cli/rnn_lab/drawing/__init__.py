@@ -1,0 +1,1 @@
+"""Draw the pages of reports as images and as HTML."""
