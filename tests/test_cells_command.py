@@ -187,6 +187,16 @@ def test_sizes_and_options_are_followed():
     assert "Suggested learning rate\n  0.01\n\nTime loop\n" in output
 
 
+def test_options_may_stand_behind_the_name(file):
+    by_option = call("show", "lstm-peephole", "--hidden-size", "4", "--cell-option", "peephole=full")
+    assert call("show", "lstm-peephole:peephole=full", "--hidden-size", "4") == by_option
+    assert call("show", "gru:reset=after", "--cell-option", "reset=after")[0] == 0
+    assert call("show", "mine.py:Mine:depth=2", "--graph")[0] == 0
+    code, output, _ = call("check", "gru:reset=after")
+    assert code == 0
+    assert output.splitlines()[-1].startswith("gru passes all ")
+
+
 def test_a_cell_in_a_file(file, tmp_path):
     code, output, _ = call("show", "mine.py:Mine", "--cell-option", "depth=2")
     assert code == 0
@@ -321,6 +331,10 @@ def test_the_check_as_json(file):
         (["check", "gruu"], "no cell called 'gruu'. Did you mean 'gru'? Installed: "),
         (["show", "gru", "--cell-option", "reset"],
          "--cell-option is 'reset'; write it as NAME=VALUE, such as forget_bias=2"),
+        (["show", "gru:reset=after", "--cell-option", "reset=before"],
+         "the cell gru:reset=after and --cell-option reset=before contradict each other: leave one out"),
+        (["check", "gru:reset=after,x"],
+         "'gru:reset=after,x': 'x' is no option; write NAME:KEY=VALUE, such as lstm:forget_bias=2"),
         (["check", "gru", "--cell-option", "resets=after"],
          "the cell 'gru' has no option called 'resets'. Did you mean 'reset'? Its options: reset"),
         (["show", "gru", "--hidden-size", "0"], "GRU: hidden_size is 0; it must be a whole number of at least 1"),

@@ -19,7 +19,7 @@ from rnn_cells.lstm import LSTM, PeepholeLSTM
 from rnn_cells.rnn import IRNN
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
-from rnn_plugins.options import Option
+from rnn_plugins.options import Option, split_spec
 from rnn_plugins.registry import Entry
 from rnn_plugins.tasks.language_model import LanguageModel
 from rnn_plugins.trust import Untrusted, trusting
@@ -267,6 +267,23 @@ def test_what_is_neither_a_name_nor_a_file(spec):
 
 
 # --- options ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_or_a_task_with_options_behind_it():
+    assert split_spec("gru", "cell") == ("gru", {})
+    assert split_spec("lstm:forget-bias=2,second_bias=true", "cell") == (
+        "lstm",
+        {"forget_bias": "2", "second_bias": "true"},
+    )
+    assert split_spec("./a.py:Mine", "cell") == ("./a.py:Mine", {})
+    assert split_spec("./a.py:Mine:leak=0.1", "cell") == ("./a.py:Mine", {"leak": "0.1"})
+    assert split_spec("./a.py:leak=0.1", "cell") == ("./a.py", {"leak": "0.1"})
+    assert error_of(split_spec, "lstm:a=1,b", "cell") == (
+        "'lstm:a=1,b': 'b' is no option; write NAME:KEY=VALUE, such as lstm:forget_bias=2"
+    )
+    assert error_of(split_spec, "./a.py:T:=1", "task") == (
+        "'./a.py:T:=1': '=1' is no option; write NAME:KEY=VALUE, such as language-model:level=word"
+    )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from tiny_runs import TEXT, train
 from minigrad.graph import TraceError
 from minigrad.scan import available_backends, planned, use_backend
 from rnn_lab.reporting import gather, kinds, load
-from rnn_lab.subject import of_run, parse_cell
+from rnn_lab.subject import of_run
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.flow import Flow
@@ -139,15 +139,6 @@ def test_a_subject_that_cannot_be_measured_stands_beside_those_that_can():
 def test_a_report_that_there_is_not():
     with pytest.raises(UserError, match=r"no report called 'flwo'\. Did you mean 'flow'\? Installed: flow, heatmap"):
         load(("flwo",))
-
-
-def test_a_cell_with_its_options():
-    assert parse_cell("gru") == ("gru", {})
-    assert parse_cell("lstm:forget-bias=2,second_bias=true") == ("lstm", {"forget_bias": "2", "second_bias": "true"})
-    assert parse_cell("./a.py:Mine") == ("./a.py:Mine", {})
-    assert parse_cell("./a.py:Mine:leak=0.1") == ("./a.py:Mine", {"leak": "0.1"})
-    with pytest.raises(UserError, match=r"--cell is 'lstm:a=1,b': 'b' is no option; write NAME:KEY=VALUE, such as"):
-        parse_cell("lstm:a=1,b")
 
 
 def test_a_run_is_looked_at_on_the_text_that_it_knows(tmp_path, monkeypatch):

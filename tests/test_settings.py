@@ -297,7 +297,7 @@ def test_options_behind_a_cell_or_a_task_are_settings_of_their_own() -> None:
     settings = Settings(
         cell="lstm:forget_bias=3,second-bias=true", cell_option={"forget_bias": 3}, task="a.py:T:pool=mean"
     )
-    assert (settings.cell, settings.cell_option) == ("lstm", {"forget_bias": "3", "second_bias": "true"})
+    assert (settings.cell, settings.cell_option) == ("lstm", {"forget_bias": 3, "second_bias": "true"})
     assert (settings.task, settings.task_option) == ("a.py:T", {"pool": "mean"})
     assert Settings(cell="./my.py:Mine").cell == "./my.py:Mine"
 
@@ -314,11 +314,11 @@ def test_options_behind_a_cell_are_merged_as_others_are() -> None:
 
 def test_an_option_that_is_given_twice_with_two_values() -> None:
     assert message(cell="lstm:forget_bias=3", cell_option={"forget_bias": 2}) == (
-        "--cell lstm:forget_bias=3 and --cell-option forget_bias=2 contradict each other: leave one out"
+        "the cell lstm:forget_bias=3 and --cell-option forget_bias=2 contradict each other: leave one out"
     )
     assert message(task="x:pool=mean", task_option={"pool": "last"}) == (
-        "--task x:pool=mean and --task-option pool=last contradict each other: leave one out"
+        "the task x:pool=mean and --task-option pool=last contradict each other: leave one out"
     )
     assert message(cell="lstm:forget_bias=3,x") == (
-        "--cell is 'lstm:forget_bias=3,x': 'x' is no option; write NAME:KEY=VALUE, such as lstm:forget_bias=2"
+        "'lstm:forget_bias=3,x': 'x' is no option; write NAME:KEY=VALUE, such as lstm:forget_bias=2"
     )

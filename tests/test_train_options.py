@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from command_line import SMALL, refused, settle, trained
+from command_line import SMALL, refused, settle, train, trained
 
 from rnn_cli import completion
 from rnn_cli.main import rnn
@@ -174,6 +174,25 @@ def test_cells_by_the_names_that_pytorch_gives_them() -> None:
     assert trained("fox.txt", *SMALL, "--model", "RNN_TANH")[0].settings.cell == "rnn"
 
 
+def test_options_of_a_cell_may_stand_behind_its_name() -> None:
+    run, _ = trained("fox.txt", *SMALL, "--cell", "lstm:forget_bias=3", "--cell-option", "second_bias=true", "--quiet")
+    assert run.settings.cell == run.manifest["cell"]["cell"] == "lstm"
+    assert run.settings.cell_option == {"forget_bias": "3", "second_bias": "true"}
+    assert trained("fox.txt", *SMALL, "--model", "LSTM:forget_bias=3", "--quiet")[0].settings.cell == "lstm"
+    assert refused("fox.txt", "--cell", "lstm:forget_bias=3", "--cell-option", "forget_bias=2") == (
+        "the cell lstm:forget_bias=3 and --cell-option forget_bias=2 contradict each other: leave one out"
+    )
+    assert refused("fox.txt", *SMALL, "--cell", "lstm:forgt_bias=3") == (
+        "the cell 'lstm' has no option called 'forgt_bias'. Did you mean 'forget_bias'? "
+        "Its options: forget_bias, second_bias"
+    )
+    assert train("--resume", run.name, "--cell", "lstm:forget_bias=3", "--steps", "13").exit_code == 0
+    assert refused("--resume", run.name, "--cell", "lstm:forget_bias=2") == (
+        "--cell-option is forget_bias=2, second_bias=true, and the run 'lstm-fox' has forget_bias=3, second_bias=true: "
+        "leave it out, or start a new run without --resume"
+    )
+
+
 # Configuration files ----------------------------------------------------------------------------------------
 
 
@@ -206,6 +225,11 @@ def test_every_option_may_stand_in_a_configuration_file() -> None:
     assert (s.valid_every, s.log_every, s.backend) == (3, 2, "reference")
     assert (s.flow, s.flow_every, s.track, s.ablate) == (True, 5, "tensorboard", {"output": 1})
     assert s.cell_option == {"second_bias": True, "forget_bias": 3}  # the preset's, and the file's over it
+
+
+def test_options_behind_a_cell_of_the_file_are_over_those_of_the_preset() -> None:
+    settings = configured('files = "fox.txt"\npreset = "char-rnn"\ncell = "lstm:forget_bias=3"\nsteps = 1').settings
+    assert settings.cell_option == {"second_bias": True, "forget_bias": "3"}
 
 
 def test_the_command_line_wins_over_the_file_and_the_file_over_the_preset() -> None:
@@ -242,8 +266,8 @@ def test_a_configuration_file_that_will_not_do(text: str, sentence: str) -> None
 def test_a_configuration_file_that_is_none() -> None:
     Path("c.toml").write_bytes(b"# \xff\n")
     assert refused("--config", "c.toml") == (
-        "the configuration file 'c.toml' is not UTF-8 (0xFF at byte offset 2); convert it from the encoding that it "
-        "has, as in: iconv -f CP1252 -t UTF-8 c.toml > c.utf-8.toml"
+        "the configuration file 'c.toml' is not UTF-8 (0xFF at byte offset 2); convert it from its encoding, for "
+        "example: iconv -f CP1252 -t UTF-8 c.toml > c.utf-8.toml"
     )
     Path("c.toml").write_bytes("steps = 1".encode("utf-16"))
     assert refused("--config", "c.toml") == (

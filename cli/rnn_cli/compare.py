@@ -11,7 +11,7 @@ import click
 from rnn_cli import completion, piped
 from rnn_cli.console import errors, hush, is_hushed, is_live, remark, telling
 from rnn_cli.display import duration, figure
-from rnn_cli.options import OPTIONS, TRUST, Setting, collect
+from rnn_cli.options import OPTIONS, SETTINGS, TRUST, Setting, collect
 from rnn_cli.output import chosen, output_options, put
 from rnn_cli.tables import sentence
 from rnn_cli.train import Train
@@ -95,7 +95,7 @@ compare.params[1:1] = [
         "cell",
         "A cell to train, with options of its own; give two or more.",
         default="none: runs are compared",
-        metavar="NAME[:KEY=VALUE,...]",
+        metavar=SETTINGS["cell"].metavar,
         multiple=True,
         shell_complete=completion.cells,
     ),

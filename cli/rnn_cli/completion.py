@@ -21,8 +21,17 @@ def runs_or_files(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 
 def cells(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The names of the installed cells; where none matches, files, since a file can define a cell."""
+    """The names of the installed cells; where none begins so, files, since a cell may be in one."""
+    return _installed("cells", incomplete)
+
+
+def tasks(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The names of the installed tasks; where none begins so, files, since a task may be in one."""
+    return _installed("tasks", incomplete)
+
+
+def _installed(group: str, incomplete: str) -> list[CompletionItem]:
     from rnn_plugins.registry import entries
 
-    names = dict.fromkeys(entry.name for entry in entries("cells") if entry.name.startswith(incomplete))
+    names = dict.fromkeys(entry.name for entry in entries(group) if entry.name.startswith(incomplete))
     return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]

@@ -82,7 +82,7 @@ class Setting(click.Option):
         return record and (" ".join(names.get(word, word) for word in record[0].split(" ")), record[1])
 
 
-COMPLETED = {"cell": completion.cells}
+COMPLETED = {"cell": completion.cells, "task": completion.tasks}
 """What the shell completes of a setting."""
 
 
@@ -433,3 +433,18 @@ def pairs(name: str, texts: Iterable[str], example: str) -> dict[str, str]:
             raise UserError(f"--{name.replace('_', '-')} is {text!r}; write it as NAME=VALUE, such as {example}")
         given[key if name == "ablate" else key.replace("-", "_")] = value
     return given
+
+
+def separated(owner: str, spec: str, options: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """A cell or a task without the options behind its name, and these with those that were given by themselves.
+
+    Args:
+        owner: "cell" or "task".
+        spec: as it was typed, such as "lstm:forget_bias=2".
+        options: given with ``--cell-option`` or ``--task-option``.
+
+    Raises:
+        UserError: an option is no pair, or is given with two values.
+    """
+    values = apart({owner: spec, f"{owner}_option": options})
+    return values[owner], values[f"{owner}_option"]

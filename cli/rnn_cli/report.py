@@ -10,7 +10,7 @@ import click
 
 from rnn_cli import completion, piped
 from rnn_cli.console import hush, remark, telling
-from rnn_cli.options import BACKEND, QUIET, TRUST, like
+from rnn_cli.options import BACKEND, QUIET, SETTINGS, TRUST, like
 from rnn_cli.output import chosen, output_options, put
 from rnn_cli.tables import sentence, table
 from rnn_lab.settings import Settings
@@ -43,7 +43,7 @@ Examples:
 @click.option(
     "--cell",
     "cells",
-    metavar="NAME[:KEY=VALUE,...]",
+    metavar=SETTINGS["cell"].metavar,
     multiple=True,
     shell_complete=completion.cells,
     help="Look at a cell, fresh or trained for --steps, with these of its options; may be repeated, to compare.",

@@ -524,9 +524,9 @@ def apart(given: Mapping[str, Any]) -> dict[str, Any]:
         for key in options.keys() & table.keys():
             if str(options[key]).lower() != str(table[key]).lower():
                 raise UserError(
-                    f"--{owner} {spec} and {option(name)} {key}={table[key]} contradict each other: leave one out"
+                    f"the {owner} {spec} and {option(name)} {key}={table[key]} contradict each other: leave one out"
                 )
-        values[name] = {**table, **options}
+        values[name] = {**options, **table}
     return values
 
 

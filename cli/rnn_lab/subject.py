@@ -23,6 +23,7 @@ from rnn_plugins.data.corpus import Corpus, load_corpus, split
 from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.model import Model
+from rnn_plugins.options import split_spec
 from rnn_plugins.tasks.language_model import LanguageModel
 
 Array: TypeAlias = NDArray[Any]
@@ -114,31 +115,11 @@ def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
     )
 
 
-def parse_cell(text: str) -> tuple[str, dict[str, str]]:
-    """``NAME`` or ``NAME:KEY=VALUE,...`` as the name (or ``FILE.py:CLASS``) and the options.
-
-    Raises:
-        UserError: an option is no pair.
-    """
-    spec, _, last = text.rpartition(":")
-    if not spec or "=" not in last:
-        return text, {}
-    options = {}
-    for part in last.split(","):
-        key, equals, value = part.partition("=")
-        if not equals or not key:
-            raise UserError(
-                f"--cell is {text!r}: {part!r} is no option; write NAME:KEY=VALUE, such as lstm:forget_bias=2"
-            )
-        options[key.strip().replace("-", "_")] = value
-    return spec, options
-
-
 def fresh(text: str, corpus: Corpus, settings: Settings, steps: int = 0) -> Subject:
     """A cell with fresh weights, or trained for a few steps, on the end of a text.
 
     Args:
-        text: the cell, as ``parse_cell`` takes it.
+        text: the cell, with options behind it or not, as ``split_spec`` takes it.
         corpus: the text; its end is looked at, and what comes before is trained on.
         settings: sizes, batches, seed, learning rate (None takes the cell's own) and optimiser; cell, options and
             length of training are those given here.
@@ -147,7 +128,7 @@ def fresh(text: str, corpus: Corpus, settings: Settings, steps: int = 0) -> Subj
     Raises:
         UserError: there is no such cell, it cannot be made so, or its training diverges.
     """
-    name, options = parse_cell(text)
+    name, options = split_spec(text, "cell")
     training, held_out = split(corpus, settings.valid_fraction)
     if len(training) < 2:
         raise UserError(

@@ -90,7 +90,7 @@ def split_spec(text: str, word: str) -> tuple[str, dict[str, str]]:
 
     Args:
         text: as it was typed.
-        word: the option of the command line that it was typed for: "cell", "task".
+        word: what it names, "cell" or "task".
 
     Raises:
         UserError: an option is no pair.
@@ -103,7 +103,7 @@ def split_spec(text: str, word: str) -> tuple[str, dict[str, str]]:
         key, equals, value = part.partition("=")
         if not equals or not key:
             example = {"cell": "lstm:forget_bias=2"}.get(word, "language-model:level=word")
-            raise UserError(f"--{word} is {text!r}: {part!r} is no option; write NAME:KEY=VALUE, such as {example}")
+            raise UserError(f"{text!r}: {part!r} is no option; write NAME:KEY=VALUE, such as {example}")
         options[key.strip().replace("-", "_")] = value
     return spec, options
 

@@ -22,13 +22,13 @@ from rnn_lab.paths import folder_name, runs_folder
 from rnn_lab.runs import Run, build_model, embedding_size
 from rnn_lab.sessions import Session, start, stem
 from rnn_lab.settings import Settings
-from rnn_lab.subject import parse_cell
 from rnn_plugins import registry
 from rnn_plugins.data.corpus import Corpus, load_corpus, split
 from rnn_plugins.data.sources import is_pipe
 from rnn_plugins.errors import UserError
 from rnn_plugins.inspect.operations import operations
 from rnn_plugins.language.model import Model
+from rnn_plugins.options import split_spec
 from rnn_plugins.tasks.task import Task
 
 Match = Literal["params", "flops", "seconds", "none"]
@@ -92,7 +92,7 @@ def contest(cells: Sequence[str], given: Mapping[str, Any], match: Match = "para
     """Decide how cells are compared on a text.
 
     Args:
-        cells: as ``parse_cell`` takes them; the hidden sizes of all but the first follow from ``match``.
+        cells: as ``split_spec`` takes them; the hidden sizes of all but the first follow from ``match``.
         given: the settings that are not to be the defaults; a learning rate that is not given is each cell's own.
         match: what is held equal.
         seeds: runs of each cell.
@@ -122,7 +122,7 @@ def contest(cells: Sequence[str], given: Mapping[str, Any], match: Match = "para
     made: dict[str, Cell] = {}  # once each, as finding one among all that is installed takes its time
     measure = {"params": _parameters, "flops": operations}.get(match)
     for cell in cells:
-        name, options = parse_cell(cell)
+        name, options = split_spec(cell, "cell")
         entered[cell] = replace(common, cell=name, cell_option=options)
         make = partial(registry.build_cell, registry.cell_class(name), name, symbols, options=options)
         made[cell] = _accepted(make, common.hidden_size) if measure and made else make(common.hidden_size)

@@ -1,0 +1,94 @@
+"""What ``rnn cells`` and ``rnn tasks`` share: the list of what is installed, options, and the lines of a check."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rnn_cli import console
+from rnn_cli.console import say
+from rnn_cli.tables import table
+from rnn_lab.printable import printable
+
+if TYPE_CHECKING:
+    from rnn_plugins.options import Option
+    from rnn_plugins.testing import CheckReport
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def list_installed(group: str, as_json: bool) -> None:
+    """A line per entry: name, distribution, version and a summary, or why it cannot be used."""
+    from rnn_plugins.registry import describe, entries
+
+    found = [(entry, describe(group, entry)) for entry in entries(group)]
+    if as_json:
+        rows = [
+            {
+                "name": entry.name,
+                "distribution": entry.distribution,
+                "version": entry.version,
+                "summary": row.summary,
+                "error": row.error,
+            }
+            for entry, row in found
+        ]
+        click.echo(console.as_json(rows, indent=2))
+        return
+    lines = [
+        (entry.name, entry.distribution, entry.version, f"cannot be used: {row.error}" if row.error else row.summary)
+        for entry, row in found
+    ]
+    click.echo(table(lines, ("NAME", "DISTRIBUTION", "VERSION", "SUMMARY")), nl=False)
+
+
+def show_options(options: Sequence[Option], flag: str) -> None:
+    """The options of a cell or a task, with what each takes and its default."""
+    if options:
+        head(f"Options, as {flag} NAME=VALUE")
+        click.echo(table([(option.name, option.expected, _default(option)) for option in options], indent=2))
+
+
+def option_as_json(option: Option) -> dict[str, Any]:
+    """An option as JSON takes it; one that must be given has no default."""
+    described: dict[str, Any] = {"name": option.name, "expected": option.expected, "choices": list(option.choices)}
+    return described | ({} if option.default is dataclasses.MISSING else {"default": option.default})
+
+
+def show_check(report: CheckReport, word: str, spec: str, as_json: bool) -> int:
+    """A line per check, and the sum of them.
+
+    Returns:
+        The exit code: 1 if something does not hold.
+    """
+    if as_json:
+        checks = [c._asdict() for c in report.checks]
+        record = {word: spec, "passed": report.passed, "error": report.error, "checks": checks}
+        click.echo(console.as_json(record, indent=2))
+        return 0 if report.passed else 1
+    for c in report.checks:
+        error = "" if c.error is None else f"{c.error:.1e}"
+        mark = click.style("ok  ", fg="green") if c.passed else click.style("FAIL", fg="red", bold=True)
+        click.echo(f"  {mark}  {printable(c.name):<40}  {error:>7}".rstrip())
+        if c.detail:
+            say(f"        {c.detail}")
+    if report.passed:
+        say(f"{spec} passes all {len(report.checks)} checks; the largest relative error is {report.error:.1e}.")
+        return 0
+    say(f"{spec} fails {len(report.failures)} of {len(report.checks)} checks.")
+    return 1
+
+
+def head(text: str) -> None:
+    """The head of a section."""
+    click.secho(text, bold=True)
+
+
+def _default(option: Option) -> str:
+    if option.default is dataclasses.MISSING:
+        return "must be given"
+    default = str(option.default)
+    return f"default {default.lower() if option.type is bool else default}"
