@@ -26,6 +26,7 @@ COMMANDS = {
     "rerun": ("rnn_cli.rerun", "Repeat a run from its manifest."),
     "runs": ("rnn_cli.runs", "List the runs."),
     "cells": ("rnn_cli.cells", "List, show and check the installed cells."),
+    "tasks": ("rnn_cli.tasks", "List, show and check the installed tasks."),
     "explain": ("rnn_cli.explain", "Explain a computation step by step, with its numbers."),
 }
 """Each command's module, where it is found under its own name, and the line that ``rnn --help`` shows."""

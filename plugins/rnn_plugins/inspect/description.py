@@ -1,7 +1,4 @@
-"""All that can be said of a cell without training it: equations, options, parameters, carry, how its time loop runs.
-
-It draws nothing.
-"""
+"""What can be said of a cell or a task without training it."""
 
 from __future__ import annotations
 
@@ -21,7 +18,8 @@ from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
-from rnn_plugins.options import Option, OptionValue
+from rnn_plugins.options import Option, OptionValue, options_of
+from rnn_plugins.tasks.protocol import Metric, Task
 
 Shape = tuple[int, ...]
 
@@ -89,10 +87,9 @@ def sheet(spec: str, input_size: int, hidden_size: int, options: Mapping[str, Op
     cell = registry.make_cell(spec, input_size, hidden_size, options)
     cls = type(cell)
     params, carry = _beginning(spec, cell)
-    recorded = registry.provenance("cells", spec)
     return Sheet(
         name=spec,
-        origin=recorded.get("file") or f"{recorded['distribution']} {recorded['version']}",
+        origin=_origin("cells", spec),
         text=_text(cls),
         options=tuple(registry.cell_options(cls)),
         input_size=input_size,
@@ -104,6 +101,61 @@ def sheet(spec: str, input_size: int, hidden_size: int, options: Mapping[str, Op
         warmup=cls.suggested_warmup,
         time_loop=_time_loop(cell, params, carry),
     )
+
+
+@dataclass(frozen=True)
+class TaskSheet:
+    """What a task is.
+
+    Attributes:
+        name: as it was asked for.
+        origin: the distribution and its version, or the file.
+        text: its docstring.
+        options: its fields.
+        unit: what is counted.
+        metrics: what is measured, by name.
+        best: the metric that chooses the weights to keep.
+        compared: the metric that compares runs.
+        default_files: what is trained on where the user names nothing.
+    """
+
+    name: str
+    origin: str
+    text: str
+    options: tuple[Option, ...]
+    unit: str
+    metrics: Mapping[str, Metric]
+    best: str
+    compared: str
+    default_files: tuple[str, ...]
+
+
+def task_sheet(spec: str) -> TaskSheet:
+    """Look a task up and describe it.
+
+    Args:
+        spec: a name or ``FILE.py:CLASS``.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    cls: type[Task] = registry.load("tasks", spec)
+    return TaskSheet(
+        name=spec,
+        origin=_origin("tasks", spec),
+        text=_text(cls),
+        options=tuple(options_of(cls)),
+        unit=cls.unit,
+        metrics=cls.metrics,
+        best=cls.best[0],
+        compared=cls.compared or cls.best[0],
+        default_files=cls.default_files,
+    )
+
+
+def _origin(group: str, spec: str) -> str:
+    recorded = registry.provenance(group, spec)
+    return recorded.get("file") or f"{recorded['distribution']} {recorded['version']}"
 
 
 def step_graph(spec: str, input_size: int, hidden_size: int, options: Mapping[str, OptionValue]) -> str:
@@ -155,7 +207,7 @@ def _reason(error: Exception) -> str:
     return error.located() if isinstance(error, TraceError) else f"it raises {type(error).__name__}: {error}"
 
 
-def _text(cls: type[Cell]) -> str:
+def _text(cls: type) -> str:
     written = inspect.getdoc(cls) or ""
     if written.startswith(f"{cls.__name__}("):  # a dataclass without a docstring gets its signature for one
         return ""

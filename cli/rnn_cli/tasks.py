@@ -1,0 +1,85 @@
+"""``rnn tasks``: which tasks are installed, what one learns and takes, and whether it keeps what a task promises."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from rnn_cli import completion, console
+from rnn_cli.options import SETTINGS, pairs, separated
+from rnn_cli.plugins import JSON, head, list_installed, option_as_json, show_check, show_options
+from rnn_cli.tables import prose, table
+from rnn_lab.printable import printable
+
+
+@click.group(invoke_without_command=True)
+@JSON
+@click.pass_context
+def tasks(ctx: click.Context, as_json: bool) -> None:
+    """List the installed tasks, show one, or check one.
+
+    Without a command, it lists them: name, distribution, version and a line on each, or why one cannot be used.
+    """
+    if ctx.invoked_subcommand is None:
+        list_installed("tasks", as_json)
+
+
+@tasks.command()
+@click.argument("task", metavar="NAME|FILE.py:CLASS", shell_complete=completion.tasks)
+@JSON
+def show(task: str, as_json: bool) -> None:
+    """Show a task: what the network learns, its options, what it counts, its metrics, and its default files."""
+    from rnn_plugins.inspect.description import task_sheet
+
+    s = task_sheet(task)
+    if as_json:
+        described = dataclasses.asdict(s) | {"options": [option_as_json(option) for option in s.options]}
+        described["metrics"] = {name: metric._asdict() for name, metric in s.metrics.items()}
+        click.echo(console.as_json(described, indent=2, default=str))
+        return
+    click.echo(f"{click.style(printable(s.name), bold=True)}, from {printable(s.origin)}\n")
+    click.echo(prose(s.text.replace("``", "") or "It has no docstring."))
+    show_options(s.options, "--task-option")
+    head("What is counted")
+    click.echo(f"  {printable(s.unit)}\n")
+    head("Metrics")
+    rows = []
+    for name, metric in s.metrics.items():
+        better = "lower is better" if metric.direction == "min" else "higher is better"
+        uses = ["chooses the weights to keep"] if name == s.best else []
+        uses += ["compares runs"] if name == s.compared else []
+        rows.append((name, metric.unit, ", ".join([better, *uses])))
+    click.echo(table(rows, indent=2))
+    head("Default files")
+    click.echo(f"  {printable(', '.join(s.default_files) or 'none: name some')}")
+
+
+@tasks.command()
+@click.argument("task", metavar=SETTINGS["task"].metavar, shell_complete=completion.tasks)
+@click.argument("files", nargs=-1, type=click.Path(readable=False), metavar="[FILE]...")
+@click.option(
+    "--task-option",
+    "options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=lambda ctx, param, texts: pairs("task_option", texts, "pool=mean"),
+    help="Option of the task; may be repeated.",
+)
+@JSON
+@click.pass_context
+def check(ctx: click.Context, task: str, files: tuple[str, ...], options: dict[str, str], as_json: bool) -> None:
+    """Check a task on FILES, the smaller the faster (its default files if none is named).
+
+    It is checked that a batch is a function of the step, that padding and the size of a batch change no number, that
+    a model can be built again from what a run records, gradients, metrics, and that the loss falls. Exit code 1 if
+    something does not hold.
+    """
+    from minigrad import blas
+    from rnn_plugins.registry import make_task
+    from rnn_plugins.testing import check_task
+
+    name, options = separated("task", task, options)
+    with blas.managed():
+        report = check_task(make_task(name, options), files)
+    ctx.exit(show_check(report, "task", name, as_json))
