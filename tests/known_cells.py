@@ -8,9 +8,10 @@ import numpy as np
 from minigrad import affine, concat, exp, maximum, sigmoid, tanh
 from rnn_cells import Cell
 from rnn_lab.settings import Settings
-from rnn_lab.subject import Subject
+from rnn_lab.subject import of_model
 from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.language.model import Model
+from rnn_plugins.reports.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -142,22 +143,35 @@ class Deciding(Cell):
         return h, h
 
 
-def subject_of(cell: Cell, symbols: int = 7, length: int = 400, dtype: str = "float64", **more: Any) -> Subject:
-    """A model of the cell with fresh weights, and a random text of ``length`` symbols to look at."""
+def subject_of(
+    cell: Cell,
+    symbols: int = 7,
+    length: int = 400,
+    dtype: str = "float64",
+    name: str = "gru",
+    settings: Settings | None = None,
+) -> Subject:
+    """A model of the cell with fresh weights, on a random text of ``length`` symbols."""
     model = Model(cell, symbols, dtype=dtype)
     rng = np.random.default_rng(3)
     tokens = rng.integers(0, symbols, length)
-    return Subject(
-        label=type(cell).__name__,
-        model=model,
-        params=model.init_params(rng),
-        tokens=tokens,
-        vocabulary=Vocabulary.build(["abcdefghijklmnopqrstuvwxyz"[:symbols]]),
-        training=rng.integers(0, symbols, length),
-        cell=more.pop("name", "gru"),
-        settings=Settings(hidden_size=cell.hidden_size),
-        **more,
-    )
+    vocabulary = Vocabulary.build(["abcdefghijklmnopqrstuvwxyz"[:symbols]])
+    params, training = model.init_params(rng), rng.integers(0, symbols, length)
+    return of_model(type(cell).__name__, name, model, params, tokens, training, vocabulary, settings or Settings())
+
+
+def on(subject: Subject, **changed: Any) -> Subject:
+    """The same subject with another ``model``, ``params``, ``tokens``, ``training`` or ``vocabulary``."""
+    language = subject.language
+    assert language is not None
+    now = {
+        "model": language.model,
+        "params": subject.params,
+        "tokens": subject.examples,
+        "training": subject.learnt,
+        "vocabulary": language.vocabulary,
+    } | changed
+    return of_model(subject.label, subject.cell, **now, settings=Settings())
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def measured(settings, match):
     model = build_model(
         settings, SYMBOLS, lambda size: registry.make_cell(settings.cell, size, settings.hidden_size, {})
     )
-    return operations(model) if match == "flops" else trees.count(model.init_params(np.random.default_rng(0)))
+    return operations(model.work()) if match == "flops" else trees.count(model.init_params(np.random.default_rng(0)))
 
 
 @pytest.mark.parametrize("match", ["params", "flops"])
@@ -353,7 +353,7 @@ def test_without_held_out_text_it_is_the_training_loss(run):
 def test_the_lag_is_that_of_the_flow_report_for_the_state_that_reaches_farthest(run):
     subject = of_run(run("hamlet"))
     findings = registry.load("reports", "flow")().measure(
-        subject, Look(lags=len(subject.tokens) // 2 - 1, positions=20)
+        subject, Look(lags=len(subject.examples) // 2 - 1, positions=20)
     )
     lags = [q.value for q in findings.quantities if q.key.startswith("one_percent_lag")]
     assert len(lags) == 2  # h and c
@@ -365,7 +365,7 @@ def test_a_run_that_ended_with_its_time_is_measured_there(folder, run, monkeypat
     monkeypatch.setattr("rnn_lab.trainer.Trainer._ending", lambda self, s: "time" if self.state.step == 14 else None)
     ended = train(folder, TEXT, "ended", valid_every=10)
     trial, subject = read(ended), of_run(ended)
-    loss = subject.model.evaluate(ended.last()[0]["params"], subject.tokens)
+    loss = ended.model.evaluate(ended.last()[0]["params"], subject.examples)
     assert (trial.steps, trial.curve.shape) == (14, (3, 2))
     assert trial.curve[:, 1].tolist() == [14 * 64, trial.seconds, pytest.approx(loss / math.log(2))]
     assert trial.loss == ended.manifest["best"]["loss"] == pytest.approx(loss)
@@ -443,7 +443,7 @@ def test_a_comparison_has_every_number_of_its_runs(run):
     assert pair["range"] == f"{min(bits):.3f} to {max(bits):.3f}"
     assert (pair["seeds"], hamlet["seeds"], hamlet["deviation"], hamlet["range"]) == (2, 1, None, None)
     assert hamlet["parameters"] == run("hamlet").manifest["parameters"]
-    assert hamlet["operations"] == operations(run("hamlet").model)
+    assert hamlet["operations"] == operations(run("hamlet").model.work())
     assert (hamlet["hidden_size"], hamlet["learning_rate"]) == (12, run("hamlet").settings.learning_rate)
     assert "structure" not in hamlet  # the text has no brackets
     assert "num_layers" not in hamlet  # all have one

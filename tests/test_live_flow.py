@@ -15,6 +15,7 @@ from rnn_lab import records as measurements
 from rnn_lab import sessions
 from rnn_lab.paths import BEST, LAST
 from rnn_lab.runs import Run
+from rnn_plugins.language.probe import TextProbe
 from rnn_plugins.reports.flow import crossing, measure_flow
 
 FLOW = ["--flow", "--flow-every", "4"]
@@ -33,7 +34,8 @@ def test_a_record_has_the_flow_of_its_weights() -> None:
     for progress in trainer.events():
         if progress.record and (flow := progress.record.get("flow")):
             steps.append(progress.step.step)
-            found = measure_flow(task.model, trainer.state.params, task.train_tokens, 50, 100, seed=3)
+            probe = TextProbe(task.model, trainer.state.params, task.train_tokens, session.corpus.vocabulary)
+            found = measure_flow(probe, 50, 100, seed=3)
             assert flow["lags"] == list(range(51))
             assert list(flow["norms"]) == ["layer1.h", "layer1.c", "layer2.h", "layer2.c"]
             for norms, mean in zip(flow["norms"].values(), found.mean, strict=True):

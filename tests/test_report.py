@@ -131,8 +131,10 @@ def test_a_subject_that_cannot_be_measured_stands_beside_those_that_can():
     linear, short = subject_of(Linear(7, 5)), subject_of(Copy(7, 5), length=3)
     (page,) = gather({"flow": Flow()}, [linear, short], Look(lags=5, positions=4))
     assert list(page.quantities) == ["Linear"]
-    assert page.failed == {"Copy": "the text has 3 symbols, and the gradient over one lag takes 4: give a longer one"}
-    with pytest.raises(UserError, match=r"^the text has 3 symbols"):
+    assert page.failed == {
+        "Copy": "the text has 3 characters, and the gradient over one lag takes 4: give a longer one"
+    }
+    with pytest.raises(UserError, match=r"^the text has 3 characters"):
         gather({"flow": Flow()}, [short], Look())
 
 
@@ -146,18 +148,19 @@ def test_a_run_is_looked_at_on_the_text_that_it_knows(tmp_path, monkeypatch):
     run = train(tmp_path, TEXT, "hamlet", cell_option={"reset": "after"})
     subject = of_run(run)
     held_out = run.manifest["data"]["held_out"]
-    np.testing.assert_array_equal(subject.tokens, run.vocabulary.encode(TEXT)[-held_out:])
-    assert len(subject.training) + held_out == len(TEXT)
-    assert (subject.label, subject.cell, subject.options) == ("hamlet", "gru", {"reset": "after"})
+    np.testing.assert_array_equal(subject.examples, run.vocabulary.encode(TEXT)[-held_out:])
+    assert len(subject.learnt) + held_out == len(TEXT)
+    assert (subject.label, subject.cell) == ("hamlet", "gru")
+    assert subject.about.startswith("gru reset=after, 1 x 12, ")
     (tmp_path / "other.txt").write_text("to be? or not!\n" * 9)
-    assert run.vocabulary.decode(of_run(run, [str(tmp_path / "other.txt")]).tokens).startswith("to be")
+    assert run.vocabulary.decode(of_run(run, [str(tmp_path / "other.txt")]).examples).startswith("to be")
     (tmp_path / "hamlet.txt").write_text("to be, to be, to be\n" * 50)
     with pytest.raises(UserError) as caught:
         of_run(run)
     assert str(caught.value).startswith("the text of the run 'hamlet' is not what it was: ")
     assert str(caught.value).endswith(" has changed since; --text FILE looks at the run on another text")
     other = of_run(run, [str(tmp_path / "other.txt")])
-    np.testing.assert_array_equal(other.training, other.tokens)
+    np.testing.assert_array_equal(other.learnt, other.examples)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "compiled"])

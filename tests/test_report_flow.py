@@ -17,16 +17,16 @@ from rnn_cells import Stacked
 from rnn_cells.anatomy import anatomy, jacobians
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports import flow, probing
+from rnn_plugins.reports import flow, probe, probing
 from rnn_plugins.reports.flow import Flow, Norms, bounded, crossing, growth, measure_flow
 from rnn_plugins.reports.heatmap import Heatmap
 from rnn_plugins.reports.jacobians import jacobians_along, norm, stretches
-from rnn_plugins.reports.probing import places, read, state_gradients, windows
+from rnn_plugins.reports.probing import places, state_gradients
 from rnn_plugins.reports.report import Look
 
 
 def flow_of(subject, lags=12, positions=20):
-    return measure_flow(subject.model, subject.params, subject.tokens, lags, positions)
+    return measure_flow(subject.probe, lags, positions)
 
 
 def numbers(findings):
@@ -68,17 +68,16 @@ CELLS = {
 def test_it_is_the_derivative_of_the_loss_by_a_moved_state(cell):
     """Finite differences: a unit of a state is moved after one step, and the rest is read from there."""
     subject = subject_of(cell)
-    text, target = windows(subject.tokens, np.array([50]), 9), subject.tokens[50:51]
-    model, params = subject.model, subject.params
-    first = read(model, params, text[:3])
-    gradients = state_gradients(model, params, first, text[3:], target)
+    model, params = subject.language.model, subject.params
+    window, targets = subject.probe.window(np.array([50]), 6, 3), subject.probe.targets(np.array([50]), 6)
+    text, first = window.xs.indices, window.carry
+    gradients = state_gradients(subject.probe, window, targets)
     states = anatomy(cell).states
     for t in range(5):  # of 6 steps; after the last, only the output is left to be moved
-        carry = trees.map(lambda _, leaf: leaf, first, model.states(params, first, text[3 : 4 + t])[0])
+        carry = trees.map(lambda _, leaf: leaf, first, model.states(params, first, text[: 1 + t])[0])
 
         def loss(carry, t=t):
-            rest, targets = text[4 + t :], np.append(text[5 + t :, 0], target)[:, None]
-            return float(np.asarray(model.losses(params, carry, rest, targets)[1])[-1, 0])
+            return float(np.asarray(model.losses(params, carry, text[1 + t :], targets[1 + t :])[1])[-1, 0])
 
         for place, state in enumerate(states):
             # Of what a step makes, a state that others are made of in the same step cannot be moved by itself here.
@@ -106,12 +105,12 @@ def _last_made(cell, states):
 @pytest.mark.parametrize("name", ["rnn", "irnn", "gru", "lstm", "lstm-peephole"])
 def test_it_is_the_product_of_the_jacobians(name):
     subject = subject_of(registry.make_cell(name, 7, 5, {}))
-    model, params = subject.model, subject.params
-    text, target = windows(subject.tokens, np.array([60]), 8), subject.tokens[60:61]
-    carry = read(model, params, text[:2])
-    gradients = state_gradients(model, params, carry, text[2:], target)
+    model, params = subject.language.model, subject.params
+    window = subject.probe.window(np.array([60]), 6, 2)
+    carry = window.carry
+    gradients = state_gradients(subject.probe, window, subject.probe.targets(np.array([60]), 6))
     steps = []
-    for token in text[2:]:
+    for token in window.xs.indices:
         steps.append(jacobians(model.cell, params["cell"], carry, model.table(params)[token])[0])
         carry = model.step(params, carry, token)[0]
     row = np.concatenate([gradients[0][-1, 0], *[np.zeros(5) for _ in gradients[1:]]])  # y is h alone
@@ -123,11 +122,10 @@ def test_it_is_the_product_of_the_jacobians(name):
 def test_positions_are_served_together_as_one_by_one():
     subject = subject_of(registry.make_cell("lstm", 7, 5, {}))
     together = flow_of(subject, lags=6, positions=10)
-    ends = places(400, 13, 10, np.random.default_rng(0))
-    for column, end in enumerate(ends):
-        text = windows(subject.tokens, ends[column : column + 1], 13)
-        carry = read(subject.model, subject.params, text[:6])
-        alone = state_gradients(subject.model, subject.params, carry, text[6:], subject.tokens[end : end + 1])
+    ends = places(subject.probe, 7, 6, 10, np.random.default_rng(0))
+    for column in range(10):
+        end = ends[column : column + 1]
+        alone = state_gradients(subject.probe, subject.probe.window(end, 7, 6), subject.probe.targets(end, 7))
         for state in range(2):
             expected = np.linalg.norm(alone[state][:, 0], axis=-1)[::-1]
             np.testing.assert_allclose(together.norms[state][:, column], expected, rtol=1e-9)
@@ -184,55 +182,41 @@ REACH, GATES = "For a longer reach (which alone does not lower the loss), try", 
 ADVICE = {
     "no option, no gate": (
         Linear(7, 6, 0.5),
-        "gru",
-        {},
         f"{REACH} a cell with gates, which training can open {GATES}.",
     ),
     "a scale": (
         registry.make_cell("rnn", 7, 6, {"recurrent_scale": 0.5}),
-        "rnn",
-        {"recurrent_scale": "0.5"},
         f"{REACH} --cell-option recurrent_scale=1.2 or a cell with gates, which training can open {GATES}.",
     ),
     "a scale of units that nothing bounds": (
         registry.make_cell("irnn", 7, 6, {"recurrent_scale": 0.5}),
-        "irnn",
-        {"recurrent_scale": "0.5"},
         f"{REACH} --cell-option recurrent_scale=1 or a cell with gates, which training can open {GATES}.",
     ),
     "a forget bias": (
         registry.make_cell("lstm", 7, 6, {"forget_bias": 0.0}),
-        "lstm",
-        {"forget_bias": "0"},
         f"{REACH} --cell-option forget_bias=3.7.",
     ),
     "gates without a bias": (
         registry.make_cell("gru", 7, 6, {}),
-        "gru",
-        {},
         f"{REACH} a cell whose forget gate starts open (--cell lstm --cell-option forget_bias=3).",
     ),
     "explodes, with a scale": (
         registry.make_cell("irnn", 7, 6, {"recurrent_scale": 1.5}),
-        "irnn",
-        {"recurrent_scale": "1.5"},
         "To hold it, try --cell-option recurrent_scale=1 (at which no step stretches it) or a cell with gates "
         f"{GATES}, and clipping (--grad-clip 1).",
     ),
     "explodes, without": (
         Linear(7, 6, 1.5),
-        "gru",
-        {},
         f"To hold it, try a cell with gates {GATES}, and clipping (--grad-clip 1).",
     ),
-    "holds": (Copy(7, 6), "gru", {}, ""),
+    "holds": (Copy(7, 6), ""),
 }
 
 
 @pytest.mark.parametrize("what", ADVICE)
 def test_the_advice_is_right_for_the_cell(what):
-    cell, name, options, words = ADVICE[what]
-    findings = Flow().measure(subject_of(cell, name=name, options=options), Look(lags=28, positions=20))
+    cell, words = ADVICE[what]
+    findings = Flow().measure(subject_of(cell), Look(lags=28, positions=20))
     assert "".join(findings.verdict[1:]) == words
 
 
@@ -251,7 +235,7 @@ BOUNDED = [*CELLS.values(), Delayed(7, 4), registry.make_cell("rnn", 7, 1, {})]
 
 @pytest.mark.parametrize("cell", BOUNDED, ids=[*CELLS, "delayed", "a single unit"])
 def test_the_gradient_of_the_carry_stays_below_its_bound(cell):
-    found = bounded(subject_of(cell), 12, 0)
+    found = bounded(subject_of(cell).probe, 12, 0)
     assert (found.measured <= found.bound * (1 + 1e-9)).all()
     assert found.measured[0] == found.bound[0] > 0
     assert len(found.measured) == 12
@@ -260,14 +244,13 @@ def test_the_gradient_of_the_carry_stays_below_its_bound(cell):
 def test_the_bound_is_made_of_the_jacobians_between():
     """Steps of different size, so that their order counts: the product from the last step but one backwards."""
     subject = subject_of(registry.make_cell("rnn", 7, 3, {"recurrent_scale": 1.3}))
-    found = bounded(subject, 6, 0)
-    along = stretches(subject, Look(lags=7), 6, 2)
-    norms = np.array([norm(J) for J in jacobians_along(along.cell, along.params, along.carry, along.xs)])
-    model, params = subject.model, subject.params
+    found = bounded(subject.probe, 6, 0)
+    along = stretches(subject.probe, Look(lags=7), 6, 2)
+    cell, params = along.probe.cell, along.probe.params
+    norms = np.array([norm(J) for J in jacobians_along(cell, params, along.carry, along.xs)])
     first = []
-    for end in places(400, 13, 2, np.random.default_rng(0)):
-        text = windows(subject.tokens, np.array([end]), 13)
-        gradients = state_gradients(model, params, read(model, params, text[:7]), text[7:], subject.tokens[[end]])
+    for end in places(subject.probe, 6, 7, 2, np.random.default_rng(0))[:, None]:
+        gradients = state_gradients(subject.probe, subject.probe.window(end, 6, 7), subject.probe.targets(end, 6))
         first.append(np.linalg.norm(gradients[0][-2, 0]))  # h is all that is carried: after the last step but one
         assert found.growth == pytest.approx(np.exp(np.log(norms).mean()), rel=1e-9)
     for k in range(1, 7):
@@ -277,9 +260,9 @@ def test_the_bound_is_made_of_the_jacobians_between():
 
 def test_a_wide_carry_is_bounded_over_fewer_steps(monkeypatch):
     monkeypatch.setattr("rnn_plugins.reports.flow.BOUND_WORK", 9 * 6**3)
-    assert len(bounded(subject_of(Linear(7, 6)), 12, 0).bound) == 9
+    assert len(bounded(subject_of(Linear(7, 6)).probe, 12, 0).bound) == 9
     monkeypatch.setattr("rnn_plugins.reports.flow.BOUND_WORK", 0)
-    assert len(bounded(subject_of(Linear(7, 6)), 12, 0).bound) == 8
+    assert len(bounded(subject_of(Linear(7, 6)).probe, 12, 0).bound) == 8
 
 
 def test_an_output_that_sees_the_state_a_step_late():
@@ -327,30 +310,24 @@ def test_a_small_gradient_is_no_noise_where_it_is_the_largest_at_its_lag():
 
 def test_a_gradient_beyond_all_numbers_explodes():
     cell = registry.make_cell("irnn", 7, 16, {"recurrent_scale": 1.9})
-    found = Flow().measure(
-        subject_of(cell, dtype="float32", name="irnn", options={"recurrent_scale": "1.9"}), Look(lags=90, positions=9)
-    )
+    found = Flow().measure(subject_of(cell, dtype="float32"), Look(lags=90, positions=9))
     assert found.verdict[0].startswith("Explodes: after 90 steps the gradient is ")
     assert found.verdict[1].startswith(
         "To hold it, try --cell-option recurrent_scale=1 (at which no step stretches it) or a cell with gates"
     )
     found = Flow().measure(subject_of(Linear(7, 6, 9.0), dtype="float32"), Look(lags=39, positions=9))
     assert found.verdict[0].startswith("Explodes: after 39 steps the gradient is too large for a number")
-    with pytest.raises(UserError, match=r"^the network's states grow beyond all numbers along the text: take"):
+    with pytest.raises(UserError, match=r"^the network's states grow beyond all numbers: take"):
         Flow().measure(subject_of(Linear(7, 6, 30.0), dtype="float32"), Look(lags=90, positions=9))
 
 
 def test_the_advice_follows_from_the_numbers():
-    subject = subject_of(
-        registry.make_cell("rnn", 7, 9, {"recurrent_scale": 0.5}), name="rnn", options={"recurrent_scale": "0.5"}
-    )
+    subject = subject_of(registry.make_cell("rnn", 7, 9, {"recurrent_scale": 0.5}))
     found = Flow().measure(subject, Look(lags=20, positions=30))
     wanted = 0.5 / numbers(found)["growth"]
     assert wanted > 0.9
     assert f"try --cell-option recurrent_scale={wanted:.2g} or a cell with gates" in found.verdict[1]
-    subject = subject_of(
-        registry.make_cell("lstm", 7, 9, {"forget_bias": 0.0}), name="lstm", options={"forget_bias": "0"}
-    )
+    subject = subject_of(registry.make_cell("lstm", 7, 9, {"forget_bias": 0.0}))
     found = Flow().measure(subject, Look(lags=20, positions=30))
     kept = 0.5 ** (1 / 20)
     assert found.verdict[1].endswith(f"try --cell-option forget_bias={np.log(kept / (1 - kept)):.2g}.")
@@ -379,10 +356,10 @@ def test_the_heat_map_has_the_flow_on_its_diagonals():
 
 def test_a_short_text_is_looked_at_as_far_as_it_goes():
     found = Flow().measure(subject_of(Linear(7, 6), length=22), Look())
-    assert found.notices == ("the text is short (22 symbols), which reduces the lags from 100 to 10",)
-    with pytest.raises(UserError, match="the text has 3 symbols, and the gradient over one lag takes 4"):
+    assert found.notices == ("the text is short (22 characters), which reduces the lags from 100 to 10",)
+    with pytest.raises(UserError, match="the text has 3 characters, and the gradient over one lag takes 4"):
         Flow().measure(subject_of(Linear(7, 6), length=3), Look())
-    with pytest.raises(UserError, match="the text has 4 symbols, and a heat map takes 5"):
+    with pytest.raises(UserError, match="the text has 4 characters, and a heat map takes 5"):
         Heatmap().measure(subject_of(Linear(7, 6), length=4), Look())
 
 
@@ -391,15 +368,15 @@ def test_positions_are_taken_together_as_far_as_the_memory_allows(name, monkeypa
     """The parts are all of one size, so that there is one plan with its buffers, and give what one part gives."""
     subject = subject_of(registry.make_cell(name, 7, 4, {}), dtype="float32")
     whole = flow_of(subject, lags=9, positions=50)
-    numbers = subject.anatomy.numbers
-    monkeypatch.setattr(probing, "BYTES_AT_ONCE", 20 * probing.COPIES * numbers * 4 * 10)
-    assert probing.rows_at_once(subject.model, 10) == 20
-    assert probing.rows_at_once(subject.model, 10**9) == 1
+    numbers = subject.probe.anatomy.numbers
+    monkeypatch.setattr(probe, "BYTES_AT_ONCE", 20 * probe.COPIES * numbers * 4 * 10)
+    assert subject.probe.rows_at_once(10) == 20
+    assert subject.probe.rows_at_once(10**9) == 1
     sizes = []
 
-    def counted(model, params, carry, tokens, targets, at=None):
-        sizes.append(tokens.shape[1])
-        return probing.state_gradients(model, params, carry, tokens, targets, at)
+    def counted(probe, window, targets):
+        sizes.append(window.xs.shape[1])
+        return probing.state_gradients(probe, window, targets)
 
     monkeypatch.setattr(flow, "state_gradients", counted)
     for one, other in zip(flow_of(subject, lags=9, positions=50).norms, whole.norms, strict=True):
@@ -413,10 +390,13 @@ def test_a_flow_over_a_hundred_lags_stays_within_600_megabytes():
         import re
         import numpy as np
         from rnn_cells.lstm import LSTM
-        from rnn_plugins.reports.flow import measure_flow
+        from rnn_plugins.data.vocabulary import Vocabulary
         from rnn_plugins.language.model import Model
+        from rnn_plugins.language.probe import TextProbe
+        from rnn_plugins.reports.flow import measure_flow
         model, rng = Model(LSTM(65, 256), 65), np.random.default_rng(0)
-        measure_flow(model, model.init_params(rng), rng.integers(0, 65, 3000), 100, 400)
+        params, tokens = model.init_params(rng), rng.integers(0, 65, 3000)
+        measure_flow(TextProbe(model, params, tokens, Vocabulary.build("a")), 100, 400)
         print(int(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1]) // 1024)
     """
     ran = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)

@@ -199,7 +199,7 @@ def test_the_report_of_a_linear_cell():
     )
     assert found.quantities[0].definition == (
         "The mean logarithmic growth of the direction that grows most, over 400 steps of each of 3 stretches of the "
-        "text, after 20 steps to come to a state and 100 to come to the directions."
+        "text, after 20 steps to come to a state and 100 more to come to the directions."
     )
 
 
@@ -238,7 +238,7 @@ def test_what_forgets_all_has_no_exponents(forgets):
     assert got["largest"] is got["largest_error"] is got["sum"] is None
     assert got["positive"] == got["kaplan_yorke"] == 0
     assert shown(found) == {"largest": "minus infinity", "largest_error": "-", "sum": "minus infinity"}
-    assert found.verdict == ("Forgets completely: after some steps along this text nothing of the state is left.",)
+    assert found.verdict == ("Forgets completely: after some steps nothing of the state is left.",)
     assert np.isnan(found.figures[0].curves[0].y).all()
     json.dumps(to_json([compose("lyapunov", Lyapunov(), {"a": found})]), allow_nan=False)
 
@@ -272,9 +272,9 @@ def test_every_cell_can_be_looked_at(cell):
 def test_a_short_text_is_looked_at_as_far_as_it_goes():
     found = Lyapunov().measure(subject_of(Linear(7, 4), length=22), Look())
     assert found.notices == (
-        "the text is short (22 symbols), which reduces the steps looked at from 500 to 10 and the steps read before "
+        "the text is short (22 characters), which reduces the steps looked at from 500 to 10 and the steps read before "
         "them from 100 to 11",
     )
     with pytest.raises(UserError) as error:
         Lyapunov().measure(subject_of(Linear(7, 4), length=2), Look())
-    assert str(error.value) == "the text has 2 symbols, and a Jacobian along it takes 3: give a longer one"
+    assert str(error.value) == "the text has 2 characters, and a Jacobian along it takes 3: give a longer one"

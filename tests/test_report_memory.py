@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from known_cells import Copy, Deciding, Forgetful, Linear, Odd, Shift, subject_of
+from known_cells import Copy, Deciding, Forgetful, Linear, Odd, Shift, on, subject_of
 from numpy.typing import NDArray
 from test_report_neurons import Stateless
 
@@ -14,21 +14,20 @@ from minigrad import log_softmax, tanh, trees
 from rnn_cells import Stacked
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports import memory
 from rnn_plugins.reports.memory import Memory, bands, measure_rise, reach
-from rnn_plugins.reports.probing import places
+from rnn_plugins.reports.probe import Probe, Window
 from rnn_plugins.reports.report import Look
 
 V = 7
 
 TOO_LARGE = (
-    "the network's states grow beyond all numbers along the text: take a smaller recurrent matrix, or train with "
-    "clipping (--grad-clip 1)"
+    "the network's states grow beyond all numbers: take a smaller recurrent matrix, or train with clipping "
+    "(--grad-clip 1)"
 )
 
 
 def rise_of(subject, lags=12, count=20):
-    return measure_rise(subject.model, subject.params, subject.tokens, lags, count)
+    return measure_rise(subject.probe, lags, count)
 
 
 def numbers(findings):
@@ -56,15 +55,15 @@ def register(length):
         if rng.random() < 0.9:
             tokens[t] = tokens[t - length]
     params = {"cell": {"U": np.eye(V)}, "head": {"W": 5 * np.eye(V), "b": np.zeros(V)}}
-    return subject.__class__(**{**vars(subject), "tokens": tokens, "params": params})
+    return on(subject, tokens=tokens, params=params)
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
 def test_a_register_needs_as_many_symbols_as_it_holds(length):
     subject, lags = register(length), 9
     found = rise_of(subject, lags, 50)
-    tokens, half = subject.tokens, 1000 - lags
-    first = places(lags + half, lags, 25, np.random.default_rng(0))
+    tokens, half = subject.examples, 1000 - lags
+    first = lags + np.sort(np.random.default_rng(0).choice(half, 25, replace=False))
     starts, others = np.append(first, first + half), np.append(first + half, first)
     loss = -log_softmax(5 * np.eye(V))
     for k in range(1, lags + 1):
@@ -106,15 +105,16 @@ def test_losses_are_those_of_the_model_however_many_steps_are_read_at_once(monke
     subject = subject_of(registry.make_cell("lstm", V, 5, {}))
     together = rise_of(subject)
     for steps in (1, 5):
-        monkeypatch.setattr(memory, "rows_at_once", lambda model, batch, steps=steps: steps)
+        monkeypatch.setattr(Probe, "rows_at_once", lambda probe, batch, steps=steps: steps)
         in_blocks = rise_of(subject)
         np.testing.assert_allclose(in_blocks.rise, together.rise, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(in_blocks.loss, together.loss, rtol=1e-9)
-    start = places(200, 12, 10, np.random.default_rng(0))[0]
-    carry = subject.model.init_carry(1)
+    start = 12 + np.sort(np.random.default_rng(0).choice(188, 10, replace=False))[0]
+    model, tokens = subject.language.model, subject.examples
+    carry = model.init_carry(1)
     for t in range(start - 12, start + 12):
-        carry, logits = subject.model.step(subject.params, carry, subject.tokens[t : t + 1])
-    loss = -log_softmax(logits)[0, subject.tokens[start + 12]]
+        carry, logits = model.step(subject.params, carry, tokens[t : t + 1])
+    loss = -log_softmax(logits)[0, tokens[start + 12]]
     assert together.loss[-1, 0] == pytest.approx(loss, rel=1e-9)
 
 
@@ -129,8 +129,7 @@ CELLS = {
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_any_cell_can_be_looked_at(cell):
     subject = subject_of(cell)
-    parameters = trees.map(lambda p: 3 * p, subject.params)
-    found = measure_rise(subject.model, parameters, subject.tokens, 10, 8)
+    found = rise_of(on(subject, params=trees.map(lambda p: 3 * p, subject.params)), 10, 8)
     assert np.isfinite(found.rise).all()
     assert found.rise[0].any()
 
@@ -156,12 +155,12 @@ def test_the_reach_is_interpolated():
 def test_a_short_text_reduces_the_lags():
     findings = Memory().measure(subject_of(Forgetful(V, 6), length=99), Look(lags=10, positions=20))
     assert findings.notices == (
-        "the text is short (99 symbols), which reduces the lags from 100 to 16, so that the other past "
+        "the text is short (99 characters), which reduces the lags from 100 to 16, so that the other past "
         "has nothing of what is predicted",
     )
     with pytest.raises(UserError) as error:
         Memory().measure(subject_of(Forgetful(V, 6), length=13), Look())
-    assert str(error.value) == "the text has 13 symbols, and looking two of them back takes 14: give a longer one"
+    assert str(error.value) == "the text has 13 characters, and looking two of them back takes 14: give a longer one"
 
 
 @given(st.integers(1, 30), st.integers(0, 40), st.integers(2, 60), st.integers(0, 2**32 - 1))
@@ -170,25 +169,40 @@ def test_the_other_past_has_nothing_of_what_is_read(lags, more, count, seed):
     length = 6 * lags + 2 + more
     read: list[NDArray[np.intp]] = []
 
-    class Watched:
-        vocabulary_size, cell, dtype = V, Forgetful(V, 1), "float32"
+    class Watched(Probe):
+        every_step, separate, dtype = True, False, "float32"
+        cell, params = Forgetful(1, 1), {"U": np.ones((1, 1))}
 
-        def init_carry(self, batch):
-            return np.zeros((batch, 0))
+        def longest(self, *, scored=True):
+            return length - scored
 
-        def losses(self, params, carry, tokens, targets):
-            read.append(np.append(tokens, targets[-1:], axis=0))
-            return carry, np.zeros(tokens.shape)
+        def ends(self, length_of_window, warm_up=0, *, scored=True):
+            return range(length_of_window + warm_up, length)
 
-    found = measure_rise(Watched(), None, np.arange(length), lags, count, seed)
-    past, future = read
+        def window(self, ends, length, warm_up=0):
+            read.append(ends + np.arange(-length - warm_up, -length)[:, None])
+            read.append(ends + np.arange(-length, 1)[:, None])
+            return Window(np.zeros((len(ends), 1)), np.zeros((length, len(ends), 1)))
+
+        def targets(self, ends, length):
+            return ends + np.arange(1 - length, 1)[:, None]
+
+        def loss(self, outputs, targets):
+            read.append(targets)
+            return np.zeros(targets.shape)
+
+        def astype(self, dtype):
+            raise AssertionError
+
+    found = measure_rise(Watched(), lags, count, seed)
+    past, future, targets = read
     batch = past.shape[1]
     assert found.rise.shape == (lags, batch)
     assert 2 <= batch <= count
-    np.testing.assert_array_equal(past[-1], future[0, :batch])
-    np.testing.assert_array_equal(future[:, :batch], future[:, batch:])
+    np.testing.assert_array_equal(past[-1] + 1, future[0])
+    np.testing.assert_array_equal(targets, np.tile(future[1:], 2))
     for place in range(batch):
-        here, there = np.append(past[:-1, place], future[:, place]), past[:-1, (place + batch // 2) % batch]
+        here, there = np.append(past[:, place], future[:, place]), past[:, (place + batch // 2) % batch]
         assert len(set(here)) == 2 * lags + 1
         assert not set(here) & set(there)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from known_cells import Copy, Deciding, Forgetful, Linear, Odd, Stateless, subject_of
+from known_cells import Copy, Deciding, Forgetful, Linear, Odd, Stateless, on, subject_of
 
 from minigrad import concat, tanh
 from rnn_cells import Cell, Stacked
@@ -54,8 +54,9 @@ def subject_on(text, cell=None, vocabulary=None):
     vocabulary = vocabulary or Vocabulary.build([text])
     cell = cell or Counter(len(vocabulary), 6)
     model = Model(cell, len(vocabulary), dtype="float64")
-    made = replace(subject_of(cell), model=model, params=model.init_params(np.random.default_rng(3)))
-    return replace(made, tokens=vocabulary.encode(text, "replace"), vocabulary=vocabulary)
+    params = model.init_params(np.random.default_rng(3))
+    tokens = vocabulary.encode(text, "replace")
+    return on(subject_of(cell), model=model, params=params, tokens=tokens, vocabulary=vocabulary)
 
 
 def table(findings, key="features"):
@@ -159,7 +160,7 @@ def test_cells_that_have_no_units_to_look_at():
 def test_units_that_grow_beyond_all_numbers_give_no_verdict():
     with pytest.raises(UserError) as error:
         Neurons().measure(subject_on(lines(500), Linear(5, 4, 1e6)), Look(positions=500))
-    assert str(error.value).startswith("the network's states grow beyond all numbers along the text: ")
+    assert str(error.value).startswith("the network's states grow beyond all numbers: ")
 
 
 def test_what_rare_symbols_tell_is_not_overrated():
@@ -197,8 +198,8 @@ def test_stretches_are_read_as_the_model_reads_them():
     reading = read_text(subject, 500)
     assert reading.length == 1000
     assert len(reading.tokens) == 2000
-    np.testing.assert_array_equal(reading.tokens[:1000], subject.tokens[500:1500])
-    np.testing.assert_array_equal(reading.tokens[1000:], subject.tokens[-1000:])
+    np.testing.assert_array_equal(reading.tokens[:1000], subject.examples[500:1500])
+    np.testing.assert_array_equal(reading.tokens[1000:], subject.examples[-1000:])
     np.testing.assert_array_equal(reading.units[:, 2], reading.features["position in the line"])
 
 
@@ -216,10 +217,10 @@ def test_a_word_stands_where_its_last_character_does():
     text = lines(4000)
     vocabulary = Vocabulary.build([text], "word", 20)
     subject = subject_on(text, Counter(len(vocabulary), 3), vocabulary)
-    decoded = vocabulary.decode(subject.tokens)
+    decoded = vocabulary.decode(subject.examples)
     assert "<unk>" in decoded
     reading = read_text(subject, 10_000)
-    ends = np.cumsum([len(vocabulary.symbols[token]) for token in subject.tokens]) - 1
+    ends = np.cumsum([len(vocabulary.symbols[token]) for token in subject.examples]) - 1
     start = len(ends) // 5
     expected = features(decoded)["position in the line"][ends[start : start + 1000]]
     np.testing.assert_array_equal(reading.features["position in the line"], expected)

@@ -44,8 +44,8 @@ def stack():
 
 
 def test_the_update_of_plain_descent_is_the_rate_times_the_gradient():
-    subject = replace(subject_of(stack()), settings=DESCENT)
-    task = LanguageModel(subject.model, subject.training, subject.training[:0], 20, 4)
+    subject = subject_of(stack(), settings=DESCENT)
+    task = LanguageModel(subject.language.model, subject.learnt, subject.learnt[:0], 20, 4)
     rng = np.random.default_rng(0)
     _, gradients = value_and_grad(lambda p: task.loss(p, task.init_carry(), task.batch(0), rng)[0])(subject.params)
     g, w = (
@@ -74,8 +74,8 @@ def test_the_update_of_plain_descent_is_the_rate_times_the_gradient():
 
 
 def test_gradients_are_those_before_clipping_and_updates_those_after():
-    subject = replace(subject_of(registry.make_cell("gru", 7, 5, {})), settings=DESCENT)
-    free, held = look(subject), look(replace(subject, settings=replace(DESCENT, grad_clip="0.001")))
+    gru = registry.make_cell("gru", 7, 5, {})
+    free, held = (look(subject_of(gru, settings=replace(DESCENT, grad_clip=clip))) for clip in ("0", "0.001"))
     norm = values(free)["gradient_norm"]
     assert values(held)["gradient_norm"] == norm > 0.001
     assert values(held)["clipped"] == 1.0
@@ -103,8 +103,8 @@ def test_gradients_are_those_before_clipping_and_updates_those_after():
     ],
 )
 def test_the_size_of_the_steps_is_put_into_words(rate, words):
-    subject = subject_of(registry.make_cell("gru", 7, 5, {}))
-    findings = look(replace(subject, settings=replace(DESCENT, learning_rate=rate)))
+    gru = registry.make_cell("gru", 7, 5, {})
+    findings = look(subject_of(gru, settings=replace(DESCENT, learning_rate=rate)))
     assert re.match(words, findings.verdict[0])
 
 
@@ -123,7 +123,7 @@ class Idle(Cell):
 
 
 def test_what_gets_no_gradient_and_what_is_dead_is_named():
-    findings = look(replace(subject_of(Idle(7, 4)), settings=DESCENT))
+    findings = look(subject_of(Idle(7, 4), settings=DESCENT))
     assert rows(findings)["cell.idle"] == (3, 0.0, pytest.approx(3**0.5, rel=1e-5), 0.0)
     assert findings.verdict[0] == "No gradient reaches cell.idle: nothing can be learnt there."
     assert findings.verdict[-1] == "Dead units: 1 of 4 in U."
@@ -132,7 +132,7 @@ def test_what_gets_no_gradient_and_what_is_dead_is_named():
 
 def test_a_lower_layer_that_gets_little_is_named():
     cells = [registry.make_cell("rnn", 7, 4, {}), registry.make_cell("rnn", 4, 4, {})]
-    subject = replace(subject_of(Stacked(cells)), settings=DESCENT)
+    subject = subject_of(Stacked(cells), settings=DESCENT)
     for leaf in trees.leaves(subject.params["cell"]["1"]):
         if leaf.ndim == 2:
             leaf *= 1e-3
@@ -229,15 +229,15 @@ def test_numbers_that_are_not_finite_leave_gaps(run: Run):
 
 
 def test_cells_without_units_or_parameters_are_looked_at_all_the_same():
-    copy, deciding = (replace(subject_of(cell), settings=DESCENT) for cell in (Copy(7, 6), Deciding(7, 5)))
+    copy, deciding = (subject_of(cell, settings=DESCENT) for cell in (Copy(7, 6), Deciding(7, 5)))
     assert look(copy).notices == ("no units are looked at: the cell has no sigmoid, tanh or relu",)
     assert list(rows(look(copy))) == ["head (all)", "head.W", "head.b"]
-    assert look(deciding).notices == (f"no units are looked at: {deciding.anatomy.reason}",)
+    assert look(deciding).notices == (f"no units are looked at: {deciding.probe.anatomy.reason}",)
     assert values(look(deciding))["saturated_units"] is None
 
 
 def test_weights_with_which_no_step_can_be_taken():
-    subject = replace(subject_of(registry.make_cell("gru", 7, 5, {})), settings=DESCENT)
+    subject = subject_of(registry.make_cell("gru", 7, 5, {}), settings=DESCENT)
     subject.params["head"]["W"][:] = np.inf
     with pytest.raises(UserError) as caught:
         look(subject)

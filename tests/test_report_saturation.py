@@ -4,18 +4,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from known_cells import Copy, Deciding, Odd, subject_of
+from known_cells import Copy, Deciding, Odd, on, subject_of
 
 import rnn_cells.anatomy
 from minigrad import graph, relu, sigmoid, tanh, trees
 from minigrad.scan import planned
 from rnn_cells import Cell, Stacked
-from rnn_cells.anatomy import anatomy
 from rnn_cells.gru import GRU
 from rnn_cells.lstm import LSTM
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports.probing import observe, read
+from rnn_plugins.reports.probing import observe
 from rnn_plugins.reports.report import Chart, Look, Table
 from rnn_plugins.reports.saturation import ENDS, Saturation, habits
 
@@ -41,7 +40,7 @@ def told(gate=(), squashed=(), rectified=()):
     for name, units in (("gate", gate), ("squashed", squashed), ("rectified", rectified)):
         for unit, values in enumerate(units):
             subject.params["cell"][name]["W"][: len(values), unit] = values
-    share = np.bincount(subject.tokens[WARM_UP:], minlength=7) / SEEN
+    share = np.bincount(subject.examples[WARM_UP:], minlength=7) / SEEN
     assert (share > 0).all()
     return subject, share
 
@@ -60,7 +59,7 @@ def test_a_unit_is_saturated_as_often_as_the_symbols_come_that_drive_it_there():
     edge = np.arctanh(0.97)
     tanhs = [(9, 9), (-edge - 0.01, -edge + 0.01, edge - 0.01, edge + 0.01), ()]
     subject, share = told(units, tanhs, [(-1, 0, 1, 1, 1, 1, 1), (1,) * 7, (-1,) * 7])
-    gate, squashed, rectified = habits(subject.model, subject.params, subject.tokens, WARM_UP, SEEN)
+    gate, squashed, rectified = habits(subject.probe, WARM_UP, SEEN)
     assert [h.activation.label for h in (gate, squashed, rectified)] == ["gate", "squashed", "rectified"]
     np.testing.assert_allclose(gate.low, [share[0] + share[2], share[2], 0], rtol=1e-12)
     np.testing.assert_allclose(gate.high, [share[1], share[1], 0], rtol=1e-12)
@@ -79,8 +78,8 @@ def test_a_unit_is_saturated_as_often_as_the_symbols_come_that_drive_it_there():
 
 def test_saturated_is_a_unit_that_is_at_either_end_for_more_than_nine_tenths_of_the_time():
     subject, _ = told([(-9, 9, 9, 9, 9, 9, 9), (0, 9, 9, 9, 9, 9, 9)])
-    subject.tokens[WARM_UP:] = np.repeat([1, 0], [90, 10])
-    gate = habits(subject.model, subject.params, subject.tokens, WARM_UP, SEEN)[0]
+    subject.examples[WARM_UP:] = np.repeat([1, 0], [90, 10])
+    gate = habits(subject.probe, WARM_UP, SEEN)[0]
     assert gate.saturated.tolist() == [True, False, False]
 
 
@@ -174,8 +173,8 @@ def test_every_installed_cell_can_be_looked_at(name):
     findings = look(subject, lags=10, positions=200)
     assert findings.verdict
     rows = findings.figures[-1].rows
-    assert [row[0] for row in rows] == [activation.label for activation in subject.anatomy.activations]
-    for habit in habits(subject.model, subject.params, subject.tokens, 10, 200):
+    assert [row[0] for row in rows] == [activation.label for activation in subject.probe.anatomy.activations]
+    for habit in habits(subject.probe, 10, 200):
         assert (habit.low >= 0).all()
         assert (habit.low + habit.high <= 1).all()
 
@@ -191,7 +190,7 @@ def test_stretches_cover_the_text_and_are_as_many_as_asked_for():
     text = np.ones(3 * (WARM_UP + SEEN), int)
     text[-SEEN:] = 0
     for positions, share in ((300, 1 / 3), (201, 1 / 3), (200, 1 / 2), (1, 0)):
-        gate = habits(subject.model, subject.params, text, WARM_UP, positions)[0]
+        gate = habits(on(subject, tokens=text).probe, WARM_UP, positions)[0]
         assert gate.high[0] == pytest.approx(share)
 
 
@@ -212,20 +211,20 @@ def test_what_is_read_before_a_stretch_is_not_looked_at(warm_up):
     # 0.9^n falls below 0.1 with n = 22, and the gate is above 0.9 where the clock is above 0.9 + log(9) / 100.
     closed = np.count_nonzero(0.9 ** np.arange(1, 200) > 0.1 - np.log(9) / 100)
     subject = subject_of(Opening(7, 2), length=warm_up + SEEN)
-    (gate,) = habits(subject.model, subject.params, subject.tokens, warm_up, SEEN)
+    (gate,) = habits(subject.probe, warm_up, SEEN)
     np.testing.assert_allclose(gate.high, 1 - max(0, closed - warm_up) / SEEN)
 
 
 def test_units_that_grow_beyond_all_numbers_give_no_verdict():
     with pytest.raises(UserError) as caught:
         look(subject_of(registry.make_cell("irnn", 7, 5, {"recurrent_scale": 1e6}), dtype="float32"))
-    assert str(caught.value).startswith("the network's states grow beyond all numbers along the text: ")
+    assert str(caught.value).startswith("the network's states grow beyond all numbers: ")
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 50])
 def test_a_short_text_is_looked_at_as_far_as_it_goes(length):
     subject, _ = told([(9,) * 7])
-    assert values(look(replace(subject, tokens=subject.tokens[:length])))["gate_high"] == pytest.approx(1 / 3)
+    assert values(look(on(subject, tokens=subject.examples[:length])))["gate_high"] == pytest.approx(1 / 3)
 
 
 def test_cells_of_which_nothing_can_be_said():
@@ -239,10 +238,10 @@ def test_cells_of_which_nothing_can_be_said():
         look(subject)
     assert str(caught.value) == (
         "nothing in the cell deciding can be saturated, as far as one sees: its step cannot be traced: "
-        f"{subject.anatomy.reason}"
+        f"{subject.probe.anatomy.reason}"
     )
-    assert subject.anatomy.reason
-    assert habits(subject.model, subject.params, subject.tokens, 5, 10) == []
+    assert subject.probe.anatomy.reason
+    assert habits(subject.probe, 5, 10) == []
 
 
 def test_looking_leaves_the_weights_as_they_are():
@@ -254,11 +253,10 @@ def test_looking_leaves_the_weights_as_they_are():
 
 def test_layers_are_watched_one_by_one_and_give_what_the_stack_as_a_whole_gives():
     subject = subject_of(Stacked([LSTM(7, 4), LSTM(4, 4), GRU(4, 3)]))
-    parts = anatomy(subject.model.cell)
-    text = subject.tokens[: WARM_UP + SEEN, None]
-    carry = read(subject.model, subject.params, text[:WARM_UP])
-    whole = observe(subject.model, subject.params, carry, text[WARM_UP:], [a.op for a in parts.activations])
-    alone = habits(subject.model, subject.params, subject.tokens[: WARM_UP + SEEN], WARM_UP, SEEN)
+    parts = subject.probe.anatomy
+    window = subject.probe.window(np.array([WARM_UP + SEEN]), SEEN, WARM_UP)
+    whole = observe(subject.probe, window, [a.op for a in parts.activations])
+    alone = habits(on(subject, tokens=subject.examples[: WARM_UP + SEEN]).probe, WARM_UP, SEEN)
     assert [habit.activation.label for habit in alone] == [activation.label for activation in parts.activations]
     for habit, seen in zip(alone, whole.activations, strict=True):
         low, high = ENDS[habit.activation.function]
@@ -282,7 +280,7 @@ def test_more_layers_of_one_kind_are_traced_and_planned_no_more_often(monkeypatc
         with monkeypatch.context() as patch:
             for module in (rnn_cells.anatomy, planned):
                 patch.setattr(module, "trace", counted)
-            habits(subject.model, subject.params, subject.tokens, WARM_UP, SEEN)
+            habits(subject.probe, WARM_UP, SEEN)
         return sum(ops)
 
     assert traced(2) == traced(9) > 0

@@ -171,7 +171,7 @@ def test_the_report_of_a_linear_cell():
         "Stretches: the largest singular value over 9 steps is 38.4, a factor of 1.500 a step, while that of one step "
         "is 1.500.",
         "Its matrix does not decide: 1 x sigma_max(W) = 1.500 is not below 1, so that gradients need not vanish, and "
-        "may explode if it is above. Along this text no step stretches by more than 1.500.",
+        "may explode if it is above. Here no step stretches by more than 1.500.",
     )
 
 
@@ -380,7 +380,7 @@ def test_the_bound_is_refused_where_the_step_is_of_another_form(cell, reason):
 def test_what_the_bound_says_is_said():
     small = Spectrum().measure(subject_of(registry.make_cell("rnn", 7, 5, {"recurrent_scale": 0.5})), LOOK)
     assert small.verdict[1] == (
-        "Its matrix decides: 1 x sigma_max(W) = 0.500 is below 1, so that gradients vanish on any text."
+        "Its matrix decides: 1 x sigma_max(W) = 0.500 is below 1, so that gradients vanish on any input."
     )
     gated = Spectrum().measure(subject_of(CELLS["gru"]), LOOK)
     (bound,) = (quantity for quantity in gated.quantities if quantity.key == "bound")
@@ -413,14 +413,14 @@ def test_wide_cells_are_looked_at_at_fewer_places():
 def test_a_short_text_is_looked_at_as_far_as_it_goes():
     found = Spectrum().measure(subject_of(Linear(7, 4), length=22), Look())
     assert found.notices == (
-        "the text is short (22 symbols), which reduces the steps looked at from 100 to 10 and the steps read before "
+        "the text is short (22 characters), which reduces the steps looked at from 100 to 10 and the steps read before "
         "them from 100 to 11",
     )
     found = Spectrum().measure(subject_of(Linear(7, 4), length=8), Look(lags=4))
-    assert found.notices == ("the text is short (8 symbols), which reduces the steps looked at from 4 to 3",)
+    assert found.notices == ("the text is short (8 characters), which reduces the steps looked at from 4 to 3",)
     with pytest.raises(UserError) as error:
         Spectrum().measure(subject_of(Linear(7, 4), length=2), Look())
-    assert str(error.value) == "the text has 2 symbols, and a Jacobian along it takes 3: give a longer one"
+    assert str(error.value) == "the text has 2 characters, and a Jacobian along it takes 3: give a longer one"
 
 
 def test_a_cell_that_carries_nothing():
@@ -433,28 +433,28 @@ def test_states_that_grow_beyond_all_numbers():
     with pytest.raises(UserError) as error:
         Spectrum().measure(linear(1e30 * np.eye(3)), LOOK)
     assert str(error.value) == (
-        "the network's states grow beyond all numbers along the text: take a smaller recurrent matrix, or train with "
-        "clipping (--grad-clip 1)"
+        "the network's states grow beyond all numbers: take a smaller recurrent matrix, or train with clipping "
+        "(--grad-clip 1)"
     )
 
 
 def test_stretches_begin_where_reading_leads():
     subject = subject_of(registry.make_cell("rnn", 7, 5, {}), dtype="float32")
-    along = stretches(subject, Look(lags=6), 4, 2)
+    along = stretches(subject.probe, Look(lags=6), 4, 2)
     assert along.xs.shape == (4, 2, 7)
     assert along.carry.dtype == along.xs.dtype == np.float64
     text = np.argmax(along.xs, axis=2)
     for row in range(2):
         starts = [
             start
-            for start in range(6, len(subject.tokens) - 4)
-            if (subject.tokens[start : start + 4] == text[:, row]).all()
+            for start in range(6, len(subject.examples) - 4)
+            if (subject.examples[start : start + 4] == text[:, row]).all()
         ]
         states = []
         for start in starts:
             s = np.zeros(5)
-            for token in subject.tokens[start - 6 : start]:
-                cell = {name: np.asarray(leaf, np.float64) for name, leaf in along.params.items()}
+            for token in subject.examples[start - 6 : start]:
+                cell = {name: np.asarray(leaf, np.float64) for name, leaf in along.probe.params.items()}
                 s = np.tanh(cell["U"][token] + s @ cell["W"] + cell["b"])
             states.append(s)
         assert min(np.abs(s - along.carry[row]).max() for s in states) < 1e-12

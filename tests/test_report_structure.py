@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from known_cells import Copy, subject_of
+from known_cells import Copy, on, subject_of
 from test_latex import PIECES
 
 from minigrad import softmax
@@ -16,6 +16,7 @@ from rnn_cells import Cell
 from rnn_plugins.data.latex_check import check, spans
 from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.errors import UserError
+from rnn_plugins.language import Language
 from rnn_plugins.language.model import Model
 from rnn_plugins.reports.report import Look, compose
 from rnn_plugins.reports.structure import (
@@ -44,7 +45,7 @@ class Last(Cell):
         return x, x
 
 
-def writer(cycle, training, **more):
+def writer(cycle, training):
     """A model that writes symbols in a cycle, each of which stands in it once."""
     vocabulary = Vocabulary.build([cycle + training])
     size = len(vocabulary)
@@ -52,16 +53,14 @@ def writer(cycle, training, **more):
     W = np.zeros((size, size))
     for before, after in zip(cycle, cycle[1:] + cycle[0], strict=True):
         W[vocabulary.encode(before), vocabulary.encode(after)] = 1000
-    return replace(
+    subject = on(
         subject_of(model.cell),
-        label="writer",
         model=model,
         params={"cell": {}, "head": {"W": W, "b": np.zeros(size)}},
         vocabulary=vocabulary,
         training=vocabulary.encode(training),
-        opening=tuple(vocabulary.encode(cycle)),
-        **more,
     )
+    return replace(subject, label="writer", language=Language(model, vocabulary, tuple(vocabulary.encode(cycle))))
 
 
 def numbers(findings):
@@ -282,7 +281,8 @@ def test_where_it_fails_is_an_upper_bound_beyond_a_group_of_which_too_little_is_
     [(100, 1, 100), (9_999, 1, 9_999), (10_000, 2, 5_000), (640_000, 64, 10_000)],
 )
 def test_more_characters_are_more_texts_and_then_longer_ones(characters, texts, length):
-    written = write(writer("(abcde)", "(abcde)" * 100), characters, seed=0)
+    subject = writer("(abcde)", "(abcde)" * 100)
+    written = write(subject.language, subject.params, subject.learnt, characters, seed=0)
     assert (len(written), {len(text) for text in written}) == (texts, {length})
 
 
@@ -344,7 +344,7 @@ def test_environments_and_brackets_are_told_apart_at_level_word():
     vocabulary = Vocabulary.build([text], "word")
     size = len(vocabulary)
     model = Model(Last(size, size), size, dtype="float64")
-    subject = replace(
+    subject = on(
         subject_of(model.cell),
         model=model,
         params={"cell": {}, "head": {"W": np.zeros((size, size)), "b": np.zeros(size)}},

@@ -16,13 +16,13 @@ import pytest
 from minigrad import checkpoint, trees
 from minigrad.training import Details, NotFinite
 from rnn_cells.anatomy import anatomy
-from rnn_lab import records as measurements
 from rnn_lab import sessions
 from rnn_lab import trainer as trainer_module
 from rnn_lab.paths import BEST, LAST, METRICS
 from rnn_lab.runs import Run
 from rnn_lab.sessions import Session
 from rnn_lab.trainer import verdict
+from rnn_plugins.reports.parameters import norms_of
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 12
 SMALL = {"hidden_size": 5, "seq_length": 7, "batch_size": 3, "seed": 1, "log_every": 4, "valid_every": 9}
@@ -527,7 +527,7 @@ def test_units_of_a_record_are_those_of_the_weights(
 
 def test_norms_that_are_not_finite_are_none() -> None:
     big = {"W": np.full(3, 3e38, np.float32)}
-    found = measurements.norms(Details({"W": np.zeros(3, np.float32)}, big, {"W": -big["W"]}))
+    found = norms_of(Details({"W": np.zeros(3, np.float32)}, big, {"W": -big["W"]}))
     assert found["gradient_norms"] == {"W": 0.0}
     assert found["weight_norms"] == {"W": pytest.approx(3**0.5 * 3e38, rel=1e-5)}
     assert found["update_norms"] == {"W": None}

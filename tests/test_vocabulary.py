@@ -13,13 +13,12 @@ from rnn_plugins.data.vocabulary import (
     UNK,
     StreamDecoder,
     Vocabulary,
-    amount,
     count_characters,
-    listing,
     show,
     split_words,
 )
 from rnn_plugins.errors import UserError
+from rnn_plugins.words import amount, listing
 
 LEVELS = ("char", "byte", "word")
 # Words, white space, line ends, a byte order mark, combining marks, emoji of several code points, all of Unicode.

@@ -147,8 +147,8 @@ def put(pages: Sequence[Page], heading: str, about: Sequence[str], output: Outpu
 
 
 def _put_pictures(pages: Sequence[Page], output: Output) -> None:
-    from rnn_plugins.data.vocabulary import amount
     from rnn_plugins.reports.report import Colouring, Table
+    from rnn_plugins.words import amount
 
     forms: dict[Literal["png", "svg"], str | None] = {"png": output.png, "svg": output.svg}
     written = []

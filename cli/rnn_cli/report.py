@@ -19,7 +19,7 @@ from rnn_plugins.errors import UserError
 if TYPE_CHECKING:
     from rnn_lab.runs import Run
     from rnn_lab.settings import Backend
-    from rnn_lab.subject import Subject
+    from rnn_plugins.reports.subject import Subject
 
 FRESH = ("steps", "hidden_size", "num_layers", "learning_rate", "level")
 """Options that only mean something together with ``--cell``."""
@@ -148,24 +148,16 @@ def _hold(ctx: click.Context, cells: tuple[str, ...], text: str | None) -> None:
 def _trained(names: tuple[str, ...], text: str | None) -> tuple[list[Subject], list[str]]:
     """Runs to look at, and what is to be said of them."""
     from rnn_lab.subject import of_run
-    from rnn_plugins.data.vocabulary import amount
 
     subjects: list[Subject] = []
-    about = []
     for name in names or (None,):
         run = _found(name)
         if run.name in {subject.label for subject in subjects}:
             raise UserError(f"the run {run.name!r} is named twice: leave one of them out")
         if notice := run.cell_changed():
             remark(f"Note: {sentence(notice)}")
-        subject = of_run(run, (text,) if text is not None else ())
-        subjects.append(subject)
-        held_out = "the text" if text is not None else "the held-out end of" if run.held_out else "the training text"
-        source = text if text is not None else ", ".join(run.manifest["data"]["sources"])
-        about.append(
-            f"{run.name}: {_described(subject)}, its best weights, of step {subject.steps:,}; "
-            f"looked at on {held_out} {source} ({amount(len(subject.tokens), 'symbol')})"
-        )
+        subjects.append(of_run(run, (text,) if text is not None else ()))
+    about = [f"{subject.label}: {subject.about}" for subject in subjects]
     for notice in dict.fromkeys(notice for subject in subjects for notice in subject.notices):
         remark(f"Note: {sentence(notice)}")
     for line in about:
@@ -191,7 +183,7 @@ def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]
     from rnn_lab.runs import require_texts
     from rnn_lab.subject import fresh
     from rnn_plugins.data.corpus import load_corpus
-    from rnn_plugins.data.vocabulary import amount
+    from rnn_plugins.words import amount
 
     require_texts(files, "to look at cells on")
     names = {field.name for field in dataclasses.fields(Settings)}
@@ -206,26 +198,12 @@ def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]
             if steps:
                 tell(f"{cell}: training for {amount(steps, 'step')}")
             subjects.append(fresh(cell, corpus, settings, steps))
-    trained = f"trained for {amount(steps, 'step')}" if steps else "with fresh weights"
-    about = [f"{subject.label}: {_described(subject)}, {trained}" for subject in subjects]
-    looked_at = amount(len(subjects[0].tokens), "symbol")
+    about = [f"{subject.label}: {subject.about}" for subject in subjects]
+    looked_at = amount(len(subjects[0].examples), "symbol")
     about.append(f"Text: {', '.join(corpus.sources)}, its last {looked_at}; seed {settings.seed}")
     for line in about:
         remark(line)
     return subjects, about
-
-
-def _described(subject: Subject) -> str:
-    """Its cell, unless the label says that already, and its sizes."""
-    from minigrad import trees
-
-    settings, words = subject.settings, []
-    if subject.run:
-        words.append(" ".join([subject.cell, *(f"{key}={value}" for key, value in subject.options.items())]))
-        words += [f"ablated {key}={value}" for key, value in settings.ablate.items()]
-    words.append(f"{settings.num_layers} x {settings.hidden_size}")
-    words.append(f"{trees.count(subject.params):,} parameters")
-    return ", ".join(words)
 
 
 def _list() -> None:

@@ -46,7 +46,7 @@ def score(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, ht
     """
     from rnn_lab import backends
     from rnn_lab.language import scoring
-    from rnn_plugins.data.vocabulary import amount
+    from rnn_plugins.words import amount
 
     if html is not None:
         hold("html", html)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,36 +12,37 @@ from minigrad.optimizers import global_norm
 from minigrad.trees import Tree
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.flow import explosion
+from rnn_plugins.reports.probe import Probe
 from rnn_plugins.reports.report import Look
-from rnn_plugins.tasks.language_model import LanguageModel
-
-if TYPE_CHECKING:
-    from rnn_lab.subject import Subject
+from rnn_plugins.tasks.task import Task
 
 HUGE = 1e4
 """The norm of a first gradient from which on the recurrence is at fault."""
 
 FOLLOWED, POSITIONS = 50, 50
-"""How many steps untrained weights are followed at most, and at how many places their gradient is looked at."""
+"""How many steps untrained weights are followed at most, and at how many positions their gradient is measured."""
 
 
-def of_recurrence(task: LanguageModel, subject: Subject, steps: int) -> tuple[str, ...]:
+def of_recurrence(task: Task, params: Tree, probe: Probe, steps: int, lags: int, seed: int) -> tuple[str, ...]:
     """Two sentences where a training diverged because of its recurrence: why, and what to try; otherwise nothing.
 
     Args:
         task: what was trained.
-        subject: the model with the weights that training began with.
+        params: the weights that training began with.
+        probe: the network with these weights.
         steps: after how many it diverged.
+        lags: how far back gradients went in training.
+        seed: of the positions at which the gradient is measured.
     """
     with np.errstate(all="ignore"), suppress(UserError):
-        look = Look(lags=task.seq_length, positions=POSITIONS, seed=subject.settings.seed or 0)
-        if _diverges(task, subject.params, min(steps, FOLLOWED)) and (said := explosion(subject, look)):
+        look = Look(lags=lags, positions=POSITIONS, seed=seed)
+        if _diverges(task, params, min(steps, FOLLOWED)) and (said := explosion(probe, look)):
             why = "the recurrence explodes with the weights that training began with, so no learning rate helps: "
             return why + said[0].removeprefix("Explodes: "), said[1]
     return ()
 
 
-def _diverges(task: LanguageModel, params: Tree, steps: int) -> bool:
+def _diverges(task: Task, params: Tree, steps: int) -> bool:
     """Whether weights that stay as they are have a huge first gradient, or within some steps no finite loss."""
     carry, rng = task.init_carry(), np.random.default_rng(0)
     _, gradient = value_and_grad(task.loss, has_aux=True)(params, carry, task.batch(0), rng)

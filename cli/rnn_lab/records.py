@@ -1,6 +1,6 @@
 """What a run notes of itself beside its losses: norms by parameter, its units, and the flow of its gradient.
 
-It trains nothing and writes nothing; all of it is as JSON takes it, with None for what is no finite number.
+All of it is as JSON takes it, with None for what is no finite number.
 """
 
 from __future__ import annotations
@@ -9,73 +9,50 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from minigrad import trees
-from minigrad.optimizers import global_norm
-from minigrad.training import Details
-from minigrad.trees import Tree
-from rnn_cells.anatomy import anatomy
-from rnn_plugins.reports.flow import REACHED, crossing, fate_of, measure_flow
+from rnn_plugins.reports.flow import REACHED, crossing, fate_of, measure_flow, most_lags
+from rnn_plugins.reports.parameters import six_digits
+from rnn_plugins.reports.probe import Probe
 from rnn_plugins.reports.saturation import habits
-from rnn_plugins.tasks.language_model import LanguageModel
-from rnn_plugins.tasks.task import Task
 
 WARM_UP, POSITIONS = 50, 400
-"""Symbols that are read before the units are watched, and steps for which they are."""
+"""Steps that are read before the units are watched, and steps for which they are."""
 
 FLOW_LAGS, FLOW_POSITIONS = 50, 100
-"""How far back the flow is measured while training, and at how many places: enough for a curve."""
+"""How far back the flow is measured while training, and at how many positions: enough for a curve."""
 
 
-def norms(details: Details) -> dict[str, dict[str, float | None]]:
-    """The Euclidean norms of each parameter's gradient (before clipping), of its values, and of their update."""
-    with np.errstate(all="ignore"):  # what has become infinite is said as None
-        updates = trees.map(np.subtract, details.after, details.before)
-        return {
-            "gradient_norms": _norms(details.gradients),
-            "weight_norms": _norms(details.before),
-            "update_norms": _norms(updates),
-        }
-
-
-def units(task: Task, params: Tree) -> dict[str, dict[str, float]]:
-    """For each activation the fraction of units that are saturated, and of those that never move, on training text."""
-    if not isinstance(task, LanguageModel):
-        return {}
+def units(probe: Probe) -> dict[str, dict[str, float]]:
+    """For each activation the fraction of units that are saturated, and of those that never move."""
     return {
         habit.activation.label: {
             "saturated": round(float(habit.saturated.mean()), 4),
             "dead": round(float(habit.still.mean()), 4),
         }
-        for habit in habits(task.model, params, task.train_tokens, WARM_UP, POSITIONS)
+        for habit in habits(probe, WARM_UP, POSITIONS)
     }
 
 
-def flow(task: Task, params: Tree, seed: int) -> dict[str, Any] | None:
-    """How far back the gradient reaches, on training text: see ``rnn_plugins.reports.flow``.
+def flow(probe: Probe, seed: int) -> dict[str, Any] | None:
+    """How far back the gradient reaches: see ``rnn_plugins.reports.flow``.
 
     Args:
-        task: what is trained.
-        params: its parameters.
-        seed: of the places that are looked at; the same at every look, so that what changes is the network.
+        probe: the network on what it learns from.
+        seed: of the positions; always the same, so that what changes is the network.
 
     Returns:
         ``lags``, ``norms`` for each state whose gradient is more than rounding noise, and ``half_life`` and
-        ``one_percent_lag`` of the last layer's output; None where the text is too short for any lag, or the cell
+        ``one_percent_lag`` of the last layer's output; None where the sequences are too short for any lag, or the cell
         carries no state.
     """
-    if not isinstance(task, LanguageModel):
+    lags = min(FLOW_LAGS, most_lags(probe))
+    if lags < 1 or not probe.anatomy.states:
         return None
-    lags = min(FLOW_LAGS, (len(task.train_tokens) - 2) // 2)
-    if lags < 1 or not anatomy(task.model.cell).states:
-        return None
-    found = measure_flow(task.model, params, task.train_tokens, lags, FLOW_POSITIONS, seed)
+    found = measure_flow(probe, lags, FLOW_POSITIONS, seed)
     main = found.mean[found.main].tolist()
     return {
         "lags": list(range(lags + 1)),
         "norms": {
-            found.states[place].label: [_figure(norm) for norm in found.mean[place].tolist()] for place in found.real
+            found.states[place].label: [six_digits(norm) for norm in found.mean[place].tolist()] for place in found.real
         },
         "half_life": _rounded(crossing(main, 0.5)),
         "one_percent_lag": _rounded(crossing(main, REACHED)),
@@ -100,15 +77,6 @@ def reach(norms: Sequence[float | None]) -> str:
         return f"{fate}: {known[-1] / start:.1%} after {lags}"
     gone = crossing(known, REACHED) or 0.0
     return f"vanishes: half-life {crossing(known, 0.5) or gone:.2g}, 1 % after {gone:.2g}"
-
-
-def _norms(tree: Tree) -> dict[str, float | None]:
-    return {path: _figure(global_norm(leaf)) for path, leaf in trees.flatten(tree).items()}
-
-
-def _figure(number: float) -> float | None:
-    """Six digits, which keeps the records short."""
-    return float(f"{number:.6g}") if math.isfinite(number) else None
 
 
 def _rounded(lag: float | None) -> float | None:

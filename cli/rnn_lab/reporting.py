@@ -1,4 +1,4 @@
-"""Reports by name on subjects by label: each measured, and laid beside the others. It draws nothing."""
+"""Reports by name on subjects by label: each measured, and laid beside the others."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from minigrad.scan import release
 from rnn_lab.blame import blaming
-from rnn_lab.subject import Subject
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Findings, Look, Page, Report, compose
+from rnn_plugins.reports.subject import Subject
 
 DEFAULT = "flow"
 """The report that is made where none is named."""
@@ -74,7 +74,7 @@ def gather(
 
     Args:
         reports: which, by their names.
-        subjects: what to look at; labels must differ.
+        subjects: what to measure; labels must differ.
         look: how closely.
         told: called before each measurement, with the report's name and the subject's label.
 

@@ -40,10 +40,11 @@ from rnn_lab.paths import (
 )
 from rnn_lab.settings import Settings
 from rnn_plugins import registry
-from rnn_plugins.data.vocabulary import Vocabulary, listing
+from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.errors import UserError, did_you_mean
 from rnn_plugins.language.model import ONE_HOT_LIMIT, Model
 from rnn_plugins.tasks.language_model import LanguageModel
+from rnn_plugins.words import listing
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock

@@ -26,6 +26,7 @@ from minigrad import trees, value_and_grad
 from minigrad.compiled import jit
 from minigrad.diagnosis import explain
 from minigrad.training import NotFinite
+from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_lab import backends
 from rnn_lab.ablation import ablations
@@ -35,7 +36,6 @@ from rnn_lab.divergence import of_recurrence
 from rnn_lab.paths import BEST, LAST
 from rnn_lab.runs import Run, build_model, create_run, embedding_size, environment
 from rnn_lab.settings import EPOCHS, MIN_STEPS, Backend, Settings, merge, named, option, warmed_up
-from rnn_lab.subject import Subject
 from rnn_lab.trainer import Trainer, verdict
 from rnn_plugins import registry
 from rnn_plugins.data.corpus import Corpus, cache_folder, load_corpus, recall_corpus, split
@@ -44,6 +44,7 @@ from rnn_plugins.data.sources import is_pipe, label_of
 from rnn_plugins.data.vocabulary import NOUNS, Vocabulary
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.model import LEARNING_RATE, Model
+from rnn_plugins.language.probe import TextProbe
 from rnn_plugins.language.sampling import Choice, opening, sample, write
 from rnn_plugins.tasks.language_model import LanguageModel, TextBatch
 
@@ -176,7 +177,10 @@ class Session:
             lines.append(f"The norms of the gradients before it: {norms}.")
         why: tuple[str, ...] = ()
         with suppress(UserError):  # nobody can tell where the weights that it started with are gone
-            why = of_recurrence(self.task, self._beginning(), error.step)
+            params, tokens = self._beginning(), np.asarray(self.task.train_tokens, np.intp)
+            probe = TextProbe(self.task.model, params, tokens, self.corpus.vocabulary)
+            seed = trainer.settings.seed or 0
+            why = of_recurrence(self.task, params, probe, error.step, self.task.seq_length, seed)
         if why:
             lines += [why[0][0].upper() + why[0][1:], why[1]]
         else:
@@ -185,26 +189,14 @@ class Session:
             lines.append(f"The best weights, of step {trainer.best['step']:,}, stay: rnn sample {self.run.name}")
         return lines
 
-    def _beginning(self) -> Subject:
-        """The model with the weights that training began with.
+    def _beginning(self) -> Tree:
+        """The weights that training began with.
 
         Raises:
             UserError: they are gone.
         """
         source, settings = _source(self.run), self.trainer.settings
-        params = trees.cast(source.params(), settings.dtype) if source else self.trainer.fresh_params()
-        tokens = np.asarray(self.task.train_tokens, np.intp)
-        return Subject(
-            label=self.run.name,
-            model=self.task.model,
-            params=params,
-            tokens=tokens,
-            vocabulary=self.corpus.vocabulary,
-            training=tokens,
-            cell=self.run.manifest["cell"]["cell"],
-            options=settings.cell_option,
-            settings=settings,
-        )
+        return trees.cast(source.params(), settings.dtype) if source else self.trainer.fresh_params()
 
     def _advice(self) -> str:
         """What to try where the learning rate is at fault."""

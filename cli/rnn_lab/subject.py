@@ -1,18 +1,18 @@
-"""What a report looks at: a model with its weights and a text, of a run or made afresh. It measures nothing."""
+"""What reports are made of: a run with its weights and its text, or a cell made afresh."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minigrad import trees
-from minigrad.training import NotFinite, start, train
+from minigrad.training import Details, NotFinite, start, train
 from minigrad.trees import Tree
-from rnn_cells.anatomy import Anatomy, anatomy
 from rnn_lab.divergence import of_recurrence
 from rnn_lab.language.evaluation import trained_on
 from rnn_lab.paths import BEST
@@ -22,57 +22,15 @@ from rnn_plugins import registry
 from rnn_plugins.data.corpus import Corpus, load_corpus, split
 from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.errors import UserError
+from rnn_plugins.language import Language
 from rnn_plugins.language.model import Model
+from rnn_plugins.language.probe import TextProbe
 from rnn_plugins.options import split_spec
+from rnn_plugins.reports.subject import Subject
 from rnn_plugins.tasks.language_model import LanguageModel
+from rnn_plugins.words import amount
 
 Array: TypeAlias = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model and the text that it is looked at on.
-
-    Attributes:
-        label: what it is called in reports: the run's name, or the cell as it was asked for.
-        model: the model.
-        params: its parameters.
-        tokens: (N,), the symbols of a text, held out where something was.
-        vocabulary: what they stand for.
-        training: (M,), the symbols that it was or would be trained on; those of the other text that it is looked at on,
-            where its own is gone.
-        cell: the cell's name as users write it.
-        options: the cell's options that were given.
-        steps: the training steps behind its weights; 0 for a fresh one.
-        settings: the settings of its run; the defaults for a fresh one.
-        run: where it comes from; None for a fresh one.
-        opening: the symbols that it reads, unseen, before a text of its own.
-        notices: what is to be said of another text than its own, a sentence each.
-    """
-
-    label: str
-    model: Model
-    params: Tree
-    tokens: Array
-    vocabulary: Vocabulary
-    training: Array
-    cell: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    steps: int = 0
-    settings: Settings = field(default_factory=Settings)
-    run: Run | None = None
-    opening: tuple[int, ...] = ()
-    notices: tuple[str, ...] = ()
-
-    @property
-    def anatomy(self) -> Anatomy:
-        """The parts of its cell's step."""
-        return anatomy(self.model.cell)
-
-    @property
-    def learning_rate(self) -> float:
-        """The rate that was given, or what suits its cell."""
-        return self.settings.learning_rate or self.model.suggested_learning_rate
 
 
 def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
@@ -92,25 +50,26 @@ def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
         corpus = load_corpus(files, level=settings.level, vocabulary=run.vocabulary, unknown="replace")
         tokens, notices = _plain(corpus.tokens), corpus.notices
         training = _plain(own[0]) if own else tokens
+        where = f"the text {', '.join(files)}"
     elif own is None:
         raise UserError(f"{reason}; --text FILE looks at the run on another text")
     else:
         training, held_out = map(_plain, own)
         tokens = held_out if len(held_out) > 1 else training
-    weights, notes = run.load(BEST)
-    return Subject(
-        label=run.name,
-        model=model,
-        params=weights,
-        tokens=tokens,
-        vocabulary=run.vocabulary,
-        training=training,
-        cell=run.manifest["cell"]["cell"],
-        options=settings.cell_option,
+        where = "the held-out end of" if run.held_out else "the training text"
+        where = f"{where} {', '.join(run.manifest['data']['sources'])}"
+    params, notes = run.load(BEST)
+    cell = run.manifest["cell"]["cell"]
+    words = [" ".join([cell, *(f"{key}={value}" for key, value in settings.cell_option.items())])]
+    words += [f"ablated {key}={value}" for key, value in settings.ablate.items()]
+    subject = of_model(run.name, cell, model, params, tokens, training, run.vocabulary, settings)
+    return replace(
+        subject,
         steps=int(notes["step"]),
-        settings=settings,
-        run=run,
-        opening=tuple(run.opening),
+        records=run.records,
+        language=Language(model, run.vocabulary, tuple(run.opening)),
+        about=f"{', '.join([*words, subject.about])}, its best weights, of step {notes['step']:,}; "
+        f"looked at on {where} ({amount(len(tokens), 'symbol')})",
         notices=notices,
     )
 
@@ -137,29 +96,89 @@ def fresh(text: str, corpus: Corpus, settings: Settings, steps: int = 0) -> Subj
     symbols = len(corpus.vocabulary)
     settings = replace(settings, embedding_size=embedding_size(settings, symbols))
     model = build_model(settings, symbols, lambda size: registry.make_cell(name, size, settings.hidden_size, options))
-    task = LanguageModel(model, training, held_out, settings.seq_length, settings.batch_size)
     init, dropout = (np.random.default_rng(s) for s in np.random.SeedSequence(settings.seed or 0).spawn(2))
-    subject = Subject(
-        label=text,
-        model=model,
-        params=model.init_params(init),
-        tokens=_plain(held_out if len(held_out) > 1 else training),
-        vocabulary=corpus.vocabulary,
-        training=_plain(training),
-        cell=name,
-        options=options,
-        settings=settings,
+    params, tokens = model.init_params(init), _plain(held_out if len(held_out) > 1 else training)
+    trained = "with fresh weights"
+    if steps:
+        task = LanguageModel(model, training, held_out, settings.seq_length, settings.batch_size)
+        rate, seed = _rate(settings, model), settings.seed or 0
+        try:
+            params = trees.map(np.asarray, _train(task, params, settings, rate, steps, dropout).after)
+        except NotFinite as error:
+            probe = TextProbe(model, params, tokens, corpus.vocabulary)
+            why = " ".join(of_recurrence(task, params, probe, error.step, task.seq_length, seed)).removesuffix(".")
+            advice = why or f"lower --learning-rate (it is {rate:g}) or --steps"
+            raise UserError(f"the training of {text} diverges at step {error.step}: {advice}") from None
+        trained = f"trained for {amount(steps, 'step')}"
+    subject = of_model(text, name, model, params, tokens, _plain(training), corpus.vocabulary, settings)
+    return replace(subject, steps=steps, about=f"{subject.about}, {trained}")
+
+
+def of_model(
+    label: str,
+    cell: str,
+    model: Model,
+    params: Tree,
+    tokens: Array,
+    training: Array,
+    vocabulary: Vocabulary,
+    settings: Settings,
+) -> Subject:
+    """A language model on a text.
+
+    Args:
+        label: what it is called.
+        cell: the cell's name.
+        model: the network.
+        params: its parameters.
+        tokens: (N,), the text on which it is measured.
+        training: (M,), the text that it learns from.
+        vocabulary: what the symbols of both stand for.
+        settings: of its training.
+    """
+    rate = _rate(settings, model)
+
+    def take_step(seed: int) -> Details:
+        task = LanguageModel(model, training, training[:0], settings.seq_length, settings.batch_size)
+        try:
+            return _train(task, params, settings, rate, 1, np.random.default_rng(seed))
+        except NotFinite as error:
+            raise UserError(f"no step can be taken with {label}: its loss is {error.loss:g}") from None
+
+    return Subject(
+        label=label,
+        cell=cell,
+        params=params,
+        probe=TextProbe(model, params, tokens, vocabulary),
+        training=TextProbe(model, params, training, vocabulary),
+        learning_rate=rate,
+        take_step=take_step,
+        clip_norm=settings.clipping()[0] or None,
+        language=Language(model, vocabulary),
+        examples=tokens,
+        learnt=training,
+        about=f"{settings.num_layers} x {settings.hidden_size}, {trees.count(params):,} parameters",
     )
-    return replace(subject, params=_trained(task, subject, steps, dropout), steps=steps) if steps else subject
 
 
-def _trained(task: LanguageModel, subject: Subject, steps: int, rng: np.random.Generator) -> Tree:
-    settings, rate = subject.settings, subject.learning_rate
+def _rate(settings: Settings, model: Model) -> float:
+    """The learning rate that was given, or what suits the cell."""
+    return settings.learning_rate or model.suggested_learning_rate
+
+
+def _train(
+    task: LanguageModel, params: Tree, settings: Settings, rate: float, steps: int, rng: np.random.Generator
+) -> Details:
+    """Train at a constant learning rate; what the last step did.
+
+    Raises:
+        NotFinite: a loss or a gradient is no number.
+    """
     optimizer = settings.make_optimizer()
     clip_norm, clip_value = settings.clipping()
-    state = start(subject.params, optimizer, task.init_carry(), rng)
+    state = start(params, optimizer, task.init_carry(), rng)
 
-    def batches() -> Any:
+    def batches() -> Iterator[Any]:
         for step in range(steps):
             if step % task.steps_per_epoch == 0:
                 state.carry = task.init_carry()
@@ -173,15 +192,11 @@ def _trained(task: LanguageModel, subject: Subject, steps: int, rng: np.random.G
         schedule=lambda step: rate,
         clip_norm=clip_norm,
         clip_value=clip_value,
+        watch=lambda step: step == steps,
     )
-    try:
-        for _ in records:
-            pass
-    except NotFinite as error:
-        why = " ".join(of_recurrence(task, subject, error.step)).removesuffix(".")
-        advice = why or f"lower --learning-rate (it is {rate:g}) or --steps"
-        raise UserError(f"the training of {subject.label} diverges at step {error.step}: {advice}") from None
-    return trees.map(np.asarray, state.params)
+    last = deque(records, maxlen=1).pop()
+    assert last.details is not None
+    return last.details
 
 
 def _plain(tokens: Array) -> Array:

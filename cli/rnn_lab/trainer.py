@@ -28,6 +28,10 @@ from rnn_lab.paths import BEST, LAST, METRICS
 from rnn_lab.runs import SET_ASIDE, Run
 from rnn_lab.settings import Settings
 from rnn_plugins.errors import UserError
+from rnn_plugins.language.probe import TextProbe
+from rnn_plugins.reports.parameters import norms_of
+from rnn_plugins.reports.probe import Probe
+from rnn_plugins.tasks.language_model import LanguageModel
 from rnn_plugins.tasks.task import Task
 
 SAVE_SECONDS = 60.0
@@ -341,14 +345,21 @@ class Trainer:
     def _measure(self, step: StepRecord, record: dict[str, Any]) -> None:
         """Put into a record what there is to know of the network beside its losses. No generator is drawn from."""
         if step.details:
-            record |= measurements.norms(step.details)
+            record |= norms_of(step.details)
         # States of weights on their way to diverge may be no numbers: the record then has no look at them.
         with on_backend(self.settings.backend), np.errstate(all="ignore"), suppress(UserError):
-            if self.validates(step.step) and (units := measurements.units(self.task, self.state.params)):
+            probe = self._probe()
+            if probe and self.validates(step.step) and (units := measurements.units(probe)):
                 record["units"] = units
-            if self._shows_flow(step.step):
-                flow = measurements.flow(self.task, self.state.params, self.settings.seed or 0)
+            if probe and self._shows_flow(step.step):
+                flow = measurements.flow(probe, self.settings.seed or 0)
                 record |= {"flow": flow} if flow else {}
+
+    def _probe(self) -> Probe | None:
+        """The network as it is now, on what it learns from; None where its task offers no probe."""
+        if not isinstance(self.task, LanguageModel):
+            return None
+        return TextProbe(self.task.model, self.state.params, self.task.train_tokens, self.run.vocabulary)
 
     def _follow(self, first_step: int, seconds: float) -> None:
         """Spread the schedule anew where that is due, by the clock or as the run did that is repeated."""

@@ -23,13 +23,15 @@ from rnn_lab.comparison.plan import seconds_of, task_of
 from rnn_lab.comparison.statistics import level, rank, welch
 from rnn_lab.language.evaluation import FEW_UNKNOWN, unknown_share
 from rnn_lab.runs import Run
-from rnn_lab.subject import Subject, of_run
+from rnn_lab.subject import of_run
 from rnn_plugins.errors import UserError
 from rnn_plugins.inspect.operations import operations
-from rnn_plugins.reports.flow import REACHED, crossing, measure_flow
+from rnn_plugins.reports.flow import REACHED, crossing, measure_flow, most_lags
+from rnn_plugins.reports.probe import Probe
 from rnn_plugins.reports.report import Chart, Curve, Page, Quantity, Table
 from rnn_plugins.reports.structure import CLASSES, ENOUGH, Outcomes, outcomes
 from rnn_plugins.reports.structure import write as written
+from rnn_plugins.reports.subject import Subject
 
 Array: TypeAlias = NDArray[Any]
 
@@ -124,17 +126,17 @@ def look(trial: Trial) -> Trial:
     try:
         with blaming():
             subject = of_run(trial.run)
-            return replace(trial, reach=_reach(subject), structure=_structure(subject))
+            return replace(trial, reach=_reach(subject.probe), structure=_structure(subject))
     except UserError as error:
         return replace(trial, notices=(f"{trial.run.name}: its weights were not looked at, because {error}",))
 
 
-def _reach(subject: Subject) -> float | None:
+def _reach(probe: Probe) -> float | None:
     """The largest, over the states that the cell carries, of the lags at which 1 % of the gradient is left."""
-    lags = min(LAGS, (len(subject.tokens) - 2) // 2)
+    lags = min(LAGS, most_lags(probe))
     if lags < 1:
         return None
-    flow = measure_flow(subject.model, subject.params, subject.tokens, lags, POSITIONS)
+    flow = measure_flow(probe, lags, POSITIONS)
     means = [flow.mean[place].tolist() for place in flow.real]
     found = [crossing(norms, REACHED) for norms in means if norms[0] > 0]
     return max((math.inf if lag is None else lag for lag in found), default=None)
@@ -142,9 +144,10 @@ def _reach(subject: Subject) -> float | None:
 
 def _structure(subject: Subject) -> float | None:
     """The share of what its writing opens that it closes rightly, where text and writing have enough of that."""
-    if _right(outcomes([subject.vocabulary.decode(subject.training[:CHECKED])])) is None:
+    language = subject.language
+    if not language or _right(outcomes([language.vocabulary.decode(subject.learnt[:CHECKED])])) is None:
         return None
-    return _right(outcomes(written(subject, WRITTEN, 0)))
+    return _right(outcomes(written(language, subject.params, subject.learnt, WRITTEN, 0)))
 
 
 def _right(found: Outcomes) -> float | None:
@@ -454,7 +457,7 @@ def _quantities(contestant: Contestant, lowest: str) -> tuple[Quantity, ...]:
     scores = [trial.structure for trial in trials if trial.structure is not None]
     reach = statistics.median(reaches) if reaches else None
     try:
-        cost: int | None = operations(run.model)
+        cost: int | None = operations(run.model.work())
     except TraceError:
         cost = None
     spread = f"{min(contestant.bits):.3f} to {max(contestant.bits):.3f}" if len(trials) > 1 else None

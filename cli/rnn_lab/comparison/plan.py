@@ -120,7 +120,7 @@ def contest(cells: Sequence[str], given: Mapping[str, Any], match: Match = "para
     first = common.seed if common.seed is not None else secrets.randbelow(1_000_000)
     entered: dict[str, Settings] = {}
     made: dict[str, Cell] = {}  # once each, as finding one among all that is installed takes its time
-    measure = {"params": _parameters, "flops": operations}.get(match)
+    measure = {"params": _parameters, "flops": _operations}.get(match)
     for cell in cells:
         name, options = split_spec(cell, "cell")
         entered[cell] = replace(common, cell=name, cell_option=options)
@@ -250,6 +250,10 @@ def _parameters(model: Model) -> int:
     return trees.count(model.init_params(np.random.default_rng(0)))
 
 
+def _operations(model: Model) -> int:
+    return operations(model.work())
+
+
 def _validations(settings: Settings, model: Model, corpus: Corpus, match: Match) -> int:
     """Steps between validations; 0 leaves it open."""
     if match == "seconds" and settings.max_time is not None:
@@ -281,7 +285,7 @@ def _about(entered: Mapping[str, Settings], models: Mapping[str, Model], match: 
         model = models[label]
         line = f"{label}: {settings.num_layers} x {settings.hidden_size}, {_parameters(model):,} parameters"
         if match == "flops":
-            line += f", {operations(model):,} operations a symbol"
+            line += f", {_operations(model):,} operations a symbol"
         yield line
 
 

@@ -30,13 +30,12 @@ from rnn_plugins.data.vocabulary import (
     Level,
     Unknown,
     Vocabulary,
-    amount,
     count_characters,
-    listing,
     show,
     split_words,
 )
 from rnn_plugins.errors import UserError, why
+from rnn_plugins.words import amount, listing
 
 SMALL = 1 << 20  # bytes; encoding a smaller text is faster than opening the cache
 IN_MEMORY = 1 << 28  # bytes; more ids are memory-mapped

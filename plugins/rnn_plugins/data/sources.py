@@ -18,8 +18,9 @@ from typing import Any
 
 from rnn_plugins.data import RUN
 from rnn_plugins.data.decoding import Changes, NoText, cleaned, decode, decoded
-from rnn_plugins.data.vocabulary import Level, amount, listing
+from rnn_plugins.data.vocabulary import Level
 from rnn_plugins.errors import UserError, why
+from rnn_plugins.words import amount, listing
 
 CHUNK = 1 << 20  # bytes read at a time
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnn_plugins.errors import UserError
+from rnn_plugins.words import amount, listing
 
 Level = Literal["char", "byte", "word"]
 Unknown = Literal["error", "skip", "replace"]
@@ -24,7 +25,6 @@ MAX_WORDS = 10_000
 # Labels of bytes: ASCII as itself, all others as numbers.
 BYTES = tuple(chr(byte) if byte < 0x80 else f"\\x{byte:02x}" for byte in range(256))
 
-_NAMED = 8  # symbols named in a message before "and n more"
 _BLOCK = 1 << 20  # ids counted at a time, also of a memory-mapped array
 
 
@@ -300,21 +300,6 @@ def show(symbol: str) -> str:
         return repr(symbol)
     code = f"U+{ord(symbol):04X}"
     return f"{symbol!r} ({code})" if symbol.isprintable() and not unicodedata.combining(symbol) else code
-
-
-def listing(names: Iterable[str], total: int | None = None) -> str:
-    """`a, b and c`: the first eight names, and how many more of `total` (by default the number given)."""
-    names = list(names)
-    named = names[:_NAMED]
-    more = (total or len(names)) - len(named)
-    if more:
-        return f"{', '.join(named)} and {more:,} more"
-    return " and ".join(filter(None, [", ".join(named[:-1]), named[-1]]))
-
-
-def amount(count: int, noun: str) -> str:
-    """`1 word`, `2,000 words`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 @cache

@@ -1,17 +1,15 @@
-"""What a model costs to run, in operations a symbol, read from its step's graph. It measures no time."""
+"""What a step of a model costs in operations, read from its graph."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from minigrad import affine
 from minigrad.graph import Op, Value, trace
 from minigrad.scan.passes import Level, classify, split
-from minigrad.trees import Tree
-from rnn_plugins.language.model import Model
+
+if TYPE_CHECKING:
+    from rnn_plugins.tasks.protocol import Work
 
 MOVES = frozenset(
     {"alias", "reshape", "transpose", "broadcast_to", "pad", "concatenate", "stack", "getitem"}
@@ -20,31 +18,23 @@ MOVES = frozenset(
 """Primitives that only bring numbers to other places."""
 
 
-def operations(model: Model) -> int:
-    """Additions, multiplications and functions of a number that reading one symbol and scoring the next takes.
+def operations(work: Work) -> int:
+    """Additions, multiplications and functions of a number that one step takes, for one sequence.
 
     A product of a row of K numbers with a matrix (K, N) counts 2 K N; every other operation counts 1 for each number
     that it makes, or reads where those are more (a sum). Three things count nothing: moving numbers, what depends on
-    parameters alone, and the product of a one-hot symbol with a matrix, which is a row looked up; ``[h, x] @ W`` is
-    taken as ``h @ W_h + x @ W_x``. The head is included, the softmax is not. Training takes about three times as many:
-    those of the forward pass, and in the backward pass one product by the inputs and one by the parameters for each.
+    parameters alone, and the product of a one-hot input with a matrix, which is a row looked up; ``[h, x] @ W`` is
+    taken as ``h @ W_h + x @ W_x``. Training takes about three times as many: those of the forward pass, and in the
+    backward pass one product by the inputs and one by the parameters for each.
 
     Raises:
-        TraceError: the cell's step does what a graph cannot hold.
+        TraceError: the step does what a graph cannot hold.
     """
-
-    def step(params: Tree, carry: Tree, x: Any) -> tuple[Tree, Any]:
-        carry, y = model.cell(params["cell"], carry, x)
-        return carry, affine(params["head"], y)
-
-    params = model.init_params(np.random.default_rng(0))
-    params = {"cell": params["cell"], "head": params["head"]}
-    x = np.zeros((1, model.cell.input_size), model.dtype)
-    graph, _ = trace(step, params, model.init_carry(1), x, names=("params", "carry", "x"))
+    graph, _ = trace(work.step, work.params, work.carry, work.x, names=("params", "carry", "x"))
     levels = {value: _level(graph.names[value]) for value in graph.inputs}
     graph = split(graph, levels)
     varying = classify(graph, levels)
-    looked_up = graph.inputs[-1] if not model.embedding_size else None
+    looked_up = graph.inputs[-1] if work.looked_up else None
     return sum(_count(op, looked_up) for op in graph.ops if varying[op.output] != Level.FIXED)
 
 

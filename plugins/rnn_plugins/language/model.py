@@ -15,6 +15,7 @@ from minigrad.scan.planned import Stepper
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
+from rnn_plugins.tasks.protocol import Work
 
 Array = NDArray[Any]
 
@@ -129,6 +130,12 @@ class Model:
     def stepper(self, params: Tree, carry: Tree) -> Stepper | None:
         """``step`` prepared to be taken many times from ``carry`` on; None where no backend can do better."""
         return stepper(_Scores(self.cell), params, carry, self.table(params))
+
+    def work(self) -> Work:
+        """One step, from a symbol to the scores of the next: the head is included, the softmax is not."""
+        params = self.init_params(np.random.default_rng(0))
+        x = np.zeros((1, self.cell.input_size), self.dtype)
+        return Work(_Scores(self.cell), params, self.init_carry(1), x, not self.embedding_size)
 
     def evaluate(self, params: Tree, tokens: Array, *, lanes: int | None = None) -> float:
         """The mean loss in nats of each symbol of ``tokens`` but the first, given those before it.

@@ -1,32 +1,27 @@
-"""How far back in time the gradient reaches, for any cell, and what would help. It draws nothing."""
+"""How far back in time the gradient reaches, for any cell, and what makes it reach farther."""
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minigrad import affine, log_softmax, pick, scan, sum, trees, vjp
+from minigrad import scan, sum, trees, vjp
 from minigrad.trees import Tree
 from rnn_cells import Cell, Stacked
 from rnn_cells.ablated import Ablated
-from rnn_cells.anatomy import State, anatomy, places_of_states
-from rnn_plugins.data.latex_check import check
-from rnn_plugins.data.vocabulary import NOUNS
+from rnn_cells.anatomy import State, places_of_states
 from rnn_plugins.errors import UserError
-from rnn_plugins.language.model import Model
 from rnn_plugins.reports.jacobians import exp, jacobians_along, log, norm, stretches, width_of_carry
-from rnn_plugins.reports.probing import places, read, rows_at_once, state_gradients, windows
+from rnn_plugins.reports.probe import Probe
+from rnn_plugins.reports.probing import is_short, losses_at_end, places, state_gradients, too_short
 from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report
-
-if TYPE_CHECKING:
-    from rnn_lab.subject import Subject
+from rnn_plugins.reports.subject import Subject
 
 Array: TypeAlias = NDArray[Any]
 
@@ -34,7 +29,7 @@ REACHED = 0.01
 """The share of its value at lag 0 below which a gradient is called gone."""
 
 STRETCHES = 2
-"""Stretches of text along which the bound is computed: each takes a singular value a step."""
+"""Stretches along which the bound is computed: each takes a singular value per step."""
 
 EXPLODED, HELD = 10.0, 0.1
 """How many times what it was a gradient is that explodes, and one that holds; see ``fate_of``."""
@@ -44,9 +39,6 @@ LEAST_BOUNDED, BOUND_WORK = 8, 100 * 512**3
 
 ROUNDINGS = 100
 """How many units in the last place of the largest gradient at a lag one may be and count as rounding noise."""
-
-FEW = 20
-"""Brackets, or lines, of a text below which nothing is said of how far apart they are."""
 
 TALLEST_BOUND = 1e4
 """How far above what was measured a bound is drawn, so that it does not flatten all the rest."""
@@ -115,42 +107,38 @@ def main_state(states: Sequence[State]) -> int:
     return next((i for i in places if states[i].name == "h"), places[0])
 
 
-def measure_flow(model: Model, params: Tree, tokens: Array, lags: int, positions: int, seed: int = 0) -> Norms:
-    """Differentiate losses at many places of a text by the states before them.
+def measure_flow(probe: Probe, lags: int, positions: int, seed: int = 0) -> Norms:
+    """Differentiate losses at many positions by the states before them.
 
-    Every place is a row of a batch, which reads ``lags`` symbols to come to a state of its own and then the
-    ``lags + 1`` symbols whose states are differentiated by: one backward pass for some hundred places and all lags.
+    Every position is a row of a batch, which reads ``lags`` steps to come to a state of its own and then the
+    ``lags + 1`` steps whose states are differentiated by: one backward pass for some hundred positions and all lags.
 
     Args:
-        model: the model.
-        params: its parameters.
-        tokens: (N,), the text.
+        probe: the network.
         lags: how far back, K.
-        positions: how many places at most.
+        positions: how many at most.
         seed: of their choice.
 
     Returns:
         The norms; infinite where a gradient is too large for a number.
 
     Raises:
-        UserError: the text is shorter than 2 K + 2 symbols, or the states grow beyond all numbers.
+        UserError: no position has as many steps before it, or the states grow beyond all numbers.
     """
-    ends = places(len(tokens), 2 * lags + 1, positions, np.random.default_rng(seed))
-    parts = -(-len(ends) // rows_at_once(model, lags + 1))
+    ends = places(probe, lags + 1, lags, positions, np.random.default_rng(seed))
+    parts = -(-len(ends) // probe.rows_at_once(lags + 1))
     together = -(-len(ends) // parts)
     found: list[list[Array]] = []
     for part in range(parts):
         # All parts are of one size, since each size has a plan with buffers of its own: the last repeats some places.
         start = min(part * together, len(ends) - together)
         some = ends[start : start + together]
-        text = windows(tokens, some, 2 * lags + 1)
-        carry = read(model, params, text[:lags])
-        gradients = state_gradients(model, params, carry, text[lags:], np.asarray(tokens[some]))
+        gradients = state_gradients(probe, probe.window(some, lags + 1, lags), probe.targets(some, lags + 1))
         # float64, because a square of 1e-25 is nothing in float32; what is no number was infinite a step before.
         norms = [_lengths(g)[::-1, part * together - start :] for g in gradients]
         found.append([np.where(np.isnan(lengths), np.inf, lengths) for lengths in norms])
     whole = tuple(np.concatenate(part, axis=1) for part in zip(*found, strict=True))
-    return Norms(anatomy(model.cell).states, whole, ROUNDINGS * float(np.finfo(model.dtype).eps))
+    return Norms(probe.anatomy.states, whole, ROUNDINGS * float(np.finfo(probe.dtype).eps))
 
 
 def _lengths(gradients: Array) -> Array:
@@ -199,36 +187,35 @@ class Bounded(NamedTuple):
     growth: float
 
 
-def bounded(subject: Subject, lags: int, seed: int) -> Bounded:
-    """Hold the gradient of the carry against what its Jacobians allow.
+def bounded(probe: Probe, lags: int, seed: int) -> Bounded:
+    """Compare the gradient of the carry with what its Jacobians allow.
 
     |dL_t/ds_{t-k}| is at most |dL_t/ds_{t-1}| times the product of the largest singular values of the Jacobians from
     t - k + 1 to t - 1, since the derivative is that times those (Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063).
 
     Args:
-        subject: the model and its text.
+        probe: the network.
         lags: how far back; less where the carry is so wide that its singular values would take long.
         seed: of the choice of stretches.
 
     Raises:
         UserError: states or their derivatives grow beyond all numbers.
     """
-    width = width_of_carry(subject.model.cell)
+    width = width_of_carry(probe.cell)
     lags = min(lags, max(LEAST_BOUNDED, BOUND_WORK // width**3))
-    along = stretches(subject, Look(lags=lags + 1, seed=seed), lags, STRETCHES)
-    head = trees.cast(subject.params["head"], "float64")
+    along = stretches(probe, Look(lags=lags + 1, seed=seed), lags, STRETCHES)
     leaves = trees.leaves(along.carry)
     nudges = [np.zeros((len(along.xs), *leaves[place].shape)) for place in places_of_states(along.carry)]
 
     def loss(nudges: list[Any]) -> Any:
-        _, outputs = scan(_Moved(along.cell), along.params, along.carry, (along.xs, nudges))
-        return -sum(pick(log_softmax(affine(head, outputs[-1])), along.targets))
+        _, outputs = scan(_Moved(along.probe.cell), along.probe.params, along.carry, (along.xs, nudges))
+        return sum(losses_at_end(along.probe, outputs, along.targets))
 
     # Not value_and_grad, which refuses a loss that depends on nothing: here zeros are what is measured.
     (gradients,) = vjp(loss, nudges)[1](np.ones(()))
     flat = np.concatenate([g.reshape(*g.shape[:2], -1) for g in gradients], axis=-1)
     measured = np.linalg.norm(flat, axis=-1)[::-1]
-    norms = [norm(J) for J in jacobians_along(along.cell, along.params, along.carry, along.xs)]
+    norms = [norm(J) for J in jacobians_along(along.probe.cell, along.probe.params, along.carry, along.xs)]
     logs = log(np.array(norms[::-1]))  # (K, B), the last step first; that one is in the derivative at lag 1
     products = np.concatenate([np.zeros_like(logs[:1]), np.cumsum(logs[1:], axis=0)])
     return Bounded(measured.mean(axis=1), (measured[0] * exp(products)).mean(axis=1), float(exp(logs.mean())))
@@ -254,26 +241,27 @@ class Flow(Report):
     """How far back in time the gradient of the loss reaches.
 
     The norm of the derivative of the loss at one position by the state k steps before it, for every state that the
-    cell carries, over many positions of a text (Hochreiter 1991; Bengio, Simard and Frasconi 1994).
+    cell carries, over many positions (Hochreiter 1991; Bengio, Simard and Frasconi 1994).
     """
 
     title: ClassVar[str] = "Gradient flow"
     question: ClassVar[str] = "How much does a loss depend on the state k steps before it: how far back can it teach?"
 
     def measure(self, subject: Subject, look: Look) -> Findings:
-        """Look at one model on one text.
+        """Measure one network.
 
         Raises:
-            UserError: the text is too short for any lag, there is no state, or states grow beyond all numbers.
+            UserError: the sequences are too short for any lag, there is no state, or states grow beyond all numbers.
         """
-        main_state(subject.anatomy.states)
-        lags, notices = _lags(subject, look)
-        flow = measure_flow(subject.model, subject.params, subject.tokens, lags, look.positions, look.seed)
+        probe = subject.probe
+        main_state(probe.anatomy.states)
+        lags, notices = _lags(probe, look)
+        flow = measure_flow(probe, lags, look.positions, look.seed)
         means = flow.mean
-        limit = bounded(subject, lags, look.seed)
-        if subject.anatomy.reason:
+        limit = bounded(probe, lags, look.seed)
+        if probe.anatomy.reason:
             notices.append(
-                f"the step cannot be traced ({subject.anatomy.reason}), so the ways within a step from one state to "
+                f"the step cannot be traced ({probe.anatomy.reason}), so the ways within a step from one state to "
                 "another are not in the derivatives"
             )
         notices += [
@@ -290,13 +278,12 @@ class Flow(Report):
         allowed = np.where(limit.bound > TALLEST_BOUND * limit.measured.max(), np.nan, limit.bound)
         back = np.arange(1, len(allowed) + 1)
         count = flow.norms[0].shape[1]
-        unit = f"{NOUNS[subject.vocabulary.level]}s"
-        what = f"over {count:,} positions of the text"
+        what = f"over {count:,} positions of {probe.sequences}"
         charts = (
             Chart(
                 "flow",
                 "The gradient k steps back",
-                f"lag k, {unit}",
+                f"lag k, {probe.unit}s",
                 "|dL(t) / ds(t-k)|, nats",
                 tuple(curves[i] for i in order),
                 log_y=True,
@@ -306,13 +293,13 @@ class Flow(Report):
             Chart(
                 "bound",
                 "The gradient of the whole carry, beside its bound",
-                f"lag k, {unit}",
+                f"lag k, {probe.unit}s",
                 "|dL(t) / d carry(t-k)|, nats",
                 (Curve("carry", back, limit.measured), Curve("bound", back, allowed, role="bound")),
                 log_y=True,
                 definition="The norm of the derivative of the loss by all that is carried, and the most it can be: "
                 "its value at lag 1 times the largest singular values of the Jacobians of the steps between; both are "
-                f"means over {STRETCHES} stretches of the text. The bound is drawn as far as it is of use.",
+                f"means over {STRETCHES} stretches of {probe.sequences}. The bound is drawn as far as it is of use.",
             ),
         )
         quantities = [q for i in order for q in _quantities(flow, i, i == main, lags, what)]
@@ -323,10 +310,10 @@ class Flow(Report):
                 limit.growth,
                 "a step",
                 "The geometric mean of the largest singular value of the carry's one-step Jacobian, along "
-                f"{STRETCHES} stretches of the text.",
+                f"{STRETCHES} stretches of {probe.sequences}.",
             )
         )
-        return Findings(tuple(quantities), charts, _verdict(subject, flow, lags, limit.growth), tuple(notices))
+        return Findings(tuple(quantities), charts, _verdict(probe, flow, lags, limit.growth), tuple(notices))
 
 
 def _band(norms: Array) -> Array:
@@ -336,18 +323,19 @@ def _band(norms: Array) -> Array:
     return quantiles
 
 
-def _lags(subject: Subject, look: Look) -> tuple[int, list[str]]:
-    """How far back the text allows to look, and what is to be said of that."""
-    most = (len(subject.tokens) - 2) // 2
+def most_lags(probe: Probe) -> int:
+    """How far back the gradient can be measured: before that, one long sequence is read as far again."""
+    return (probe.longest() - 1) // (1 if probe.separate else 2)
+
+
+def _lags(probe: Probe, look: Look) -> tuple[int, list[str]]:
+    """How far back the sequences allow to look, and what is to be said of that."""
+    most = most_lags(probe)
     if look.lags <= most:
         return look.lags, []
     if most < 1:
-        raise UserError(
-            f"the text has {len(subject.tokens)} symbols, and the gradient over one lag takes 4: give a longer one"
-        )
-    return most, [
-        f"the text is short ({len(subject.tokens):,} symbols), which reduces the lags from {look.lags} to {most}"
-    ]
+        raise too_short(probe, "the gradient over one lag", 2 if probe.separate else 3)
+    return most, [is_short(probe, f"the lags from {look.lags} to {most}")]
 
 
 def _quantities(flow: Norms, place: int, is_main: bool, lags: int, what: str) -> list[Quantity]:
@@ -387,7 +375,7 @@ def _quantities(flow: Norms, place: int, is_main: bool, lags: int, what: str) ->
     ]
 
 
-def _verdict(subject: Subject, flow: Norms, lags: int, limit: float) -> tuple[str, ...]:
+def _verdict(probe: Probe, flow: Norms, lags: int, limit: float) -> tuple[str, ...]:
     """What it means, and what to try."""
     best = flow.farthest
     state, norms = flow.states[best], flow.mean[best].tolist()
@@ -401,20 +389,17 @@ def _verdict(subject: Subject, flow: Norms, lags: int, limit: float) -> tuple[st
     if fate == "explodes":
         size = f"is {left:.3g} times what it was" if math.isfinite(left) else "is too large for a number"
         pace = f", a factor of {factor:.3f} per step" if factor else ""
-        return (f"Explodes: after {steps} the gradient {size}{through}{pace}.", _against_explosion(subject, limit))
+        return (f"Explodes: after {steps} the gradient {size}{through}{pace}.", _against_explosion(probe, limit))
     if fate != "vanishes":
         amount = f"is {left:.3g} times what it was" if left > 1 else f"has {left:.1%} of its size left"
         return (f"{fate.capitalize()}: after {steps} the gradient {amount}{through}.",)
     gone = crossing(norms, REACHED)
     half = crossing(norms, 0.5) or gone or 0.0
     words = f"Vanishes: half-life {half:.2g} steps, and 1 % is left after {gone:.3g}{through}"
-    distance, thing = _distance(subject)
+    distance, thing = probe.distance()
     if distance is None or distance <= half:
-        return (f"{words}.", *_against_vanishing(subject, factor, max(10 * half, lags), limit))
-    return (
-        f"{words}, while half of this text's {thing} {distance:.0f}.",
-        *_against_vanishing(subject, factor, distance, limit),
-    )
+        return (f"{words}.", *_against_vanishing(probe, factor, max(10 * half, lags), limit))
+    return f"{words}, while {thing} {distance:.0f}.", *_against_vanishing(probe, factor, distance, limit)
 
 
 def fate_of(norms: Sequence[float]) -> str:
@@ -438,23 +423,9 @@ def _left(norms: Sequence[float]) -> float:
     return norms[-1] / start if math.isfinite(norms[-1]) else math.inf
 
 
-def _distance(subject: Subject) -> tuple[float | None, str]:
-    """How far apart things are in the text that belong together: brackets where there are any, otherwise lines."""
-    if subject.vocabulary.level == "word":
-        return None, ""
-    text = subject.vocabulary.decode(subject.tokens[:200_000])
-    closings = [closing.distance for closing in check(text).closings if closing.right]
-    if len(closings) >= FEW:
-        return statistics.median(closings), "brackets close later than"
-    lines = [len(line) for line in text.splitlines() if line]
-    if len(lines) >= FEW:
-        return statistics.median(lines), "lines are longer than"
-    return None, ""
-
-
-def _option(subject: Subject, name: str) -> float | None:
+def _option(probe: Probe, name: str) -> float | None:
     """The value of an option of the cell that is a number; None where it has none of that name."""
-    cell: Any = subject.model.cell
+    cell: Any = probe.cell
     while isinstance(cell, Stacked | Ablated):
         cell = cell.cells[0] if isinstance(cell, Stacked) else cell.cell
     with suppress(AttributeError, TypeError, ValueError):
@@ -462,11 +433,11 @@ def _option(subject: Subject, name: str) -> float | None:
     return None
 
 
-def _against_vanishing(subject: Subject, factor: float | None, distance: float, limit: float) -> tuple[str, ...]:
+def _against_vanishing(probe: Probe, factor: float | None, distance: float, limit: float) -> tuple[str, ...]:
     """What to try, with the values that follow from what was measured."""
     advice = []
-    scale, bias = _option(subject, "recurrent_scale"), _option(subject, "forget_bias")
-    functions = {activation.function for activation in subject.anatomy.activations}
+    scale, bias = _option(probe, "recurrent_scale"), _option(probe, "forget_bias")
+    functions = {activation.function for activation in probe.anatomy.activations}
     if scale is not None and factor:
         wanted = scale / factor
         if "relu" in functions and limit:  # nothing bounds such states, so that no step may stretch them
@@ -488,28 +459,28 @@ def _against_vanishing(subject: Subject, factor: float | None, distance: float, 
     return (f"For a longer reach (which alone does not lower the loss), try {' or '.join(advice)}.",)
 
 
-def _against_explosion(subject: Subject, limit: float) -> str:
-    scale = _option(subject, "recurrent_scale")
+def _against_explosion(probe: Probe, limit: float) -> str:
+    scale = _option(probe, "recurrent_scale")
     smaller = ""
     if scale and limit:
         smaller = f"--cell-option recurrent_scale={scale / limit:.2g} (at which no step stretches it) or "
     return f"To hold it, try {smaller}a cell with gates (--cell gru or --cell lstm), and clipping (--grad-clip 1)."
 
 
-def explosion(subject: Subject, look: Look) -> tuple[str, ...]:
+def explosion(probe: Probe, look: Look) -> tuple[str, ...]:
     """What the report says where the gradient explodes, and what would hold it; nothing where it does not.
 
-    Where the states along the text are beyond all numbers, shorter stretches are looked at.
+    Where the states along the sequences are beyond all numbers, shorter stretches are measured.
 
     Raises:
-        UserError: the text is too short for any lag.
+        UserError: the sequences are too short for any lag.
     """
-    lags, _ = _lags(subject, look)
-    while lags and subject.anatomy.states:
+    lags, _ = _lags(probe, look)
+    while lags and probe.anatomy.states:
         with suppress(UserError):
-            flow = measure_flow(subject.model, subject.params, subject.tokens, lags, look.positions, look.seed)
+            flow = measure_flow(probe, lags, look.positions, look.seed)
             if fate_of(flow.mean[flow.farthest].tolist()) != "explodes":
                 return ()
-            return _verdict(subject, flow, lags, bounded(subject, lags, look.seed).growth)
+            return _verdict(probe, flow, lags, bounded(probe, lags, look.seed).growth)
         lags //= 4
     return ()

@@ -1,62 +1,77 @@
-"""Which step's loss depends on which step's state, as a picture of one stretch of text. It averages nothing."""
+"""Which step's loss depends on which step's state, as a picture of one stretch of a sequence, or of several."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rnn_plugins.data.vocabulary import show
-from rnn_plugins.errors import UserError
 from rnn_plugins.reports.flow import main_state
-from rnn_plugins.reports.probing import places, read, state_gradients, windows
+from rnn_plugins.reports.probe import Probe
+from rnn_plugins.reports.probing import places, state_gradients, too_short
 from rnn_plugins.reports.report import Findings, Image, Look, Quantity, Report
+from rnn_plugins.reports.subject import Subject
 
-if TYPE_CHECKING:
-    from rnn_lab.subject import Subject
+Array: TypeAlias = NDArray[Any]
 
 WIDEST = 64
-"""Steps of the picture at most, so that each has room for its symbol."""
+"""Steps of the picture at most, so that each has room for its label."""
+
+ROWS = 16
+"""Sequences of the picture where each has one loss, at its end."""
 
 FLOOR = 1e-3
 """The share of the largest gradient below which all have one colour: what is so small is not learnt from."""
+
+COLOURS = (
+    "A colour means the same for all networks shown together. The scale begins at a thousandth of the smallest of "
+    "their largest norms and ends at most at a thousand times that; what is beyond has the colour of its end."
+)
+
+
+class Map(NamedTuple):
+    """The norms of derivatives of losses by states.
+
+    Attributes:
+        norms: (losses, states); NaN where the state comes after the loss.
+        lags: how many steps lie between the two, of the same shape.
+        whose: over which losses the mean lag is taken, and in words.
+        image: with its labels.
+    """
+
+    norms: Array
+    lags: Array
+    whose: tuple[slice, str]
+    image: Image
 
 
 class Heatmap(Report):
     """Which losses depend on which states, step by step.
 
-    The norm of the derivative of the loss at step t by the state after step k, for all pairs of steps of one stretch.
+    The norm of the derivative of the loss at step t by the state after step k, for all pairs of steps of one stretch;
+    where a sequence has one loss, at its end, for all steps of several sequences.
     """
 
     title: ClassVar[str] = "Heat map of the gradient"
-    question: ClassVar[str] = "Which earlier steps does the loss at each step of a text depend on?"
+    question: ClassVar[str] = "Which earlier steps does each loss depend on?"
 
     def measure(self, subject: Subject, look: Look) -> Findings:
-        """Look at one model on one stretch of text.
+        """Measure one network.
 
         Raises:
-            UserError: the text is too short.
+            UserError: the sequences are too short.
         """
-        steps = min(WIDEST, look.lags + 1, (len(subject.tokens) - 1) // 2)
+        probe = subject.probe
+        steps = min(WIDEST, look.lags + 1, probe.longest() // (1 if probe.separate else 2))
         if steps < 2:
-            raise UserError(f"the text has {len(subject.tokens)} symbols, and a heat map takes 5: give a longer one")
-        (end,) = places(len(subject.tokens), 2 * steps, 1, np.random.default_rng(look.seed))
-        text = windows(subject.tokens, np.array([end]), 2 * steps)
-        carry = read(subject.model, subject.params, np.repeat(text[:steps], steps, axis=1))
-        # Row b of the batch is the same stretch as all others, with the loss at its step b.
-        stretch = np.repeat(text[steps:], steps, axis=1)
-        targets = np.append(text[steps + 1 :, 0], subject.tokens[end])
-        gradients = state_gradients(subject.model, subject.params, carry, stretch, targets, at=np.arange(steps))
-        states = subject.anatomy.states
-        place = main_state(states)
-        norms = np.linalg.norm(gradients[place].astype(np.float64), axis=-1).T  # (loss, source)
-        norms[np.triu_indices(steps, 1)] = np.nan
-        symbols = tuple(show(subject.vocabulary.symbols[symbol]) for symbol in text[steps:, 0])
-        predicted = tuple(show(subject.vocabulary.symbols[symbol]) for symbol in targets)
-        total = np.nansum(norms, axis=1)
-        lags = np.arange(steps)[:, None] - np.arange(steps)
-        reach = np.nansum(norms * lags, axis=1)[steps // 2 :] / np.maximum(total[steps // 2 :], np.finfo(float).tiny)
-        name = states[place].label
+            raise too_short(probe, "a heat map", 2 if probe.separate else 4)
+        state = main_state(probe.anatomy.states)
+        found = (_of_steps if probe.every_step else _of_sequences)(probe, state, steps, look.seed)
+        some, words = found.whose
+        total = np.nansum(found.norms, axis=1)[some]
+        reach = np.nansum(found.norms * found.lags, axis=1)[some] / np.maximum(total, np.finfo(float).tiny)
+        name = probe.anatomy.states[state].label
         return Findings(
             quantities=(
                 Quantity(
@@ -64,26 +79,67 @@ class Heatmap(Report):
                     "mean lag of the gradient",
                     float(reach.mean()),
                     "steps",
-                    f"The lags of the norms for {name}, weighted by the norms, over the second half of the losses.",
+                    f"The lags of the norms for {name}, weighted by the norms, over {words}.",
                 ),
             ),
-            figures=(
-                Image(
-                    "heatmap",
-                    f"|dL(t) / d{name}(k)|",
-                    "source: the state after reading, step k",
-                    "loss: at predicting, step t",
-                    norms,
-                    "norm, nats",
-                    symbols,
-                    predicted,
-                    log=True,
-                    definition="The Euclidean norm of the derivative of the loss at each step t (a row, with the "
-                    f"symbol that is predicted) by {name} after each step k (a column, with the symbol that was read). "
-                    "A column that stays bright is a symbol that later losses remember. A colour means the same for "
-                    "all networks shown together. The scale begins at a thousandth of the smallest of their largest "
-                    "norms and ends at most at a thousand times that; what is beyond has the colour of its end.",
-                    floor=FLOOR,
-                ),
-            ),
+            figures=(found.image,),
         )
+
+
+def _of_steps(probe: Probe, state: int, steps: int, seed: int) -> Map:
+    """The losses of all steps of one stretch, by the states of all steps before."""
+    (end,) = places(probe, steps, steps, 1, np.random.default_rng(seed))
+    # Row b of the batch is the same stretch as all others, with the loss at its step b.
+    ends = np.repeat(end, steps)
+    targets = probe.targets(ends, steps)
+    gradients = state_gradients(probe, probe.window(ends, steps, steps), targets, at=np.arange(steps))
+    norms = _norms(gradients[state])
+    norms[np.triu_indices(steps, 1)] = np.nan
+    labels, name = probe.labels(int(end), steps), probe.anatomy.states[state].label
+    image = Image(
+        "heatmap",
+        f"|dL(t) / d{name}(k)|",
+        "source: the state after reading, step k",
+        "loss: at predicting, step t",
+        norms,
+        "norm, nats",
+        labels.inputs if labels else (),
+        labels.targets if labels else (),
+        log=True,
+        definition="The Euclidean norm of the derivative of the loss at each step t (a row, with the "
+        f"{probe.unit} that is predicted) by {name} after each step k (a column, with the {probe.unit} that was read). "
+        f"A column that stays bright is a {probe.unit} that later losses remember. {COLOURS}",
+        floor=FLOOR,
+    )
+    lags = np.arange(steps)[:, None] - np.arange(steps)
+    return Map(norms, lags, (slice(steps // 2, None), "the second half of the losses"), image)
+
+
+def _of_sequences(probe: Probe, state: int, steps: int, seed: int) -> Map:
+    """The losses at the ends of some sequences, by the states of all steps before."""
+    ends = places(probe, steps, steps, ROWS, np.random.default_rng(seed))
+    gradients = state_gradients(probe, probe.window(ends, steps, steps), probe.targets(ends, steps))
+    norms = _norms(gradients[state])
+    lags = np.arange(steps)[::-1]
+    labels, name = [probe.labels(int(end), steps) for end in ends], probe.anatomy.states[state].label
+    image = Image(
+        "heatmap",
+        f"|dL / d{name}(k)|",
+        f"source: the state so many {probe.unit}s before the end",
+        "loss: of each sequence",
+        norms,
+        "norm, nats",
+        tuple(map(str, lags.tolist())),
+        tuple(label.targets[-1] for label in labels if label),
+        log=True,
+        definition=f"The Euclidean norm of the derivative of the loss at the end of {len(ends)} of {probe.sequences} "
+        f"(a row, with what is predicted) by {name} after each {probe.unit} before it (a column). {COLOURS}",
+        floor=FLOOR,
+    )
+    return Map(norms, np.broadcast_to(lags, norms.shape), (slice(None), f"{len(ends)} of {probe.sequences}"), image)
+
+
+def _norms(gradients: Array) -> Array:
+    """Norms of vectors (T, B, size), in float64, as (B, T)."""
+    norms: Array = np.linalg.norm(gradients.astype(np.float64), axis=-1).T
+    return norms

@@ -1,23 +1,24 @@
-"""Jacobians of what a cell carries, step by step along a text, for any cell. What is made of them others say."""
+"""Jacobians of what a cell carries, step by step along sequences, for any cell."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minigrad import scan, trees
+from minigrad.scan import Lookup
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.anatomy import jacobians, places_of_states
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports.probing import places, read, require_finite, windows
+from rnn_plugins.reports.probe import Probe, require_finite
+from rnn_plugins.reports.probing import is_short, places, too_short
 
 if TYPE_CHECKING:
-    from rnn_lab.subject import Subject
     from rnn_plugins.reports.report import Look
 
 Array: TypeAlias = NDArray[Any]
@@ -27,61 +28,62 @@ NUMBERS_AT_ONCE = 2_000_000
 
 
 class Stretches(NamedTuple):
-    """Where Jacobians are taken: stretches of text, and the states that reading what comes before them leads to.
+    """Where Jacobians are taken: stretches of sequences, and the states that reading what comes before them leads to.
 
     Attributes:
-        cell: whose.
-        params: its parameters, float64.
+        probe: the network, in float64.
         carry: before the first step, (B, ...) each.
         xs: (T, B, I), what it sees.
-        targets: (B,), the symbols that follow.
-        read: symbols that it has read before.
+        targets: as ``Probe.targets`` gives them.
+        read: steps that it has read before; None where that is all that each sequence has.
         notices: what had to be done otherwise than asked.
     """
 
-    cell: Cell
-    params: Tree
+    probe: Probe
     carry: Tree
     xs: Array
     targets: Array
-    read: int
+    read: int | None
     notices: tuple[str, ...]
 
+    @property
+    def settled(self) -> str:
+        """What comes before them, in words."""
+        return "after all steps before them" if self.read is None else f"after {self.read} steps to come to a state"
 
-def stretches(subject: Subject, look: Look, steps: int, count: int) -> Stretches:
-    """Stretches of a subject's text, in float64, each read from a first carry of its own ``look.lags`` symbols before.
+
+def stretches(probe: Probe, look: Look, steps: int, count: int) -> Stretches:
+    """Stretches of a probe's sequences, in float64.
+
+    Those of one long sequence are each read from a first carry of their own ``look.lags`` steps before.
 
     Args:
-        subject: the model and its text.
+        probe: the network.
         look: how much is read before, and the seed of the choice.
         steps: T, the length of each.
         count: B, how many.
 
     Raises:
-        UserError: the text is too short, or the cell carries nothing.
+        UserError: the sequences are too short, or the cell carries nothing.
     """
-    model, params = replace(subject.model, dtype="float64"), trees.cast(subject.params, "float64")
-    if not width_of_carry(model.cell):
+    if not width_of_carry(probe.cell):
         raise UserError("the cell carries no state from step to step, so there is no Jacobian to look at")
-    available = len(subject.tokens) - 1
+    available = probe.longest()
     if available < 2:
-        raise UserError(
-            f"the text has {len(subject.tokens)} symbols, and a Jacobian along it takes 3: give a longer one"
-        )
-    short = min(steps, max(available - look.lags, available // 2))
-    before = min(look.lags, available - short)
+        raise too_short(probe, "a Jacobian along it", 2)
+    short = min(steps, available if probe.separate else max(available - look.lags, available // 2))
+    before = look.lags if probe.separate else min(look.lags, available - short)
     reduced = [
         f"the steps {name} from {asked} to {used}"
         for name, asked, used in (("looked at", steps, short), ("read before them", look.lags, before))
         if asked != used
     ]
-    notices = (f"the text is short ({available + 1:,} symbols), which reduces {' and '.join(reduced)}",)
-    ends = places(len(subject.tokens), before + short, count, np.random.default_rng(look.seed))
-    text = windows(subject.tokens, ends, before + short)
-    carry = read(model, params, text[:before])
-    xs = np.asarray(model.table(params))[text[before:]]
-    targets = np.asarray(subject.tokens[ends], np.intp)
-    return Stretches(model.cell, params["cell"], carry, xs, targets, before, notices if reduced else ())
+    ends = places(probe, short, before, count, np.random.default_rng(look.seed))
+    probe = probe.astype("float64")
+    window, targets = probe.window(ends, short, before), probe.targets(ends, short)
+    xs = window.xs.array() if isinstance(window.xs, Lookup) else window.xs
+    notices = (is_short(probe, " and ".join(reduced)),) if reduced else ()
+    return Stretches(probe, window.carry, np.asarray(xs), targets, None if probe.separate else before, notices)
 
 
 def width_of_carry(cell: Cell) -> int:

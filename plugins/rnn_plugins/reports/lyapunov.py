@@ -1,6 +1,6 @@
-"""The Lyapunov exponents of a cell that is driven by a text: how fast two states that differ a little come together.
+"""The Lyapunov exponents of a cell that its inputs drive: how fast two states that differ a little come together.
 
-They are computed for any cell from the Jacobians of its step. It changes nothing and draws nothing.
+They are computed for any cell from the Jacobians of its step.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 
 from minigrad.trees import Tree
 from rnn_cells import Cell
-from rnn_lab.subject import Subject
-from rnn_plugins.data.vocabulary import NOUNS
 from rnn_plugins.reports.jacobians import jacobians_along, log, stretches, width_of_carry
 from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report
+from rnn_plugins.reports.subject import Subject
 
 Array: TypeAlias = NDArray[np.float64]
 
 STRETCHES = 3
-"""Stretches of text, each with a first state of its own, whose differences tell the error."""
+"""Stretches of sequences, each with a first state of its own, whose differences tell the error."""
 
 WORK = 80_000
 """Steps of all stretches, times the width of the carry: a few seconds' work."""
@@ -120,39 +119,46 @@ def kaplan_yorke(found: Array, width: int) -> float | None:
 class Lyapunov(Report):
     """Lyapunov exponents: whether small differences of the state die out or grow.
 
-    The exponents of the network as the text drives it, by repeated QR, and the Kaplan-Yorke dimension of where its
+    The exponents of the network as its inputs drive it, by repeated QR, and the Kaplan-Yorke dimension of where its
     states lie (Engelken, Wolf and Abbott 2023, arXiv:2006.02427; Vogt et al. 2020, arXiv:2006.14123). In float64.
     """
 
     title: ClassVar[str] = "Lyapunov exponents"
-    question: ClassVar[str] = "Do two states that differ a little come together along the text, or part?"
+    question: ClassVar[str] = "Do two states that differ a little come together along the same inputs, or part?"
 
     def measure(self, subject: Subject, look: Look) -> Findings:
-        """Look at one model on one text.
+        """Measure one network.
 
         Raises:
-            UserError: the text is too short, the cell carries nothing, or its states grow beyond all numbers.
+            UserError: the sequences are too short, the cell carries nothing, or its states grow beyond all numbers.
         """
-        width = width_of_carry(subject.model.cell)
+        probe = subject.probe
+        width = width_of_carry(probe.cell)
         steps, count = effort(width)
-        along = stretches(subject, look, steps, STRETCHES)
+        along = stretches(probe, look, steps, STRETCHES)
         length = len(along.xs)
         warm_up = length // WARM_UP
         rates = growth_rates(
-            along.cell, along.params, along.carry, along.xs, count=count, warm_up=warm_up, seed=look.seed
+            along.probe.cell,
+            along.probe.params,
+            along.carry,
+            along.xs,
+            count=count,
+            warm_up=warm_up,
+            seed=look.seed,
         )
         notices = list(along.notices)
         if count < width:
             notices.append(f"the carry is {width:,} wide, so that only the largest {count} exponents are computed")
         measured, batch = rates.shape[:2]
         where = (
-            f"over {measured} steps of each of {batch} stretches of the text, after {along.read} steps to come to a "
-            f"state and {warm_up} to come to the directions"
+            f"over {measured} steps of each of {batch} stretches of {probe.sequences}, {along.settled} and {warm_up} "
+            "more to come to the directions"
         )
         found, error = exponents(rates), standard_error(rates)
         return Findings(
             _quantities(found, error, width, where),
-            _charts(rates, found, width, where, f"{NOUNS[subject.vocabulary.level]}s"),
+            _charts(rates, found, width, where, f"{probe.unit}s"),
             _verdict(found, max(2 * (error or 0.0), 1 / measured)),
             tuple(notices),
         )
@@ -264,7 +270,7 @@ def _verdict(found: Array, margin: float) -> tuple[str, ...]:
     """
     first = float(found[0])
     if not np.isfinite(first):
-        return ("Forgets completely: after some steps along this text nothing of the state is left.",)
+        return ("Forgets completely: after some steps nothing of the state is left.",)
     value = f"{first:+.3f} nats a step, give or take {margin:.2g}"
     if first + margin < 0:
         return (

@@ -1,4 +1,4 @@
-"""How far back the input matters to a model: what it loses without symbols further back. It draws nothing."""
+"""How far back the input matters to a network: what it loses without the inputs further back."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from numpy.typing import NDArray
 
 from minigrad import trees
 from minigrad.trees import Tree
-from rnn_lab.subject import Subject
-from rnn_plugins.data.vocabulary import NOUNS
 from rnn_plugins.errors import UserError
-from rnn_plugins.language.model import Model
-from rnn_plugins.reports.probing import ROWS_AT_ONCE, places, require_finite, rows_at_once, windows
+from rnn_plugins.reports.probe import Probe, part_of, require_finite
+from rnn_plugins.reports.probing import ROWS_AT_ONCE, chosen, is_short, too_short
 from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report
+from rnn_plugins.reports.subject import Subject
 
 Array: TypeAlias = NDArray[Any]
 
 FURTHER = 10
-"""How many times ``Look.lags`` this report looks back: it takes no gradients, and a text's environments are long."""
+"""How many times ``Look.lags`` this report looks back: it takes no gradients, and what is remembered is long ago."""
 
 FEWER = 4
-"""By how much it divides ``Look.positions``: each of its places gives a loss at every lag."""
+"""By how much it divides ``Look.positions``: each of its positions gives a loss at every lag."""
 
 FORGOTTEN = 0.01
 """The rise of the loss in nats below which what lies further back is called forgotten."""
@@ -38,64 +37,65 @@ WIDTH = 1.15
 
 @dataclass(frozen=True)
 class Rise:
-    """How much a loss rises when only the last symbols are those of the text.
+    """How much a loss rises when only the last inputs are the true ones.
 
     Attributes:
-        rise: (K, P), in nats: row k - 1 is what it rises by with the last k symbols alone, at each of P places.
-        loss: (K, P), in nats: what it is with all symbols.
+        rise: (K, P), in nats: row k - 1 is what it rises by with the last k inputs alone, at each of P positions.
+        loss: (K, P), in nats: what it is with all inputs.
     """
 
     rise: Array
     loss: Array
 
 
-def measure_rise(model: Model, params: Tree, tokens: Array, lags: int, count: int, seed: int = 0) -> Rise:
-    """Compare what a model predicts after the true past with what it predicts after another one.
+def measure_rise(probe: Probe, lags: int, count: int, seed: int = 0) -> Rise:
+    """Compare what a network predicts after the true past with what it predicts after another one.
 
-    At each place of the text it reads the ``lags`` symbols before it; then it reads the symbols that follow, once from
-    the carry that it has, and once from the carry that it has half the text away (less ``lags``). After k symbols the
-    second knows the last k alone, so one reading gives all lags.
+    At each position it reads what comes before; then it reads the steps that follow, once from the carry that it has,
+    and once from the carry that it has half of all positions away. After k steps the second knows the last k alone, so
+    one reading gives all lags.
 
     Args:
-        model: the model.
-        params: its parameters.
-        tokens: (N,), the text, N at least 6 ``lags`` + 2, so that the other past overlaps nothing of what is read.
-        lags: how far back, K.
-        count: of places at most; there are at least two.
+        probe: the network, with a loss at every step.
+        lags: how far back, K; of one long sequence at most a sixth, so that the other past overlaps nothing of what is
+            read.
+        count: of positions at most; there are at least two.
         seed: of their choice.
 
     Raises:
         UserError: the states grow beyond all numbers.
     """
-    half = (len(tokens) - 2 * lags) // 2
-    first = places(lags + half, lags, max(1, count // 2), np.random.default_rng(seed))
-    starts = np.concatenate([first, first + half])
-    text = windows(tokens, starts + lags + 1, 2 * lags + 1)
-    carry, _ = _losses(model, params, model.init_carry(len(starts)), text[: lags + 1])
-    both = trees.map(lambda leaf: np.concatenate([leaf, np.roll(leaf, len(first), axis=0)]), carry)
-    _, losses = _losses(model, params, both, np.tile(text[lags:], 2))
+    ends = probe.ends(lags, lags)
+    half = len(ends) // 2
+    first = np.sort(np.random.default_rng(seed).choice(half, size=min(max(1, count // 2), half), replace=False))
+    some = chosen(ends, np.concatenate([first, first + half]))
+    window, targets = probe.window(some, lags, lags), probe.targets(some, lags)
+    carry = trees.map(lambda leaf: np.concatenate([leaf, np.roll(leaf, len(first), axis=0)]), window.carry)
+    twice = (slice(None), np.tile(np.arange(len(some)), 2))
+    losses = _losses(probe, carry, part_of(window.xs, twice), targets[twice])
     full, cut = np.split(losses, 2, axis=1)
     return Rise(cut - full, full)
 
 
-def _losses(model: Model, params: Tree, carry: Tree, text: Array) -> tuple[Tree, Array]:
-    """Symbols (T + 1, B) -> the carry after the first T and the losses of the last T, (T, B).
+def _losses(probe: Probe, carry: Tree, xs: Any, targets: Array) -> Array:
+    """The losses along inputs (T, B, ...), (T, B).
 
     Sequences are read side by side, which is fastest, and so few steps at a time that the memory holds what they give.
 
     Raises:
         UserError: the states grow beyond all numbers.
     """
-    batch = text.shape[1]
-    steps = min(rows_at_once(model, batch), max(1, ROWS_AT_ONCE // (batch * model.vocabulary_size)))
+    length, batch = targets.shape
+    steps = min(probe.rows_at_once(batch), max(1, ROWS_AT_ONCE // (batch * probe.numbers_per_output)))
     parts = []
-    for start in range(0, len(text) - 1, steps):
-        piece = text[start : start + steps + 1]
+    for start in range(0, length, steps):
+        some = slice(start, start + steps)
         with np.errstate(over="ignore", invalid="ignore"):
-            carry, losses = model.losses(params, carry, piece[:-1], piece[1:])
+            carry, outputs = probe.cell.unroll(probe.params, carry, part_of(xs, some))
+            losses = probe.loss(outputs, targets[some])
         require_finite((carry, losses))
         parts.append(np.asarray(losses, np.float64))
-    return carry, np.concatenate(parts)
+    return np.concatenate(parts)
 
 
 def bands(lags: int) -> Array:
@@ -120,30 +120,39 @@ def reach(lags: Array, rise: Array, threshold: float = FORGOTTEN) -> float | Non
 class Memory(Report):
     """How far back the input matters.
 
-    The rise of the loss, in nats, when all symbols before the last k are replaced by those of another place of the
-    text, against k (in the manner of Khandelwal, He, Qi and Jurafsky 2018, arXiv:1805.04623).
+    The rise of the loss, in nats, when all inputs before the last k are replaced by those before another position,
+    against k (in the manner of Khandelwal, He, Qi and Jurafsky 2018, arXiv:1805.04623).
     """
 
     title: ClassVar[str] = "Memory"
-    question: ClassVar[str] = "How much does the loss rise when only the last k symbols are those of the text?"
+    question: ClassVar[str] = "How much does the loss rise when only the last k inputs are the true ones?"
 
     def measure(self, subject: Subject, look: Look) -> Findings:
-        """Look at one model on one text.
+        """Measure one network.
 
         Raises:
-            UserError: the text is too short for any lag, or the states grow beyond all numbers.
+            UserError: not every step is predicted, the sequences are too short for any lag, or the states grow beyond
+                all numbers.
         """
-        length, asked = len(subject.tokens), FURTHER * look.lags
-        lags = min(asked, (length - 2) // 6)  # what measure_rise takes at least
+        probe = subject.probe
+        if not probe.every_step:
+            raise UserError(
+                f"memory measures losses at every step, and {subject.label} predicts only at the end of a "
+                f"{probe.sequence}: flow and heatmap show how far back that depends on what was read"
+            )
+        asked, share = FURTHER * look.lags, 2 if probe.separate else 6
+        lags = min(asked, (probe.longest() - (not probe.separate)) // share)
         if lags < 2:
-            raise UserError(f"the text has {length} symbols, and looking two of them back takes 14: give a longer one")
+            raise too_short(probe, "looking two of them back", 2 * share + (not probe.separate))
         notices = []
         if lags < asked:
             notices.append(
-                f"the text is short ({length:,} symbols), which reduces the lags from {asked:,} to {lags:,}, so that "
-                "the other past has nothing of what is predicted"
+                is_short(
+                    probe,
+                    f"the lags from {asked:,} to {lags:,}, so that the other past has nothing of what is predicted",
+                )
             )
-        found = measure_rise(subject.model, subject.params, subject.tokens, lags, look.positions // FEWER, look.seed)
+        found = measure_rise(probe, lags, look.positions // FEWER, look.seed)
         count = found.rise.shape[1]
         edges = bands(lags)
         widths = np.diff(edges)
@@ -152,14 +161,14 @@ class Memory(Report):
         error = by_group.std(axis=1, ddof=1) / math.sqrt(count)
         centres = np.sqrt(edges[:-1] * (edges[1:] - 1.0))
         last = reach(centres, rise)
-        unit = NOUNS[subject.vocabulary.level]
+        unit, before = probe.unit, "all" if probe.separate else f"the {lags:,}"
         what = (
-            f"the mean over {count:,} places of the text of how much the loss rises when the last k symbols are those "
-            f"of the text and the {lags:,} before them are those of another place of it"
+            f"the mean over {count:,} positions of {probe.sequences} of how much the loss rises when the last k inputs "
+            f"are the true ones and {before} before them are those of another position"
         )
         chart = Chart(
             "memory",
-            "The rise of the loss when only the last symbols are known",
+            "The rise of the loss when only the last inputs are known",
             f"known {unit}s k",
             "rise of the loss, nats",
             (Curve("", centres, rise, rise - 2 * error, rise + 2 * error),),
@@ -181,10 +190,10 @@ class Memory(Report):
             *(_rise_at(k, edges, rise, error, what) for k in (1, 10, 100, 1000) if k <= lags),
             Quantity(
                 "full_loss",
-                "loss with all symbols",
+                "loss with all inputs",
                 float(found.loss.mean()),
                 "nats",
-                f"The mean loss a symbol at the same places, {lags:,} symbols and more of the text being known.",
+                f"The mean loss at the same positions with all that is before them, {lags:,} {unit}s and more.",
             ),
         ]
         return Findings(tuple(quantities), (chart,), _verdict(last, lags, rise, unit), tuple(notices))

@@ -1,4 +1,4 @@
-"""Which single units of a network follow something that a reader sees in the text. It draws nothing."""
+"""Which single units of a network follow something that a reader sees in the text."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_lab.subject import Subject
 from rnn_plugins.data.features import features
 from rnn_plugins.data.vocabulary import NOUNS, Vocabulary
 from rnn_plugins.errors import UserError, did_you_mean
-from rnn_plugins.reports.probing import observe, read
+from rnn_plugins.reports.probing import observe
 from rnn_plugins.reports.report import Colouring, Findings, Look, Quantity, Report, Table
+from rnn_plugins.reports.subject import Subject, language_of
 
 Array: TypeAlias = NDArray[Any]
 
@@ -94,12 +94,13 @@ def read_text(subject: Subject, positions: int) -> Reading:
     """Read stretches of a text, spread evenly over it, and keep all states.
 
     Raises:
-        UserError: the text is too short, or the cell carries nothing.
+        UserError: there is no text or it is too short, or the cell carries nothing.
     """
-    states = subject.anatomy.states
+    vocabulary, probe = language_of(subject, "neurons").vocabulary, subject.probe
+    states = probe.anatomy.states
     if not states:
         raise UserError("the cell carries no state from step to step, so there are no units to look at")
-    tokens = subject.tokens[:MOST]
+    tokens = subject.examples[:MOST]
     if len(tokens) < 100:
         raise UserError(f"the text has {len(tokens)} symbols, too few to look for units in: give one of 100 or more")
     warm_up = min(WARM_UP, len(tokens) // 5)
@@ -107,12 +108,11 @@ def read_text(subject: Subject, positions: int) -> Reading:
     count = max(1, min(positions * MORE, len(tokens)) // (warm_up + length))
     starts = np.linspace(0, len(tokens) - warm_up - length, count).astype(np.intp)
     places = starts + np.arange(warm_up + length)[:, None]  # (T, B)
-    carry = read(subject.model, subject.params, tokens[places[:warm_up]])
-    seen = observe(subject.model, subject.params, carry, tokens[places[warm_up:]])
+    seen = observe(probe, probe.window(places[-1] + 1, length, warm_up))
     looked_at = places[warm_up:].T.reshape(-1)
     units = [np.asarray(array).swapaxes(0, 1).reshape(len(looked_at), -1) for array in seen.states]
     names = [f"{state.label}.{i}" for state, array in zip(states, units, strict=True) for i in range(array.shape[1])]
-    text, last = _characters(subject.vocabulary, tokens)
+    text, last = _characters(vocabulary, tokens)
     seen_of = {name: values[last[looked_at]] for name, values in features(text).items()}
     varying = {name: values for name, values in seen_of.items() if _varies(values)}
     return Reading(tokens[looked_at], length, tuple(names), np.concatenate(units, axis=1), varying)
@@ -189,11 +189,13 @@ class Neurons(Report):
     question: ClassVar[str] = "Is there a unit that follows something readable: line, quotes, brackets, environments?"
 
     def measure(self, subject: Subject, look: Look) -> Findings:
-        """Look at one model on one text.
+        """Measure one language model.
 
         Raises:
-            UserError: the text is too short or has nothing to follow, or there are no units or none of that name.
+            UserError: it is none, the text is too short or has nothing to follow, or there are no units or none of that
+                name.
         """
+        vocabulary = language_of(subject, "neurons").vocabulary
         reading = read_text(subject, look.positions)
         chosen = _places(look.units, reading.names)
         if not reading.features:
@@ -201,7 +203,7 @@ class Neurons(Report):
                 "the text has nothing that a unit could follow: no lines, words, quotes, brackets or environments"
             )
         result = search(reading, look.seed)
-        what = f"over {len(reading.tokens):,} {NOUNS[subject.vocabulary.level]}s of the text"
+        what = f"over {len(reading.tokens):,} {NOUNS[vocabulary.level]}s of the text"
         figures = [_table(reading, result, what)]
         if chosen:
             figures.append(_chosen(reading, result, chosen))
@@ -220,7 +222,7 @@ class Neurons(Report):
                 for name, value in zip(reading.features, strong, strict=True)
             ),
         ]
-        colourings = _colourings(reading, result, chosen, subject.vocabulary)
+        colourings = _colourings(reading, result, chosen, vocabulary)
         return Findings(tuple(quantities), (*figures, *colourings), _verdict(reading, result))
 
 

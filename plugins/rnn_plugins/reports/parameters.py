@@ -11,15 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad import trees
-from minigrad.training import Details, NotFinite, start, train
+from minigrad.optimizers import global_norm
+from minigrad.training import Details
+from minigrad.trees import Tree
 from rnn_cells import Stacked
-from rnn_lab import records as measurements
-from rnn_lab.subject import Subject
-from rnn_plugins.data.vocabulary import listing
-from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Chart, Curve, Figure, Findings, Look, Quantity, Report, Table
 from rnn_plugins.reports.saturation import Habits, habits, unit_table
-from rnn_plugins.tasks.language_model import LanguageModel
+from rnn_plugins.reports.subject import Subject
+from rnn_plugins.words import listing
 
 Array: TypeAlias = NDArray[Any]
 
@@ -76,35 +75,55 @@ class Parameters(Report):
     question: ClassVar[str] = "Does every parameter get a gradient, and are the steps neither too large nor too small?"
 
     def measure(self, subject: Subject, look: Look) -> Findings:
-        """Look at one model on the text that it is trained on.
+        """Measure one network on what it learns from.
 
         Raises:
             UserError: there are no records, and a step cannot be taken.
         """
-        records = list(subject.run.records()) if subject.run else []
+        records = [] if subject.records is None else list(subject.records())
         paths = trees.flatten(subject.params).keys()
         noted = [record for record in records if all(record.get(key, {}).keys() == paths for key in KEYS)]
         notices = []
         if noted:
             norms = _noted(noted)
         else:
-            if subject.run:
+            if subject.records is not None:
                 notices.append("the run has no records of its parameters, so one step is taken from its best weights")
-            norms = _one_step(subject, look.seed)
+            norms = _noted([{"step": subject.steps} | norms_of(subject.take_step(look.seed))])
         layers = _layers(subject, norms.weights)
-        found = habits(subject.model, subject.params, subject.training, look.lags, look.positions)
+        found = habits(subject.training, look.lags, look.positions)
         figures: list[Figure] = [*_charts(norms, layers, records)] if len(noted) > 1 else []
         figures.append(_table(subject, norms, layers))
         if found:
-            figures.append(unit_table(found, "the training text"))
+            figures.append(unit_table(found, _learnt(subject)))
         else:
-            reason = subject.anatomy.reason or "the cell has no sigmoid, tanh or relu"
+            reason = subject.probe.anatomy.reason or "the cell has no sigmoid, tanh or relu"
             notices.append(f"no units are looked at: {reason}")
         quantities = _quantities(subject, norms, found)
         return Findings(quantities, tuple(figures), _verdict(subject, norms, layers, found), tuple(notices))
 
 
-def _noted(records: list[dict[str, Any]]) -> Norms:
+def norms_of(details: Details) -> dict[str, dict[str, float | None]]:
+    """The Euclidean norms of each parameter's gradient (before clipping), of its values, and of their update."""
+    with np.errstate(all="ignore"):  # what has become infinite is said as None
+        updates = trees.map(np.subtract, details.after, details.before)
+        return dict(zip(KEYS, map(_by_path, (details.gradients, details.before, updates)), strict=True))
+
+
+def _by_path(tree: Tree) -> dict[str, float | None]:
+    return {path: six_digits(global_norm(leaf)) for path, leaf in trees.flatten(tree).items()}
+
+
+def six_digits(number: float) -> float | None:
+    """A number as records have it, which keeps them short; None for what is not finite."""
+    return float(f"{number:.6g}") if math.isfinite(number) else None
+
+
+def _learnt(subject: Subject) -> str:
+    return f"the training {subject.training.sequence}{'s' if subject.training.separate else ''}"
+
+
+def _noted(records: list[Mapping[str, Any]]) -> Norms:
     """What a run's records have."""
 
     def series(key: str) -> dict[str, Array]:
@@ -113,36 +132,9 @@ def _noted(records: list[dict[str, Any]]) -> Norms:
     return Norms(np.array([record["step"] for record in records]), *map(series, KEYS))
 
 
-def _one_step(subject: Subject, seed: int) -> Norms:
-    """A step of training from the subject's weights on, with a fresh state of the optimiser."""
-    settings = subject.settings
-    task = LanguageModel(
-        subject.model, subject.training, subject.training[:0], settings.seq_length, settings.batch_size
-    )
-    clip_norm, clip_value = settings.clipping()
-    optimizer, rate = settings.make_optimizer(), subject.learning_rate
-    state = start(subject.params, optimizer, task.init_carry(), np.random.default_rng(seed))
-    steps = train(
-        task.loss,
-        state,
-        [task.batch(0)],
-        optimizer=optimizer,
-        schedule=lambda step: rate,
-        clip_norm=clip_norm,
-        clip_value=clip_value,
-        watch=lambda step: True,
-    )
-    try:
-        (record,) = steps
-    except NotFinite as error:
-        raise UserError(f"no step can be taken with {subject.label}: its loss is {error.loss:g}") from None
-    assert isinstance(record.details, Details)
-    return _noted([{"step": subject.steps} | measurements.norms(record.details)])
-
-
 def _layers(subject: Subject, paths: Iterable[str]) -> dict[str, list[str]]:
     """The paths of each layer's parameters: ``embedding``, ``cell`` or ``layer1`` and so on, ``head``."""
-    stacked = isinstance(subject.model.cell, Stacked)
+    stacked = isinstance(subject.probe.cell, Stacked)
     layers: dict[str, list[str]] = {}
     for path in paths:
         first, _, rest = path.partition(".")
@@ -151,7 +143,7 @@ def _layers(subject: Subject, paths: Iterable[str]) -> dict[str, list[str]]:
     return layers
 
 
-def _charts(norms: Norms, layers: Mapping[str, list[str]], records: list[dict[str, Any]]) -> list[Chart]:
+def _charts(norms: Norms, layers: Mapping[str, list[str]], records: list[Mapping[str, Any]]) -> list[Chart]:
     """Over the steps of training: by layer, and within each layer by parameter."""
     by_layer = norms.of(layers)
     charts = _three("", "by layer", by_layer, {name: name for name in layers})
@@ -172,7 +164,7 @@ def _charts(norms: Norms, layers: Mapping[str, list[str]], records: list[dict[st
             charts.append(
                 Chart(
                     f"{key}_units", f"{key.capitalize()} units", "step", "share of units", curves,
-                    definition=f"The share of units that {words}, on a piece of the training text, at each validation.",
+                    definition=f"The share of units that {words}, on some of what it learns from, at each validation.",
                     overlay=False,
                 )
             )  # fmt: skip
@@ -233,7 +225,7 @@ def _row(name: str, size: int, norms: Norms, key: str) -> tuple[str | float | in
 def _quantities(subject: Subject, norms: Norms, found: list[Habits]) -> tuple[Quantity, ...]:
     whole = norms.of({"all": list(norms.weights)})
     when = "in one step" if len(norms.steps) == 1 else f"the median of {len(norms.steps):,} records"
-    clip_norm, _ = subject.settings.clipping()
+    clip_norm = subject.clip_norm
     total = whole.gradients["all"]
     clipped = float(np.mean(total[np.isfinite(total)] > clip_norm)) if clip_norm and np.isfinite(total).any() else None
     units = np.concatenate([habit.saturated for habit in found]) if found else None
@@ -245,7 +237,8 @@ def _quantities(subject: Subject, norms: Norms, found: list[Habits]) -> tuple[Qu
         ),
         Quantity(
             "clipped", "steps clipped", clipped, "of those looked at",
-            f"The share of steps whose gradient is longer than {clip_norm:g}, to which it is shortened.", "no clipping",
+            f"The share of steps whose gradient is longer than {clip_norm or 0:g}, to which it is shortened.",
+            "no clipping",
         ),
         Quantity(
             "update_ratio", "update / weight", _median(whole.ratios["all"]), "",
@@ -253,11 +246,11 @@ def _quantities(subject: Subject, norms: Norms, found: list[Habits]) -> tuple[Qu
         ),
         Quantity(
             "saturated_units", "saturated units", None if units is None else float(units.mean()), "of all",
-            "The share of units at an end of their range for more than 90 % of the time, on the training text.",
+            f"The share of units at an end of their range for more than 90 % of the time, on {_learnt(subject)}.",
         ),
         Quantity(
             "dead_units", "dead units", None if still is None else float(still.mean()), "of all",
-            "The share of units that have the same value at every step, on the training text.",
+            f"The share of units that have the same value at every step, on {_learnt(subject)}.",
         ),
     )  # fmt: skip
 

@@ -10,12 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad import trees
+from minigrad.scan import Lookup
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.anatomy import Anatomy, anatomy
 from rnn_plugins.errors import UserError
 
 Array: TypeAlias = NDArray[Any]
+
+BYTES_AT_ONCE = 200_000_000
+"""Memory that many positions may take together."""
+
+COPIES = 3
+"""How often the numbers of a step are in memory at most, while a gradient by states is taken: as they are computed, as
+they are kept for the way back, and what is computed there."""
+
+COMPUTED = 20
+"""How many numbers a step computes, about, for each that it carries."""
 
 
 class Window(NamedTuple):
@@ -157,15 +168,31 @@ class Probe(ABC):
         Raises:
             UserError: the states grow beyond all numbers.
         """
-        carry = self.init_carry(xs.shape[1])
-        if not xs.shape[0]:
-            return carry
-        # A step may give the parts of its carry in another order; that of the first is the one that states are told by.
-        with np.errstate(over="ignore", invalid="ignore"):
-            after = self.cell.unroll(self.params, carry, xs, mask=mask)[0]
-            last: Tree = trees.map(lambda _, leaf: leaf, carry, after)
-        require_finite(last)
-        return last
+        length, batch = xs.shape[:2]
+        carry = self.init_carry(batch)
+        # Not rows_at_once, for which the step of a whole stack would be traced.
+        carried = sum(leaf.nbytes for leaf in trees.leaves(carry))
+        at_once = max(1, BYTES_AT_ONCE // (COMPUTED * max(carried, 1)))
+        for start in range(0, length, at_once):
+            some = slice(start, start + at_once)
+            with np.errstate(over="ignore", invalid="ignore"):
+                after, _ = self.cell.unroll(
+                    self.params, carry, part_of(xs, some), mask=None if mask is None else mask[some]
+                )
+            # A step may give the parts of its carry in another order; states are told by that of the first.
+            carry = trees.map(lambda _, leaf: leaf, carry, after)
+            require_finite(carry)
+        return carry
+
+    def rows_at_once(self, length: int) -> int:
+        """How many sequences of some length to take together, so that all that is computed fits ``BYTES_AT_ONCE``."""
+        a_step = COPIES * max(self.anatomy.numbers, 1) * np.dtype(self.dtype).itemsize
+        return max(1, BYTES_AT_ONCE // (a_step * length))
+
+
+def part_of(xs: Any, some: Any) -> Any:
+    """Some of inputs (T, B, ...), by an index of their first axes."""
+    return Lookup(xs.table, xs.indices[some]) if isinstance(xs, Lookup) else xs[some]
 
 
 def require_finite(numbers: Tree) -> None:

@@ -1,4 +1,4 @@
-"""Looking into a model: what its states are along a text, and how a loss depends on them. It judges nothing."""
+"""Measuring along a probe: what a network's states are, and how losses depend on them."""
 
 from __future__ import annotations
 
@@ -8,34 +8,27 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from minigrad import affine, log_softmax, pick, scan, sum, trees, vjp
-from minigrad.scan import Lookup
+from minigrad import scan, sum, trees, vjp
 from minigrad.trees import Tree
-from rnn_cells.anatomy import Tapped, anatomy, places_of_states
+from rnn_cells.anatomy import Tapped, places_of_states
 from rnn_cells.cell import Cell
 from rnn_cells.stacked import Stacked
 from rnn_plugins.errors import UserError
-from rnn_plugins.language.model import Model
+from rnn_plugins.reports.probe import Probe, Window, require_finite
+from rnn_plugins.words import amount
 
 Array: TypeAlias = NDArray[Any]
 
 ROWS_AT_ONCE = 8_000_000
-"""Numbers that one array may have, so that looking at many places does not fill the memory."""
-
-BYTES_AT_ONCE = 200_000_000
-"""Memory that looking at many places may take."""
-
-COPIES = 3
-"""How often the numbers of a step are in memory at most, while a gradient by states is taken: as they are computed, as
-they are kept for the way back, and what is computed there."""
+"""Numbers that one array may have, so that many positions do not fill the memory."""
 
 
 class Observation(NamedTuple):
-    """What a model computed along a text.
+    """What a cell computed along sequences.
 
     Attributes:
         carry: after the last step.
-        outputs: (T, B, output_size), what the head sees.
+        outputs: (T, B, output_size).
         states: (T, B, size) each, after every step, in the order of ``Anatomy.states``.
         activations: (T, B, size) each, in the order asked for.
     """
@@ -46,20 +39,18 @@ class Observation(NamedTuple):
     activations: tuple[Array, ...]
 
 
-def observe(model: Model, params: Tree, carry: Tree, tokens: Array, shown: Sequence[int] = ()) -> Observation:
-    """Read symbols (T, B) and keep the states and some activations of every step.
+def observe(probe: Probe, window: Window, shown: Sequence[int] = ()) -> Observation:
+    """Run a probe's cell along a window and keep the states and some activations of every step.
 
     Args:
-        model: the model.
-        params: its parameters.
-        carry: where to start.
-        tokens: (T, B).
+        probe: whose cell.
+        window: of the probe.
         shown: places of activations in the step's graph (``Activation.op``).
 
     Raises:
         UserError: the states grow beyond all numbers.
     """
-    return watch(model.cell, params["cell"], carry, Lookup(model.table(params), tokens), shown)
+    return watch(probe.cell, probe.params, window.carry, window.xs, shown)
 
 
 def watch(cell: Cell, params: Tree, carry: Tree, xs: Any, shown: Sequence[int] = ()) -> Observation:
@@ -83,86 +74,91 @@ def layers(cell: Cell, params: Tree, carry: Tree) -> Iterator[tuple[int, Cell, T
         yield number + 1, layer, params[str(number)], part
 
 
-def places(length: int, before: int, count: int, rng: np.random.Generator) -> Array:
-    """Places of a text of ``length`` symbols, at most ``count`` and in order, with ``before`` symbols before each.
+def places(probe: Probe, length: int, warm_up: int, count: int, rng: np.random.Generator) -> Array:
+    """At most ``count`` of a probe's positions, in order and at random, (B,).
 
-    The symbol at a place is predicted from those before it, so it is itself the target.
+    Args:
+        probe: whose.
+        length: steps that each must have before it.
+        warm_up: steps before those, as ``Probe.ends`` takes it.
+        count: how many at most.
+        rng: chooses.
 
     Raises:
         UserError: there is none.
     """
-    if length <= before:
-        raise UserError(
-            f"the text has {length:,} symbols, and looking {before:,} steps back takes {before + 1:,}: "
-            "give a longer text or fewer --lags"
-        )
-    return np.sort(before + rng.choice(length - before, size=min(count, length - before), replace=False))
+    ends = probe.ends(length, warm_up)
+    if not ends:
+        steps = length + (0 if probe.separate else warm_up)
+        raise too_short(probe, f"looking {steps:,} steps back", steps)
+    return chosen(ends, np.sort(rng.choice(len(ends), size=min(count, len(ends)), replace=False)))
 
 
-def windows(tokens: Array, ends: Array, length: int) -> Array:
-    """The ``length`` symbols before each of some places, (length, B)."""
-    return np.asarray(tokens[ends + np.arange(-length, 0)[:, None]], np.intp)
+def chosen(ends: Sequence[int], which: Array) -> Array:
+    """Some of a probe's positions, by their places among all."""
+    return np.array([ends[place] for place in which.tolist()], np.intp)
 
 
-def read(model: Model, params: Tree, tokens: Array) -> Tree:
-    """The carry after symbols (T, B), from the first carry on.
+def too_short(probe: Probe, what: str, steps: int) -> UserError:
+    """The error where a probe's sequences have fewer steps before a loss than are needed.
 
-    Raises:
-        UserError: the states grow beyond all numbers.
+    Args:
+        probe: whose.
+        what: what needs them.
+        steps: how many it needs.
     """
-    carry = model.init_carry(tokens.shape[1])
-    if not len(tokens):
-        return carry
-    # A step may give the parts of its carry in another order; that of the first is the one that states are told by.
-    with np.errstate(over="ignore", invalid="ignore"):
-        last: Tree = trees.map(lambda _, leaf: leaf, carry, model.states(params, carry, tokens)[0])
-    require_finite(last)
-    return last
+    has = "have" if probe.separate else "has"
+    needed = steps + probe.longest(scored=False) - probe.longest()
+    longer = "longer ones" if probe.separate else "a longer one"
+    return UserError(f"{probe.sequences} {has} {_length(probe)}, and {what} takes {needed:,}: give {longer}")
 
 
-def require_finite(numbers: Tree) -> None:
-    """See to it that states, or what is made of them, are numbers.
+def is_short(probe: Probe, reduced: str) -> str:
+    """The notice where a probe's sequences have fewer steps than were asked for.
 
-    Raises:
-        UserError: one is infinite or no number.
+    Args:
+        probe: whose.
+        reduced: what was reduced: "the lags from 100 to 20".
     """
-    if not all(np.isfinite(leaf).all() for leaf in trees.leaves(numbers)):
-        raise UserError(
-            "the network's states grow beyond all numbers along the text: take a smaller recurrent matrix, or train "
-            "with clipping (--grad-clip 1)"
-        )
+    return f"{probe.sequences} {'are' if probe.separate else 'is'} short ({_length(probe)}), which reduces {reduced}"
 
 
-def state_gradients(
-    model: Model, params: Tree, carry: Tree, tokens: Array, targets: Array, at: Array | None = None
-) -> list[Array]:
+def _length(probe: Probe) -> str:
+    return f"{'at most ' if probe.separate else ''}{amount(probe.longest(scored=False), probe.unit)}"
+
+
+def losses_at_end(probe: Probe, outputs: Any, targets: Array) -> Any:
+    """The loss at the last step of each sequence, (B,), from outputs (T, B, ...) and ``Probe.targets``."""
+    return probe.loss(outputs[-1], targets[-1]) if probe.every_step else probe.loss(outputs, targets)
+
+
+def state_gradients(probe: Probe, window: Window, targets: Array, at: Array | None = None) -> list[Array]:
     """How the loss at one step of each sequence depends on every state before it.
 
     A loss belongs to one sequence of the batch and sequences do not see each other, so the gradient of the sum of B
     losses has the B gradients side by side: one backward pass serves B positions at all their lags.
 
     Args:
-        model: the model.
-        params: its parameters.
-        carry: of B sequences, before the first symbol.
-        tokens: (T, B), what is read.
-        targets: (B,), the symbol whose loss is taken.
-        at: (B,), the step after which it is predicted; None is the last, T - 1.
+        probe: the network.
+        window: what is read, (T, B, ...), and the carry before it.
+        targets: as ``Probe.targets`` gives them.
+        at: (B,), where ``every_step``: the step whose loss is taken; None is the last, T - 1.
 
     Returns:
         For each state (T, B, size): the derivative of the loss by the state after each step, all its ways included
         (``Tapped``). Zero after the step of the loss; not finite where it is too large for a number.
     """
-    length, batch = tokens.shape
-    table = model.table(params)
-    leaves = trees.leaves(carry)
-    nudges = tuple(np.zeros((length, *leaves[place].shape), table.dtype) for place in places_of_states(carry))
+    length, batch = window.xs.shape[:2]
+    leaves = trees.leaves(window.carry)
+    nudges = tuple(np.zeros((length, *leaves[place].shape), probe.dtype) for place in places_of_states(window.carry))
 
     def loss(nudges: tuple[Any, ...]) -> Any:
-        step = Tapped(model.cell, nudged=True)
-        _, (outputs, _, _) = scan(step, params["cell"], carry, (Lookup(table, tokens), nudges))
-        last = outputs[-1] if at is None else outputs[at, np.arange(batch)]
-        return -sum(pick(log_softmax(affine(params["head"], last)), targets))
+        step = Tapped(probe.cell, nudged=True)
+        _, (outputs, _, _) = scan(step, probe.params, window.carry, (window.xs, nudges))
+        if at is None:
+            return sum(losses_at_end(probe, outputs, targets))
+        rows = np.arange(batch)
+        return sum(probe.loss(outputs[at, rows], targets[at, rows]))
 
     with np.errstate(over="ignore", invalid="ignore"):
         # Not value_and_grad, which refuses a loss that depends on nothing: here zeros are what is measured.
@@ -171,11 +167,5 @@ def state_gradients(
 
 
 def _flat(array: Any) -> Array:
-    """A state along a text, (T, B, ...), as (T, B, size)."""
+    """A state along sequences, (T, B, ...), as (T, B, size)."""
     return np.asarray(array).reshape(*array.shape[:2], -1)
-
-
-def rows_at_once(model: Model, length: int) -> int:
-    """How many sequences of some length to look at together, so that all that is computed fits ``BYTES_AT_ONCE``."""
-    a_step = COPIES * max(anatomy(model.cell).numbers, 1) * np.dtype(model.dtype).itemsize
-    return max(1, BYTES_AT_ONCE // (a_step * length))

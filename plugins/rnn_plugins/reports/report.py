@@ -1,4 +1,4 @@
-"""What a report is, and the data that it gives: quantities, figures and sentences. It neither measures nor draws.
+"""What a report is, and the data that it gives: quantities, figures and sentences.
 
 A figure says what is to be seen and not how: the same data become a terminal's characters, a picture and a page.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from rnn_lab.subject import Subject
+    from rnn_plugins.reports.subject import Subject
 
 Array: TypeAlias = NDArray[Any]
 
@@ -224,9 +224,9 @@ class Look:
 
     Attributes:
         lags: how many steps back.
-        positions: how many places of the text are averaged over.
+        positions: how many positions are averaged over.
         units: names of units to show, such as ``h.17`` or ``layer2.c.3``; empty leaves the choice to the report.
-        characters: how much is written by a model whose writing is looked at.
+        characters: how much a language model writes.
         seed: of everything random.
     """
 
@@ -252,7 +252,7 @@ class Report(ABC):
 
     @abstractmethod
     def measure(self, subject: Subject, look: Look) -> Findings:
-        """Look at one model on one text.
+        """Measure one network.
 
         Raises:
             UserError: it cannot be measured of this subject, and why.

@@ -1,26 +1,22 @@
-"""How much of the time each gate and each activation is at the end of its range. What made it so, it does not say."""
+"""How much of the time each gate and each activation is at the end of its range."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minigrad.scan import Lookup
-from minigrad.trees import Tree
 from rnn_cells.anatomy import Activation, anatomy
-from rnn_plugins.data.vocabulary import listing
 from rnn_plugins.errors import UserError
-from rnn_plugins.language.model import Model
-from rnn_plugins.reports.probing import layers, read, watch
+from rnn_plugins.reports.probe import Probe
+from rnn_plugins.reports.probing import chosen, layers, watch
 from rnn_plugins.reports.report import Chart, Curve, Figure, Findings, Look, Quantity, Report, Table
-
-if TYPE_CHECKING:
-    from rnn_lab.subject import Subject
+from rnn_plugins.reports.subject import Subject
+from rnn_plugins.words import listing
 
 Array: TypeAlias = NDArray[Any]
 
@@ -34,12 +30,12 @@ MANY = 0.2
 """The share of an activation's units that has to be saturated for the verdict to name it."""
 
 STEPS = 100
-"""Steps along each stretch of text."""
+"""Steps along each stretch."""
 
 
 @dataclass(frozen=True)
 class Habits:
-    """How the units of one activation behave along a text.
+    """How the units of one activation behave along sequences.
 
     Attributes:
         activation: which.
@@ -59,29 +55,31 @@ class Habits:
         return np.asarray(self.low + self.high > MOST)
 
 
-def habits(model: Model, params: Tree, tokens: Array, warm_up: int, positions: int) -> list[Habits]:
-    """Watch the activations of every step along stretches of a text, spread evenly over it.
+def habits(probe: Probe, warm_up: int, positions: int) -> list[Habits]:
+    """Watch the activations of every step along stretches of a probe's sequences, spread evenly over them.
 
     Args:
-        model: the model.
-        params: its parameters.
-        tokens: (N,), the text.
-        warm_up: symbols that are read before each stretch; fewer where the text is short.
-        positions: steps that are looked at, rounded up to whole stretches; fewer where the text is short.
+        probe: the network.
+        warm_up: steps that are read before each stretch of one long sequence; fewer where it is short.
+        positions: steps that are looked at, rounded up to whole stretches; fewer where the sequences are short.
 
     Returns:
         One for each activation of the cell; none of layers whose step cannot be traced.
+
+    Raises:
+        UserError: the states grow beyond all numbers.
     """
-    warm_up = min(warm_up, len(tokens) // 2)
-    steps = min(STEPS, len(tokens) - warm_up)
-    spare = len(tokens) - warm_up - steps
-    starts = np.linspace(0, spare, min(-(-positions // steps), spare + 1)).astype(np.intp)
-    text = np.asarray(tokens[starts + np.arange(warm_up + steps)[:, None]], np.intp)
+    longest = probe.longest(scored=False)
+    if not probe.separate:
+        warm_up = min(warm_up, longest // 2)
+    steps = min(STEPS, longest - (0 if probe.separate else warm_up))
+    ends = probe.ends(steps, warm_up, scored=False)
+    where = np.linspace(0, len(ends) - 1, min(-(-positions // steps), len(ends))).astype(np.intp)
+    window = probe.window(chosen(ends, where), steps, warm_up)
     found: list[Habits] = []
-    carry = read(model, params, text[:warm_up])
-    xs: Any = Lookup(model.table(params), text[warm_up:])
+    xs = window.xs
     # Layer by layer, as it is trained: the step of a whole stack would be planned and compiled anew, for this alone.
-    for layer, cell, part, before in layers(model.cell, params["cell"], carry):
+    for layer, cell, part, before in layers(probe.cell, probe.params, window.carry):
         activations = anatomy(cell).activations
         seen = watch(cell, part, before, xs, [activation.op for activation in activations])
         xs = seen.outputs
@@ -108,25 +106,25 @@ class Saturation(Report):
     question: ClassVar[str] = "Which gates are always open or shut, and which units pass no gradient on?"
 
     def measure(self, subject: Subject, look: Look) -> Findings:
-        """Look at one model on one text.
+        """Measure one network.
 
         Raises:
             UserError: the step of its cell cannot be traced, or has no sigmoid, tanh or relu.
         """
-        parts = subject.anatomy
+        parts = subject.probe.anatomy
         if not parts.activations:
             reason = f"its step cannot be traced: {parts.reason}" if parts.reason else "it has no sigmoid, tanh or relu"
             raise UserError(f"nothing in the cell {subject.cell} can be saturated, as far as one sees: {reason}")
-        found = habits(subject.model, subject.params, subject.tokens, look.lags, look.positions)
-        figures: list[Figure] = [*_charts(found), unit_table(found, "the text looked at")]
+        found = habits(subject.probe, look.lags, look.positions)
+        figures: list[Figure] = [*_charts(found), unit_table(found, f"{subject.probe.sequences} looked at")]
         return Findings(_quantities(found), tuple(figures), _verdict(found, trained=subject.steps > 0))
 
 
-def unit_table(found: Sequence[Habits], text: str) -> Table:
-    """A row for each activation; ``text`` is what the title calls that which they were watched on."""
+def unit_table(found: Sequence[Habits], where: str) -> Table:
+    """A row for each activation; ``where`` is what the title calls that which they were watched on."""
     return Table(
         "units",
-        f"Saturated and dead units on {text}",
+        f"Saturated and dead units on {where}",
         ("activation", "function", "units", "time low", "time high", "saturated", "dead"),
         tuple(
             (

@@ -1,26 +1,23 @@
-"""How far one step of a cell stretches and shrinks what it carries, along a text. It draws nothing."""
+"""How far one step of a cell stretches and shrinks what it carries, along sequences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minigrad.graph import TraceError
-from rnn_plugins.data.vocabulary import NOUNS
 from rnn_plugins.reports.jacobians import exp, jacobians_along, log, norm, stretches, width_of_carry
 from rnn_plugins.reports.matrices import SLOPES, Basic, Recurrent, basic_form, recurrent_matrices, spectral_radius
 from rnn_plugins.reports.report import Chart, Curve, Figure, Findings, Look, Quantity, Report, Table
-
-if TYPE_CHECKING:
-    from rnn_lab.subject import Subject
+from rnn_plugins.reports.subject import Subject
 
 Array: TypeAlias = NDArray[Any]
 
 STRETCHES = 3
-"""Stretches of text along which Jacobians are multiplied, at most."""
+"""Stretches of sequences along which Jacobians are multiplied, at most."""
 
 MOST_JACOBIANS = 300
 """Jacobians that are looked at, at most."""
@@ -61,7 +58,7 @@ def effort(width: int, lags: int) -> tuple[int, int]:
 
 
 class Measured(NamedTuple):
-    """Singular values along stretches of text.
+    """Singular values along stretches of sequences.
 
     Attributes:
         values: (N, D), all of some Jacobians, the largest first.
@@ -102,39 +99,39 @@ def measure_spectrum(steps: Iterable[Array], length: int) -> Measured:
 class Spectrum(Report):
     """How far a step stretches the state: singular values of its Jacobian.
 
-    Singular values of the one-step Jacobian of the whole carry along a text, the norm of the product of Jacobians over
-    k steps, which is what backpropagation through time multiplies, the recurrent matrices, and for a basic network the
-    bound of Pascanu, Mikolov and Bengio (2013, arXiv:1211.5063). All in float64.
+    Singular values of the one-step Jacobian of the whole carry along sequences, the norm of the product of Jacobians
+    over k steps, which is what backpropagation through time multiplies, the recurrent matrices, and for a basic network
+    the bound of Pascanu, Mikolov and Bengio (2013, arXiv:1211.5063). All in float64.
     """
 
     title: ClassVar[str] = "Spectrum of the Jacobian"
     question: ClassVar[str] = "How far does a step stretch or shrink what is carried, and what is left after k steps?"
 
     def measure(self, subject: Subject, look: Look) -> Findings:
-        """Look at one model on one text.
+        """Measure one network.
 
         Raises:
-            UserError: the text is too short, the cell carries nothing, or its states grow beyond all numbers.
+            UserError: the sequences are too short, the cell carries nothing, or its states grow beyond all numbers.
         """
-        width = width_of_carry(subject.model.cell)
-        along = stretches(subject, look, *effort(width, look.lags))
+        probe = subject.probe
+        width = width_of_carry(probe.cell)
+        along = stretches(probe, look, *effort(width, look.lags))
         length, batch = along.xs.shape[:2]
-        steps_of = jacobians_along(along.cell, along.params, along.carry, along.xs)
-        measured = measure_spectrum(steps_of, length)
+        cell, params = along.probe.cell, along.probe.params
+        measured = measure_spectrum(jacobians_along(cell, params, along.carry, along.xs), length)
         notices = list(along.notices)
         matrices: list[Recurrent] = []
         try:
-            matrices = recurrent_matrices(along.cell, along.params)
-            form = basic_form(along.cell, along.params)
+            matrices = recurrent_matrices(cell, params)
+            form = basic_form(cell, params)
         except TraceError as error:
             form = f"it cannot be read: {error}"
             notices.append(f"the recurrent matrices are not looked for, because the step cannot be read: {error}")
         where = (
-            f"of the {length * batch} Jacobians along {batch} stretches of the text, of {length} steps each, "
-            f"after {along.read} steps to come to a state"
+            f"of the {length * batch} Jacobians along {batch} stretches of {probe.sequences}, of {length} steps "
+            f"each, {along.settled}"
         )
-        unit = f"{NOUNS[subject.vocabulary.level]}s"
-        figures: list[Figure] = [*_charts(measured, form, where, unit)]
+        figures: list[Figure] = [*_charts(measured, form, where, f"{probe.unit}s")]
         if matrices:
             figures.append(_table(matrices))
         quantities = _quantities(measured, matrices, form, where)
@@ -252,7 +249,7 @@ def _quantities(measured: Measured, matrices: list[Recurrent], form: Basic | str
             form.bound if isinstance(form, Basic) else None,
             "",
             "For s_t = f(s_{t-1} W + ...): the steepest slope of f (1 for tanh and relu, 1/4 for sigmoid) times the "
-            "largest singular value of W (Pascanu, Mikolov and Bengio 2013). Below 1 gradients vanish on any text.",
+            "largest singular value of W (Pascanu, Mikolov and Bengio 2013). Below 1 gradients vanish on any input.",
             "no basic network",
         ),
         Quantity(
@@ -310,10 +307,10 @@ def _verdict(measured: Measured, form: Basic | str) -> tuple[str, ...]:
         return first, f"The bound of Pascanu, Mikolov and Bengio (2013) is for a basic network; this is none: {form}."
     bound, greatest = f"{SLOPES[form.activation]:g} x sigma_max(W) = {form.bound:.3f}", measured.norms.max()
     if form.bound < 1 - ROUNDING:
-        second = f"Its matrix decides: {bound} is below 1, so that gradients vanish on any text."
+        second = f"Its matrix decides: {bound} is below 1, so that gradients vanish on any input."
     else:
         second = (
             f"Its matrix does not decide: {bound} is not below 1, so that gradients need not vanish, and may explode "
-            f"if it is above. Along this text no step stretches by more than {greatest:.3f}."
+            f"if it is above. Here no step stretches by more than {greatest:.3f}."
         )
     return first, second

@@ -1,4 +1,4 @@
-"""What share of what a model opens it closes rightly, by how far apart the two are. It draws nothing."""
+"""What share of what a model opens it closes rightly, by how far apart the two are."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from minigrad import trees
 from minigrad.trees import Tree
-from rnn_lab.subject import Subject
 from rnn_plugins.data.latex_check import Count, check, spans
 from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.errors import UserError
+from rnn_plugins.language import Language
 from rnn_plugins.language.model import Model
 from rnn_plugins.language.sampling import muted, opening, start_of_text
 from rnn_plugins.reports.report import Chart, Curve, Figure, Findings, Look, Quantity, Report, Table
+from rnn_plugins.reports.subject import Subject, language_of
 
 Array: TypeAlias = NDArray[Any]
 
@@ -236,15 +237,23 @@ def write_side_by_side(
     return written
 
 
-def write(subject: Subject, characters: int, seed: int) -> list[str]:
-    """Texts of a model, of about so many characters together."""
-    vocabulary, training = subject.vocabulary, subject.training
+def write(language: Language, params: Tree, training: Array, characters: int, seed: int) -> list[str]:
+    """Texts that a model writes.
+
+    Args:
+        language: the model.
+        params: its parameters.
+        training: the symbols that it learns from, (N,).
+        characters: of all texts together, about.
+        seed: of what is drawn.
+    """
+    vocabulary = language.vocabulary
     texts = min(max(1, characters // LENGTH), TEXTS)
     some = training[:MOST]
     length = max(1, round(characters / texts * len(some) / max(_size(vocabulary, some), 1)))
-    prime = subject.opening or opening(vocabulary, training)
-    params = muted(subject.params, vocabulary.unwritten)
-    symbols = write_side_by_side(subject.model, params, prime, texts, length, np.random.default_rng(seed))
+    prime = language.opening or opening(vocabulary, training)
+    params = muted(params, vocabulary.unwritten)
+    symbols = write_side_by_side(language.model, params, prime, texts, length, np.random.default_rng(seed))
     return [vocabulary.decode(column) for column in symbols.T]
 
 
@@ -263,19 +272,20 @@ class Structure(Report):
     question: ClassVar[str] = "What share of what it opens does it close rightly, and from which distance does it fail?"
 
     def measure(self, subject: Subject, look: Look) -> Findings:
-        """Look at one model on one text.
+        """Measure one language model.
 
         Raises:
-            UserError: the text has nothing to close, or the model's scores are no numbers.
+            UserError: it is none, the text has nothing to close, or the model's scores are no numbers.
         """
-        text = outcomes([subject.vocabulary.decode(subject.training[:MOST])])
+        language = language_of(subject, "structure")
+        text = outcomes([language.vocabulary.decode(subject.learnt[:MOST])])
         classes = [name for name in CLASSES if len(text.distance[name]) >= ENOUGH]
         if not classes:
             raise UserError(
                 f"the text that {subject.label} learns from has nothing to close: its first {text.characters:,} "
                 f"characters have fewer than {ENOUGH} brackets ( ), [ ], {{ }} and environments \\begin ... \\end"
             )
-        written = outcomes(write(subject, look.characters, look.seed))
+        written = outcomes(write(language, subject.params, subject.learnt, look.characters, look.seed))
         groups = max(
             int(data.distance[name].max(initial=1)).bit_length() for data in (text, written) for name in classes
         )

@@ -8,8 +8,12 @@ from typing import Any
 
 from minigrad.training import Details
 from minigrad.trees import Tree
+from rnn_plugins.errors import UserError
 from rnn_plugins.language import Language
 from rnn_plugins.reports.probe import Probe
+
+NEUTRAL = ("flow", "heatmap", "spectrum", "lyapunov", "saturation", "parameters", "memory")
+"""The reports of this distribution that measure any network; ``memory`` one that predicts after every step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,3 +54,18 @@ class Subject:
     learnt: Any = None
     about: str = ""
     notices: tuple[str, ...] = field(default=())
+
+
+def language_of(subject: Subject, kind: str) -> Language:
+    """What it takes to read and write texts with a subject, for a report of this name.
+
+    Raises:
+        UserError: it reads and writes none.
+    """
+    if subject.language is None:
+        kinds = [name for name in NEUTRAL if name != "memory" or subject.probe.every_step]
+        raise UserError(
+            f"{kind} is for language models, and {subject.label} is none: it can have {', '.join(kinds[:-1])} and "
+            f"{kinds[-1]}"
+        )
+    return subject.language

@@ -1,0 +1,21 @@
+"""Counts and lists of names as messages say them."""
+
+from collections.abc import Iterable
+
+NAMED = 8
+"""How many names a message has before it says "and n more"."""
+
+
+def listing(names: Iterable[str], total: int | None = None) -> str:
+    """``a, b and c``: the first eight names, and how many more there are of ``total`` (by default, of those given)."""
+    names = list(names)
+    named = names[:NAMED]
+    more = (total or len(names)) - len(named)
+    if more:
+        return f"{', '.join(named)} and {more:,} more"
+    return " and ".join(filter(None, [", ".join(named[:-1]), named[-1]]))
+
+
+def amount(count: int, noun: str) -> str:
+    """``1 word``, ``2,000 words``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
