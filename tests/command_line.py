@@ -74,4 +74,4 @@ def start(*arguments: str, program: str = PROGRAM, **options: Any) -> "subproces
 
 
 def timeless(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in ("seconds", "tokens_per_second")}
+    return {key: value for key, value in record.items() if key not in ("seconds", "units_per_second")}

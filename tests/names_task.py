@@ -16,7 +16,7 @@ from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.probe import Labels, Probe, Window
-from rnn_plugins.tasks.protocol import AT_ONCE, Batch, Data, Metric, Model, Network, Task, Work
+from rnn_plugins.tasks.task import AT_ONCE, Batch, Data, Metric, Model, Network, Task, Work
 
 UNKNOWN = "?"
 """Stands for every letter that the training names do not have; the first of the symbols."""

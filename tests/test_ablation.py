@@ -6,6 +6,7 @@ from click.testing import CliRunner
 from command_line import SMALL, refused, settle, trained
 from hypothesis import given
 from hypothesis import strategies as st
+from rnn_lab.language.evaluation import evaluate
 from tiny_runs import TEXT, train
 
 from minigrad import affine, concat, sigmoid, tanh, trees, value_and_grad
@@ -19,7 +20,6 @@ from rnn_cells.gru import GRU
 from rnn_cells.lstm import LSTM, CoupledLSTM, PeepholeLSTM
 from rnn_cells.rnn import RNN
 from rnn_cli.main import rnn
-from rnn_lab.language.evaluation import evaluate
 from rnn_lab.runs import Run, build_model
 from rnn_lab.sessions import repeat, resume, same_weights, start
 from rnn_lab.settings import Settings

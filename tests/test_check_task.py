@@ -18,7 +18,7 @@ from rnn_cells.lstm import LSTM
 from rnn_cells.rnn import RNN
 from rnn_cells.stacked import drop_steps
 from rnn_plugins.errors import UserError
-from rnn_plugins.tasks.protocol import Batch, Data, Metric, Model, Network, Task
+from rnn_plugins.tasks.task import Batch, Data, Metric, Model, Network, Task
 from rnn_plugins.testing import CheckError, check_task
 
 ITALIAN = "Rossi Russo Ferrari Esposito Bianchi Romano Colombo Ricci Marino Greco Bruno Gallo Conti De Costa Giordano"

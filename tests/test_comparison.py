@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rnn_lab.language.evaluation import trained_on
 from tiny_runs import TEXT, train
 
 from minigrad import trees
@@ -15,7 +16,6 @@ from rnn_lab.comparison import comparison
 from rnn_lab.comparison.comparison import Contestant, compare, group, look, over_seeds, read, verdict
 from rnn_lab.comparison.plan import contest, match_size
 from rnn_lab.comparison.statistics import welch
-from rnn_lab.language.evaluation import trained_on
 from rnn_lab.runs import Run, build_model
 from rnn_lab.subject import of_run
 from rnn_plugins import registry
@@ -327,7 +327,7 @@ def test_a_run_is_read_as_its_files_say(run):
     assert (trial.steps, trial.held_out) == (30, True)
     assert trial.characters == 30 * 16 * 4  # steps of 16 symbols in 4 lanes
     assert trial.seconds == records[-1]["seconds"]
-    assert trial.speed == np.median([record["tokens_per_second"] for record in records])
+    assert trial.speed == np.median([record["units_per_second"] for record in records])
     assert trial.curve[0].tolist() == [10 * 64, 20 * 64, 30 * 64]
     assert trial.curve[1].tolist() == [r["seconds"] for r in records if "valid_loss" in r]
     assert trial.curve[2].tolist() == [r["valid_loss"] / math.log(2) for r in records if "valid_loss" in r]

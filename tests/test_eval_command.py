@@ -11,12 +11,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rnn_lab.language.evaluation import Evaluation, Score, Sizes
 from tiny_runs import TEXT, train
 
 from minigrad import checkpoint, log_softmax
 from rnn_cli.main import rnn
 from rnn_lab.language import evaluation
-from rnn_lab.language.evaluation import Evaluation, Score, Sizes
 from rnn_lab.paths import BEST
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.ngrams import NGram

@@ -470,7 +470,7 @@ def test_a_run_with_a_cell_from_a_file(tmp_path, monkeypatch):
 TASK = '''
 from dataclasses import dataclass
 from typing import Literal
-from rnn_plugins.tasks.protocol import Task
+from rnn_plugins.tasks.task import Task
 
 @dataclass(frozen=True)
 class Names(Task):
@@ -491,7 +491,7 @@ class Names(Task):
 
 @pytest.fixture
 def tasks(monkeypatch):
-    monkeypatch.setitem(registry._GROUPS, "tasks", registry._Group("task", "rnn_plugins.tasks.protocol:Task"))
+    monkeypatch.setitem(registry._GROUPS, "tasks", registry._Group("task", "rnn_plugins.tasks.task:Task"))
 
 
 @pytest.fixture
@@ -529,7 +529,7 @@ def test_a_file_is_searched_for_what_is_asked_for(names, tmp_path):
     )
     path = write(tmp_path / "my_cell.py", CELL.format(name="Mine", summary="Mine."))
     assert error_of(registry.load, "tasks", f"{path}:Mine") == (
-        f"Mine in {path} is the class Mine; a task must be a subclass of rnn_plugins.tasks.protocol.Task"
+        f"Mine in {path} is the class Mine; a task must be a subclass of rnn_plugins.tasks.task.Task"
     )
     assert error_of(registry.load, "tasks", "./names") == (
         "'./names' is neither the name of a task nor a Python file: write path/to/file.py:Class"

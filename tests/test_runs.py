@@ -50,7 +50,7 @@ def make(name: str | None = None, fallback: str = "gru-text", **changes: Any) ->
 
 def record(step: Any, loss: Any = 1.0, **more: Any) -> dict[str, Any]:
     """A line of metrics."""
-    keys = ("epoch", "train_loss", "gradient_norm", "learning_rate", "tokens_per_second", "seconds")
+    keys = ("epoch", "train_loss", "gradient_norm", "learning_rate", "units_per_second", "seconds")
     return {"step": step, **dict.fromkeys(keys, loss), **more}
 
 

@@ -25,7 +25,7 @@ class Forgetful(Names):
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(registry._GROUPS, "tasks", registry._Group("task", "rnn_plugins.tasks.protocol:Task"))
+    monkeypatch.setitem(registry._GROUPS, "tasks", registry._Group("task", "rnn_plugins.tasks.task:Task"))
     shutil.copy(names_task.__file__, "names.py")
     Path("wrong.py").write_text(WRONG)
     Path("Italian.txt").write_text(

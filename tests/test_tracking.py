@@ -71,7 +71,7 @@ def assert_has_the_records(run: Run) -> dict[str, dict[int, Any]]:
     shown, records = read(run), list(run.records())
     for tag, key in (
         ("loss/train", "train_loss"), ("loss/valid", "valid_loss"), ("learning_rate", "learning_rate"),
-        ("gradient_norm", "gradient_norm"), ("speed/tokens_per_second", "tokens_per_second"),
+        ("gradient_norm", "gradient_norm"), ("speed/tokens_per_second", "units_per_second"),
     ):  # fmt: skip
         expected = {record["step"]: record[key] for record in records if key in record}
         assert expected
@@ -222,7 +222,7 @@ def without_writer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_no_number_is_left_out() -> None:
     record = {
-        "step": 1, "train_loss": 1.0, "gradient_norm": 2.0, "learning_rate": 0.1, "tokens_per_second": 3.0,
+        "step": 1, "train_loss": 1.0, "gradient_norm": 2.0, "learning_rate": 0.1, "units_per_second": 3.0,
         "gradient_norms": {"W": None},
         "flow": {"half_life": None, "one_percent_lag": None, "norms": {"h": [1.0, None]}},
     }  # fmt: skip

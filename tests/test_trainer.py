@@ -60,7 +60,7 @@ def stop_after(session: Session, step: int) -> Session:
 def files(run: Run) -> dict[str, Any]:
     """What a run leaves, but for times."""
     records = [json.loads(line) for line in (run.path / METRICS).read_text().splitlines()]
-    timeless = [{k: v for k, v in r.items() if k not in ("seconds", "tokens_per_second")} for r in records]
+    timeless = [{k: v for k, v in r.items() if k not in ("seconds", "units_per_second")} for r in records]
     return {"records": timeless, LAST: (run.path / LAST).read_bytes(), BEST: (run.path / BEST).read_bytes()}
 
 
@@ -465,7 +465,7 @@ def test_time_goes_on_over_sessions(start: Start) -> None:
 
 def test_a_record_says_what_the_issue_asks_for(start: Start) -> None:
     records = list(finish(start("run", steps=12)).run.records())
-    keys = ["step", "epoch", "train_loss", "gradient_norm", "learning_rate", "tokens_per_second", "seconds"]
+    keys = ["step", "epoch", "train_loss", "gradient_norm", "learning_rate", "units_per_second", "seconds"]
     norms = ["gradient_norms", "weight_norms", "update_norms"]
     looked = [*keys, "valid_loss", *norms, "units"]
     assert [list(r) for r in records] == [[*keys, *norms], [*keys, *norms], looked, looked]

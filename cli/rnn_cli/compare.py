@@ -1,27 +1,28 @@
-"""``rnn compare``: networks side by side. What is held equal stands in ``contest``, what is said in ``comparison``."""
+"""``rnn compare``: networks side by side."""
 
 from __future__ import annotations
 
 import os
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rnn_cli import completion, piped
 from rnn_cli.console import errors, hush, is_hushed, is_live, remark, telling
-from rnn_cli.display import duration, figure
-from rnn_cli.options import OPTIONS, SETTINGS, TRUST, Setting, collect
+from rnn_cli.display import amount, duration
+from rnn_cli.options import OPTIONS, SETTINGS, TRUST, Setting, TrainingCommand, collect
 from rnn_cli.output import chosen, output_options, put
 from rnn_cli.tables import sentence
-from rnn_cli.train import Train
+from rnn_lab.comparison import Watcher
 from rnn_lab.settings import named
 from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
-    from rnn_lab.comparison.plan import Contest
+    from minigrad.training import NotFinite
+    from rnn_lab.comparison.plan import Plan
     from rnn_lab.runs import Run
     from rnn_lab.sessions import Session
+    from rnn_lab.trainer import Progress
 
 SIDE_BY_SIDE = "Side by side"
 
@@ -34,7 +35,7 @@ Examples:
   rnn compare --cell lstm --cell lstm:forget_bias=3 book.txt --match seconds --max-time 60s --html page.html"""
 
 
-@click.command(cls=Train, epilog=EXAMPLES)
+@click.command(cls=TrainingCommand, epilog=EXAMPLES)
 @click.argument("runs_or_files", metavar="[RUN|FILE]...", nargs=-1, shell_complete=completion.runs_or_files)
 @output_options
 @TRUST
@@ -45,7 +46,7 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
     Without --cell, RUN names two trained runs or more; those that differ in nothing but their seeds count together.
 
     With --cell, given twice or more, those cells are trained on FILE (builtin:latex if none is named), --seeds runs of
-    each, in turn: on the same text, with the same batches and seeds, each with the learning rate that suits it unless
+    each, in turn: on the same data, with the same batches and seeds, each with the learning rate that suits it unless
     --learning-rate gives one for all. --hidden-size is that of the first; the others get the size that --match asks
     for. The runs stay in the runs folder. Ctrl-C ends it, and what was finished is compared.
     """
@@ -56,23 +57,23 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
         hush()
     from rnn_lab.comparison.comparison import compare as laid_out
     from rnn_lab.comparison.comparison import group
-    from rnn_lab.comparison.plan import SEEDS, contest
+    from rnn_lab.comparison.plan import SEEDS, plan, train
 
     interrupted = False
     about: tuple[str, ...] = ()
     if cells:
-        from rnn_lab.runs import require_texts
+        from rnn_lab.runs import require_files
 
-        require_texts(runs_or_files, "to train on")
+        require_files(runs_or_files, "to train on")
         if runs_or_files:
             wanted["files"] = runs_or_files
         else:
-            piped.ignored("each run reads the text, so save it to a file and name that")
-        planned = contest(cells, wanted, match or "params", SEEDS if seeds is None else seeds)
+            piped.ignored("each run reads the data, so save them to a file and name that")
+        planned = plan(cells, wanted, match or "params", SEEDS if seeds is None else seeds)
         about = (*planned.about, _described(planned))
         for line in about:
             remark(line)
-        groups, interrupted = _trained(planned)
+        groups, interrupted = train(planned, Bars())
         if interrupted and len(groups) < 2:
             remark("Interrupted before two cells had a run, so there is nothing to compare.")
             ctx.exit(INTERRUPTED)
@@ -80,10 +81,10 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
             remark("Interrupted: what follows compares the runs that were finished.")
     else:
         useless = [key for key, value in (("match", match), ("seeds", seeds)) if value is not None]
-        _hold_runs(runs_or_files, [*useless, *wanted])
+        _require_runs(runs_or_files, [*useless, *wanted])
         groups = group(_found(runs_or_files))
     with telling(sum(map(len, groups.values()))) as tell:
-        page = laid_out(groups, lambda name: tell(f"looking at {name}"))
+        page = laid_out(groups, lambda name: tell(f"inspecting {name}"))
     put([page], " and ".join(page.subjects), about, output)
     if interrupted:
         ctx.exit(INTERRUPTED)
@@ -102,7 +103,7 @@ compare.params[1:1] = [
     Setting(
         SIDE_BY_SIDE,
         "match",
-        "What is held equal: parameters, operations a symbol, time of training, or the settings alone.",
+        "What to keep equal: parameters, operations per step, time of training, or the settings alone.",
         default="params",
         type=click.Choice(["params", "flops", "seconds", "none"]),
     ),
@@ -118,8 +119,8 @@ compare.params[1:1] = [
 ]
 
 
-def _hold_runs(names: tuple[str, ...], useless: list[str]) -> None:
-    """See whether runs can be compared as asked.
+def _require_runs(names: tuple[str, ...], useless: list[str]) -> None:
+    """Check whether runs can be compared as asked.
 
     Raises:
         UserError: they cannot.
@@ -128,7 +129,7 @@ def _hold_runs(names: tuple[str, ...], useless: list[str]) -> None:
         option = useless[0].replace("_", "-")
         raise UserError(f"--{option} is for cells that are trained to be compared: give --cell too, or leave it out")
     if not names:
-        raise UserError("there is nothing to compare: name two runs, or give --cell twice and a text")
+        raise UserError("there is nothing to compare: name two runs, or give --cell twice and a FILE")
     if len(names) == 1:
         raise UserError(f"there is one run to compare, {names[0]!r}: name another beside it")
 
@@ -143,74 +144,64 @@ def _found(names: tuple[str, ...]) -> list[Run]:
         except UserError:
             if not os.path.isfile(name):
                 raise
-            raise UserError(f"{name!r} is a text: give --cell and --cell to train cells on it, or name runs") from None
+            raise UserError(f"{name!r} is a file: give --cell and --cell to train cells on it, or name runs") from None
         if notice := runs[-1].cell_changed():
             remark(f"Note: {sentence(notice)}")
     return runs
 
 
-def _described(contest: Contest) -> str:
-    settings = next(iter(contest.settings.values()))
+def _described(plan: Plan) -> str:
+    settings = next(iter(plan.settings.values()))
     equal = {
         "params": "as many parameters as the first has",
-        "flops": "as many operations a symbol as the first takes",
+        "flops": "as many operations per step as the first takes",
         "seconds": "the same time of training",
         "none": "the same settings",
-    }[contest.match]
-    seeds = f"seed {contest.seeds[0]}"
-    if len(contest.seeds) > 1:
-        seeds = f"seeds {contest.seeds[0]} to {contest.seeds[-1]}"
+    }[plan.match]
+    seeds = f"seed {plan.seeds[0]}"
+    if len(plan.seeds) > 1:
+        seeds = f"seeds {plan.seeds[0]} to {plan.seeds[-1]}"
     return f"On {', '.join(settings.files)}, {seeds}, with {equal}"
 
 
-def _trained(contest: Contest) -> tuple[dict[str, list[Run]], bool]:
-    """Train all runs.
+class Bars(Watcher):
+    """A bar for the run that is trained, and a line on each that has ended."""
 
-    Returns:
-        The runs by cell, those that diverged among them, and whether they were interrupted; one that was is left out.
-    """
-    groups: dict[str, list[Run]] = {}
-    said: set[str] = set()
-    total = len(contest.settings) * len(contest.seeds)
-    try:
-        for number, (label, session) in enumerate(contest.sessions(), start=1):
-            for notice in session.notices:
-                if notice not in said:
-                    remark(f"Note: {sentence(notice)}")
-                said.add(notice)
-            _train(session, f"{number} of {total}, {session.run.name}")
-            groups.setdefault(label, []).append(session.run)
-    except KeyboardInterrupt:
-        return groups, True
-    return groups, False
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
 
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[left]}"))
+        self._bars = Progress(*columns, console=errors(), transient=True, disable=not is_live() or is_hushed())
+        self._said: set[str] = set()
+        self._name = ""
 
-def _train(session: Session, name: str) -> None:
-    """Train a run, with a bar that shows how far it is where somebody is watching."""
-    from rich.progress import BarColumn, Progress, TextColumn
+    def begin(self, session: Session, number: int, total: int) -> None:
+        """Say what has not been said of another run, and show its bar."""
+        for notice in session.notices:
+            if notice not in self._said:
+                remark(f"Note: {sentence(notice)}")
+            self._said.add(notice)
+        self._name = f"{number} of {total}, {session.run.name}"
+        self._bar = self._bars.add_task(self._name, total=1.0, left="")
+        self._bars.start()
 
-    from minigrad.training import NotFinite
+    def show(self, progress: Progress) -> None:
+        """Move the bar."""
+        self._bars.update(self._bar, completed=progress.done, left=f"{duration(progress.seconds_left)} left")
 
-    trainer = session.trainer
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[left]}"))
-    try:
-        with (
-            closing(trainer.events()) as events,
-            Progress(*columns, console=errors(), transient=True, disable=not is_live() or is_hushed()) as bars,
-        ):
-            bar = bars.add_task(name, total=1.0, left="")
-            for progress in events:
-                bars.update(bar, completed=progress.done, left=f"{duration(progress.seconds_left)} left")
-    except NotFinite as error:
-        remark(f"{name}: diverged at step {error.step:,}")
-        for line in session.diagnosis(error)[1:]:
-            remark(f"  {line}")
-    else:
-        loss = trainer.best["loss"]
-        if loss is not None:
-            took = duration(max((record["seconds"] for record in session.run.records()), default=0.0))
-            remark(
-                f"{name}: {figure(session.run.bits(loss))} bits a character after {trainer.state.step:,} steps, {took}"
-            )
-    finally:
-        session.run.release()
+    def end(self, session: Session, error: NotFinite | None) -> None:
+        """Say what came out."""
+        self._bars.stop()
+        self._bars.remove_task(self._bar)
+        if error:
+            remark(f"{self._name}: diverged at step {error.step:,}")
+            for line in session.diagnosis(error)[1:]:
+                remark(f"  {line}")
+        elif (metrics := session.trainer.best["metrics"]) is not None:
+            from rnn_lab.comparison.plan import seconds_of
+
+            run, task = session.run, session.run.task
+            took = duration(seconds_of(run))
+            found = run.metrics(metrics)
+            name = task.compared if task.compared in found else session.trainer.metric
+            remark(f"{self._name}: {amount(run, name, found)} after {session.trainer.state.step:,} steps, {took}")

@@ -1,14 +1,11 @@
-"""How a training run shows itself: live on a terminal, in plain lines elsewhere, as JSON or not at all.
-
-It trains nothing; what happens in training is told to it.
-"""
+"""How a training run is shown: live on a terminal, in plain lines elsewhere, as JSON or not at all."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -23,16 +20,19 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
+    from rnn_lab.runs import Run
     from rnn_lab.sessions import Session
     from rnn_lab.trainer import Progress
+    from rnn_plugins.tasks.task import Part
 
 LINE_SECONDS = 10.0
 """How often a plain line is due; one with a validation in it is due after a tenth of that."""
 
 EXCERPT_SECONDS = 5.0
-"""How old what the model wrote gets at least, before it writes anew."""
+"""The least time between two excerpts of what the model makes."""
 
-EXCERPT_SYMBOLS = 400
+EXCERPT_SIZE = 400
+"""Characters of an excerpt."""
 
 DECADES = 4
 """How many powers of ten a curve of the flow shows, from its highest value down."""
@@ -73,14 +73,16 @@ class Lines(Display):
         record, now = progress.record, time.monotonic()
         if record is not None:
             self.flow = record.get("flow", self.flow)
-        if record is None or now - self.shown < (LINE_SECONDS / 10 if "valid_loss" in record else LINE_SECONDS):
+        found = validated(record) if record is not None else {}
+        if record is None or now - self.shown < (LINE_SECONDS / 10 if found else LINE_SECONDS):
             return
         self.shown = now
-        held_out = f"  held out {losses(self.session, record['valid_loss'])}" if "valid_loss" in record else ""
+        held_out = f"  held out {measured(self.session.run, found)}" if found else ""
+        unit = self.session.problem.task.metrics["loss"].unit
         remark(
             f"step {record['step']:,}  epoch {record['epoch']:.2f}"
-            f"  training {figure(record['train_loss'])} nats{held_out}"
-            f"  {record['tokens_per_second']:,.0f} {self.session.unit}/s  gradient {record['gradient_norm']:.2g}"
+            f"  training {number(record['train_loss'])} {unit}{held_out}"
+            f"  {record['units_per_second']:,.0f} {self.session.unit}/s  gradient {record['gradient_norm']:.2g}"
             f"  rate {record['learning_rate']:.2g}  {duration(progress.seconds_left)} left"
         )
         if self.flow:
@@ -97,7 +99,7 @@ class Records(Display):
     def __enter__(self) -> Records:
         """Describe the run."""
         run = self.session.run
-        left_out = ("vocabulary", "outcome", "process", "step", "best")
+        left_out = ("facts", "outcome", "process", "step", "best")
         described = {key: value for key, value in run.manifest.items() if key not in left_out}
         emit({"run": {"name": run.name, "path": str(run.path), **described}})
         return self
@@ -126,7 +128,7 @@ class Live(Display):
         self.progress: Progress | None = None
         self.record: dict[str, Any] = {}
         self.flow: dict[str, list[float | None]] = {}
-        self.looks = [record for record in session.run.records() if "valid_loss" in record]
+        self.validations = [record for record in session.run.records() if validated(record)]
         self.excerpt, self.excerpt_step, self.excerpt_time = "", 0, float("-inf")
         self.word = ""
         self.over = False
@@ -156,15 +158,15 @@ class Live(Display):
         self.record = progress.record
         if "flow" in progress.record:
             self.flow = progress.record["flow"]["norms"]
-        if "valid_loss" in progress.record:
-            self.looks.append(progress.record)
+        if validated(progress.record):
+            self.validations.append(progress.record)
         if time.monotonic() - self.excerpt_time > EXCERPT_SECONDS:
-            with suppress(UserError):  # a model on its way to diverge has no scores to write by
-                self.excerpt, self.excerpt_step = self.session.excerpt(EXCERPT_SYMBOLS), progress.step.step
+            with suppress(UserError):  # a model on its way to diverge has no scores to go by
+                self.excerpt, self.excerpt_step = self.session.excerpt(EXCERPT_SIZE) or "", progress.step.step
             self.excerpt_time = time.monotonic()
 
     def picture(self) -> RenderableType:
-        """The bar, the numbers, the curve, what they say, and what the model writes."""
+        """The bar, the numbers, the curve, what they say, and what the model makes."""
         from rich.console import Group
         from rich.panel import Panel
         from rich.text import Text
@@ -173,14 +175,14 @@ class Live(Display):
             return Text(self.word or "the first step ...")
         console = errors()
         lines: list[RenderableType] = [self._bar(self.progress), self._numbers(self.progress)]
-        if len(self.looks) > 1:
+        if len(self.validations) > 1:
             bars = ASCII_BARS if console.options.ascii_only else BARS
-            values = [look["valid_loss"] for look in self.looks]
+            values = [record[f"valid_{self.session.trainer.metric}"] for record in self.validations]
             curve = sparkline(values, max(10, console.width - 40), bars)
             lines.append(Text(f"held out   {values[0]:.3f} {curve} {values[-1]:.3f}", no_wrap=True))
         lines += self._flow_lines()
         for words, style in (
-            (self.session.verdict(self.looks), "italic"),
+            (self.session.verdict(self.validations), "italic"),
             (self.word, "bold"),
         ):
             if words and not self.over:
@@ -189,7 +191,7 @@ class Live(Display):
         room = min(8, console.height - used - 4)
         if self.excerpt and room > 0:
             text = Text(printable(self.excerpt, keep="\n"), overflow="fold")
-            title = f"written after step {self.excerpt_step:,}"
+            title = f"after step {self.excerpt_step:,}"
             lines.append(Panel(text, title=title, title_align="left", height=room + 2, border_style="dim"))
         return Group(*lines)
 
@@ -226,10 +228,13 @@ class Live(Display):
         from rich.table import Table
 
         session, record, kept = self.session, self.record, self.session.trainer.best
-        held_out = losses(session, self.looks[-1]["valid_loss"]) if self.looks else "not yet measured"
-        if not session.run.held_out:
+        run = session.run
+        held_out = measured(run, validated(self.validations[-1])) if self.validations else "not validated yet"
+        if not run.held_out:
             held_out = "nothing"
-        best = "" if kept["loss"] is None else f"{kept['loss']:.3f} nats at step {kept['step']:,}"
+        best = ""
+        if kept["metrics"] is not None:
+            best = f"{amount(run, session.trainer.metric, kept['metrics'])} at step {kept['step']:,}"
         rows = [
             ("step", f"{progress.step.step:,} of {session.trainer.last_step:,}", "training", ""),
             ("epoch", f"{progress.epoch:.2f}", "held out", held_out),
@@ -237,8 +242,8 @@ class Live(Display):
             ("rate", f"{progress.step.learning_rate:.3g}", "speed", ""),
         ]
         if record:
-            rows[0] = (*rows[0][:3], losses(session, record["train_loss"], training=True))
-            rows[3] = (*rows[3][:3], f"{record['tokens_per_second']:,.0f} {session.unit}/s")
+            rows[0] = (*rows[0][:3], measured(run, {"loss": record["train_loss"]}, "train"))
+            rows[3] = (*rows[3][:3], f"{record['units_per_second']:,.0f} {session.unit}/s")
         width = sum(max(map(len, column)) + 3 for column in zip(*rows, strict=True)) - 3
         narrow = width > errors().width
         pairs = [pair for row in rows for pair in (row[:2], row[2:]) if pair[1]]
@@ -264,16 +269,34 @@ def tell(text: str) -> None:
         remark(f"Note: standard output cannot be written to ({why(error)}), and nothing more is shown there.")
 
 
-def losses(session: Session, loss: float, *, training: bool = False) -> str:
-    """A loss in both units where both are known; ``training`` says whether it is of the training text."""
-    if not session.run.is_of_text:
-        return f"{figure(loss)} nats"
-    return f"{figure(loss)} nats ({figure(session.run.bits(loss, training=training))} bits a character)"
+def validated(record: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that a record has of what is held out."""
+    return {name.removeprefix("valid_"): value for name, value in record.items() if name.startswith("valid_")}
 
 
-def figure(loss: float) -> str:
-    """A loss to three decimals, and shorter where it is absurd."""
-    return f"{loss:.3f}" if loss < 1000 else f"{loss:.3g}"
+def measured(run: Run, metrics: Mapping[str, float], part: Part | None = None) -> str:
+    """Metrics with what follows from them, the deciding one first.
+
+    Args:
+        run: of which run.
+        metrics: by name.
+        part: of which part of the data they are; None is the one that the run validates on.
+    """
+    found = run.metrics(metrics, part)
+    first = run.task.best[0] if run.task.best[0] in found else "loss"
+    rest = ", ".join(amount(run, name, found) for name in found if name != first)
+    return f"{amount(run, first, found)} ({rest})" if rest else amount(run, first, found)
+
+
+def amount(run: Run, name: str, metrics: Mapping[str, float]) -> str:
+    """One metric with its unit, or with its name where it has none."""
+    unit = run.task.metrics[name].unit
+    return f"{number(metrics[name])} {unit}" if unit else f"{name} {number(metrics[name])}"
+
+
+def number(value: float) -> str:
+    """A metric to three decimals, and shorter where it is absurd."""
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:

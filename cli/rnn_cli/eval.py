@@ -1,26 +1,23 @@
-"""``rnn eval``: a trained network's score on a text, in a table beside what counting and compressing reach on it."""
+"""``rnn eval``: a trained network's score on data, in a table beside the baselines of its task."""
 
 from __future__ import annotations
 
-import glob
-import os
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rnn_cli import completion, console, piped
+from rnn_cli.arguments import find_run_and_files
 from rnn_cli.console import remark
 from rnn_cli.options import BACKEND, TRUST, UNKNOWN
 from rnn_cli.tables import prose, sentence, table
 from rnn_lab.printable import printable
-from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
-    from rnn_lab.language.evaluation import Evaluation, Score
-    from rnn_lab.runs import Run
+    from rnn_lab.evaluation import Evaluation
     from rnn_lab.settings import Backend
-    from rnn_plugins.data.vocabulary import Unknown
+    from rnn_plugins.tasks.task import Metric
 
 
 @click.command()
@@ -29,24 +26,27 @@ if TYPE_CHECKING:
 @BACKEND
 @TRUST
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def eval(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, as_json: bool) -> None:
-    """Measure a trained network on a text, beside what counting reaches.
+@click.pass_context
+def eval(ctx: click.Context, run_and_files: tuple[str, ...], unknown: str, backend: Backend, as_json: bool) -> None:
+    """Measure a trained network on data, beside baselines.
 
-    RUN is the newest one, unless the first argument names another. FILE is a text, a folder, a glob, - for standard
-    input or builtin:latex; without any it is the held-out end of the text that the run was trained on.
+    RUN is the newest one, unless the first argument names another. FILE is what its task reads: of a language model a
+    text, a folder, a glob, - for standard input or builtin:latex; without any it is what the run held out.
 
-    The network predicts each symbol but the first from those before it. So do the n-grams (Witten-Bell), counted on
-    what the run was trained on. bz2 and xz compress the same symbols: alone, and primed, which is what they add to the
-    compressed size of the training text.
+    A language model predicts each symbol but the first from those before it. So do the n-grams (Witten-Bell), counted
+    on what the run was trained on. bz2 and xz compress the same symbols: alone, and primed, which is what they add to
+    the compressed size of the training text.
     """
     from rnn_lab.backends import on_backend
-    from rnn_lab.language.evaluation import evaluate
+    from rnn_lab.evaluation import evaluate
 
     run, files = find_run_and_files(run_and_files)
     if not files:
-        piped.ignored(f"rnn eval {shlex.quote(run.name)} - reads it as the text")
+        piped.ignored(f"rnn eval {shlex.quote(run.name)} - reads it as data")
+    given = ctx.get_parameter_source("unknown") is click.core.ParameterSource.COMMANDLINE
+    options: dict[str, Any] = {"unknown": unknown} if given or hasattr(run.task, "unknown") else {}
     with on_backend(backend):
-        evaluation = evaluate(run, files, unknown)
+        evaluation = evaluate(run, files, **options)
     for notice in evaluation.notices:
         remark(f"Note: {sentence(notice)}")
     if as_json:
@@ -55,43 +55,32 @@ def eval(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, as_
         _draw(evaluation)
 
 
-def find_run_and_files(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:
-    """The run that is meant, and the texts: the first argument is a run where there is one of that name."""
-    from rnn_lab.runs import find_run
-
-    if not arguments:
-        return find_run(), ()
-    first = arguments[0]
-    try:
-        return find_run(first), arguments[1:]
-    except UserError as no_run:
-        if os.path.exists(first) or glob.has_magic(first) or first == "-" or first.startswith("builtin:"):
-            return find_run(), arguments
-        if len(arguments) > 1:
-            raise
-        raise UserError(f"{first!r} is neither a file nor a run: {no_run}") from None
-
-
 def _draw(evaluation: Evaluation) -> None:
-    name, sizes = click.style(printable(evaluation.run), bold=True), evaluation.sizes
-    click.echo(f"{name} on {printable(evaluation.text)}: {sizes.symbols:,} {evaluation.unit}s predicted\n")
-    symbol = {"char": "CHAR", "byte": "BYTE", "word": "TOKEN"}[evaluation.level]
-    heads = ["", f"NATS/{symbol}", "PERPLEXITY", "BITS/CHAR", "BITS/BYTE"]
-    if sizes.words:
-        heads.insert(3, "PERPLEXITY/WORD")
-    scores = sorted(evaluation.scores, key=lambda s: s.loss)
-    click.echo(table(map(_row, scores), heads, align="<" + ">" * len(heads), bold=scores.index(evaluation.model)))
-    click.echo(prose(" ".join(evaluation.verdict())), nl=False)
+    found = evaluation.assessment
+    name = click.style(printable(evaluation.run), bold=True)
+    click.echo(f"{name} on {printable(evaluation.source)}: {found.count:,} {found.unit} predicted\n")
+    order = [*found.metrics]
+    first = found.metrics[order[0]]
+    scores = sorted(found.scores, key=lambda score: _rank(score.metrics[order[0]], first))
+    rows = [
+        ["the model" if score.kind == "model" else score.name]
+        + [_shown(score.metrics.get(metric), found.metrics[metric]) for metric in order]
+        for score in scores
+    ]
+    heads = ["", *(metric.head or name.upper() for name, metric in found.metrics.items())]
+    bold = scores.index(found.scores[0])
+    click.echo(table(rows, heads, align="<" + ">" * len(heads), bold=bold))
+    if found.verdict:
+        click.echo(prose(" ".join(found.verdict)), nl=False)
 
 
-def _row(score: Score) -> list[str]:
-    numbers = [f"{score.loss:.3f}", _perplexity(score.perplexity)]
-    if score.perplexity_per_word is not None:
-        numbers.append(_perplexity(score.perplexity_per_word))
-    numbers += [f"{score.bits_per_character:.3f}", f"{score.bits_per_byte:.3f}"]
-    name = "the model" if score.kind == "model" else score.name
-    return [name, *numbers]
+def _rank(value: float | None, metric: Metric) -> float:
+    number = value or 0.0
+    return number if metric.direction == "min" else -number
 
 
-def _perplexity(x: float) -> str:
-    return f"{x:,.2f}" if x < 1e6 else f"{x:.1e}"
+def _shown(value: float | None, metric: Metric) -> str:
+    """A number in a table: shorter where it is absurd."""
+    if value is None:
+        return ""
+    return f"{value:,.{metric.digits}f}" if value < 1e6 else f"{value:.1e}"

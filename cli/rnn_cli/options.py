@@ -448,3 +448,30 @@ def separated(owner: str, spec: str, options: Mapping[str, str]) -> tuple[str, d
     """
     values = apart({owner: spec, f"{owner}_option": options})
     return values[owner], values[f"{owner}_option"]
+
+
+class TrainingCommand(click.Command):
+    """A command that knows other programs' names for its options, and shows them in groups."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As Click does, after the translation."""
+        if ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        notes: list[str] = []
+        rest = super().parse_args(ctx, translate(args, notes.append))
+        if not ctx.params.get("quiet"):
+            for note in notes:
+                remark(f"Note: {note}.")
+        return rest
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """A section a group."""
+        records: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record and isinstance(parameter, click.Option):
+                group = parameter.group if isinstance(parameter, Setting) else "Other"
+                records.setdefault(group, []).append(record)
+        for group, rows in records.items():
+            with formatter.section(group):
+                formatter.write_dl(rows)

@@ -180,27 +180,27 @@ def _found(name: str | None) -> Run:
 
 def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]) -> tuple[list[Subject], list[str]]:
     """Cells to look at, and what is to be said of them."""
-    from rnn_lab.runs import require_texts
+    from rnn_lab.runs import require_files
     from rnn_lab.subject import fresh
-    from rnn_plugins.data.corpus import load_corpus
+    from rnn_plugins import registry
     from rnn_plugins.words import amount
 
-    require_texts(files, "to look at cells on")
+    require_files(files, "to inspect cells on")
     names = {field.name for field in dataclasses.fields(Settings)}
     settings = Settings(**{key: value for key, value in given.items() if key in names and key != "steps"})
-    files = files or ("builtin:latex",)
-    corpus = load_corpus(files, level=settings.level, valid_fraction=settings.valid_fraction)
-    for notice in corpus.notices:
+    task = registry.make_task(settings.task, settings.task_option)
+    data = task.read(files or task.default_files)
+    for notice in data.notices:
         remark(f"Note: {sentence(notice)}")
     steps, subjects = given["steps"], []
     with telling(len(cells)) as tell:
         for cell in cells:
             if steps:
                 tell(f"{cell}: training for {amount(steps, 'step')}")
-            subjects.append(fresh(cell, corpus, settings, steps))
+            subjects.append(fresh(cell, task, data, settings, steps))
     about = [f"{subject.label}: {subject.about}" for subject in subjects]
-    looked_at = amount(len(subjects[0].examples), "symbol")
-    about.append(f"Text: {', '.join(corpus.sources)}, its last {looked_at}; seed {settings.seed}")
+    count = task.count(data.valid) or task.count(data.train)
+    about.append(f"Data: {', '.join(data.sources)}, the last {count:,} {task.unit}; seed {settings.seed}")
     for line in about:
         remark(line)
     return subjects, about

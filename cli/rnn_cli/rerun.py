@@ -10,7 +10,7 @@ from rnn_cli import completion
 from rnn_cli.console import say
 from rnn_cli.display import emit
 from rnn_cli.options import BACKENDS, QUIET, TRUST
-from rnn_cli.train import carry_out
+from rnn_cli.training import carry_out
 
 if TYPE_CHECKING:
     from rnn_lab.settings import Backend

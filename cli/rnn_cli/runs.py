@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rnn_cli import console
 from rnn_cli.console import remark
-from rnn_cli.display import duration, figure
+from rnn_cli.display import duration, number
 from rnn_cli.tables import table
+
+if TYPE_CHECKING:
+    from rnn_lab.runs import Summary
 
 
 @click.command()
@@ -17,7 +21,7 @@ from rnn_cli.tables import table
 def runs(as_json: bool) -> None:
     """List the runs, the one written last first.
 
-    The loss is the lowest that was measured, on the held-out text, or marked with * on the training text. A run that
+    The metrics are those of the best weights, on what was held out, or marked with * on the training data. A run that
     cannot be read says why in its row.
     """
     from rnn_lab.paths import runs_folder
@@ -25,18 +29,26 @@ def runs(as_json: bool) -> None:
 
     found = [run.summary() for run in find_runs()]
     if as_json:
-        click.echo(console.as_json([dataclasses.asdict(s) for s in found], indent=2))
+        click.echo(console.as_json([_plain(s) for s in found], indent=2))
         return
     if not found:
         remark(f"There are no runs in {runs_folder()}: train one with rnn train")
         return
+    columns = {name: head for s in found for name, (head, _) in s.heads.items()}
     rows = []
     for s in found:
         if s.error:
-            rows.append((s.name, "", "", "", "", "", "", "", s.error))
+            rows.append((s.name, *[""] * (5 + len(columns)), s.error))
             continue
         mark = "" if s.held_out else "*"
-        nats, bits = ("" if x is None else figure(x) + mark for x in (s.loss, s.bits))
-        rows.append((s.name, s.task, s.cell, s.size, nats, bits, f"{s.step:,}", duration(s.age or 0), s.outcome))
-    heads = ("NAME", "TASK", "CELL", "SIZE", "NATS", "BITS/CHAR", "STEPS", "AGE", "OUTCOME")
-    click.echo(table(rows, heads, "<<<<>>>><"), nl=False)
+        metrics = [number(s.metrics[name]) + mark if name in s.metrics else "" for name in columns]
+        rows.append((s.name, s.task, s.cell, s.size, *metrics, f"{s.step:,}", duration(s.age or 0), s.outcome))
+    heads = ("NAME", "TASK", "CELL", "SIZE", *columns.values(), "STEPS", "AGE", "OUTCOME")
+    click.echo(table(rows, heads, f"<<<<{'>' * len(columns)}>><"), nl=False)
+
+
+def _plain(summary: Summary) -> dict[str, Any]:
+    """A line of the list as JSON takes it, the metrics by their own names."""
+    plain = dataclasses.asdict(summary)
+    del plain["heads"]
+    return plain | {"metrics": dict(summary.metrics)}

@@ -161,7 +161,8 @@ def sample(
 
         Choice(**choosing)  # report values out of range before searching the run
         chosen = find_run(run)
-        vocabulary = chosen.vocabulary
+        language = chosen.language
+        vocabulary, network = language.vocabulary, language.model
         choice = Choice(**choosing, never=() if allow_unknown else vocabulary.unwritten)
         if prime is None and prime_file is None:
             piped.ignored("rnn sample --prime-file - reads it as the prime")
@@ -170,12 +171,14 @@ def sample(
         begin = vocabulary.encode(text, unknown, called="the prime").tolist()
         as_bytes = raw or (vocabulary.level == "byte" and not sys.stdout.isatty())
         errors: Errors = "surrogateescape" if as_bytes else "replace"
-        model = state.clamped(chosen.text_model, clamp) if clamp else chosen.text_model
+        model = state.clamped(network, clamp) if clamp else network
         params = chosen.params()
         kept = state.load(load_state, chosen) if load_state else None
         for notice in filter(None, (chosen.cell_changed(), kept.notice if kept else None)):
             remark(f"Note: {sentence(notice)}")
-        start = Start(chosen, model, params, begin or ([] if kept else chosen.opening), kept.position if kept else None)
+        start = Start(
+            chosen, model, params, begin or ([] if kept else [*language.opening]), kept.position if kept else None
+        )
         source = f"From the run {chosen.name}" + (f", from the state in {load_state}" if load_state else "")
         keeper = None
         if beam:
@@ -304,7 +307,7 @@ def _draws(
             symbols = keeper.watched(follow(model, params, at, choice, rng))
         else:
             symbols = sample(model, params, prime, choice, rng, after)
-        yield "", write(symbols, run.vocabulary, length, stop, errors)
+        yield "", write(symbols, run.language.vocabulary, length, stop, errors)
 
 
 def _beam(
@@ -315,7 +318,7 @@ def _beam(
 
     run, model, params, prime, after = start
     for found in beam_search(model, params, prime, length, width, after, never):
-        text = write(iter(found.symbols), run.vocabulary, stop=stop, errors=errors)
+        text = write(iter(found.symbols), run.language.vocabulary, stop=stop, errors=errors)
         yield f"a log probability of {found.log_probability:.3f} nats", text
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_cli import completion, console
+from rnn_cli.arguments import find_run_and_files
 from rnn_cli.console import remark
-from rnn_cli.eval import find_run_and_files
 from rnn_cli.options import BACKEND, TRUST, UNKNOWN
 from rnn_cli.output import hold, write
 from rnn_cli.tables import sentence

@@ -1,9 +1,8 @@
-"""Runs as folders: the manifest, the weights and the metrics of each. It trains nothing; it reads and writes."""
+"""Runs as folders: the manifest, the weights and the metrics of each."""
 
 from __future__ import annotations
 
 import json
-import math
 import platform
 import re
 import shutil
@@ -11,9 +10,9 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from functools import cache, cached_property
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +24,7 @@ from minigrad.trees import Tree
 from rnn_cells import Cell, Stacked
 from rnn_lab import schema
 from rnn_lab.ablation import ablated
+from rnn_lab.language import older
 from rnn_lab.paths import (
     BEST,
     EVENTS,
@@ -40,10 +40,9 @@ from rnn_lab.paths import (
 )
 from rnn_lab.settings import Settings
 from rnn_plugins import registry
-from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.errors import UserError, did_you_mean
-from rnn_plugins.language.model import ONE_HOT_LIMIT, Model
-from rnn_plugins.tasks.language_model import LanguageModel
+from rnn_plugins.language import Language
+from rnn_plugins.tasks.task import Data, Model, Network, Part, Task
 from rnn_plugins.words import listing
 
 if TYPE_CHECKING:
@@ -68,9 +67,9 @@ class Summary:
         cell: what it is made of, with what was ablated.
         size: layers x units.
         parameters: their number.
-        loss: the lowest, nats a symbol; None before the first.
-        bits: the same in bits a character; None for a task that is no language model.
-        held_out: whether that loss is of held-out text; of the training text otherwise.
+        metrics: of the best weights, and what follows from them; empty before the first validation.
+        heads: of their columns in a table, with the decimals that are shown.
+        held_out: whether they are of what was held out; of the training data otherwise.
         step: how many steps were taken.
         outcome: as in ``Trainer.outcome``, or "running" or "killed".
         age: seconds since it began.
@@ -82,8 +81,8 @@ class Summary:
     cell: str = ""
     size: str = ""
     parameters: int = 0
-    loss: float | None = None
-    bits: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    heads: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     held_out: bool = True
     step: int = 0
     outcome: str = "unreadable"
@@ -122,13 +121,16 @@ class Run:
             raise self._unreadable(f"{MANIFEST}: {error.strerror}") from None
         except (ValueError, RecursionError):
             raise self._unreadable(f"its {MANIFEST} is no JSON") from None
+        try:
+            manifest = older.manifest(manifest) if older.is_older(manifest) else manifest
+        except ValueError as error:
+            raise self._unreadable(f"its {MANIFEST} {error}") from None
         wrong = schema.misfit(manifest, schema.MANIFEST)
-        wrong = wrong or schema.misfit(manifest["cell"], schema.of_cell(manifest["cell"]), "cell")
+        for word in ("cell", "task"):
+            wrong = wrong or schema.misfit(manifest[word], schema.of_plugin(word, manifest[word]), word)
         if wrong:
             raise self._unreadable(f"its {MANIFEST} {wrong}")
-        if manifest["data"]["symbols"] - manifest["data"]["held_out"] < 2:
-            raise self._unreadable(f"its {MANIFEST} says that there were no two symbols to train on")
-        return manifest  # type: ignore[no-any-return]
+        return manifest
 
     def file(self, name: str) -> Path:
         """The path of one of its files, which there need not be.
@@ -156,62 +158,78 @@ class Run:
             raise self._unreadable(f"its settings in {MANIFEST} leave the learning rate or the seed open")
         return settings
 
-    @property
-    def opening(self) -> list[int]:
-        """The symbols that its model reads, unseen, before a text without a prime (see ``text.sampling.opening``)."""
-        symbols: list[int] = self.manifest.get("opening", [])
-        if max(symbols, default=0) >= len(self.vocabulary):
-            raise self._unreadable(f"its opening in {MANIFEST} has symbols beyond its vocabulary")
-        return list(symbols)
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        """The symbols that its model knows."""
-        return self._read("vocabulary", Vocabulary.from_json)
-
     def _read(self, key: str, reader: Callable[[Any], T]) -> T:
         value = self.manifest[key]
         try:
             return reader(value)
-        except (UserError, ValueError, TypeError, AttributeError) as error:
-            raise self._unreadable(f"its {key} in {MANIFEST}: {error}") from None
+        except (UserError, ValueError, TypeError, AttributeError, KeyError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise self._unreadable(f"its {key} in {MANIFEST}: {reason}") from None
+
+    @cached_property
+    def task(self) -> Task:
+        """What it was trained to do.
+
+        Raises:
+            UserError: the task's distribution is not installed; the message names it.
+        """
+        return registry.task_for_run(self.name, self.manifest["task"], self.settings.task_option)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What its task knows of its data."""
+        return self.manifest["facts"]  # type: ignore[no-any-return]
 
     @cached_property
     def model(self) -> Model:
         """Its model, without the weights.
 
         Raises:
-            UserError: the cell's distribution is not installed; the message names it.
+            UserError: the distribution of its cell or task is not installed; the message names it.
         """
-        return build_model(self.settings, len(self.vocabulary), self.make_cell)
+        network = network_of(self.settings, self.make_cell)
+        task = self.task
+        return self._read("facts", lambda facts: task.model(facts, network))
 
-    @property
-    def is_of_text(self) -> bool:
-        """Whether its task is a language model, which writes texts and predicts them."""
-        return _is_language_model(self.settings.task)
-
-    def require_text(self) -> None:
-        """See to it that its task is a language model.
+    @cached_property
+    def language(self) -> Language:
+        """It as a network that reads and writes texts.
 
         Raises:
-            UserError: it is not.
+            UserError: its task does not make it one.
         """
-        if not self.is_of_text:
-            registry.installed("tasks", self.settings.task)  # where it is not installed, that is said
-            raise UserError(
-                f"the run {self.name!r} was trained for the task {self.settings.task!r}, and only language models "
-                "write and predict texts: name a run of the task language-model"
-            )
+        model, task = self.model, self.task
+        if found := self._read("facts", lambda facts: task.language(model, facts)):
+            return found
+        raise UserError(
+            f"the run {self.name!r} was trained for the task {self.settings.task!r}, and this takes a network that "
+            "writes texts: name a run of the task language-model"
+        )
 
-    @property
-    def text_model(self) -> Model:
-        """Its model, for what is done with texts.
+    def read(self, files: Sequence[str], **options: Any) -> Data:
+        """Examples for its model out of files, to be evaluated on; all of them are in ``valid``.
+
+        Args:
+            files: as its task takes them.
+            options: of the task, in place of its own.
 
         Raises:
-            UserError: its task is no language model; or as ``model``.
+            UserError: the task has no such option, or the files will not do.
         """
-        self.require_text()
-        return self.model
+        values = {f.name: getattr(self.task, f.name) for f in fields(self.task)}
+        task = registry.build_task(type(self.task), self.settings.task, values | options)
+        return task.read(files, self.facts, purpose="evaluate")
+
+    def data(self) -> tuple[Data | None, str]:
+        """The data that it was trained on and held out; if they are not there any more, why."""
+        sources = ", ".join(self.manifest["data"]["sources"])
+        try:
+            data = self.task.read(self.settings.files, self.facts, purpose="again")
+        except UserError as error:
+            return None, f"the data of the run {self.name!r} are not what they were: {error}"
+        if data.digest != self.manifest["data"]["digest"]:
+            return None, f"the data of the run {self.name!r} are not what they were: {sources} has changed since"
+        return data, ""
 
     def make_cell(self, input_size: int) -> Cell:
         """A cell such as it was trained with."""
@@ -226,30 +244,30 @@ class Run:
 
     @property
     def held_out(self) -> bool:
-        """Whether its losses are of text that was held out; those of the training text otherwise."""
-        return bool(self.manifest["data"]["held_out"] > 1)  # of a single symbol nothing is predicted
-
-    def bits(self, loss: float, *, training: bool = False) -> float:
-        """A loss in nats per symbol as bits per character of the symbols that were predicted.
-
-        Args:
-            loss: of the held-out text, where something is held out.
-            training: whether it is of the training text instead.
-        """
-        return loss / math.log(2) / self.characters_per_symbol(training=training)
-
-    def characters_per_symbol(self, *, training: bool = False) -> float:
-        """How many characters a symbol stands for on average, in the held-out text or in the training text."""
-        data = self.manifest["data"]
-        if ratios := data.get("characters_per_symbol"):
-            return float(ratios["training" if training or not self.held_out else "held_out"])
-        symbols, characters = data["symbols"], data["characters"]  # older runs know this of the whole text alone
-        return float(max(characters, 1) / max(symbols, 1))
+        """Whether its metrics are of examples that were held out; those of the training data otherwise."""
+        return bool(self.manifest["data"]["valid"])
 
     @property
-    def unknown(self) -> float:
-        """The share of its text that its vocabulary does not have, as ``Corpus.unknown`` says."""
-        return float(self.manifest["data"].get("unknown", 0))
+    def part(self) -> Part:
+        """Of which part of the data its metrics are."""
+        return "valid" if self.held_out else "train"
+
+    def metrics(self, found: Mapping[str, float] | None = None, part: Part | None = None) -> dict[str, float]:
+        """Metrics with what follows from them.
+
+        Args:
+            found: which; None is those of the best weights, none before the first validation.
+            part: of which part of the data they are; None is the one that it validates on.
+        """
+        found = self.reached()[1] if found is None else found
+        return {**found, **self.task.derived(found, self.facts, part or self.part)} if found else {}
+
+    def _known_metrics(self, found: Mapping[str, float]) -> dict[str, float]:
+        """As ``metrics``, or those alone where the task is not installed any more."""
+        try:
+            return self.metrics(found)
+        except UserError:
+            return dict(found)
 
     @cached_property
     def _lock(self) -> BaseFileLock:
@@ -309,19 +327,22 @@ class Run:
     def summary(self) -> Summary:
         """A line of the list of runs. What is wrong with a run stands in its own line and is never raised."""
         try:
-            settings, (step, loss) = self.settings, self.reached()
+            settings, (step, metrics) = self.settings, self.reached()
             outcome = self.manifest.get("outcome") or ("running" if self.is_trained() else "killed")
             if outcome == "running":
                 step = max((record["step"] for record in self.records()), default=step)
             created = self.manifest.get("environment", {}).get("created")
             return Summary(
                 name=self.name,
-                task=self.manifest["task"],
+                task=self.manifest["task"]["task"],
                 cell=", ".join([self.manifest["cell"]["cell"], *(f"{k}={v}" for k, v in settings.ablate.items())]),
                 size=f"{settings.num_layers}x{settings.hidden_size}",
                 parameters=self.manifest["parameters"],
-                loss=loss,
-                bits=None if loss is None or not self.is_of_text else self.bits(loss),
+                metrics=self._known_metrics(metrics or {}),
+                heads={
+                    name: (metric["head"] or name.upper(), metric["digits"])
+                    for name, metric in self.manifest["metrics"].items()
+                },
                 held_out=self.held_out,
                 step=step,
                 outcome=outcome,
@@ -351,13 +372,13 @@ class Run:
         """All that training needs to go on, and what is noted beside it."""
         return self.load(LAST)
 
-    def reached(self) -> tuple[int, float | None]:
-        """The step that was saved last, and the loss of the weights that are kept as the best, None where not known."""
+    def reached(self) -> tuple[int, dict[str, float] | None]:
+        """The step that was saved last, and the metrics of the best weights, None where they were not validated."""
         if self.manifest.get("outcome"):
-            return self.manifest.get("step", 0), self.manifest.get("best", {}).get("loss")
+            return self.manifest.get("step", 0), self.manifest.get("best", {}).get("metrics")
         # The manifest has it only when a run ends.
         last, best = (self.notes(name) if (self.path / name).exists() else {} for name in (LAST, BEST))
-        return last.get("step", 0), best.get("loss")
+        return last.get("step", 0), best.get("metrics")
 
     def load(self, name: str) -> tuple[Tree, dict[str, Any]]:
         """One of its two files of weights, and what is noted in it; see ``params`` and ``last``.
@@ -366,23 +387,20 @@ class Run:
             UserError: it is missing or damaged, or its weights are not those of the run's model.
         """
         tree, notes = self._of_file(name, checkpoint.load)
-        self._require_notes(name, notes)
+        notes = self._checked(name, notes)
         if name == LAST and not (isinstance(tree, dict) and tree.keys() - {SET_ASIDE} == {*PARTS_OF_LAST}):
             raise self._unreadable(f"its {name} holds something else than {', '.join(PARTS_OF_LAST)}")
-        if self.is_of_text:  # another task may add parameters of its own
-            for weights in [tree[key] for key in ("params", SET_ASIDE) if key in tree] if name == LAST else [tree]:
-                self._require_weights(name, weights)
+        for weights in [tree[key] for key in ("params", SET_ASIDE) if key in tree] if name == LAST else [tree]:
+            self._require_weights(name, weights)
         return tree, notes
 
     def notes(self, name: str) -> dict[str, Any]:
-        """What is noted in one of its two files of weights: of ``model.safetensors`` their step and their loss.
+        """What is noted in one of its two files of weights: of ``model.safetensors`` their step and their metrics.
 
         Raises:
             UserError: it is missing or damaged.
         """
-        notes = self._of_file(name, checkpoint.load_metadata)
-        self._require_notes(name, notes)
-        return notes
+        return self._checked(name, self._of_file(name, checkpoint.load_metadata))
 
     def _of_file(self, name: str, read: Callable[[Path], T]) -> T:
         path = self.file(name)
@@ -393,14 +411,16 @@ class Run:
         except checkpoint.CheckpointError as error:
             raise self._unreadable(str(error)) from None
 
-    def _require_notes(self, name: str, notes: Any) -> None:
+    def _checked(self, name: str, notes: Any) -> dict[str, Any]:
+        notes = older.notes(notes) if isinstance(notes, dict) else notes
         if wrong := schema.misfit(notes, {BEST: schema.BEST, LAST: schema.LAST}[name]):
             raise self._unreadable(f"its {name} {wrong}")
+        return notes  # type: ignore[no-any-return]
 
     def _require_weights(self, name: str, weights: Tree) -> None:
         found = trees.flatten(weights)
         # First what is known at once: the cell of a damaged manifest can be too large to make.
-        for path, shape in self.model.shapes_around_the_cell.items():
+        for path, shape in self.model.shapes_known().items():
             if path in found and found[path].shape != shape:
                 raise self._unreadable(f"in its {name} {path} is {found[path].shape}, expected {shape}")
         self.require(name, self.model.init_params(np.random.default_rng(0)), weights)
@@ -433,16 +453,9 @@ class Run:
         for line in lines:
             with suppress(ValueError, RecursionError):
                 record = json.loads(line)
+                record = older.record(record) if isinstance(record, dict) else record
                 if not schema.misfit(record, schema.RECORD):
                     yield record
-
-
-@cache  # a list of runs asks for each, and to look through what is installed takes a while
-def _is_language_model(task: str) -> bool:
-    try:
-        return issubclass(registry.installed("tasks", task), LanguageModel)
-    except UserError:  # not installed any more
-        return False
 
 
 def _difference(expected: Tree, found: Tree) -> str:
@@ -463,28 +476,28 @@ def _difference(expected: Tree, found: Tree) -> str:
     return ""
 
 
-def embedding_size(settings: Settings, symbols: int) -> int:
-    """The width of the symbols' embedding, 0 for one-hot: as it was given, or what suits so many symbols."""
-    if settings.embedding_size is not None:
-        return settings.embedding_size
-    return 0 if symbols <= ONE_HOT_LIMIT else min(settings.hidden_size, 128)
+def network_of(settings: Settings, make_cell: Callable[[int], Cell]) -> Network:
+    """The network that settings describe, of layers made by ``make_cell(input_size)`` and then ablated.
 
-
-def build_model(settings: Settings, vocabulary_size: int, make_cell: Callable[[int], Cell]) -> Model:
-    """The model that settings describe, its cells made by ``make_cell(input_size)`` and then ablated.
-
-    Raises:
-        UserError: the cells have no such activations as are to be ablated.
+    Its ``make_cell`` raises ``UserError`` where the layers have no such activations as are to be ablated.
     """
-    embedding = settings.embedding_size or 0
-    layers = [make_cell(embedding or vocabulary_size)]
-    for _ in range(settings.num_layers - 1):
-        layers.append(make_cell(layers[-1].output_size))
-    if settings.ablate:
-        layers = ablated(layers, settings)
-    single = settings.num_layers == 1
-    cell = layers[0] if single else Stacked(layers, settings.dropout, settings.variational_dropout)
-    return Model(cell, vocabulary_size, embedding, settings.dropout, settings.variational_dropout, dtype=settings.dtype)
+
+    def stack(input_size: int) -> Cell:
+        layers = [make_cell(input_size)]
+        for _ in range(settings.num_layers - 1):
+            layers.append(make_cell(layers[-1].output_size))
+        if settings.ablate:
+            layers = ablated(layers, settings)
+        return layers[0] if len(layers) == 1 else Stacked(layers, settings.dropout, settings.variational_dropout)
+
+    return Network(
+        stack,
+        settings.hidden_size,
+        settings.embedding_size,
+        settings.dropout,
+        settings.variational_dropout,
+        settings.dtype,
+    )
 
 
 def find_runs() -> list[Run]:
@@ -510,18 +523,18 @@ def find_run(name: str | None = None) -> Run:
     raise UserError(f"there is no run called {name!r} in {runs_folder()}.{did_you_mean(name, names)}{there}")
 
 
-def require_texts(files: Sequence[str], purpose: str) -> None:
-    """See to it that what is to be texts are no runs.
+def require_files(files: Sequence[str], purpose: str) -> None:
+    """Check that files are no runs.
 
     Args:
         files: as they were named.
-        purpose: what the texts are for, as in "a text to train on".
+        purpose: what they are for, as in "a file to train on".
 
     Raises:
         UserError: one is a run.
     """
     for file in filter(run_folder, files):
-        raise UserError(f"{file!r} is a run, and with --cell a text {purpose} is expected: leave one of them out")
+        raise UserError(f"{file!r} is a run, and with --cell a file {purpose} is expected: leave one of them out")
 
 
 def _is_usable(run: Run) -> bool:

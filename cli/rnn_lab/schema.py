@@ -47,30 +47,25 @@ COUNT = Kind("a whole number, 0 or more", _below(2**53))
 PAIR = Kind("a pair of numbers", lambda value: isinstance(value, list) and [*map(_is_finite, value)] == [True, True])
 TIME = Kind("a date and time", _is_time)
 
+METRICS = Kind(
+    "a table of finite numbers", lambda value: isinstance(value, dict) and all(map(_is_finite, value.values()))
+)
+
 ANY = "*"
 """The key of a schema for the values of all keys of a table that it does not name."""
 
 MANIFEST = {
-    "task": TEXT,
-    "cell": TABLE,  # see ``of_cell``
-    "settings": TABLE,  # read, and held against more than types, by ``Settings.from_json``
-    "vocabulary": TABLE,  # and this by ``Vocabulary.from_json``
-    "data": {
-        "sources": [TEXT],
-        "digest": TEXT,
-        "bytes": COUNT,
-        "characters": COUNT,
-        "symbols": COUNT,
-        "held_out": COUNT,
-        "characters_per_symbol?": {"training": POSITIVE, "held_out": POSITIVE},
-        "unknown?": NUMBER,
-    },
+    "task": TABLE,  # see ``of_plugin``
+    "cell": TABLE,
+    "settings": TABLE,  # read and checked by ``Settings.from_json``
+    "facts": TABLE,  # and these by the task
+    "data": {"sources": [TEXT], "digest": TEXT, "train": COUNT, "valid": COUNT, "units_per_step": POSITIVE},
     "parameters": COUNT,
     "environment?": {"created?": TIME},
     "outcome?": optional(TEXT),
     "step?": COUNT,
-    "best?": {"loss": optional(NUMBER), "step": COUNT},
-    "opening?": [COUNT],
+    "best?": {"metrics": optional(METRICS), "step": COUNT},
+    "metrics": {ANY: {"unit": TEXT, "direction": TEXT, "head": TEXT, "digits": COUNT, "word": TEXT}},
     "init_from?": {"path": TEXT, "sha256": TEXT},
     "resumed?": [{"step": COUNT, "changed": TABLE}],
 }
@@ -84,7 +79,7 @@ RECORD = {
     "train_loss": NUMBER,
     "gradient_norm": NUMBER,
     "learning_rate": NUMBER,
-    "tokens_per_second": NUMBER,
+    "units_per_second": NUMBER,
     "seconds": NUMBER,
     "valid_loss?": NUMBER,
     "gradient_norms?": _NORMS,
@@ -94,7 +89,7 @@ RECORD = {
 }
 """Of a line of ``metrics.jsonl``."""
 
-BEST = {"step": COUNT, "loss": optional(NUMBER)}
+BEST = {"step": COUNT, "metrics": optional(METRICS)}
 """Of what is noted in ``model.safetensors``."""
 
 RNG = {
@@ -111,7 +106,7 @@ LAST = {
     "tally": {
         "loss_sum": NUMBER,
         "loss_count": COUNT,
-        "best_loss": optional(NUMBER),
+        "best": optional(METRICS),
         "best_step": COUNT,
         "stale": COUNT,
         "records": COUNT,
@@ -125,10 +120,10 @@ STATE = {"run": TEXT, "weights": TEXT, "cell": TEXT, "carries": TEXT, "symbols":
 """Of what is noted in the file of a kept state, beside the generator's, which may be null."""
 
 
-def of_cell(cell: dict[str, Any]) -> dict[str, Kind]:
-    """The schema of what a manifest says of a cell, which is of a file or of a distribution."""
-    origin = ("file", "class", "sha256") if "file" in cell else ("distribution", "version")
-    return dict.fromkeys(("cell", *origin), TEXT)
+def of_plugin(word: str, recorded: dict[str, Any]) -> dict[str, Kind]:
+    """The schema of what a manifest says of a cell or task, which is of a file or of a distribution."""
+    origin = ("file", "class", "sha256") if "file" in recorded else ("distribution", "version")
+    return dict.fromkeys((word, *origin), TEXT)
 
 
 def misfit(value: Any, schema: Any, path: str = "") -> str:

@@ -1,12 +1,8 @@
-"""From settings to a run that is ready to train: new, with the weights of another, taken up again, or repeated.
-
-It reads the text, makes the model and lays out the run's folder; the training itself is the trainer's.
-"""
+"""From settings to a run that is ready to train: new, with the weights of another, taken up again, or repeated."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import secrets
 import shlex
@@ -14,9 +10,9 @@ import statistics
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,19 +30,15 @@ from rnn_lab.backends import is_compiled, on_backend, settled
 from rnn_lab.blas_threads import Threads, changes_of, contradiction
 from rnn_lab.divergence import of_recurrence
 from rnn_lab.paths import BEST, LAST
-from rnn_lab.runs import Run, build_model, create_run, embedding_size, environment
-from rnn_lab.settings import EPOCHS, MIN_STEPS, Backend, Settings, merge, named, option, warmed_up
-from rnn_lab.trainer import Trainer, verdict
+from rnn_lab.problem import Problem
+from rnn_lab.runs import Run, create_run, environment, network_of
+from rnn_lab.settings import COMMON, EPOCHS, MIN_STEPS, Backend, Settings, merge, named, option, warmed_up
+from rnn_lab.trainer import LEARNING_RATE, Trainer, verdict
 from rnn_plugins import registry
-from rnn_plugins.data.corpus import Corpus, cache_folder, load_corpus, recall_corpus, split
-from rnn_plugins.data.decoding import MARK
+from rnn_plugins.data.corpus import cache_folder
 from rnn_plugins.data.sources import is_pipe, label_of
-from rnn_plugins.data.vocabulary import NOUNS, Vocabulary
 from rnn_plugins.errors import UserError
-from rnn_plugins.language.model import LEARNING_RATE, Model
-from rnn_plugins.language.probe import TextProbe
-from rnn_plugins.language.sampling import Choice, opening, sample, write
-from rnn_plugins.tasks.language_model import LanguageModel, TextBatch
+from rnn_plugins.tasks.task import Data, Task
 
 WARM_UP = 200
 """Steps of warm-up that a diverged run is advised to try."""
@@ -54,8 +46,8 @@ WARM_UP = 200
 CHANGEABLE = named("changeable")
 """Settings that may be given anew when a run goes on; the files, as long as they hold the same text."""
 
-INHERITED = named("inherited")
-"""Settings that a run which starts with another's weights takes over from it."""
+INHERITED = tuple(name for name in named("inherited") if name not in (*COMMON, "task_option"))
+"""Settings that a run which starts with another's weights takes over from it, beside options of its task."""
 
 
 class Cost(NamedTuple):
@@ -76,28 +68,27 @@ class Session:
 
     Attributes:
         run: its folder.
-        corpus: its text.
-        task: what is trained.
+        problem: what is trained.
         trainer: trains it.
         notices: sentences that the user should see.
     """
 
     run: Run
-    corpus: Corpus
-    task: LanguageModel
+    problem: Problem
     trainer: Trainer
     notices: list[str] = field(default_factory=list)
 
     def cost(self) -> Cost:
         """Take the next step a few times and throw it away, to see what memory and what time it needs."""
-        state, batch = self.trainer.state, self.task.batch(self.trainer.state.step)
-        step = value_and_grad(self.task.loss, has_aux=True)
+        problem, state = self.problem, self.trainer.state
+        step = value_and_grad(problem.loss, has_aux=True)
         times: list[float] = []
         with on_backend(self.trainer.settings.backend), np.errstate(all="ignore"):
-            if isinstance(batch, TextBatch) and (piece := len(batch.inputs) // 8):
+            if few := problem.batch_size // 8:
                 # What is planned and compiled for it serves the whole, and would take three times as long while traced.
-                short = TextBatch(batch.inputs[:piece], batch.targets[:piece])
-                step(state.params, state.carry, short, np.random.default_rng(0))
+                some = problem.task.batch(problem.data, state.step, problem.batch_size, slice(few))
+                step(state.params, problem.model.init_carry(few), some, np.random.default_rng(0))
+            batch = problem.batch(state.step)
             tracemalloc.start()
             step(state.params, state.carry, batch, np.random.default_rng(0))
             peak = tracemalloc.get_traced_memory()[1]
@@ -107,85 +98,90 @@ class Session:
                 step(state.params, state.carry, batch, np.random.default_rng(0))
                 times.append(time.perf_counter() - started)
         kept = sum(array.nbytes for array in trees.leaves((state.params, state.optimizer)))
-        return Cost(kept + peak, statistics.median(times) * self.task.steps_per_epoch)
+        return Cost(kept + peak, statistics.median(times) * problem.steps_per_epoch)
 
-    def excerpt(self, characters: int) -> str:
-        """What the model writes as it is now. The training's generators are not drawn from.
+    def excerpt(self, size: int) -> str | None:
+        """What the model makes as it is now, about ``size`` characters; None where its task has nothing to show.
+
+        The training's generators are not drawn from.
 
         Raises:
-            UserError: the task is no language model, or the model has no scores to write by.
+            UserError: the model has no scores to go by.
         """
-        self.run.require_text()
-        vocabulary, state = self.corpus.vocabulary, self.trainer.state
-        rng = np.random.default_rng(state.step)
-        choice = Choice(never=vocabulary.unwritten)
-        symbols = sample(self.task.model, state.params, self.run.opening, choice, rng)
-        # A model on its way to diverge is told of by its loss.
+        problem, state = self.problem, self.trainer.state
+        # The loss tells of a model on its way to diverge.
         with on_backend(self.trainer.settings.backend), np.errstate(all="ignore"):
-            return "".join(write(symbols, vocabulary, characters))
+            return problem.task.excerpt(
+                problem.model, state.params, self.run.facts, size, np.random.default_rng(state.step)
+            )
+
+    @property
+    def writes(self) -> bool:
+        """Whether it becomes a network that texts can be sampled from."""
+        return self.problem.task.language(self.problem.model, self.run.facts) is not None
 
     @property
     def unit(self) -> str:
-        """What a symbol is called, in the plural."""
-        return f"{NOUNS[self.corpus.vocabulary.level]}s"
+        """What the task counts, in the plural."""
+        return self.problem.task.unit
 
     def verdict(self, records: Iterable[dict[str, Any]] | None = None) -> str:
-        """What the curves say, in words.
+        """What the curves say, in words; nothing of losses that are not in nats.
 
         Args:
             records: those of the run so far; None reads them.
         """
+        if self.problem.task.metrics["loss"].unit != "nats":
+            return ""
         ended = self.trainer.outcome in ("time", "patience")
         done = 1.0 if ended else self.trainer.state.step / max(self.trainer.total_steps, 1)
-        guessing = math.log(len(self.corpus.vocabulary))
+        guessing = self.problem.task.guessing(self.run.facts)
         settings = self.trainer.settings
         longer = "more --epochs" if settings.steps is None else "more --steps"
         if self.trainer.outcome == "time":
             longer = "a longer --max-time"
-        looks = list(self.run.records() if records is None else records)
-        return verdict(looks, done, guessing, settings.learning_rate or LEARNING_RATE, longer)
+        known = list(self.run.records() if records is None else records)
+        return verdict(known, done, guessing, settings.learning_rate or LEARNING_RATE, longer)
 
     def outcome(self) -> dict[str, Any]:
         """How the run ended, as JSON takes it."""
         best = self.trainer.best
-        loss = best["loss"]
+        unknown = dict.fromkeys(self.problem.task.metrics)
         return {
             "outcome": self.trainer.outcome,
             "step": self.trainer.saved,
-            "loss": loss,
-            "bits_per_character": None if loss is None or not self.run.is_of_text else self.run.bits(loss),
+            **(unknown if best["metrics"] is None else self.run.metrics(best["metrics"])),
             "best_step": best["step"],
         }
 
     def diagnosis(self, error: NotFinite) -> list[str]:
         """Why the run diverged, in sentences: what was not finite, where, what came before, what to try."""
         trainer = self.trainer
-        looked = error.step == trainer.state.step  # the step itself went well, and what it led to was looked at
-        if looked:
-            measured = "held-out loss" if len(self.task.valid_tokens) > 1 else "loss"
+        validated = error.step == trainer.state.step  # the step itself went well, and what it led to was validated
+        if validated:
+            measured = f"held-out {trainer.metric}" if self.problem.validates else "loss"
             lines = [f"Diverged: after step {error.step:,} the {measured} is {error.loss:g}."]
         else:
             norm = f"the norm of its gradient {error.gradient_norm:g}"
             lines = [f"Diverged at step {error.step:,}: the loss is {error.loss:g}, {norm}."]
-        finding = explain(self.task.loss, trainer.state.params, error)
+        finding = explain(self.problem.loss, trainer.state.params, error)
         if finding.phase == "parameters":
             lines.append(f"The parameter {finding.parameter} is not finite.")
-        elif not (looked and finding.phase == "backward"):  # then it tells of the next training step, which will not be
+        elif not (
+            validated and finding.phase == "backward"
+        ):  # then it tells of the next training step, which will not be
             lines.append(finding.sentence())
         if trainer.recent:
             norms = ", ".join(f"{step.gradient_norm:.3g}" for step in trainer.recent)
             lines.append(f"The norms of the gradients before it: {norms}.")
         why: tuple[str, ...] = ()
         with suppress(UserError):  # nobody can tell where the weights that it started with are gone
-            params, tokens = self._beginning(), np.asarray(self.task.train_tokens, np.intp)
-            probe = TextProbe(self.task.model, params, tokens, self.corpus.vocabulary)
-            seed = trainer.settings.seed or 0
-            why = of_recurrence(self.task, params, probe, error.step, self.task.seq_length, seed)
+            why = of_recurrence(self.problem, self._beginning(), error.step, trainer.settings.seed or 0)
         if why:
             lines += [why[0][0].upper() + why[0][1:], why[1]]
         else:
             lines.append(self._advice())
-        if trainer.best["loss"] is not None:
+        if trainer.best["metrics"] is not None:
             lines.append(f"The best weights, of step {trainer.best['step']:,}, stay: rnn sample {self.run.name}")
         return lines
 
@@ -195,8 +191,8 @@ class Session:
         Raises:
             UserError: they are gone.
         """
-        source, settings = _source(self.run), self.trainer.settings
-        return trees.cast(source.params(), settings.dtype) if source else self.trainer.fresh_params()
+        source = _source(self.run)
+        return trees.cast(source.params(), self.trainer.settings.dtype) if source else self.trainer.fresh_params()
 
     def _advice(self) -> str:
         """What to try where the learning rate is at fault."""
@@ -216,15 +212,19 @@ def start(given: Mapping[str, Any], *, name: str | None = None, init_from: Run |
     Args:
         given: the settings that are not to be the defaults.
         name: what the run is to be called.
-        init_from: a run whose best weights, symbols and sizes it starts with.
+        init_from: a run whose best weights, facts and sizes it starts with.
 
     Raises:
-        UserError: a setting or the text will not do, or ``given`` contradicts ``init_from``.
+        UserError: a setting or the data will not do, or ``given`` contradicts ``init_from``.
     """
     if init_from is None:
         return _lay_out(Settings(**given), name)
-    settings = Settings(**merge({key: getattr(init_from.settings, key) for key in INHERITED}, given))
-    _hold(settings, init_from, INHERITED, "leave it out, or start without --init-from")
+    inherited = {key: getattr(init_from.settings, key) for key in INHERITED}
+    options = {key: getattr(init_from.task, key) for key in _of_weights(init_from.task)}
+    settings = Settings(**merge(inherited | {"task_option": options}, given))
+    advice = "leave it out, or start without --init-from"
+    _require_same(settings, init_from, INHERITED, advice)
+    _require_same_task(_task(settings), init_from, _of_weights(init_from.task), advice)
     registry.given("cells", given.get("cell", ""))
     session = _lay_out(settings, name, weights_of=init_from)
     session.notices.append(f"it starts with the best weights of {init_from.name}")
@@ -239,7 +239,7 @@ def resume(run: Run, given: Mapping[str, Any]) -> Session:
         given: settings; those that are not among ``CHANGEABLE`` must be as they were.
 
     Raises:
-        UserError: the text is not what it was, a setting contradicts, or another process trains the run.
+        UserError: the data are not what they were, a setting contradicts, or another process trains the run.
     """
     run.hold()
     try:
@@ -254,20 +254,24 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
     settings = Settings(**merge(before.to_json(), given))
     backend, other = _backend(run, given.get("backend"))
     settings = replace(settings, backend=backend)
-    _hold(settings, run, INHERITED, "leave it out, or start a new run without --resume")
-    fixed = [f.name for f in fields(Settings) if f.name not in CHANGEABLE]
-    _hold(settings, run, fixed, f"leave it out, or start a new run with its weights: --init-from {run.name}")
+    _require_same(settings, run, INHERITED, "leave it out, or start a new run without --resume")
+    task, of_weights = _task(settings), _of_weights(run.task)
+    _require_same_task(task, run, of_weights, "leave it out, or start a new run without --resume")
+    fixed = [f.name for f in fields(Settings) if f.name not in (*CHANGEABLE, *COMMON, "task_option")]
+    advice = f"leave it out, or start a new run with its weights: --init-from {run.name}"
+    _require_same(settings, run, fixed, advice)
+    _require_same_task(task, run, [f.name for f in fields(task) if f.name not in of_weights], advice)
     registry.given("cells", given.get("cell", ""))
-    corpus = _load(settings, _symbols(run), known=run)
+    data = _read(task, settings.files, run)
     recorded = run.manifest["data"]["digest"]
-    if corpus.digest != recorded or corpus.vocabulary != run.vocabulary:
+    if data.digest != recorded:
         raise UserError(
-            f"the text of the run {run.name!r} has changed: {', '.join(settings.files)} has the SHA-256 "
-            f"{corpus.digest[:12]}, and it was {recorded[:12]}; a run goes on only with the text that it began "
+            f"the data of the run {run.name!r} have changed: {', '.join(settings.files)} has the SHA-256 "
+            f"{data.digest[:12]}, and it was {recorded[:12]}; a run goes on only with the data that it began "
             f"with, and --init-from {run.name} starts a new one with its weights"
         )
-    task = _task(run.model, corpus, settings)
-    trainer = Trainer(run, task, settings, settings.learning_rate or LEARNING_RATE)
+    problem = Problem.of(task, run.model, data, settings.batch_size)
+    trainer = Trainer(run, problem, settings, settings.learning_rate or LEARNING_RATE)
     step = run.notes(LAST)["step"]
     if trainer.total_steps < step:
         name = "epochs" if settings.steps is None else "steps"
@@ -277,7 +281,7 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
         )
     trainer.resume()
     last = ", which is its last; --epochs or --steps trains it further" if step >= trainer.total_steps else ""
-    session = Session(run, corpus, task, trainer, [f"it goes on after step {step:,}{last}", *ablations(settings)])
+    session = Session(run, problem, trainer, [f"it goes on after step {step:,}{last}", *ablations(settings)])
     session.notices += filter(None, [run.cell_changed()])
     if other:
         session.notices.append(
@@ -324,7 +328,7 @@ def repeat(run: Run, *, name: str | None = None, backend: Backend | None = None)
         backend: another than that of ``run``.
 
     Raises:
-        UserError: the text is gone, or the weights that it started with are, or the backend is not there.
+        UserError: the data are gone, or the weights that it started with are, or the backend is not there.
     """
     source = _source(run)
     backend, other = _backend(run, backend)
@@ -341,11 +345,11 @@ def repeat(run: Run, *, name: str | None = None, backend: Backend | None = None)
         session.notices.append(
             f"the matrix products of {run.name} had threads {differ}: the weights need not be the same bit for bit"
         )
-    before = run.manifest["data"]["digest"]
-    if session.corpus.digest != before:
+    before, data = run.manifest["data"]["digest"], session.problem.data
+    if data.digest != before:
         session.notices.append(
-            f"the text has changed since {run.name}: {', '.join(session.corpus.sources)} has the SHA-256 "
-            f"{session.corpus.digest[:12]}, and it was {before[:12]}"
+            f"the data have changed since {run.name}: {', '.join(data.sources)} has the SHA-256 "
+            f"{data.digest[:12]}, and it was {before[:12]}"
         )
     for earlier in run.manifest.get("resumed", []):
         if lasting := [option(key) for key in earlier["changed"] if key not in ("max_time", "log_every")]:
@@ -396,13 +400,6 @@ def _source(run: Run) -> Run | None:
     return source
 
 
-def _symbols(run: Run) -> Vocabulary | None:
-    """The symbols with which the text of a run is encoded again; None where they are all those that it has."""
-    # Older versions took carriage returns and byte order marks for symbols; today they make none.
-    older = not {"\r", MARK}.isdisjoint(run.vocabulary.symbols)
-    return run.vocabulary if "init_from" in run.manifest or older else None
-
-
 def _lay_out(
     settings: Settings, name: str | None, *, weights_of: Run | None = None, known: Run | None = None
 ) -> Session:
@@ -411,69 +408,69 @@ def _lay_out(
     Args:
         settings: of the run.
         name: of the run; None makes one.
-        weights_of: the run whose weights, symbols and cell it starts with.
+        weights_of: the run whose weights, facts and cell it starts with.
         known: the run that it repeats.
     """
     model_of = known or weights_of
     if model_of:
         origin = registry.provenance_now("cells", model_of.name, model_of.manifest["cell"])
+        task_origin = registry.provenance_now("tasks", model_of.name, model_of.manifest["task"])
     else:
         origin = registry.provenance("cells", settings.cell)
+        task_origin = registry.provenance("tasks", settings.task)
+
+    made: list[Cell] = []
 
     def make_cell(input_size: int) -> Cell:
         if model_of:
-            return model_of.make_cell(input_size)
-        return registry.make_cell(settings.cell, input_size, settings.hidden_size, settings.cell_option)
+            made.append(model_of.make_cell(input_size))
+        else:
+            made.append(registry.make_cell(settings.cell, input_size, settings.hidden_size, settings.cell_option))
+        return made[-1]
 
     notices = [model_of.cell_changed()] if model_of else []
-    files = settings.files or ("builtin:latex",)
+    task = _task(settings)
+    files = settings.files or task.default_files
+    if not files:
+        raise UserError(f"there is nothing to train on: the task {settings.task} has no data of its own, so name FILES")
     settings = replace(settings, files=files, backend=settled(settings.backend))
-    symbols = _symbols(known) if known else weights_of.vocabulary if weights_of else None
-    corpus = _load(settings, symbols, known)
-    decided, task = _decide(settings, corpus, make_cell)
+    data = _read(task, files, known) if known else task.read(files, weights_of.facts if weights_of else None)
+    decided, problem = _decide(settings, task, data, make_cell, made)
     params = trees.cast(weights_of.params(), decided.dtype) if weights_of else None
     manifest = {
-        "task": decided.task,
+        "task": task_origin,
         "cell": origin,
         "settings": _recorded(decided),
-        "parameters": trees.count(task.init_params(np.random.default_rng(0))),
+        "parameters": trees.count(problem.init_params(np.random.default_rng(0))),
         "data": {
-            "sources": list(corpus.sources),
-            "digest": corpus.digest,
-            "bytes": corpus.bytes,
-            "characters": corpus.characters,
-            "symbols": len(corpus.tokens),
-            "held_out": len(task.valid_tokens),
-            "characters_per_symbol": {
-                "training": corpus.vocabulary.characters_per_symbol(task.train_tokens[1:]),
-                "held_out": corpus.vocabulary.characters_per_symbol(task.valid_tokens[1:]),
-            },
-            "unknown": corpus.unknown,
+            "sources": list(data.sources),
+            "digest": data.digest,
+            "train": task.count(data.train),
+            "valid": task.count(data.valid),
+            "units_per_step": problem.units_per_step,
         },
+        "metrics": {name: metric._asdict() for name, metric in task.metrics.items()},
         "environment": environment() | backends.environment(decided.backend),
         "outcome": None,
     }
     if weights_of:
         path = os.path.abspath(weights_of.path)
         manifest["init_from"] = {"path": path, "sha256": _digest(weights_of.path / BEST)}
-    manifest["opening"] = opening(corpus.vocabulary, task.train_tokens)
-    manifest["vocabulary"] = corpus.vocabulary.to_json()
+    manifest["facts"] = data.facts
     run = create_run(name, f"{origin.get('class', settings.cell)}-{stem(files[0])}", manifest)
     try:
-        trainer = Trainer(run, task, decided, decided.learning_rate or LEARNING_RATE)
+        trainer = Trainer(run, problem, decided, decided.learning_rate or LEARNING_RATE)
         trainer.begin(params)
     except BaseException:
         run.release()
         raise
-    if decided.valid_fraction and len(task.valid_tokens) < 2:
-        notices.append("the text is too short to hold some of it out, so the training loss chooses the best weights")
     notices += ablations(decided)
     if pipes := list(filter(is_pipe, files)):
         notices.append(
-            f"{label_of(pipes)} cannot be read again: its symbols are kept in {str(cache_folder())!r}; where they are "
-            f"gone, give the same text in a FILE to go on: rnn train --resume {shlex.quote(run.name)} FILE"
+            f"{label_of(pipes)} cannot be read again: what came is kept in {str(cache_folder())!r}; where that is "
+            f"gone, give the same data in a FILE to go on: rnn train --resume {shlex.quote(run.name)} FILE"
         )
-    return Session(run, corpus, task, trainer, list(filter(None, [*corpus.notices, task.notice, *notices])))
+    return Session(run, problem, trainer, list(filter(None, [*data.notices, problem.notice, *notices])))
 
 
 def _backend(run: Run, wish: Backend | None) -> tuple[Backend, str]:
@@ -491,69 +488,65 @@ def _backend(run: Run, wish: Backend | None) -> tuple[Backend, str]:
     return before, ""
 
 
-def _decide(settings: Settings, corpus: Corpus, make_cell: Callable[[int], Cell]) -> tuple[Settings, LanguageModel]:
-    """The settings with nothing left open, and their task."""
-    symbols = len(corpus.vocabulary)
-    settings = replace(settings, embedding_size=embedding_size(settings, symbols))
+def _decide(
+    settings: Settings, task: Task, data: Data, make_cell: Callable[[int], Cell], made: Sequence[Cell]
+) -> tuple[Settings, Problem]:
+    """The settings with nothing left open, and what is trained.
+
+    Args:
+        settings: as the user gives them.
+        task: what is learnt.
+        data: of what.
+        make_cell: makes a layer.
+        made: the layers that it has made.
+    """
+    network = task.resolve(data.facts, network_of(settings, make_cell))
+    settings = replace(settings, embedding_size=network.embedding_size, task_option=asdict(task))
     if settings.seed is None:
         settings = replace(settings, seed=secrets.randbelow(1_000_000))
-    model = build_model(settings, symbols, make_cell)
-    task = _task(model, corpus, settings)
+    problem = Problem.of(task, task.model(data.facts, network), data, settings.batch_size)
     if settings.learning_rate is None:
-        settings = replace(settings, learning_rate=model.suggested_learning_rate)
+        suggested = next((cell.suggested_learning_rate for cell in made), None)
+        settings = replace(settings, learning_rate=suggested or LEARNING_RATE)
     if settings.epochs is None and settings.steps is None:
-        short = task.steps_per_epoch * EPOCHS < MIN_STEPS
+        short = problem.steps_per_epoch * EPOCHS < MIN_STEPS
         settings = replace(settings, steps=MIN_STEPS) if short else replace(settings, epochs=EPOCHS)
     # Of a short run a cell's warm-up would leave little.
-    warmup = min(model.cell.suggested_warmup, settings.total_steps(task.steps_per_epoch) // 10)
+    suggestion = max((cell.suggested_warmup for cell in made), default=0)
+    warmup = min(suggestion, settings.total_steps(problem.steps_per_epoch) // 10)
     settings = replace(settings, schedule=warmed_up(settings.schedule, warmup))
-    return settings, task
+    return settings, problem
 
 
-def _task(model: Model, corpus: Corpus, settings: Settings) -> LanguageModel:
-    training, held_out = split(corpus, settings.valid_fraction)
-    if len(training) < 2:
-        raise UserError(
-            f"of {len(corpus.tokens):,} symbols, --valid-fraction {settings.valid_fraction:g} leaves "
-            f"{len(training)} to train on, and it takes 2: lower it, or give a longer text"
-        )
-    make: type[LanguageModel] = registry.load("tasks", settings.task)
-    return make(model, training, held_out, settings.seq_length, settings.batch_size)
+def _task(settings: Settings) -> Task:
+    return registry.make_task(settings.task, settings.task_option)
 
 
-def _load(settings: Settings, vocabulary: Vocabulary | None, known: Run | None) -> Corpus:
-    """The text; where it came through standard input, from the cache if a run that knows it says what to look for."""
-    remedy = "put it back where it was"
-    if known and "-" in settings.files:
-        remedy = f"give the same text in a FILE: rnn train --resume {shlex.quote(known.name)} FILE"
-        digest = known.manifest["data"]["digest"]
-        kept = recall_corpus(digest, known.vocabulary, sources=settings.files, unknown=settings.unknown)
-        if kept:
-            return kept
-        if _no_input():
-            raise UserError(f"the text of the run {known.name!r} came through a pipe and is kept nowhere; {remedy}")
+def _of_weights(task: Task) -> tuple[str, ...]:
+    """The options of a task that its weights depend on."""
+    return tuple(f.name for f in fields(task)) if task.of_weights is None else task.of_weights
+
+
+def _read(task: Task, files: Sequence[str], known: Run) -> Data:
+    """The data of a run once more; what came through standard input from the cache, or from there again."""
+    remedy = "put them back where they were"
+    recorded = tuple(files) == known.settings.files
+    if "-" in files:
+        remedy = f"give the same data in a FILE: rnn train --resume {shlex.quote(known.name)} FILE"
+        recorded = recorded and _no_input()
     try:
-        return load_corpus(
-            settings.files,
-            level=settings.level,
-            valid_fraction=settings.valid_fraction,
-            vocabulary=vocabulary,
-            unknown=settings.unknown,
-            recorded=known is not None and settings.files == known.settings.files,
-        )
+        return task.read(files, known.facts, purpose="again" if recorded else "resume")
     except UserError as error:
-        if known is None:
-            raise
         problem = str(error).partition(";")[0]  # what follows is advice on what else to train on
-        raise UserError(f"the text of the run {known.name!r} cannot be had: {problem}; {remedy}") from None
+        raise UserError(f"the data of the run {known.name!r} cannot be had: {problem}; {remedy}") from None
 
 
 def _no_input() -> bool:
     return sys.stdin is None or sys.stdin.isatty()
 
 
-def _hold(settings: Settings, run: Run, names: Iterable[str], advice: str) -> None:
-    """See to it that settings are those of a run.
+def _require_same(settings: Settings, run: Run, names: Iterable[str], advice: str) -> None:
+    """Check that settings are those of a run.
 
     Raises:
         UserError: one is not.
@@ -565,6 +558,19 @@ def _hold(settings: Settings, run: Run, names: Iterable[str], advice: str) -> No
         if here != there:
             shown = [_pairs(value) if isinstance(value, dict) else value for value in (here, there)]
             raise UserError(f"{option(name)} is {shown[0]}, and the run {run.name!r} has {shown[1]}: {advice}")
+
+
+def _require_same_task(task: Task, run: Run, names: Iterable[str], advice: str) -> None:
+    """Check that options of a task are those of a run.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name in names:
+        here, there = getattr(task, name), getattr(run.task, name)
+        if here != there:
+            spelled = f"{option(name)} is" if name in COMMON else f"--task-option {name} is"
+            raise UserError(f"{spelled} {here}, and the run {run.name!r} has {there}: {advice}")
 
 
 def _pairs(options: Mapping[str, Any]) -> str:

@@ -124,30 +124,39 @@ def setting(default: Any, help: str, group: Group | None, **more: Any) -> Any:
 # The groups below are never made by themselves: methods of theirs would only be compiled, at every start.
 @dataclass(frozen=True, init=False, repr=False, eq=False)
 class CommonTaskOptions:
-    """Options that many tasks have. Each field's ``About`` says what it is."""
+    """Options that many tasks have, and which may be given by their own names; None leaves them to the task.
 
-    level: Literal["char", "byte", "word"] = setting(
-        "char", "What counts as one symbol of the text.", "Task", inherited=True, shared=True
+    ``Settings`` puts them among the options of the task. The defaults in words are those of a language model.
+    """
+
+    level: Literal["char", "byte", "word"] | None = setting(
+        None, "What counts as one symbol of the text.", "Task", computed="char", inherited=True, shared=True
     )
-    valid_fraction: float = setting(
-        0.1,
+    valid_fraction: float | None = setting(
+        None,
         "Share of the data, taken from its end, to hold out for validation.",
         "Task",
         range="[0, 1)",
+        computed="0.1",
         shared=True,
         aliases=("val-frac",),
     )
-    unknown: Literal["error", "skip", "replace"] = setting(
-        "error", "With --init-from: what to do with symbols that the model does not know.", "Task"
+    unknown: Literal["error", "skip", "replace"] | None = setting(
+        None, "With --init-from: what to do with symbols that the model does not know.", "Task", computed="error"
     )
-    seq_length: int = setting(
-        64,
+    seq_length: int | None = setting(
+        None,
         "Time steps per sequence (truncated BPTT); the state is passed on to the next sequence.",
         "Training",
         range="[1, 1e6]",
+        computed="64",
         shared=True,
         aliases=("bptt",),
     )
+
+
+COMMON = tuple(f.name for f in fields(CommonTaskOptions))
+"""Options of tasks that have names of their own on the command line."""
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -335,6 +344,7 @@ class Settings(Network, Training, CommonTaskOptions):
         "Task",
         metavar="NAME|FILE.py:CLASS[:KEY=VALUE,...]",
         inherited=True,
+        shared=True,
     )
     task_option: Mapping[str, Any] = setting(
         {},
@@ -344,6 +354,7 @@ class Settings(Network, Training, CommonTaskOptions):
         example="pool=mean",
         of="task",
         inherited=True,
+        shared=True,
     )
 
     def __post_init__(self) -> None:
@@ -357,6 +368,10 @@ class Settings(Network, Training, CommonTaskOptions):
         for f in fields(self):
             value = _fit(f.name, given[f.name], allowed[f.name], about(f))
             object.__setattr__(self, f.name, value)
+        common = {name: value for name in COMMON if (value := getattr(self, name)) is not None}
+        object.__setattr__(self, "task_option", {**self.task_option, **common})
+        for name in common:
+            object.__setattr__(self, name, None)
         self.clipping()
         self.make_optimizer()
         self.make_schedule(1.0, 1, 1)
@@ -380,6 +395,7 @@ class Settings(Network, Training, CommonTaskOptions):
         return {
             name: plain.get(kind.type, lambda value: value)(getattr(self, name))
             for name, kind in kinds(type(self)).items()
+            if name not in COMMON
         }
 
     def clipping(self) -> tuple[float, float]:
@@ -450,7 +466,7 @@ class Settings(Network, Training, CommonTaskOptions):
         return math.ceil(self.epochs * steps_per_epoch)
 
     def steps_between_validations(self, steps_per_epoch: int) -> int:
-        """How often the held-out text is looked at."""
+        """Steps between validations."""
         return self.valid_every or min(max(steps_per_epoch, 100), 1000)
 
 

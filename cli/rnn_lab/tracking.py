@@ -23,8 +23,8 @@ from rnn_lab.sessions import Session
 from rnn_lab.trainer import Progress
 from rnn_plugins.errors import UserError, why
 
-EXCERPT_SYMBOLS = 400
-"""How much the model writes at each validation."""
+EXCERPT_SIZE = 400
+"""Characters of what the model makes, at each validation."""
 
 _POSITIVE = np.append(1e-12 * 1.1 ** np.arange(774), np.finfo(np.float64).max)
 
@@ -121,10 +121,10 @@ class TensorBoard:
             for path, array in arrays.items():
                 if np.isfinite(array).all():
                     add(summary.histogram(f"{group}/{path}", array, BINS))
-        with suppress(UserError):  # a model on its way to diverge has no scores to write by
-            written = self.session.excerpt(EXCERPT_SYMBOLS)
-            # As a block of code, in which signs mean themselves and lines stay lines.
-            add(summary.text("sample", "\n".join(f"    {line}" for line in written.split("\n"))))
+        with suppress(UserError):  # a model on its way to diverge has no scores to go by
+            if excerpt := self.session.excerpt(EXCERPT_SIZE):
+                # As a block of code, in which signs mean themselves and lines stay lines.
+                add(summary.text("sample", "\n".join(f"    {line}" for line in excerpt.split("\n"))))
         self._writer.flush()
 
 
@@ -132,10 +132,12 @@ def scalars(record: dict[str, Any]) -> dict[str, float]:
     """The numbers of a record by TensorBoard's tags; the part before the slash is the group that they are shown in."""
     tags = {
         "loss/train": record["train_loss"],
-        "loss/valid": record.get("valid_loss"),
+        **{
+            f"{name.removeprefix('valid_')}/valid": value for name, value in record.items() if name.startswith("valid_")
+        },
         "learning_rate": record["learning_rate"],
         "gradient_norm": record["gradient_norm"],
-        "speed/tokens_per_second": record["tokens_per_second"],
+        "speed/units_per_second": record["units_per_second"],
     }
     for key in ("gradient_norms", "weight_norms", "update_norms"):
         tags |= {f"{key}/{path}": norm for path, norm in record.get(key, {}).items()}

@@ -1,7 +1,4 @@
-"""A run from its first step to its last: when to look at the held-out text, what to keep, when to stop.
-
-It draws nothing; what happens is yielded to whoever does.
-"""
+"""A run from its first step to its last: when to validate, what to keep, when to stop."""
 
 from __future__ import annotations
 
@@ -21,21 +18,21 @@ import numpy as np
 from minigrad import blas, checkpoint, trees
 from minigrad.training import NotFinite, StepRecord, TrainingState, start, train
 from minigrad.trees import Tree
-from rnn_lab import records as measurements
+from rnn_lab import records
 from rnn_lab.backends import compiled_for, on_backend
 from rnn_lab.blas_threads import Threads, changes_of
 from rnn_lab.paths import BEST, LAST, METRICS
+from rnn_lab.problem import Problem
 from rnn_lab.runs import SET_ASIDE, Run
 from rnn_lab.settings import Settings
 from rnn_plugins.errors import UserError
-from rnn_plugins.language.probe import TextProbe
 from rnn_plugins.reports.parameters import norms_of
-from rnn_plugins.reports.probe import Probe
-from rnn_plugins.tasks.language_model import LanguageModel
-from rnn_plugins.tasks.task import Task
 
 SAVE_SECONDS = 60.0
 """How much work a crash may cost."""
+
+LEARNING_RATE = 2e-3
+"""The schedule's highest, where neither the user nor the cell says."""
 
 SPANS = 100
 """Into how many parts a time limit is divided, after each of which a schedule is spread anew over that time."""
@@ -51,7 +48,7 @@ class Progress:
         done: how much of the run is done, from 0 to 1.
         seconds_left: how long the rest should take.
         record: what was logged, where this step was; keys as in ``metrics.jsonl``.
-        improved: whether the held-out loss is the lowest so far.
+        improved: whether the weights are the best so far.
     """
 
     step: StepRecord
@@ -69,7 +66,8 @@ class Tally:
     Attributes:
         loss_sum: of the steps since the last record; one that is made to show the flow alone does not count.
         loss_count: how many those are.
-        best_loss: the lowest loss of a validation that was due: held-out, or training where nothing is held out; nats.
+        best: the metrics of the best weights of a validation that was due: on what is held out, or where nothing is,
+            the training loss.
         best_step: where it was.
         stale: validations since.
         records: how many lines ``metrics.jsonl`` has, but for that of a validation at a stop.
@@ -79,7 +77,7 @@ class Tally:
 
     loss_sum: float = 0.0
     loss_count: int = 0
-    best_loss: float | None = None
+    best: dict[str, float] | None = None
     best_step: int = 0
     stale: int = 0
     records: int = 0
@@ -107,7 +105,7 @@ class Trainer:
 
     Attributes:
         run: where it is written.
-        task: what is trained.
+        problem: what is trained.
         state: the current state.
         outcome: why training ended: "finished", "time", "patience", "interrupted" or "diverged"; None while it goes on.
         total_steps: the steps that the settings ask for.
@@ -118,21 +116,25 @@ class Trainer:
         tally: what is remembered beside the state.
         blas_threads: of its matrix products.
         saved: the step whose state was saved last.
-        best: loss and step of the weights in ``model.safetensors``; a loss of None where they were not validated.
+        best: step and metrics of the weights in ``model.safetensors``; metrics of None where they were not validated.
+        metric: the one that decides which weights are the best: the task's, or where nothing is held out, the training
+            loss.
     """
 
-    def __init__(self, run: Run, task: Task, settings: Settings, learning_rate: float) -> None:
-        self.run, self.task, self.settings = run, task, settings
-        self.total_steps = self.last_step = settings.total_steps(task.steps_per_epoch)
+    def __init__(self, run: Run, problem: Problem, settings: Settings, learning_rate: float) -> None:
+        self.run, self.problem, self.settings = run, problem, settings
+        steps_per_epoch = problem.steps_per_epoch
+        self.total_steps = self.last_step = settings.total_steps(steps_per_epoch)
         self.last_outcome = "finished"
-        self.valid_every = settings.steps_between_validations(task.steps_per_epoch)
+        self.valid_every = settings.steps_between_validations(steps_per_epoch)
+        self.metric, self._direction = problem.task.best if problem.validates else ("loss", "min")
         self.learning_rate = learning_rate
-        self.schedule = settings.make_schedule(learning_rate, self.total_steps, task.steps_per_epoch)
+        self.schedule = settings.make_schedule(learning_rate, self.total_steps, steps_per_epoch)
         self.optimizer = settings.make_optimizer()
         self.tally = Tally()
         self.repeats: list[list[float]] = []
         self.saved = 0
-        self.best: dict[str, Any] = {"step": 0, "loss": None}
+        self.best: dict[str, Any] = {"step": 0, "metrics": None}
         self.recent: deque[StepRecord] = deque(maxlen=8)
         self.outcome: str | None = None
         self._set_aside: Tree | None = None  # the best weights of a validation that was due, if others are in use
@@ -147,12 +149,12 @@ class Trainer:
         """Start anew, from ``params`` where given, from fresh ones otherwise."""
         _, dropout = _generators(self.settings)
         params = self.fresh_params() if params is None else params
-        self.state = start(params, self.optimizer, self.task.init_carry(), dropout)
+        self.state = start(params, self.optimizer, self.problem.init_carry(), dropout)
 
     def fresh_params(self) -> Tree:
         """The parameters with which a run of this seed begins."""
         init, _ = _generators(self.settings)
-        return self.task.init_params(init)
+        return self.problem.init_params(init)
 
     def resume(self) -> None:
         """Take up the run where it was saved last; records of steps after that are dropped.
@@ -161,13 +163,13 @@ class Trainer:
         """
         checkpoint.clear_temporary(self.run.path)
         tree, notes = self.run.last()
-        params = self.task.init_params(np.random.default_rng(0))
-        expected = {"params": params, "optimizer": self.optimizer.init(params), "carry": self.task.init_carry()}
+        params = self.problem.init_params(np.random.default_rng(0))
+        expected = {"params": params, "optimizer": self.optimizer.init(params), "carry": self.problem.init_carry()}
         self.run.require(LAST, expected | ({SET_ASIDE: params} if SET_ASIDE in tree else {}), tree)
         rng = np.random.default_rng()
         rng.bit_generator.state = notes["rng"]
         # A named tuple is a plain one in a checkpoint, and a step may return the keys of a dict in another order.
-        carry = trees.map(lambda _, leaf: leaf, self.task.init_carry(), tree["carry"])
+        carry = trees.map(lambda _, leaf: leaf, self.problem.init_carry(), tree["carry"])
         self.state = TrainingState(notes["step"], tree["params"], tree["optimizer"], carry, rng)
         tally = notes["tally"]
         self.tally = Tally(**{name: tally[name] for name in vars(Tally()) if name in tally})
@@ -198,19 +200,19 @@ class Trainer:
             raise KeyboardInterrupt
 
     def validates(self, step: int) -> bool:
-        """Whether the held-out text is looked at after a step."""
+        """Whether a step is followed by a validation."""
         return step % self.valid_every == 0 or step == self.total_steps
 
     def events(self) -> Generator[Progress, None, None]:
         """Train to the end, yielding the progress of each step. Files are up to date whenever the iterator stops.
 
         Raises:
-            NotFinite: the loss, its gradient or the held-out loss is no number any more; the best weights stay, and so
-                does the last state that was saved.
+            NotFinite: the loss, its gradient or the deciding metric is no number any more; the best weights stay, and
+                so does the last state that was saved.
             OSError: a file cannot be written; the files are as they were saved last.
         """
-        settings, task, state = self.settings, self.task, self.state
-        first_step = logged_step = state.step
+        settings, state = self.settings, self.state
+        first_step, units = state.step, 0.0
         if state.step == 0:
             self.save()
         self.run.update(outcome=None)
@@ -222,24 +224,25 @@ class Trainer:
                     self.recent.append(step._replace(details=None))
                     self.tally.loss_sum += step.loss
                     self.tally.loss_count += 1
+                    units += step.weight
                     now = time.monotonic()
                     self._follow(first_step, now - started)
                     progress = self._progress(step, first_step, now - started)
                     validating = self.validates(step.step)
-                    rate = (step.step - logged_step) * task.tokens_per_step / max(now - logged, 1e-9)
+                    rate = units / max(now - logged, 1e-9)
                     seconds = self._seconds + now - started
                     if self._logs(step.step):
                         progress.record = self._record(progress, rate, seconds)
                         if validating:
-                            progress.improved = self._look(progress.record)
+                            progress.improved = self._validate(progress.record)
                         self._measure(step, progress.record)
                         _append(metrics, progress.record)
                         self.tally.records += 1
-                        logged, logged_step = time.monotonic(), step.step
+                        logged, units = time.monotonic(), 0.0
                     if progress.improved:
-                        self._save_best(state.params, state.step, self.tally.best_loss)
+                        self._save_best(state.params, state.step, self.tally.best)
                     elif validating and self._set_aside is not None:
-                        self._save_best(self._set_aside, self.tally.best_step, self.tally.best_loss)
+                        self._save_best(self._set_aside, self.tally.best_step, self.tally.best)
                     if validating:
                         self._set_aside = None
                     ending = self._ending(time.monotonic() - started)
@@ -250,7 +253,7 @@ class Trainer:
                         saved = time.monotonic()
                     if ending and not validating:
                         progress.record = progress.record or self._record(progress, rate, seconds)
-                        self._look_at_stop(progress, metrics)
+                        self._validate_at_stop(progress, metrics)
                     yield progress
                     if ending:
                         self.outcome = ending
@@ -273,7 +276,7 @@ class Trainer:
         """Training steps, each with its clipping and its update on the run's backend."""
         clip_norm, clip_value = self.settings.clipping()
         steps = train(
-            self.task.loss,
+            self.problem.loss,
             self.state,
             self._batches(),
             optimizer=self.optimizer,
@@ -298,9 +301,9 @@ class Trainer:
 
     def _batches(self) -> Iterator[Any]:
         while True:
-            if self.state.step % self.task.steps_per_epoch == 0:
-                self.state.carry = self.task.init_carry()
-            yield self.task.batch(self.state.step)
+            if self.state.step % self.problem.steps_per_epoch == 0:
+                self.state.carry = self.problem.init_carry()
+            yield self.problem.batch(self.state.step)
 
     def _shows_flow(self, step: int) -> bool:
         return self.settings.flow and step % self.settings.flow_every == 0
@@ -326,7 +329,7 @@ class Trainer:
         if self.settings.max_time is not None and self.settings.max_time - seconds < left:
             left = max(0.0, self.settings.max_time - seconds)
             done = min(1.0, seconds / self.settings.max_time) if self.settings.max_time else 1.0
-        return Progress(step, step.step / self.task.steps_per_epoch, done, left)
+        return Progress(step, step.step / self.problem.steps_per_epoch, done, left)
 
     def _record(self, progress: Progress, rate: float, seconds: float) -> dict[str, Any]:
         step, loss = progress.step, self.tally.loss_sum / self.tally.loss_count
@@ -338,7 +341,7 @@ class Trainer:
             "train_loss": loss,
             "gradient_norm": step.gradient_norm,
             "learning_rate": step.learning_rate,
-            "tokens_per_second": round(rate, 1),
+            "units_per_second": round(rate, 1),
             "seconds": round(seconds, 3),
         }
 
@@ -346,20 +349,16 @@ class Trainer:
         """Put into a record what there is to know of the network beside its losses. No generator is drawn from."""
         if step.details:
             record |= norms_of(step.details)
-        # States of weights on their way to diverge may be no numbers: the record then has no look at them.
+        if not (self.validates(step.step) or self._shows_flow(step.step)):
+            return
+        # States of weights on their way to diverge may be no numbers: the record then has nothing of them.
         with on_backend(self.settings.backend), np.errstate(all="ignore"), suppress(UserError):
-            probe = self._probe()
-            if probe and self.validates(step.step) and (units := measurements.units(probe)):
+            probe = self.problem.probe(self.state.params)
+            if probe and self.validates(step.step) and (units := records.units(probe)):
                 record["units"] = units
             if probe and self._shows_flow(step.step):
-                flow = measurements.flow(probe, self.settings.seed or 0)
+                flow = records.flow(probe, self.settings.seed or 0)
                 record |= {"flow": flow} if flow else {}
-
-    def _probe(self) -> Probe | None:
-        """The network as it is now, on what it learns from; None where its task offers no probe."""
-        if not isinstance(self.task, LanguageModel):
-            return None
-        return TextProbe(self.task.model, self.state.params, self.task.train_tokens, self.run.vocabulary)
 
     def _follow(self, first_step: int, seconds: float) -> None:
         """Spread the schedule anew where that is due, by the clock or as the run did that is repeated."""
@@ -378,58 +377,66 @@ class Trainer:
         """Spread the schedule over so many steps from the first of the run, but no more than the settings ask for."""
         total = min(self.total_steps, steps)
         self.tally.spans.append([self.state.step, total])
-        self.schedule = self.settings.make_schedule(self.learning_rate, total, self.task.steps_per_epoch)
+        self.schedule = self.settings.make_schedule(self.learning_rate, total, self.problem.steps_per_epoch)
 
-    def _look(self, record: dict[str, Any]) -> bool:
+    def _validate(self, record: dict[str, Any]) -> bool:
         """Validate; whether the weights are the best of all validations that were due."""
-        loss = self._validate(record)
-        if self.tally.best_loss is None or loss < self.tally.best_loss:
-            self.tally.best_loss, self.tally.best_step, self.tally.stale = loss, self.state.step, 0
+        metrics = self._measured(record)
+        if self._are_better(metrics, self.tally.best):
+            self.tally.best, self.tally.best_step, self.tally.stale = metrics, self.state.step, 0
             return True
         self.tally.stale += 1
         return False
 
-    def _look_at_stop(self, progress: Progress, metrics: TextIO) -> None:
+    def _are_better(self, metrics: dict[str, float], before: dict[str, float] | None) -> bool:
+        if before is None:
+            return True
+        gain = metrics[self.metric] - before[self.metric]
+        return gain < 0 if self._direction == "min" else gain > 0
+
+    def _validate_at_stop(self, progress: Progress, metrics: TextIO) -> None:
         """Validate where training is stopped, unless it was asked for twice; the class says what becomes of it."""
         record = dict(progress.record or {})
         try:
             self._abandonable = True
             if self._asked > 1:
                 return
-            loss = self._validate(record)
+            measured = self._measured(record)
         except KeyboardInterrupt:
             return
         finally:
             self._abandonable = False
-        if self.best["loss"] is None or loss < self.best["loss"]:
-            if self.tally.best_loss is not None and self._set_aside is None:
+        if self._are_better(measured, self.best["metrics"]):
+            if self.tally.best is not None and self._set_aside is None:
                 self._set_aside = self.run.params()
                 self.save()
-            self._save_best(self.state.params, self.state.step, loss)
+            self._save_best(self.state.params, self.state.step, measured)
             progress.improved = True
         _append(metrics, record)
         progress.record = record
 
-    def _validate(self, record: dict[str, Any]) -> float:
-        """The held-out loss, or where nothing is held out the training loss; the former is put into the record.
+    def _measured(self, record: dict[str, Any]) -> dict[str, float]:
+        """The metrics of the weights on what is held out, which are put into the record, or else the training loss.
 
         Raises:
-            NotFinite: it is no number, or the weights are none.
+            NotFinite: the deciding one is no number, or the weights are none.
         """
         with on_backend(self.settings.backend), np.errstate(all="ignore"):  # what is not finite is told below
-            held_out = self.task.validate(self.state.params)
-        if held_out is not None:
-            record["valid_loss"] = loss = held_out
+            found = self.problem.validate(self.state.params)
+        if found is not None:
+            metrics = {name: float(value) for name, value in found.items()}
+            record |= {f"valid_{name}": value for name, value in metrics.items()}
         else:  # the training loss is of the weights before the step
             finite = all(np.isfinite(leaf).all() for leaf in trees.leaves(self.state.params))
-            loss = record["train_loss"] if finite else math.nan
-        if not math.isfinite(loss):
-            batch, rng = self.task.batch(self.state.step), copy.deepcopy(self.state.rng)
-            raise NotFinite(self.state.step, loss, record["gradient_norm"], batch, self.state.carry, rng)
-        return float(loss)
+            metrics = {"loss": record["train_loss"] if finite else math.nan}
+        value = metrics[self.metric]
+        if not math.isfinite(value):
+            batch, rng = self.problem.batch(self.state.step), copy.deepcopy(self.state.rng)
+            raise NotFinite(self.state.step, value, record["gradient_norm"], batch, self.state.carry, rng)
+        return metrics
 
-    def _save_best(self, params: Tree, step: int, loss: float | None) -> None:
-        notes = {"step": step, "loss": loss}
+    def _save_best(self, params: Tree, step: int, metrics: dict[str, float] | None) -> None:
+        notes = {"step": step, "metrics": metrics}
         checkpoint.save(self.run.path / BEST, params, notes)
         self.best = notes
 
@@ -448,7 +455,7 @@ class Trainer:
         notes = {"step": self.state.step, "rng": rng, "tally": vars(self.tally)}
         checkpoint.save(self.run.path / LAST, tree, notes)
         self.saved = self.state.step
-        if self.best["loss"] is None:  # a run that ended before its first validation can be sampled all the same
+        if self.best["metrics"] is None:  # a run that ended before its first validation can be sampled all the same
             self._save_best(self.state.params, self.state.step, None)
 
     def _close(self) -> None:
@@ -481,51 +488,55 @@ def _generators(settings: Settings) -> list[np.random.Generator]:
 
 
 def verdict(
-    records: list[dict[str, Any]], done: float, guessing: float, rate: float, longer: str = "more --epochs"
+    records: list[dict[str, Any]],
+    done: float,
+    guessing: float | None,
+    rate: float,
+    longer: str = "more --epochs",
 ) -> str:
     """What the curves say, in words: whether the model has learnt anything, and whether it over- or underfits.
 
     Args:
-        records: as in ``metrics.jsonl``; those with ``valid_loss`` are looked at.
+        records: as in ``metrics.jsonl``; those with ``valid_loss`` are considered.
         done: how much of the run they show; of the first half, that it still underfits is no news.
-        guessing: the loss of guessing among all symbols alike, ln V nats.
+        guessing: the loss of one who knows nothing; None where there is no such thing.
         rate: the highest learning rate of the schedule.
         longer: what makes such a run longer.
     """
-    looks = [r for r in records if r.get("valid_loss") is not None]
-    if not looks:
+    known = [r for r in records if r.get("valid_loss") is not None]
+    if not known:
         return ""
-    best = min(range(len(looks)), key=lambda i: looks[i]["valid_loss"])
-    last = looks[-1]
+    best = min(range(len(known)), key=lambda i: known[i]["valid_loss"])
+    last = known[-1]
     held_out, training = last["valid_loss"], last["train_loss"]
-    since = len(looks) - 1 - best
-    risen, regained = held_out - looks[best]["valid_loss"], training - looks[best]["train_loss"]
+    since = len(known) - 1 - best
+    risen, regained = held_out - known[best]["valid_loss"], training - known[best]["train_loss"]
     lower = f"a lower --learning-rate (it was {rate:.2g})"
     if since >= 2 and risen > 0.01 and regained < 0:
         return (
-            f"It overfits: the held-out loss has risen by {risen:.3f} nats since step {looks[best]['step']}, whose "
-            "weights are kept, while the training loss went on falling. More text, --dropout or a smaller model help."
+            f"It overfits: the held-out loss has risen by {risen:.3f} nats since step {known[best]['step']}, whose "
+            "weights are kept, while the training loss went on falling. More data, --dropout or a smaller model help."
         )
     if since and min(risen, regained) > 0.05:
         return (
-            f"It has got worse: both losses have risen since step {looks[best]['step']}, whose weights are kept, the "
+            f"It has got worse: both losses have risen since step {known[best]['step']}, whose weights are kept, the "
             f"held-out one by {risen:.3f} nats. Try {lower}."
         )
-    if held_out > 0.98 * guessing and done >= 0.5:
+    if guessing is not None and held_out > 0.98 * guessing and done >= 0.5:
         beside = f"the held-out loss is {held_out:.4g} nats, and guessing costs {guessing:.4g}"
         if training < 0.98 * guessing:
-            return f"It overfits: {beside}, while the training loss is {training:.4g}. More text or --dropout help."
+            return f"It overfits: {beside}, while the training loss is {training:.4g}. More data or --dropout help."
         if held_out > 1.02 * guessing:
             return f"It has learnt nothing: {beside}. Try {lower}; rnn report tells whether the gradient explodes."
         return f"It has learnt nothing yet: {beside}. Train longer, or with a higher --learning-rate."
-    if len(looks) < 3:
+    if len(known) < 3:
         return ""
     if held_out < 0.05:
-        return "It has learnt this kind of text: the held-out loss is near zero."
+        return "It has learnt this kind of data: the held-out loss is near zero."
     if done < 0.5:
         return ""
     gap = held_out - training
-    falling = looks[max(0, len(looks) - 4)]["valid_loss"] - held_out
+    falling = known[max(0, len(known) - 4)]["valid_loss"] - held_out
     if falling > 0.02 and gap < 0.1:
         if last.get("learning_rate", rate) < 0.05 * rate:
             return (

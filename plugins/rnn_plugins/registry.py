@@ -25,7 +25,7 @@ from rnn_plugins.options import Option, OptionValue, listed, options_of, values_
 
 if TYPE_CHECKING:
     from rnn_cells import Cell
-    from rnn_plugins.tasks.protocol import Task
+    from rnn_plugins.tasks.task import Task
 
 
 class Entry(NamedTuple):

@@ -1,7 +1,4 @@
-"""What can be said of networks side by side: losses with their spread, cost and memory, and which of them is better.
-
-It trains nothing and draws nothing; how gradients flow is measured by the report of that name.
-"""
+"""Networks side by side: their metrics with the spread, cost and memory, and which of them is better."""
 
 from __future__ import annotations
 
@@ -19,9 +16,8 @@ from numpy.typing import NDArray
 from minigrad.graph import TraceError
 from minigrad.scan import release
 from rnn_lab.blame import blaming
-from rnn_lab.comparison.plan import seconds_of, task_of
+from rnn_lab.comparison.plan import seconds_of
 from rnn_lab.comparison.statistics import level, rank, welch
-from rnn_lab.language.evaluation import FEW_UNKNOWN, unknown_share
 from rnn_lab.runs import Run
 from rnn_lab.subject import of_run
 from rnn_plugins.errors import UserError
@@ -32,11 +28,12 @@ from rnn_plugins.reports.report import Chart, Curve, Page, Quantity, Table
 from rnn_plugins.reports.structure import CLASSES, ENOUGH, Outcomes, outcomes
 from rnn_plugins.reports.structure import write as written
 from rnn_plugins.reports.subject import Subject
+from rnn_plugins.tasks.task import Metric
 
 Array: TypeAlias = NDArray[Any]
 
 LAGS, POSITIONS = 100, 300
-"""How far back, and at how many places, gradients are looked at."""
+"""How far back, and at how many positions, gradients are measured."""
 
 WRITTEN, CHECKED = 20_000, 200_000
 """How many characters a model writes, and how much of its text is searched for brackets and environments."""
@@ -48,22 +45,25 @@ class Trial:
 
     Attributes:
         run: which.
-        loss: the lowest that was measured, nats a symbol, of held-out text where there is some: as ``read`` gives it,
-            that of the weights that are kept as the best.
+        metrics: of the best weights, with what follows from them; on what was held out where something was.
+        metric: the one by which it is compared.
         steps: of training.
-        characters: seen in training, repetitions included.
+        seen: units seen in training, repetitions included.
+        unit: what they are, in the plural.
         seconds: of training, validations included.
-        speed: characters a second, the median over training; None where nothing was recorded.
-        curve: (3, N), losses in bits a character over characters seen and over seconds: ``characters, seconds, bits``.
-        reach: the lag at which 1 % of the gradient is left; infinite where it was not reached, None where not looked.
+        speed: units per second, the median over training; None where nothing was recorded.
+        curve: (3, N), the metric over units seen and over seconds: ``seen, seconds, values``.
+        reach: the lag at which 1 % of the gradient is left; infinite where it was not reached, None where unknown.
         structure: the share of brackets and environments that its writing closes rightly; None where there are too few.
         notices: what could not be done, a sentence each.
     """
 
     run: Run
-    loss: float
+    metrics: Mapping[str, float]
+    metric: str
     steps: int
-    characters: float
+    seen: float
+    unit: str
     seconds: float
     speed: float | None
     curve: Array
@@ -72,18 +72,19 @@ class Trial:
     notices: tuple[str, ...] = ()
 
     @property
-    def bits(self) -> float:
-        """The loss in bits a character."""
-        return self.run.bits(self.loss)
+    def value(self) -> float:
+        """The metric by which it is compared."""
+        return self.metrics[self.metric]
 
     @property
-    def guessing(self) -> float:
-        """The loss of guessing among all symbols alike, in bits a character."""
-        return self.run.bits(math.log(len(self.run.vocabulary)))
+    def guessing(self) -> float | None:
+        """The metric of one who knows nothing; None where that is not known."""
+        loss = self.run.task.guessing(self.run.facts)
+        return None if loss is None else self.run.metrics({"loss": loss}).get(self.metric)
 
     @property
     def held_out(self) -> bool:
-        """Whether the loss is of text that it was not trained on."""
+        """Whether the metrics are of examples that it was not trained on."""
         return self.run.held_out
 
 
@@ -91,44 +92,59 @@ def read(run: Run) -> Trial:
     """What a run's own files say of it.
 
     Raises:
-        UserError: it cannot be read, diverged, or has measured no loss yet.
+        UserError: it cannot be read, diverged, or was not validated yet.
     """
-    settings, data, outcome = run.settings, run.manifest["data"], run.manifest.get("outcome")
+    settings, data, outcome, task = run.settings, run.manifest["data"], run.manifest.get("outcome"), run.task
     if outcome == "diverged":
         raise UserError(
             f"the run {run.name!r} diverged at step {run.manifest['step']:,}, with the learning rate "
             f"{settings.learning_rate:g}: rnn rerun {shlex.quote(run.name)} tells why"
         )
-    task = task_of(run.text_model, settings, data["symbols"] - data["held_out"])
     records = list(run.records())
-    key = "valid_loss" if run.held_out else "train_loss"
-    looks = [record for record in records if key in record]
-    steps, loss = run.reached()
-    if loss is None:
-        raise UserError(f"the run {run.name!r} has measured no loss yet: train it longer")
-    share = run.characters_per_symbol(training=True)
-    a_step = task.tokens_per_step * share
-    speeds = [record["tokens_per_second"] * share for record in records if record["tokens_per_second"] > 0]
-    curve = np.array([(look["step"] * a_step, look["seconds"], run.bits(look[key])) for look in looks], float)
+    steps, best = run.reached()
+    if best is None:
+        raise UserError(f"the run {run.name!r} was not validated yet: train it longer")
+    metrics = run.metrics(best)
+    metric = task.compared or task.best[0]
+    metric = metric if metric in metrics else "loss"  # of the training data there is nothing but the loss
+
+    def validated(record: Mapping[str, Any]) -> dict[str, float]:
+        if not run.held_out:
+            return run.metrics({"loss": record["train_loss"]})
+        found = {name: record[f"valid_{name}"] for name in best if f"valid_{name}" in record}
+        return run.metrics(found) if found else {}
+
+    points = [
+        (record["step"], record["seconds"], found[metric])
+        for record in records
+        if metric in (found := validated(record))
+    ]
+    per_step, unit = task.seen(data["units_per_step"], run.facts)
+    speeds = [
+        task.seen(record["units_per_second"], run.facts)[0] for record in records if record["units_per_second"] > 0
+    ]
+    curve = np.array([(step * per_step, seconds, value) for step, seconds, value in points], float)
     return Trial(
         run,
-        float(loss),
+        metrics,
+        metric,
         steps,
-        steps * a_step,
+        steps * per_step,
+        unit,
         seconds_of(run),
         statistics.median(speeds) if speeds else None,
         curve.reshape(-1, 3).T,
     )
 
 
-def look(trial: Trial) -> Trial:
+def inspected(trial: Trial) -> Trial:
     """The same, with what its weights show: how far gradients reach, how it closes brackets."""
     try:
         with blaming():
             subject = of_run(trial.run)
             return replace(trial, reach=_reach(subject.probe), structure=_structure(subject))
     except UserError as error:
-        return replace(trial, notices=(f"{trial.run.name}: its weights were not looked at, because {error}",))
+        return replace(trial, notices=(f"{trial.run.name}: its weights were not inspected, because {error}",))
 
 
 def _reach(probe: Probe) -> float | None:
@@ -168,19 +184,19 @@ class Contestant:
     trials: tuple[Trial, ...]
 
     @cached_property
-    def bits(self) -> list[float]:
-        """The losses, bits a character."""
-        return [trial.bits for trial in self.trials]
+    def values(self) -> list[float]:
+        """The metric by which the runs are compared, of each."""
+        return [trial.value for trial in self.trials]
 
     @property
     def mean(self) -> float:
-        """The mean loss, bits a character."""
-        return statistics.fmean(self.bits)
+        """Its mean."""
+        return statistics.fmean(self.values)
 
     @property
     def deviation(self) -> float | None:
-        """The standard deviation of the losses, bits a character; None for one."""
-        return statistics.stdev(self.bits) if len(self.bits) > 1 else None
+        """Its standard deviation; None for one run."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
 def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -208,9 +224,11 @@ def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def _differ_in_seed(one: Run, other: Run) -> bool:
     a, b = (run.settings for run in (one, other))
-    same_text = one.manifest["data"]["digest"] == other.manifest["data"]["digest"]
+    same_data = one.manifest["data"]["digest"] == other.manifest["data"]["digest"]
     same_cell = one.manifest["cell"] == other.manifest["cell"]
-    return same_text and same_cell and a.seed != b.seed and replace(a, seed=None) == replace(b, seed=None)
+    same_task = one.manifest["task"] == other.manifest["task"]
+    alike = same_data and same_cell and same_task
+    return alike and a.seed != b.seed and replace(a, seed=None) == replace(b, seed=None)
 
 
 def _cell(run: Run) -> str:
@@ -220,11 +238,11 @@ def _cell(run: Run) -> str:
 
 
 def compare(groups: Mapping[str, Sequence[Run]], told: Callable[[str], None] = lambda run: None) -> Page:
-    """Lay runs beside each other.
+    """Compare runs.
 
     Args:
         groups: the runs of each contestant by its label.
-        told: called with the name of a run before its weights are looked at.
+        told: called with the name of a run before its weights are inspected.
 
     Raises:
         UserError: there is nothing to show of any of them.
@@ -239,7 +257,7 @@ def compare(groups: Mapping[str, Sequence[Run]], told: Callable[[str], None] = l
                 reasons.append(str(error))
                 continue
             told(run.name)
-            trials.append(look(trial))
+            trials.append(inspected(trial))
             release()  # each run has plans of its own
             notices += trials[-1].notices
         if trials:
@@ -249,47 +267,50 @@ def compare(groups: Mapping[str, Sequence[Run]], told: Callable[[str], None] = l
             failed[label] = "; ".join(reasons)
     if not contestants:
         raise UserError("; ".join(failed.values()))
-    unfair, remarks = _fairness(contestants)
-    lowest = "The loss of the weights that are kept as the best"
+    trials = [trial for contestant in contestants for trial in contestant.trials]
+    if len(tasks := {trial.run.settings.task: trial.run.name for trial in trials}) > 1:
+        named = ", ".join(f"{run!r} of the task {task}" for task, run in tasks.items())
+        raise UserError(f"the runs are of several tasks ({named}), whose metrics cannot be compared: name runs of one")
+    unfair, remarks = _fairness(trials)
     return Page(
         kind="compare",
         title="Comparison",
-        question="Which network learns the text best, and at what price?",
+        question="Which network learns the data best, and at what price?",
         subjects=(*(contestant.label for contestant in contestants), *failed),
-        quantities=_told(contestants, lowest),
-        figures=(*_charts(contestants), _runs(contestants, lowest)),
+        quantities=_told(contestants),
+        figures=(*_charts(contestants), _runs(contestants)),
         verdict={"": verdict(contestants, unfair)},
         notices=(*unfair, *remarks, *notices),
         failed=failed,
     )
 
 
-def _fairness(contestants: Sequence[Contestant]) -> tuple[list[str], list[str]]:
-    """Why losses cannot be held against each other, and what else to know of them."""
-    trials = [trial for contestant in contestants for trial in contestant.trials]
+def _metric(contestants: Sequence[Contestant]) -> tuple[str, Metric]:
+    """What the runs are compared by: its name and what it means."""
+    trial = contestants[0].trials[0]
+    return trial.metric, trial.run.task.metrics[trial.metric]
+
+
+def _amount(value: float, metric: tuple[str, Metric]) -> str:
+    """A value with its unit, or with its name where it has none."""
+    name, about = metric
+    return f"{value:.{about.digits}f} {about.unit or name}"
+
+
+def _fairness(trials: Sequence[Trial]) -> tuple[list[str], list[str]]:
+    """Why metrics cannot be compared, and what else to know of them."""
     unfair, remarks = [], []
-    texts = {trial.run.manifest["data"]["digest"]: trial.run.manifest["data"]["sources"] for trial in trials}
-    if len(texts) > 1:
-        named = "; ".join(", ".join(sources) for sources in texts.values())
-        unfair.append(f"the runs were not trained on the same text ({named})")
-    elif len(shares := {f"{trial.run.settings.valid_fraction:.3g}" for trial in trials}) > 1:
-        unfair.append(f"the runs do not hold out the same share of the text ({', '.join(sorted(shares))})")
+    data = {trial.run.manifest["data"]["digest"]: trial.run.manifest["data"]["sources"] for trial in trials}
+    if len(data) > 1:
+        named = "; ".join(", ".join(sources) for sources in data.values())
+        unfair.append(f"the runs were not trained on the same data ({named})")
     in_training = [trial.run.name for trial in trials if not trial.held_out]
     if len(in_training) == len(trials):
-        remarks.append("nothing is held out: the losses are those of the text that was trained on")
+        remarks.append("nothing is held out: the losses are those of the training data")
     elif in_training:
-        unfair.append(f"not all runs were measured on held-out text: {', '.join(in_training)}")
-    levels = {trial.run.settings.level for trial in trials}
-    symbols = {(trial.run.vocabulary, trial.run.settings.unknown) for trial in trials}
-    if len(symbols) > 1:  # each leaves out, or reads as one, what it does not know
-        unfair += dict.fromkeys(
-            f"{unknown_share(run.unknown, run.settings.level)} unknown to the run {run.name!r}, so its bits per "
-            "character are not those of the text as it is written"
-            for run in (trial.run for trial in trials)
-            if run.unknown > FEW_UNKNOWN
-        )
-    if len(levels) > 1:
-        remarks.append("the runs read symbols of different kinds, which only bits a character make comparable")
+        unfair.append(f"not all runs were measured on held-out data: {', '.join(in_training)}")
+    of_task = trials[0].run.task.comparable({trial.run.name: (trial.run.task, trial.run.facts) for trial in trials})
+    unfair, remarks = [*unfair, *of_task[0]], [*remarks, *of_task[1]]
     for trial in trials:
         outcome = trial.run.manifest.get("outcome")
         if outcome in (None, "interrupted"):
@@ -303,33 +324,40 @@ def verdict(contestants: Sequence[Contestant], unfair: Sequence[str] = ()) -> tu
 
     Args:
         contestants: one or more.
-        unfair: why their losses cannot be held against each other.
+        unfair: why their metrics cannot be compared.
     """
     if len(contestants) < 2:
         return ()
+    trials = [trial for contestant in contestants for trial in contestant.trials]
+    metric = name, about = _metric(contestants)
+    sign = 1 if about.direction == "min" else -1
     if unfair:
         return ("No verdict, because the comparison is not fair: " + "; ".join(unfair) + ".",)
-    if not all(trial.held_out for contestant in contestants for trial in contestant.trials):
+    if not all(trial.held_out for trial in trials):
         return (
-            "No verdict, because nothing was held out: a low loss on the text that was trained on can be learnt by "
-            "heart. Give a longer text, or a larger --valid-fraction.",
+            "No verdict, because nothing was held out: a low loss on the training data can be learnt by heart. Give "
+            "more data, or a larger --valid-fraction.",
         )
-    if all(trial.bits >= trial.guessing for contestant in contestants for trial in contestant.trials):
-        costs = min(trial.guessing for contestant in contestants for trial in contestant.trials)
+    guesses = [guess for trial in trials if (guess := trial.guessing) is not None]
+    if len(guesses) == len(trials) and all(
+        sign * trial.value >= sign * guess for trial, guess in zip(trials, guesses, strict=True)
+    ):
+        costs = min(guesses) if sign > 0 else max(guesses)
         return (
-            f"No verdict, because none has learnt anything: guessing costs {costs:.3f} bits per character. Train "
+            f"No verdict, because none has learnt anything: guessing costs {_amount(costs, metric)}. Train "
             "longer, or with a lower --learning-rate where the loss is far above that.",
         )
-    single = [contestant.label for contestant in contestants if len(contestant.bits) < 2]
+    single = [contestant.label for contestant in contestants if len(contestant.values) < 2]
     if single:
-        best = min(contestants, key=lambda contestant: contestant.mean)
+        best = min(contestants, key=lambda contestant: sign * contestant.mean)
+        what = "lowest" if sign > 0 else "highest"
         return (
-            f"The lowest loss is that of {best.label}, {best.mean:.3f} bits a character.",
+            f"The {what} {about.word or name} is that of {best.label}, {_amount(best.mean, metric)}.",
             f"That is no verdict: {_listed(single)} {'has' if len(single) == 1 else 'have'} only one run, so the "
             "difference cannot be told from chance. Runs with other seeds tell more.",
         )
     by_label = {contestant.label: contestant for contestant in contestants}
-    tiers = rank({label: contestant.bits for label, contestant in by_label.items()})
+    tiers = rank({label: [sign * value for value in contestant.values] for label, contestant in by_label.items()})
     best = by_label[tiers[0].names[0]]
     sentences = []
     for names, chance in tiers:
@@ -337,13 +365,15 @@ def verdict(contestants: Sequence[Contestant], unfair: Sequence[str] = ()) -> tu
         behind = ""
         if chance is not None:
             probable = f"p = {chance:.2g}" if chance >= 1e-4 else "p < 0.0001"
-            behind = f"{first - best.mean:.3f} behind {best.label} ({probable})"
+            behind = f"{sign * (first - best.mean):.{about.digits}f} behind {best.label} ({probable})"
         if len(names) == 1:
-            sentences.append(f"{names[0]} is {behind or f'the best, with {best.mean:.3f} bits a character'}.")
+            sentences.append(f"{names[0]} is {behind or f'the best, with {_amount(best.mean, metric)}'}.")
         else:
             words = f"{_listed(names)} are tied{', ' if behind else ''}{behind}"
-            why = _undecided([by_label[name].bits for name in names], level(len(contestants)))
-            sentences.append(f"{words}: {first:.3f} to {last:.3f} bits a character, which {why}.")
+            why = _undecided(
+                [[sign * value for value in by_label[name].values] for name in names], level(len(contestants))
+            )
+            sentences.append(f"{words}: {first:.{about.digits}f} to {_amount(last, metric)}, which {why}.")
     if any(len(names) > 1 for names, _ in tiers):
         sentences.append("More seeds would show smaller differences.")
     return tuple(sentences)
@@ -366,45 +396,48 @@ def _listed(names: Sequence[str]) -> str:
 def over_seeds(curves: Sequence[Array]) -> tuple[Array, Array, Array, Array, Array]:
     """Curves of several runs as one, with a point wherever one of them has one, as far as all of them reach.
 
-    Between its points a curve is a straight line. Time is averaged as losses are: it is when so many characters had
+    Between its points a curve is a straight line. Time is averaged as the metric is: it is when so many units had
     been seen on average.
 
     Args:
         curves: as ``Trial.curve``.
 
     Returns:
-        Characters seen, mean seconds, mean, lowest and highest loss, (M,) each; empty where nothing is common to all.
+        Units seen, mean seconds, mean, lowest and highest value, (M,) each; empty where nothing is common to all.
     """
     if not all(curve.size for curve in curves):
         return (np.zeros(0),) * 5
     start, end = max(curve[0, 0] for curve in curves), min(curve[0, -1] for curve in curves)
     seen = np.unique(np.concatenate([curve[0] for curve in curves]))
     seen = seen[(seen >= start) & (seen <= end)]
-    seconds, bits = (np.stack([np.interp(seen, curve[0], curve[row]) for curve in curves]) for row in (1, 2))
-    return seen, seconds.mean(axis=0), bits.mean(axis=0), bits.min(axis=0), bits.max(axis=0)
+    seconds, values = (np.stack([np.interp(seen, curve[0], curve[row]) for curve in curves]) for row in (1, 2))
+    return seen, seconds.mean(axis=0), values.mean(axis=0), values.min(axis=0), values.max(axis=0)
 
 
 def _charts(contestants: Sequence[Contestant]) -> tuple[Chart, Chart]:
-    held_out = all(trial.held_out for contestant in contestants for trial in contestant.trials)
-    what = "held-out loss" if held_out else "loss"
+    trials = [trial for contestant in contestants for trial in contestant.trials]
+    (name, about), unit, best = _metric(contestants), trials[0].unit, trials[0].run.task.best[0]
+    word = about.word or name
+    what = f"held-out {word}" if all(trial.held_out for trial in trials) else word
+    label = f"{what}, {about.unit}" if about.unit else what
     several = any(len(contestant.trials) > 1 for contestant in contestants)
     band = "; the mean over runs with different seeds, and the band from the lowest to the highest" if several else ""
-    definition = f"The {what} where it was measured while training{band}."
+    definition = f"The {what} at each validation during training{band}."
     return (
         Chart(
-            "loss_by_characters",
-            "Loss against characters seen",
-            "characters seen in training",
-            f"{what}, bits a character",
+            f"{best}_by_{unit}",
+            f"{word.capitalize()} against {unit} seen",
+            f"{unit} seen in training",
+            label,
             tuple(_curve(contestant, 0, place) for place, contestant in enumerate(contestants)),
             log_x=True,
             definition=definition,
         ),
         Chart(
-            "loss_by_seconds",
-            "Loss against time",
+            f"{best}_by_seconds",
+            f"{word.capitalize()} against time",
             "seconds of training",
-            f"{what}, bits a character",
+            label,
             tuple(_curve(contestant, 1, place) for place, contestant in enumerate(contestants)),
             definition=definition,
         ),
@@ -412,32 +445,41 @@ def _charts(contestants: Sequence[Contestant]) -> tuple[Chart, Chart]:
 
 
 def _curve(contestant: Contestant, axis: int, place: int) -> Curve:
-    """Its losses over characters (axis 0) or seconds (axis 1)."""
+    """Its metric over units (axis 0) or seconds (axis 1)."""
     *axes, mean, low, high = over_seeds([trial.curve for trial in contestant.trials])
     if len(contestant.trials) == 1:
         return Curve(contestant.label, axes[axis], mean, style=place)
     return Curve(contestant.label, axes[axis], mean, low, high, style=place)
 
 
-def _runs(contestants: Sequence[Contestant], lowest: str) -> Table:
+def _runs(contestants: Sequence[Contestant]) -> Table:
+    metrics = list(contestants[0].trials[0].metrics)
+    about = contestants[0].trials[0].run.task.metrics
     rows = tuple(
-        (trial.run.name, trial.run.settings.seed, trial.loss, trial.bits, trial.steps, trial.seconds)
+        (
+            trial.run.name,
+            trial.run.settings.seed,
+            *(trial.metrics.get(name) for name in metrics),
+            trial.steps,
+            trial.seconds,
+        )
         for contestant in contestants
         for trial in contestant.trials
     )
+    units = " and ".join(f"{name.replace('_', ' ')} in {about[name].unit}" for name in metrics if about[name].unit)
     return Table(
         "runs",
         "The runs",
-        ("run", "seed", "nats", "bits", "steps", "seconds"),
+        ("run", "seed", *(about[name].unit or name for name in metrics), "steps", "seconds"),
         rows,
-        f"{lowest}, in nats a symbol and in bits a character.",
+        f"The metrics of the best weights{': ' if units else ''}{units}.",
     )
 
 
-def _told(contestants: Sequence[Contestant], lowest: str) -> dict[str, tuple[Quantity, ...]]:
+def _told(contestants: Sequence[Contestant]) -> dict[str, tuple[Quantity, ...]]:
     """The quantities of each, but for those that say nothing of any."""
-    found = {contestant.label: _quantities(contestant, lowest) for contestant in contestants}
-    nothing = {"structure": None, "num_layers": 1}
+    found = {contestant.label: _quantities(contestant) for contestant in contestants}
+    nothing = {"structure": None, "num_layers": 1, "operations": None}
     left_out = {
         key
         for key, value in nothing.items()
@@ -446,72 +488,71 @@ def _told(contestants: Sequence[Contestant], lowest: str) -> dict[str, tuple[Qua
     return {label: tuple(q for q in of_one if q.key not in left_out) for label, of_one in found.items()}
 
 
-def _quantities(contestant: Contestant, lowest: str) -> tuple[Quantity, ...]:
+def _quantities(contestant: Contestant) -> tuple[Quantity, ...]:
     trials = contestant.trials
-    run, settings = trials[0].run, trials[0].run.settings
-    text = "held-out text" if all(trial.held_out for trial in trials) else "the training text"
+    run, settings, unit = trials[0].run, trials[0].run.settings, trials[0].unit
+    name, about = _metric([contestant])
+    data = "held-out data" if all(trial.held_out for trial in trials) else "the training data"
     runs = f"the mean over {len(trials)} runs" if len(trials) > 1 else "of one run"
-    losses = [trial.loss for trial in trials]
     speeds = [trial.speed for trial in trials if trial.speed is not None]
     reaches = [trial.reach for trial in trials if trial.reach is not None]
     scores = [trial.structure for trial in trials if trial.structure is not None]
     reach = statistics.median(reaches) if reaches else None
-    try:
-        cost: int | None = operations(run.model.work())
-    except TraceError:
-        cost = None
-    spread = f"{min(contestant.bits):.3f} to {max(contestant.bits):.3f}" if len(trials) > 1 else None
+    low, high = min(contestant.values), max(contestant.values)
+    spread = f"{low:.{about.digits}f} to {high:.{about.digits}f}" if len(trials) > 1 else None
     return (
-        Quantity("loss", "loss", statistics.fmean(losses), "nats", f"{lowest}, on {text}, {runs}."),
-        Quantity(
-            "bits",
-            "loss, a character",
-            contestant.mean,
-            "bits",
-            f"{lowest}, on {text}, per character of the text, {runs}.",
+        *(
+            Quantity(
+                metric,
+                run.task.metrics[metric].word or metric,
+                statistics.fmean(trial.metrics[metric] for trial in trials),
+                run.task.metrics[metric].unit,
+                f"That of the best weights, on {data}, {runs}.",
+            )
+            for metric in trials[0].metrics
         ),
         Quantity(
             "deviation",
-            "its standard deviation",
+            "standard deviation",
             contestant.deviation,
-            "bits",
-            "The standard deviation of the loss a character over runs with different seeds.",
+            about.unit,
+            f"The standard deviation of the {about.word or name} over runs with different seeds.",
             "one run",
         ),
-        Quantity("range", "from lowest to highest", spread, "bits", "The range of the loss a character.", "one run"),
+        Quantity("range", "range", spread, about.unit, f"The lowest and the highest {about.word or name}.", "one run"),
         Quantity("seeds", "runs", len(trials), "", "Runs that differ in nothing but their seeds."),
         Quantity("parameters", "parameters", run.manifest["parameters"], "", "The number of trained scalars."),
-        Quantity("hidden_size", "hidden size", settings.hidden_size, "", "Units a layer."),
-        Quantity("num_layers", "layers", settings.num_layers, "", "Layers, one above the other."),
+        Quantity("hidden_size", "hidden size", settings.hidden_size, "", "Units per layer."),
+        Quantity("num_layers", "layers", settings.num_layers, "", "The number of layers."),
         Quantity("learning_rate", "learning rate", settings.learning_rate, "", "The schedule's highest learning rate."),
         Quantity(
             "operations",
-            "operations a symbol",
-            cost,
+            "operations per step",
+            _cost(run),
             "",
-            "Additions, multiplications and functions of a number that reading a symbol and scoring the next takes.",
+            "Additions, multiplications and functions of a number that one time step takes, its output included.",
             "cannot be traced",
         ),
         Quantity(
             "speed",
-            "characters a second",
+            f"{unit} per second",
             round(statistics.median(speeds)) if speeds else None,
             "",
             "In training, validations not counted: the median over its records, and over runs.",
         ),
         Quantity(
-            "characters",
-            "characters seen",
-            round(statistics.fmean(trial.characters for trial in trials)),
+            "seen",
+            f"{unit} seen",
+            round(statistics.fmean(trial.seen for trial in trials)),
             "",
-            f"In training, each time that they were read, {runs}.",
+            f"In training, counted each time that they were read, {runs}.",
         ),
         Quantity(
             "seconds",
-            "time of training",
+            "training time",
             statistics.fmean(trial.seconds for trial in trials),
             "s",
-            f"Validations counted, {runs}.",
+            f"Validations included, {runs}.",
         ),
         Quantity(
             "one_percent_lag",
@@ -533,3 +574,11 @@ def _quantities(contestant: Contestant, lowest: str) -> tuple[Quantity, ...]:
             "too few",
         ),
     )
+
+
+def _cost(run: Run) -> int | None:
+    """The operations of one time step; None where they cannot be counted."""
+    try:
+        return operations(work) if (work := run.model.work()) else None
+    except TraceError:
+        return None

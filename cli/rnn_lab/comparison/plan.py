@@ -1,14 +1,12 @@
-"""Cells that are trained side by side on one text: what is held equal between them, and the order of their runs.
-
-Training itself is the trainer's, and what comes out is compared elsewhere.
-"""
+"""Cells that are trained side by side on the same data: what is kept equal between them, and their runs in turn."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,30 +15,30 @@ import numpy as np
 
 from minigrad import trees
 from minigrad.graph import TraceError
+from minigrad.training import NotFinite
 from rnn_cells import Cell
+from rnn_lab.comparison import Watcher
 from rnn_lab.paths import folder_name, runs_folder
-from rnn_lab.runs import Run, build_model, embedding_size
+from rnn_lab.problem import Problem
+from rnn_lab.runs import Run, network_of
 from rnn_lab.sessions import Session, start, stem
 from rnn_lab.settings import Settings
 from rnn_plugins import registry
-from rnn_plugins.data.corpus import Corpus, load_corpus, split
 from rnn_plugins.data.sources import is_pipe
 from rnn_plugins.errors import UserError
 from rnn_plugins.inspect.operations import operations
-from rnn_plugins.language.model import Model
-from rnn_plugins.options import split_spec
-from rnn_plugins.tasks.task import Task
+from rnn_plugins.tasks.task import Data, Model, Task
 
 Match = Literal["params", "flops", "seconds", "none"]
-"""What is held equal between cells: parameters, operations a symbol, time of training, or nothing but the settings."""
+"""What is kept equal between cells: parameters, operations per step, time of training, or nothing but the settings."""
 
 SEEDS = 3
 """Runs of each cell where nobody says: the fewest that show a spread of which something can be said."""
 
-LOOKS = 10
-"""Validations that a run has at least, so that it becomes a curve."""
+VALIDATIONS = 10
+"""How many a run has at least, so that it becomes a curve."""
 
-TIMED_LOOKS = 100
+TIMED_EVERY = 100
 """Steps between validations of a run whose length in steps nobody knows."""
 
 UNENDING = 1_000_000_000
@@ -56,13 +54,13 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Contest:
+class Plan:
     """Cells that are trained side by side.
 
     Attributes:
         settings: of each cell's runs but for the seed, by the cell as it was asked for.
         seeds: of the runs of each.
-        match: what is held equal.
+        match: what is kept equal.
         about: what was chosen, a sentence each.
     """
 
@@ -88,17 +86,44 @@ class Contest:
                     seconds = settings.max_time or seconds_of(session.run)
 
 
-def contest(cells: Sequence[str], given: Mapping[str, Any], match: Match = "params", seeds: int = SEEDS) -> Contest:
-    """Decide how cells are compared on a text.
+def train(plan: Plan, watcher: Watcher) -> tuple[dict[str, list[Run]], bool]:
+    """Train all runs.
+
+    Returns:
+        The runs by cell, those that diverged among them, and whether Ctrl-C came; the run that it came in is left out.
+    """
+    groups: dict[str, list[Run]] = {}
+    total = len(plan.settings) * len(plan.seeds)
+    try:
+        for number, (label, session) in enumerate(plan.sessions(), start=1):
+            failure = None
+            watcher.begin(session, number, total)
+            try:
+                with closing(session.trainer.events()) as events:
+                    for progress in events:
+                        watcher.show(progress)
+            except NotFinite as error:
+                failure = error
+            finally:
+                session.run.release()
+            watcher.end(session, failure)
+            groups.setdefault(label, []).append(session.run)
+    except KeyboardInterrupt:
+        return groups, True
+    return groups, False
+
+
+def plan(cells: Sequence[str], given: Mapping[str, Any], match: Match = "params", seeds: int = SEEDS) -> Plan:
+    """Decide how cells are compared.
 
     Args:
-        cells: as ``split_spec`` takes them; the hidden sizes of all but the first follow from ``match``.
+        cells: ``NAME[:KEY=VALUE,...]``; the hidden sizes of all but the first follow from ``match``.
         given: the settings that are not to be the defaults; a learning rate that is not given is each cell's own.
-        match: what is held equal.
+        match: what is kept equal.
         seeds: runs of each cell.
 
     Raises:
-        UserError: there are fewer than two cells, a setting or the text will not do, or no size matches.
+        UserError: there are fewer than two cells, a setting or the data will not do, or no size matches.
     """
     if len(cells) < 2:
         raise UserError(f"there is one cell to compare, {cells[0]}: give another --cell beside it")
@@ -109,30 +134,49 @@ def contest(cells: Sequence[str], given: Mapping[str, Any], match: Match = "para
         raise UserError(f"--seeds is {seeds}; it must be at least 1")
     common = Settings(**given)
     if any(map(is_pipe, common.files)):
-        raise UserError("a pipe can be read only once, and each run reads the text: save it to a file first")
+        raise UserError("a pipe can be read only once, and each run reads the data: save them to a file first")
     if match == "seconds":
         common = _timed(common)
-    common = replace(common, files=common.files or ("builtin:latex",))
-    corpus = load_corpus(common.files, level=common.level, valid_fraction=common.valid_fraction)
-    symbols = len(corpus.vocabulary)
-    # Settled here, because by itself it would follow the hidden size.
-    common = replace(common, embedding_size=embedding_size(common, symbols))
+    task = registry.make_task(common.task, common.task_option)
+    common = replace(common, files=common.files or task.default_files)
+    data = task.read(common.files)
     first = common.seed if common.seed is not None else secrets.randbelow(1_000_000)
+    # Decided here, because by itself it would follow the hidden size.
+    width = task.resolve(data.facts, network_of(common, lambda size: Cell(size, common.hidden_size))).embedding_size
+    common = replace(common, embedding_size=width)
     entered: dict[str, Settings] = {}
-    made: dict[str, Cell] = {}  # once each, as finding one among all that is installed takes its time
-    measure = {"params": _parameters, "flops": _operations}.get(match)
     for cell in cells:
-        name, options = split_spec(cell, "cell")
-        entered[cell] = replace(common, cell=name, cell_option=options)
-        make = partial(registry.build_cell, registry.cell_class(name), name, symbols, options=options)
-        made[cell] = _accepted(make, common.hidden_size) if measure and made else make(common.hidden_size)
-    if measure:
-        entered = _matched(entered, made, symbols, measure)
-    models = {label: _model(settings, made[label], symbols) for label, settings in entered.items()}
+        entered[cell] = replace(common, cell=cell, cell_option={})
+    builder = _Builder(task, data)
+    measures: dict[str, Callable[[Model], int]] = {"params": _parameters, "flops": _operations}
+    if measure := measures.get(match):
+        entered = _matched(entered, builder, measure)
+    models = {label: builder(settings) for label, settings in entered.items()}
     if not common.valid_every:
-        every = _validations(entered[cells[0]], models[cells[0]], corpus, match)
+        every = _validations(entered[cells[0]], models[cells[0]], task, data, match)
         entered = {label: replace(settings, valid_every=every) for label, settings in entered.items()}
-    return Contest(entered, tuple(range(first, first + seeds)), match, tuple(_about(entered, models, match)))
+    return Plan(entered, tuple(range(first, first + seeds)), match, tuple(_about(entered, models, match)))
+
+
+class _Builder:
+    """Makes models of settings; each cell's class is looked up once, because finding it takes its time."""
+
+    def __init__(self, task: Task, data: Data) -> None:
+        self._task, self._data = task, data
+        self._class = cache(registry.cell_class)
+
+    def __call__(self, settings: Settings) -> Model:
+        """The model of these settings.
+
+        Raises:
+            UserError: the cell does not take a size or an option.
+        """
+
+        def make(size: int) -> Cell:
+            cls = self._class(settings.cell)
+            return registry.build_cell(cls, settings.cell, size, settings.hidden_size, settings.cell_option)
+
+        return self._task.model(self._data.facts, network_of(settings, make))
 
 
 def _timed(settings: Settings) -> Settings:
@@ -209,7 +253,7 @@ def _accepted(make: Callable[[int], T], size: int) -> T:
 
 
 def _matched(
-    entered: Mapping[str, Settings], cells: Mapping[str, Cell], symbols: int, measure: Callable[[Model], int]
+    entered: Mapping[str, Settings], build: Callable[[Settings], Model], measure: Callable[[Model], int]
 ) -> dict[str, Settings]:
     """The settings with the hidden sizes, of those that each cell takes, that make every model as large as the first.
 
@@ -219,8 +263,8 @@ def _matched(
     goal = 0
     for label, settings in entered.items():
 
-        def model(size: int, settings: Settings = settings, cell: Cell = cells[label]) -> tuple[int, Model]:
-            return size, _model(replace(settings, hidden_size=size), cell, symbols)
+        def model(size: int, settings: Settings = settings) -> tuple[int, Model]:
+            return size, build(replace(settings, hidden_size=size))
 
         try:
             if not found:
@@ -233,51 +277,22 @@ def _matched(
     return found
 
 
-def _model(settings: Settings, cell: Cell, symbols: int) -> Model:
-    """The model of these settings, made of cells as ``cell``, whatever its sizes.
-
-    Raises:
-        UserError: the cell does not take a size.
-    """
-    hidden = settings.hidden_size
-    try:
-        return build_model(settings, symbols, lambda size: replace(cell, input_size=size, hidden_size=hidden))
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
 def _parameters(model: Model) -> int:
     return trees.count(model.init_params(np.random.default_rng(0)))
 
 
 def _operations(model: Model) -> int:
-    return operations(model.work())
+    if work := model.work():
+        return operations(work)
+    raise UserError("the operations of a network of this task cannot be counted: --match params")
 
 
-def _validations(settings: Settings, model: Model, corpus: Corpus, match: Match) -> int:
-    """Steps between validations; 0 leaves it open."""
+def _validations(settings: Settings, model: Model, task: Task, data: Data, match: Match) -> int:
+    """Steps between validations."""
     if match == "seconds" and settings.max_time is not None:
-        return TIMED_LOOKS
-    training, _ = split(corpus, settings.valid_fraction)
-    if len(training) < 2:
-        return 0  # there will be no run
-    task = task_of(model, settings, len(training))
-    usual = settings.steps_between_validations(task.steps_per_epoch)
-    return max(1, min(usual, settings.total_steps(task.steps_per_epoch) // LOOKS))
-
-
-def task_of(model: Model, settings: Settings, symbols: int) -> Task:
-    """What a run trains, without its text: it knows what a step and an epoch are.
-
-    Args:
-        model: what is trained.
-        settings: of the run.
-        symbols: how many are trained on, two or more.
-    """
-    nothing = np.zeros(0, np.intp)
-    make = registry.load("tasks", settings.task)
-    task: Task = make(model, np.broadcast_to(np.intp(0), symbols), nothing, settings.seq_length, settings.batch_size)
-    return task
+        return TIMED_EVERY
+    steps = Problem.of(task, model, data, settings.batch_size).steps_per_epoch
+    return max(1, min(settings.steps_between_validations(steps), settings.total_steps(steps) // VALIDATIONS))
 
 
 def _about(entered: Mapping[str, Settings], models: Mapping[str, Model], match: Match) -> Iterator[str]:
@@ -285,7 +300,7 @@ def _about(entered: Mapping[str, Settings], models: Mapping[str, Model], match: 
         model = models[label]
         line = f"{label}: {settings.num_layers} x {settings.hidden_size}, {_parameters(model):,} parameters"
         if match == "flops":
-            line += f", {_operations(model):,} operations a symbol"
+            line += f", {_operations(model):,} operations per step"
         yield line
 
 

@@ -1,4 +1,4 @@
-"""How much each symbol of a text surprises a run's model, and which surprise it most. It prints nothing."""
+"""How much each symbol of a text surprises a run's model, and which surprise it most."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from minigrad import log_softmax
 from minigrad.trees import Tree
-from rnn_lab.language.evaluation import UNITS, remembered, trained_on
+from rnn_lab.evaluation import remembered
 from rnn_lab.runs import Run
-from rnn_plugins.data.corpus import load_corpus
 from rnn_plugins.data.vocabulary import Unknown, Vocabulary
 from rnn_plugins.errors import UserError
+from rnn_plugins.language.assessment import UNITS
 from rnn_plugins.language.model import BLOCK, Model
 
 Array: TypeAlias = NDArray[Any]
@@ -174,21 +174,21 @@ def score(run: Run, sources: Sequence[str], unknown: Unknown = "replace") -> Sco
 
     Args:
         run: the run.
-        sources: the text, as ``load_corpus`` takes it.
+        sources: the text, as ``rnn train`` takes it.
         unknown: what becomes of characters that the model has never seen.
 
     Raises:
-        UserError: the text cannot be read, has fewer than two symbols, or has unknown characters and ``unknown`` is
-            ``error``; or the weights are no numbers.
+        UserError: the run's task makes it no language model; the text cannot be read, has fewer than two symbols, or
+            has unknown characters and ``unknown`` is ``error``; or the weights are no numbers.
     """
-    model = run.text_model
-    corpus = load_corpus(sources, vocabulary=run.vocabulary, unknown=unknown)
-    text, unit = ", ".join(sources), UNITS[run.vocabulary.level]
-    if len(corpus.tokens) < 2:
+    model, vocabulary = run.language.model, run.language.vocabulary
+    data = run.read(sources, unknown=unknown)
+    text, unit = ", ".join(sources), UNITS[vocabulary.level]
+    if len(data.valid) < 2:
         raise UserError(f"{text} has only one {unit}; it takes two, since the first is read and not predicted")
-    prediction = predict(model, run.params(), corpus.tokens)
+    prediction = predict(model, run.params(), data.valid)
     if not np.isfinite(prediction.bits[1:]).all():
         raise UserError(f"the scores of the run {run.name!r} on {text} are no numbers: its training went wrong")
     changed = run.cell_changed()
-    notices = (*corpus.notices, *remembered(run, corpus, trained_on(run)[0]), *([changed] if changed else []))
-    return Scoring(run.name, text, run.vocabulary, corpus.tokens, prediction, notices)
+    notices = (*data.notices, *remembered(run, data, run.data()[0]), *([changed] if changed else []))
+    return Scoring(run.name, text, vocabulary, data.valid, prediction, notices)

@@ -88,7 +88,7 @@ def load(path: str, run: Run) -> Kept:
         wrong = "holds other arrays than those of a state"
     if wrong:
         raise UserError(f"--load-state {path!r} {wrong}: it is damaged, so keep the state anew with --save-state")
-    model = run.text_model
+    model = run.language.model
     first, source = model.init_carry(1), notes["run"]
     here, there = _carries(run), notes["carries"]
     try:
@@ -176,7 +176,7 @@ def _value(text: str, given: str) -> float:
 
 def _carries(run: Run) -> str:
     """The states of a run's model with their sizes, in words."""
-    return ", ".join(f"{state.label} ({state.size})" for state in anatomy(run.model.cell).states) or "nothing"
+    return ", ".join(f"{state.label} ({state.size})" for state in anatomy(run.language.model.cell).states) or "nothing"
 
 
 def _weights(run: Run) -> str:

@@ -19,7 +19,7 @@ from rnn_cells import Cell
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.options import Option, OptionValue, options_of
-from rnn_plugins.tasks.protocol import Metric, Task
+from rnn_plugins.tasks.task import Metric, Task
 
 Shape = tuple[int, ...]
 

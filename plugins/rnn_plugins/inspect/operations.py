@@ -9,7 +9,7 @@ from minigrad.graph import Op, Value, trace
 from minigrad.scan.passes import Level, classify, split
 
 if TYPE_CHECKING:
-    from rnn_plugins.tasks.protocol import Work
+    from rnn_plugins.tasks.task import Work
 
 MOVES = frozenset(
     {"alias", "reshape", "transpose", "broadcast_to", "pad", "concatenate", "stack", "getitem"}

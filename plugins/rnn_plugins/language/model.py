@@ -8,29 +8,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minigrad import affine, log_softmax, one_hot, pick, scan, take, trees
+from minigrad import affine, log_softmax, mean, one_hot, pick, scan, take, trees
 from minigrad.initializers import glorot_uniform, zeros
 from minigrad.scan import Lookup, stepper
 from minigrad.scan.planned import Stepper
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
-from rnn_plugins.tasks.protocol import Work
+from rnn_plugins.tasks import task
+from rnn_plugins.tasks.task import Batch, Work
 
 Array = NDArray[Any]
 
 ONE_HOT_LIMIT = 256
 """The largest vocabulary that is one-hot by default; above it an embedding is smaller and faster."""
 
-LEARNING_RATE = 2e-3
-"""Adam's, where a cell suggests none."""
-
 BLOCK = 1 << 22
 """Logits that ``evaluate`` holds at once, so that a large vocabulary does not need more memory than training."""
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(task.Model):
     """Embedding, cell, linear head: all of a language model but its numbers.
 
     Attributes:
@@ -49,14 +47,8 @@ class Model:
     variational: bool = False
     dtype: str = "float32"
 
-    @property
-    def suggested_learning_rate(self) -> float:
-        """The learning rate that suits its cell."""
-        return self.cell.suggested_learning_rate or LEARNING_RATE
-
-    @property
-    def shapes_around_the_cell(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the parameters beside the cell's, by path: known without making any."""
+    def shapes_known(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the parameters beside the cell's."""
         shapes = {"head.W": (self.cell.output_size, self.vocabulary_size), "head.b": (self.vocabulary_size,)}
         if self.embedding_size:
             shapes["embedding"] = (self.vocabulary_size, self.embedding_size)
@@ -72,9 +64,14 @@ class Model:
         params["head"] = {"W": glorot_uniform(rng, (size, classes)), "b": zeros(rng, (classes,))}
         return trees.cast(params, self.dtype)
 
-    def init_carry(self, batch_size: int) -> Tree:
+    def init_carry(self, size: int) -> Tree:
         """The cell's first carry, in the model's dtype."""
-        return trees.cast(self.cell.init_carry(batch_size), self.dtype)
+        return trees.cast(self.cell.init_carry(size), self.dtype)
+
+    def loss(self, params: Tree, carry: Tree, batch: Batch, rng: np.random.Generator | None) -> tuple[Any, Tree]:
+        """The mean of -log p(next symbol) over a batch of inputs and targets (T, B), and the carry after it."""
+        carry, losses = self.losses(params, carry, batch.inputs, batch.targets, rng=rng)
+        return mean(losses), carry
 
     def inputs(self, params: Tree, tokens: Array) -> Any:
         """What the cell sees of symbols (...): their embeddings, or one-hot rows, (..., I)."""

@@ -1,83 +1,281 @@
-"""Predict the next symbol of a text: its batches and its loss. The network is ``rnn_plugins.language.model``."""
+"""Predict the next symbol of a text, by truncated backpropagation through time."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minigrad import mean
 from minigrad.trees import Tree
-from rnn_plugins.language.model import Model
-from rnn_plugins.tasks.task import Task
+from rnn_plugins.data.corpus import Corpus, load_corpus, recall_corpus, split
+from rnn_plugins.data.decoding import MARK
+from rnn_plugins.data.vocabulary import NOUNS, Level, Unknown, Vocabulary
+from rnn_plugins.errors import UserError
+from rnn_plugins.language import Language
+from rnn_plugins.language import assessment as assessing
+from rnn_plugins.language.model import ONE_HOT_LIMIT, Model
+from rnn_plugins.language.probe import TextProbe
+from rnn_plugins.language.sampling import Choice, opening, sample, write
+from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Part, Purpose, Task
+
+if TYPE_CHECKING:
+    from rnn_plugins.tasks.task import Model as AnyModel
 
 Array = NDArray[Any]
 
-
-class TextBatch(NamedTuple):
-    """Inputs and targets, both (T, B): each target is the symbol after its input."""
-
-    inputs: Array
-    targets: Array
+WIDEST_EMBEDDING = 128
+"""The width of an embedding where nobody says, unless the hidden size is smaller."""
 
 
+@dataclass(frozen=True)
 class LanguageModel(Task):
-    """Predict the next symbol of a text, by truncated backpropagation through time.
+    """Predict the next symbol of a text.
 
     The training text is cut into B equal lanes; a batch is the next T symbols of each, and the carry passes from one
     batch to the next. At the end of an epoch the carry starts anew.
 
     Attributes:
-        model: what is trained.
-        seq_length: T, reduced where the text is too short.
-        batch_size: B, reduced likewise.
-        notice: a sentence on what was reduced, or the empty text.
+        seq_length: T, the steps of truncated backpropagation through time.
+        level: what a symbol is.
+        valid_fraction: the share at the end of the text that is held out.
+        unknown: what becomes of symbols that a vocabulary of before does not have.
     """
 
-    def __init__(
-        self, model: Model, train_tokens: Array, valid_tokens: Array, seq_length: int, batch_size: int
-    ) -> None:
-        pairs = len(train_tokens) - 1
-        self.model, self.train_tokens, self.valid_tokens = model, train_tokens, valid_tokens
-        self.seq_length = min(seq_length, pairs)
-        self.batch_size = max(1, min(batch_size, pairs // self.seq_length))
+    seq_length: int = 64
+    level: Level = "char"
+    valid_fraction: float = 0.1
+    unknown: Unknown = "error"
+
+    best: ClassVar = ("loss", "min")
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "loss": Metric("nats", "min", "NATS"),
+        "bits_per_character": Metric("bits per character", "min", "BITS/CHAR", word="loss"),
+    }
+    compared: ClassVar[str] = "bits_per_character"
+    default_files: ClassVar[tuple[str, ...]] = ("builtin:latex",)
+    of_weights: ClassVar[tuple[str, ...]] = ("level",)
+
+    def __post_init__(self) -> None:
+        """Check the ranges of the options.
+
+        Raises:
+            ValueError: one is outside.
+        """
+        if self.seq_length < 1:
+            raise ValueError(f"--seq-length is {self.seq_length}; it must be at least 1")
+        if not 0 <= self.valid_fraction < 1:
+            raise ValueError(f"--valid-fraction is {self.valid_fraction:g}; it must be at least 0 and below 1")
+
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        """What a symbol is called, in the plural."""
+        return f"{NOUNS[self.level]}s"
+
+    @property
+    def held_out(self) -> str:
+        """The end of the text."""
+        return f"the held-out last {100 * self.valid_fraction:g} %"
+
+    def read(self, files: Sequence[str], facts: Mapping[str, Any] | None = None, *, purpose: Purpose = "train") -> Data:
+        """A text as the ids of its symbols: those to train on, and those held out at its end.
+
+        Facts of a run bring its vocabulary. The facts that come out are ``vocabulary``, ``opening`` (what is read,
+        unseen, before a text without a prime), ``characters_per_symbol`` of both parts, the share ``unknown``, what
+        the text is (``text``), and whether its vocabulary was another run's (``lent``).
+
+        Raises:
+            UserError: as ``load_corpus``, or there are no two symbols to train on.
+        """
+        if not files:
+            raise UserError("there is no text: name a FILE, such as builtin:latex")
+        known = vocabulary_of(facts) if facts else None
+        if facts and known and purpose in ("again", "resume"):
+            corpus = self._once_more(files, facts, known, purpose)
+        else:
+            corpus = load_corpus(
+                files, level=self.level, valid_fraction=self.valid_fraction, vocabulary=known, unknown=self.unknown
+            )
+        if purpose == "evaluate":
+            return self._data(corpus, corpus.tokens[:0], corpus.tokens)
+        training, held_out = split(corpus, self.valid_fraction)
+        if len(training) < 2:
+            raise UserError(
+                f"of {len(corpus.tokens):,} symbols, --valid-fraction {self.valid_fraction:g} leaves "
+                f"{len(training)} to train on, and it takes 2: lower it, or give a longer text"
+            )
+        lent = (purpose == "train" and known is not None) or bool(facts and facts.get("lent"))
+        return self._data(corpus, training, held_out, lent)
+
+    def _once_more(self, files: Sequence[str], facts: Mapping[str, Any], known: Vocabulary, purpose: Purpose) -> Corpus:
+        """The text of a run; where it came through standard input, from the cache."""
+        text = facts["text"]
+        if "-" in files:
+            kept = recall_corpus(text["digest"], known, sources=files, unknown=self.unknown)
+            if kept:
+                return kept
+            if purpose == "again":
+                raise UserError("it came through a pipe and is kept nowhere")
+        # Older versions took carriage returns and byte order marks for symbols; today they make none.
+        older = not {"\r", MARK}.isdisjoint(known.symbols)
+        corpus = load_corpus(
+            files,
+            level=self.level,
+            valid_fraction=self.valid_fraction,
+            vocabulary=known if facts.get("lent") or older or purpose == "again" else None,
+            unknown=self.unknown,
+            recorded=purpose == "again",
+            most=text["bytes"] if purpose == "again" else None,
+        )
+        if corpus.digest == text["digest"] and corpus.vocabulary != known:
+            return load_corpus(files, vocabulary=known, unknown=self.unknown)
+        return corpus
+
+    def _data(self, corpus: Corpus, training: Array, held_out: Array, lent: bool = False) -> Data:
+        vocabulary, notices = corpus.vocabulary, list(corpus.notices)
+        if len(training) and len(held_out) < 2:
+            if self.valid_fraction:
+                notices.append(
+                    "the text is too short to hold some of it out, so the training loss chooses the best weights"
+                )
+            held_out = held_out[:0]  # of a single symbol nothing is predicted
+        facts = {
+            "vocabulary": vocabulary.to_json(),
+            "opening": opening(vocabulary, training),
+            "characters_per_symbol": {
+                "train": vocabulary.characters_per_symbol(training[1:]),
+                "valid": vocabulary.characters_per_symbol(held_out[1:]),
+            },
+            "unknown": corpus.unknown,
+            "text": {"digest": corpus.digest, "bytes": corpus.bytes, "characters": corpus.characters},
+            "lent": lent,
+        }
+        about = (
+            f"{corpus.characters:,} characters, a vocabulary of {len(vocabulary):,}; {len(training):,} {self.unit} to "
+            f"train on, {len(held_out):,} held out"
+        )
+        return Data(training, held_out, facts, corpus.sources, corpus.digest, about, tuple(notices))
+
+    def resolve(self, facts: Mapping[str, Any], network: Network) -> Network:
+        """The network with the width of its embedding: as it was given, or what suits so many symbols."""
+        if network.embedding_size is not None:
+            return network
+        one_hot = len(vocabulary_of(facts)) <= ONE_HOT_LIMIT
+        return dataclasses.replace(network, embedding_size=0 if one_hot else min(network.hidden_size, WIDEST_EMBEDDING))
+
+    def model(self, facts: Mapping[str, Any], network: Network) -> Model:
+        """Embedding or one-hot, the cell, a linear head."""
+        network, symbols = self.resolve(facts, network), len(vocabulary_of(facts))
+        embedding = network.embedding_size or 0
+        cell = network.make_cell(embedding or symbols)
+        return Model(cell, symbols, embedding, network.dropout, network.variational_dropout, network.dtype)
+
+    def fit(self, data: Data, size: int) -> tuple[LanguageModel, int, str]:
+        """Reduce sequence length and batch size where the text is too short for them."""
+        pairs = len(data.train) - 1
+        length = min(self.seq_length, pairs)
+        lanes = max(1, min(size, pairs // length))
         reduced = [
             f"the {name} from {asked} to {used}"
-            for name, asked, used in (
-                ("sequence length", seq_length, self.seq_length),
-                ("batch size", batch_size, self.batch_size),
-            )
+            for name, asked, used in (("sequence length", self.seq_length, length), ("batch size", size, lanes))
             if used < asked
         ]
-        self.notice = ""
+        notice = ""
         if reduced:
             what = " and ".join(reduced)
-            self.notice = f"the text is short ({pairs + 1:,} symbols to train on), which reduces {what}"
-        self.lane = pairs // self.batch_size  # steps along each lane, the last incomplete batch left out
-        self.steps_per_epoch = self.lane // self.seq_length
-        self.tokens_per_step = self.seq_length * self.batch_size
+            notice = f"the text is short ({pairs + 1:,} symbols to train on), which reduces {what}"
+        return dataclasses.replace(self, seq_length=length), lanes, notice
 
-    def init_params(self, rng: np.random.Generator) -> Tree:
-        """Fresh parameters of the model."""
-        return self.model.init_params(rng)
+    def steps_per_epoch(self, data: Data, size: int) -> int:
+        """Batches along a lane, the last incomplete one left out."""
+        return (len(data.train) - 1) // size // self.seq_length
 
-    def init_carry(self) -> Tree:
-        """The model's first carry for a batch."""
-        return self.model.init_carry(self.batch_size)
+    def units_per_step(self, data: Data, size: int) -> float:
+        """T times B."""
+        return self.seq_length * size
 
-    def batch(self, step: int) -> TextBatch:
-        """The next T symbols of each lane, as (T, B)."""
-        start = step % self.steps_per_epoch * self.seq_length
-        places = np.arange(self.batch_size) * self.lane + np.arange(start, start + self.seq_length + 1)[:, None]
-        tokens = np.asarray(self.train_tokens[places], np.intp)
-        return TextBatch(tokens[:-1], tokens[1:])
+    def batch(self, data: Data, step: int, size: int, rows: slice = slice(None)) -> Batch:
+        """The next T symbols of each lane and those after them, both (T, B)."""
+        lane = (len(data.train) - 1) // size
+        start = step % (lane // self.seq_length) * self.seq_length
+        lanes = np.arange(size)[rows] * lane
+        tokens = np.asarray(data.train[lanes + np.arange(start, start + self.seq_length + 1)[:, None]], np.intp)
+        return Batch(tokens[:-1], tokens[1:], tokens[1:].size)
 
-    def loss(self, params: Tree, carry: Tree, batch: TextBatch, rng: np.random.Generator) -> tuple[Any, Tree]:
-        """The mean of -log p(next symbol) over a batch, and the carry after it."""
-        carry, losses = self.model.losses(params, carry, batch.inputs, batch.targets, rng=rng)
-        return mean(losses), carry
+    def evaluate(self, model: AnyModel, params: Tree, examples: Array) -> dict[str, float]:
+        """The mean of -log p(symbol) over a text, the carry passed on."""
+        return {"loss": _own(model).evaluate(params, examples)}
 
-    def validate(self, params: Tree) -> float | None:
-        """The mean loss over the whole held-out text, the carry passed on."""
-        return self.model.evaluate(params, self.valid_tokens) if len(self.valid_tokens) > 1 else None
+    def derived(self, metrics: Mapping[str, float], facts: Mapping[str, Any], part: Part = "valid") -> dict[str, float]:
+        """Bits per character of the symbols that were predicted."""
+        return {"bits_per_character": metrics["loss"] / math.log(2) / facts["characters_per_symbol"][part]}
+
+    def seen(self, units: float, facts: Mapping[str, Any]) -> tuple[float, str]:
+        """Characters of the training text."""
+        return units * facts["characters_per_symbol"]["train"], "characters"
+
+    def comparable(self, runs: Mapping[str, tuple[Task, Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
+        """Whether the same share of the text is held out, and the same symbols are known."""
+        return assessing.comparable({name: (task, facts) for name, (task, facts) in runs.items()})
+
+    def contains(self, training: Array, examples: Array) -> bool:
+        """Whether a text stands in another one."""
+        return examples.tobytes() in training.tobytes()
+
+    def guessing(self, facts: Mapping[str, Any]) -> float:
+        """The loss of guessing among all symbols alike, ln V nats."""
+        return math.log(len(vocabulary_of(facts)))
+
+    def assess(self, model: AnyModel, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
+        """The model beside n-grams counted on the training text, and compressors."""
+        return assessing.assess(_own(model), params, vocabulary_of(data.facts), data, name=name, training=training)
+
+    def excerpt(
+        self, model: AnyModel, params: Tree, facts: Mapping[str, Any], size: int, rng: np.random.Generator
+    ) -> str:
+        """A text of ``size`` characters.
+
+        Raises:
+            UserError: the model has no scores to sample by.
+        """
+        vocabulary = vocabulary_of(facts)
+        symbols = sample(_own(model), params, opening_of(facts), Choice(never=vocabulary.unwritten), rng)
+        return "".join(write(symbols, vocabulary, size))
+
+    def probe(self, model: AnyModel, params: Tree, examples: Array, facts: Mapping[str, Any]) -> TextProbe:
+        """The model along a text."""
+        return TextProbe(_own(model), params, examples, vocabulary_of(facts))
+
+    def language(self, model: AnyModel, facts: Mapping[str, Any]) -> Language:
+        """The model with its vocabulary."""
+        return Language(_own(model), vocabulary_of(facts), tuple(opening_of(facts)))
+
+
+def vocabulary_of(facts: Mapping[str, Any]) -> Vocabulary:
+    """The symbols that a model of these facts knows.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    return Vocabulary.from_json(facts["vocabulary"])
+
+
+def opening_of(facts: Mapping[str, Any]) -> list[int]:
+    """The symbols that are read, unseen, before a text without a prime (see ``language.sampling.opening``).
+
+    Raises:
+        ValueError: they are none of the vocabulary.
+    """
+    symbols = [int(symbol) for symbol in facts.get("opening", [])]
+    if max(symbols, default=0) >= len(vocabulary_of(facts)):
+        raise ValueError("its opening has symbols beyond its vocabulary")
+    return symbols
+
+
+def _own(model: AnyModel) -> Model:
+    assert isinstance(model, Model)
+    return model

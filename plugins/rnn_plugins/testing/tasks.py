@@ -21,7 +21,7 @@ from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.gru import GRU
 from rnn_plugins.reports.probe import Probe
-from rnn_plugins.tasks.protocol import AT_ONCE, Batch, Data, Model, Network, Task
+from rnn_plugins.tasks.task import AT_ONCE, Batch, Data, Model, Network, Task
 from rnn_plugins.testing.checks import (
     DIFFERENCE,
     Array,
@@ -301,7 +301,7 @@ def _batches(bench: _Bench) -> None:
 
 
 def _with_facts(bench: _Bench) -> None:
-    again = bench.given.read(bench.files, bench.facts, again=True)
+    again = bench.given.read(bench.files, bench.facts, purpose="again")
     if again.digest != bench.data.digest:
         raise Failed(f"read with facts, again, gives the digest {again.digest!r} where it was {bench.data.digest!r}")
     for step in (0, 1):

@@ -1,0 +1,29 @@
+"""What the arguments of several commands name: a run, and files beside it."""
+
+from __future__ import annotations
+
+import glob
+import os
+from typing import TYPE_CHECKING
+
+from rnn_plugins.errors import UserError
+
+if TYPE_CHECKING:
+    from rnn_lab.runs import Run
+
+
+def find_run_and_files(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:
+    """The run that is meant, and the files: the first argument is a run where there is one of that name."""
+    from rnn_lab.runs import find_run
+
+    if not arguments:
+        return find_run(), ()
+    first = arguments[0]
+    try:
+        return find_run(first), arguments[1:]
+    except UserError as no_run:
+        if os.path.exists(first) or glob.has_magic(first) or first == "-" or first.startswith("builtin:"):
+            return find_run(), arguments
+        if len(arguments) > 1:
+            raise
+        raise UserError(f"{first!r} is neither a file nor a run: {no_run}") from None

@@ -1,0 +1,196 @@
+"""A training run as commands show it: what is trained, the display, why it ended and how to go on."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from rnn_cli.console import is_live, remark
+from rnn_cli.display import Display, Lines, Live, Records, duration, emit, measured, memory, tell
+from rnn_lab.printable import printable
+from rnn_plugins.errors import why
+
+if TYPE_CHECKING:
+    from rnn_lab.sessions import Session
+    from rnn_lab.tracking import TensorBoard
+    from rnn_lab.trainer import Trainer
+
+FAILED, DIVERGED = 1, 3
+"""The exit codes of a run that cannot be saved, and of one whose loss became no number.
+
+An interrupted one has 128 + the signal."""
+
+
+def carry_out(session: Session, *, quiet: bool, as_json: bool) -> int:
+    """Train to the end, showing it.
+
+    Returns:
+        The exit code.
+    """
+    from minigrad.training import NotFinite
+    from rnn_cli.engine_warnings import no_warnings
+
+    trainer, at_once, failed = session.trainer, False, False
+    diagnosis: list[str] = []
+    display, tracker = _display(session, quiet, as_json), _tracker(session)
+    with _stopping(trainer, display) as signals, no_warnings() if quiet else nullcontext():
+        try:
+            if not quiet:
+                introduce(session)
+            with closing(trainer.events()) as events, tracker or nullcontext(), display:
+                for progress in events:
+                    display.show(progress)
+                    if tracker:
+                        tracker.show(progress)
+        except NotFinite as error:
+            diagnosis = session.diagnosis(error)
+        except OSError as error:
+            failed = True
+            remark(f"Error: {unsaved(session, error)}")
+        except KeyboardInterrupt:
+            at_once = True
+        finally:
+            session.run.release()
+    for line in diagnosis:
+        remark(f"Error: {line}" if line is diagnosis[0] else line)
+    if not quiet and not failed:
+        conclude(session, at_once)
+    if as_json:
+        emit({"outcome": session.outcome() | {"diagnosis": diagnosis}})
+    elif not quiet and session.run.path.exists():
+        tell(printable(result(session)))
+    if failed:
+        return FAILED
+    if diagnosis:
+        return DIVERGED
+    return 128 + signals[0] if signals and trainer.outcome in (None, "interrupted") else 0
+
+
+def introduce(session: Session) -> None:
+    """Say what is going to be trained and what it takes, before it begins."""
+    problem, trainer, run = session.problem, session.trainer, session.run
+    settings, cost, named = trainer.settings, session.cost(), problem.data.sources
+    sources = [*named[:3], *([f"{len(named) - 3:,} more"] if len(named) > 3 else [])]
+    for notice in session.notices:
+        remark(f"Note: {notice}.")
+    remark(f"{', '.join(sources)}: {problem.data.about}")
+    remark(
+        f"{run.manifest['cell']['cell']}, {settings.num_layers} x {settings.hidden_size}: "
+        f"{run.manifest['parameters']:,} parameters, about {memory(cost.bytes)} of memory"
+    )
+    epochs = trainer.last_step / problem.steps_per_epoch
+    limit = "" if settings.max_time is None else f"; --max-time ends it after {duration(settings.max_time)}"
+    remark(
+        f"{trainer.last_step:,} steps ({epochs:.3g} epochs of {problem.steps_per_epoch:,}), about "
+        f"{duration(cost.seconds_per_epoch)} per epoch, {duration(epochs * cost.seconds_per_epoch)} in all "
+        f"(measured on the first steps){limit}"
+    )
+    remark(f"seed {settings.seed}, learning rate {settings.learning_rate:g}, {settings.optimizer}, {settings.schedule}")
+    remark(f"in {run.path}")
+
+
+def conclude(session: Session, at_once: bool) -> None:
+    """Say why it ended, what the curves say and how to go on."""
+    trainer, name = session.trainer, shlex.quote(session.run.name)
+    go_on = f"go on with: rnn train --resume {name}"
+    if not session.run.path.exists():
+        remark("Left before the first step, and nothing of it is kept.")
+        return
+    if at_once:
+        remark(f"Left at once, and saved after step {trainer.saved:,}; {go_on}")
+    elif trainer.outcome == "interrupted":
+        remark(f"Interrupted after step {trainer.saved:,} and saved; {go_on}")
+    elif trainer.outcome == "time":
+        remark(f"The time is up after step {trainer.saved:,}; {go_on}")
+    elif trainer.outcome == "patience":
+        remark(f"No better for {trainer.settings.patience:,} validations, so it ends here.")
+    if words := session.verdict():
+        remark(words)
+    if trainer.outcome != "diverged":
+        advice = f"Sample from it: rnn sample {name}" if session.writes else f"Evaluate it: rnn eval {name} FILE"
+        remark(advice)
+
+
+def unsaved(session: Session, error: OSError) -> str:
+    """Why training stopped where a file of the run cannot be written, and how to go on."""
+    from rnn_lab.paths import LAST
+
+    trainer, name = session.trainer, shlex.quote(session.run.name)
+    place = f"{os.fspath(error.filename)!r}" if error.filename else "the run"
+    stopped = f"{place} cannot be written ({why(error)}), so training stopped after step {trainer.state.step:,}"
+    if not (session.run.path / LAST).exists():
+        return f"{stopped}, and nothing is saved"
+    return (
+        f"{stopped}. What is saved is step {trainer.saved:,}; when there is room again, go on with: "
+        f"rnn train --resume {name}"
+    )
+
+
+def result(session: Session) -> str:
+    """What came out, in a line."""
+    best, path = session.trainer.best, session.run.path
+    if best["metrics"] is None:
+        return f"{path}: not validated yet"
+    part = "held out" if session.run.held_out else "on the training data"
+    return f"{path}: {measured(session.run, best['metrics'])} {part}, at step {best['step']:,}"
+
+
+def _display(session: Session, quiet: bool, as_json: bool) -> Display:
+    if as_json:
+        return Records(session)
+    if quiet:
+        return Display(session)
+    return Live(session) if is_live() else Lines(session)
+
+
+def _tracker(session: Session) -> TensorBoard | None:
+    """What writes files for TensorBoard, where that is wished for."""
+    from rnn_lab.tracking import TensorBoard, require_writer
+    from rnn_plugins.errors import UserError
+
+    if not session.trainer.settings.track:
+        return None
+    try:
+        require_writer()
+    except UserError as error:  # a run that began with it goes on without
+        session.notices.append(f"there are no event files: {error}")
+        return None
+    return TensorBoard(session, lambda sentence: remark(f"Note: {sentence}."))
+
+
+@contextmanager
+def _stopping(trainer: Trainer, display: Display) -> Iterator[list[int]]:
+    """The first SIGINT, SIGTERM or SIGHUP ends training after the step under way and a validation.
+
+    The second leaves the validation out, and the third leaves at once.
+
+    Yields:
+        The signals that came.
+    """
+    came: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        trainer.stop()
+        display.note(
+            "Stopping after this step and a validation. Ctrl-C again leaves the validation out."
+            if len(came) == 1
+            else "Stopping after this step. Ctrl-C again leaves at once."
+        )
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in filter(None, (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None))):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup, or in the background of a script
+                before[number] = signal.signal(number, stop)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

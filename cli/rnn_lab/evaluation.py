@@ -1,0 +1,94 @@
+"""How well a run does on examples, in its task's metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rnn_lab.runs import Run
+from rnn_plugins.errors import UserError
+from rnn_plugins.tasks.task import Assessment, Data
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A run's score.
+
+    Attributes:
+        run: the run's name.
+        source: what it was evaluated on, in words.
+        assessment: the scores.
+        notices: what is to be said of it, a sentence each.
+    """
+
+    run: str
+    source: str
+    assessment: Assessment
+    notices: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it in JSON's types; a number too large for JSON is null."""
+        scores = [
+            {"name": score.name, "kind": score.kind}
+            | {key: None if value == math.inf else value for key, value in score.metrics.items()}
+            for score in self.assessment.scores
+        ]
+        return {
+            "run": self.run,
+            "text": self.source,
+            **self.assessment.details,
+            "scores": scores,
+            "verdict": list(self.assessment.verdict),
+            "notices": list(self.notices),
+        }
+
+
+def evaluate(run: Run, files: Sequence[str] = (), **options: Any) -> Evaluation:
+    """Score a run's best weights on examples, or without files on those that it held out.
+
+    Baselines that need the examples that it was trained on are left out where these are gone or have changed, and a
+    notice says why.
+
+    Args:
+        run: the run.
+        files: the examples, as its task reads them.
+        options: of the task, in place of the run's.
+
+    Raises:
+        UserError: the task has no such option, or there is nothing to score.
+    """
+    own, why = run.data()
+    notices = [f"{why}; so there are no baselines of it to compare with"] if why else []
+    if files:
+        data = run.read(files, **options)
+        source = ", ".join(files)
+        notices = [*data.notices, *notices, *remembered(run, data, own)]
+    elif own is None:
+        raise UserError(f"{why}; give a FILE to evaluate on")
+    else:
+        data = dataclasses.replace(own, facts=run.facts)
+        source = f"{run.task.held_out} of {', '.join(run.manifest['data']['sources'])}"
+        if not run.held_out:
+            raise UserError(f"the run {run.name!r} held nothing of its data out; give a FILE to evaluate on")
+    training = None if own is None else own.train
+    assessment = run.task.assess(run.model, run.params(), data, name=run.name, training=training)
+    notices += assessment.notices
+    if changed := run.cell_changed():
+        notices.append(changed)
+    return Evaluation(run.name, source, assessment, tuple(notices))
+
+
+def remembered(run: Run, data: Data, own: Data | None) -> list[str]:
+    """The sentence where examples are among those that a run was trained on."""
+    if data.digest == run.manifest["data"]["digest"]:
+        seen = "these are all the data that the run was trained on"
+    elif own is not None and run.task.contains(own.train, data.valid):
+        seen = "these examples are among those that the run was trained on"
+    else:
+        return []
+    told = f"{seen}, so the numbers say how well they are remembered"
+    return [f"{told}; rnn eval {shlex.quote(run.name)} scores the held-out ones alone" if run.held_out else told]

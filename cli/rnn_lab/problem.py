@@ -1,0 +1,77 @@
+"""What is trained: a task with its data, its model and the batch size, as the trainer takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from minigrad.trees import Tree
+from rnn_plugins.reports.probe import Probe
+from rnn_plugins.tasks.task import Batch, Data, Model, Part, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A task, bound to all that a training step needs but the parameters.
+
+    Attributes:
+        task: with what the data allow of its options.
+        model: what is trained.
+        data: what it is trained on.
+        batch_size: sequences per batch.
+        notice: a sentence on what was reduced because the data are few, or the empty text.
+    """
+
+    task: Task
+    model: Model
+    data: Data
+    batch_size: int
+    notice: str = ""
+
+    @classmethod
+    def of(cls, task: Task, model: Model, data: Data, batch_size: int) -> Problem:
+        """A task on data that may be too few for its options or the batch size, which are then reduced."""
+        fitted, size, notice = task.fit(data, batch_size)
+        return cls(fitted, model, data, size, notice)
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Training steps in one pass over the data."""
+        return self.task.steps_per_epoch(self.data, self.batch_size)
+
+    @cached_property
+    def units_per_step(self) -> float:
+        """How many of the task's units a step learns from, on average."""
+        return self.task.units_per_step(self.data, self.batch_size)
+
+    @cached_property
+    def validates(self) -> bool:
+        """Whether something is held out."""
+        return self.task.count(self.data.valid) > 0
+
+    def init_params(self, rng: np.random.Generator) -> Tree:
+        """Fresh parameters of the model."""
+        return self.model.init_params(rng)
+
+    def init_carry(self) -> Tree:
+        """The carry before the first batch of an epoch."""
+        return self.model.init_carry(self.batch_size)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, counted from 0."""
+        return self.task.batch(self.data, step, self.batch_size)
+
+    def loss(self, params: Tree, carry: Tree, batch: Batch, rng: np.random.Generator) -> tuple[Any, Tree]:
+        """The mean loss of a batch, and the carry after it, as ``minigrad.training.train`` takes them."""
+        return self.model.loss(params, carry, batch, rng)
+
+    def validate(self, params: Tree) -> dict[str, float] | None:
+        """The metrics on what is held out; None where nothing is."""
+        return self.task.evaluate(self.model, params, self.data.valid) if self.validates else None
+
+    def probe(self, params: Tree, part: Part = "train") -> Probe | None:
+        """The model along the examples of a part of the data, where the task offers that."""
+        return self.task.probe(self.model, params, getattr(self.data, part), self.data.facts)
