@@ -112,4 +112,4 @@ def test_the_reports_page_measures(monkeypatch, tmp_path):
 
 
 def test_the_tables_of_options_are_those_of_the_program():
-    assert written(PAGE.read_text(encoding="utf-8")) == tables(), "write them with: python tests/options_table.py"
+    assert written(PAGE.read_text(encoding="utf-8")) == tables(), "write them with: python docs/options_table.py"

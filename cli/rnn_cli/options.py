@@ -53,6 +53,7 @@ class Setting(click.Option):
 
     Attributes:
         group: the section.
+        words: what it does.
         default_text: the default as the help and the documentation name it; empty for none.
         kind: what a configuration file gives for it: dict, bool, str, or object where ``Settings`` checks it.
         aliases: other programs' names for it.

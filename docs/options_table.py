@@ -1,4 +1,4 @@
-"""The tables of options in docs/command-line.md; ``python tests/options_table.py`` writes them into it."""
+"""The tables of options in docs/command-line.md; ``python docs/options_table.py`` writes them into it."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,8 +9,11 @@ import click
 from rnn_cli.options import Setting, of_settings, options_of
 from rnn_lab.settings import Group, Settings, named, option
 
-PAGE = Path(__file__).parents[1] / "docs" / "command-line.md"
-BEGIN, END = "<!-- made by tests/options_table.py -->\n", "<!-- end -->\n"
+PAGE = Path(__file__).parent / "command-line.md"
+"""The page that has the tables."""
+
+BEGIN, END = "<!-- made by docs/options_table.py -->\n", "<!-- end -->\n"
+"""The lines before and after them."""
 
 
 def tables(cls: type[Any] = Settings) -> str:
@@ -43,7 +46,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def written(page: str) -> str:
-    """What of a page is between the marks."""
+    """The tables that a page has."""
     return page.partition(BEGIN)[2].partition(END)[0].strip("\n") + "\n"
 
 
