@@ -145,7 +145,7 @@ def _found(names: tuple[str, ...]) -> list[Run]:
             if not os.path.isfile(name):
                 raise
             raise UserError(f"{name!r} is a file: give --cell and --cell to train cells on it, or name runs") from None
-        if notice := runs[-1].cell_changed():
+        for notice in runs[-1].code_changed():
             remark(f"Note: {sentence(notice)}")
     return runs
 

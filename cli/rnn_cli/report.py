@@ -154,7 +154,7 @@ def _trained(names: tuple[str, ...], text: str | None) -> tuple[list[Subject], l
         run = _found(name)
         if run.name in {subject.label for subject in subjects}:
             raise UserError(f"the run {run.name!r} is named twice: leave one of them out")
-        if notice := run.cell_changed():
+        for notice in run.code_changed():
             remark(f"Note: {sentence(notice)}")
         subjects.append(of_run(run, (text,) if text is not None else ()))
     about = [f"{subject.label}: {subject.about}" for subject in subjects]

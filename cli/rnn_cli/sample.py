@@ -174,7 +174,7 @@ def sample(
         model = state.clamped(network, clamp) if clamp else network
         params = chosen.params()
         kept = state.load(load_state, chosen) if load_state else None
-        for notice in filter(None, (chosen.cell_changed(), kept.notice if kept else None)):
+        for notice in filter(None, (*chosen.code_changed(), kept.notice if kept else None)):
             remark(f"Note: {sentence(notice)}")
         start = Start(
             chosen, model, params, begin or ([] if kept else [*language.opening]), kept.position if kept else None

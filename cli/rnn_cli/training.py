@@ -113,7 +113,7 @@ def conclude(session: Session, at_once: bool) -> None:
     if words := session.verdict():
         remark(words)
     if trainer.outcome != "diverged":
-        advice = f"Sample from it: rnn sample {name}" if session.writes else f"Evaluate it: rnn eval {name} FILE"
+        advice = f"Sample from it: rnn sample {name}" if session.writes else f"Evaluate it: rnn eval {name}"
         remark(advice)
 
 

@@ -76,9 +76,7 @@ def evaluate(run: Run, files: Sequence[str] = (), **options: Any) -> Evaluation:
             raise UserError(f"the run {run.name!r} held nothing of its data out; give a FILE to evaluate on")
     training = None if own is None else own.train
     assessment = run.task.assess(run.model, run.params(), data, name=run.name, training=training)
-    notices += assessment.notices
-    if changed := run.cell_changed():
-        notices.append(changed)
+    notices += [*assessment.notices, *run.code_changed()]
     return Evaluation(run.name, source, assessment, tuple(notices))
 
 

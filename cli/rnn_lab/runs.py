@@ -238,9 +238,10 @@ class Run:
             self.name, self.manifest["cell"], input_size, settings.hidden_size, settings.cell_option
         )
 
-    def cell_changed(self) -> str | None:
-        """A sentence where the code of its cell is not what it was."""
-        return registry.changed("cells", self.name, self.manifest["cell"])
+    def code_changed(self) -> list[str]:
+        """Sentences where the code of its cell or of its task is not what it was."""
+        groups = (("cells", "cell"), ("tasks", "task"))
+        return [said for group, word in groups if (said := registry.changed(group, self.name, self.manifest[word]))]
 
     @property
     def held_out(self) -> bool:

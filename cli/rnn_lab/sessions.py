@@ -225,7 +225,8 @@ def start(given: Mapping[str, Any], *, name: str | None = None, init_from: Run |
     advice = "leave it out, or start without --init-from"
     _require_same(settings, init_from, INHERITED, advice)
     _require_same_task(_task(settings), init_from, _of_weights(init_from.task), advice)
-    registry.given("cells", given.get("cell", ""))
+    for group, word in (("cells", "cell"), ("tasks", "task")):
+        registry.given(group, given.get(word, ""))
     session = _lay_out(settings, name, weights_of=init_from)
     session.notices.append(f"it starts with the best weights of {init_from.name}")
     return session
@@ -261,7 +262,8 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
     advice = f"leave it out, or start a new run with its weights: --init-from {run.name}"
     _require_same(settings, run, fixed, advice)
     _require_same_task(task, run, [f.name for f in fields(task) if f.name not in of_weights], advice)
-    registry.given("cells", given.get("cell", ""))
+    for group, word in (("cells", "cell"), ("tasks", "task")):
+        registry.given(group, given.get(word, ""))
     data = _read(task, settings.files, run)
     recorded = run.manifest["data"]["digest"]
     if data.digest != recorded:
@@ -282,7 +284,7 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
     trainer.resume()
     last = ", which is its last; --epochs or --steps trains it further" if step >= trainer.total_steps else ""
     session = Session(run, problem, trainer, [f"it goes on after step {step:,}{last}", *ablations(settings)])
-    session.notices += filter(None, [run.cell_changed()])
+    session.notices += run.code_changed()
     if other:
         session.notices.append(
             f"it began on the backend {other}, and goes on with {backend}: it need not go on bit for bit"
@@ -428,7 +430,7 @@ def _lay_out(
             made.append(registry.make_cell(settings.cell, input_size, settings.hidden_size, settings.cell_option))
         return made[-1]
 
-    notices = [model_of.cell_changed()] if model_of else []
+    notices = model_of.code_changed() if model_of else []
     task = _task(settings)
     files = settings.files or task.default_files
     if not files:

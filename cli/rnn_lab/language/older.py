@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 from rnn_lab import schema
@@ -52,7 +53,7 @@ def manifest(old: Mapping[str, Any]) -> dict[str, Any]:
     ratios = data.get("characters_per_symbol")
     whole = max(data["characters"], 1) / max(data["symbols"], 1)  # the oldest know this of the whole text alone
     new = {key: value for key, value in old.items() if key not in ("task", "vocabulary", "opening", "data", "best")} | {
-        "task": {"task": old["task"], "distribution": "rnn-lab", "version": "before tasks"},
+        "task": {"task": old["task"], "distribution": "rnn-lab", "version": _version(old)},
         "settings": settings | {"task": old["task"], "task_option": options},
         "facts": {
             "vocabulary": old["vocabulary"],
@@ -77,6 +78,13 @@ def manifest(old: Mapping[str, Any]) -> dict[str, Any]:
     if "best" in old:
         new["best"] = notes(old["best"])
     return new
+
+
+def _version(old: Mapping[str, Any]) -> str:
+    """That of the distribution which trained it, where it was noted."""
+    environment = old.get("environment")
+    noted = environment.get("rnn-lab") if isinstance(environment, dict) else None
+    return noted if isinstance(noted, str) else version("rnn-lab")
 
 
 def _units_per_step(options: Mapping[str, Any], settings: Mapping[str, Any], training: int) -> int:

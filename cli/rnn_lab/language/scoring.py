@@ -189,6 +189,5 @@ def score(run: Run, sources: Sequence[str], unknown: Unknown = "replace") -> Sco
     prediction = predict(model, run.params(), data.valid)
     if not np.isfinite(prediction.bits[1:]).all():
         raise UserError(f"the scores of the run {run.name!r} on {text} are no numbers: its training went wrong")
-    changed = run.cell_changed()
-    notices = (*data.notices, *remembered(run, data, run.data()[0]), *([changed] if changed else []))
+    notices = (*data.notices, *remembered(run, data, run.data()[0]), *run.code_changed())
     return Scoring(run.name, text, vocabulary, data.valid, prediction, notices)
