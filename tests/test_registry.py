@@ -474,7 +474,13 @@ from rnn_plugins.tasks.task import Task
 
 @dataclass(frozen=True)
 class Names(Task):
-    """Names to languages."""
+    """Names to languages.
+
+    Attributes:
+        pool: of which outputs the
+            language is told.
+        lowest: the least probability.
+    """
 
     pool: Literal["last", "mean"] = "last"
     lowest: float = 0.5
@@ -483,19 +489,14 @@ class Names(Task):
         if self.lowest < 0:
             raise ValueError(f"lowest is {self.lowest:g}; it must be at least 0")
 
-    def read(self, files, facts=None, *, again=False): ...
+    def read(self, files, facts=None, **purpose): ...
 
     def model(self, facts, network): ...
 '''
 
 
 @pytest.fixture
-def tasks(monkeypatch):
-    monkeypatch.setitem(registry._GROUPS, "tasks", registry._Group("task", "rnn_plugins.tasks.task:Task"))
-
-
-@pytest.fixture
-def names(tmp_path, tasks) -> str:
+def names(tmp_path) -> str:
     return write(tmp_path / "names.py", TASK)
 
 
@@ -504,8 +505,8 @@ def test_a_task_from_a_file_with_its_options(names):
     assert (type(task).__name__, task.pool, task.lowest) == ("Names", "mean", 0.25)
     assert registry.make_task(names, {}) == type(task)()
     assert registry.options_of(type(task)) == [
-        Option("pool", str, "last", ("last", "mean")),
-        Option("lowest", float, 0.5, ()),
+        Option("pool", str, "last", ("last", "mean"), "of which outputs the language is told."),
+        Option("lowest", float, 0.5, (), "the least probability."),
     ]
 
 
@@ -571,7 +572,7 @@ def test_a_run_finds_its_task_again(names, tmp_path, monkeypatch):
     )
 
 
-def test_a_task_file_that_was_never_given_is_not_executed(tmp_path, tasks):
+def test_a_task_file_that_was_never_given_is_not_executed(tmp_path):
     path = write(tmp_path / "theirs.py", f"{TASK}\nraise AssertionError\n")
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     recorded = {"task": "theirs.py", "file": path, "class": "Names", "sha256": digest}
@@ -583,7 +584,7 @@ def test_a_task_file_that_was_never_given_is_not_executed(tmp_path, tasks):
     )
 
 
-def test_a_run_whose_task_is_missing_says_what_to_install(install, tasks):
+def test_a_run_whose_task_is_missing_says_what_to_install(install):
     install("rnn-task-names", "0.1", "names = names_of_nobody:Names", group="tasks", names_of_nobody=TASK)
     recorded = registry.provenance("tasks", "names")
     assert recorded == {"task": "names", "distribution": "rnn-task-names", "version": "0.1"}

@@ -25,7 +25,6 @@ class Forgetful(Names):
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(registry._GROUPS, "tasks", registry._Group("task", "rnn_plugins.tasks.task:Task"))
     shutil.copy(names_task.__file__, "names.py")
     Path("wrong.py").write_text(WRONG)
     Path("Italian.txt").write_text(
@@ -87,8 +86,8 @@ def test_a_task_is_shown(home: Path) -> None:
         ],
         "unit": "names",
         "metrics": {
-            "loss": {"unit": "nats", "direction": "min", "head": "NATS"},
-            "accuracy": {"unit": "", "direction": "max", "head": "ACCURACY"},
+            "loss": {"unit": "nats", "direction": "min"},
+            "accuracy": {"unit": "", "direction": "max"},
         },
         "best": "accuracy",
         "compared": "accuracy",
@@ -109,6 +108,18 @@ def test_a_right_task_passes_and_a_wrong_one_fails() -> None:
     assert output.splitlines()[-1].startswith("wrong.py:Forgetful fails 1 of ")
     record = json.loads(call("check", "wrong.py:Forgetful", *files, "--json")[1])
     assert (record["task"], record["passed"]) == ("wrong.py:Forgetful", False)
+
+
+def test_a_task_is_shown_with_its_options_and_what_is_said_of_them() -> None:
+    code, output, said = call("show", "language-model")
+    assert (code, said) == (0, "")
+    assert "Attributes" not in output
+    assert "  level           char, byte or word      default char   what a symbol is.\n" in output
+    assert "What is counted\n  characters\n" in output
+    assert "What is counted\n  words\n" in call("show", "language-model:level=word")[1]
+    assert "What is counted\n  bytes\n" in call("show", "language-model", "--task-option", "level=byte")[1]
+    assert "  bits_per_character  bits per character  lower is better, compares runs\n" in output
+    assert output.endswith("Default files\n  builtin:latex\n")
 
 
 @pytest.mark.parametrize(

@@ -49,13 +49,16 @@ def show_options(options: Sequence[Option], flag: str) -> None:
     """The options of a cell or a task, with what each takes and its default."""
     if options:
         head(f"Options, as {flag} NAME=VALUE")
-        click.echo(table([(option.name, option.expected, _default(option)) for option in options], indent=2))
+        rows = [[option.name, option.expected, _default(option), option.help] for option in options]
+        click.echo(table(rows if any(row[3] for row in rows) else [row[:3] for row in rows], indent=2))
 
 
 def option_as_json(option: Option) -> dict[str, Any]:
     """An option as JSON takes it; one that must be given has no default."""
     described: dict[str, Any] = {"name": option.name, "expected": option.expected, "choices": list(option.choices)}
-    return described | ({} if option.default is dataclasses.MISSING else {"default": option.default})
+    if option.default is not dataclasses.MISSING:
+        described["default"] = option.default
+    return described | ({"help": option.help} if option.help else {})
 
 
 def show_check(report: CheckReport, word: str, spec: str, as_json: bool) -> int:

@@ -12,6 +12,16 @@ from rnn_cli.plugins import JSON, head, list_installed, option_as_json, show_che
 from rnn_cli.tables import prose, table
 from rnn_lab.printable import printable
 
+TASK = click.argument("task", metavar=SETTINGS["task"].metavar, shell_complete=completion.tasks)
+TASK_OPTION = click.option(
+    "--task-option",
+    "options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=lambda ctx, param, texts: pairs("task_option", texts, "pool=mean"),
+    help="Option of the task; may be repeated.",
+)
+
 
 @click.group(invoke_without_command=True)
 @JSON
@@ -26,16 +36,19 @@ def tasks(ctx: click.Context, as_json: bool) -> None:
 
 
 @tasks.command()
-@click.argument("task", metavar="NAME|FILE.py:CLASS", shell_complete=completion.tasks)
+@TASK
+@TASK_OPTION
 @JSON
-def show(task: str, as_json: bool) -> None:
+def show(task: str, options: dict[str, str], as_json: bool) -> None:
     """Show a task: what the network learns, its options, what it counts, its metrics, and its default files."""
     from rnn_plugins.inspect.description import task_sheet
 
-    s = task_sheet(task)
+    s = task_sheet(*separated("task", task, options))
     if as_json:
         described = dataclasses.asdict(s) | {"options": [option_as_json(option) for option in s.options]}
-        described["metrics"] = {name: metric._asdict() for name, metric in s.metrics.items()}
+        described["metrics"] = {
+            name: {"unit": metric.unit, "direction": metric.direction} for name, metric in s.metrics.items()
+        }
         click.echo(console.as_json(described, indent=2, default=str))
         return
     click.echo(f"{click.style(printable(s.name), bold=True)}, from {printable(s.origin)}\n")
@@ -56,16 +69,9 @@ def show(task: str, as_json: bool) -> None:
 
 
 @tasks.command()
-@click.argument("task", metavar=SETTINGS["task"].metavar, shell_complete=completion.tasks)
+@TASK
 @click.argument("files", nargs=-1, type=click.Path(readable=False), metavar="[FILE]...")
-@click.option(
-    "--task-option",
-    "options",
-    metavar="NAME=VALUE",
-    multiple=True,
-    callback=lambda ctx, param, texts: pairs("task_option", texts, "pool=mean"),
-    help="Option of the task; may be repeated.",
-)
+@TASK_OPTION
 @JSON
 @click.pass_context
 def check(ctx: click.Context, task: str, files: tuple[str, ...], options: dict[str, str], as_json: bool) -> None:

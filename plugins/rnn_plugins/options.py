@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
+import re
 import typing
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, NamedTuple
@@ -12,6 +14,9 @@ from rnn_plugins.errors import UserError, did_you_mean, said
 
 OptionValue = str | float | int | bool
 """A value of an option, as the command line (text) or a configuration file gives it."""
+
+ATTRIBUTES = "\nAttributes:\n"
+"""The head of the section of a docstring that describes fields."""
 
 _EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -25,12 +30,14 @@ class Option(NamedTuple):
         type: bool, int, float or str; for choices the type of the first; else the annotation as it stands.
         default: ``dataclasses.MISSING`` where a value must be given.
         choices: the only values allowed; empty where there is no such list.
+        help: what its class's docstring says of it under "Attributes:".
     """
 
     name: str
     type: Any
     default: Any
     choices: tuple[Any, ...]
+    help: str = ""
 
     @property
     def expected(self) -> str:
@@ -50,14 +57,15 @@ def options_of(cls: type, without: Collection[str] = ()) -> list[Option]:
         hints = typing.get_type_hints(cls)
     except Exception as error:
         raise UserError(f"the options of {cls.__name__} cannot be read: {said(error)}") from error
-    options = []
+    options, helps = [], _attributes(cls)
     for field in dataclasses.fields(cls):
         if not field.init or field.name in without:
             continue
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         hint = hints[field.name]
         choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-        options.append(Option(field.name, type(choices[0]) if choices else hint, default, choices))
+        kind = type(choices[0]) if choices else hint
+        options.append(Option(field.name, kind, default, choices, helps.get(field.name, "")))
     return options
 
 
@@ -111,6 +119,16 @@ def split_spec(text: str, word: str) -> tuple[str, dict[str, str]]:
 def listed(names: list[str], word: str) -> str:
     """Names in a sentence: "a, b and c"."""
     return f" {word} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _attributes(cls: type) -> dict[str, str]:
+    """What the docstrings of a class and its bases say under "Attributes:", by name."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        _, _, section = (inspect.cleandoc(base.__doc__) if isinstance(base.__doc__, str) else "").partition(ATTRIBUTES)
+        for name, words in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE):
+            found[name] = " ".join(words.split())
+    return found
 
 
 def _parse(who: str, option: Option, value: OptionValue) -> Any:

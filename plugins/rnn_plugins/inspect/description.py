@@ -18,8 +18,8 @@ from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
-from rnn_plugins.options import Option, OptionValue, options_of
-from rnn_plugins.tasks.task import Metric, Task
+from rnn_plugins.options import ATTRIBUTES, Option, OptionValue, options_of
+from rnn_plugins.tasks.task import Metric
 
 Shape = tuple[int, ...]
 
@@ -130,26 +130,27 @@ class TaskSheet:
     default_files: tuple[str, ...]
 
 
-def task_sheet(spec: str) -> TaskSheet:
+def task_sheet(spec: str, options: Mapping[str, OptionValue]) -> TaskSheet:
     """Look a task up and describe it.
 
     Args:
         spec: a name or ``FILE.py:CLASS``.
+        options: the task's own.
 
     Raises:
-        UserError: there is no such task.
+        UserError: there is no such task, or it does not take the options.
     """
-    cls: type[Task] = registry.load("tasks", spec)
+    task = registry.make_task(spec, options)
     return TaskSheet(
         name=spec,
         origin=_origin("tasks", spec),
-        text=_text(cls),
-        options=tuple(options_of(cls)),
-        unit=cls.unit,
-        metrics=cls.metrics,
-        best=cls.best[0],
-        compared=cls.compared or cls.best[0],
-        default_files=cls.default_files,
+        text=_text(type(task)),
+        options=tuple(options_of(type(task))),
+        unit=task.unit,
+        metrics=task.metrics,
+        best=task.best[0],
+        compared=task.compared or task.best[0],
+        default_files=task.default_files,
     )
 
 
@@ -208,7 +209,7 @@ def _reason(error: Exception) -> str:
 
 
 def _text(cls: type) -> str:
-    written = inspect.getdoc(cls) or ""
+    written = (inspect.getdoc(cls) or "").partition(ATTRIBUTES)[0].strip()
     if written.startswith(f"{cls.__name__}("):  # a dataclass without a docstring gets its signature for one
         return ""
     # Where nothing but equations follows the first line, their indentation passes for the docstring's, and is gone.
