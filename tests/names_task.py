@@ -76,7 +76,7 @@ class Names(Task):
         "accuracy": Metric("", "max", "ACCURACY"),
     }
 
-    def read(self, files, facts=None, *, again=False):
+    def read(self, files, facts=None, *, purpose="train"):
         if not files:
             raise UserError("the task names takes one file per language, such as Italian.txt and Russian.txt; got none")
         digest, names = hashlib.sha256(), {}

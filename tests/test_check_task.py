@@ -75,7 +75,7 @@ class Names(Task):
 
     model_class: ClassVar[Any] = Classifier
 
-    def read(self, files, facts=None, *, again=False):
+    def read(self, files, facts=None, *, purpose="train"):
         words = {Path(file).stem: Path(file).read_text().split() for file in files}
         if facts is None:
             symbols = sorted({symbol for some in words.values() for word in some for symbol in word})
@@ -127,7 +127,7 @@ class Text(Task):
     unit: ClassVar[str] = "symbols"
     seq_length: int = 7
 
-    def read(self, files, facts=None, *, again=False):
+    def read(self, files, facts=None, *, purpose="train"):
         text = "".join(Path(file).read_text() for file in files)
         facts = {"symbols": sorted(set(text))} if facts is None else facts
         tokens = np.array([facts["symbols"].index(symbol) for symbol in text])
@@ -170,7 +170,7 @@ class Adding(Task):
     unit: ClassVar[str] = "sequences"
     metrics: ClassVar[Mapping[str, Metric]] = {"loss": Metric()}
 
-    def read(self, files, facts=None, *, again=False):
+    def read(self, files, facts=None, *, purpose="train"):
         return Data(None, None, {"lag": self.lag})
 
     def model(self, facts, network):
@@ -232,7 +232,7 @@ def failures(task: Task) -> dict[str, str]:
 
 
 class GivesADict(Names):
-    def read(self, files, facts=None, *, again=False):
+    def read(self, files, facts=None, *, purpose="train"):
         return vars(super().read(files, facts))
 
 
@@ -242,7 +242,7 @@ class TooFew(Names):
 
 
 class MissingFile(Names):
-    def read(self, files, facts=None, *, again=False):
+    def read(self, files, facts=None, *, purpose="train"):
         raise UserError("the file 'Italian.txt' has no names")
 
 
@@ -299,13 +299,13 @@ class LossNotFinite(Names):
 
 
 class NumPyFacts(Names):
-    def read(self, files, facts=None, *, again=False):
+    def read(self, files, facts=None, *, purpose="train"):
         data = super().read(files, facts)
         return Data(data.train, data.valid, {**data.facts, "count": np.int64(3)}, data.sources, data.digest)
 
 
 class FactsByNumber(Names):
-    def read(self, files, facts=None, *, again=False):
+    def read(self, files, facts=None, *, purpose="train"):
         data = super().read(files, facts)
         labels = dict(enumerate(data.facts["labels"]))
         return Data(data.train, data.valid, {**data.facts, "labels": labels}, data.sources, data.digest)
@@ -315,7 +315,7 @@ class FactsByNumber(Names):
 
 
 class FactsThatShrink(Names):
-    def read(self, files, facts=None, *, again=False):
+    def read(self, files, facts=None, *, purpose="train"):
         data = super().read(files, facts)
         labels = dict.fromkeys((0, "0"))
         return Data(data.train, data.valid, {**data.facts, "labels": labels}, data.sources, data.digest)
@@ -339,7 +339,7 @@ class AlwaysTheFirst(Names):
 
 
 class ReadsAtRandom(Names):
-    def read(self, files, facts=None, *, again=False):
+    def read(self, files, facts=None, *, purpose="train"):
         data = super().read(files, facts)
         order = np.random.default_rng().permutation(len(data.train))
         return Data([data.train[i] for i in order], data.valid, data.facts, data.sources, data.digest)
@@ -349,30 +349,30 @@ class ReadsAtRandom(Names):
 class DigestOfTheTime(Names):
     readings: list[int] = field(default_factory=list)
 
-    def read(self, files, facts=None, *, again=False):
+    def read(self, files, facts=None, *, purpose="train"):
         data = super().read(files, facts)
         self.readings.append(1)
         return Data(data.train, data.valid, data.facts, data.sources, f"reading {len(self.readings)}")
 
 
 class ForgetsFacts(Names):
-    def read(self, files, facts=None, *, again=False):
+    def read(self, files, facts=None, *, purpose="train"):
         return super().read(files)
 
 
 class ForgetsFactsOfItsFile(Text):
-    def read(self, files, facts=None, *, again=False):
+    def read(self, files, facts=None, *, purpose="train"):
         return super().read(files)
 
 
 class ReadsAnotherSplit(Names):
-    def read(self, files, facts=None, *, again=False):
+    def read(self, files, facts=None, *, purpose="train"):
         data = super().read(files, facts)
         return data if facts is None else Data(data.train[::-1], data.valid, facts, data.sources, data.digest)
 
 
 class ReadsAnotherDigest(Names):
-    def read(self, files, facts=None, *, again=False):
+    def read(self, files, facts=None, *, purpose="train"):
         data = super().read(files, facts)
         return data if facts is None else Data(data.train, data.valid, facts, data.sources, "another")
 

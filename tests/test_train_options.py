@@ -218,9 +218,10 @@ def test_every_option_may_stand_in_a_configuration_file() -> None:
     run = configured("\n".join(lines) + "\n[cell-option]\nforget_bias = 3\n[ablate]\noutput = 1\n")
     assert run.name == "mine"
     s = run.settings
-    assert (s.level, s.valid_fraction, s.unknown, s.cell, s.hidden_size) == ("word", 0.2, "skip", "lstm", 3)
+    assert s.task_option == {"level": "word", "valid_fraction": 0.2, "unknown": "skip", "seq_length": 3}
+    assert (s.cell, s.hidden_size) == ("lstm", 3)
     assert (s.num_layers, s.embedding_size, s.dropout, s.variational_dropout, s.dtype) == (2, 4, 0.5, True, "float64")
-    assert (s.seq_length, s.batch_size, s.learning_rate, s.schedule, s.optimizer) == (3, 2, 1.0, "linear", "sgd")
+    assert (s.batch_size, s.learning_rate, s.schedule, s.optimizer) == (2, 1.0, "linear", "sgd")
     assert (s.grad_clip, s.epochs, s.steps, s.max_time, s.patience, s.seed) == ("3", 4.0, 2, 3600.0, 9, 7)
     assert (s.valid_every, s.log_every, s.backend) == (3, 2, "reference")
     assert (s.flow, s.flow_every, s.track, s.ablate) == (True, 5, "tensorboard", {"output": 1})
