@@ -6,12 +6,17 @@ from typing import Any
 import numpy as np
 
 from minigrad import affine, concat, exp, maximum, sigmoid, tanh
+from minigrad.trees import Tree
 from rnn_cells import Cell
+from rnn_lab.problem import Problem
 from rnn_lab.settings import Settings
-from rnn_lab.subject import of_model
+from rnn_lab.subject import of_problem
+from rnn_lab.trainer import LEARNING_RATE
+from rnn_plugins import registry
 from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.language.model import Model
 from rnn_plugins.reports.subject import Subject
+from rnn_plugins.tasks.task import Data
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,7 @@ def subject_of(
     tokens = rng.integers(0, symbols, length)
     vocabulary = Vocabulary.build(["abcdefghijklmnopqrstuvwxyz"[:symbols]])
     params, training = model.init_params(rng), rng.integers(0, symbols, length)
-    return of_model(type(cell).__name__, name, model, params, tokens, training, vocabulary, settings or Settings())
+    return _of_text(type(cell).__name__, name, settings or Settings(), model, params, tokens, training, vocabulary)
 
 
 def on(subject: Subject, **changed: Any) -> Subject:
@@ -170,8 +175,23 @@ def on(subject: Subject, **changed: Any) -> Subject:
         "tokens": subject.examples,
         "training": subject.learnt,
         "vocabulary": language.vocabulary,
-    } | changed
-    return of_model(subject.label, subject.cell, **now, settings=Settings())
+    }
+    return _of_text(subject.label, subject.cell, Settings(), **now | changed)
+
+
+def _of_text(
+    label: str,
+    name: str,
+    settings: Settings,
+    model: Model,
+    params: Tree,
+    tokens: Any,
+    training: Any,
+    vocabulary: Vocabulary,
+) -> Subject:
+    task, facts = registry.make_task("language-model", settings.task_option), {"vocabulary": vocabulary.to_json()}
+    problem = Problem(task, model, Data(training, tokens, facts), settings.batch_size)
+    return of_problem(label, name, problem, params, settings, settings.learning_rate or LEARNING_RATE)
 
 
 @dataclass(frozen=True)

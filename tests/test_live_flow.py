@@ -15,7 +15,6 @@ from rnn_lab import records as measurements
 from rnn_lab import sessions
 from rnn_lab.paths import BEST, LAST
 from rnn_lab.runs import Run
-from rnn_plugins.language.probe import TextProbe
 from rnn_plugins.reports.flow import crossing, measure_flow
 
 FLOW = ["--flow", "--flow-every", "4"]
@@ -29,13 +28,12 @@ def home(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_record_has_the_flow_of_its_weights() -> None:
     given = {"files": ("fox.txt",), "steps": 12, "hidden_size": 5, "seed": 3, "cell": "lstm", "num_layers": 2}
     session = sessions.start(given | {"flow": True, "flow_every": 4, "valid_every": 6})
-    task, trainer = session.task, session.trainer
+    problem, trainer = session.problem, session.trainer
     steps = []
     for progress in trainer.events():
         if progress.record and (flow := progress.record.get("flow")):
             steps.append(progress.step.step)
-            probe = TextProbe(task.model, trainer.state.params, task.train_tokens, session.corpus.vocabulary)
-            found = measure_flow(probe, 50, 100, seed=3)
+            found = measure_flow(problem.probe(trainer.state.params), 50, 100, seed=3)
             assert flow["lags"] == list(range(51))
             assert list(flow["norms"]) == ["layer1.h", "layer1.c", "layer2.h", "layer2.c"]
             for norms, mean in zip(flow["norms"].values(), found.mean, strict=True):

@@ -147,18 +147,19 @@ def test_a_run_is_looked_at_on_the_text_that_it_knows(tmp_path, monkeypatch):
     monkeypatch.setenv("RNN_LAB_CACHE", str(tmp_path / "cache"))
     run = train(tmp_path, TEXT, "hamlet", cell_option={"reset": "after"})
     subject = of_run(run)
-    held_out = run.manifest["data"]["held_out"]
-    np.testing.assert_array_equal(subject.examples, run.vocabulary.encode(TEXT)[-held_out:])
+    held_out = len(TEXT) // 10
+    vocabulary = subject.language.vocabulary
+    np.testing.assert_array_equal(subject.examples, vocabulary.encode(TEXT)[-held_out:])
     assert len(subject.learnt) + held_out == len(TEXT)
     assert (subject.label, subject.cell) == ("hamlet", "gru")
     assert subject.about.startswith("gru reset=after, 1 x 12, ")
     (tmp_path / "other.txt").write_text("to be? or not!\n" * 9)
-    assert run.vocabulary.decode(of_run(run, [str(tmp_path / "other.txt")]).examples).startswith("to be")
+    assert vocabulary.decode(of_run(run, [str(tmp_path / "other.txt")]).examples).startswith("to be")
     (tmp_path / "hamlet.txt").write_text("to be, to be, to be\n" * 50)
     with pytest.raises(UserError) as caught:
         of_run(run)
-    assert str(caught.value).startswith("the text of the run 'hamlet' is not what it was: ")
-    assert str(caught.value).endswith(" has changed since; --text FILE looks at the run on another text")
+    assert str(caught.value).startswith("the data of the run 'hamlet' are not what they were: ")
+    assert str(caught.value).endswith(" has changed since; --text FILE looks at the run on other data")
     other = of_run(run, [str(tmp_path / "other.txt")])
     np.testing.assert_array_equal(other.learnt, other.examples)
 

@@ -46,7 +46,7 @@ def test_the_newest_run_is_looked_at_on_what_it_held_out(call):
     assert out.startswith("Gradient flow\n")
     assert "half-life of dL/dh" in out
     assert "hamlet: gru, 1 x 12, " in err
-    assert "its best weights, of step 30; looked at on the held-out end of /" in err
+    assert "its best weights, of step 30; measured on the held-out last 10 % of /" in err
 
 
 def test_runs_are_compared(call):
@@ -60,7 +60,7 @@ def test_runs_are_compared(call):
 def test_another_text(call):
     code, _, err = call("--text", "other.txt")
     assert code == 0
-    assert "looked at on the text other.txt (630 symbols)" in err
+    assert "measured on other.txt (630 characters)" in err
     assert "Note: 'other.txt' has 1 character that the model has never seen, read as ' ' in 30 places: '?'.\n" in err
 
 
@@ -70,14 +70,14 @@ def test_what_is_changed_in_a_text_and_that_nothing_is_held_out_is_said(call, fo
     assert note in call("hamlet", "--text", "dos.txt")[2]
     assert note in call("--cell", "gru", "dos.txt", "--hidden-size", "4")[2]
     run = train(tmp_path, TEXT, "everything", steps=1, valid_fraction=0.0)
-    assert f"looked at on the training text {tmp_path}" in call(str(run.path))[2]
+    assert f"measured on the training data of {tmp_path}" in call(str(run.path))[2]
 
 
 def test_fresh_cells_are_compared_on_a_text(call):
     args = ["--cell", "rnn:recurrent_scale=0.5", "--cell", "rnn", "other.txt", "--hidden-size", "9", "--json", "-"]
     code, out, err = call(*args)
     assert code == 0
-    assert "Text: other.txt, its last 63 symbols; seed 1" in err
+    assert "Data: other.txt, the last 63 characters; seed 1" in err
     page = told(out)["flow"]
     growth = {label: next(q["value"] for q in qs if q["key"] == "growth") for label, qs in page["quantities"].items()}
     assert growth["rnn:recurrent_scale=0.5"] < 0.6 < growth["rnn"]
@@ -207,7 +207,7 @@ def test_the_kinds_are_listed(call):
         (["--characters", "9"], "--characters is for the kind structure: give --kind structure too, or leave it out"),
         (
             ["hamlet", "--cell", "gru"],
-            "'hamlet' is a run, and with --cell a text to look at cells on is expected: leave one of them out",
+            "'hamlet' is a run, and with --cell a file to inspect cells on is expected: leave one of them out",
         ),
         (
             ["hamlet", "other.txt"],

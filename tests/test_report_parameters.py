@@ -21,6 +21,7 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.reports.parameters import KEYS, Parameters
 from rnn_plugins.reports.report import Chart, Look
 from rnn_plugins.tasks.language_model import LanguageModel
+from rnn_plugins.tasks.task import Data
 
 LOOK = Look(lags=10, positions=100)
 DESCENT = Settings(optimizer="sgd", learning_rate=0.25, grad_clip="0", seq_length=20, batch_size=4)
@@ -45,9 +46,9 @@ def stack():
 
 def test_the_update_of_plain_descent_is_the_rate_times_the_gradient():
     subject = subject_of(stack(), settings=DESCENT)
-    task = LanguageModel(subject.language.model, subject.learnt, subject.learnt[:0], 20, 4)
-    rng = np.random.default_rng(0)
-    _, gradients = value_and_grad(lambda p: task.loss(p, task.init_carry(), task.batch(0), rng)[0])(subject.params)
+    model = subject.language.model
+    batch = LanguageModel(seq_length=20).batch(Data(subject.learnt, (), {}), 0, 4)
+    _, gradients = value_and_grad(lambda p: model.loss(p, model.init_carry(4), batch, None)[0])(subject.params)
     g, w = (
         {path: np.linalg.norm(leaf) for path, leaf in trees.flatten(tree).items()}
         for tree in (gradients, subject.params)

@@ -48,7 +48,7 @@ def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
     else:
         examples = own.valid if run.held_out else own.train
         part = task.held_out if run.held_out else "the training data"
-        where = f"{part} of {', '.join(run.manifest['data']['sources'])}" if run.held_out else part
+        where = f"{part} of {', '.join(run.manifest['data']['sources'])}"
     params, notes = run.load(BEST)
     problem = Problem(
         task, model, Data(examples if own is None else own.train, examples, run.facts), settings.batch_size
@@ -57,7 +57,7 @@ def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
     words = [" ".join([cell, *(f"{key}={value}" for key, value in settings.cell_option.items())])]
     words += [f"ablated {key}={value}" for key, value in settings.ablate.items()]
     rate = settings.learning_rate or LEARNING_RATE
-    subject = _subject(run.name, cell, problem, params, settings, rate)
+    subject = of_problem(run.name, cell, problem, params, settings, rate)
     return replace(
         subject,
         steps=int(notes["step"]),
@@ -104,12 +104,20 @@ def fresh(cell: str, task: Task, data: Data, settings: Settings, steps: int = 0)
             raise UserError(f"the training of {cell} diverges at step {error.step}: {advice}") from None
         trained = f"trained for {amount(steps, 'step')}"
     measured = replace(problem, data=Data(data.train, held_out, data.facts))
-    subject = _subject(cell, settings.cell, measured, params, settings, rate)
+    subject = of_problem(cell, settings.cell, measured, params, settings, rate)
     return replace(subject, steps=steps, about=f"{subject.about}, {trained}")
 
 
-def _subject(label: str, cell: str, problem: Problem, params: Tree, settings: Settings, rate: float) -> Subject:
+def of_problem(label: str, cell: str, problem: Problem, params: Tree, settings: Settings, rate: float) -> Subject:
     """A network along the examples that its problem holds out.
+
+    Args:
+        label: what it is called.
+        cell: the cell's name.
+        problem: the network, what it learns from, and what it is measured on.
+        params: its parameters.
+        settings: of its training.
+        rate: the learning rate.
 
     Raises:
         UserError: its task offers no probe.
