@@ -1,10 +1,11 @@
-"""What all tests share: Hypothesis profiles and where the optional real data lies."""
+"""What all tests share: Hypothesis profiles, processors, folders, and where the optional real data lies."""
 
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,10 +19,26 @@ settings.register_profile("thorough", base, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
 
+# Several processes that run the tests share the processors: threads that wait for their turn take many times as long.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    os.environ.setdefault("MINIGRAD_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def state(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep what the program remembers of its user out of the folder of whoever runs the tests."""
     os.environ["RNN_LAB_STATE"] = str(tmp_path_factory.mktemp("state"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bytecode(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep bytecode in a folder of the tests where none may be written beside the sources.
+
+    Tests start hundreds of processes, which would all compile every module again.
+    """
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        folder = tmp_path_factory.getbasetemp()
+        os.environ["PYTHONPYCACHEPREFIX"] = str((folder.parent if workers else folder) / "bytecode")
 
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and all that they start, which some interrupt.
@@ -37,6 +54,15 @@ def data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no real data at {DATA}; set RNN_LAB_DATA to try on it")
     return DATA
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code is written, and not compiled; nor are products, which would be kept for other tests."""
+    from minigrad.scan import compiled_backend
+
+    monkeypatch.setattr(compiled_backend, "_products", compiled_backend.Products)
+    monkeypatch.setattr(compiled_backend.jit, "compile_ir", lambda text: SimpleNamespace(address=lambda name: 1))
 
 
 @pytest.fixture

@@ -119,6 +119,7 @@ def test_every_backend_computes_the_same(ablation, number, batch):
 PLANNED = [(cell, activation) for cell, activation in ABLATIONS if not isinstance(cell, RNN)]
 
 
+@pytest.mark.usefixtures("no_compiler")
 @pytest.mark.parametrize("backend", available_backends())
 @pytest.mark.parametrize(("cell", "activation"), PLANNED, ids=[f"{type(c).__name__}-{a.name}" for c, a in PLANNED])
 def test_it_is_planned_with_fewer_products_where_a_gate_is_gone(cell, activation, backend):

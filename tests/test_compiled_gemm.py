@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -300,6 +302,33 @@ def test_an_interruption_leaves_no_half_of_a_file(folder: Path, monkeypatch: pyt
             answer()
     assert list(folder.iterdir()) == []
     assert answer() == 42
+
+
+PROCESS = """
+import ctypes
+from minigrad.compiled import jit
+
+print(jit.processor(), flush=True)
+input()
+for i in range(50):
+    library = jit.compile_ir(f"define i32 @answer() {{ ret i32 {i} }}")
+    assert ctypes.CFUNCTYPE(ctypes.c_int32)(library.address("answer"))() == i
+"""
+"""A program that keeps and loads compiled code as soon as it may."""
+
+
+def test_processes_may_share_a_folder(folder: Path) -> None:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    processes = [subprocess.Popen([sys.executable, "-c", PROCESS], text=True, **pipes) for _ in range(2)]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [(process.communicate()[1], process.returncode) for process in processes] == [("", 0)] * 2
+    files = list(folder.iterdir())
+    assert len(files) == 50
+    assert all(jit._read(path) for path in files)
 
 
 def test_no_place_for_a_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

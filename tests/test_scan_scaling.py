@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -94,13 +93,6 @@ def calls(run: Callable[[], Any]) -> int:
     finally:
         sys.setprofile(before)
     return count
-
-
-@pytest.fixture
-def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Code is written, and not compiled; nor are products, which would be kept for other tests."""
-    monkeypatch.setattr(compiled_backend, "_products", compiled_backend.Products)
-    monkeypatch.setattr(compiled_backend.jit, "compile_ir", lambda text: SimpleNamespace(address=lambda name: 1))
 
 
 WAYS: dict[str, Callable[[Program], Any]] = {

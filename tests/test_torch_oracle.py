@@ -17,12 +17,19 @@ from rnn_cells.gru import GRU
 from rnn_cells.lstm import LSTM
 from rnn_cells.rnn import IRNN, RNN
 
-torch = pytest.importorskip("torch")
+torch: Any = None
 
 TOLERANCE = 1e-10
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 KINDS = ("rnn", "irnn", "lstm", "lstm with two biases", "gru")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pytorch() -> None:
+    """PyTorch, imported when its tests begin: that takes longer than to find all others."""
+    global torch
+    torch = pytest.importorskip("torch")
 
 
 def torch_module(kind: str, *sizes: int, **kwargs: Any) -> Any:
