@@ -1,7 +1,4 @@
-"""The engine: NumPy tensors under reverse-mode automatic differentiation.
-
-It knows no recurrent network by name, and no terminal.
-"""
+"""The engine: NumPy tensors with reverse-mode automatic differentiation."""
 
 from typing import TYPE_CHECKING
 
@@ -57,7 +54,7 @@ from minigrad.tensor import Tensor, no_grad
 if TYPE_CHECKING:
     from minigrad.scan import scan
 else:
-    from minigrad import scan  # the package, which can be called: the function alone would hide its modules
+    from minigrad import scan  # the package, which is callable; the function would hide its modules
 
 __all__ = [
     "Tensor", "abs", "add", "affine", "astype", "broadcast_to", "clip", "concat", "concatenate", "cos", "cross_entropy",

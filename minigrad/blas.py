@@ -1,6 +1,6 @@
-"""How many threads NumPy's matrix products take: one, and large products more where a measurement shows that they pay.
+"""The number of threads of NumPy's matrix products: one, and more for large products if measured to be faster.
 
-A thread of a BLAS that waits for its turn on a busy processor holds up all the others, many times a training step.
+On a busy processor, a BLAS thread that waits to be scheduled delays all the others, many times per training step.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from minigrad.compiled.parallel import threads
 T = TypeVar("T")
 
 VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "OMP_NUM_THREADS")
-"""Environment variables by which a user decides; then nothing is measured and nothing changed."""
+"""Environment variables that set the number; if one is set, nothing is measured or changed."""
 
 LARGE = 4_000_000
-"""Multiplications of a product below which its threads are never worth their agreement."""
+"""Multiplications of a product below which several threads are never faster."""
 
 PAYS = 0.8
-"""The time of more threads, as a share of that of fewer, from which they are taken."""
+"""More threads are used if they take at most this fraction of the time of fewer."""
 
 FALLEN = 1.5
-"""How many times as long as at its best a loop takes where the speed has fallen."""
+"""A loop is slow if it takes so many times its best time."""
 
 LOOPS = 3
-"""So many slow loops, one after the other, are no chance."""
+"""The number of consecutive slow loops after which to measure again."""
 
 SECONDS = 0.01
-"""How long a number of threads is tried: a few turns of a busy processor."""
+"""How long to try a number of threads, in seconds: a few time slices of a busy processor."""
 
 
 class Counts(NamedTuple):
-    """How many threads products take.
+    """Numbers of threads.
 
     Attributes:
-        small: most products.
-        large: those of time loops whose products are large.
+        small: for most products.
+        large: for the products of time loops with large products.
     """
 
     small: int
@@ -54,24 +54,24 @@ class Counts(NamedTuple):
 
 @dataclass
 class _State:
-    """What is known in this process.
+    """The state of this process.
 
     Attributes:
         counts: those in use.
-        wanted: for large products, as measured last.
-        measured: whether that was done.
-        held: whether somebody wants these counts and no others.
-        steady: whether what is measured is taken over only when somebody says so.
-        depth: how many blocks of ``managed`` are under way, in all threads.
-        found: each library, and how many threads it had before the first of them.
-        best: the shortest time of a step, by the kind of loop.
-        slow: slow loops, one after the other.
+        wanted: for large products, as last measured.
+        measured: whether they were measured.
+        fixed: whether the counts were set by ``fix`` and must not change.
+        steady: whether measured counts are adopted only by ``adopt``.
+        depth: the number of active ``managed`` blocks, in all threads.
+        found: each library, and its number of threads before the first such block.
+        best: the shortest time of a step, by kind of loop.
+        slow: the number of consecutive slow loops.
     """
 
     counts: Counts = field(default_factory=lambda: Counts(1, 1))
     wanted: int = 1
     measured: bool = False
-    held: bool = False
+    fixed: bool = False
     steady: bool = False
     depth: int = 0
     found: list[tuple[Any, int]] = field(default_factory=list)
@@ -84,7 +84,7 @@ _state = _State()
 
 @functools.cache
 def _libraries() -> list[Any]:
-    """The BLAS libraries in this process, as threadpoolctl controls them."""
+    """The BLAS libraries in this process, as threadpoolctl's controllers."""
     try:
         threadpoolctl = importlib.import_module("threadpoolctl")
     except ImportError:
@@ -93,13 +93,13 @@ def _libraries() -> list[Any]:
 
 
 def name() -> str:
-    """The library, its version, and the kind of processor that its kernels are made for."""
+    """The library, its version, and the processor type of its kernels."""
     parts = [(x.internal_api, x.version, getattr(x, "architecture", None)) for x in _libraries()]
     return ", ".join(" ".join(filter(None, part)) for part in parts) or "unknown"
 
 
 def counts() -> Counts:
-    """How many threads products take within ``managed``."""
+    """The numbers of threads within ``managed``."""
     if not is_given():
         return _state.counts
     number = max((library.num_threads for library in _libraries()), default=1)
@@ -108,36 +108,36 @@ def counts() -> Counts:
 
 @contextmanager
 def steady() -> Iterator[None]:
-    """Within this block counts change only by ``settle`` and ``hold``, and so between two steps of somebody's."""
-    before, held = _state.steady, _state.held
+    """Within this block counts change only by ``adopt`` and ``fix``, so the caller can keep them within a step."""
+    before, fixed = _state.steady, _state.fixed
     _state.steady = True
     try:
         yield
     finally:
-        _state.steady, _state.held = before, held
+        _state.steady, _state.fixed = before, fixed
 
 
-def settle() -> Counts:
-    """Take over what was measured, and give what holds from now on."""
-    if not _state.held:
+def adopt() -> Counts:
+    """Adopt the measured counts, and return those in use from now on."""
+    if not _state.fixed:
         _state.counts = _state.counts._replace(large=_state.wanted)
     return counts()
 
 
-def hold(wanted: Counts) -> None:
-    """Take these counts and no others, to get the same bits as once before."""
-    _state.counts, _state.wanted, _state.held = wanted, wanted.large, True
+def fix(wanted: Counts) -> None:
+    """Set these counts permanently, to reproduce the bits of an earlier run."""
+    _state.counts, _state.wanted, _state.fixed = wanted, wanted.large, True
 
 
 def begin_with(before: Counts) -> None:
-    """Take these counts, as once before, and fewer for large products where so many do not pay now."""
+    """Start with the counts of an earlier run, and fewer for large products if so many are not faster now."""
     _state.counts, _state.wanted, _state.measured = before, before.large, before.large == 1
     _state.best.clear()
 
 
 @contextmanager
 def managed() -> Iterator[None]:
-    """Within this block the number of threads is chosen here, unless the user has."""
+    """Within this block this module chooses the number of threads, unless the user has."""
     if is_given():
         yield
         return
@@ -155,20 +155,20 @@ def managed() -> Iterator[None]:
 
 
 def run(call: Callable[[], T], product: tuple[int, int, int], kind: Any, steps: int) -> T:
-    """Run a time loop on as many threads as suit its products.
+    """Run a time loop with the best number of threads for its products.
 
     Args:
-        call: runs it.
+        call: runs the loop.
         product: m, k and n of a typical product.
-        kind: loops of one kind have equally much to do in a step.
-        steps: how many it takes.
+        kind: loops of the same kind have the same work per step.
+        steps: the number of steps.
     """
     if _state.depth == 0 or math.prod(product) < LARGE or is_given():
         return call()
-    if not (_state.held or _state.measured):
+    if not (_state.fixed or _state.measured):
         _measure(product)
     if not _state.steady:
-        settle()
+        adopt()
     several = _state.counts.large
     if several == _state.counts.small:
         return call()
@@ -183,17 +183,17 @@ def run(call: Callable[[], T], product: tuple[int, int, int], kind: Any, steps: 
 
 
 def _watch(seconds: float, product: tuple[int, int, int], kind: Any) -> None:
-    """Measure again where the speed has fallen."""
+    """Measure again if loops have become slow."""
     best = _state.best[kind] = min(seconds, _state.best.get(kind, seconds))
     _state.slow = _state.slow + 1 if seconds > FALLEN * best else 0
-    if _state.slow == LOOPS and not _state.held:
+    if _state.slow == LOOPS and not _state.fixed:
         _state.slow = 0
         _state.best.clear()
         _measure(product)
 
 
 def _measure(shape: tuple[int, int, int]) -> None:
-    """Find out how many threads suit a product now; more than were taken before are not tried a second time."""
+    """Measure the best number of threads for a product; never more than before, after the first measurement."""
     most = _state.counts.large if _state.measured or _state.counts.large > 1 else threads()
     _state.measured = True
     try:
@@ -203,7 +203,7 @@ def _measure(shape: tuple[int, int, int]) -> None:
 
 
 def best_of(shape: tuple[int, int, int], most: int) -> int:
-    """The number of threads, up to ``most``, with which products (m, k) @ (k, n) are clearly the fastest now."""
+    """The number of threads, up to ``most``, with which products (m, k) @ (k, n) are clearly fastest now."""
     m, k, n = shape
     left, right, out = np.ones((m, k), np.float32), np.ones((k, n), np.float32), np.empty((m, n), np.float32)
     chosen, number = 1, 2
@@ -223,7 +223,7 @@ def _times(call: Callable[[], Any], numbers: tuple[int, ...]) -> list[float]:
         for i, number in enumerate(numbers):
             _use(number)
             if not rounds:
-                call()  # which may have to start them
+                call()  # the first call may start the threads
             started = time.perf_counter()
             call()
             spent[i] += time.perf_counter() - started
@@ -237,5 +237,5 @@ def _use(number: int) -> None:
 
 
 def is_given() -> bool:
-    """Whether the user has decided, by one of ``VARIABLES``."""
+    """Whether the user has set the number by one of ``VARIABLES``."""
     return any(os.environ.get(variable) for variable in VARIABLES)

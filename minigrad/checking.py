@@ -1,7 +1,4 @@
-"""Gradients held against finite differences, in random directions.
-
-It checks; it computes no gradient that anything uses.
-"""
+"""Check gradients against finite differences, in random directions."""
 
 from __future__ import annotations
 
@@ -16,10 +13,10 @@ from minigrad.tensor import value_of
 from minigrad.trees import Tree
 
 STEP = 1e-3
-"""Length of a finite difference, for inputs of order 1: its error, STEP**4, and rounding, 1e-16 / STEP, meet here."""
+"""Step of a finite difference, for inputs of order 1; it balances truncation, STEP**4, and rounding, 1e-16 / STEP."""
 
 TOLERANCE = 1e-6
-"""Largest relative error of a right gradient in float64. Right ones reach 1e-9; wrong ones show in the first digits."""
+"""Largest relative error of a correct gradient in float64. Correct ones reach 1e-9; wrong ones differ visibly."""
 
 
 class GradientError(AssertionError):
@@ -32,9 +29,9 @@ def numerical_jvp(f: Callable[..., Tree], primals: Sequence[Tree], tangents: Seq
     (8 (f(x + h) - f(x - h)) - (f(x + 2h) - f(x - 2h))) / 12h.
 
     Args:
-        f: a function of trees of float64 arrays that gives a tree of arrays.
-        primals: where, one tree an argument.
-        tangents: the direction, of the same structure and shapes.
+        f: a function of trees of float64 arrays that returns a tree of arrays.
+        primals: the point, one tree per argument.
+        tangents: the direction, with the same structure and shapes.
     """
 
     def at(distance: float) -> Tree:
@@ -49,8 +46,8 @@ def directional_error(
 ) -> float:
     """The relative difference between <g, J t> by finite differences and <J' g, t> by ``vjp``, for a random g.
 
-    Two inner products stand for the whole Jacobian J: a wrong entry shows in nearly every direction. The difference
-    is relative to the size that the inner product has on average over g, so that a chance cancellation is no error.
+    Two inner products test the whole Jacobian J: a wrong entry changes them in nearly every direction. The difference
+    is relative to the inner product's average size over g, so that an accidental cancellation is not an error.
     """
     outputs, pullback = vjp(f, *primals)
     g = trees.map(lambda y: rng.standard_normal(y.shape), outputs)
@@ -75,19 +72,19 @@ def check_vjp(
     rng: np.random.Generator | None = None,
     tolerance: float = TOLERANCE,
 ) -> float:
-    """Hold the gradient of ``f`` against finite differences in random directions; give the largest relative error.
+    """Check the gradient of ``f`` against finite differences in random directions; return the largest relative error.
 
     Args:
-        f: a function of trees of float64 arrays that gives a tree of arrays.
-        primals: where, one tree an argument. Keep them away from kinks.
-        order: 2 checks the gradient of the gradient as well.
-        directions: how many.
-        rng: where directions come from; seeded where left out.
-        tolerance: what is still right.
+        f: a function of trees of float64 arrays that returns a tree of arrays.
+        primals: the point, one tree per argument, away from kinks.
+        order: 2 also checks the gradient of the gradient.
+        directions: the number of directions.
+        rng: the generator of directions; seeded with 0 by default.
+        tolerance: the largest error allowed.
 
     Raises:
         GradientError: an error exceeds ``tolerance``, or a gradient is not finite.
-        TypeError: a primal is of a narrower type than float64, in which differences of nearby values are mostly noise.
+        TypeError: a primal has a narrower dtype than float64, in which differences of nearby values are mostly noise.
     """
     for leaf in trees.leaves(tuple(primals)):
         if np.asarray(leaf).dtype != np.float64:

@@ -1,7 +1,7 @@
-"""Checkpoints: a tree of arrays and a dict of JSON in one safetensors file, which appears whole or not at all.
+"""Checkpoints: a tree of arrays and a dict of JSON in one safetensors file, written atomically.
 
-Nothing in it is ever unpickled, and it knows nothing of what the arrays mean. Any safetensors reader can open the file:
-its tensors are the tree's leaves under their paths, and its header carries the rest, as JSON, with a digest of it all.
+Nothing is ever unpickled. Any safetensors reader can open the file: its tensors are the tree's leaves by path, and its
+header contains the rest as JSON, with a digest of everything.
 """
 
 import errno
@@ -26,27 +26,27 @@ from minigrad.trees import Tree
 # One entry in the header for all of ours: safetensors writes several in no fixed order, and equal trees must give equal
 # files.
 _HEADER_KEY = "minigrad"
-_DIGEST = ', "digest": "'  # what stands before it, at the end of our entry
+_DIGEST = ', "digest": "'  # precedes it, at the end of our entry
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be read; the message says which file, why, and what to do."""
+    """A checkpoint cannot be read; the message names the file, the reason, and what to do."""
 
 
 def save(path: str | os.PathLike[str], tree: Tree, metadata: dict[str, Any]) -> None:
-    """Write the tree and the metadata to `path`, replacing what was there only once the new file is whole.
+    """Save the tree and the metadata to `path`, replacing an old file only when the new one is complete.
 
     Equal trees and metadata give equal bytes.
 
     Args:
-        path: where to write; its folder must exist.
+        path: the file; its folder must exist.
         tree: NumPy arrays of any shape, 0-d and empty ones too; booleans, integers, and floats of 16 to 64 bits.
-        metadata: what JSON holds; a tuple in it comes back as a list.
+        metadata: JSON values; a tuple is loaded as a list.
 
     Raises:
-        TypeError: where a leaf is no such array, a dict's key no string, or the metadata not JSON.
-        ValueError: where two leaves have one path, or the metadata has a NaN or an infinity, which JSON has not.
-        OSError: where the file cannot be written; what was there before stays.
+        TypeError: where a leaf is not such an array, a dict's key not a string, or the metadata not JSON.
+        ValueError: where two leaves have one path, or the metadata contains a NaN or an infinity, which JSON lacks.
+        OSError: where the file cannot be written; an old file stays.
     """
     arrays = {name: _storable(name, leaf) for name, leaf in trees.flatten(tree).items()}
     try:
@@ -60,13 +60,13 @@ def save(path: str | os.PathLike[str], tree: Tree, metadata: dict[str, Any]) -> 
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
-    """The tree and the metadata that `save` wrote.
+    """Load the tree and the metadata of a checkpoint.
 
-    Arrays come back writable, in the machine's byte order; a named tuple as a plain tuple (`trees.unflatten` with a
-    model of it gives its class back). A file from before there were digests has none, and is not held against one.
+    Arrays are writable, in the machine's byte order; a named tuple becomes a plain tuple (`trees.unflatten` with a
+    template restores its class). A file of a version without digests is not verified.
 
     Raises:
-        CheckpointError: where the file is missing, unreadable, damaged, or none of `save`'s.
+        CheckpointError: where the file is missing, unreadable, damaged, or not from `save`.
     """
     header, arrays = _read(path)
     try:
@@ -76,7 +76,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
             if described.pop("digest") != _digest(content + "}", arrays):
                 raise ValueError("its content is not what was saved: its SHA-256 differs")
         tree, metadata = trees.from_structure(described["structure"], arrays), described["metadata"]
-        for key in described.keys() - {"structure", "metadata"}:  # a digest whose name is damaged is one all the same
+        for key in described.keys() - {"structure", "metadata"}:  # an unknown key may be a damaged "digest"
             raise ValueError(f"its header has an entry {key!r}")
         return tree, metadata
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -84,7 +84,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Tree, dict[str, Any]]:
 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The metadata that `save` wrote. The arrays are not read, and so the digest is not checked.
+    """Load the metadata only. The arrays are not read, so the digest is not verified.
 
     Raises:
         CheckpointError: as in `load`.
@@ -100,7 +100,7 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _read(path: str | os.PathLike[str], with_arrays: bool = True) -> tuple[str, dict[str, NDArray[Any]]]:
     """Our entry of the header, and the arrays."""
     try:
-        # Opened here first because the operating system says it better: no such file, permission denied, a directory.
+        # Opened here first for the operating system's clearer errors: no such file, permission denied, a directory.
         with open(path, "rb"):
             pass
         with safe_open(path, "np") as file:
@@ -121,12 +121,12 @@ def _read(path: str | os.PathLike[str], with_arrays: bool = True) -> tuple[str, 
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Write a file so that at every moment, a power cut's included, the old or the new content is there whole.
+    """Write a file so that at any moment, even in a power failure, either the old or the new content is complete.
 
-    Text is written as UTF-8, its line ends untouched. A symbolic link stays one, and what it points to is replaced.
+    Text is written as UTF-8, with its line ends unchanged. Of a symbolic link, the target is replaced.
 
     Raises:
-        OSError: where it cannot be written; the old file stays, and nothing else is left behind.
+        OSError: where it cannot be written; the old file stays, and no temporary file remains.
     """
     target = Path(os.path.realpath(path))
     temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
@@ -140,14 +140,14 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError):  # a full disk names nothing, and a closed folder a file that nobody knows
+        if isinstance(error, OSError):  # a full disk names no file, a read-only folder the temporary one
             error.filename, error.filename2 = str(path), None
         raise
-    # The new name is safe on disk only when the folder is; Windows cannot open one, and has no such call.
+    # The new name is on disk only after the folder is synced; Windows cannot open a folder.
     if hasattr(os, "O_DIRECTORY"):
         try:
             folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        except PermissionError:  # a folder that may be written to need not be readable
+        except PermissionError:  # a writable folder need not be readable
             return
         try:
             sync(folder)
@@ -156,7 +156,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 
 def sync(descriptor: int) -> None:
-    """Have the disk take up what was written to an open file or folder, where its file system can do that at all.
+    """Flush an open file or folder to disk, if its file system supports that.
 
     Raises:
         OSError: the disk is full or failed.
@@ -169,7 +169,7 @@ def sync(descriptor: int) -> None:
 
 
 def clear_temporary(folder: str | os.PathLike[str]) -> None:
-    """Remove what `write_atomically` leaves in a folder when its process is killed. Nobody may be writing there."""
+    """Remove temporary files of killed `write_atomically` calls; no other process may be writing to the folder."""
     for path in Path(folder).glob(".*.tmp"):
         if re.fullmatch(r"\.[0-9a-f]{16}\.tmp", path.name):
             path.unlink(missing_ok=True)
@@ -179,16 +179,16 @@ def _storable(name: str, leaf: Any) -> NDArray[Any]:
     if not isinstance(leaf, (np.ndarray, np.generic)) or leaf.dtype.kind not in "biuf" or leaf.dtype.itemsize > 8:
         given = getattr(leaf, "dtype", type(leaf).__name__)
         raise TypeError(
-            f"the leaf '{name}' is of type {given}; a checkpoint holds arrays of booleans, integers, and floats of 16 "
-            "to 64 bits"
+            f"the leaf '{name}' is of type {given}; a checkpoint contains arrays of booleans, integers, and floats of "
+            "16 to 64 bits"
         )
     if name == "__metadata__":
-        raise ValueError("a leaf is called '__metadata__', a name that safetensors keeps for itself; rename it")
-    return np.asarray(leaf, order="C")  # safetensors reads memory as it lies
+        raise ValueError("a leaf is called '__metadata__', a name that safetensors reserves; rename it")
+    return np.asarray(leaf, order="C")  # safetensors reads memory in its layout
 
 
 def _digest(header: str, arrays: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256 of all that a file holds: names, types, shapes and values of its arrays, and what is said of them."""
+    """SHA-256 of a file's content: names, dtypes, shapes and values of its arrays, and the header."""
     digest = hashlib.sha256(header.encode())
     for name, array in sorted(arrays.items()):
         stored = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
@@ -198,4 +198,4 @@ def _digest(header: str, arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def _damaged(path: str | os.PathLike[str], error: Exception) -> CheckpointError:
-    return CheckpointError(f"'{path}' is no checkpoint, or a damaged one ({error}); give another, or save it anew")
+    return CheckpointError(f"'{path}' is not a checkpoint, or it is damaged ({error}); give another, or save it again")

@@ -1,4 +1,4 @@
-"""Where a computation stopped being finite: the step is taken once more, with somebody watching. It mends nothing."""
+"""Find where a computation stopped being finite, by running the step again with an observer."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from minigrad.trees import Tree
 
 @dataclass(frozen=True)
 class Finding:
-    """The first value that was infinite or not a number.
+    """The first value that was infinite or NaN.
 
     Attributes:
         phase: "parameters", "forward" or "backward".
-        primitive: what computed it; empty where a parameter was not finite to begin with.
-        parameter: the path of the parameter that it was computed from most directly; empty where there is none.
+        primitive: the primitive that computed it; empty if a parameter was not finite before the step.
+        parameter: the path of the nearest parameter that it was computed from; empty if there is none.
         time_step: the step of the sequence, from 0; None outside the time loop.
     """
 
@@ -32,7 +32,7 @@ class Finding:
     time_step: int | None = None
 
     def sentence(self) -> str:
-        """The finding in words."""
+        """The finding as a sentence."""
         if self.phase == "parameters":
             return f"The parameter {self.parameter} was not finite before the step."
         what = self.primitive if self.phase == "forward" else f"the gradient of {self.primitive}"
@@ -42,7 +42,7 @@ class Finding:
 
 
 class _Watch:
-    """An observer that keeps the first node whose output or cotangent is not finite."""
+    """An observer that records the first node whose output or cotangent is not finite."""
 
     def __init__(self) -> None:
         self.found: tuple[str, Node] | None = None
@@ -62,18 +62,18 @@ class _Watch:
             self.found = ("backward", node)
 
     def time_of(self, node: Node) -> int | None:
-        """The time step during which a node was made; None before the loop and after it."""
-        place = bisect.bisect_left(self.steps, node.index, key=lambda mark: mark[0]) - 1
-        return self.steps[place][1] if place >= 0 else None
+        """The time step during which a node was created; None before and after the loop."""
+        index = bisect.bisect_left(self.steps, node.index, key=lambda mark: mark[0]) - 1
+        return self.steps[index][1] if index >= 0 else None
 
 
 def explain(loss: Loss, params: Tree, error: NotFinite) -> Finding:
-    """Take the step that failed again and find the first value that was not finite.
+    """Run the failed step again and find the first value that was not finite.
 
     Args:
-        loss: the loss that was trained on.
+        loss: the training loss.
         params: the parameters before the step.
-        error: what ``minigrad.training.train`` raised.
+        error: the error raised by ``minigrad.training.train``.
     """
     for path, leaf in trees.flatten(params).items():
         if not np.isfinite(leaf).all():
@@ -92,7 +92,7 @@ def explain(loss: Loss, params: Tree, error: NotFinite) -> Finding:
             value_and_grad(watched)(params)
     finally:
         observer.reset(token)
-    if watch.found is None:  # the gradient's norm overflowed, though each of its elements is finite
+    if watch.found is None:  # the gradient's norm overflowed, although its elements are finite
         return Finding("backward", primitive="the global norm")
     phase, node = watch.found
     name = node.primitive.name if node.primitive else names.get(node.index, "")
@@ -100,7 +100,7 @@ def explain(loss: Loss, params: Tree, error: NotFinite) -> Finding:
 
 
 def _nearest_parameter(node: Node, names: dict[int, str]) -> str:
-    """The first parameter met on the way back from a node, breadth first."""
+    """The first parameter found from a node backwards, breadth first."""
     level, seen = [node], {node.index}
     while level:
         for reached in level:

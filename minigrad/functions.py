@@ -1,7 +1,4 @@
-"""Functions composed of primitives: softmax, losses, normalisation, affine maps.
-
-None of them has a derivative of its own.
-"""
+"""Functions composed of primitives: softmax, losses, normalisation, affine maps."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ def affine(params: Tree, x: Any) -> Any:
 
 
 def split(x: Any, sections: int | Sequence[int], axis: int = -1) -> list[Any]:
-    """``x`` cut along ``axis`` into that many equal parts, or at those places, as ``np.split``.
+    """``x`` cut along ``axis`` into ``sections`` equal parts, or at those indices, as ``np.split``.
 
     Raises:
         ValueError: there is no such axis, or its length is not a multiple of ``sections``.
@@ -61,11 +58,11 @@ def cross_entropy(logits: Any, targets: Any, mask: Any = None) -> Any:
     Args:
         logits: (..., V).
         targets: (...), integers in [0, V).
-        mask: (...), true (or 1) where a position counts; the mean is over those, and 0 where there is none.
+        mask: (...), true (or 1) where a position counts; the mean is over those, and 0 if there are none.
             None counts all.
 
     Raises:
-        TypeError: the targets are no integers.
+        TypeError: the targets are not integers.
         ValueError: their shape, or the mask's, is not that of the logits without the last axis, or a target is
             outside [0, V).
     """
@@ -106,8 +103,8 @@ def layer_norm(x: Any, gain: Any, bias: Any, axis: int = -1, epsilon: float = 1e
         x: (..., N), or any shape with N along ``axis``; the result has the same.
         gain: (N,), or any shape that broadcasts with x.
         bias: likewise.
-        axis: what is normalised.
-        epsilon: keeps the root away from 0.
+        axis: the axis to normalise.
+        epsilon: keeps the square root away from 0.
     """
     centred = x - mean(x, axis=axis, keepdims=True)
     variance = mean(_square(centred), axis=axis, keepdims=True)
@@ -167,7 +164,7 @@ def dropout(x: Any, rate: float, rng: np.random.Generator, *, axis: int = 0) -> 
     Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov 2014, "Dropout", JMLR 15; scaled here, not afterwards.
 
     Args:
-        x: what is dropped from.
+        x: the input.
         rate: the probability that an element is dropped.
         rng: draws the mask, as in ``dropout_mask``.
         axis: that of the batch.

@@ -1,7 +1,4 @@
-"""Gradients: the walk back over what tensors remember, and the functions that start it.
-
-No derivative is written here; each node's primitive brings its own rules.
-"""
+"""Gradients: the backward pass over recorded nodes, and the functions that start it."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ from minigrad.trees import Tree
 
 
 class _Cotangent:
-    """The sum, so far, of what a node's users sent back."""
+    """The sum of the cotangents that a node's users have sent so far."""
 
     __slots__ = ("owned", "parts", "total")
 
@@ -61,9 +58,9 @@ class _Cotangent:
 
 
 def _history(roots: Sequence[Node], since: int) -> tuple[list[Node], bool]:
-    """The nodes that ``roots`` were made from, themselves included, earliest first, but none made before ``since``.
+    """The nodes that ``roots`` were computed from, themselves included, earliest first, but none before ``since``.
 
-    Beside them: whether there were older ones.
+    Also whether there were older ones.
     """
     seen: set[Node] = set()
     todo = list(roots)
@@ -81,15 +78,15 @@ def _history(roots: Sequence[Node], since: int) -> tuple[list[Node], bool]:
 def _backward(
     history: list[Node], seeds: list[tuple[Node, Any]], wrt: Sequence[Node], create_graph: bool, refusal: str = ""
 ) -> list[Any]:
-    """Carry the cotangents ``seeds`` back through ``history`` to the nodes ``wrt``.
+    """Propagate the cotangents ``seeds`` back through ``history`` to the nodes ``wrt``.
 
-    Both lists are emptied on the way, so that what only they hold is freed as soon as it has been used.
+    Both lists are emptied on the way, so that what only they refer to is freed as soon as it has been used.
 
     Returns:
-        A cotangent for each of ``wrt``: a tensor with ``create_graph``, otherwise an array that nobody else holds.
+        A cotangent for each of ``wrt``: a tensor with ``create_graph``, otherwise an array that nothing else refers to.
 
     Raises:
-        ValueError: there is a ``refusal``, which says so, and no seed depends on any of ``wrt``.
+        ValueError: with the text ``refusal``, if given, because no seed depends on any of ``wrt``.
     """
     wanted = {node.index for node in wrt}  # indices, because a set of nodes would keep their arrays alive
     needed = set(wanted)
@@ -145,10 +142,10 @@ def _backward(
 
 
 def _require_float(tree: Tree, who: str) -> None:
-    for place, leaf in enumerate(trees.leaves(tree)):
+    for index, leaf in enumerate(trees.leaves(tree)):
         dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
         if dtype.kind != "f":
-            path = trees.paths(tree)[place]
+            path = trees.paths(tree)[index]
             where = f"parameter {path!r}" if path else "the argument"
             raise TypeError(
                 f"{who}: {where} has dtype {dtype}, and only float32 or float64 has a gradient: "
@@ -168,7 +165,7 @@ def _require_scalar(loss: Any, who: str) -> None:
 
 
 def _leaf(x: Any) -> Tensor:
-    """A tensor to differentiate by: for a tensor a copy with a node of its own, so that uses are told apart."""
+    """A tensor to differentiate with respect to; for a tensor, a copy with its own node, to distinguish its uses."""
     if isinstance(x, Tensor):
         if x.node is not None:
             return PRIMITIVES["alias"](x)  # type: ignore[no-any-return]
@@ -183,26 +180,27 @@ _LOST = "compute it from the tensors that the function is given, without .value,
 def grad(
     loss: Tensor | Callable[..., Any], wrt: Any = None, *, create_graph: bool = False, has_aux: bool = False
 ) -> Any:
-    """The gradient of a scalar tensor by any tensors that it was computed from, hidden states included.
+    """The gradient of a scalar tensor with respect to tensors that it was computed from, hidden states included.
 
-    Given a function in place of the tensor, it gives the function that computes the gradient, as in JAX and in HIPS
-    autograd: ``grad(f)(x, *args)``, or by other arguments than the first ``grad(f, (0, 2))``.
+    Given a function instead, it returns the function that computes the gradient, as in JAX and HIPS autograd:
+    ``grad(f)(x, *args)``, or with respect to other arguments, ``grad(f, (0, 2))``.
 
     Args:
-        loss: a tensor of shape (); or a function that gives one, as ``value_and_grad`` takes it.
-        wrt: a tree of tensors; for a function the place of an argument, or a tuple of places, the first if left out.
-        create_graph: give tensors that can be differentiated again, instead of plain arrays. A function's gradient
-            gives tensors where ``value_and_grad`` does.
-        has_aux: whether the function gives a pair (loss, aux); then its gradient gives (gradient, aux).
+        loss: a tensor of shape (); or a function that returns one, as for ``value_and_grad``.
+        wrt: a tree of tensors; for a function the position of an argument, or a tuple of positions, by default the
+            first.
+        create_graph: return tensors that can be differentiated again, instead of plain arrays. A function's gradient
+            returns tensors where ``value_and_grad`` does.
+        has_aux: whether the function returns a pair (loss, aux); then its gradient returns (gradient, aux).
 
     Returns:
-        A tree like ``wrt``; zeros where ``loss`` does not depend on a tensor. For a function, a function that gives
-        the gradient by one argument, or for a tuple of places a tuple.
+        A tree like ``wrt``; zeros where ``loss`` does not depend on a tensor. For a function, a function that returns
+        the gradient with respect to one argument, or for a tuple of positions a tuple.
 
     Raises:
-        ValueError: ``loss`` is no scalar, or a constant.
-        TypeError: ``loss`` is neither tensor nor function, ``wrt`` holds something else than float tensors, or
-            constants.
+        ValueError: ``loss`` is not a scalar, or a constant.
+        TypeError: ``loss`` is neither a tensor nor a function, or ``wrt`` contains something other than float tensors,
+            or constants.
     """
     if callable(loss):
         return _gradient_of(loss, 0 if wrt is None else wrt, has_aux)
@@ -229,32 +227,31 @@ def grad(
     )
 
 
-def _gradient_of(f: Callable[..., Any], places: int | tuple[int, ...], has_aux: bool) -> Callable[..., Any]:
-    """The function that computes the gradient of ``f`` by the arguments at these places."""
-    several = isinstance(places, tuple)
-    chosen = places if isinstance(places, tuple) else (places,)
-    if not all(isinstance(place, int) for place in chosen):
+def _gradient_of(f: Callable[..., Any], positions: int | tuple[int, ...], has_aux: bool) -> Callable[..., Any]:
+    """The function that computes the gradient of ``f`` with respect to the arguments at these positions."""
+    several = isinstance(positions, tuple)
+    chosen = positions if isinstance(positions, tuple) else (positions,)
+    if not all(isinstance(position, int) for position in chosen):
         raise TypeError(
-            f"grad: for a function wrt is a {type(places).__name__}, and must be the place of an argument, or a tuple "
-            "of places: grad(f)(x), or grad(f, 1)(x, y)"
+            f"grad: for a function wrt is a {type(positions).__name__}, and must be the position of an argument, or a "
+            "tuple of positions: grad(f)(x), or grad(f, 1)(x, y)"
         )
 
     @functools.wraps(f)
     def gradient(*args: Any, **kwargs: Any) -> Any:
-        for place in chosen:
-            if not -len(args) <= place < len(args):
+        for position in chosen:
+            if not -len(args) <= position < len(args):
                 raise TypeError(
-                    f"grad: the gradient by argument {place} was asked for, and {len(args)} came by position: give it "
-                    "without its name"
+                    f"grad: wrt is argument {position}, and {len(args)} came by position: give it without its name"
                 )
 
         def of_chosen(given: Any) -> Any:
             whole = list(args)
-            for place, x in zip(chosen, given if several else (given,), strict=True):
-                whole[place] = x
+            for position, x in zip(chosen, given if several else (given,), strict=True):
+                whole[position] = x
             return f(*whole, **kwargs)
 
-        given = tuple(args[place] for place in chosen)
+        given = tuple(args[position] for position in chosen)
         value, found = value_and_grad(of_chosen, has_aux=has_aux)(given if several else given[0])
         return (found, value[1]) if has_aux else found
 
@@ -262,12 +259,12 @@ def _gradient_of(f: Callable[..., Any], places: int | tuple[int, ...], has_aux: 
 
 
 def _nodes(tree: Tree) -> list[Node]:
-    """The nodes of those leaves of a tree that are tensors and have one."""
+    """The nodes of a tree's leaves that are tensors with a node."""
     return [leaf.node for leaf in trees.leaves(tree) if isinstance(leaf, Tensor) and leaf.node is not None]
 
 
 def _seeds(outputs: Sequence[Tensor], cotangents: Sequence[Any], create_graph: bool) -> list[tuple[Node, Any]]:
-    """Where a backward pass starts, and with what."""
+    """The nodes where a backward pass starts, with their cotangents."""
     seeds = []
     for y, g in zip(outputs, cotangents, strict=True):
         g = g if isinstance(g, Tensor) else np.asarray(g, y.dtype)
@@ -277,14 +274,14 @@ def _seeds(outputs: Sequence[Tensor], cotangents: Sequence[Any], create_graph: b
 
 
 def _inputs(tree: Tree, who: str) -> tuple[Tree, list[Node], int]:
-    """Tensors to differentiate by, their nodes, and the index that nodes have from here on.
+    """Tensors to differentiate with respect to, their nodes, and the first index of later nodes.
 
-    A result that depends on older nodes depends on tensors of somebody outside, who may differentiate it in his turn.
+    A result that depends on older nodes depends on tensors of an enclosing gradient call, so its graph must be kept.
     """
     _require_float(tree, who)
     if not is_recording():
         raise RuntimeError(
-            f"{who}: within no_grad nothing is remembered, so there is no gradient: leave that block first"
+            f"{who}: within no_grad nothing is recorded, so there is no gradient: leave that block first"
         )
     since = next_index()
     inputs = trees.map(_leaf, tree)
@@ -292,18 +289,18 @@ def _inputs(tree: Tree, who: str) -> tuple[Tree, list[Node], int]:
 
 
 def value_and_grad(f: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., tuple[Any, Tree]]:
-    """A function that gives ``f``'s value and its gradient by its first argument.
+    """A function that returns ``f``'s value and its gradient with respect to its first argument.
 
     Args:
         f: ``f(params, *args) -> scalar``, or ``(scalar, aux)`` with ``has_aux``; ``params`` is a tree of float arrays.
         has_aux: whether ``f`` also returns a tree of further results, which is passed on without gradients.
 
     Returns:
-        ``g(params, *args) -> (value, gradient)``, or ``((value, aux), gradient)``. Plain arrays; where ``f`` reaches
-        tensors from outside, in ``params`` or as a closure, then tensors, which can be differentiated again.
+        ``g(params, *args) -> (value, gradient)``, or ``((value, aux), gradient)``. Plain arrays; if ``f`` uses tensors
+        from outside, in ``params`` or as a closure, tensors, which can be differentiated again.
 
     Raises:
-        TypeError: a parameter is not of float type, or ``f`` gives no scalar (no pair with ``has_aux``).
+        TypeError: a parameter has no float dtype, or ``f`` does not return a scalar (with ``has_aux``, a pair).
         ValueError: the value has axes, or depends on no parameter.
         RuntimeError: called within ``no_grad``.
     """
@@ -321,7 +318,7 @@ def value_and_grad(f: Callable[..., Any], *, has_aux: bool = False) -> Callable[
         history, nested = _history(_nodes((value, aux)), since)
         seeds = _seeds([value], [np.ones_like(value.value)], nested)
         if not nested:
-            # From here on only the two lists hold the graph, and the backward pass takes them apart as it goes.
+            # From here on only the two lists refer to the graph, and the backward pass empties them.
             value, aux = value.value, trees.map(value_of, aux)
         del inputs, result, loss
         gradients = _backward(
@@ -337,19 +334,19 @@ def value_and_grad(f: Callable[..., Any], *, has_aux: bool = False) -> Callable[
 
 
 def vjp(f: Callable[..., Tree], *primals: Tree) -> tuple[Tree, Callable[[Tree], tuple[Tree, ...]]]:
-    """The value of ``f`` and its pullback, which multiplies a cotangent by the Jacobian from the left.
+    """The value of ``f`` and its pullback, which multiplies a cotangent with the Jacobian from the left.
 
     Args:
-        f: a function of trees of float arrays that gives a tree of arrays.
-        primals: where to evaluate it.
+        f: a function of trees of float arrays that returns a tree of arrays.
+        primals: the point, one tree per argument.
 
     Returns:
-        ``(f(*primals), pullback)``; ``pullback(cotangents)`` takes a tree like the output and gives a tuple, one tree
-        for each primal. It can be called any number of times.
+        ``(f(*primals), pullback)``; ``pullback(cotangents)`` takes a tree like the output and returns a tuple, one tree
+        per primal. It can be called any number of times.
 
     Raises:
-        TypeError: a primal is not of float type.
-        ValueError: a cotangent has not the structure or shape of the output.
+        TypeError: a primal has no float dtype.
+        ValueError: a cotangent does not have the structure or shape of the output.
     """
     inputs, wrt, since = _inputs(primals, "vjp")
     outputs = trees.map(_as_tensor, f(*inputs))
@@ -374,16 +371,16 @@ def jvp(f: Callable[..., Tree], primals: Sequence[Tree], tangents: Sequence[Tree
     set of rules is needed (J. Townsend, "A new trick for calculating Jacobian vector products", 2017).
 
     Args:
-        f: a function of trees of float arrays that gives a tree of arrays.
-        primals: where to evaluate it, one tree an argument.
-        tangents: the direction, of the same structure and shapes.
+        f: a function of trees of float arrays that returns a tree of arrays.
+        primals: the point, one tree per argument.
+        tangents: the direction, with the same structure and shapes.
 
     Returns:
         ``(f(*primals), tangent)``, the tangent a tree like the value.
 
     Raises:
-        TypeError: a primal is not of float type.
-        ValueError: ``tangents`` has not the structure or shapes of ``primals``.
+        TypeError: a primal has no float dtype.
+        ValueError: ``tangents`` does not have the structure or shapes of ``primals``.
     """
     primals, tangents = tuple(primals), tuple(tangents)
     inputs, wrt, since = _inputs(primals, "jvp")

@@ -1,7 +1,7 @@
 """A function's computation as data: traced once, printed, rewritten, differentiated, evaluated.
 
-A graph is in static single assignment: a list of operations, each of which makes one value. It knows nothing of time;
-what the time loop does with graphs stands in ``scan``. Derivatives come from the rules of ``primitives.py``.
+A graph is in static single assignment: a list of operations, each of which computes one value. Derivatives come from
+the rules in ``primitives.py``.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Origin(NamedTuple):
     """The line of code that an operation comes from.
 
     Attributes:
-        who: the class whose step it stands in, or the function.
+        who: the class of the step, or the function, that contains it.
         file: the name of the file.
-        line: its number in the file.
+        line: the line number.
     """
 
     who: str
@@ -46,10 +46,10 @@ class Origin(NamedTuple):
 
 
 class TraceError(Exception):
-    """The function does what a graph cannot hold; the message names it.
+    """The function does something that a graph cannot represent; the message names it.
 
     Attributes:
-        origin: where the function does so; None where no line can be named.
+        origin: the line that does so; None if unknown.
     """
 
     def __init__(self, reason: str, origin: Origin | None = None) -> None:
@@ -57,15 +57,14 @@ class TraceError(Exception):
         self.origin = origin
 
     def located(self) -> str:
-        """The message with the line, for people."""
+        """The message with the line."""
         return f"in line {self.origin.line} of {self.origin.file} {self}" if self.origin else str(self)
 
 
 class Batch(int):
-    """The number of sequences that a trace was made for, in shapes and options: it stands for any number.
+    """The batch size of a trace, as a symbol for any batch size, in shapes and options.
 
-    It counts like the number that it is; whoever carries an operation out puts the real one in its place
-    (``made_for``).
+    It behaves like its number; whoever executes an operation substitutes the actual size (``made_for``).
     """
 
     __slots__ = ()
@@ -77,12 +76,12 @@ class Batch(int):
 
 
 class Value:
-    """One array of a graph: its shape and type, but no elements. Two values are equal only where they are the same.
+    """One array of a graph: its shape and dtype, without elements. Values are compared by identity.
 
     Attributes:
-        shape: the length of each axis; a ``Batch`` among them stands for any number.
-        dtype: the type of the elements.
-        origin: the line that it is computed in, as far as it is known.
+        shape: the length of each axis; a ``Batch`` among them is any number.
+        dtype: the dtype of the elements.
+        origin: the line that computes it, if known.
     """
 
     __slots__ = ("dtype", "origin", "shape")
@@ -102,7 +101,7 @@ class Value:
 
 
 Operand: TypeAlias = "Value | bool | int | float"
-"""What goes into an operation: a value, or a Python number, which takes the type of what it meets."""
+"""An operand of an operation: a value, or a Python number, which takes the dtype of the other operands."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -110,10 +109,10 @@ class Op:
     """One operation.
 
     Attributes:
-        name: of a primitive, or of a NumPy function that is constant piece by piece (``greater``).
+        name: the name of a primitive, or of a piecewise constant NumPy function (``greater``).
         inputs: its operands.
         options: the primitive's options.
-        output: what it makes.
+        output: its result.
     """
 
     name: str
@@ -129,14 +128,14 @@ class Op:
 
 @dataclass(eq=False)
 class Graph:
-    """Operations in an order in which they can run.
+    """Operations in an executable order.
 
     Attributes:
-        inputs: values that are given.
-        outputs: values that are asked for; an input may be among them, or a number.
+        inputs: the input values.
+        outputs: the output values; an input may be among them, or a number.
         ops: the operations.
-        constants: arrays that the function brought along.
-        names: of inputs, for people.
+        constants: arrays that the function refers to.
+        names: names of inputs, for printing.
     """
 
     inputs: list[Value]
@@ -147,15 +146,15 @@ class Graph:
 
     @functools.cached_property
     def is_symbolic(self) -> bool:
-        """Whether values have the number of sequences for an axis, once the graph is written."""
+        """Whether values have the batch as an axis; for a complete graph."""
         return any(isinstance(n, Batch) for op in self.ops for x in (*op.values, op.output) for n in x.shape)
 
     def makers(self) -> dict[Value, Op]:
-        """The operation that makes each value."""
+        """The operation that computes each value."""
         return {op.output: op for op in self.ops}
 
     def users(self) -> dict[Value, list[Op]]:
-        """The operations that each value goes into."""
+        """The operations that use each value."""
         found: dict[Value, list[Op]] = {}
         for op in self.ops:
             for value in dict.fromkeys(op.values):
@@ -188,13 +187,13 @@ def _spell(option: Any) -> str:
         return ":".join("" if part is None else str(part) for part in (option.start, option.stop, option.step))[
             : None if option.step is not None else -1
         ]
-    if isinstance(option, np.ndarray):  # in full, for NumPy leaves out the middle
+    if isinstance(option, np.ndarray):  # in full, since NumPy's repr omits the middle
         return f"{option.dtype}{option.tolist()}"
     return "..." if isinstance(option, EllipsisType) else repr(option)
 
 
 def key_of(option: Any) -> Any:
-    """Something hashable that is equal where two options are; an array is equal only to itself."""
+    """A hashable key, equal for equal options; an array is equal only to itself."""
     if isinstance(option, slice):
         return ("slice", option.start, option.stop, option.step)
     if isinstance(option, tuple | list):
@@ -205,12 +204,12 @@ def key_of(option: Any) -> Any:
 
 
 def width_of(value: Value) -> int:
-    """Columns of a value that has a row for each sequence: one, where it is a number a row."""
+    """The number of columns of a value with a row per sequence; 1 for one number per row."""
     return value.shape[1] if value.ndim == 2 else 1
 
 
 def columns_of(op: Op) -> tuple[int, int] | None:
-    """For a ``getitem`` of a matrix that takes some adjacent columns of all rows: which; otherwise None."""
+    """The columns that a ``getitem`` of a matrix takes of all rows, if they are adjacent; otherwise None."""
     (x,) = op.values
     index = op.options["index"]
     parts = list(index) if isinstance(index, tuple) else [index]
@@ -225,7 +224,7 @@ def columns_of(op: Op) -> tuple[int, int] | None:
 
 
 class Tracer(Tensor):
-    """A tensor without elements: what is done with it is written into a graph."""
+    """A tensor without elements, which records its operations in a graph."""
 
     __slots__ = ("builder", "symbol")
 
@@ -236,7 +235,7 @@ class Tracer(Tensor):
 
     @property
     def value(self) -> NoReturn:  # type: ignore[override]
-        """There is none.
+        """A tracer has no value.
 
         Raises:
             TraceError: always.
@@ -250,7 +249,7 @@ class Tracer(Tensor):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of the elements."""
+        """The dtype of the elements."""
         dtype: np.dtype[Any] = self.symbol.dtype
         return dtype
 
@@ -276,7 +275,7 @@ class Tracer(Tensor):
     __bool__ = __float__ = __int__ = __index__ = item = _decides
 
     def record(self, primitive: Primitive, args: Sequence[Any], options: Mapping[str, Any]) -> Tensor:
-        """Write down an operation instead of carrying it out."""
+        """Record an operation instead of executing it."""
         return self.builder.record(primitive.name, args, options)
 
     def __gt__(self, other: Any) -> Any:
@@ -307,9 +306,9 @@ class Tracer(Tensor):
         return self.builder.record("logical_not", (self,))
 
     def astype(self, dtype: Any) -> Any:
-        """The tensor in another type."""
+        """The tensor in another dtype."""
         dtype = np.dtype(dtype)
-        if self.dtype.kind == "b" and dtype.kind == "f":  # in words that kernels have
+        if self.dtype.kind == "b" and dtype.kind == "f":  # an operation that kernels support
             return self.builder.record("where", (self, dtype.type(1), dtype.type(0)))
         return self if self.dtype == dtype else self.builder.record("astype", (self,), {"dtype": dtype})
 
@@ -325,7 +324,7 @@ class Tracer(Tensor):
         if func in _OF_SHAPE_AND_TYPE:
             return func(*trees.map(_like, args), **trees.map(_like, kwargs))
         if func in PIECEWISE_CONSTANT:
-            raise TraceError(f"it calls np.{func.__name__}, which has no place in a graph")
+            raise TraceError(f"it calls np.{func.__name__}, which a graph cannot represent")
         return super().__array_function__(func, types, args, kwargs)
 
 
@@ -333,23 +332,23 @@ _OF_SHAPE_AND_TYPE = (np.shape, np.ndim, np.size, np.zeros_like, np.ones_like, n
 
 
 def _like(x: Any) -> Any:
-    """For a tracer an array of its shape and type, and anything else as it is."""
+    """An array with a tracer's shape and dtype; anything else unchanged."""
     return np.broadcast_to(np.zeros((), x.dtype), x.shape) if isinstance(x, Tracer) else x
 
 
 class Builder:
-    """Writes a graph, operation by operation.
+    """Builds a graph, operation by operation.
 
     Attributes:
-        graph: what is written.
-        origin: the line that new operations come from; None where the function that is traced tells it.
+        graph: the graph.
+        origin: the line of new operations; None to find it in the traced function.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.origin: Origin | None = None
         self._constants: dict[int, tuple[Value, Any]] = {}
-        self._recording = is_recording()  # where nothing is recorded at all, nothing is lost
+        self._recording = is_recording()  # if nothing is recorded at all, no_grad loses nothing
 
     def input(self, shape: tuple[int, ...], dtype: Any, name: str = "") -> Tracer:
         """A new input."""
@@ -359,14 +358,14 @@ class Builder:
         return Tracer(self, value)
 
     def operand(self, x: Any) -> Operand:
-        """What an operation remembers of an argument."""
+        """The operand for an argument."""
         if isinstance(x, Tracer):
             return x.symbol
         if isinstance(x, Tensor):
             if x.node is not None:
                 raise TraceError("it uses a tensor from outside, whose gradient would be lost")
             x = x.value
-        if type(x) in (bool, int, float):  # exactly these: NumPy's own scalars have a width that counts
+        if type(x) in (bool, int, float):  # exactly these: NumPy's scalars have a dtype
             number: Operand = x
             return number
         array = np.asarray(x)
@@ -374,16 +373,16 @@ class Builder:
             raise TraceError(f"it uses a {type(x).__name__} as an array")
         if id(x) not in self._constants:
             value = Value(array.shape, array.dtype)
-            self._constants[id(x)] = value, x  # which keeps the id from being used again
-            self.graph.constants[value] = array.copy()  # for the function's own may change after the trace
+            self._constants[id(x)] = value, x  # keeping x keeps its id unique
+            self.graph.constants[value] = array.copy()  # since the original may change after the trace
         return self._constants[id(x)][0]
 
     def record(self, name: str, args: Sequence[Any], options: Mapping[str, Any] | None = None) -> Tracer:
-        """Write down an operation; its value as a tracer."""
+        """Record an operation; return its value as a tracer."""
         inputs = tuple(map(self.operand, args))
         output = Value(*infer(name, inputs, options or {}))
         if self._recording and not is_recording() and output.dtype.kind == "f":
-            raise TraceError("it computes within no_grad, and a graph has a gradient for all that it computes")
+            raise TraceError("it computes within no_grad, and a graph has a gradient for everything that it computes")
         output.origin = self.origin or _origin(sys._getframe(1))
         return Tracer(self, self.emit(name, inputs, options or {}, output))
 
@@ -396,7 +395,7 @@ class Builder:
 
 
 def function_of(name: str) -> Callable[..., Any]:
-    """The NumPy function that an operation stands for."""
+    """The NumPy function of an operation."""
     return PRIMITIVES[name].forward if name in PRIMITIVES else getattr(np, name)
 
 
@@ -408,11 +407,11 @@ def _works_by_element(name: str) -> bool:
 
 
 def infer(name: str, inputs: Sequence[Operand], options: Mapping[str, Any]) -> tuple[tuple[int, ...], Any]:
-    """The shape and type of an operation's value, as NumPy has them.
+    """The shape and dtype of an operation's value, by NumPy's rules.
 
     Raises:
-        TraceError: float types are mixed, so that the value would be wider than one of them.
-        ValueError: the shapes do not fit.
+        TraceError: float dtypes are mixed, so the value would be wider than one of them.
+        ValueError: the shapes do not match.
     """
     values = [x for x in inputs if isinstance(x, Value)]
     shapes = [x.shape if isinstance(x, Value) else () for x in inputs]
@@ -421,16 +420,16 @@ def infer(name: str, inputs: Sequence[Operand], options: Mapping[str, Any]) -> t
         if [len(shape) for shape in shapes] == [2, 2] and shapes[0][1] == shapes[1][0]:
             shape = shapes[0][0], shapes[1][1]
     elif _works_by_element(name) and all(np.ndim(option) == 0 for option in options.values()):
-        with suppress(ValueError):  # which NumPy tells in its own words
+        with suppress(ValueError):  # NumPy reports it in its own words
             shape = np.broadcast_shapes(*shapes)
     with np.errstate(all="ignore"):
         if shape is not None:
-            # All elements would cost more than the rest of a trace; one tells the type.
+            # All elements would cost more than the rest of a trace; one gives the dtype.
             examples: list[Any] = [np.ones((1,), x.dtype) if isinstance(x, Value) else x for x in inputs]
             one = np.asarray((np.multiply if name == "matmul" else function_of(name))(*examples, **options))
             result = np.broadcast_to(one.reshape(-1)[0], shape)
         else:
-            # What is no float may choose an element, and only the first is always there.
+            # A non-float may be an index, and only index 0 always exists.
             examples = [np.full(x.shape, x.dtype.kind == "f", x.dtype) if isinstance(x, Value) else x for x in inputs]
             result = np.asarray(function_of(name)(*examples, **options))
     floats = {x.dtype for x in values if x.dtype.kind == "f"}
@@ -445,7 +444,7 @@ _INSIDE = ("minigrad", "numpy")
 
 
 def _origin(frame: FrameType | None) -> Origin | None:
-    """The innermost line, from this frame outwards, of the function that is being traced, and whose it is."""
+    """The innermost line of the traced function from this frame outwards, and the function or class it belongs to."""
     line = None
     while frame is not None and frame.f_code is not trace.__code__:
         if frame.f_globals.get("__name__", "").partition(".")[0] not in _INSIDE:
@@ -453,14 +452,14 @@ def _origin(frame: FrameType | None) -> Origin | None:
             line = line or Origin("", os.path.basename(code.co_filename), frame.f_lineno)
             line = line._replace(who=code.co_qualname)
             if code.co_name == "__call__" and code.co_varnames:
-                # A class that inherits its step is better known than the one that wrote it.
+                # Prefer the class that inherits the step to the one that defines it.
                 return line._replace(who=type(frame.f_locals.get(code.co_varnames[0])).__qualname__)
         frame = frame.f_back
     return line
 
 
 def origin_of(traceback: TracebackType | None) -> Origin | None:
-    """The innermost line of the function that was being traced when an error was raised."""
+    """The innermost line of the traced function when an error was raised."""
     frame = None
     while traceback is not None:
         frame, traceback = traceback.tb_frame, traceback.tb_next
@@ -469,7 +468,7 @@ def origin_of(traceback: TracebackType | None) -> Origin | None:
 
 @contextmanager
 def blaming(value: Value) -> Iterator[None]:
-    """Within this block an error is that of the line that a value comes from, if it names none itself."""
+    """Within this block, a trace error without a line gets the line of a value."""
     try:
         yield
     except TraceError as error:
@@ -478,19 +477,20 @@ def blaming(value: Value) -> Iterator[None]:
 
 
 def trace(f: Callable[..., Tree], *examples: Tree, names: Sequence[str] = ()) -> tuple[Graph, Tree]:
-    """What ``f`` computes, as a graph.
+    """Trace what ``f`` computes into a graph.
 
     Args:
-        f: a function of trees of arrays that gives a tree of arrays.
-        examples: one tree an argument: arrays, of which only shapes and types count.
+        f: a function of trees of arrays that returns a tree of arrays.
+        examples: one tree per argument: arrays, of which only shapes and dtypes matter.
         names: of the arguments.
 
     Returns:
-        The graph, whose inputs are all leaves of the arguments in their order, and the tree that ``f`` gave, with a
-        tracer or number for each leaf; the graph's outputs are its leaves.
+        The graph, whose inputs are all leaves of the arguments in order, and the tree that ``f`` returned, with a
+        tracer or number as each leaf; the graph's outputs are its leaves.
 
     Raises:
-        TraceError: ``f`` does what a graph cannot hold, for example decide by a value. Whatever else ``f`` raises.
+        TraceError: ``f`` does something that a graph cannot represent, for example decide by a value. Other errors of
+            ``f`` are passed on.
     """
     builder = Builder(Graph([], []))
     arguments = []
@@ -511,12 +511,12 @@ def trace(f: Callable[..., Tree], *examples: Tree, names: Sequence[str] = ()) ->
 
 
 def apply(op: Op, args: Sequence[Any]) -> Any:
-    """The value of an operation for these operands."""
+    """Execute an operation on these operands."""
     return np.asarray(function_of(op.name)(*args, **op.options))
 
 
 def made_for(op: Op, args: Sequence[Any]) -> Op:
-    """An operation for these operands: with their number of sequences in its options in place of the trace's."""
+    """An operation for these operands, with their batch size in its options."""
     for x, array in zip(op.inputs, args, strict=True):
         for n, length in zip(x.shape if isinstance(x, Value) else (), np.shape(array), strict=False):
             if isinstance(n, Batch):
@@ -525,7 +525,7 @@ def made_for(op: Op, args: Sequence[Any]) -> Op:
 
 
 def bound(option: Any, batch: int) -> Any:
-    """An option, or a dict of them, with a number of sequences in place of every ``Batch``."""
+    """An option, or a dict of them, with a batch size in place of every ``Batch``."""
     if isinstance(option, Mapping):
         return {name: bound(part, batch) for name, part in option.items()}
     if isinstance(option, slice):
@@ -547,12 +547,12 @@ def with_batch(option: Any, batch: int) -> Any:
 
 
 def evaluate(graph: Graph, arrays: Sequence[Any], apply: Callable[[Op, Sequence[Any]], Any] = apply) -> list[Any]:
-    """Carry the graph out, operation by operation by ``apply``: the outputs for these inputs."""
+    """Execute the graph, each operation by ``apply``; return the outputs for these inputs."""
     known: dict[Value, Any] = dict(zip(graph.inputs, arrays, strict=True)) | graph.constants
     builder = next((x.builder for x in arrays if isinstance(x, Tracer)), None)
     caller = builder.origin if builder else None
     for op in graph.ops:
-        if builder:  # what is traced once more still comes from the line that it came from
+        if builder:  # when traced again, an operation keeps its line
             builder.origin = op.output.origin or caller
         args = [known[x] if isinstance(x, Value) else x for x in op.inputs]
         known[op.output] = apply(made_for(op, args) if graph.is_symbolic else op, args)
@@ -565,16 +565,16 @@ def differentiate(graph: Graph, wrt: Iterable[Value]) -> Graph:
     """The graph followed by its backward pass.
 
     Args:
-        graph: what to differentiate.
-        wrt: its inputs whose cotangents are asked for.
+        graph: the graph to differentiate.
+        wrt: the inputs whose cotangents to compute.
 
     Returns:
-        A graph that starts with the given one's operations. It has further inputs, the cotangents of those outputs
-        that are floating-point values of their own (see ``seeds``), and further outputs: the cotangent of each of
-        ``wrt``, in order; the number 0 where nothing depends on it.
+        A graph that starts with the same operations. It has further inputs, the cotangents of those outputs that are
+        distinct floating-point values (see ``seeds``), and further outputs: the cotangent of each of ``wrt``, in order;
+        the number 0 if nothing depends on it.
 
     Raises:
-        TraceError: a rule does what a graph cannot hold.
+        TraceError: a rule does something that a graph cannot represent.
     """
     wrt = list(wrt)
     builder = Builder(
@@ -606,7 +606,7 @@ def differentiate(graph: Graph, wrt: Iterable[Value]) -> Graph:
 
     def tensor(x: Operand) -> Any:
         if isinstance(x, Value) and x.dtype.kind in "iu" and x in graph.constants:
-            return graph.constants[x]  # a rule may take them as an index
+            return graph.constants[x]  # a rule may use them as an index
         return Tracer(builder, x) if isinstance(x, Value) else x
 
     def go_back(op: Op) -> None:
@@ -628,7 +628,7 @@ def differentiate(graph: Graph, wrt: Iterable[Value]) -> Graph:
             cotangents.setdefault(x, []).append(part)
 
     for op in reversed(graph.ops):
-        if op.output in needed and op.name in PRIMITIVES:  # what has no rule is constant piece by piece
+        if op.output in needed and op.name in PRIMITIVES:  # operations without a rule are piecewise constant
             builder.origin = op.output.origin
             with blaming(op.output):
                 go_back(op)
@@ -639,12 +639,12 @@ def differentiate(graph: Graph, wrt: Iterable[Value]) -> Graph:
 
 
 def seeds(graph: Graph) -> list[int]:
-    """The places of those outputs for whose cotangents ``differentiate`` makes inputs."""
+    """The indices of the outputs whose cotangents are inputs of ``differentiate``'s graph."""
     return [i for i, x in enumerate(graph.outputs) if isinstance(x, Value) and x.dtype.kind == "f"]
 
 
 def prune(graph: Graph) -> Graph:
-    """The graph without operations whose values nobody asks for."""
+    """The graph without operations whose values are unused."""
     needed = {x for x in graph.outputs if isinstance(x, Value)}
     kept = []
     for op in reversed(graph.ops):
@@ -656,9 +656,9 @@ def prune(graph: Graph) -> Graph:
 
 
 def share(graph: Graph) -> Graph:
-    """The graph with each operation once: where two have the same name, inputs and options, the first serves both.
+    """The graph with common subexpressions merged: operations with the same name, inputs and options become one.
 
-    Copies (``alias``) stay, all of them.
+    All copies (``alias``) are kept.
     """
     replaced: dict[Value, Value] = {}
     seen: dict[Any, Value] = {}
@@ -667,7 +667,7 @@ def share(graph: Graph) -> Graph:
         inputs = tuple(replaced.get(x, x) if isinstance(x, Value) else x for x in op.inputs)
         key: Any = None
         with suppress(TypeError):
-            # A copy is made to be another value than what it copies, and than another copy.
+            # A copy exists to be a value distinct from its input and from other copies.
             if op.name != "alias":
                 candidate = (op.name, tuple(map(_operand_key, inputs)), key_of(dict(op.options)))
                 hash(candidate)

@@ -1,9 +1,8 @@
-"""Initialisers: functions of a generator and a shape that make the first values of a parameter.
+"""Initialisers: functions of a generator and a shape that return a parameter's initial values.
 
-They know nothing of layers or cells. A weight matrix here has the shape (fan_in, fan_out), for it stands to the right
-of the rows it multiplies: `x @ W`.
+A weight matrix has the shape (fan_in, fan_out), since it multiplies rows from the right: `x @ W`.
 
-All draw in float64 and round to `dtype` at the end, so that one seed means one network at every precision.
+All draw in float64 and round to `dtype` at the end, so that a seed gives the same network at every precision.
 """
 
 import math
@@ -52,7 +51,7 @@ def he_uniform(rng: np.random.Generator, shape: Sequence[int], dtype: DTypeLike 
 
 
 def he_normal(rng: np.random.Generator, shape: Sequence[int], dtype: DTypeLike = np.float32) -> NDArray[Any]:
-    """Normal with a variance of 2 / fan_in, for what a ReLU halves (He et al. 2015, arXiv:1502.01852, equation 10).
+    """Normal with a variance of 2 / fan_in, for layers before a ReLU (He et al. 2015, arXiv:1502.01852, equation 10).
 
     Raises:
         ValueError: where the shape is not (fan_in, fan_out).
@@ -65,9 +64,9 @@ def he_normal(rng: np.random.Generator, shape: Sequence[int], dtype: DTypeLike =
 def orthogonal(
     rng: np.random.Generator, shape: Sequence[int], dtype: DTypeLike = np.float32, *, gain: float = 1.0
 ) -> NDArray[Any]:
-    """`gain` times a random matrix with orthonormal columns, or orthonormal rows where it is wider than high.
+    """`gain` times a random matrix with orthonormal columns, or orthonormal rows if it is wider than high.
 
-    Drawn evenly from all such matrices: the Q of a normal matrix's QR decomposition, its signs fixed by R's diagonal
+    Drawn uniformly from all such matrices: the Q of a normal matrix's QR decomposition, its signs fixed by R's diagonal
     (Mezzadri 2006, arXiv:math-ph/0609050). For networks: Saxe, McClelland and Ganguli 2013, arXiv:1312.6120.
 
     Raises:
@@ -84,7 +83,7 @@ def orthogonal(
 def identity(
     rng: np.random.Generator, shape: Sequence[int], dtype: DTypeLike = np.float32, *, scale: float = 1.0
 ) -> NDArray[Any]:
-    """`scale` times the identity, ones on the main diagonal where the shape is not square; draws nothing.
+    """`scale` times the identity, or ones on the main diagonal if the shape is not square; draws nothing.
 
     Le, Jaitly and Hinton 2015, "A simple way to initialize recurrent networks of rectified linear units",
     arXiv:1504.00941.
@@ -99,7 +98,7 @@ def identity(
 def uniform(
     rng: np.random.Generator, shape: Sequence[int], dtype: DTypeLike = np.float32, *, scale: float = 0.08
 ) -> NDArray[Any]:
-    """Uniform in +-scale, for any shape; 0.08 is what char-rnn (Karpathy 2015) starts all its parameters from.
+    """Uniform in +-scale, for any shape; char-rnn (Karpathy 2015) uses 0.08 for all parameters.
 
     Raises:
         TypeError: where the dtype is not floating point.

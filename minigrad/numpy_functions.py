@@ -1,6 +1,6 @@
-"""NumPy's functions on tensors: which primitive, or which composition of primitives, stands in for each.
+"""NumPy's functions on tensors, as primitives or compositions of primitives.
 
-No derivative is written here. What is composed can be traced and planned as far as its primitives can.
+Compositions can be traced and planned as far as their primitives can.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _ordered(x: Any, axes: Sequence[int]) -> Any:
 
 
 def _shape_after(function: Any, x: Any, *args: Any) -> tuple[int, ...]:
-    """The shape that a function of NumPy gives to an array of the shape of ``x``."""
+    """The shape of a NumPy function's result for an array of the shape of ``x``."""
     return function(np.broadcast_to(0, x.shape), *args).shape  # type: ignore[no-any-return]
 
 
@@ -61,7 +61,7 @@ def _moveaxis(a: Any, source: Any, destination: Any) -> Any:
 
 
 def _moved(function: Any, x: Any, *args: Any) -> Any:
-    # Axis i of this empty array is i long, so its shape afterwards is the order of the axes.
+    # Axis i of this empty array has length i, so the result's shape is the order of the axes.
     return _ordered(x, function(np.empty(tuple(range(x.ndim))), *args).shape)
 
 
@@ -80,11 +80,11 @@ def _roll(a: Any, shift: Any, axis: Any = None) -> Any:
     if axis is None:
         return _shaped(_roll(primitives.reshape(a, -1), shift, 0), a.shape)
     for by, along in np.broadcast(shift, axis):
-        place = normalize_axis_index(int(along), a.ndim)
-        cut = -int(by) % builtins.max(a.shape[place], 1)
-        before = (slice(None),) * place
+        dim = normalize_axis_index(int(along), a.ndim)
+        cut = -int(by) % builtins.max(a.shape[dim], 1)
+        before = (slice(None),) * dim
         if cut:
-            a = concatenate([a[(*before, slice(cut, None))], a[(*before, slice(0, cut))]], axis=place)
+            a = concatenate([a[(*before, slice(cut, None))], a[(*before, slice(0, cut))]], axis=dim)
     return a
 
 
@@ -119,7 +119,7 @@ def _vstack(tup: Iterable[Any]) -> Any:
 
 
 def _root(x: Any) -> Any:
-    """The square root with derivative 0 at 0, which is one of the slopes that the length of a vector has there."""
+    """The square root with derivative 0 at 0, a subgradient of a vector's norm there."""
     zero = x == 0
     return where(zero, 0, sqrt(where(zero, 1, x)))
 
@@ -138,7 +138,7 @@ def _std(a: Any, axis: Any = None, *, ddof: float = 0, keepdims: bool = False) -
 
 
 def _prod(a: Any, axis: Any = None, *, keepdims: bool = False) -> Any:
-    # In pairs, so that a factor of 0 needs no division.
+    # Multiply in pairs, so that a factor of 0 needs no division.
     axes = tuple(range(a.ndim)) if axis is None else normalize_axis_tuple(axis, a.ndim)
     kept = [i for i in range(a.ndim) if i not in axes]
     shape = tuple(a.shape[i] for i in kept)
@@ -204,14 +204,14 @@ def einsum(subscripts: Any, *operands: Any, optimize: Any = False) -> Any:
     It is composed of products, sums and transpositions, two operands at a time from left to right.
 
     Args:
-        subscripts: the labels of each operand, and after "->" of the result; or the first operand, where labels are
+        subscripts: the labels of each operand, and after "->" of the result; or the first operand, if labels are
             given as lists: ``einsum(a, [0, 1], b, [1, 2], [0, 2])``.
         operands: arrays or tensors.
-        optimize: for NumPy's sake; the order stays the same.
+        optimize: accepted for compatibility with NumPy; the order stays the same.
 
     Raises:
-        ValueError: a label stands twice in one operand (its diagonal has no rule here), or labels and operands do not
-            fit.
+        ValueError: a label occurs twice in one operand (its diagonal has no rule here), or labels and operands do not
+            match.
     """
     if not isinstance(subscripts, str):
         subscripts, operands = _spelled(subscripts, *operands)
@@ -225,8 +225,8 @@ def einsum(subscripts: Any, *operands: Any, optimize: Any = False) -> Any:
 
 
 def _spelled(*given: Any) -> tuple[str, tuple[Any, ...]]:
-    """Operands, each followed by a list of its labels, and perhaps a list for the result, with the labels as text."""
-    letters = string.ascii_uppercase + string.ascii_lowercase  # whose order is that of the numbers
+    """Convert the form with lists of labels to subscripts and operands."""
+    letters = string.ascii_uppercase + string.ascii_lowercase  # in the order of the numbers
     texts = ["".join("..." if n is ... else letters[n] for n in labels) for labels in given[1::2]]
     operands = given[: len(given) // 2 * 2 : 2]
     out = f"->{''.join('...' if n is ... else letters[n] for n in given[-1])}" if len(given) % 2 else ""
@@ -278,13 +278,13 @@ def _explicit(subscripts: str, shapes: tuple[tuple[int, ...], ...]) -> tuple[lis
 
 
 def _summed(x: Any, mine: str, wanted: str) -> tuple[Any, str]:
-    """The operand summed over the labels that nobody wants."""
+    """The operand summed over the labels that are not wanted."""
     axes = tuple(i for i, label in enumerate(mine) if label not in wanted)
     return (sum(x, axis=axes), "".join(label for label in mine if label in wanted)) if axes else (x, mine)
 
 
 def _contracted(a: Any, mine: str, b: Any, others: str, wanted: str) -> tuple[Any, str]:
-    """The product of two operands, summed over what both have and nobody wants; and its labels."""
+    """The product of two operands, summed over common labels that are not wanted; and its labels."""
     a, mine = _summed(a, mine, others + wanted)
     b, others = _summed(b, others, mine + wanted)
     batch = [label for label in mine if label in others and label in wanted]
@@ -300,7 +300,7 @@ def _contracted(a: Any, mine: str, b: Any, others: str, wanted: str) -> tuple[An
         return tuple(length[label] for group in groups for label in group)
 
     def placed(x: Any, labels: str, *order: str) -> Any:
-        """An operand in this order of labels; where it has not one of them, the axis is 1 long."""
+        """An operand with its axes in this order of labels; a missing label is an axis of length 1."""
         own = [label for label in order if label in labels]
         x = _ordered(x, [labels.index(label) for label in own])
         lengths = dict(zip(own, x.shape, strict=True))
@@ -316,7 +316,7 @@ def _contracted(a: Any, mine: str, b: Any, others: str, wanted: str) -> tuple[An
         rows = (math.prod(shape(left)),) if batch else shape(left)
         product = matmul(_shaped(a, (*lead, *rows, middle)), _shaped(b, (*lead, middle, columns)))
         return _shaped(product, shape(batch, left, right)), "".join([*batch, *left, *right])
-    order = [*sorted([*batch, *left, *right], key=wanted.index), *inner]  # so that rows stay in front
+    order = [*sorted([*batch, *left, *right], key=wanted.index), *inner]  # so that rows come first
     product = placed(a, mine, *order) * placed(b, others, *order)
     return _summed(product, "".join(order), wanted)
 
@@ -344,4 +344,4 @@ ARRAY_FUNCTIONS.update(
 )  # fmt: skip
 for function, ours in ARRAY_FUNCTIONS.items():
     if getattr(ours, "__name__", "").startswith(("_", "<")):
-        ours.__qualname__ = f"np.{function.__name__}"  # which Python names where an argument does not fit
+        ours.__qualname__ = f"np.{function.__name__}"  # Python names it in errors about arguments

@@ -1,16 +1,16 @@
-"""Optimisers: pairs of pure functions over trees of arrays, in PyTorch's conventions, and the clipping of gradients.
+"""Optimisers: pairs of pure functions over trees of arrays, in PyTorch's conventions, and gradient clipping.
 
-They compute no gradients, hold no state and draw no learning rate: `update` takes all of these and returns new trees.
+They keep no state: `update` takes gradients, state, parameters and learning rate, and returns new trees.
 
     optimizer = adam()
     state = optimizer.init(params)
     params, state = optimizer.update(grads, state, params, learning_rate)
 
-A state is a tree of arrays, so that a checkpoint holds it beside the parameters. Below, p is a parameter, g its
-gradient and lr the learning rate; an array keeps its parameter's dtype through any number of steps.
+A state is a tree of arrays, so that a checkpoint can contain it. Below, p is a parameter, g its gradient and lr the
+learning rate; an array keeps its parameter's dtype through any number of steps.
 
-The rules are expressions of one number of each array. They run as machine code in large arrays where the time loop
-does, and otherwise in NumPy, to the same bits.
+The rules are elementwise expressions. For large arrays they run as machine code if the time loop does, and otherwise in
+NumPy, with the same bits.
 """
 
 import math
@@ -25,12 +25,12 @@ from minigrad.trees import Tree
 
 
 class Optimizer(NamedTuple):
-    """What a constructor of this module returns. Neither function writes into what it is given.
+    """An optimiser. Neither function changes its arguments.
 
     Attributes:
-        init: `(params) -> state`, the state before the first step. TypeError where a parameter is no float array.
+        init: `(params) -> state`, the state before the first step. TypeError where a parameter is not a float array.
         update: `(grads, state, params, learning_rate) -> (params, state)`. ValueError where the trees or the shapes of
-            their arrays differ, or the rate is negative or not finite; TypeError where a gradient is no float array.
+            their arrays differ, or the rate is negative or not finite; TypeError where a gradient is not a float array.
     """
 
     init: Callable[[Tree], Tree]
@@ -38,7 +38,7 @@ class Optimizer(NamedTuple):
 
 
 def sgd(momentum: float = 0.0, nesterov: bool = False) -> Optimizer:
-    """Stochastic gradient descent, with momentum and Nesterov's look ahead as Sutskever et al. 2013 (ICML) have them.
+    """Stochastic gradient descent, with momentum and Nesterov's variant as in Sutskever et al. 2013 (ICML).
 
         v = momentum * v + g
         p = p - lr * v                          with nesterov: p - lr * (g + momentum * v)
@@ -67,7 +67,7 @@ def sgd(momentum: float = 0.0, nesterov: bool = False) -> Optimizer:
 
 
 def rmsprop(decay: float = 0.99, epsilon: float = 1e-8, momentum: float = 0.0) -> Optimizer:
-    """RMSprop (Tieleman and Hinton 2012, Coursera lecture 6.5): each step divided by the root mean square of late ones.
+    """RMSprop (Tieleman and Hinton 2012, Coursera lecture 6.5): divide by the root mean square of recent gradients.
 
         s = decay * s + (1 - decay) * g^2
         v = momentum * v + g / (sqrt(s) + epsilon)
@@ -99,7 +99,7 @@ def rmsprop(decay: float = 0.99, epsilon: float = 1e-8, momentum: float = 0.0) -
 
 
 def adagrad(epsilon: float = 1e-10) -> Optimizer:
-    """Adagrad (Duchi, Hazan and Singer 2011, JMLR 12): each step divided by the root of the sum of all squares so far.
+    """Adagrad (Duchi, Hazan and Singer 2011, JMLR 12): divide by the root of the sum of all squared gradients.
 
         s = s + g^2
         p = p - lr * g / (sqrt(s) + epsilon)
@@ -159,7 +159,7 @@ def adamw(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8, *, we
     def update(grads: Tree, state: Tree, params: Tree, learning_rate: float) -> tuple[Tree, Tree]:
         lr = _check_rate(learning_rate)
         step = int(state["step"]) + 1
-        # The two corrections are moved out of the arrays, into the rate and epsilon.
+        # The two bias corrections are applied to the rate and epsilon instead of the arrays.
         root = math.sqrt(1 - beta2**step)
         rate = lr * root / (1 - beta1**step)
         scalars = (1 - beta1, beta2, 1 - beta2, epsilon * root, rate, 1 - lr * weight_decay)
@@ -179,10 +179,10 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 
 
 def global_norm(tree: Tree) -> float:
-    """The Euclidean norm of all of the tree's numbers together; not finite where one of them is not, and 0 without any.
+    """The Euclidean norm of all the tree's numbers; not finite if one of them is not, and 0 without any.
 
     Raises:
-        TypeError: where a leaf is no float array.
+        TypeError: where a leaf is not a float array.
     """
     _check_floats("gradient", tree)
     compiled = _runs_compiled(tree, WORTH_WIDENING)
@@ -191,7 +191,7 @@ def global_norm(tree: Tree) -> float:
         norm = math.sqrt(sum(sum_of_squares(leaf, compiled=compiled) for leaf in flat))
     if 1e-15 < norm < math.inf:
         return norm
-    # A square may have left the range of its dtype where the norm itself has not: once more, scaled by the largest.
+    # A square may overflow its dtype although the norm does not: compute it again, scaled by the largest element.
     largest = max((float(np.max(np.abs(leaf))) for leaf in flat if leaf.size), default=0.0)
     if any(np.isnan(leaf).any() for leaf in flat):
         return math.nan
@@ -201,14 +201,14 @@ def global_norm(tree: Tree) -> float:
 
 
 def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, float]:
-    """The gradients, shrunk together to a global norm of `max_norm` where theirs is larger, and the norm they had.
+    """The gradients, scaled down to a global norm of `max_norm` if theirs is larger, and their original norm.
 
-    Pascanu, Mikolov and Bengio 2012, arXiv:1211.5063, algorithm 1. Where that norm is not finite no factor can mend the
-    gradients: they come back as they are, and the caller, who sees it in the norm, must not step along them.
+    Pascanu, Mikolov and Bengio 2012, arXiv:1211.5063, algorithm 1. If the norm is not finite, the gradients are
+    returned unchanged; the caller must check the norm and not use them.
 
     Raises:
         ValueError: where `max_norm` is not positive.
-        TypeError: where a leaf is no float array.
+        TypeError: where a leaf is not a float array.
     """
     if not max_norm > 0:
         raise ValueError(f"gradients are to be clipped to a norm of {max_norm}; give a positive number")
@@ -222,13 +222,13 @@ def clip_by_global_norm(grads: Tree, max_norm: float) -> tuple[Tree, float]:
 
 
 def clip_by_value(grads: Tree, limit: float) -> Tree:
-    """The gradients with every element moved into [-limit, limit].
+    """The gradients with every element clipped to [-limit, limit].
 
-    A NaN stays NaN, but an infinity becomes the limit: whoever wants to stop on one asks for `global_norm` first.
+    A NaN stays NaN, but an infinity becomes the limit; to detect one, call `global_norm` first.
 
     Raises:
         ValueError: where `limit` is not positive.
-        TypeError: where a leaf is no float array.
+        TypeError: where a leaf is not a float array.
     """
     if not limit > 0:
         raise ValueError(f"gradients are to be clipped to +-{limit}; give a positive number")
@@ -238,8 +238,8 @@ def clip_by_value(grads: Tree, limit: float) -> Tree:
 
 # --- rules ------------------------------------------------------------------------------------------------------------
 
-# From a parameter p, its gradient g, its slots and numbers to its new value and those of its slots: v is a velocity,
-# m a mean, s a mean or sum of squares. A step computes what depends on its numbers alone before, in double precision.
+# Each rule maps a parameter p, its gradient g, its slots and scalars to the new p and slots: v is a velocity, m a mean,
+# s a mean or sum of squares. What depends on scalars only is computed before, in double precision.
 
 
 def _sgd(p: Any, g: Any, lr: Any) -> tuple[Any, ...]:
@@ -293,30 +293,30 @@ _SCALED = fused(lambda g, factor: (g * factor,), arrays=1, scalars=1, outputs=1)
 
 
 def _each_leaf(rule: Fused, scalars: tuple[float, ...], params: Tree, grads: Tree, *slots: Tree) -> list[Tree]:
-    """Apply `rule(p, g, *slots_of_p) -> (p, *slots_of_p)` to every leaf, and give back one tree for each place."""
+    """Apply `rule(p, g, *slots_of_p) -> (p, *slots_of_p)` to every leaf; return one tree per result."""
     _check_floats("gradient", grads)
     rows = trees.zip_leaves(params, grads, *slots)
     for number, (p, g, *_) in enumerate(rows):
         if np.shape(p) != np.shape(g):
-            place = _of(trees.paths(params)[number])
+            which = _of(trees.paths(params)[number])
             raise ValueError(
-                f"the gradient{place} has the shape {np.shape(g)}, its parameter {np.shape(p)}; give one of its shape"
+                f"the gradient{which} has the shape {np.shape(g)}, its parameter {np.shape(p)}; give one of its shape"
             )
     results = rule.over(rows, scalars, compiled=_runs_compiled(params, BLOCK))
-    return [trees.unflatten(params, [result[place] for result in results]) for place in range(1 + len(slots))]
+    return [trees.unflatten(params, [result[index] for result in results]) for index in range(1 + len(slots))]
 
 
 def _runs_compiled(tree: Tree, short: int) -> bool:
-    # Where all arrays are short it does not matter, and to ask takes longer than they do.
+    # For short arrays it makes no difference, and asking would take longer than the update.
     if all(leaf.size <= short for leaf in trees.leaves(tree)):
         return False
-    from minigrad.scan import chosen_backend  # the time loop is above the optimisers
+    from minigrad.scan import chosen_backend  # imported late, since the time loop is above the optimisers
 
     return chosen_backend() == "compiled"
 
 
 def _check_rate(learning_rate: float) -> float:
-    # float(), for under a NumPy scalar of float64 every product with a float32 array would be one in float64.
+    # float(), because a product of a NumPy float64 scalar and a float32 array would be float64.
     rate = float(learning_rate)
     if not 0 <= rate < math.inf:
         raise ValueError(f"the learning rate is {rate}; give a finite number of at least 0")
@@ -330,15 +330,15 @@ def _check_fraction(name: str, value: float) -> None:
 
 def _check_epsilon(epsilon: float) -> None:
     if not 0 < epsilon < math.inf:
-        raise ValueError(f"epsilon is {epsilon}; give a small positive number, for it keeps 0 / 0 away")
+        raise ValueError(f"epsilon is {epsilon}; give a small positive number, which prevents 0 / 0")
 
 
 def _check_floats(what: str, tree: Tree) -> None:
     for number, leaf in enumerate(trees.leaves(tree)):
         if not isinstance(leaf, (np.ndarray, np.generic)) or leaf.dtype.kind != "f":
             given = getattr(leaf, "dtype", type(leaf).__name__)
-            place = _of(trees.paths(tree)[number])
-            raise TypeError(f"the {what}{place} is of type {given}; give an array of floating-point numbers")
+            which = _of(trees.paths(tree)[number])
+            raise TypeError(f"the {what}{which} is of type {given}; give an array of floating-point numbers")
 
 
 def _of(path: str) -> str:

@@ -1,6 +1,6 @@
-"""The table of derivatives: each primitive's NumPy function beside its rules, one rule an argument.
+"""The table of derivatives: each primitive's NumPy function and its rules, one rule per argument.
 
-In every rule ``g`` is the cotangent of the output and ``y`` the output itself. How rules are applied stands elsewhere.
+In every rule ``g`` is the cotangent of the output and ``y`` the output.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ divide = elementwise(np.divide, lambda g, y, a, b: g / b,
 
 
 def _less_one(b: Any) -> Any:
-    # b * a ** (b - 1) is 0 * inf where a and b are both 0; its limit, 0, is wanted.
+    # b * a ** (b - 1) is 0 * inf where a and b are both 0; use its limit, 0.
     if isinstance(b, int | float):
         return b - 1 if b else 1
     return where(b == 0, 1, b - 1)
 
 
 def _log_base(a: Any) -> Any:
-    # Likewise y * log(a), where the base is 0; a negative one has no real logarithm.
+    # Likewise y * log(a) where the base is 0; a negative base has no real logarithm.
     if isinstance(a, int | float):
         return math.log(a) if a > 0 else math.nan if a < 0 else 0.0
     return log(where(a == 0, 1, a))
@@ -68,7 +68,7 @@ tanh = elementwise(np.tanh, lambda g, y, x: g * (1 - y * y))
 
 
 def _sigmoid(x: Array) -> Any:
-    # This keeps all digits where the result is small. Above 40 it rounds to 1, and exp would overflow.
+    # This is accurate for small results. Above 40 it rounds to 1, and exp would overflow.
     e = np.exp(np.minimum(x, 40))
     return e / (e + 1)
 
@@ -115,7 +115,7 @@ astype: Primitive = Primitive("astype", _astype, lambda g, y, x, *, dtype: astyp
 
 def _matmul(a: Array, b: Array) -> Any:
     if np.ndim(a) > 2 and np.ndim(b) == 2:
-        # One product over all rows; np.matmul would take a small one for every leading index.
+        # One product over all rows; np.matmul would compute a small one per leading index.
         return (_rows(a) @ b).reshape(*a.shape[:-1], b.shape[-1])
     return np.matmul(a, b)
 
@@ -156,7 +156,7 @@ UFUNCS[np.matmul] = matmul
 
 
 def _restore(g: Any, x: Any, axis: Any) -> Any:
-    """A reduced array with the axes it was reduced over back in place, with length 1."""
+    """A reduced array with the reduced axes restored, with length 1."""
     if g.ndim == x.ndim:
         return g
     axes = range(x.ndim) if axis is None else {a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,))}
@@ -180,7 +180,7 @@ def _log_softmax(x: Array, *, axis: int = -1) -> Any:
 
 def _extremum_rule(g: Any, y: Any, x: Any, *, axis: Any, keepdims: bool) -> Any:
     chosen = where(x == _restore(y, x, axis), x.dtype.type(1), 0)
-    return _restore(g, x, axis) * (chosen / sum(chosen, axis=axis, keepdims=True))  # equal elements share
+    return _restore(g, x, axis) * (chosen / sum(chosen, axis=axis, keepdims=True))  # equal elements share the gradient
 
 
 def _sum_rule(g: Any, y: Any, x: Any, *, axis: Any, keepdims: bool) -> Any:
@@ -194,7 +194,7 @@ def _mean_rule(g: Any, y: Any, x: Any, *, axis: Any, keepdims: bool) -> Any:
 def _logsumexp_rule(g: Any, y: Any, x: Any, *, axis: Any, keepdims: bool) -> Any:
     y = _restore(y, x, axis)
     high, low = y == np.inf, y == -np.inf
-    # exp(x - y) where y is finite. A row of -inf has derivative 0; elements of +inf share, as equal maxima do.
+    # exp(x - y) where y is finite. A row of -inf has derivative 0; elements of +inf share it, as equal maxima do.
     x = where(high, where(x == np.inf, x.dtype.type(0), -np.inf), x)
     share = exp(x - where(high | low, 0, y))
     return _restore(g, x, axis) * (share / where(high, sum(share, axis=axis, keepdims=True), 1))
@@ -216,7 +216,7 @@ log_softmax = Primitive(
     "log_softmax",
     _log_softmax,
     lambda g, y, x, *, axis: g - exp(y) * sum(g, axis=axis, keepdims=True),
-    doc="log(softmax(x)) along an axis, the last unless told otherwise, without overflow.",
+    doc="log(softmax(x)) along an axis, by default the last, without overflow.",
 )
 
 
@@ -257,7 +257,7 @@ def _pad(x: Array, *, pad_width: Any, mode: str = "constant", constant_values: A
 
 
 def _pad_rule(g: Any, y: Any, x: Any, *, pad_width: Any, mode: str, constant_values: Any) -> Any:
-    if isinstance(pad_width, dict):  # by axis, where the others get nothing
+    if isinstance(pad_width, dict):  # by axis; the other axes are not padded
         widths: list[Any] = [pad_width.get(axis, pad_width.get(axis - x.ndim, 0)) for axis in range(x.ndim)]
         pad_width = [np.broadcast_to(width, 2) for width in widths]
     before = np.broadcast_to(np.asarray(pad_width), (x.ndim, 2))[:, 0].tolist()
@@ -299,8 +299,8 @@ def concatenate(xs: Sequence[Any], axis: int | None = 0) -> Any:
     (A, ...) and (B, ...) give (A + B, ...): only the lengths of that axis may differ.
 
     Raises:
-        ValueError: there are no arrays, or their shapes do not fit.
-        TypeError: a tensor met another float type.
+        ValueError: there are no arrays, or their shapes do not match.
+        TypeError: a tensor and an array have different float dtypes.
     """
     if axis is None:
         xs, axis = [reshape(x, -1) for x in xs], 0
@@ -312,7 +312,7 @@ def stack(xs: Sequence[Any], axis: int = 0) -> Any:
 
     Raises:
         ValueError: there are no arrays, or their shapes differ.
-        TypeError: a tensor met another float type.
+        TypeError: a tensor and an array have different float dtypes.
     """
     return _stack_primitive(*xs, axis=axis)
 
@@ -329,7 +329,7 @@ def _take(x: Array, indices: Array, *, axis: int = 0) -> Any:
 
 
 def _scatter(*gs: Array, indices: Sequence[Any], shape: tuple[int, ...]) -> Any:
-    """Zeros, to which each g is added at its index; where an index names a place twice, both arrive."""
+    """Zeros with each g added at its index; elements indexed twice receive both."""
     out = np.zeros(shape, gs[0].dtype)
     for index, g in zip(indices, gs, strict=True):
         parts = index if isinstance(index, tuple) else (index,)
@@ -343,8 +343,8 @@ def _scatter(*gs: Array, indices: Sequence[Any], shape: tuple[int, ...]) -> Any:
 
 
 def _add_rows(out: Array, rows: Array, g: Array) -> None:
-    """``np.add.at(out, rows, g)``, ten times faster: sort by row, then one sum for each row that occurs."""
-    rows = rows.reshape(-1).astype(np.intp)  # a narrow type may not hold len(out)
+    """``np.add.at(out, rows, g)``, ten times faster: sort by row, then one sum per distinct row."""
+    rows = rows.reshape(-1).astype(np.intp)  # a narrow dtype cannot represent len(out)
     if rows.size == 0:
         return
     rows = np.where(rows < 0, rows + len(out), rows)
@@ -371,14 +371,14 @@ scatter = Primitive(
 
 
 def take(x: Any, indices: Any, axis: int | None = 0) -> Any:
-    """The entries of ``x`` at ``indices`` along ``axis``, as ``np.take``, whose own default flattens ``x`` (None).
+    """The entries of ``x`` at ``indices`` along ``axis``, as ``np.take``, whose default flattens ``x`` (None).
 
     The rows of an embedding are ``take(table, tokens)``, (V, E) at (T, B) giving (T, B, E): the shape of ``indices``
-    takes the place of the axis. Where a row is taken twice, both its gradients count.
+    replaces the axis. The gradients of a row that is taken twice are added.
 
     Raises:
         IndexError: an index is outside the axis.
-        TypeError: the indices are no integers.
+        TypeError: the indices are not integers.
     """
     if axis is None:
         x, axis = reshape(x, -1), 0

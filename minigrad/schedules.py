@@ -1,7 +1,4 @@
-"""Schedules: functions from the number of a training step, counted from 0, to its learning rate.
-
-They hold no state and no optimiser: resuming a run needs nothing of them but the number of its next step.
-"""
+"""Schedules: functions from the number of a training step, counted from 0, to its learning rate."""
 
 import math
 from collections.abc import Callable
@@ -21,7 +18,7 @@ def constant(learning_rate: float) -> Schedule:
 
 
 def exponential_decay(learning_rate: float, decay: float, every: int, after: int = 0) -> Schedule:
-    """A staircase: the rate up to step `after`, then times `decay` again at each `every` steps from there.
+    """A step schedule: the rate up to step `after`, then multiplied by `decay` every `every` steps.
 
         learning_rate * decay ** ((step - after) // every)        from step >= after on
 
@@ -42,9 +39,9 @@ def exponential_decay(learning_rate: float, decay: float, every: int, after: int
 def cosine(learning_rate: float, total_steps: float, warmup_steps: int = 0, final: float = 0.0) -> Schedule:
     """Half a cosine from the rate, at step `warmup_steps`, to `final * learning_rate`, at step `total_steps` and after.
 
-    Loshchilov and Hutter 2016, "SGDR", arXiv:1608.03983, equation 5, without restarts. Before it the rate climbs in a
-    straight line, from learning_rate / warmup_steps at step 0 to learning_rate at step warmup_steps - 1. The
-    end may lie between two steps.
+    Loshchilov and Hutter 2016, "SGDR", arXiv:1608.03983, equation 5, without restarts. The warm-up before it is linear,
+    from learning_rate / warmup_steps at step 0 to learning_rate at step warmup_steps - 1. The end may lie between two
+    steps.
 
     Raises:
         ValueError: where the rate is negative or not finite, `final` not in [0, 1], or not
@@ -56,7 +53,7 @@ def cosine(learning_rate: float, total_steps: float, warmup_steps: int = 0, fina
 def linear(learning_rate: float, total_steps: float, warmup_steps: int = 0, final: float = 0.0) -> Schedule:
     """A straight line from the rate, at step `warmup_steps`, to `final * learning_rate`, at `total_steps` and after.
 
-    The warm-up before it is `cosine`'s.
+    The warm-up is the same as for `cosine`.
 
     Raises:
         ValueError: as in `cosine`.

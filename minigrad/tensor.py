@@ -1,7 +1,4 @@
-"""Tensors that remember how they were made, and the primitives that make them.
-
-What the derivative of each operation is stands in ``primitives.py``; how gradients are taken, in ``gradients.py``.
-"""
+"""Tensors that record how they were computed, and the primitives that compute them."""
 
 from __future__ import annotations
 
@@ -25,10 +22,10 @@ PRIMITIVES: dict[str, Primitive] = {}
 """Every primitive by its name."""
 
 UFUNCS: dict[np.ufunc, Callable[..., Any]] = {}
-"""What stands in for a NumPy ufunc when it meets a tensor."""
+"""The primitive for a NumPy ufunc applied to a tensor."""
 
 ARRAY_FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {}
-"""What stands in for a NumPy function that is no ufunc when it meets a tensor."""
+"""The implementation of a NumPy function that is not a ufunc, applied to a tensor."""
 
 PIECEWISE_CONSTANT: frozenset[Any] = frozenset(
     {
@@ -38,20 +35,20 @@ PIECEWISE_CONSTANT: frozenset[Any] = frozenset(
         np.size, np.zeros_like, np.ones_like, np.empty_like, np.result_type,
     }
 )  # fmt: skip
-"""NumPy functions whose derivative is zero wherever it exists: they answer with plain arrays."""
+"""NumPy functions whose derivative is zero wherever it exists; they return plain arrays."""
 
 
 class Observer(Protocol):
-    """Somebody who watches every value as it is computed (see ``minigrad.diagnosis``)."""
+    """Receives every value as it is computed (see ``minigrad.diagnosis``)."""
 
     def saw_output(self, node: Node) -> None:
-        """A primitive gave a value."""
+        """A primitive computed a value."""
 
     def saw_cotangent(self, node: Node, cotangent: Any) -> None:
-        """The backward pass came to a node, with the sum of what its users sent back."""
+        """The backward pass reached a node, with the sum of its users' cotangents."""
 
     def saw_time(self, step: int | None) -> None:
-        """A time loop begins this step, or with None has ended."""
+        """A time loop starts this step, or, with None, has ended."""
 
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
@@ -60,10 +57,10 @@ _count = itertools.count()
 
 
 class Node:
-    """How one value was made: the primitive, what went in, what came out.
+    """How one value was computed: the primitive, its inputs and its output.
 
-    A node keeps arrays and the nodes before it, never a tensor: so there are no reference cycles, and memory goes as
-    soon as the last tensor of a computation does.
+    A node refers to arrays and the nodes before it, never to a tensor, so there are no reference cycles, and memory is
+    freed as soon as the last tensor of a computation is.
     """
 
     __slots__ = ("index", "inputs", "options", "output", "parents", "primitive")
@@ -76,7 +73,7 @@ class Node:
         parents: Sequence[Node | None],
         options: dict[str, Any],
     ) -> None:
-        self.index = next_index()  # grows along every edge, so sorting by it sorts topologically
+        self.index = next_index()  # increases along every edge, so sorting by it is topological
         self.primitive = primitive
         self.inputs = inputs
         self.output = output
@@ -85,7 +82,7 @@ class Node:
 
 
 def _method(function: Callable[..., Any]) -> Any:
-    """A method that is NumPy's function of the tensor."""
+    """A method that calls a NumPy function on the tensor."""
 
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
         return function(self, *args, **kwargs)
@@ -95,11 +92,11 @@ def _method(function: Callable[..., Any]) -> Any:
 
 
 class Tensor:
-    """An array whose computation is remembered, so that gradients can be taken through it.
+    """An array whose computation is recorded, so that it can be differentiated.
 
     Args:
-        value: anything ``np.asarray`` takes.
-        node: how the value was made; left out, the tensor is a constant.
+        value: anything that ``np.asarray`` accepts.
+        node: how the value was computed; without one, the tensor is a constant.
     """
 
     __slots__ = ("node", "value")
@@ -111,10 +108,10 @@ class Tensor:
             self.value = native(self.value)
 
     def record(self, primitive: Primitive, args: Sequence[Any], options: dict[str, Any]) -> Tensor:
-        """Take over an operation; only subclasses do, which write it down instead of carrying it out."""
+        """Record an operation instead of executing it; only for subclasses."""
         raise NotImplementedError
 
-    # What an array can say of itself.
+    # An array's attributes.
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -123,7 +120,7 @@ class Tensor:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of the elements."""
+        """The dtype of the elements."""
         return self.value.dtype
 
     @property
@@ -156,15 +153,15 @@ class Tensor:
     def __bool__(self) -> bool:
         return bool(self.value)
 
-    # A plain number is a constant; a decision by the value (bool, a comparison) is none, and stays allowed.
+    # A plain number is a constant; a decision by the value (bool, a comparison) is not, and is allowed.
 
     def _plain(self) -> Array:
-        """The array, for a conversion that leaves the gradient behind."""
+        """The array, for a conversion without gradient."""
         if self.node is not None and _recording.get():
             raise TypeError(
                 "a Tensor that is being differentiated was given where Python needs a plain number, which would lose "
-                "its gradient: use NumPy's function instead of math's (np.exp for math.exp), stack for what is "
-                "assigned element by element, or .value where no gradient is wanted, as in a log"
+                "its gradient: use NumPy's function instead of math's (np.exp for math.exp), stack for elements "
+                "assigned one by one, or .value where no gradient is wanted, as in a log"
             )
         return self.value
 
@@ -181,7 +178,7 @@ class Tensor:
         return operator.index(self._plain())
 
     def item(self) -> Any:
-        """The one element as a Python number.
+        """The only element as a Python number.
 
         Raises:
             TypeError: the tensor is being differentiated.
@@ -189,10 +186,10 @@ class Tensor:
         return self._plain().item()
 
     def __deepcopy__(self, memo: Any) -> Tensor:
-        return _apply("alias", self)  # a copied node would be no part of the graph
+        return _apply("alias", self)  # a copied node would not be part of the graph
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
-        # Without this NumPy would build an object array, element by element, and lose the gradient without a word.
+        # Without this NumPy would build an object array, element by element, and silently lose the gradient.
         raise TypeError(
             "a Tensor was given where NumPy needs a plain array, which would lose its gradient: "
             "use its .value, or a function that minigrad has a rule for"
@@ -246,7 +243,7 @@ class Tensor:
         plain = tuple(map(value_of, index)) if isinstance(index, tuple) else value_of(index)
         return _apply("getitem", self, index=plain)
 
-    # Comparisons have no gradient: they answer with plain arrays of booleans.
+    # Comparisons have no gradient: they return plain arrays of booleans.
 
     def __gt__(self, other: Any) -> Any:
         return self.value > value_of(other)
@@ -291,7 +288,7 @@ class Tensor:
         return _apply("reshape", self, shape=shape[0] if len(shape) == 1 else shape)
 
     def transpose(self, *axes: Any) -> Tensor:
-        """The axes in another order, reversed where none is given."""
+        """The axes in another order, by default reversed."""
         return _apply("transpose", self, axes=(axes[0] if len(axes) == 1 else axes) or None)
 
     argmax = _method(np.argmax)
@@ -311,10 +308,10 @@ class Tensor:
     flatten = ravel
 
     def astype(self, dtype: Any) -> Any:
-        """The tensor in another float type; as integers or booleans a plain array, whose derivative is zero.
+        """The tensor in another float dtype; as integers or booleans a plain array, whose derivative is zero.
 
         Raises:
-            TypeError: the type is neither, and the tensor is being differentiated.
+            TypeError: the dtype is neither, and the tensor is being differentiated.
         """
         dtype = np.dtype(dtype)
         if dtype.kind == "f":
@@ -325,7 +322,7 @@ class Tensor:
 
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
         raise TypeError(
-            "a Tensor cannot be assigned to, because its gradient remembers the old value: "
+            "a Tensor cannot be assigned to, because its gradient uses the old value: "
             "build the new one with where, concatenate or stack"
         )
 
@@ -359,22 +356,22 @@ class Tensor:
 
 
 def native(x: Array) -> Array:
-    """The array in this machine's byte order: NumPy takes another one for another type."""
+    """The array in this machine's byte order, since NumPy treats another order as another dtype."""
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
 def next_index() -> int:
-    """A number above that of every node so far, and below that of every node to come."""
+    """A number above those of all nodes so far, and below those of all later ones."""
     return next(_count)
 
 
 def is_recording() -> bool:
-    """Whether results remember how they were made: false within ``no_grad``."""
+    """Whether results are recorded; false within ``no_grad``."""
     return _recording.get()
 
 
 def _no_rule(name: str) -> TypeError:
-    public = sorted(PRIMITIVES.keys() - {"alias", "scatter"})  # these two only rules and gradients use
+    public = sorted(PRIMITIVES.keys() - {"alias", "scatter"})  # only rules and gradients use these two
     return TypeError(
         f"{name} has no derivative rule here: compose it from {', '.join(public)}, "
         "or apply it to tensor.value where no gradient is wanted"
@@ -386,25 +383,25 @@ def _apply(name: str, *args: Any, **options: Any) -> Tensor:
 
 
 def value_of(x: Any) -> Any:
-    """The array of a tensor, and anything else as it is: the value without its gradient."""
+    """The array of a tensor, without gradient; anything else unchanged."""
     return x.value if isinstance(x, Tensor) else x
 
 
 class Primitive:
-    """An operation with a derivative: arrays in, array out; with a tensor among the inputs, a tensor out.
+    """An operation with a derivative, on arrays or tensors; it returns a tensor if an input is one.
 
     Args:
         name: its name in the registry and in messages.
         forward: the NumPy function; its keyword-only parameters are the primitive's options.
-        rules: one an argument, ``rule(g, y, *inputs, **options) -> cotangent of that argument``, where ``g`` is the
-            cotangent of the output and ``y`` the output. They are written in terms of primitives and operators, so
-            they take arrays and tensors alike. None says that the argument has no gradient.
+        rules: one per argument, ``rule(g, y, *inputs, **options) -> cotangent of that argument``, where ``g`` is the
+            cotangent of the output and ``y`` the output. They consist of primitives and operators, so they accept
+            arrays and tensors. None means that the argument has no gradient.
         broadcasts: whether inputs are broadcast, so that cotangents must be summed back to the inputs' shapes.
-        variadic: the primitive takes any number of arrays; its one rule gives a list, the cotangents of all of them.
-        doc: its docstring's first line, where it is not NumPy's function of that name.
+        variadic: the primitive takes any number of arrays; its only rule returns a list of all cotangents.
+        doc: its docstring's first line, if it is not NumPy's function of that name.
 
     Attributes:
-        fresh: whether the cotangents that its rules give are arrays that nobody else holds.
+        fresh: whether its rules return new arrays, which nothing else refers to.
     """
 
     fresh = False
@@ -427,10 +424,10 @@ class Primitive:
         says = doc or f"As ``np.{name}``, with a derivative."
         shapes = "of shapes that broadcast" if broadcasts else "of the shapes that NumPy takes"
         self.__doc__ = (
-            f"{says}\n\nTakes arrays or tensors {shapes}, all of one float type; gives a tensor where one came in.\n\n"
-            "Raises:\n    ValueError: the shapes do not fit.\n    TypeError: float types are mixed."
+            f"{says}\n\nTakes arrays or tensors {shapes}, all of one float dtype; returns a tensor if one is given.\n\n"
+            "Raises:\n    ValueError: the shapes do not match.\n    TypeError: float dtypes are mixed."
         )
-        # NumPy's ufuncs have no signature to read, and no options that a primitive passes on.
+        # NumPy's ufuncs have no readable signature, and no options that a primitive passes on.
         parameters = [] if isinstance(forward, np.ufunc) else list(inspect.signature(forward).parameters.values())
         options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
         self.option_names = tuple(p.name for p in options)
@@ -457,7 +454,7 @@ class Primitive:
                     parents[i] = x.node
                     linked = True
                 if array.dtype.kind == "f" and (dtype is None or array.dtype.itemsize < dtype.itemsize):
-                    dtype = array.dtype  # the narrowest, so that no tensor is widened by another one
+                    dtype = array.dtype  # the narrowest, so that no tensor is widened silently
             elif type(x) is list or type(x) is tuple:
                 values[i] = np.asarray(x)
             elif isinstance(x, Tensor):
@@ -529,7 +526,7 @@ _HINTS = {
 def elementwise(
     forward: np.ufunc | Callable[..., Any], *rules: Rule | None, name: str | None = None, doc: str = ""
 ) -> Primitive:
-    """A primitive that works element by element and broadcasts its inputs; a ufunc stands for itself on tensors."""
+    """An elementwise primitive, which broadcasts its inputs; it is registered for its ufunc."""
     primitive = Primitive(name or forward.__name__, forward, *rules, broadcasts=True, doc=doc)
     if isinstance(forward, np.ufunc):
         UFUNCS[forward] = primitive
@@ -537,7 +534,7 @@ def elementwise(
 
 
 class _Unvarying(Primitive):
-    """What gives the same value whatever goes in: no operation of the table, and without rules."""
+    """A primitive without rules, for values that do not depend on their inputs."""
 
     def __init__(self, arguments: int) -> None:
         self.name = "unvarying"
@@ -546,15 +543,14 @@ class _Unvarying(Primitive):
 
 
 def unvarying(value: Array, sources: Sequence[Node]) -> Tensor:
-    """A tensor that was computed from ``sources`` and does not vary with them: its derivative by each is 0."""
+    """A tensor that depends on ``sources`` formally, with derivative 0 with respect to each."""
     return Tensor(value, Node(_Unvarying(len(sources)), (None,) * len(sources), value, sources, {}))
 
 
 class Scattered:
-    """A cotangent that is zero except at ``index``, where it is ``g``.
+    """A cotangent that is ``g`` at ``index`` and zero elsewhere.
 
-    A loop that takes T slices of one array would need T arrays of its full size for their cotangents; as scattered
-    parts they are written into one.
+    A loop over T slices of one array would need T cotangents of the full size; scattered ones are added into one.
     """
 
     __slots__ = ("g", "index")
@@ -576,7 +572,7 @@ def unbroadcast(g: Any, shape: tuple[int, ...]) -> Any:
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Within this block nothing is remembered: results are constants, and memory goes at once."""
+    """Within this block nothing is recorded: results are constants, and memory is freed at once."""
     token = _recording.set(False)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Training: one gradient step after another on the loss and batches it is given."""
+"""The training loop: gradient steps on a loss and batches."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Reduce = Callable[[Tree, float, float], tuple[Tree, float]]
 
 @dataclass
 class TrainingState:
-    """All that the next step depends on: saved and loaded again, training goes on bit for bit.
+    """Everything the next step depends on: from a saved state, training resumes bit for bit.
 
     Attributes:
-        step: how many steps have been taken.
+        step: the number of steps taken.
         params: the parameters.
         optimizer: the optimiser's state.
         carry: the network's state at the end of the last batch (truncated BPTT).
@@ -62,7 +62,7 @@ class StepRecord(NamedTuple):
         step: its number, from 1.
         loss: before the update, mean over the batch, nats.
         gradient_norm: the global norm before clipping.
-        learning_rate: what the schedule gave for this step.
+        learning_rate: the schedule's learning rate for this step.
         weight: of the batch, that is, how many terms its mean loss has; 1 where the batch does not say.
         details: of a step that is watched.
     """
@@ -76,15 +76,15 @@ class StepRecord(NamedTuple):
 
 
 class NotFinite(ArithmeticError):
-    """A loss or a gradient that is no number any more. The state is as it was before the step.
+    """A loss or a gradient is infinite or NaN. The state is that before the step.
 
     Attributes:
         step: the number of the step that failed, from 1.
         loss: its value.
         gradient_norm: its gradient's norm.
-        batch: what it was computed on.
-        carry: what it started from.
-        rng: the generator as it was before the step.
+        batch: its batch.
+        carry: the carry before the step.
+        rng: the generator before the step.
     """
 
     def __init__(
@@ -107,17 +107,17 @@ def train(
     watch: Callable[[int], bool] = lambda step: False,
     reduce: Reduce | None = None,
 ) -> Iterator[StepRecord]:
-    """Take one step a batch, writing the new state into ``state``, and yield a record of each.
+    """Take one step per batch, update ``state`` in place, and yield a record of each step.
 
     Args:
-        loss: what to bring down.
-        state: where to start; it is brought up to date before each record is yielded. A consumer may change its carry
-            between records, to start a sequence anew.
-        batches: what the steps are taken on.
-        optimizer: how gradients become updates.
+        loss: the loss to minimise.
+        state: the initial state; it is updated before each record is yielded. The caller may change its carry between
+            records, to start a new sequence.
+        batches: one batch per step.
+        optimizer: computes the updates.
         schedule: the learning rate of each step, counted from 0.
-        clip_norm: the largest global norm of a gradient; 0 leaves it as it is.
-        clip_value: the largest absolute value of an element; 0 leaves it as it is.
+        clip_norm: the largest global norm of a gradient; 0 for no limit.
+        clip_value: the largest absolute value of an element; 0 for no limit.
         watch: whether the record of a step, counted from 1, has details. They keep gradients and old parameters alive.
         reduce: replaces the gradients and the loss of a batch before they are clipped and used. Where several processes
             train together, each on its share of a batch (and with a ``minigrad.functions.Share`` for its dropout), it
@@ -130,7 +130,7 @@ def train(
     gradient = value_and_grad(loss, has_aux=True)
     for batch in batches:
         before = state.rng.bit_generator.state
-        # Overflow is looked for below and explained; NumPy's warnings would only come before the explanation.
+        # Overflow is detected and explained below; NumPy's warnings would only precede the explanation.
         with np.errstate(all="ignore"):
             (value, carry), gradients = gradient(state.params, state.carry, batch, state.rng)
             weight = float(getattr(batch, "weight", 1.0))

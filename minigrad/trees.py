@@ -1,8 +1,7 @@
 """Trees: nested dicts, tuples, lists and named tuples whose leaves are arrays, or anything else.
 
-Parameters, gradients, carries and optimiser states are trees; this module takes them apart, walks several at once and
-builds them again. It is no container class of its own, and it never looks inside a leaf, except in the three functions
-that say so (`cast`, `count`, `zeros_like`).
+Parameters, gradients, carries and optimiser states are trees. This module flattens, maps and rebuilds them. Only
+`cast`, `count` and `zeros_like` require leaves to be arrays.
 
 `None` is a tree without leaves. A leaf's path is the keys and indices that lead to it, joined by dots: `forget.W`,
 `0.h`.
@@ -21,17 +20,17 @@ _INNER = (dict, tuple, list)
 
 
 def leaves(tree: Tree) -> list[Any]:
-    """The leaves, in the order in which dicts were filled and sequences run."""
+    """The leaves, in the order of the dicts' insertion and the sequences."""
     found: list[Any] = []
     _gather(tree, found)
     return found
 
 
 def paths(tree: Tree) -> list[str]:
-    """The path of every leaf, in the order of `leaves`; a tree that is itself a leaf has the one path ''.
+    """The path of every leaf, in the order of `leaves`; a tree that is a leaf has the path ''.
 
     Raises:
-        TypeError: where a dict's key is no string.
+        TypeError: where a dict's key is not a string.
     """
     return [".".join(path) for path, _ in _walk(tree, ())]
 
@@ -40,7 +39,7 @@ def flatten(tree: Tree) -> dict[str, Any]:
     """The leaves by path, in the order of `leaves`.
 
     Raises:
-        TypeError: where a dict's key is no string.
+        TypeError: where a dict's key is not a string.
         ValueError: where two leaves have one path, as in `{"a.b": x, "a": {"b": y}}`.
     """
     found: dict[str, Any] = {}
@@ -53,7 +52,7 @@ def flatten(tree: Tree) -> dict[str, Any]:
 
 
 def unflatten(like: Tree, new_leaves: Iterable[Any]) -> Tree:
-    """A tree built as `like` is, with `new_leaves` (in the order of `leaves`) in place of its own.
+    """A tree with the structure of `like` and `new_leaves` (in the order of `leaves`) instead of its own.
 
     Raises:
         ValueError: where there are more or fewer new leaves than `like` has.
@@ -66,10 +65,9 @@ def unflatten(like: Tree, new_leaves: Iterable[Any]) -> Tree:
 
 
 def zip_leaves(*trees: Tree) -> list[tuple[Any, ...]]:
-    """One tuple a leaf: the leaves that stand at the same place in every tree, in the order of the first tree.
+    """The corresponding leaves of several trees, as one tuple per leaf, in the order of the first tree.
 
-    Dicts correspond by key, whatever the order in which they were filled; a named tuple corresponds to any tuple of its
-    length.
+    Dicts correspond by key, in any order; a named tuple corresponds to any tuple of its length.
 
     Raises:
         ValueError: where the trees differ in structure; it names the path.
@@ -91,12 +89,12 @@ def map(f: Callable[..., Any], tree: Tree, *more: Tree) -> Tree:
 
 
 def structure(tree: Tree) -> Any:
-    """What JSON can hold of a tree: its shape and keys without its leaves. A named tuple is described as a tuple.
+    """A JSON description of a tree's structure, without its leaves. A named tuple is described as a tuple.
 
     `{"W": array, "h": (array, None)}` gives `{"dict": {"W": "leaf", "h": {"tuple": ["leaf", null]}}}`.
 
     Raises:
-        TypeError: where a dict's key is no string.
+        TypeError: where a dict's key is not a string.
     """
     if tree is None:
         return None
@@ -110,7 +108,7 @@ def structure(tree: Tree) -> Any:
 
 
 def from_structure(structure: Any, leaf_by_path: Mapping[str, Any]) -> Tree:
-    """The tree that `structure(tree)` described, with the leaves that `flatten(tree)` gave.
+    """The tree described by `structure(tree)`, with the leaves of `flatten(tree)`.
 
     Raises:
         ValueError: where the description is malformed, or its leaves are not exactly those given.
@@ -119,12 +117,12 @@ def from_structure(structure: Any, leaf_by_path: Mapping[str, Any]) -> Tree:
     tree = _from_structure(structure, (), leaf_by_path, used)
     unused = [path for path in leaf_by_path if path not in used]
     if unused:
-        raise ValueError(f"the tree's structure has no place for the leaf '{unused[0]}'; give the leaves that it names")
+        raise ValueError(f"the tree's structure has no leaf '{unused[0]}'; give the leaves that it names")
     return tree
 
 
 def cast(tree: Tree, dtype: DTypeLike) -> Tree:
-    """The tree with its float arrays as `dtype`; other leaves, and arrays that have it already, are not copied."""
+    """The tree with its float arrays as `dtype`; other leaves, and arrays of that dtype, are not copied."""
 
     def cast_leaf(leaf: Any) -> Any:
         array = np.asarray(leaf)
@@ -152,7 +150,7 @@ def _gather(tree: Tree, found: list[Any]) -> None:
     else:
         children = (tree,)
     for child in children:
-        # A training step gathers some dozen trees, so that a call for every leaf would be felt.
+        # A training step gathers dozens of trees, so a call per leaf would be noticeable.
         if isinstance(child, _INNER):
             _gather(child, found)
         elif child is not None:
@@ -188,9 +186,9 @@ def _gather_rows(trees: tuple[Tree, ...], path: tuple[Any, ...], rows: list[tupl
     first = trees[0]
     for number, other in enumerate(trees[1:], start=2):
         if not _same_node(first, other):
-            place = f"at '{'.'.join(str(key) for key in path)}'" if path else "at the root"
+            where = f"at '{'.'.join(str(key) for key in path)}'" if path else "at the root"
             raise ValueError(
-                f"the trees differ {place}: {_describe(first)} in the first, {_describe(other)} in tree {number}; "
+                f"the trees differ {where}: {_describe(first)} in the first, {_describe(other)} in tree {number}; "
                 "give trees of one structure"
             )
     if isinstance(first, dict):

@@ -32,7 +32,7 @@ class Mine(Cell):
 STEP, LAST = 'params["a"]', "        return h, h\n"
 SHAPES = "shapes (3, 10) and (33, 5) do not fit: the last axis of the first must equal the last but one of the second"
 TRAINED = "parameters are trained, so each is an array of floating-point numbers, and a constant belongs into the step"
-LOOKUP = "these inputs are a Lookup, a table with indices, and no array: compute with xs.array()"
+LOOKUP = "these inputs are a Lookup, a table with indices, not an array: compute with xs.array()"
 UNROLL = """
     def unroll(self, params, carry, xs, **given):
         return super().unroll(params, carry, {}, **given)
@@ -58,14 +58,14 @@ LINES = {
     ),
     "item assignment": (
         CELL.replace(LAST, "        h[0] = 0\n" + LAST),
-        "line 14: Mine.__call__ fails with TypeError: a Tensor cannot be assigned to, because its gradient remembers "
+        "line 14: Mine.__call__ fails with TypeError: a Tensor cannot be assigned to, because its gradient uses "
         "the old value: build the new one with where, concatenate or stack",
     ),
     "element by element": (
         CELL.replace(LAST, "        np.zeros(1)[0] = x[0, 0] * h[0, 0]\n" + LAST),
         "line 14: Mine.__call__ fails with TypeError: a Tensor that is being differentiated was given where Python "
         "needs a plain number, which would lose its gradient: use NumPy's function instead of math's (np.exp for "
-        "math.exp), stack for what is assigned element by element, or .value where no gradient is wanted, as in a log",
+        "math.exp), stack for elements assigned one by one, or .value where no gradient is wanted, as in a log",
     ),
     "a look-up times a number": (
         CELL + UNROLL.format("xs * 0.5"),

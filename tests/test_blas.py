@@ -157,20 +157,20 @@ def test_one_slow_loop_is_no_fall(library: Library, clock: dict[int, float], mon
             blas.run(call, BIG, "loop", 100)
 
 
-def test_within_a_steady_block_only_what_is_settled_changes(library: Library, clock: dict[int, float]) -> None:
+def test_within_a_steady_block_counts_change_only_by_adopt(library: Library, clock: dict[int, float]) -> None:
     call = loop(library, clock)
     with blas.steady(), blas.managed():
-        assert blas.settle() == Counts(1, 1)
+        assert blas.adopt() == Counts(1, 1)
         assert [blas.run(call, BIG, "loop", 100) for _ in range(2)] == [1, 1]
-        assert blas.settle() == Counts(1, 4)
+        assert blas.adopt() == Counts(1, 4)
         assert blas.run(call, BIG, "loop", 100) == 4
 
 
-def test_what_is_held_is_not_measured(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fixed_counts_are_not_measured(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blas, "best_of", lambda *_: pytest.fail("measured"))
     with blas.steady(), blas.managed():
-        blas.hold(Counts(1, 3))
-        assert blas.settle() == Counts(1, 3)
+        blas.fix(Counts(1, 3))
+        assert blas.adopt() == Counts(1, 3)
         assert blas.run(lambda: library.num_threads, BIG, "loop", 10) == 3
 
 

@@ -362,7 +362,7 @@ def test_both_directions_have_no_single_step():
     with pytest.raises(TypeError) as caught:
         cell(None, None, None)
     assert str(caught.value) == (
-        "Bidirectional has no single step, for it reads the sequence from both ends: use unroll"
+        "Bidirectional has no single step, because it reads the sequence from both ends: use unroll"
     )
 
 

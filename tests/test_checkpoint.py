@@ -152,8 +152,8 @@ def test_other_programs_find_the_leaves_under_their_paths(tmp_path: Path) -> Non
 )
 def test_leaves_that_no_checkpoint_holds(tmp_path: Path, leaf: Any, given_type: str) -> None:
     message = (
-        f"the leaf 'a.0' is of type {given_type}; a checkpoint holds arrays of booleans, integers, and floats of 16 to "
-        "64 bits"
+        f"the leaf 'a.0' is of type {given_type}; a checkpoint contains arrays of booleans, integers, and floats of "
+        "16 to 64 bits"
     )
     with pytest.raises(TypeError, match=exactly(message)):
         save(tmp_path / "c", {"a": [leaf]}, {})
@@ -174,7 +174,7 @@ def test_metadata_that_is_not_json(tmp_path: Path, metadata: Any, kind: type[Exc
 
 
 def test_a_name_that_safetensors_keeps(tmp_path: Path) -> None:
-    message = "a leaf is called '__metadata__', a name that safetensors keeps for itself; rename it"
+    message = "a leaf is called '__metadata__', a name that safetensors reserves; rename it"
     with pytest.raises(ValueError, match=exactly(message)):
         save(tmp_path / "c", {"__metadata__": np.ones(1)}, {})
 
@@ -204,8 +204,8 @@ def test_a_file_of_another_program(tmp_path: Path) -> None:
 
 def damaged(path: Path) -> str:
     start, end = (
-        re.escape(f"'{path}' is no checkpoint, or a damaged one ("),
-        re.escape("); give another, or save it anew"),
+        re.escape(f"'{path}' is not a checkpoint, or it is damaged ("),
+        re.escape("); give another, or save it again"),
     )
     return f"^{start}.+{end}$"
 
@@ -250,7 +250,7 @@ def test_a_changed_byte_gives_a_tree_or_a_sentence(tmp_path: Path, position: int
         ("[]", "list indices must be integers"),
         ('{"metadata": {}}', "'structure'"),
         ('{"structure": {"dict": {"W": "leaf"}}}', "'metadata'"),
-        ('{"structure": {"dict": {}}, "metadata": {}}', "the tree's structure has no place for the leaf 'W'"),
+        ('{"structure": {"dict": {}}, "metadata": {}}', "the tree's structure has no leaf 'W'"),
         ('{"structure": {"list": ["leaf"]}, "metadata": {}}', "the leaf '0' of the tree's structure is missing"),
         ('{"structure": {"dict": {"W": "leaf"}}, "metadata": 0, "dighest": ""}', "its header has an entry 'dighest'"),
         ('{"structure": {"set": []}, "metadata": {}}', "the tree's structure is malformed at ''"),
@@ -378,8 +378,8 @@ def test_a_changed_number_is_told_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as error:
         load(path)
     assert str(error.value) == (
-        f"'{path}' is no checkpoint, or a damaged one (its content is not what was saved: its SHA-256 differs); give "
-        "another, or save it anew"
+        f"'{path}' is not a checkpoint, or it is damaged (its content is not what was saved: its SHA-256 differs); "
+        "give another, or save it again"
     )
 
 
@@ -417,7 +417,7 @@ def test_metadata_is_read_without_the_arrays(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="SHA-256"):
         load(path)
     path.write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="is no checkpoint, or a damaged one"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint, or it is damaged"):
         load_metadata(path)
     save_file({"W": np.ones(3)}, path)
     with pytest.raises(CheckpointError, match="of another program"):

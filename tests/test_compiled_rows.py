@@ -219,7 +219,7 @@ def test_an_index_that_is_no_integer_is_refused():
     x = Value((ROWS, 3), np.float64)
     index = Value((ROWS,), np.float64)
     op = Op("pick", (x, index), {}, Value((ROWS,), np.float64))
-    with pytest.raises(TraceError, match="it picks by indices that are no integers"):
+    with pytest.raises(TraceError, match="it picks by indices that are not integers"):
         run(Graph([x, index], [op.output], [op]), [np.ones((ROWS, 3)), np.zeros(ROWS)])
 
 

@@ -600,12 +600,12 @@ def test_characters_that_a_given_vocabulary_has_not():
     skipped = load_corpus(["a.txt"], vocabulary=vocabulary, unknown="skip")
     assert text_of(skipped) == "heo wrd"
     assert skipped.notices == (
-        "'a.txt' has 3 characters that the model has never seen, left out in 5 places: 'l', 'x' and '!'",
+        "'a.txt' has 3 characters that the model has never seen, left out at 5 positions: 'l', 'x' and '!'",
     )
     replaced = load_corpus(["a.txt"], vocabulary=vocabulary, unknown="replace")
     assert text_of(replaced) == "he  o w r d "
     assert replaced.notices == (
-        "'a.txt' has 3 characters that the model has never seen, read as ' ' in 5 places: 'l', 'x' and '!'",
+        "'a.txt' has 3 characters that the model has never seen, read as ' ' at 5 positions: 'l', 'x' and '!'",
     )
     assert skipped.characters == replaced.characters == 12
 
@@ -614,7 +614,7 @@ def test_of_many_unknown_characters_the_commonest_are_named():
     write("a.txt", "a" + "".join(chr(ord("b") + i) * (20 - i) for i in range(20)))
     corpus = load_corpus(["a.txt"], vocabulary=Vocabulary.build(["a"]), unknown="skip")
     assert corpus.notices == (
-        "'a.txt' has 20 characters that the model has never seen, left out in 210 places: "
+        "'a.txt' has 20 characters that the model has never seen, left out at 210 positions: "
         "'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i' and 12 more",
     )
 
@@ -624,7 +624,7 @@ def test_words_that_a_given_vocabulary_has_not_are_read_as_unknown_words():
     vocabulary = Vocabulary.build(["the cat sat"], "word")
     corpus = load_corpus(["a.txt"], vocabulary=vocabulary)
     assert text_of(corpus) == "the <unk> sat"
-    assert corpus.notices == ("'a.txt' has 1 word that the model has never seen, read as '<unk>' in 1 place: 'dog'",)
+    assert corpus.notices == ("'a.txt' has 1 word that the model has never seen, read as '<unk>' at 1 position: 'dog'",)
     assert text_of(load_corpus(["a.txt"], vocabulary=vocabulary, unknown="skip")) == "the  sat"
 
 

@@ -133,8 +133,10 @@ def test_standard_input_a_run_by_its_folder_and_several_files(call, folder):
 def test_unseen_characters_are_said(call):
     code, _, said = call("other.txt")
     assert code == 0
-    assert said == "Note: 'other.txt' has 1 character that the model has never seen, read as ' ' in 10 places: '?'.\n"
-    assert "left out in 10 places" in call("other.txt", "--unknown", "skip")[2]
+    assert (
+        said == "Note: 'other.txt' has 1 character that the model has never seen, read as ' ' at 10 positions: '?'.\n"
+    )
+    assert "left out at 10 positions" in call("other.txt", "--unknown", "skip")[2]
     assert call("other.txt", "--unknown", "error") == (
         2,
         "",

@@ -165,7 +165,7 @@ def test_grad_of_a_function_is_the_function_of_its_gradient():
 
 def test_an_argument_that_is_not_there_by_position_is_named():
     for call in (lambda: grad(lambda x: x * x)(x=2.0), lambda: grad(lambda x, y: x * y, (0, 1))(1.0, y=2.0)):
-        with pytest.raises(TypeError, match=r"by argument \d was asked for, and \d came by position: give it without"):
+        with pytest.raises(TypeError, match=r"wrt is argument \d, and \d came by position: give it without"):
             call()
 
 
@@ -184,7 +184,7 @@ def test_grad_of_a_function_by_other_arguments_than_the_first():
     with pytest.raises(TypeError) as caught:
         grad(f, "x")
     assert str(caught.value) == (
-        "grad: for a function wrt is a str, and must be the place of an argument, or a tuple of places: "
+        "grad: for a function wrt is a str, and must be the position of an argument, or a tuple of positions: "
         "grad(f)(x), or grad(f, 1)(x, y)"
     )
 
@@ -381,17 +381,17 @@ MISTAKES: list[tuple[Any, type[Exception], str]] = [
     (
         within_no_grad(lambda: value_and_grad(lambda x: x.sum())(X)),
         RuntimeError,
-        "value_and_grad: within no_grad nothing is remembered, so there is no gradient: leave that block first",
+        "value_and_grad: within no_grad nothing is recorded, so there is no gradient: leave that block first",
     ),
     (
         within_no_grad(lambda: vjp(lambda x: x, X)),
         RuntimeError,
-        "vjp: within no_grad nothing is remembered, so there is no gradient: leave that block first",
+        "vjp: within no_grad nothing is recorded, so there is no gradient: leave that block first",
     ),
     (
         within_no_grad(lambda: jvp(lambda x: x, [X], [X])),
         RuntimeError,
-        "jvp: within no_grad nothing is remembered, so there is no gradient: leave that block first",
+        "jvp: within no_grad nothing is recorded, so there is no gradient: leave that block first",
     ),
     (
         grads_of(lambda x: x, lambda x: x * x),

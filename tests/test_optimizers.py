@@ -281,10 +281,10 @@ def test_gradients_of_another_structure(variant: str) -> None:
         ),
         (lambda: rmsprop(decay=-0.1), "decay is -0.1; give a number of at least 0 and below 1"),
         (lambda: rmsprop(momentum=math.nan), "momentum is nan; give a number of at least 0 and below 1"),
-        (lambda: adagrad(epsilon=0), "epsilon is 0; give a small positive number, for it keeps 0 / 0 away"),
+        (lambda: adagrad(epsilon=0), "epsilon is 0; give a small positive number, which prevents 0 / 0"),
         (lambda: adam(beta1=1), "beta1 is 1; give a number of at least 0 and below 1"),
         (lambda: adam(beta2=1.5), "beta2 is 1.5; give a number of at least 0 and below 1"),
-        (lambda: adam(epsilon=math.inf), "epsilon is inf; give a small positive number, for it keeps 0 / 0 away"),
+        (lambda: adam(epsilon=math.inf), "epsilon is inf; give a small positive number, which prevents 0 / 0"),
         (lambda: adamw(weight_decay=-1), "weight_decay is -1; give a finite number of at least 0"),
     ],
 )

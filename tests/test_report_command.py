@@ -61,7 +61,7 @@ def test_another_text(call):
     code, _, err = call("--text", "other.txt")
     assert code == 0
     assert "measured on other.txt (630 characters)" in err
-    assert "Note: 'other.txt' has 1 character that the model has never seen, read as ' ' in 30 places: '?'.\n" in err
+    assert "Note: 'other.txt' has 1 character that the model has never seen, read as ' ' at 30 positions: '?'.\n" in err
 
 
 def test_what_is_changed_in_a_text_and_that_nothing_is_held_out_is_said(call, folder, tmp_path):

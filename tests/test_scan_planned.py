@@ -802,12 +802,12 @@ REFUSED: dict[Any, tuple[int, str]] = {
     _reads_elements: (2, "it decides by the value of a tensor (if, while, bool, float, int or item)"),
     _reads_values: (2, "it reads the elements of a tensor (.value, or a function that needs them)"),
     _decides: (1, "it reads the elements of a tensor (.value, or a function that needs them)"),
-    _over_the_batch: (1, "its mean of float64[B, 4] is none that works row by row"),
+    _over_the_batch: (1, "its mean of float64[B, 4] does not work row by row"),
     _size_of_batch: (1, "its operations depend on the size of the batch"),
     _constant_output: (0, "its output has no batch axis"),
     _constant_carry: (0, "its carry depends on no input"),
-    _reversed_columns: (1, "its getitem of float64[B, 4] is none that works row by row"),
-    _three_axes: (2, "its reshape of float64[B, 4] is none that works row by row"),
+    _reversed_columns: (1, "its getitem of float64[B, 4] does not work row by row"),
+    _three_axes: (2, "its reshape of float64[B, 4] does not work row by row"),
 }
 
 
@@ -888,7 +888,7 @@ def test_a_note_names_what_is_at_fault(backend, forgotten, caplog):
     line = Wrapper.__call__.__code__.co_firstlineno + 2
     assert [record.getMessage() for record in caplog.records] == [
         f"{Wrapper.__qualname__} runs on the plain time loop, which is slow: in line {line} of test_scan_planned.py "
-        "its getitem of float32[B, 4] is none that works row by row"
+        "its getitem of float32[B, 4] does not work row by row"
     ]
 
 
@@ -906,7 +906,7 @@ def test_a_note_on_a_step_that_is_looked_into_names_the_line_of_the_cell(backend
     line = Turned.__call__.__code__.co_firstlineno + 1
     assert [record.getMessage() for record in caplog.records] == [
         f"{Turned.__qualname__} runs on the plain time loop, which is slow: in line {line} of test_scan_planned.py "
-        "its getitem of float32[B, 4] is none that works row by row"
+        "its getitem of float32[B, 4] does not work row by row"
     ]
 
 

@@ -204,7 +204,7 @@ def test_standard_input_and_the_newest_run(call):
 
 def test_unseen_characters(call):
     assert call("other.txt", "--json")[2] == (
-        "Note: 'other.txt' has 1 character that the model has never seen, read as ' ' in 1 place: '?'.\n"
+        "Note: 'other.txt' has 1 character that the model has never seen, read as ' ' at 1 position: '?'.\n"
     )
     skipped = json.loads(call("other.txt", "--json", "--unknown", "skip")[1])
     assert len(skipped["symbols"]) == len(OTHER) - 1

@@ -413,8 +413,8 @@ def test_functions_without_derivative_take_tensors_by_keyword():
 
 PLAIN_NUMBER = (
     "a Tensor that is being differentiated was given where Python needs a plain number, which would lose its "
-    "gradient: use NumPy's function instead of math's (np.exp for math.exp), stack for what is assigned element by "
-    "element, or .value where no gradient is wanted, as in a log"
+    "gradient: use NumPy's function instead of math's (np.exp for math.exp), stack for elements assigned one "
+    "by one, or .value where no gradient is wanted, as in a log"
 )
 
 
@@ -529,7 +529,7 @@ def in_place(name: str) -> Any:
 REFUSALS: list[tuple[Any, str]] = [
     (
         lambda x: assign(x, 0, 1.0),
-        "a Tensor cannot be assigned to, because its gradient remembers the old value: "
+        "a Tensor cannot be assigned to, because its gradient uses the old value: "
         "build the new one with where, concatenate or stack",
     ),
     *((in_place(f"__{name}__"), IN_PLACE) for name in ("iadd", "isub", "imul", "itruediv", "ipow", "imatmul")),

@@ -194,7 +194,7 @@ def test_from_structure_wants_exactly_the_leaves_that_it_names() -> None:
     ):
         trees.from_structure(described, {"a": 1})
     with pytest.raises(
-        ValueError, match=exactly("the tree's structure has no place for the leaf 'c'; give the leaves that it names")
+        ValueError, match=exactly("the tree's structure has no leaf 'c'; give the leaves that it names")
     ):
         trees.from_structure(described, {"a": 1, "b": 2, "c": 3})
 

@@ -1,4 +1,4 @@
-"""Recurrent cells, each written as its equations. They know the engine and nothing above it."""
+"""Recurrent cells, each written as its equations."""
 
 from rnn_cells.bidirectional import Bidirectional
 from rnn_cells.cell import Cell, parameter_count

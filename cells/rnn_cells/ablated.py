@@ -1,6 +1,6 @@
-"""A cell with something of its step changed: activations replaced or left out, units of its states held at a number.
+"""A cell with a changed step: activations replaced or removed, units of its states clamped to a number.
 
-The change is made in the step's graph and not in the cell's own code, so it fits any cell whose step can be traced.
+The change is made in the step's graph, not in the cell's code, so it works for every cell whose step can be traced.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from rnn_cells.cell import Cell
 
 @dataclass(frozen=True)
 class Ablated(Cell):
-    """Another cell, whose step is changed in two ways. Parameters, carry and sizes stay those of the cell.
+    """A cell whose step is changed in two ways. Its parameters, carry and sizes stay the same.
 
-    Activations are ablated as in Greff et al. (2017, arXiv:1503.04069): a gate that is always open is one whose
-    activation is 1. What then only serves the gate has gradients of zero. A state is held as an intervention on it:
-    all that is computed from the state, in the same step and later, sees the number.
+    Activations are ablated as in Greff et al. (2017, arXiv:1503.04069): a gate that is always open has an activation of
+    1. Parameters that only the gate uses then have gradients of zero. Clamping a state is an intervention on it:
+    everything computed from the state, in the same step and later, uses the number.
 
     Attributes:
-        cell: whose step it is.
-        fixed: activations (``Activation.op``) with the number that is put in place of what they compute, or None, which
-            leaves the activation out and takes what goes into it.
-        clamped: units of states: the state's place among the leaves of the carry (``State.place``), the unit, its
-            number.
+        cell: the cell to change.
+        fixed: activations (``Activation.op``), each with the number that replaces its result, or with None to replace
+            the result by the activation's input.
+        clamped: units of states, each as (index of the state among the leaves of the carry, ``State.place``; unit;
+            number).
     """
 
     input_size: int = field(init=False)

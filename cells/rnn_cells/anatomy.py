@@ -1,7 +1,4 @@
-"""What a cell's step is made of: the states that it carries and the activations that it computes, by names.
-
-All of it is read from the step's graph; no cell says a word for it. What is made of the numbers is for others to say.
-"""
+"""The named parts of a cell's step: the states it carries and the activations it computes, read from its graph."""
 
 from __future__ import annotations
 
@@ -24,30 +21,30 @@ from rnn_cells.stacked import Stacked
 Array: TypeAlias = NDArray[Any]
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu")
-"""Primitives whose results are looked at: those that can be saturated or dead."""
+"""Primitives whose results can be saturated or dead."""
 
 _ROWS = 1013
-"""Sequences that a step is traced with: no width of a cell that could be taken for it."""
+"""Batch size for tracing a step: no plausible width of a cell, so the two cannot be confused."""
 
 _GUESSED = 20
-"""Numbers that a step is taken to compute for each that it carries, where it cannot be traced; an LSTM's are 12."""
+"""Assumed numbers computed per carried number, if a step cannot be traced; an LSTM has 12."""
 
 _KEPT = 64
-"""Graphs that are remembered."""
+"""Number of cached graphs."""
 
 _graphs: dict[Any, Graph | TraceError] = {}
 
 
 @dataclass(frozen=True)
 class State:
-    """An array of numbers that the cell carries from step to step; what it carries of other types is no state.
+    """A floating-point array that the cell carries from step to step.
 
     Attributes:
-        name: what the carry itself calls it; otherwise ``h`` where it is the cell's output, or all that is carried,
-            ``c`` where the step shows that it is a memory cell as an LSTM's, and by its place ``s0``, ``s1`` and so on.
-        layer: of a stack, from 1; 0 where there is no stack.
-        size: its numbers for one sequence.
-        place: among the leaves of the carry.
+        name: its name in the carry if it has one; otherwise ``h`` if it is the cell's output or the only state, ``c``
+            if the step uses it as an LSTM's memory cell, else ``s0``, ``s1`` and so on.
+        layer: the layer in a stack, from 1; 0 without a stack.
+        size: the number of elements per sequence.
+        place: its index among the leaves of the carry.
     """
 
     name: str
@@ -63,16 +60,16 @@ class State:
 
 @dataclass(frozen=True)
 class Activation:
-    """A squashed or rectified value that the step computes: a gate, a candidate, a new state.
+    """A squashed or rectified value of the step: a gate, a candidate, a new state.
 
     Attributes:
-        name: of the parameters that it is computed from (``forget``), ``c.tanh`` where it is made of the state c alone,
-            otherwise what computes it (``tanh``).
-        layer: of a stack, from 1; 0 where there is no stack.
+        name: the name of the parameters that it is computed from (``forget``), ``c.tanh`` if it depends on the state c
+            only, otherwise its function (``tanh``).
+        layer: the layer in a stack, from 1; 0 without a stack.
         function: one of ``ACTIVATIONS``.
         size: its width.
-        op: its place among the operations of the step's graph.
-        whole: whether it is all that its function computed, and not some of the columns.
+        op: its index among the operations of the step's graph.
+        whole: whether it is the whole result of its function, not some of its columns.
     """
 
     name: str
@@ -94,10 +91,10 @@ class Anatomy:
 
     Attributes:
         states: in the order of the carry's leaves.
-        activations: in the order in which they are computed; none where the step cannot be traced.
-        reason: why it could not be traced; empty where it could.
-        numbers: how many numbers a step computes for one sequence, those between included; a guess where it cannot be
-            traced.
+        activations: in the order of computation; none if the step cannot be traced.
+        reason: why the step cannot be traced; empty if it can.
+        numbers: the number of elements that a step computes per sequence, intermediate values included; an estimate if
+            it cannot be traced.
     """
 
     states: tuple[State, ...]
@@ -121,23 +118,22 @@ def anatomy(cell: Cell) -> Anatomy:
 
 
 Tapping: TypeAlias = tuple[Tree, tuple[Any, tuple[Any, ...], tuple[Any, ...]]]
-"""What a tapped step gives: the carry and ``(y, states, shown)``."""
+"""The result of a tapped step: the carry and ``(y, states, shown)``."""
 
 
 @dataclass(frozen=True)
 class Tapped:
-    """The step of a cell, with its states and some of its activations beside the output, and changed where one wishes.
+    """A cell's step that also returns its states and some activations, optionally changed.
 
     Attributes:
-        cell: whose step it is.
-        shown: places of operations in the step's graph whose values are wanted.
-        nudged: whether x is a pair ``(x, nudges)``. A nudge is an array like each state, which is added to it where it
-            is computed: whatever is made of the state, in this step and later, sees it. So the gradient of a loss by a
-            nudge of zeros is that by the state itself, all its ways included.
-        fixed: places of operations with the number that is put in place of what they compute, or with None for what
-            goes into them.
-        clamped: units of states that are held at a number from where they are computed on: the place of the state among
-            the leaves of the carry, the unit among its numbers, and the number.
+        cell: the cell.
+        shown: indices of the operations in the step's graph whose values to return.
+        nudged: whether x is a pair ``(x, nudges)``. A nudge is an array like a state, added to it where it is computed,
+            so that everything computed from the state, in this step and later, depends on it. The gradient of a loss
+            with respect to a nudge of zeros is therefore the total derivative with respect to the state.
+        fixed: indices of operations, each with the number that replaces its result, or with None for its input.
+        clamped: units of states set to a number where they are computed: the index of the state among the leaves of the
+            carry, the unit, and the number.
     """
 
     cell: Cell
@@ -150,7 +146,7 @@ class Tapped:
         """One step: the carry and ``(y, states, shown)``.
 
         Raises:
-            TraceError: the step cannot be traced, and something of its inside is asked for.
+            TraceError: the step cannot be traced, and ``shown`` or ``fixed`` need its graph.
         """
         x, nudges = x if self.nudged else (x, ())
         try:
@@ -183,7 +179,7 @@ class Tapped:
             return value
 
         outputs = evaluate(graph, trees.leaves((params, carry, x)), apply)
-        # A state that no operation makes, such as one that is carried on as it is, is changed as it leaves the step.
+        # A state without an operation, such as one carried on unchanged, is changed at the end of the step.
         for place, output in enumerate(graph.outputs):
             for state in taps.get(output, ()):
                 outputs[place] = self._changed(outputs[place], state, nudge_of)
@@ -192,7 +188,7 @@ class Tapped:
         return trees.unflatten(carry, outputs[:count]), (y, kept, tuple(shown[place] for place in self.shown))
 
     def _from_outside(self, params: Tree, carry: Tree, x: Any, nudges: Sequence[Any]) -> Tapping:
-        """The step where only its results can be reached: of what it computes from a state, only the output moves."""
+        """The step without its graph: a nudge changes the states and, if it is a state, the output."""
         result, y = self.cell(params, carry, x)
         new = [leaf for _, leaf in trees.zip_leaves(carry, result)]
         states = places_of_states(carry)
@@ -203,7 +199,7 @@ class Tapped:
         return trees.unflatten(carry, new), (y, tuple(new[place] for place in states), ())
 
     def _changed(self, state: Any, place: int, nudge_of: Mapping[int, Any]) -> Any:
-        """A state as it is with its nudge, and with its clamped units at their numbers."""
+        """A state with its nudge added and its clamped units set."""
         if place in nudge_of:
             state = state + nudge_of[place]
         numbers = {unit: number for held, unit, number in self.clamped if held == place}
@@ -216,29 +212,29 @@ class Tapped:
 
 
 def places_of_states(carry: Tree) -> list[int]:
-    """The places of a carry's states among its leaves."""
+    """The indices of a carry's states among its leaves."""
     return [place for place, leaf in enumerate(trees.leaves(carry)) if leaf.dtype.kind == "f"]
 
 
 def jacobians(cell: Cell, params: Tree, carry: Tree, x: Any) -> Array:
-    """The derivative of the carry after a step by that before it.
+    """The Jacobian of a step: the derivative of the new carry with respect to the old one.
 
     Args:
-        cell: whose step.
+        cell: the cell.
         params: its parameters.
         carry: states (B, ...).
         x: inputs (B, I).
 
     Returns:
-        (B, D, D): element [b, i, j] is the derivative of the new carry's number i by the old one's number j, where D
-        are all numbers of a sequence's states, one state after another.
+        (B, D, D): element [b, i, j] is d new[i] / d old[j] for sequence b, where D is the number of elements in all
+        states of a sequence, one state after another.
     """
     states = places_of_states(carry)
     leaves = [np.asarray(trees.leaves(carry)[place]) for place in states]
     batch = len(leaves[0])
     sizes = [leaf[0].size for leaf in leaves]
     width = sum(sizes)
-    # Row b * D + i asks for the derivatives of number i of sequence b, so that one backward pass gives them all.
+    # Row b * D + i has the cotangent of element i of sequence b, so that one backward pass gives all derivatives.
     repeated = [np.repeat(leaf, width, axis=0) for leaf in trees.leaves(carry)]
     xs = np.repeat(np.asarray(x), width, axis=0)[None]
 
@@ -261,7 +257,7 @@ def jacobians(cell: Cell, params: Tree, carry: Tree, x: Any) -> Array:
 
 
 def _graph(cell: Cell, params: Tree, carry: Tree, x: Any) -> Graph:
-    """The step's graph for arrays of these shapes; its outputs are the new states, then y. It is traced once.
+    """The step's graph for arrays of these shapes, cached; its outputs are the new states, then y.
 
     Raises:
         TraceError: the step cannot be traced.
@@ -271,7 +267,7 @@ def _graph(cell: Cell, params: Tree, carry: Tree, x: Any) -> Graph:
     def key() -> Any:
         try:
             return identity_of(cell), form_of(given), tuple((leaf.shape, leaf.dtype) for leaf in trees.leaves(given))
-        except TypeError:  # the cell refers to something that may change unseen
+        except TypeError:  # the cell refers to something that may change unnoticed
             return None
 
     found = _graphs.get(key())
@@ -281,8 +277,8 @@ def _graph(cell: Cell, params: Tree, carry: Tree, x: Any) -> Graph:
         try:
             found = _trace(cell, given)
         except TraceError as error:
-            found = TraceError(str(error), error.origin)  # not the error, which holds on to all that was there
-        _graphs[key()] = found  # as it is now, for a step may write to what it reads, and count its calls
+            found = TraceError(str(error), error.origin)  # a new one, since the original keeps the frames alive
+        _graphs[key()] = found  # the key after tracing, since a step may change what it reads
         _graphs.pop(None, None)
     if isinstance(found, TraceError):
         raise TraceError(str(found), found.origin)
@@ -298,7 +294,7 @@ def _trace(cell: Cell, given: tuple[Tree, Tree, Any]) -> Graph:
         raise
     except Exception as error:
         raise TraceError(f"it fails on tensors that have no elements: {type(error).__name__}: {error}") from error
-    # A step may give its carry's parts in another order, as the keys of a dict.
+    # A step may return its carry in another order, such as that of a dict's keys.
     places = trees.unflatten(result, range(len(graph.outputs)))
     order = [place for _, place in trees.zip_leaves(carry, places[0])]
     graph.outputs = [graph.outputs[place] for place in [*order, *trees.leaves(places[1])]]
@@ -332,10 +328,10 @@ def _states(cell: Cell, carry: Tree, graph: Graph | None) -> tuple[State, ...]:
 
 
 def _is_memory(graph: Graph, place: int, output: int, leaves: Sequence[Any]) -> bool:
-    """Whether a state is to the output what an LSTM's c is to h.
+    """Whether a state is used as an LSTM's c.
 
-    The new one is a sum in which the old one is multiplied with something, and the output is a product in which the new
-    one, or a function of it, is multiplied with something.
+    The new state is a sum with the old one times something, and the output is a product of the new one, or a function
+    of it, and something else.
     """
     makers = graph.makers()
     # The inputs are the parameters, the carry and x.
@@ -358,7 +354,7 @@ def _activations(cell: Cell, graph: Graph, states: Sequence[State]) -> list[Acti
     found: list[Activation] = []
     named: Counter[tuple[int, str]] = Counter()
     for op in graph.ops:
-        if op.name not in ACTIVATIONS or op.output.shape[:1] != (_ROWS,):  # what is the same at every step is no part
+        if op.name not in ACTIVATIONS or op.output.shape[:1] != (_ROWS,):  # values equal at every step do not count
             continue
         layer, name = _origin(op, graph, makers, states_of, isinstance(cell, Stacked))
         pieces = [user for user in users.get(op.output, []) if user.name == "getitem" and columns_of(user)]
@@ -374,7 +370,7 @@ def _activations(cell: Cell, graph: Graph, states: Sequence[State]) -> list[Acti
 def _origin(
     op: Op, graph: Graph, makers: dict[Value, Op], states_of: dict[Operand, State], stacked: bool
 ) -> tuple[int, str]:
-    """The layer and name of an activation, from the parameters that it is computed from with no other one between."""
+    """The layer and name of an activation, from the parameters it is computed from without another one in between."""
     found: dict[int, set[tuple[str, ...]]] = {}
     todo = list(op.values)
     if todo and (state := states_of.get(todo[0])):
@@ -393,7 +389,7 @@ def _origin(
             found.setdefault(layer, set()).add(path)
         elif maker and maker.name not in ACTIVATIONS:
             todo += maker.values
-    layer = max(found, default=1 if stacked else 0)  # what comes from layers below is its input
+    layer = max(found, default=1 if stacked else 0)  # lower layers provide its input
     paths, common = found.get(layer, set()), list[str]()
     for parts in zip(*paths, strict=False):
         if len(set(parts)) > 1:

@@ -1,4 +1,4 @@
-"""Two cells over one sequence, one in each direction. It is for tasks that may look ahead; a generator may not."""
+"""Two cells over one sequence, one in each direction, for tasks that have the whole sequence."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rnn_cells.cell import Cell
 
 @dataclass(frozen=True)
 class Bidirectional(Cell):
-    """One cell forwards, one backwards; an output is both their outputs, side by side (Schuster and Paliwal 1997).
+    """One cell forwards, one backwards; an output is the concatenation of theirs (Schuster and Paliwal 1997).
 
-    An output depends on what comes later, so there is no single step: only ``unroll``. The carry is the pair of both
-    cells' carries, each at the end of its own direction.
+    An output depends on later inputs, so there is no single step, only ``unroll``. The carry is the pair of both cells'
+    carries, each at the end of its direction.
 
     Attributes:
         forward: reads from the first step to the last.
@@ -50,7 +50,7 @@ class Bidirectional(Cell):
 
     @property
     def output_size(self) -> int:
-        """The widths of both outputs together."""
+        """The sum of both widths."""
         return self.forward.output_size + self.backward.output_size
 
     def init_params(self, rng: np.random.Generator) -> Tree:
@@ -67,7 +67,7 @@ class Bidirectional(Cell):
         Raises:
             TypeError: always.
         """
-        raise TypeError("Bidirectional has no single step, for it reads the sequence from both ends: use unroll")
+        raise TypeError("Bidirectional has no single step, because it reads the sequence from both ends: use unroll")
 
     def unroll(
         self,

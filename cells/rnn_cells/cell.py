@@ -1,4 +1,4 @@
-"""What a recurrent cell is: a pure step function, its parameters, its first carry. It is no layer and has no state."""
+"""The base class of recurrent cells: a pure step function, initial parameters, and an initial carry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from minigrad.trees import Tree
 
 @dataclass(frozen=True)
 class Cell:
-    """The base of every cell; a subclass writes ``init_params`` and ``__call__``.
+    """The base of every cell; a subclass defines ``init_params`` and ``__call__``.
 
     Fields that a subclass adds are its options: they reach the command line as ``--cell-option NAME=VALUE``. The
     docstring of a subclass is its equations, its paper and the conventions chosen.
@@ -25,20 +25,20 @@ class Cell:
         hidden_size: the width H of the hidden state, (B, H).
 
     Raises:
-        ValueError: a size is no whole number of at least 1, or an option none of the values of its ``Literal``.
+        ValueError: a size is not a whole number of at least 1, or an option is not a value of its ``Literal``.
     """
 
     input_size: int
     hidden_size: int
 
     suggested_learning_rate: ClassVar[float | None] = None
-    """Adam's learning rate that suits one layer of this cell on text; None leaves it to the command line."""
+    """Suggested learning rate of Adam for one layer on text; None for the default of the command line."""
 
     suggested_warmup: ClassVar[int] = 0
-    """Steps over which a cosine or linear schedule should first raise the learning rate from zero."""
+    """Suggested warm-up steps of a cosine or linear schedule."""
 
     causal: ClassVar[bool] = True
-    """Whether an output depends on nothing that comes later."""
+    """Whether outputs never depend on later inputs."""
 
     def __post_init__(self) -> None:
         for name in ("input_size", "hidden_size"):
@@ -61,7 +61,7 @@ class Cell:
         """Fresh parameters: a nested dict of float32 arrays.
 
         Raises:
-            NotImplementedError: a subclass did not write it.
+            NotImplementedError: the subclass does not define it.
         """
         raise NotImplementedError(f"{type(self).__name__} must define init_params(self, rng)")
 
@@ -73,7 +73,7 @@ class Cell:
         """One step: ``(params, carry, x) -> (carry, y)``, x (B, I) and y (B, output_size).
 
         Raises:
-            NotImplementedError: a subclass did not write it.
+            NotImplementedError: the subclass does not define it.
         """
         raise NotImplementedError(f"{type(self).__name__} must define __call__(self, params, carry, x)")
 
@@ -97,17 +97,17 @@ class Cell:
             lengths: (B,), where sequences end before T; see ``minigrad.scan``.
             mask: (T, B), instead of lengths.
             reverse: from the last step to the first.
-            rng: draws dropout masks in cells that have any; None is without dropout, as in evaluation.
+            rng: draws dropout masks, in cells with dropout; None for none, as in evaluation.
 
         Raises:
-            ValueError: shapes do not fit, or a step gives a carry of another structure, shape or dtype.
-            TypeError: ``xs`` holds no arrays, or it or the carry has another dtype than the parameters.
+            ValueError: shapes do not match, or a step returns a carry of another structure, shape or dtype.
+            TypeError: ``xs`` does not contain arrays, or it or the carry has another dtype than the parameters.
         """
-        self._hold(params, carry, xs)
+        self._check(params, carry, xs)
         return scan(self, params, carry, xs, lengths=lengths, mask=mask, reverse=reverse)
 
-    def _hold(self, params: Tree, carry: Tree, xs: Any) -> None:
-        """Hold inputs and carry against the cell: a mistake is told in its words, and not in those of a product."""
+    def _check(self, params: Tree, carry: Tree, xs: Any) -> None:
+        """Check inputs and carry, so that an error names them and not a matrix product."""
         name = type(self).__name__
         if not hasattr(xs, "shape"):
             if not all(hasattr(leaf, "shape") for leaf in trees.leaves(xs)):
@@ -115,14 +115,14 @@ class Cell:
                     f"{name}: xs is a {type(xs).__name__} of plain numbers; expected an array (T, B, "
                     f"{self.input_size}): convert it, with np.asarray(xs, np.float32)"
                 )
-            return  # a cell of one's own may take a tree
+            return  # a subclass may take a tree of inputs
         if len(xs.shape) != 3:
             raise ValueError(
                 f"{name}: xs has shape {xs.shape}; expected (T, B, {self.input_size}): steps, sequences, features"
             )
         if xs.shape[2] != self.input_size:
             raise ValueError(f"{name}: xs has {xs.shape[2]} features and the cell takes {self.input_size}")
-        # A cell without parameters computes in the type of its inputs.
+        # A cell without parameters computes in the dtype of its inputs.
         typed = trees.leaves(params) or [xs]
         floats = {leaf.dtype.newbyteorder("=") for leaf in typed if leaf.dtype.kind == "f"}
         dtype = floats.pop() if len(floats) == 1 else None
@@ -143,7 +143,7 @@ class Cell:
                     f"init_carry({xs.shape[1]}) gives it"
                 )
             wanted = dtype if dtype is not None and expected.dtype == np.float32 else expected.dtype
-            # Zeros are float64 where a cell names no type, and whoever trains it casts them to that of the parameters.
+            # A cell that names no dtype has float64 zeros, which training casts to the dtype of the parameters.
             fits = {wanted, dtype if dtype is not None and expected.dtype.kind == "f" else wanted}
             if came.dtype.newbyteorder("=") not in fits:
                 raise TypeError(
@@ -163,5 +163,5 @@ class Cell:
 
 
 def parameter_count(cell: Cell) -> int:
-    """The number of trained scalars of a cell."""
+    """The number of trainable scalars of a cell."""
     return trees.count(cell.init_params(np.random.default_rng(0)))

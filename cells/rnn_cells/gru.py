@@ -23,7 +23,7 @@ class GRU(Cell):
         h_t = (1 - z_t) * h_{t-1} + z_t * h~_t
 
     ``reset="before"`` resets the state before the product, as the paper does; ``"after"`` resets the product, as cuDNN
-    and PyTorch do. z_t is the share of the new: where PyTorch writes z, we write 1 - z.
+    and PyTorch do. z_t is the weight of the new state: PyTorch's z is our 1 - z.
     """
 
     reset: Literal["before", "after"] = "before"
@@ -31,7 +31,7 @@ class GRU(Cell):
     suggested_learning_rate: ClassVar[float | None] = 4e-3
 
     def init_params(self, rng: np.random.Generator) -> Tree:
-        """``update``, ``reset``: W (H + I, H) and b (H,); ``candidate`` likewise, or ``input`` and ``hidden`` apart."""
+        """``update``, ``reset``: W (H + I, H) and b (H,); ``candidate`` likewise, or with ``input`` and ``hidden``."""
         params = {"update": self.dense(rng), "reset": self.dense(rng)}
         if self.reset == "before":
             return params | {"candidate": self.dense(rng)}

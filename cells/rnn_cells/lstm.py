@@ -1,4 +1,4 @@
-"""Long short-term memory, with peepholes, and with coupled gates. Each class is one set of equations."""
+"""Long short-term memory: with forget gate, with peepholes, and with coupled gates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rnn_cells.cell import Cell
 
 @dataclass(frozen=True)
 class _MemoryCell(Cell):
-    """What the three have in common: the carry is (h, c), and the forget gate's bias starts at ``forget_bias``."""
+    """The base of the three: the carry is (h, c), and the forget gate's bias starts at ``forget_bias``."""
 
     forget_bias: float = 1.0
 

@@ -1,4 +1,4 @@
-"""The basic recurrent network of the lecture, and the same with rectified units started as the identity."""
+"""The basic recurrent network of the lecture, and the same with rectified units and an identity start."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class IRNN(Cell):
 
     After Le, Jaitly and Hinton (2015, arXiv:1504.00941); there, 0.01 * I served tasks with short dependencies. b starts
     at zero as in the paper, and U normal with standard deviation ``input_scale``. The paper has 0.001, for plain
-    gradient descent from states of zero. Adam moves W by its learning rate whatever the gradient's size, and all of a
-    column one way, since states are not negative; states that are passed on over a text then explode, and beside them
-    so small a U is nothing. Hence the larger U, and the warm-up.
+    gradient descent from states of zero. Adam changes W by its learning rate whatever the gradient's size, and a whole
+    column in one direction, since states are not negative; states carried along a text then explode, and so small a U
+    is negligible beside them. Hence the larger U, and the warm-up.
     """
 
     recurrent_scale: float = 1.0

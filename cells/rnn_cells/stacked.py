@@ -1,4 +1,4 @@
-"""Several cells, one above the other, as one cell. What each of them computes is its own affair."""
+"""A stack of cells as one cell."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rnn_cells.cell import Cell
 class Stacked(Cell):
     """A stack of cells: each layer's output is the next one's input, and the last one's output is the stack's.
 
-    Between layers, outputs are dropped at the rate ``dropout`` while training (Zaremba, Sutskever and Vinyals 2014,
-    arXiv:1409.2329). With ``variational``, one mask serves all steps of a sequence (Gal and Ghahramani 2016,
+    During training, outputs between layers are dropped at the rate ``dropout`` (Zaremba, Sutskever and Vinyals 2014,
+    arXiv:1409.2329). With ``variational``, one mask is used for all steps of a sequence (Gal and Ghahramani 2016,
     arXiv:1512.05287); recurrent connections are not masked.
 
     Attributes:
@@ -28,7 +28,8 @@ class Stacked(Cell):
         variational: one mask for all steps, instead of a fresh one for each.
 
     Raises:
-        ValueError: there is no cell, a layer does not take what the one below gives, or ``dropout`` is outside [0, 1).
+        ValueError: there is no cell, a layer's input size is not the output size below, or ``dropout`` is outside
+            [0, 1).
     """
 
     input_size: int = field(init=False)
@@ -65,12 +66,12 @@ class Stacked(Cell):
 
     @property
     def suggested_learning_rate(self) -> float | None:  # type: ignore[override]
-        """What the first layer suggests."""
+        """The first layer's."""
         return self.cells[0].suggested_learning_rate
 
     @property
     def suggested_warmup(self) -> int:  # type: ignore[override]
-        """The longest that a layer suggests."""
+        """The longest of the layers'."""
         return max(cell.suggested_warmup for cell in self.cells)
 
     @property

@@ -54,16 +54,16 @@ def chosen(given: dict[str, Any]) -> Output:
     """Remove the files from a command's arguments, and check at once that they can be written.
 
     Raises:
-        UserError: a file cannot be written; see ``hold``.
+        UserError: a file cannot be written; see ``check_page``.
     """
     output = Output(**{name: given.pop(name) for name in _OPTIONS})
     for name, path in output._asdict().items():
         if path is not None and (name, path) != ("json", "-"):
-            hold(name, path)
+            check_page(name, path)
     return output
 
 
-def hold(name: str, path: str) -> None:
+def check_page(name: str, path: str) -> None:
     """Check that the file of an option for pages, such as ``html``, can be written.
 
     Raises:

@@ -150,7 +150,7 @@ def sample(
     A text that is kept with --save-state and goes on with --load-state is the text that would have been written in one
     go: its draws go on too, unless --seed says otherwise. A prime is then read from that state on.
     """
-    _hold(ctx)
+    _check(ctx)
     try:
         import numpy as np
 
@@ -373,7 +373,7 @@ def _stream(pieces: Iterable[str], as_bytes: bool, end: str, keep: bool) -> str:
     return "".join(written)
 
 
-def _hold(ctx: click.Context) -> None:
+def _check(ctx: click.Context) -> None:
     """Check the options against each other.
 
     Raises:

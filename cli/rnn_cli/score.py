@@ -11,7 +11,7 @@ from rnn_cli import completion, console
 from rnn_cli.arguments import find_run_and_files
 from rnn_cli.console import remark
 from rnn_cli.options import BACKEND, TRUST, UNKNOWN
-from rnn_cli.output import hold, write
+from rnn_cli.output import check_page, write
 from rnn_cli.tables import sentence
 from rnn_plugins.errors import UserError
 
@@ -49,7 +49,7 @@ def score(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, ht
     from rnn_plugins.words import amount
 
     if html is not None:
-        hold("html", html)
+        check_page("html", html)
     run, files = find_run_and_files(run_and_files)
     if not files:
         raise UserError("there is no text to score: name a FILE, or - for standard input")

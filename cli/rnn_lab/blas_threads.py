@@ -43,8 +43,8 @@ class Threads:
         """Set the threads for a step, and give what belongs into the manifest's environment."""
         followed = [counts for first, counts in self.follows if first <= step]
         if followed:
-            blas.hold(followed[-1])
-        counts = blas.settle()
+            blas.fix(followed[-1])
+        counts = blas.adopt()
         if not self.changes or self.changes[-1][1] != counts:
             self.changes.append((step, counts))
         return {KEY: [[step, *counts] for step, counts in self.changes]}

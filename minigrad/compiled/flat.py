@@ -1,7 +1,7 @@
-"""Elementwise functions of whole arrays in one pass over memory, and the sum of an array's squares.
+"""Elementwise functions of whole arrays in one pass over memory, and sums of squares.
 
-The function is an ordinary expression, which NumPy carries out block by block, or machine code number by number; what
-it computes, and whether that is machine code, is its caller's affair. It has no derivative.
+A function is an ordinary expression, executed by NumPy block by block or by machine code element by element. It has no
+derivative.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from minigrad.graph import Graph, Operand, TraceError, Value, trace
 from minigrad.tensor import Array
 
 BLOCK = 12 * 1024
-"""Numbers that NumPy takes at once, so that what passes between its loops stays in the cache. A shorter array is never
-worth machine code."""
+"""Elements per block for NumPy, so that intermediate values stay in the cache. Shorter arrays never run as machine
+code."""
 
 WORTH_SHARING = 1 << 17
 """Numbers below which waking a second thread costs more than it saves."""
 
 WORTH_WIDENING = 1 << 16
-"""Numbers below which their sum of squares takes no longer in NumPy than in machine code."""
+"""Numbers below which a sum of squares is as fast in NumPy as in machine code."""
 
-_DOT_BLOCK = 1 << 13  # a longer product would start threads of BLAS, which then spin beside ours
+_DOT_BLOCK = 1 << 13  # a longer product would start BLAS threads, which then spin beside ours
 _TYPES: dict[str, tuple[FloatType, Any]] = {
     "float32": ("float", ctypes.c_float),
     "float64": ("double", ctypes.c_double),
@@ -38,7 +38,7 @@ _TYPES: dict[str, tuple[FloatType, Any]] = {
 
 
 class Fused:
-    """An elementwise function that passes over its arrays once; ``fused`` makes it.
+    """An elementwise function that passes over its arrays once; created by ``fused``.
 
     Attributes:
         function: the expression.
@@ -57,20 +57,20 @@ class Fused:
         *,
         compiled: bool = True,
     ) -> list[Array]:
-        """Apply the function. Both ways give the same bits as long as every operation is rounded correctly.
+        """Apply the function. NumPy and machine code give the same bits if every operation is correctly rounded.
 
         Args:
-            arrays: of one shape. Where their types differ, or are no float32 or float64, NumPy computes.
-            scalars: numbers, which are rounded to the type of the first array.
-            outs: where the results go: contiguous, of the first array's shape and type, each a new array or one of
-                ``arrays``. Without them all are new.
+            arrays: of one shape. If their dtypes differ, or are not float32 or float64, NumPy computes.
+            scalars: numbers, which are rounded to the dtype of the first array.
+            outs: arrays for the results: contiguous, of the first array's shape and dtype, each new or one of
+                ``arrays``. By default all are new.
             compiled: whether a long array may run as machine code.
 
         Returns:
             The results, contiguous in C order.
 
         Raises:
-            ValueError: the shapes differ, or an array of ``outs`` is none that results can go to.
+            ValueError: the shapes differ, or an array of ``outs`` is unsuitable.
         """
         (results,) = self._run([arrays], scalars, outs, compiled)
         return results
@@ -78,7 +78,7 @@ class Fused:
     def over(
         self, rows: Iterable[Sequence[Array]], scalars: Sequence[float], *, compiled: bool = True
     ) -> list[list[Array]]:
-        """Apply the function to many groups of arrays, as if to each alone; the threads are woken only once."""
+        """Apply the function to many groups of arrays, each alone; the threads are woken only once."""
         return self._run(rows, scalars, None, compiled)
 
     def _run(
@@ -99,7 +99,7 @@ class Fused:
             if dtype not in rounded:
                 rounded[dtype] = [dtype.type(x) for x in scalars]
             if outs is None and arrays[0].size <= BLOCK:
-                # The shortest way, for a network has many small arrays.
+                # The fastest way for the many small arrays of a network.
                 results.append([np.array(y, dtype, order="C") for y in self.function(*arrays, *rounded[dtype])])
                 continue
             into = [empty(shape, dtype) for _ in range(self._counts[2])] if outs is None else list(outs)
@@ -121,8 +121,8 @@ class Fused:
                 out[here] = y
 
     def _kernel(self, dtype: np.dtype[Any]) -> _Kernel | None:
-        """The machine code for a type; None where there is no compiler."""
-        # Whether there is one takes longer to find out than a short array takes.
+        """The machine code for a dtype; None without a compiler."""
+        # Checking for a compiler takes longer than a short array.
         if dtype not in self._kernels and jit.available():
             self._kernels[dtype] = _Kernel(self.function, *self._counts, dtype)
         return self._kernels.get(dtype)
@@ -132,11 +132,11 @@ def fused(f: Callable[..., tuple[Any, ...]], *, arrays: int, scalars: int = 0, o
     """An elementwise function that passes over its arrays once.
 
     Args:
-        f: ``(*arrays, *scalars) -> results``, a pure expression of operators and NumPy's functions that gives a tuple.
-            What changes between calls belongs into the scalars: a number that ``f`` closes over is compiled into it.
-        arrays: how many arrays it takes.
-        scalars: how many numbers.
-        outputs: how many arrays it gives.
+        f: ``(*arrays, *scalars) -> results``, a pure expression of operators and NumPy's functions that returns a
+            tuple. Numbers that change between calls must be scalars: a number that ``f`` closes over is compiled in.
+        arrays: the number of arrays it takes.
+        scalars: the number of scalars.
+        outputs: the number of arrays it returns.
     """
     return Fused(f, arrays, scalars, outputs)
 
@@ -171,12 +171,12 @@ def _check_outs(outs: Sequence[Array], like: Array) -> None:
 
 def _compilable(arrays: Sequence[Array]) -> bool:
     dtype = arrays[0].dtype
-    # A type equals only its own byte order.
+    # Dtypes of different byte orders are unequal.
     return dtype in (np.float32, np.float64) and all(x.dtype == dtype and x.flags.aligned for x in arrays)
 
 
 class _Call(NamedTuple):
-    """Machine code that waits to run: its numbers and addresses, and the arrays that must live until then."""
+    """A pending call of machine code: its numbers and addresses, and the arrays that must stay alive."""
 
     run: Callable[..., None]
     size: int
@@ -185,7 +185,7 @@ class _Call(NamedTuple):
 
 
 def _run(calls: Sequence[_Call]) -> None:
-    """Run all calls, on several threads if it is worth it; each takes its share of every array."""
+    """Run all calls, on several threads if there is enough work; each processes its share of every array."""
     if calls:
         workers = threads() if sum(call.size for call in calls) >= WORTH_SHARING else 1
         in_parallel([functools.partial(_run_share, calls, worker, workers) for worker in range(workers)])
@@ -198,12 +198,12 @@ def _run_share(calls: Sequence[_Call], worker: int, workers: int) -> None:
 
 
 class _Kernel:
-    """The machine code of an elementwise function for one type."""
+    """The machine code of an elementwise function for one dtype."""
 
     def __init__(
         self, f: Callable[..., tuple[Any, ...]], arrays: int, scalars: int, outputs: int, dtype: np.dtype[Any]
     ) -> None:
-        # The length stands for any; the one thing that matters is that it is no 1.
+        # An arbitrary length other than 1.
         examples = [np.broadcast_to(dtype.type(0), shape) for shape in [(13,)] * arrays + [()] * scalars]
         graph, _ = trace(f, *examples)
         if len(graph.outputs) != outputs:
@@ -220,7 +220,7 @@ class _Kernel:
 
 
 class _SumKernel:
-    """The machine code of the sum of squares for one type."""
+    """The machine code of the sum of squares for one dtype."""
 
     def __init__(self, dtype: str) -> None:
         self.library = jit.compile_ir(_sum_ir(_TYPES[dtype][0], jit.vector_width("float64")))
@@ -237,7 +237,7 @@ def _sum_kernel(dtype: str) -> _SumKernel | None:
 
 
 def _elementwise_ir(graph: Graph, arrays: int, dtype: FloatType, width: int) -> str:
-    """A function ``fused(start, stop, *scalars, *arrays, *outs)``: whole vectors, and then what is left one by one."""
+    """A function ``fused(start, stop, *scalars, *arrays, *outs)``: whole vectors, then the rest one by one."""
     numbers = [f"{dtype} %s{i}" for i in range(len(graph.inputs) - arrays)]
     others = "".join(f", {x}" for x in (*numbers, *(f"ptr %p{i}" for i in range(arrays + len(graph.outputs)))))
     vector, single = Emitter(dtype, width), Emitter(dtype, 1)
@@ -259,7 +259,7 @@ def _elementwise_ir(graph: Graph, arrays: int, dtype: FloatType, width: int) -> 
 
 
 def _loop(name: str, em: Emitter, graph: Graph, arrays: int, others: str) -> list[str]:
-    """A function that computes as many numbers at once as the emitter's vectors have lanes."""
+    """A loop over vectors of the emitter's width."""
     scalars = [em.splat(f"%s{i}") for i in range(len(graph.inputs) - arrays)]
     before, em.lines = em.lines, []
     _emit_body(em, graph, arrays, scalars)
@@ -283,7 +283,7 @@ def _loop(name: str, em: Emitter, graph: Graph, arrays: int, others: str) -> lis
 
 
 def _emit_body(em: Emitter, graph: Graph, arrays: int, scalars: Sequence[str]) -> None:
-    """Load what stands at the index, compute, and store."""
+    """Load the elements at the index, compute, and store."""
     size = em.format.bits // 8
 
     def place(number: int) -> str:
@@ -299,7 +299,7 @@ def _emit_body(em: Emitter, graph: Graph, arrays: int, scalars: Sequence[str]) -
         if not isinstance(x, Value):
             return em.constant(float(x))
         if x not in known:
-            raise TraceError("it uses an array that is none of its arguments")
+            raise TraceError("it uses an array that is not an argument")
         return known[x]
 
     def number(x: Operand) -> str:
@@ -329,7 +329,7 @@ def _emit_body(em: Emitter, graph: Graph, arrays: int, scalars: Sequence[str]) -
 
 def _sum_ir(dtype: FloatType, width: int) -> str:
     """A function ``sum_of_squares(size, array)``."""
-    chains = range(8)  # of additions; none waits for another
+    chains = range(8)  # of additions, independent of each other
     many = width * len(chains)
     loaded, vector = f"<{width} x {dtype}>", f"<{width} x double>"
     fma, add = f"{vector} @llvm.fma.v{width}f64", f"double @llvm.vector.reduce.fadd.v{width}f64"

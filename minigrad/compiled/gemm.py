@@ -1,6 +1,6 @@
-"""The matrix products of a compiled time loop as LLVM text: one small tile of C kept in registers, B packed beforehand.
+"""The matrix products of a compiled time loop as LLVM text: a small tile of C stays in registers, B is packed before.
 
-They serve products whose second factor stays the same over many steps; a product done once is NumPy's business.
+They are for products whose second factor is the same over many steps.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from minigrad.compiled import jit
 
 DEPTH = 192
-"""How many rows of A and B ``outer`` packs at a time: few enough for a panel of B to stay in the first-level cache."""
+"""Rows of A and B that ``outer`` packs at a time: few enough for a panel of B to stay in the first-level cache."""
 
 AHEAD = 24
-"""How many rows of B ``outer`` fetches in advance where it packs them: they lie too far apart for the processor to."""
+"""Rows of B that ``outer`` prefetches when packing: they are too far apart for the processor's prefetcher."""
 
 LINE = 64
 """Bytes of a cache line."""
@@ -29,9 +29,9 @@ class Tile:
 
     Args:
         dtype: "float32" or "float64".
-        lanes: how many numbers a vector register holds.
+        lanes: numbers per vector register.
         rows: a power of two.
-        vectors: how many registers make up a row.
+        vectors: registers per row.
     """
 
     dtype: str
@@ -46,12 +46,12 @@ class Tile:
 
     @property
     def scalar(self) -> str:
-        """LLVM's word for the dtype."""
+        """LLVM's name of the dtype."""
         return _DTYPES[self.dtype][0]
 
     @property
     def suffix(self) -> str:
-        """What ends the names of the functions."""
+        """The suffix of the functions' names."""
         return _DTYPES[self.dtype][1]
 
     @property
@@ -66,29 +66,29 @@ class Tile:
 
 
 def host_tile(dtype: str) -> Tile:
-    """The tile that fills the vector registers of the host, with room for a row of B and a number of A."""
+    """The tile that fills the host's vector registers, leaving some for a row of B and a number of A."""
     return Tile(dtype, jit.vector_width(dtype), rows=8 if jit.vector_registers() == 32 else 4, vectors=3)
 
 
 def packed_size(tile: Tile, k: int, n: int) -> int:
-    """How many elements the packed form of a k x n matrix takes. The caller allocates them, zeroed, at 64 bytes."""
+    """Elements of a packed k x n matrix. The caller allocates them, zeroed, aligned to 64 bytes."""
     return k * _round_up(n, tile.columns)
 
 
 def outer_work(tile: Tile, m: int, n: int) -> int:
-    """How many elements ``outer`` needs as scratch for an m x n result; ``n`` does not matter so far."""
+    """Elements of scratch memory that ``outer`` needs for an m x n result; ``n`` is unused."""
     return DEPTH * (_round_up(m, tile.rows) + tile.columns)
 
 
 def ir(tile: Tile) -> str:
     """The LLVM text of ``pack``, ``gemm`` and ``outer`` for one dtype; each name ends in ``_f32`` or ``_f64``.
 
-    Strides count elements. A packed matrix consists of panels of ``tile.columns`` columns; a panel holds its rows one
-    after the other.
+    Strides count elements. A packed matrix consists of panels of ``tile.columns`` columns; a panel contains its rows
+    one after the other.
 
     - ``void pack(i64 k, i64 n, ptr b, i64 b_row, i64 b_col, ptr bp, i64 bp_k, i64 k0, i64 n0)`` writes the k x n
       matrix B, its element (l, j) at ``b[l * b_row + j * b_col]``, into the packed matrix ``bp`` of ``bp_k`` rows, from
-      row ``k0`` and column ``n0`` on. The columns that fill up the last panel are the caller's to zero, once.
+      row ``k0`` and column ``n0`` on. The caller zeroes the columns that fill up the last panel, once.
     - ``void gemm(i64 m, i64 n, i64 k, ptr a, i64 a_row, ptr bp, ptr c, i64 c_row, i32 accumulate)`` computes
       C = A B, or with ``accumulate`` C + A B. No memory beyond the n columns of C is touched.
     - ``void outer(i64 m, i64 n, i64 k, ptr a, i64 a_row, ptr b, i64 b_row, ptr c, i64 c_row, i32 accumulate, ptr
@@ -112,16 +112,16 @@ def _kernel_name(tile: Tile, rows: int, vectors: int, packing: bool) -> str:
 
 
 def _heights(tile: Tile) -> list[int]:
-    """The rows of the full tile, and of the smaller ones that see to what remains."""
+    """The rows of the full tile, and of the smaller ones for the remainder."""
     return [tile.rows, tile.rows // 2, 1]
 
 
 class _Function:
-    """The text of one function as it grows. Variables live on the stack; the optimiser moves them into registers.
+    """Builds the text of one function. Variables are on the stack; the optimiser moves them into registers.
 
     Args:
-        head: what stands between ``define`` and the attributes.
-        attributes: by default those of a function where little time is spent, which keep the code short.
+        head: the text between ``define`` and the attributes.
+        attributes: by default those for short code, for functions that take little time.
     """
 
     def __init__(self, head: str, attributes: str = "nounwind noinline optsize") -> None:
@@ -168,7 +168,7 @@ class _Function:
         return self.let(f"call i64 @llvm.smin.i64(i64 {x}, i64 {y})")
 
     def at(self, kind: str, base: str, *offsets: str | int) -> str:
-        """The address so many elements after another."""
+        """The address at these offsets, in elements, from another."""
         for offset in offsets:
             base = self.let(f"getelementptr {kind}, ptr {base}, i64 {offset}")
         return base
@@ -262,15 +262,15 @@ def _store(
 
 
 def _prefetch(f: _Function, address: str) -> None:
-    """Have the line of an address brought into the second-level cache; an address outside all memory does no harm."""
+    """Prefetch the cache line of an address into the second-level cache; an invalid address is harmless."""
     f.do(f"call void @llvm.prefetch.p0(ptr {address}, i32 0, i32 2, i32 1)")
 
 
 def _tile_kernel(tile: Tile, rows: int, vectors: int, packing: bool = False) -> str:
     """``tile_RxV``: a tile of C from R rows of A and V vectors of a panel of B, over all of k.
 
-    The last vector of C has ``live`` lanes. Meanwhile a line of what is wanted next is fetched in every step of k.
-    With ``packing`` B is read where it lies, and the panel ``bp`` written by the way.
+    The last vector of C has ``live`` lanes. Every step of k prefetches one line of the next data. With ``packing``, B
+    is read unpacked, and the panel ``bp`` is written at the same time.
     """
     f = _Function(
         f"internal void @{_kernel_name(tile, rows, vectors, packing)}(i64 %k, ptr noalias %a, i64 %a_row, i64 %a_col, "
@@ -279,20 +279,20 @@ def _tile_kernel(tile: Tile, rows: int, vectors: int, packing: bool = False) -> 
         "nounwind",
     )
     vec, t = tile.vector, tile.scalar
-    # A sum waits four cycles or so for the one before it: few rows take several steps of k at once, each in its own.
+    # A sum waits about four cycles for the previous one: with few rows, unroll several steps of k into separate sums.
     unroll = max(1, 4 // rows)
     places = [(i, v) for i in range(rows) for v in range(vectors)]
     sums = [{place: f.variable(vec, "zeroinitializer") for place in places} for _ in range(unroll)]
     a_at, bp_at, next_at = (f.variable("ptr", pointer) for pointer in ("%a", "%bp", "%next"))
     b_at = f.variable("ptr", "%b") if packing else bp_at
     ahead = f.mul("%b_row", AHEAD) if packing else "0"
-    # Left to itself the optimiser walks from row to row by additions, which take slots from the products.
+    # By default the optimiser steps from row to row by additions, which compete with the products for slots.
     offsets = [f.let(f'call i64 asm "", "=r,0"(i64 {f.mul("%a_row", i * tile.size)})') for i in range(rows)]
 
     def steps(count: int) -> None:
         a, bp, b = f.get("ptr", a_at), f.get("ptr", bp_at), f.get("ptr", b_at)
         for u in range(count):
-            # A single row reads the panels faster than they could be fetched for it.
+            # A single row reads the panels faster than they can be prefetched.
             if rows > 1:
                 following = f.get("ptr", next_at)
                 _prefetch(f, following)
@@ -348,9 +348,9 @@ def _tile_kernel(tile: Tile, rows: int, vectors: int, packing: bool = False) -> 
 
 
 def _rows(tile: Tile) -> str:
-    """``rows``: all rows of C for one panel of B. ``a_tile`` leads from one full tile of A to the next.
+    """``rows``: all rows of C for one panel of B. ``a_tile`` is the distance between full tiles of A.
 
-    What is wanted next begins at ``next``; the tiles share the work of fetching it.
+    The next data begin at ``next``; the tiles share the work of prefetching them.
     """
     f = _Function(
         f"internal void @rows_{tile.suffix}(i64 %m, i64 %cols, i64 %k, ptr %a, i64 %a_tile, i64 %a_row, i64 %a_col, "
@@ -385,7 +385,7 @@ def _gemm(tile: Tile) -> str:
     line = LINE // tile.size
     with _panels(f, tile) as (j, cols):
         b, c = f.at(tile.scalar, "%bp", f.mul(j, "%k")), f.at(tile.scalar, "%c", j)
-        # After the last panel comes the first one, in the next step of time.
+        # After the last panel comes the first one, in the next time step.
         after = f.add(j, tile.columns)
         following = f.let(f"select i1 {f.let(f'icmp slt i64 {after}, %n')}, i64 {after}, i64 0")
         f.do(
@@ -412,7 +412,7 @@ def _pack(tile: Tile) -> str:
     contiguous = f.let("icmp eq i64 %b_col, 1")
     transposed = f.let(f"and i1 {f.let('icmp eq i64 %b_row, 1')}, {f.let('xor i1 ' + contiguous + ', true')}")
     first = f.let(f"urem i64 %n0, {tile.columns}")
-    # The panels that hold columns n0 to n0 + n: the first and the last one may hold others too.
+    # The panels with columns n0 to n0 + n: the first and the last one may contain others too.
     with f.loop(f.sub("%n0", first), f.add(f.add("%n0", "%n"), tile.columns - 1), tile.columns) as panel:
         left = f.let(f"call i64 @llvm.smax.i64(i64 {panel}, i64 %n0)")
         right = f.minimum(f.add(panel, tile.columns), f.add("%n0", "%n"))
@@ -446,7 +446,7 @@ def _call_pack_numbers(f: _Function, tile: Tile, source: str, target: str, row: 
 
 
 def _pack_numbers(tile: Tile) -> str:
-    """``pack_numbers``: a few columns of one panel number by number, from one row to another."""
+    """``pack_numbers``: a few columns of one panel, number by number, for a range of rows."""
     f = _Function(
         f"internal void @pack_numbers_{tile.suffix}(i64 %row, i64 %k, i64 %cols, ptr noalias %b, i64 %b_row, "
         "i64 %b_col, ptr noalias %panel)",
@@ -460,7 +460,7 @@ def _pack_numbers(tile: Tile) -> str:
 
 
 def _pack_transposed(f: _Function, tile: Tile, source: str, target: str, cols: str) -> None:
-    """Square blocks, turned in registers; the edges number by number."""
+    """Square blocks, transposed in registers; the edges number by number."""
     t, side = tile.scalar, min(8, tile.lanes)
     kind = f"<{side} x {t}>"
     whole_rows, whole_cols = (f.let(f"and i64 {number}, {-side}") for number in ("%k", cols))
@@ -498,7 +498,7 @@ def _transposed(f: _Function, kind: str, block: list[str]) -> list[str]:
 
 
 def _pack_narrow(tile: Tile) -> str:
-    """``pack_narrow``: k x m numbers into panels as wide as a tile of C is high; what is beyond m is left alone."""
+    """``pack_narrow``: k x m numbers into panels as wide as a tile of C is high; nothing beyond m is written."""
     f = _Function(
         f"internal void @pack_narrow_{tile.suffix}(i64 %k, i64 %m, ptr noalias %a, i64 %a_row, ptr noalias %ap)"
     )
@@ -530,7 +530,7 @@ def _outer(tile: Tile) -> str:
     panel = "%work"
     tiles = f.at(t, "%work", DEPTH * tile.columns)
     tall = f.let(f"icmp sge i64 %m, {tile.rows}")
-    # With no rows at all one block of none still writes the zeros.
+    # Without rows, one empty block still writes the zeros.
     stop = f.let("call i64 @llvm.smax.i64(i64 %k, i64 1)")
     with f.loop(0, f.add(stop, DEPTH - 1), DEPTH) as start:
         depth = f.minimum(f.sub("%k", start), DEPTH)
@@ -540,7 +540,7 @@ def _outer(tile: Tile) -> str:
         with _panels(f, tile) as (j, cols):
             source, target = f.at(t, b, j), f.at(t, "%c", j)
             following = f.at(t, source, tile.columns)
-            # With a full tile of rows the panel is packed while the first tile of it is computed.
+            # With a full tile of rows, the panel is packed while its first tile is computed.
             by_the_way = f.let(f"and i1 {tall}, {f.let(f'icmp eq i64 {cols}, {tile.columns}')}")
             done = f.let(f"select i1 {by_the_way}, i64 {tile.rows}, i64 0")
             with f.when(by_the_way):

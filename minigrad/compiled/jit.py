@@ -1,7 +1,4 @@
-"""Machine code from LLVM text: compiled once for this very processor, kept on disk, and loaded again in a moment.
-
-What the text computes is its writer's affair (see ``gemm.py``); nothing here knows of tensors or of time.
-"""
+"""Compile LLVM text for this processor, and cache the machine code on disk."""
 
 from __future__ import annotations
 
@@ -28,12 +25,12 @@ _log = logging.getLogger("minigrad.compiled")
 
 
 class Library:
-    """Compiled functions, alive as long as this object is.
+    """Compiled functions, valid as long as this object exists.
 
     Args:
-        code: an object file, as ``compile_ir`` makes it.
-        names: the functions it offers.
-        libraries: whose functions it may call by name.
+        code: an object file from ``compile_ir``.
+        names: the functions it exports.
+        libraries: libraries whose functions it may call by name.
     """
 
     def __init__(self, code: bytes, names: frozenset[str], libraries: Sequence[Library] = ()) -> None:
@@ -44,14 +41,14 @@ class Library:
         for library in libraries:
             for name in library.names:
                 binding.add_symbol(name, library.address(name))
-        # The engine needs a module to start from; all that runs comes from the object file.
+        # The engine needs a module; all code that runs comes from the object file.
         self._engine = binding.create_mcjit_compiler(binding.parse_assembly(""), _target_machine())
         self._object = binding.ObjectFileRef.from_data(code)
         self._engine.add_object_file(self._object)
         self._engine.finalize_object()
 
     def address(self, name: str) -> int:
-        """Where the function begins.
+        """The address of a function.
 
         Raises:
             KeyError: the library has no function of this name.
@@ -63,21 +60,21 @@ class Library:
 
 @functools.cache
 def available() -> bool:
-    """Whether there is a compiler, that is, whether the optional extra ``jit`` is installed."""
+    """Whether the optional extra ``jit`` is installed."""
     return importlib.util.find_spec("llvmlite") is not None
 
 
 def compile_ir(text: str, *more: str, libraries: Sequence[Library] = ()) -> Library:
-    """Compile LLVM text for this processor, or load what an earlier call has compiled.
+    """Compile LLVM text for this processor, or load it from the cache.
 
     Args:
         text: a module whose functions are called by address. It may call the functions of the C mathematics library.
-        more: further modules, compiled into one with it, so that their functions can call, and be inlined into, those
-            of each other.
-        libraries: what was compiled before; the text may declare and call their functions.
+        more: further modules, compiled into one with it, so that their functions can call, and be inlined into, each
+            other.
+        libraries: libraries compiled before; the text may declare and call their functions.
 
     Raises:
-        RuntimeError: the text is no valid LLVM text.
+        RuntimeError: the text is not valid LLVM text.
     """
     texts = (text, *more)
     names = frozenset(name for each in texts for name in _DEFINITION.findall(each))
@@ -90,40 +87,40 @@ def compile_ir(text: str, *more: str, libraries: Sequence[Library] = ()) -> Libr
 
 
 def assembly(text: str, *more: str) -> str:
-    """The assembly of what ``compile_ir`` makes of the same texts, for people who want to see it."""
+    """The assembly code of the same texts, for inspection."""
     machine, module = _optimised((text, *more))
     return str(machine.emit_assembly(module))
 
 
 def cache_folder() -> Path:
-    """Where compiled code is kept: ``MINIGRAD_CACHE`` if it is set, else a place of the user's.
+    """The folder of cached code: ``MINIGRAD_CACHE`` if set, else one in the user's cache.
 
-    Code is only kept in, and loaded from, a folder that is the user's and that nobody else may write to.
+    Code is only written to, and loaded from, a folder that belongs to the user and that no other user can write to.
     """
     chosen = os.environ.get("MINIGRAD_CACHE")
     return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("rnn-lab")) / "kernels"
 
 
 def vector_width(dtype: str) -> int:
-    """How many numbers of this dtype, "float32" or "float64", the widest vector register of the host holds."""
+    """Numbers of this dtype, "float32" or "float64", per vector register of the host."""
     size = {"float32": 4, "float64": 8}[dtype]
     return _vector_bytes(_host()[1]) // size
 
 
 def vector_registers() -> int:
-    """How many vector registers the host has."""
+    """The number of vector registers of the host."""
     cpu_features = _host()[1]
     return 32 if _has(cpu_features, "avx512f") or _has(cpu_features, "neon") else 16
 
 
 def is_loaded() -> bool:
-    """Whether anything was compiled, or is about to be."""
+    """Whether LLVM has been imported."""
     return _host.cache_info().currsize > 0
 
 
 @functools.cache
 def processor() -> str:
-    """The processor that code is compiled for: its name, and a digest of its features."""
+    """The target processor: its name, and a digest of its features."""
     name, features = _host()
     return f"{name} (features {hashlib.sha256(features.encode()).hexdigest()[:8]})"
 
@@ -134,9 +131,9 @@ def is_x86() -> bool:
 
 
 def flushing() -> tuple[str, str, tuple[str, ...]]:
-    """LLVM text that makes denormal numbers zeros, that which undoes it, and the declarations they need.
+    """LLVM text that turns flushing of denormal numbers to zero on, and off again, and the declarations it needs.
 
-    Where gradients vanish they become denormal, and some processors multiply such numbers a hundred times more slowly.
+    Vanishing gradients become denormal, and some processors multiply such numbers a hundred times more slowly.
     """
     if not is_x86():
         return "", "", ()
@@ -154,7 +151,7 @@ def flushing() -> tuple[str, str, tuple[str, ...]]:
 
 
 def _binding() -> Any:
-    """LLVM itself, imported when it is first needed: it takes its time, and it may be missing."""
+    """LLVM's binding, imported on first use, since that is slow and it may be missing."""
     return importlib.import_module("llvmlite.binding")
 
 
@@ -170,7 +167,7 @@ def _has(cpu_features: str, feature: str) -> bool:
 
 @functools.cache
 def _host() -> tuple[str, str]:
-    """The processor's name and its features, as LLVM calls them."""
+    """LLVM's names of the processor and its features."""
     binding = _binding()
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
@@ -179,7 +176,7 @@ def _host() -> tuple[str, str]:
 
 @functools.cache
 def _load_math_library() -> None:
-    """Make expf and its kin resolvable where the process does not link them yet."""
+    """Make expf and similar functions resolvable if the process does not link them yet."""
     binding = _binding()
     for name in ("libm.so.6", "libm.dylib"):
         with contextlib.suppress(OSError, RuntimeError):
@@ -195,7 +192,7 @@ def _target_machine() -> Any:
 
 
 def _optimised(texts: Sequence[str]) -> tuple[Any, Any]:
-    """The target machine, and the one module of all texts after the optimiser."""
+    """The target machine, and the optimised module of all texts."""
     binding = _binding()
     machine = _target_machine()
     module = binding.parse_assembly(texts[0])
@@ -218,7 +215,7 @@ def _compile(texts: Sequence[str]) -> bytes:
 
 
 def _fingerprint(texts: Sequence[str]) -> str:
-    """A name that differs wherever the compiled code might."""
+    """A name that differs whenever the compiled code might."""
     binding = _binding()
     llvmlite = importlib.import_module("llvmlite")
     compiler = f"llvmlite {llvmlite.__version__}, LLVM {binding.llvm_version_info}, layout 1"
@@ -226,12 +223,12 @@ def _fingerprint(texts: Sequence[str]) -> str:
 
 
 def _digest(path: Path, code: bytes) -> bytes:
-    """Of the name too, so that no other file can stand in its place."""
+    """A digest of the name and the code, so that one file cannot replace another."""
     return hashlib.sha256(path.name.encode() + code).digest()
 
 
 def _read(path: Path) -> bytes | None:
-    """The code kept under a path, or None where there is none, or where anybody else may have put it there."""
+    """The code cached under a path; None if there is none, or if another user may have written it."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         if not _is_ours(os.stat(path.parent)):
@@ -248,12 +245,12 @@ def _read(path: Path) -> bytes | None:
 
 
 def _is_ours(status: os.stat_result) -> bool:
-    """Whether a file or folder is the user's, and nobody else may write to it."""
+    """Whether a file or folder belongs to the user, and no other user can write to it."""
     return not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
 
 
 def _write(path: Path, code: bytes) -> None:
-    """Keep code under a path. Others may read or write the same file meanwhile; a folder closed to us is no error."""
+    """Cache code under a path. Other processes may access the file at the same time; a read-only folder is no error."""
     temporary = ""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -267,14 +264,14 @@ def _write(path: Path, code: bytes) -> None:
     except OSError:
         pass
     finally:
-        with contextlib.suppress(OSError):  # as a rule it is gone
+        with contextlib.suppress(OSError):  # it was usually renamed
             os.unlink(temporary)
 
 
 @functools.cache
 def _warn_of(folder: Path) -> None:
     _log.warning(
-        "compiled code is not kept, and every start takes longer: %s is not yours alone; "
-        "take its write permission from others (chmod go-w), or set MINIGRAD_CACHE to another folder",
+        "compiled code is not cached, so every start takes longer: other users can write to %s; "
+        "remove their write permission (chmod go-w), or set MINIGRAD_CACHE to another folder",
         folder,
     )

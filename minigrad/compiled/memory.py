@@ -1,7 +1,4 @@
-"""New arrays in memory that is used again: the system's fresh pages take longer than what is computed in them.
-
-Who asks for an array gets one that is his alone, as from NumPy; only where it lies is decided here.
-"""
+"""Allocate arrays from reused memory, since fresh pages of the system take longer than the computation in them."""
 
 from __future__ import annotations
 
@@ -13,14 +10,14 @@ import numpy as np
 from minigrad.tensor import Array
 
 WORTH_KEEPING = 1 << 16
-"""Bytes of an array from which its memory is kept for the next of that size."""
+"""Bytes from which an array's memory is kept for the next array of that size."""
 
 MOST_KEPT = 1 << 28
-"""Bytes of spare memory beyond which it goes back to the system."""
+"""Maximum bytes of spare memory."""
 
 
 class _Pool:
-    """Spare memory by its size."""
+    """Spare memory by size."""
 
     def __init__(self) -> None:
         self.spare: dict[int, list[Array]] = {}
@@ -36,10 +33,10 @@ class _Pool:
         return memory
 
     def give(self, memory: Array) -> None:
-        """Keep memory for another time."""
+        """Keep memory for reuse."""
         if memory.size > MOST_KEPT:
             return
-        if self.kept + memory.size > MOST_KEPT:  # whatever it was kept for, it was for another work
+        if self.kept + memory.size > MOST_KEPT:  # it was kept for an earlier workload
             self.spare.clear()
             self.kept = 0
         self.spare.setdefault(memory.size, []).append(memory)
@@ -50,25 +47,25 @@ _pool = _Pool()
 
 
 class _Lease:
-    """Memory for one array and all views of it, which becomes spare again when the last of them is gone."""
+    """Memory of one array and all its views, which becomes spare when the last of them is deleted."""
 
     def __init__(self, memory: Array, pool: _Pool) -> None:
         self._memory = memory
-        self._pool = pool  # a global name may be gone when the interpreter ends
+        self._pool = pool  # a global name may be unset at interpreter exit
         self.__array_interface__ = memory.__array_interface__
 
     def __del__(self) -> None:
-        if MOST_KEPT is not None:  # as it is then
+        if MOST_KEPT is not None:  # it is None at interpreter exit
             self._pool.give(self._memory)
 
 
 def address(array: Array) -> int:
-    """Where an array's memory begins; several times as fast as ``array.ctypes.data``."""
+    """The address of an array's memory; several times as fast as ``array.ctypes.data``."""
     return int(array.__array_interface__["data"][0])
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> Array:
-    """A new array, uninitialised; a large one begins at the start of a cache line."""
+    """A new, uninitialised array; a large one is aligned to a cache line."""
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
     if size < WORTH_KEEPING:
@@ -81,12 +78,12 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 def readable(x: Any, dtype: Any, *, strided: bool = False) -> Array:
-    """An array as compiled code reads it: of this type, aligned, in C order; ``x`` itself where it is so already.
+    """An array that compiled code can read: of this dtype, aligned, in C order; ``x`` itself if it qualifies.
 
     Args:
         x: an array of any layout, alignment and byte order, or a number.
         dtype: of the elements.
-        strided: any layout will do whose strides are whole numbers of elements.
+        strided: allow any layout whose strides are whole numbers of elements.
     """
     array: Array = np.asarray(x, dtype, order=None if strided else "C")
     even = array.flags.aligned and (not strided or all(stride % array.itemsize == 0 for stride in array.strides))

@@ -1,7 +1,4 @@
-"""Work shared by threads: how many there are, and tasks that run at the same time.
-
-What is shared, and where it is cut, its owner decides.
-"""
+"""Threads that run tasks in parallel."""
 
 from __future__ import annotations
 
@@ -17,10 +14,10 @@ from minigrad.compiled import jit
 
 
 def threads() -> int:
-    """How many threads share the work: as many as this process may use processors, or ``MINIGRAD_THREADS``.
+    """The number of threads: the processors this process may use, or ``MINIGRAD_THREADS``.
 
     Raises:
-        ValueError: that variable holds something else than a number.
+        ValueError: that variable is not a number.
     """
     if given := os.environ.get("MINIGRAD_THREADS"):
         return max(1, int(given))
@@ -28,18 +25,18 @@ def threads() -> int:
 
 
 PATIENCE = 10_000
-"""How often a thread looks whether there is news before it goes to sleep: half a millisecond, more or less.
+"""Number of polls for a new job before a thread sleeps: about half a millisecond.
 
-To wake a sleeping thread takes the system a tenth of that, and a training step passes on a dozen tasks with less than
-half a millisecond between them.
+Waking a sleeping thread takes the system a tenth of that, and a training step issues a dozen tasks less than half a
+millisecond apart.
 """
 
 FREE, TAKEN, DONE, OWN = range(4)
-"""What becomes of a task: nobody has begun it, a worker has, it is over or called off, its owner runs it himself."""
+"""States of a task: not started, run by a worker, finished or cancelled, run by its owner."""
 
-# The functions that must not be interrupted are machine code: Python handles signals only between two calls of it.
+# Functions that must not be interrupted are machine code: Python handles signals only between calls.
 _CODE = """
-define void @look(ptr %word, i64 %old, i64 %times) {{
+define void @poll(ptr %word, i64 %old, i64 %times) {{
 entry:
   br label %loop
 loop:
@@ -88,7 +85,7 @@ try:
   %pair = cmpxchg ptr %word, i64 {FREE}, i64 {DONE} acq_rel acquire
   br label %runs
 runs:
-  call void @look(ptr %word, i64 {TAKEN}, i64 {PATIENCE})
+  call void @poll(ptr %word, i64 {TAKEN}, i64 {PATIENCE})
   %now = load atomic i64, ptr %word acquire, align 8
   %same = icmp eq i64 %now, {TAKEN}
   br i1 %same, label %rest, label %next
@@ -104,19 +101,20 @@ end:
 
 
 class _Code(NamedTuple):
-    """Machine code that reads and writes words of memory.
+    """Machine code for atomic access to words of memory.
 
     Attributes:
-        look: ``(word, old, times)`` returns when the word is no longer ``old``, or after so many looks. It holds no
-            lock of Python's.
-        take: ``(words, count, as)`` writes ``as`` to the first word that is FREE, and gives its index; -1 without one.
+        poll: ``(word, old, times)`` returns when the word is no longer ``old``, or after so many polls. It does not
+            hold the GIL.
+        take: ``(words, count, as)`` writes ``as`` to the first word that is FREE, and returns its index; -1 without
+            one.
         close: ``(words, count)`` writes DONE to all that are FREE, and returns when none is TAKEN.
     """
 
-    look: Callable[[int, int, int], None]
+    poll: Callable[[int, int, int], None]
     take: Callable[[int, int, int], int]
     close: Callable[[int, int], None]
-    library: jit.Library  # which must live as long
+    library: jit.Library  # keeps the library alive
 
 
 @functools.cache
@@ -132,7 +130,7 @@ def _code() -> _Code:
     library = jit.compile_ir("\n".join(declarations) + _CODE.format(**words))
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     return _Code(
-        ctypes.CFUNCTYPE(None, pointer, number, number)(library.address("look")),
+        ctypes.CFUNCTYPE(None, pointer, number, number)(library.address("poll")),
         ctypes.PYFUNCTYPE(number, pointer, number, number)(library.address("take")),
         ctypes.CFUNCTYPE(None, pointer, number)(library.address("close")),
         library,
@@ -140,12 +138,12 @@ def _code() -> _Code:
 
 
 class _Job:
-    """Tasks of which each is run once, by whichever thread takes it first.
+    """Tasks, each run once by the first thread to take it.
 
     Attributes:
         tasks: all of them.
-        words: what becomes of each, as machine code reads it.
-        errors: those of tasks that workers ran.
+        words: the state of each, for machine code.
+        errors: the errors of tasks run by workers.
     """
 
     def __init__(self, tasks: Sequence[Callable[[], Any]]) -> None:
@@ -154,36 +152,36 @@ class _Job:
         self.errors: list[BaseException] = []
 
     def taken(self, state: int) -> Iterator[int]:
-        """The indices of free tasks, each taken for the caller, as TAKEN or OWN, when it is asked for."""
+        """The indices of free tasks, each marked TAKEN or OWN for the caller on iteration."""
         return iter(functools.partial(_code().take, ctypes.addressof(self.words), len(self.words), state), -1)
 
 
 class _Worker(threading.Thread):
-    """A thread that helps with the job it was given last, and waits for the next."""
+    """A thread that helps with its last job, and waits for the next."""
 
     def __init__(self) -> None:
         super().__init__(name="minigrad", daemon=True)
         self.job: _Job | None = None
-        self.news = (ctypes.c_int64 * 8)()  # the first counts jobs; the others keep its cache line its own
+        self.news = (ctypes.c_int64 * 8)()  # the first counts jobs; the others pad its cache line
         self.bell = threading.Lock()
         self.bell.acquire()
         self.start()
 
     def give(self, job: _Job) -> None:
-        """Let the thread help, if it has the time: one that does not come is not waited for."""
+        """Offer a job to the thread; the caller does not wait if it does not help."""
         self.job = job
         self.news[0] += 1
-        with suppress(RuntimeError):  # it rings already
+        with suppress(RuntimeError):  # already signalled
             self.bell.release()
 
     def run(self) -> None:
-        """Work, as long as the process lives."""
-        look = _code().look
+        """Work until the process ends."""
+        poll = _code().poll
         while True:
             seen = self.news[0]
             if self.job is not None:
                 self._help(self.job)
-            look(ctypes.addressof(self.news), seen, PATIENCE)
+            poll(ctypes.addressof(self.news), seen, PATIENCE)
             if self.news[0] == seen:
                 self.bell.acquire()
 
@@ -199,14 +197,14 @@ class _Worker(threading.Thread):
 _workers: list[_Worker] = []
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_workers.clear)  # a process that was forked has none of the threads
+    os.register_at_fork(after_in_child=_workers.clear)  # a forked process has none of the threads
 
 
 def in_parallel(tasks: Sequence[Callable[[], Any]]) -> None:
-    """Run all tasks, the first on this thread; machine code holds no lock, so the others run beside it.
+    """Run all tasks, the first on this thread; machine code does not hold the GIL, so the others run in parallel.
 
-    Whatever no other thread has begun by then, this one runs too, so it waits for nothing but tasks under way. When
-    it returns no task runs, and none will; if an exception ends it, some may not have run.
+    This thread also runs tasks that no other thread has started, so it waits only for running tasks. When it returns,
+    no task is running or will run; after an exception, some may not have run.
     """
     if len(tasks) < 2:
         for task in tasks:
@@ -224,7 +222,7 @@ def in_parallel(tasks: Sequence[Callable[[], Any]]) -> None:
         for i in job.taken(OWN):
             tasks[i]()
     finally:
-        close(words, count)  # the first call here, so that no signal comes before: tasks use memory that is given back
+        close(words, count)  # first, before any signal is handled: tasks use memory that is released
         job.tasks = ()
     if job.errors:
         raise job.errors[0]

@@ -1,7 +1,4 @@
-"""Machine code for what happens to rows: fused elementwise loops, reductions along a row, products between them.
-
-It writes LLVM text for a list of operations and says where their operands must lie; memory and calls are its user's.
-"""
+"""LLVM text for operations on rows: fused elementwise loops, reductions along a row, and matrix products."""
 
 from __future__ import annotations
 
@@ -18,20 +15,20 @@ from minigrad.compiled.vector_math import FUNCTIONS, RESULT_IS_MASK, Emitter, em
 from minigrad.graph import Op, Operand, TraceError, Value, columns_of, width_of
 
 ALIASES = frozenset({"getitem", "reshape", "concatenate"})
-"""Operations that compute nothing: their results are places within other results."""
+"""Operations without code: their results are parts of other results."""
 
 
 @dataclass(eq=False)
 class Slot:
-    """A piece of memory that the code is given the address of.
+    """Memory whose address is an argument of the code.
 
     Attributes:
-        kind: ``rows`` (a row for each step and sequence), ``scratch`` (a row for each sequence of a shard), ``coming``
-            and ``going`` (two such blocks that change roles with every step), ``looked_up`` (a row of a table),
-            ``fixed`` (one vector), ``packed`` (a matrix, packed for products), ``total`` (one row that all rows are
-            added to), ``scattered`` (a table of such), ``indices`` (an integer for each row).
+        kind: ``rows`` (a row per step and sequence), ``scratch`` (a row per sequence of a shard), ``coming`` and
+            ``going`` (two such blocks that swap roles at every step), ``looked_up`` (a row of a table), ``fixed`` (one
+            vector), ``packed`` (a matrix, packed for products), ``total`` (one row, the sum of all rows), ``scattered``
+            (a table of such), ``indices`` (an integer per row).
         width: columns.
-        value: what it holds; None where no single value says so.
+        value: its content; None if it is not a single value.
         indices: the slot of the indices, for ``looked_up`` and ``scattered``.
     """
 
@@ -44,7 +41,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Place:
-    """Some columns of a slot."""
+    """A range of columns of a slot."""
 
     slot: Slot
     column: int
@@ -52,12 +49,12 @@ class Place:
 
 @dataclass(eq=False)
 class Code:
-    """What has been generated for a body.
+    """The generated code of a body.
 
     Attributes:
-        text: functions in LLVM text; ``run`` is the one to call.
-        slots: what it must be given, in this order.
-        places: where the values that somebody asked for are, by what was asked.
+        text: functions in LLVM text; ``run`` is the entry point.
+        slots: its arguments, in this order.
+        places: the locations of the requested values.
     """
 
     text: str
@@ -67,15 +64,15 @@ class Code:
 
 
 class Body:
-    """A body while its code is being made. Fill the attributes, then call ``generate``.
+    """Generates the code of a body: fill the attributes, then call ``generate``.
 
     Args:
-        name: goes into the names of functions.
-        ops: on rows.
+        name: a prefix of the functions' names.
+        ops: operations on rows.
         dtype: ``float`` or ``double``.
         width: lanes of a vector register.
-        loop: whether rows are sequences that go from step to step, or all rows are alike and taken in blocks.
-        fuse: whether operations share loops; otherwise each has its own, and its result lies in memory.
+        loop: whether rows are sequences, computed step by step, or independent, computed in blocks.
+        fuse: whether operations share loops; otherwise each has its own, and its result is stored in memory.
     """
 
     def __init__(self, name: str, ops: Sequence[Op], dtype: Any, width: int, loop: bool, fuse: bool = True) -> None:
@@ -83,12 +80,12 @@ class Body:
         self.ops = list(ops)
         self.slots: list[Slot] = []
         self.given: dict[Value, Place] = {}
-        self.exclusive: dict[Value, Place] = {}  # values that must be computed into a given place
-        self.stored: list[Value] = []  # values that must lie in memory for all rows
-        self.added: list[tuple[Value, Slot]] = []  # values to add up, and where
+        self.exclusive: dict[Value, Place] = {}  # values that must be computed into a given location
+        self.stored: list[Value] = []  # values that must be stored for all rows
+        self.added: list[tuple[Value, Slot]] = []  # values to sum, and their slots
         self.fixed: dict[Value, Slot] = {}
         self.packed: dict[Value, Slot] = {}
-        self.indices: dict[Value, Slot] = {}  # by the input that they look up
+        self.indices: dict[Value, Slot] = {}  # by input
 
     def slot(self, kind: str, width: int, value: Value | None = None, indices: Slot | None = None) -> Slot:
         """A new slot."""
@@ -98,8 +95,8 @@ class Body:
 
     # --- where everything lies ----------------------------------------------------------------------------------------
 
-    def settle(self) -> None:
-        """Copy what must lie in two places, and find out which values need memory."""
+    def assign_memory(self) -> None:
+        """Assign memory: copy values needed at two locations, and find the values that must be stored."""
         self.makers = {op.output: op for op in self.ops}
         self.member: dict[Value, tuple[Value, int]] = {}
         self.same_place: dict[Value, Place] = {}
@@ -133,14 +130,14 @@ class Body:
         self.stored_roots = stored_roots
 
     def _copy_aliases(self) -> None:
-        """Compute what must lie in a place of its own, but would only be a part of something that lies elsewhere."""
+        """Copy values that need their own location, but are views of values elsewhere."""
         asked = {*self.stored, *self.exclusive}
         ops: list[Op] = []
         for op in self.ops:
             value = op.output
             if op.name == "matmul":
                 place = self.given.get(self.root(op.values[0]))
-                if place is not None and place.slot.kind == "looked_up":  # rows that do not lie evenly
+                if place is not None and place.slot.kind == "looked_up":  # rows at irregular distances
                     rows = Value(op.values[0].shape, value.dtype)
                     ops.append(Op("alias", op.inputs[:1], {}, rows))
                     self.makers[rows] = ops[-1]
@@ -158,7 +155,7 @@ class Body:
         self.ops = ops
 
     def _adjacent(self, op: Op) -> Place | None:
-        """The place of a concatenation whose parts already lie side by side."""
+        """The location of a concatenation whose parts are already adjacent."""
         places = [self.given.get(x) for x in op.values]
         if any(p is None for p in places):
             return None
@@ -171,7 +168,7 @@ class Body:
         return first
 
     def root(self, value: Value) -> Value:
-        """The value that owns the memory that ``value`` lies in."""
+        """The value that owns the memory of ``value``."""
         while True:
             if value in self.given or value in self.exclusive or value in self.same_place:
                 return value
@@ -183,7 +180,7 @@ class Body:
                 return value
 
     def place(self, value: Value) -> Place:
-        """Where a value lies, or is to lie."""
+        """The location of a value."""
         if value in self.given:
             return self.given[value]
         if value in self.exclusive:
@@ -238,8 +235,8 @@ class Body:
     def _group(self, ready: _Ready, width: int) -> list[Op]:
         """All operations of one width that can share the next loop, those after those that they need."""
         group: list[Op] = []
-        local: set[Value] = set()  # made in this loop, so at hand without memory
-        late: list[Value] = []  # there only when it has ended
+        local: set[Value] = set()  # computed in this loop, so available in registers
+        late: list[Value] = []  # available only after the loop
         put_off: list[int] = []
         while wave := ready.take(width):
             for at in wave:
@@ -266,8 +263,8 @@ class Body:
     # --- the text -----------------------------------------------------------------------------------------------------
 
     def generate(self) -> Code:
-        """Write the functions."""
-        self.settle()
+        """Generate the functions."""
+        self.assign_memory()
         order = self.schedule()
         self._find_memory(order)
         for v in self.stored:
@@ -291,7 +288,7 @@ class Body:
         return Code("\n".join(text), self.slots, places, declarations)
 
     def _find_memory(self, order: Sequence[Op | list[tuple[int, list[Op]]]]) -> None:
-        """Which values must be written to memory, and which can pass in a register from one loop to the next."""
+        """Find the values that must be stored, and those that stay in a register between loops."""
         where: dict[Value, tuple[int, int]] = {}
         for i, item in enumerate(order):
             for j, (_, group) in enumerate(item if isinstance(item, list) else []):
@@ -309,7 +306,7 @@ class Body:
             for j, (_, group) in enumerate(item):
                 for op in group:
                     for x in op.values:
-                        # A number a row stays in a register until the row is done.
+                        # One number per row stays in a register until the row is finished.
                         if where.get(x, (i, j)) != (i, j) and (width_of(x) > 1 or where[x][0] != i):
                             self.in_memory.add(x)
                         if op.name == "pick" and x is op.values[0]:
@@ -346,9 +343,9 @@ class Body:
         ]
 
     def _address(self, register: str, place: Place, row: str, t: str, first: str) -> list[str]:
-        """The address of a row's first element at a place, in ``register``; also ``register.base``."""
+        """The address of a row's first element at a location, in ``register``; also ``register.base``."""
         slot = place.slot
-        integers = slot.value is not None and slot.value.dtype.kind in "iu"  # which are 64 bits wide
+        integers = slot.value is not None and slot.value.dtype.kind in "iu"  # 64 bits wide
         size = 4 if self.dtype == "float" and not integers else 8
         r = register
         lines = [*self._load_slot(f"{r}.0", slot, 0)]
@@ -405,7 +402,7 @@ class Body:
         return writer.function(function), writer.declarations
 
     def _driver(self) -> str:
-        """The function that is called from outside: all steps, or all rows in blocks."""
+        """The entry point: a loop over all steps, or over all rows in blocks."""
         enter, leave, _ = jit.flushing()
         if self.loop:
             return f"""define void @{self.name}_run(ptr %args, i64 %t0, i64 %steps, i64 %dt, i64 %b0, i64 %b1) {{
@@ -441,11 +438,11 @@ end:{leave}
 
 
 class _Ready:
-    """Operations, and sums, by whether all that they need is there.
+    """Tracks which operations and sums have all their operands.
 
     Attributes:
         ops: all operations, in order.
-        count: how many of them, and of the sums, have not been taken.
+        count: the number of them, and of the sums, not yet taken.
     """
 
     def __init__(self, ops: list[Op], sums: Sequence[tuple[Value, Slot]], there: Iterable[Value]) -> None:
@@ -473,7 +470,7 @@ class _Ready:
                 self._sums_of.setdefault(v, []).append((number, v, slot))
 
     def put(self, at: int) -> None:
-        """An operation has all that it needs."""
+        """Mark an operation as ready."""
         op = self.ops[at]
         if op.name in ALIASES:
             self._aliases.append(at)
@@ -483,7 +480,7 @@ class _Ready:
             heapq.heappush(self._by_width.setdefault(_domain(op), []), at)
 
     def made(self, value: Value) -> None:
-        """A value is there."""
+        """Mark a value as computed."""
         for at in self._users.pop(value, ()):
             self._missing[at] -= 1
             if not self._missing[at]:
@@ -492,23 +489,23 @@ class _Ready:
             self._sums.setdefault(width_of(value), []).append(total)
 
     def pass_aliases(self) -> None:
-        """What computes nothing is done as soon as it can be."""
+        """Take ready operations that need no code."""
         while self._aliases:
             self.count -= 1
             self.made(self.ops[self._aliases.pop()].output)
 
     def next_width(self) -> int | None:
-        """The width of the first operation, or else sum, that could have a loop; None where there is none."""
+        """The width of the first ready operation, or else sum, with a loop; None if there is none."""
         firsts = [(heap[0], width) for width, heap in self._by_width.items() if heap]
         sums = [(min(number for number, _, _ in totals), width) for width, totals in self._sums.items() if totals]
         return min(firsts)[1] if firsts else min(sums)[1] if sums else None
 
     def take(self, width: int) -> list[int]:
-        """The operations of a width that have all that they need, in order."""
+        """The ready operations of a width, in order."""
         return sorted(self._by_width.pop(width, ()))
 
     def take_sums(self, width: int, local: Iterable[Value]) -> list[tuple[Value, Slot]]:
-        """Likewise the sums, those of values that are only local included."""
+        """The ready sums of a width, including those of values in registers."""
         taken = self._sums.pop(width, [])
         for value in local:
             taken += self._sums_of.pop(value, ())
@@ -516,7 +513,7 @@ class _Ready:
         return [(v, slot) for _, v, slot in sorted(taken, key=lambda total: total[0])]
 
     def take_products(self) -> list[Op]:
-        """The products that have all that they need, in order."""
+        """The ready products, in order."""
         taken, self._products = sorted(self._products), []
         self.count -= len(taken)
         return [self.ops[at] for at in taken]
@@ -526,19 +523,19 @@ REDUCTIONS = frozenset({"sum", "max"})
 
 
 def _domain(op: Op) -> int:
-    """How many columns an operation's loop runs over."""
+    """The number of columns of an operation's loop."""
     return width_of(op.values[0]) if op.name in REDUCTIONS else width_of(op.output)
 
 
 class _Segment:
-    """One function: a loop over rows, in it one loop over columns for each group."""
+    """One function: a loop over rows, with one loop over columns per group."""
 
     def __init__(self, body: Body, groups: list[tuple[int, list[Op]]]) -> None:
         self.body, self.groups = body, groups
         self.lines: list[str] = []
         self.declarations: set[str] = set()
         self.count = itertools.count()
-        self.scalars: dict[Value, str] = {}  # numbers of this row, and splats of them by name
+        self.scalars: dict[Value, str] = {}  # numbers of this row, and their splats by name
         self.masks: set[str] = set()
         self.label = "row"
 
@@ -571,7 +568,7 @@ class _Segment:
         return head + start + self.row_lines + body_lines + foot
 
     def address(self, place: Place) -> str:
-        """A pointer to this row of a place."""
+        """A pointer to this row at a location."""
         if place not in self.addresses:
             register = f"%r{len(self.addresses)}"
             self.addresses[place] = register
@@ -630,7 +627,7 @@ class _Segment:
     def _chunk(
         self, em: Emitter, group: list[Op], j: str | None, live: str | None, sums: Mapping[Value, str]
     ) -> dict[Value, str]:
-        """The operations of a group on one vector of columns (or on a scalar); the new partial sums of reductions."""
+        """The operations of a group on one vector of columns (or one scalar); returns the new partial sums."""
         known: dict[Value, str] = {}
         new: dict[Value, str] = {}
         for op in group:
@@ -694,7 +691,7 @@ class _Segment:
 
     def _index(self, value: Value) -> str:
         if value.dtype.kind not in "iu":
-            raise TraceError("it picks by indices that are no integers", value.origin)
+            raise TraceError("it picks by indices that are not integers", value.origin)
         if value not in self.scalars:
             register = f"%index{next(self.count)}"
             self.row_lines += [
@@ -715,7 +712,7 @@ class _Segment:
         return register if register in self.masks else em.compare("une", register, em.constant(0))
 
     def _operand(self, em: Emitter, x: Operand, known: Mapping[Value, str], j: str | None, live: str | None) -> str:
-        """A register with this chunk of a value."""
+        """A register with this vector of a value."""
         if not isinstance(x, Value):
             return em.constant(float(x))
         if x in known:

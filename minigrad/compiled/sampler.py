@@ -1,7 +1,4 @@
-"""A loop in machine code that runs a step and draws the next symbol from its scores, many times over.
-
-What a step is comes as functions to call; nothing here knows of cells or of text.
-"""
+"""A loop in machine code that runs a step and draws the next symbol from its scores, many times."""
 
 from __future__ import annotations
 
@@ -9,10 +6,10 @@ from minigrad.compiled import jit
 from minigrad.compiled.vector_math import FUNCTIONS, Emitter
 
 DRAWING, OVER = 1, 2
-"""What ``sample`` says of itself in its word ``state``, which is 0 before."""
+"""Values of ``sample``'s word ``state``, which is 0 before the start."""
 
 LANES = 8
-"""Numbers that are exponentiated at once, in double precision as the choice in Python does it."""
+"""Numbers exponentiated at once, in double precision as in the Python version."""
 
 
 def ir(dtype: str) -> str:
@@ -21,10 +18,10 @@ def ir(dtype: str) -> str:
     ``void sample(ptr calls, i64 call_count, ptr copies, i64 copy_count, ptr index, ptr scores, i64 size, double
     temperature, ptr uniform, i64 count, ptr out, ptr work, ptr state)`` does the following ``count`` times: copies
     memory (``copies``: source, target and bytes of each), makes the calls (``calls``: a function, its pointer and five
-    numbers each), and draws a symbol from the ``size`` scores divided by the temperature (the largest, where it is 0)
-    with the next number of ``uniform``. The symbol goes to ``out`` and to ``index``, where the step reads it; -1 where
-    the scores are no numbers, and then it ends. ``work`` has room for ``size`` doubles, rounded up to whole vectors.
-    ``state`` is a word that becomes DRAWING at the beginning and OVER at the end.
+    numbers each), and draws a symbol from the ``size`` scores divided by the temperature (the largest, if it is 0)
+    with the next number of ``uniform``. The symbol goes to ``out`` and to ``index``, where the step reads it; it is -1
+    if the scores are NaN, and then the loop ends. ``work`` has ``size`` doubles, rounded up to whole vectors. ``state``
+    is a word that is set to DRAWING at the beginning and to OVER at the end.
     """
     wide, narrow = Emitter("double", LANES), Emitter("double", 1)
     lane_type = f"<{LANES} x {dtype}>"
@@ -39,7 +36,7 @@ def ir(dtype: str) -> str:
 
 
 def _exponential(em: Emitter, loaded: str, dtype: str, prefix: str) -> str:
-    """Lines that put exp((scores[i] - largest) / temperature) into ``work[i]``, from i = ``{prefix}i`` on."""
+    """Lines that store exp((scores[i] - largest) / temperature) in ``work[i]``, from i = ``{prefix}i`` on."""
     em.line(f"{prefix}.p = getelementptr {dtype}, ptr %scores, i64 {prefix}i")
     em.line(f"{prefix}.x = load {loaded}, ptr {prefix}.p, align {4 if dtype == 'float' else 8}")
     x = f"{prefix}.x"
@@ -189,28 +186,28 @@ end:
 
 
 def shared_ir(scalar: str, size: int, columns: int) -> str:
-    """The LLVM text of a product of one row with a packed matrix that two threads share.
+    """The LLVM text of a product of one row and a packed matrix that two threads share.
 
-    ``use`` is called once with the address of ``gemm``, whose signature ``shared`` has. It halves the columns, does the
-    first half, and then the second as well, unless a thread that is in ``help`` has taken it: so nobody waits for a
-    thread that does not run. ``help`` is given the word ``state`` of a ``sample``, and ends with it, or where that does
-    not begin in time. One product at a time is shared.
+    ``use`` is called once with the address of ``gemm``. ``shared`` has the same signature: it computes the first half
+    of the columns, and the second as well unless a thread in ``help`` has taken it, so it never waits for a thread that
+    is not running. ``help`` takes the word ``state`` of a ``sample``, and ends with it, or if it does not start in
+    time. One product at a time is shared.
 
     Args:
         scalar: ``float`` or ``double``.
-        size: its bytes.
-        columns: of a panel of the packed matrix.
+        size: its size in bytes.
+        columns: columns per panel of the packed matrix.
     """
-    enter, leave, declarations = jit.flushing()  # as the thread that it helps does
+    enter, leave, declarations = jit.flushing()  # as in the thread that it helps
     parts = {"scalar": scalar, "size": size, "columns": columns, "least": SHARED_FROM, "enter": enter, "leave": leave}
     return "\n".join([*declarations, _SHARED.format(**parts, drawing=DRAWING, patience=HELP_PATIENCE)])
 
 
 SHARED_FROM = 65536
-"""Elements of a matrix from which two threads are worth their agreement, some hundred nanoseconds."""
+"""Elements of a matrix from which two threads are worth their synchronisation, a few hundred nanoseconds."""
 
 HELP_PATIENCE = 10_000_000
-"""How often a helper looks whether there is something to help with: some hundredths of a second."""
+"""Number of polls of a helper before it gives up: some hundredths of a second."""
 
 _SHARED = """
 @gemm = internal global ptr null

@@ -1,8 +1,8 @@
-"""Elementwise mathematics as LLVM text: each function turns registers, vectors of floats, into a result's register.
+"""Elementwise mathematics as LLVM text: each function takes registers, vectors of floats, and returns the result's.
 
-It neither compiles nor loops over arrays, and knows no graph: a kernel generator puts these lines into functions of
-its own. Exponentials and logarithms are polynomials, so that they stay in vector registers, computed here from power
-series cut where the rest falls below rounding; sines and powers are left to the C library, lane by lane.
+Kernel generators insert these lines into their functions. Exponentials and logarithms are polynomials, so that they
+stay in vector registers; they are computed here from power series, truncated where the rest is below rounding. Sines
+and powers call the C library, lane by lane.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ FloatType = Literal["float", "double"]
 
 @dataclass(frozen=True)
 class _Format:
-    """What the mathematics must know of a float type."""
+    """Properties of a float type."""
 
     bits: int
     mantissa: int  # stored bits, without the leading 1
     bias: int
-    range_bits: int  # enough for every exponent that a rounding to whole powers of 2 can give
+    range_bits: int  # enough for every exponent of a rounding to powers of 2
     exp_terms: int  # of the polynomial for exp(r) after 1 + r, for |r| <= log(2) / 2
     log_terms: int  # of the series of atanh(s) after s, for |s| <= 3 - sqrt(8)
     softplus_terms: int  # the same for |s| <= 1/3
@@ -46,7 +46,7 @@ class _Format:
     @functools.cached_property
     def exp_tail(self) -> list[float]:
         """The coefficients of t in exp(r) = 1 + r + r**2 * t(r)."""
-        # A series in Chebyshev polynomials can be cut earlier than one in powers.
+        # A Chebyshev series can be truncated earlier than a power series.
         h = math.log(2) / 2
         series = chebyshev.poly2cheb([h**k / math.factorial(k + 2) for k in range(2 * self.exp_terms)])
         return list(chebyshev.cheb2poly(series[: self.exp_terms]) / h ** np.arange(self.exp_terms))
@@ -59,7 +59,7 @@ _FORMATS: dict[str, _Format] = {
 
 
 class Emitter:
-    """The body of one LLVM function while it is written.
+    """Builds the body of one LLVM function.
 
     Args:
         dtype: the type of an element.
@@ -72,7 +72,7 @@ class Emitter:
         self.format = _FORMATS[dtype]
         self.lines: list[str] = []
         self.declarations: set[str] = set()
-        """Lines that the module must hold, once each."""
+        """Lines that the module must contain, once each."""
         self.type = self._vector(dtype)
         self.mask_type = self._vector("i1")
         self.integer_type = self._vector(f"i{self.format.bits}")
@@ -89,11 +89,11 @@ class Emitter:
         self.lines.append(text)
 
     def fresh(self) -> str:
-        """A register name that was not used before."""
+        """An unused register name."""
         return f"%v{next(self._count)}"
 
     def assign(self, instruction: str) -> str:
-        """Append an instruction, and give the fresh register that holds its result."""
+        """Append an instruction, and return the register of its result."""
         register = self.fresh()
         self.line(f"{register} = {instruction}")
         return register
@@ -103,7 +103,7 @@ class Emitter:
         if self.dtype == "float":
             with np.errstate(over="ignore"):
                 x = float(np.float32(x))
-        # LLVM spells a float constant as the bits of the double of the same value.
+        # LLVM writes a float constant as the bits of the double of the same value.
         return self._constant(self.dtype, f"0x{struct.pack('>d', x).hex().upper()}")
 
     def integer(self, n: int) -> str:
@@ -111,11 +111,11 @@ class Emitter:
         return self._constant(f"i{self.format.bits}", str(n))
 
     def mask(self, value: bool) -> str:
-        """A mask that is everywhere true, or false."""
+        """A mask that is true, or false, in every lane."""
         return self._constant("i1", "true" if value else "false")
 
     def splat(self, scalar: str) -> str:
-        """The vector whose lanes all hold the value of a scalar register."""
+        """The vector with a scalar register's value in every lane."""
         if self.width == 1:
             return scalar
         one = self.assign(f"insertelement {self.type} poison, {self.dtype} {scalar}, i64 0")
@@ -186,8 +186,8 @@ def _reduce(em: Emitter, x: str, factor: int, offset: int, ln2_parts: Sequence[f
     Returns:
         Integers whose low bits, enough for an exponent, are n + offset; and r.
     """
-    # Adding this number leaves no bits for a fraction, so the sum is rounded to an integer, which stands in its low
-    # bits. A conversion to integers would be undefined for NaN; this gives some n, and r is NaN.
+    # Adding this number leaves no bits for a fraction, so the sum is rounded to an integer, in its low bits. A
+    # conversion to integers would be undefined for NaN; this gives some n, and r is NaN.
     magic = em.constant(1.5 * 2**em.format.mantissa + offset)
     shifted = em.fma(x, em.constant(factor / math.log(2)), magic)
     n = em.binary("fsub", shifted, magic)
@@ -204,7 +204,7 @@ def _expm1_of_reduced(em: Emitter, r: str, factor: int) -> str:
 
 
 def _power_of_two(em: Emitter, biased: str) -> str:
-    """The float whose exponent stands in the low bits; the higher ones fall off."""
+    """The float whose exponent is in the low bits; higher bits are dropped."""
     return em.float_of(em.integer_binary("shl", biased, em.integer(em.format.mantissa)))
 
 
@@ -224,7 +224,7 @@ def _expm1(em: Emitter, operands: Sequence[str]) -> str:
     (original,) = operands
     x = em.at_most(original, (form.bias + 1.25) * math.log(2))
     x = em.at_least(x, -(form.mantissa + 3) * math.log(2))
-    # Half of the result first, which is finite wherever the result is.
+    # First half of the result, which is finite whenever the result is.
     biased, r = _reduce(em, x, 1, form.bias - 1, form.ln2_parts)
     scale = _power_of_two(em, biased)
     half = em.fma(scale, _expm1_of_reduced(em, r, 1), em.binary("fsub", scale, em.constant(0.5)))
@@ -278,7 +278,7 @@ def _softplus(em: Emitter, operands: Sequence[str]) -> str:
 
 
 def _log_of(em: Emitter, x: str, scaled: str, extra: str | None = None, lost: str | None = None) -> str:
-    """log(x + lost), where ``scaled`` is x / 2**extra and no denormal number, and ``lost`` is below rounding in x."""
+    """log(x + lost), where ``scaled`` is x / 2**extra and not denormal, and ``lost`` is below rounding in x."""
     form = em.format
     bits = em.bits_of(scaled)
     # scaled = 2**k * m with sqrt(1/2) <= m < sqrt(2)
@@ -308,7 +308,7 @@ def _log_of(em: Emitter, x: str, scaled: str, extra: str | None = None, lost: st
 def _log(em: Emitter, operands: Sequence[str]) -> str:
     (x,) = operands
     form = em.format
-    # The exponent of a denormal number does not stand in its bits.
+    # The exponent of a denormal number is not in its bits.
     up = form.mantissa + 1
     denormal = em.compare("olt", x, em.constant(2.0 ** (1 - form.bias)))
     scaled = em.select(denormal, em.binary("fmul", x, em.constant(2.0**up)), x)
@@ -333,7 +333,7 @@ def _log1p(em: Emitter, operands: Sequence[str]) -> str:
 def _extremum(condition: str) -> Function:
     def emit(em: Emitter, operands: Sequence[str]) -> str:
         a, b = operands
-        # A comparison with NaN is false, and so gives b; where only a is NaN, it is wanted.
+        # A comparison with NaN is false, which selects b; if only a is NaN, select a.
         y = em.select(em.compare(condition, a, b), a, b)
         return em.select(em.compare("uno", a, a), a, y)
 
@@ -434,4 +434,4 @@ FUNCTIONS: dict[str, Function] = {
 """Emitters by the name of the engine's primitive or NumPy's ufunc."""
 
 RESULT_IS_MASK: frozenset[str] = frozenset(_MASKS)
-"""The names whose result is a mask; masks are also what the logical and bitwise ones take, and ``where`` first."""
+"""Functions that return masks. The logical and bitwise ones also take masks, and ``where`` as its first operand."""

@@ -1,7 +1,6 @@
-"""Time: a step function applied along a sequence, forwards and backwards.
+"""`scan`: apply a step function along a sequence, forwards and backwards.
 
-The package is called as its function: ``minigrad.scan(step, params, carry, xs)``. Its name stands for both, and an
-import finds its modules as in any other.
+The package itself is callable: ``minigrad.scan(step, params, carry, xs)``. Its modules are imported as usual.
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""Runs a planned step as machine code: kernels from the program's operations, own products, shards on threads.
+"""Run a planned step as machine code: fused kernels, own matrix products, shards of the batch on threads.
 
-Rows lie one after another, features side by side. What the operations are is decided in ``program.py``; how they become
-code, in ``minigrad.compiled``.
+Arrays are batch-major: rows one after another. ``program.py`` decides the operations, ``minigrad.compiled`` turns them
+into code.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from minigrad.scan.program import Program, Stage, Sum
 from minigrad.tensor import Array
 
 BLOCK = 64
-"""Rows that a stage without a carry takes at once, so that what passes between its loops stays in the cache."""
+"""Rows per block in a stage without a carry, so that intermediate values stay in the cache."""
 
 IDLE = 3
-"""Workspaces that are kept while nobody uses them: one for training, one for its last batch, one for validation."""
+"""Number of idle workspaces kept: for training, its last batch, and validation."""
 
 PACKED_ALONE = 100_000
-"""Numbers that one thread packs sooner than two would begin."""
+"""Numbers that one thread packs before a second would have started."""
 
 _RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 5)
 _PACK = ctypes.CFUNCTYPE(
@@ -53,7 +53,7 @@ _OUTER = ctypes.CFUNCTYPE(
 
 
 class Products:
-    """The library of matrix products for one float type."""
+    """The library of matrix products for one float dtype."""
 
     def __init__(self, dtype: str) -> None:
         self.tile = gemm.host_tile(dtype)
@@ -70,7 +70,7 @@ def _products(dtype: str) -> Products:
 
 
 class Saved:
-    """What the backward pass needs of a forward pass. It holds a workspace, and gives it back when it goes."""
+    """What the backward pass needs from a forward pass. It owns a workspace, which it returns when it is deleted."""
 
     def __init__(self, executor: Executor, workspace: Workspace) -> None:
         self.executor, self.workspace = executor, workspace
@@ -84,11 +84,11 @@ class Saved:
 
 
 class Workspace:
-    """All memory that a call needs inside, with every address that code is given, made once for one T and B.
+    """All memory that a call needs, with every address passed to code, allocated once per T and B.
 
     Attributes:
         key: (T, B, whether reversed, the lengths of tables).
-        wholes: carries at all steps, that no result lies in.
+        wholes: carries at all steps that are not part of a result.
         parts: bodies with their memory.
     """
 
@@ -107,18 +107,18 @@ class _Part:
     Attributes:
         compiled: the code.
         lead: the leading axes of its rows: (T, B), or (V,) for a table.
-        arrays: what lies in each slot.
-        shards: ranges of rows, one a thread.
-        arguments: what the code is given, for each shard.
-        calls: what each thread runs.
+        arrays: the array of each slot.
+        shards: ranges of rows, one per thread.
+        arguments: the arguments of the code, per shard.
+        calls: the call of each thread.
         later: slots whose arrays come with every call.
-        fresh: slots, with shapes, that are made anew with every call, because results lie in them.
+        fresh: slots, with shapes, that are allocated per call, because results are stored in them.
         zeroed: arrays that must be zero before the code runs.
         matrices: values to pack, and where.
-        vectors: fixed values that are read as they are, and their slots.
-        work: memory that the sums over rows need.
-        given_away: carries in whose memory results lie.
-        made_anew: slots whose memory is made anew with every call.
+        vectors: fixed values that are read unpacked, and their slots.
+        work: memory for the sums over rows.
+        given_away: carries whose memory contains results.
+        made_anew: slots that are allocated per call.
     """
 
     compiled: _Compiled
@@ -138,11 +138,11 @@ class _Part:
 
 
 class _Pieces:
-    """A matrix that is put together only when it is packed.
+    """A matrix that is assembled only when it is packed.
 
     Attributes:
         shape: of the whole.
-        pieces: arrays with the row and the column that they begin at.
+        pieces: arrays with their first row and column.
     """
 
     def __init__(self, shape: tuple[int, int], dtype: Any, pieces: list[tuple[Array, int, int]]) -> None:
@@ -150,11 +150,11 @@ class _Pieces:
         self.pieces = pieces
 
     def transposed(self) -> _Pieces:
-        """The matrix with rows and columns exchanged."""
+        """The transposed matrix."""
         return _Pieces(self.shape[::-1], self.dtype, [(piece.T, col, row) for piece, row, col in self.pieces])
 
     def array(self) -> Array:
-        """The matrix itself."""
+        """The assembled matrix."""
         out: Array = np.empty(self.shape, self.dtype)
         for piece, row, col in self.pieces:
             out[row : row + piece.shape[0], col : col + piece.shape[1]] = piece
@@ -162,7 +162,7 @@ class _Pieces:
 
 
 def _apply(op: Op, args: Sequence[Any]) -> Any:
-    """As ``graph.apply``, but matrices that are only joined and transposed stay in pieces."""
+    """As ``graph.apply``, but matrices that are only concatenated and transposed stay in pieces."""
     if op.name == "concatenate" and op.options["axis"] == 1 and len(op.output.shape) == 2:
         pieces, column = [], 0
         for arg in args:
@@ -182,7 +182,7 @@ def _env(prologue: Graph, arrays: Sequence[Any]) -> dict[Value, Any]:
 
 
 def _row_stride(array: Array, leading: int) -> int:
-    """The distance in elements between rows, which lie evenly along the first ``leading`` axes."""
+    """The distance in elements between rows, which is constant along the first ``leading`` axes."""
     for axis in reversed(range(leading)):
         if array.shape[axis] > 1:  # the stride of an axis of one may be anything
             return int(array.strides[axis] // array.itemsize)
@@ -190,7 +190,7 @@ def _row_stride(array: Array, leading: int) -> int:
 
 
 class _Compiled:
-    """One body, compiled: its code, and what each slot must hold."""
+    """A compiled body: its code, and what each slot contains."""
 
     def __init__(self, body: rows.Body, dtype: str) -> None:
         self.body = body
@@ -199,7 +199,7 @@ class _Compiled:
         self.places = code.places
         self.library = jit.compile_ir(rows.module([code]))
         self.run = _RUN(self.library.address(f"{body.name}_run"))
-        # Only for backward bodies: where results lie, what is summed, and the blocks of the carry's cotangents.
+        # Only for backward bodies: the slots of results, the sums, and the blocks of the carry's cotangents.
         self.results: dict[Value, rows.Slot | Value] = {}
         self.totals: list[tuple[Sum, Value | None, Any]] = []
         self.going: list[rows.Slot] = []
@@ -207,10 +207,10 @@ class _Compiled:
 
 
 class Executor:
-    """A program, ready to run.
+    """A program compiled to machine code.
 
     Args:
-        program: what the planner made.
+        program: the planner's result.
 
     Raises:
         TraceError: an operation has no kernel.
@@ -241,7 +241,7 @@ class Executor:
         self.escaping, self.given = set(program.ys), set(program.xs)
         self.idle: list[Workspace] = []
         self.bodies: dict[tuple[int, str], _Compiled] = {}
-        # Whatever has no kernel should be known before the first run.
+        # Missing kernels are reported before the first run.
         for i, stage in enumerate(program.stages):
             if stage.backward is not None:
                 self._body(i, "keep")
@@ -250,7 +250,7 @@ class Executor:
                 self._body(i, "forward")
 
     def _sources(self) -> dict[Value, Value]:
-        """For each value that lies once a row of a table: the input that is looked up."""
+        """For each value with one row per row of a table: the input that is looked up."""
         found = {x: x for x in self.program.tables}
         for stage in self.program.stages:
             if stage.name == "table":
@@ -321,7 +321,7 @@ class Executor:
         made = {op.output for op in body.ops if op.name not in rows.ALIASES}
 
         def copied(x: Operand, like: Value) -> Value:
-            """A value of its own that equals ``x``."""
+            """A distinct value equal to ``x``."""
             copy = Value(like.shape, like.dtype)
             body.ops.append(
                 Op("alias", (x,), {}, copy) if isinstance(x, Value) else Op("where", (False, like, x), {}, copy)
@@ -339,7 +339,7 @@ class Executor:
         stored: list[Value] = []
 
         def in_memory(x: Value) -> Value:
-            """A value that lies in memory for all rows and equals ``x``."""
+            """A value equal to ``x`` that is stored for all rows."""
             place = body.given.get(x)
             if x in body.exclusive or (place is not None and place.slot.kind != "rows"):
                 x = copied(x, x)
@@ -394,7 +394,7 @@ class Executor:
         return last, ys, saved if keep else None
 
     def _idle(self, key: Any) -> Workspace | None:
-        """A workspace that nobody uses."""
+        """An idle workspace."""
         for workspace in list(self.idle):
             if workspace.key == key:
                 with suppress(ValueError):  # another thread may just have taken it
@@ -403,12 +403,12 @@ class Executor:
         return None
 
     def give_back(self, workspace: Workspace) -> None:
-        """Keep a workspace for another call, but no more than a few: texts are read in many lengths."""
+        """Return a workspace for later calls; only a few are kept, since lengths vary."""
         self.idle.append(workspace)
         del self.idle[:-IDLE]
 
     def release(self) -> None:
-        """Give back the memory of all workspaces that nobody uses."""
+        """Free the memory of all idle workspaces."""
         self.idle.clear()
 
     def start(
@@ -450,7 +450,7 @@ class Executor:
         return last, self._ys(saved)
 
     def _ys(self, saved: Saved) -> list[Array]:
-        """The outputs, each in memory of its own that no later call writes to."""
+        """The outputs, each in its own memory, which later calls do not overwrite."""
         taken: set[rows.Slot] = set()
         ys = []
         for value in self.program.ys:
@@ -506,7 +506,7 @@ class Executor:
                     _collect(cotangent, x, total if x.ndim == 2 else total[:, 0])
                 elif part.compiled.places[where].slot in part.made_anew or x not in self.given:
                     _collect(cotangent, x, part_view(part, where))
-                else:  # which the next call must not write over when it is the caller's
+                else:  # copied, so that the next call does not overwrite the caller's array
                     _collect(cotangent, x, np.array(part_view(part, where)))
             epilogue = back.epilogue
             assert epilogue is not None
@@ -536,7 +536,7 @@ class Executor:
         return readable(x, self.dtype)
 
     def _part(self, workspace: Workspace, number: int, kind: str) -> _Part:
-        """A body with memory, made where the workspace has none yet."""
+        """A body with its memory, allocated on first use."""
         part = workspace.parts.get((number, kind))
         if part is None:
             part = workspace.parts[number, kind] = self._lay_out(workspace, number, kind)
@@ -617,7 +617,7 @@ class Executor:
         return part
 
     def _point(self, part: _Part, slot: rows.Slot, array: Array) -> None:
-        """Tell the code of a part where a slot's memory is."""
+        """Set the address and strides of a slot in the arguments of a part's code."""
         part.arrays[slot] = array
         start_of, size, strides = address(array), array.itemsize, array.strides
         at = 1 + 3 * slot.number
@@ -626,7 +626,7 @@ class Executor:
             for shard, arguments in enumerate(part.arguments):
                 arguments[at : at + 3] = (start_of + shard * strides[0], 0, slot.width)
             return
-        if kind in ("coming", "going"):  # whose rows are counted from the shard's first
+        if kind in ("coming", "going"):  # rows are counted from the shard's first
             for (start, _), arguments in zip(part.shards, part.arguments, strict=True):
                 arguments[at : at + 3] = (start_of + start * strides[1], strides[0] // size, strides[1] // size)
             return
@@ -642,7 +642,7 @@ class Executor:
             arguments[at : at + 3] = words
 
     def _run(self, part: _Part, env: dict[Value, Any], known: dict[Value, Array]) -> None:
-        """Give the code what comes with every call, and run it over all rows."""
+        """Set the arguments that change with every call, and run the code over all rows."""
         self._pack(part, env)
         for value, slot in part.vectors:
             self._point(part, slot, readable(_array(env[value]), self.dtype))
@@ -679,7 +679,7 @@ class Executor:
         in_parallel([functools.partial(_one_after_another, tasks[i::workers]) for i in range(workers)])
 
     def _sums(self, part: _Part) -> list[Array]:
-        """What is added up over all rows, once the rows are there."""
+        """The sums over all rows, after the rows are computed."""
         sums: list[Array] = []
         tasks: list[list[Callable[[], Any]]] = [[] for _ in range(threads())]
         for total, left, right in part.compiled.totals:
@@ -705,7 +705,7 @@ class Executor:
         addresses = [address(array) for array in (left, right, out)]
         for some, start in zip(tasks, range(0, n, share), strict=False):
             width = min(n, start + share) - start
-            key = (start // share, len(some))  # the thread's number, and the task's place
+            key = (start // share, len(some))  # the thread's number, and the task's index
             work = part.work.get(key)
             if work is None:
                 work = part.work[key] = empty((gemm.outer_work(tile, m, width),), self.dtype)
@@ -718,7 +718,7 @@ class Executor:
         return out
 
     def _shards(self, stage: Stage, count: int, steps: int) -> list[tuple[int, int]]:
-        """Ranges of rows, one a thread; one for all where there is too little to do."""
+        """Ranges of rows, one per thread; a single one if there is little work."""
         work = sum(math.prod(op.values[1].shape) for op in stage.forward.ops if op.name == "matmul") or 1000
         workers = threads() if work * count * (steps if stage.name == "loop" else 1) > 2_000_000 else 1
         height = self.products.tile.rows
@@ -728,10 +728,10 @@ class Executor:
 
 
 def part_view(part: _Part, value: Value) -> Array:
-    """The array of a value that lies in a part's memory."""
+    """The array of a value in a part's memory."""
     place = part.compiled.places[value]
     array = part.arrays[place.slot]
-    array = array[..., None] if array.ndim == len(part.lead) else array  # one number a row
+    array = array[..., None] if array.ndim == len(part.lead) else array  # one number per row
     if value.ndim == 1:
         return array[..., place.column]
     return array[..., place.column : place.column + value.shape[1]]

@@ -1,7 +1,4 @@
-"""A planned step taken once at a time as machine code, and symbols drawn from it, many in one go.
-
-It is for sampling: few sequences, no gradients, and parameters that stay as they are.
-"""
+"""Run a planned step once at a time as machine code, and draw symbols from it, many per call, for sampling."""
 
 from __future__ import annotations
 
@@ -20,15 +17,15 @@ from minigrad.scan.lookup import Lookup, checked_indices
 from minigrad.tensor import Array
 
 CACHE_OF_ONE = 1_500_000
-"""Bytes of matrices beyond which a single row's step waits for memory, and two cores' caches hold more than one's."""
+"""Bytes of matrices beyond which a single row's step is memory-bound, so that two cores' caches help."""
 
 
 class _SharedProduct:
-    """A product of one row that another thread may share, in place of the plain one.
+    """A product of one row that two threads can share.
 
     Attributes:
-        address: of its code.
-        help: shares the products of a drawing, whose word ``state`` it is given.
+        address: the address of its code.
+        help: shares the products of a call of ``sample``, given its word ``state``.
     """
 
     def __init__(self, products: Products) -> None:
@@ -40,19 +37,18 @@ class _SharedProduct:
 
 
 class Stepper:
-    """A program that takes one step at a time, for few sequences and without gradients, as fast as it can.
+    """Runs a program one step at a time, for few sequences and without gradients.
 
-    What depends on the parameters alone is computed once; a step then only runs the code. The program has one input,
-    which is looked up in a table.
+    What depends on the parameters only is computed once. The program has one input, which is looked up in a table.
 
     Args:
         executor: the program, ready to run.
         params: as for ``Executor.forward``.
-        carry: the first carry, (B, ...) arrays.
-        table: what symbols are looked up in.
+        carry: the initial carry, (B, ...) arrays.
+        table: the table of inputs by symbol.
 
     Attributes:
-        ys: the outputs of the last step, (B, ...) arrays; the next step writes over them.
+        ys: the outputs of the last step, (B, ...) arrays; the next step overwrites them.
     """
 
     def __init__(self, executor: Executor, params: Sequence[Array], carry: Sequence[Array], table: Array) -> None:
@@ -103,7 +99,7 @@ class Stepper:
         return [np.array(after[0]) for _, after in self._carry]
 
     def sample(self, symbol: int, uniform: Array, temperature: float) -> Array:
-        """Symbols drawn one after the other, each the next step's input, for a batch of one.
+        """Draw symbols one after another, each the next step's input, for a batch of one.
 
         Args:
             symbol: the first input.
@@ -114,7 +110,7 @@ class Stepper:
             ValueError: there are several sequences, or not one score for each symbol.
 
         Returns:
-            (N,) symbols; -1 where the scores are no numbers, and what follows means nothing.
+            (N,) symbols; -1 where the scores are NaN, and the following symbols are meaningless.
         """
         count = len(uniform)
         (scores,) = self.ys
@@ -151,5 +147,5 @@ def _sampler(dtype: str) -> Any:
     kinds = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
     kinds += [ctypes.c_int64, ctypes.c_double, ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 3]
     function: Any = ctypes.CFUNCTYPE(None, *kinds)(library.address("sample"))
-    function.library = library  # which must live as long
+    function.library = library  # keeps the library alive
     return function

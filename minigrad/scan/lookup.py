@@ -1,4 +1,4 @@
-"""Inputs that are rows of a table: tokens with their embeddings, or one-hot. It computes nothing by itself."""
+"""Inputs that are rows of a table: embeddings of tokens, or one-hot rows."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from minigrad.tensor import Array
 class Lookup(NDArrayOperatorsMixin):
     """A sequence of inputs that are looked up: step t of sequence b is ``table[indices[t, b]]``.
 
-    The time loop takes it in place of an array of inputs, and then works once a row of the table, where it would work
-    once a step and sequence.
+    The time loop accepts it instead of an array of inputs, and then computes once per row of the table what it would
+    compute once per step and sequence.
 
     Attributes:
         table: (V, n).
@@ -30,34 +30,34 @@ class Lookup(NDArrayOperatorsMixin):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the sequence, (T, B, n)."""
+        """The shape of the sequence, (T, B, n)."""
         return (*self.indices.shape, *self.table.shape[1:])
 
     @property
     def dtype(self) -> Any:
-        """That of the table."""
+        """The dtype of the table."""
         return self.table.dtype
 
     def array(self) -> Any:
-        """The sequence itself, (T, B, n)."""
+        """The sequence as an array, (T, B, n)."""
         return take(self.table, self.indices)
 
     def __array_ufunc__(self, ufunc: np.ufunc, *_: Any, **__: Any) -> NoReturn:
-        """Refuse what arrays can do, operators included: the table is to be looked up once a step and sequence first.
+        """Refuse array operations, operators included: they need the sequence as an array.
 
         Raises:
             TypeError: always.
         """
         raise TypeError(
-            f"{ufunc.__name__}: these inputs are a Lookup, a table with indices, and no array: compute with xs.array()"
+            f"{ufunc.__name__}: these inputs are a Lookup, a table with indices, not an array: compute with xs.array()"
         )
 
 
 def checked_indices(given: Any, size: int) -> Array:
-    """Indices as 64-bit integers counted from 0.
+    """Indices as non-negative 64-bit integers.
 
     Raises:
-        IndexError: one is outside, as NumPy has it.
+        IndexError: an index is out of bounds, as in NumPy.
     """
     x = readable(given, np.int64)
     least, most = int(x.min()), int(x.max())

@@ -1,10 +1,9 @@
-"""Carries a planned step out with NumPy alone: buffers made once, every call with a place for its result.
+"""Run a planned step with NumPy only: buffers are allocated once, and every call writes its result into one.
 
-Where values lie and which calls are one, ``numpy_layout.py`` decides; what runs before, in and after the loop,
-``program.py``.
+``numpy_layout.py`` assigns buffers and merges calls; ``program.py`` decides what runs before, in and after the loop.
 
-Inside, values lie feature-major: a row value (B, n) of the step is (n, B), all steps of it (T, n, B), because NumPy's
-products of a step's size are up to twice as fast that way. At the boundary they are (T, B, n).
+Internally, values are feature-major: a row value (B, n) of the step is (n, B), all its steps (T, n, B), because NumPy's
+products of that size are up to twice as fast. Arguments and results are (T, B, n).
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ from minigrad.scan.reference import FLUSHED
 from minigrad.tensor import Array
 
 COLUMNS = 112
-"""A table of up to so many rows enters the step's product as one-hot columns; of a larger one, rows are gathered.
+"""Up to this number of rows, a table enters the step's product as one-hot columns; rows of larger ones are gathered.
 
-The columns cost 2 V operations an element, at the speed of a product; a gathered row costs a copy across layouts and
-an addition. Measured with H 128 and 256 and B 32 and 64, the two take as long at some 110 to 130 rows.
+The columns cost 2 V operations per element, at the speed of a product; a gathered row costs a copy across layouts and
+an addition. Measured with H 128 and 256 and B 32 and 64, both take the same time at about 110 to 130 rows.
 """
 
 ROWS = 512
-"""The gradient of a table of up to so many rows is a product with one-hot rows; of a larger one, rows are sorted."""
+"""Up to this number of rows, a table's gradient is a product with one-hot rows; rows of larger ones are sorted."""
 
 _BLOCK = 1 << 16
-"""The number of elements in a value of a stage without a carry that is worked on at once: so many stay in the cache."""
+"""Elements per block of a value in a stage without a carry: so many stay in the cache."""
 
 _SPACES = 3
-"""The number of workspaces that wait for the next call."""
+"""Number of idle workspaces kept."""
 
 
 class _Space:
-    """The arrays of a layout for one T and B, with each instruction bound to its part of them at every step."""
+    """The arrays of a layout for one T and B, with each instruction bound to its views at every step."""
 
     def __init__(self, layout: Layout, steps: int, batch: int, sizes: Sequence[int], reverse: bool) -> None:
         self.layout, self.steps, self.batch, self.sizes, self.reverse = layout, steps, batch, sizes, reverse
@@ -70,7 +69,7 @@ class _Space:
         return np.zeros((lengths, buffer.rows + extra, batch), buffer.dtype)
 
     def _block(self) -> int:
-        """How many steps a stage without a carry takes at once."""
+        """Steps per block in a stage without a carry."""
         widest = max((buffer.rows for buffer in self.layout.buffers if buffer.kind == "scratch"), default=1)
         return max(1, _BLOCK // (widest * self.batch))
 
@@ -93,14 +92,14 @@ class _Space:
         return calls
 
     def _spare(self, like: Array, number: float | None = None) -> Array:
-        """Memory for what passes between the calls of one operation, or an array of a number."""
+        """Temporary memory for the calls of one operation, or an array filled with a number."""
         key = like.shape, like.dtype, number
         if key not in self._spares:
             self._spares[key] = np.empty(*key[:2]) if number is None else np.full(like.shape, number, like.dtype)
         return self._spares[key]
 
     def _flushing(self, turn: int) -> list[Call]:
-        """Put 0 in place of subnormal numbers in what a step backwards leaves for the next one."""
+        """Replace subnormal numbers by 0 in the carry's cotangent after a backward step."""
         calls: list[Call] = []
         for place in self.layout.turns:
             if place is not None:
@@ -145,14 +144,14 @@ class _Space:
     def scratch(self, key: Place, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array for an intermediate result outside the loop."""
         if key not in self._scratch:
-            # Rows a power of two apart would all meet in a few sets of the cache.
+            # Rows with a power of two between them would share few sets of the cache.
             rows, columns = shape
             self._scratch[key] = np.empty((rows, columns + 16), dtype)[:, :columns]
         return self._scratch[key]
 
 
 class _Deferred:
-    """Products over all steps, each with its operands copied to matrices (n, T * B) once."""
+    """Products over all steps, with operands copied to matrices (n, T * B) once."""
 
     def __init__(self, space: _Space, indices: Sequence[Any]) -> None:
         self.space, self.indices = space, indices
@@ -173,7 +172,7 @@ class _Deferred:
         return flat
 
     def product(self, left: Place, right: Place) -> Array:
-        """One value times another one transposed: what the former meets one-hot rows for, these do as well."""
+        """One value times another one transposed, including the one-hot rows that follow the first."""
         buffer = self.space.layout.buffers[left.buffer]
         if buffer.onehot is None or left.rows != buffer.rows or left.after:
             return self._matrix(left) @ self._matrix(right).T
@@ -183,7 +182,7 @@ class _Deferred:
         return product[: left.rows]
 
     def added_up(self, place: Place, number: int) -> Array:
-        """A value at all steps, each row added to that of the table which was looked up: (n, V)."""
+        """A value at all steps, each row added to the table's row that was looked up: (n, V)."""
         for table, other, found in self._by_row:
             if table == number and other.holds(place):
                 return found[:, place.row - other.row :][:, : place.rows].T
@@ -205,7 +204,7 @@ class _Deferred:
 
 
 def _fill(space: _Space, code: Code, known: Mapping[Value, Array]) -> None:
-    """Put the fixed values of a body where its instructions read them."""
+    """Copy the fixed values of a body to the buffers that its instructions read."""
     for value, place in code.fixed:
         array, given = space.arrays[place.buffer], known[value]
         match space.layout.buffers[place.buffer].kind:
@@ -218,7 +217,7 @@ def _fill(space: _Space, code: Code, known: Mapping[Value, Array]) -> None:
 
 
 def _put(place: Array, given: Array) -> None:
-    """A batch-major sequence, (T, B, n) or (T, B), to a feature-major place."""
+    """Copy a batch-major sequence, (T, B, n) or (T, B), to a feature-major buffer."""
     np.copyto(place, given[:, None] if given.ndim == 2 else given.swapaxes(1, 2))
 
 
@@ -233,7 +232,7 @@ def _taken(place: Array, like: Value) -> Array:
 
 
 class Saved:
-    """What a forward pass keeps for the backward one. It holds a workspace, until that is given back or nobody asks."""
+    """What a forward pass keeps for the backward one. It owns a workspace until that is released or it is deleted."""
 
     def __init__(
         self,
@@ -249,7 +248,7 @@ class Saved:
         self.options: dict[str, Any] = {}
 
     def release(self) -> None:
-        """Give the workspace back."""
+        """Return the workspace."""
         if self.space is not None:
             self.pool.append(self.space)
             del self.pool[:-_SPACES]
@@ -284,10 +283,10 @@ class Executor:
         return _Space(layout, steps, batch, sizes, reverse)
 
     def release(self) -> None:
-        """Give back the memory of all spaces that nobody uses."""
+        """Free the memory of all idle workspaces."""
         self._pool.clear()
 
-    @np.errstate(invalid="ignore")  # small products of OpenBLAS compute with what lies beside their operands too
+    @np.errstate(invalid="ignore")  # small products of OpenBLAS also read memory beside their operands
     def forward(
         self,
         params: Sequence[Array],
@@ -346,12 +345,12 @@ class Executor:
         return last, ys, None
 
     def _spread(self, space: _Space, value: Value, to: Place, indices: Sequence[Any]) -> None:
-        """Look a value up at all steps."""
+        """Gather a value's rows at all steps."""
         table = space.all(space.layout.places[value])[0]
         _put(space.all(to), np.ascontiguousarray(table.T)[indices[space.layout.origin[value]]])
 
     def _set_columns(self, space: _Space, fold: Fold, matrix: Place, operand: Place, indices: Array) -> None:
-        """Write a table beside the matrix of a product, and the one-hot rows beneath the product's operand."""
+        """Write a table beside the matrix of a product, and one-hot rows below the product's operand."""
         layout, start = space.layout, 0
         columns = space.arrays[matrix.buffer][:, layout.buffers[matrix.buffer].columns :]
         for part in fold.parts:
@@ -371,16 +370,16 @@ class Executor:
         """Run all steps backwards.
 
         Args:
-            saved: what ``forward`` gave.
+            saved: from ``forward``.
             d_carry: the cotangents of the carry after the last step; None is zero.
-            d_ys: those of the outputs.
+            d_ys: the cotangents of the outputs.
 
         Returns:
-            The cotangents of the parameters, of the carry before the first step (zeros where it is no float), and of
-            the inputs, for a ``Lookup`` of its table; None where none was wanted or there is none.
+            The cotangents of the parameters, of the carry before the first step (zeros if it is not a float), and of
+            the inputs, for a ``Lookup`` of its table; None if not wanted or absent.
         """
         program, space = self.program, saved.space
-        if space is None:  # backward ran already, and has written over what it needs
+        if space is None:  # backward has run already, and has overwritten what it needs
             _, _, again = self.forward(*saved.inputs, **saved.options, keep=True)
             assert again is not None
             return self.backward(again, d_carry, d_ys)
@@ -439,7 +438,7 @@ class Executor:
         table: int | None,
         deferred: _Deferred,
     ) -> None:
-        """Add up the cotangent of a value."""
+        """Sum the cotangents of a value."""
         if gather.places == [gather.to]:
             return
         to, first = space.all(gather.to), True

@@ -1,6 +1,7 @@
-"""What NumPy is to do for a program, and where its values lie: instructions on places in buffers, without any array.
+"""The NumPy backend's instructions for a program, on slots of buffers that are allocated later.
 
-A place is some rows of a buffer, since values lie feature-major (see ``numpy_backend.py``, which makes the arrays).
+A slot (``Place``) is a range of rows of a buffer, since values are feature-major. ``numpy_backend.py`` allocates the
+arrays.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Call: TypeAlias = Callable[[], Any]
 # --- operations -------------------------------------------------------------------------------------------------------
 
 _INNER = ("sigmoid", "relu", "softplus", "clip")
-"""Elementwise operations that are no ufunc, and may still overwrite an operand."""
+"""Elementwise operations that are not ufuncs, and may overwrite an operand."""
 
 
 def _ufunc(name: str) -> np.ufunc | None:
@@ -32,17 +33,17 @@ def _ufunc(name: str) -> np.ufunc | None:
 
 
 def _is_map(name: str) -> bool:
-    """Whether an operation works element by element, and may overwrite an operand."""
+    """Whether an operation is elementwise, and may overwrite an operand."""
     return name in _INNER or _ufunc(name) is not None
 
 
 def calls_of(
     name: str, args: Sequence[Any], out: Array, options: Mapping[str, Any], spare: Callable[..., Array]
 ) -> list[Call]:
-    """The NumPy calls that are one operation on feature-major arrays.
+    """The NumPy calls for one operation on feature-major arrays.
 
-    ``spare(out)`` gives memory of the shape and type of ``out`` that lasts as long as the operation, and
-    ``spare(out, 40)`` an array of this number, for all that ask for it.
+    ``spare(out)`` returns memory of the shape and dtype of ``out`` for the duration of the operation, ``spare(out,
+    40)`` a shared array filled with this number.
     """
     ufunc = _ufunc(name)
     if ufunc is not None:
@@ -52,7 +53,7 @@ def calls_of(
         case "matmul":
             return [partial(np.matmul, args[1], x, out=out)]
         case "sigmoid":
-            # As in the primitive. The bound is an array, because NumPy takes three times as long with a number.
+            # As in the primitive. The bound is an array, because NumPy is three times slower with a number.
             e, bound = spare(out), spare(out, 40)
             power = [partial(np.minimum, x, bound, out=e), partial(np.exp, e, out=e)]
             return [*power, partial(np.add, e, 1, out=out), partial(np.divide, e, out, out=out)]
@@ -93,15 +94,15 @@ def _place(x: Array, indices: Array, out: Array) -> None:
 
 
 class Buffer(NamedTuple):
-    """An array to be made once T and B are known.
+    """An array to be allocated when T and B are known.
 
     Attributes:
         kind: ``history`` (T, rows, B); ``carry`` (T + 1, rows, B); ``turns`` (2, rows, B), of which one is read while
             the other is written; ``scratch`` (block, rows, B); ``matrix`` (rows, columns); ``column`` (rows, B),
-            which repeats itself, as NumPy is slow with few elements a row; ``scalar`` ().
-        rows: see there.
+            a repeated column, as NumPy is slow with few elements per row; ``scalar`` ().
+        rows: see ``kind``.
         dtype: of the elements.
-        table: the number of the input whose table's V rows take the place of B, with T = 1; None for a sequence.
+        table: the number of the input whose table's V rows replace B, with T = 1; None for a sequence.
         columns: of a matrix.
         onehot: the number of the input whose V one-hot rows (of a matrix: columns) follow; None where none do.
     """
@@ -115,7 +116,7 @@ class Buffer(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Some rows of a buffer; ``after`` of a carry or turns: what a step leaves, not what it finds."""
+    """A range of rows of a buffer; of a carry or turns, ``after`` selects the value after a step, not before it."""
 
     buffer: int
     row: int
@@ -123,15 +124,15 @@ class Place(NamedTuple):
     after: bool = False
 
     def part(self, start: int, rows: int) -> Place:
-        """Some of its rows."""
+        """A part of its rows."""
         return self._replace(row=self.row + start, rows=rows)
 
     def next_to(self, other: Place) -> bool:
-        """Whether the other one follows at once."""
+        """Whether the other one follows directly."""
         return other == self._replace(row=self.row + self.rows, rows=other.rows)
 
     def grown(self, other: Place) -> Place:
-        """With the rows of one that follows."""
+        """Extended by the rows of the following one."""
         return self._replace(rows=self.rows + other.rows)
 
     def holds(self, other: Place) -> bool:
@@ -145,10 +146,10 @@ class Place(NamedTuple):
 
 
 class Arg(NamedTuple):
-    """An operand of an instruction: a place and its kind, or a number.
+    """An operand of an instruction: a slot and its kind, or a number.
 
     ``rows`` comes with ``ndim``, that of the value in the step: one axis there is one here, (B,). ``whole`` is all
-    rows of the place's buffer, with the one-hot ones.
+    rows of the slot's buffer, including the one-hot ones.
     """
 
     kind: Literal["rows", "row", "whole", "fixed", "number"]
@@ -158,7 +159,7 @@ class Arg(NamedTuple):
 
 
 class _Instruction(NamedTuple):
-    """An operation on places."""
+    """An operation on slots."""
 
     name: str
     args: tuple[Arg, ...]
@@ -166,7 +167,7 @@ class _Instruction(NamedTuple):
     options: Mapping[str, Any]
 
     def joined(self, other: _Instruction) -> _Instruction | None:
-        """One instruction that does both, where what they work on is adjacent; otherwise None."""
+        """One instruction for both, if their operands are adjacent; otherwise None."""
         if (
             self.name != other.name
             or self.out.ndim != 2
@@ -182,7 +183,7 @@ class _Instruction(NamedTuple):
         return None
 
     def hinders(self, other: _Instruction) -> bool:
-        """Whether a later instruction must not run before this one."""
+        """Whether a later instruction must stay after this one."""
         mine, theirs = self.out.place, other.out.place
         assert mine is not None
         assert theirs is not None
@@ -192,12 +193,12 @@ class _Instruction(NamedTuple):
 
 
 def _follows(a: Arg, b: Arg) -> bool:
-    # A fixed scalar has a buffer of its own, so that only columns can be adjacent.
+    # A fixed scalar has its own buffer, so only columns can be adjacent.
     return a.place is not None and b.place is not None and a.kind in ("rows", "fixed") and a.place.next_to(b.place)
 
 
 def _spreads(a: Arg) -> bool:
-    """Whether an operand goes with any number of rows."""
+    """Whether an operand broadcasts to any number of rows."""
     return a.place is None or (a.kind != "rows" and a.place.rows == 1)
 
 
@@ -208,9 +209,9 @@ def _grown(a: Arg, b: Arg) -> Arg:
 
 
 def _merge(instructions: list[_Instruction]) -> list[_Instruction]:
-    """Instructions of one name on adjacent places become one, where no instruction between them minds."""
+    """Merge instructions of one name on adjacent slots, if no instruction between them depends on the order."""
     merged: list[_Instruction | None] = []  # None: moved to the end
-    beside: dict[Any, list[int]] = {}  # by name and place: those whose result ends there, or begins there
+    beside: dict[Any, list[int]] = {}  # by name and slot: those whose result ends or begins there
 
     def add(op: _Instruction, at: int) -> None:
         place = op.out.place
@@ -223,7 +224,7 @@ def _merge(instructions: list[_Instruction]) -> list[_Instruction]:
         assert place is not None
         edges = ("end", place.row), ("start", place.row + place.rows)
         found = {at for edge in edges for at in beside.get((late.name, place.buffer, place.after, edge), ())}
-        clear = len(merged)  # from here on nothing hinders the late one
+        clear = len(merged)  # from here on the later one can move freely
         for at in sorted(found, reverse=True):
             early = merged[at]
             both = early.joined(late) if early is not None else None
@@ -251,13 +252,13 @@ def _hinder(one: _Instruction | None, other: _Instruction | None) -> bool:
 
 
 class Fold(NamedTuple):
-    """A product that takes the step's token as one-hot columns, in place of additions of what was looked up.
+    """A product that takes the step's token as one-hot columns, instead of adding what was looked up.
 
     Attributes:
         product: the product.
         lookup: the number of the input.
-        parts: what was to be added to its columns, in order: places in the table's buffers.
-        sums: the additions, and the value that each is now the same as.
+        parts: what would be added to its columns, in order: slots in the table's buffers.
+        sums: the additions, and the value that each now equals.
     """
 
     product: Op
@@ -267,11 +268,11 @@ class Fold(NamedTuple):
 
 
 class Code(NamedTuple):
-    """A body, ready to be bound to arrays.
+    """A body's instructions, to be bound to arrays.
 
     Attributes:
         instructions: in order.
-        fixed: where fixed values go.
+        fixed: the slots of fixed values.
         folds: products that take a token, each with its matrix and its operand.
     """
 
@@ -281,7 +282,7 @@ class Code(NamedTuple):
 
 
 class _Compiler:
-    """Finds places for the values of one body, and writes its instructions."""
+    """Assigns slots to the values of one body, and generates its instructions."""
 
     def __init__(
         self,
@@ -306,7 +307,7 @@ class _Compiler:
         self.instructions: list[_Instruction] = []
 
     def _find_views(self) -> dict[Value, tuple[Value, int]]:
-        """Values that are rows of another one, and where these start."""
+        """Values that are rows of another one, and their first rows."""
         views = {value: (part, 0) for fold in self.folds for value, part in fold.sums.items()}
         for op in self.ops:
             columns = columns_of(op) if op.name == "getitem" else None
@@ -317,7 +318,7 @@ class _Compiler:
         return views
 
     def root(self, value: Value) -> Value:
-        """What a value is a view of."""
+        """The value that a value is a view of."""
         while value in self.views:
             value = self.views[value][0]
         return value
@@ -328,14 +329,14 @@ class _Compiler:
         return len(self.buffers) - 1
 
     def claim(self, value: Value, place: Place) -> bool:
-        """Let a value be made at a place; false where it must be copied there, having a place of its own."""
+        """Assign a slot to a value; false if it has one already, so that it must be copied."""
         if value not in self.makers or value in self.views or value in self.places:
             return False
         self.places[value] = place
         return True
 
     def keep(self, values: Iterable[Value], onehot: Mapping[Value, int]) -> None:
-        """Give values a place of their own at every step."""
+        """Assign slots that are stored for every step."""
         roots = dict.fromkeys(r for r in map(self.root, values) if r in self.makers and r not in self.places)
         self._join(op for op in self.ops if op.name == "concatenate" and op.output in roots)
         grouped: dict[Any, list[Value]] = {}
@@ -354,7 +355,7 @@ class _Compiler:
                 row += width_of(value)
 
     def _join(self, joining: Iterable[Op], kind: str = "history") -> None:
-        """Give concatenations a place, and make their parts there."""
+        """Assign slots to concatenations, and compute their parts there."""
         for op in reversed(list(joining)):
             if op.output not in self.places:
                 whole = self._adjacent(op)
@@ -369,7 +370,7 @@ class _Compiler:
                 start += width_of(part)
 
     def _adjacent(self, op: Op) -> Place | None:
-        """Where a concatenation's parts lie already, if that is side by side."""
+        """The slot of a concatenation whose parts are already adjacent."""
         places = [self.seen(self.root(x)) if x not in self.views else None for x in op.values]
         whole = places[0]
         for place in places[1:]:
@@ -379,9 +380,9 @@ class _Compiler:
         return whole
 
     def _chain(self) -> None:
-        """Let what leads to a placed value, and nowhere else, be made at the same place.
+        """Assign the slot of a value to operands that only it uses.
 
-        A second such operand gets a place in a twin of the buffer, so that calls that can be merged stay so.
+        A second such operand gets a slot in a twin of the buffer, so that mergeable calls stay mergeable.
         """
         twins: dict[int, int] = {}
         taken: list[Place] = []
@@ -406,7 +407,7 @@ class _Compiler:
         return made and self.users[x] == [op] and (x.shape, x.dtype) == (op.output.shape, op.output.dtype)
 
     def compile(self, finish: Sequence[tuple[Operand, Place]] = ()) -> Code:
-        """Find the remaining places and write the instructions; at the end copy what ``finish`` names."""
+        """Assign the remaining slots and generate the instructions; at the end copy the values in ``finish``."""
         self._join((op for op in self.ops if op.name == "concatenate"), "scratch")
         self._chain()
         last: dict[Value, int] = {}
@@ -414,8 +415,8 @@ class _Compiler:
             last |= dict.fromkeys(op.values, i)
         last |= {x: len(self.ops) for x, _ in finish if isinstance(x, Value)}
         spare: dict[Any, list[int]] = {}
-        living: dict[int, list[tuple[Place, int]]] = {}  # of scratch buffers: what lies there, and until when
-        ending: dict[int, set[int]] = {}  # by operation: those of which something is read for the last time
+        living: dict[int, list[tuple[Place, int]]] = {}  # of scratch buffers: the slots in use, and until when
+        ending: dict[int, set[int]] = {}  # by operation: buffers with a last read there
         products = {fold.product: fold for fold in self.folds}
 
         def occupy(place: Place, value: Value, i: int) -> None:
@@ -450,7 +451,7 @@ class _Compiler:
         return Code(_merge(self.instructions), fixed, self.folded)
 
     def _scratch(self, op: Op, i: int, spare: dict[Any, list[int]], living: dict[int, Any]) -> Place:
-        """A place for what one step needs once: over an operand that nobody reads later, or anew."""
+        """A slot for a temporary value: over an operand that is not read later, or new."""
         value = op.output
         for x in op.values if _is_map(op.name) else ():
             place = self.places.get(x)
@@ -463,7 +464,7 @@ class _Compiler:
         return Place(free.pop() if free else self.buffer("scratch", rows, value.dtype), 0, rows)
 
     def place(self, value: Value) -> Place:
-        """Where a row value lies."""
+        """The slot of a row value."""
         found = self.places.get(value) or self.seen(value)
         assert found is not None, f"{value} has no place"
         return found
@@ -479,7 +480,7 @@ class _Compiler:
 
     def _write(self, op: Op, fold: Fold | None) -> None:
         out = Arg("rows", self.places[op.output], ndim=op.output.ndim)
-        if op.output in self.views:  # a view that was given a place of its own
+        if op.output in self.views:  # a view with its own slot
             source = self.views[op.output]
             place = self.place(source[0]).part(source[1], width_of(op.output))
             self.instructions.append(_Instruction("alias", (Arg("rows", place, ndim=out.ndim),), out, {}))
@@ -523,13 +524,13 @@ class _Compiler:
 
 
 class Gather(NamedTuple):
-    """What makes the cotangent of a value out of others.
+    """How the cotangent of a value is computed from others.
 
     Attributes:
-        to: where it lies.
-        ys: the step's outputs that it is.
-        places: its cotangents in stages that read it; the sole one may be ``to`` itself.
-        looked_up: the cotangents, step by step, of what was looked up in it.
+        to: its slot.
+        ys: the step's outputs that are this value.
+        places: its cotangents in stages that read it; the only one may be ``to`` itself.
+        looked_up: the cotangents, step by step, of the rows looked up in it.
     """
 
     to: Place
@@ -538,7 +539,7 @@ class Gather(NamedTuple):
     looked_up: list[Place]
 
     def joined(self, other: Gather) -> Gather | None:
-        """One that does both, where both are looked up side by side; otherwise None."""
+        """One for both, if both are looked up in adjacent slots; otherwise None."""
         (a, b), alone = (self.looked_up, other.looked_up), not (self.ys or self.places or other.ys or other.places)
         if alone and len(a) == len(b) == 1 and a[0].next_to(b[0]) and self.to.next_to(other.to):
             return Gather(self.to.grown(other.to), [], [], [a[0].grown(b[0])])
@@ -546,15 +547,15 @@ class Gather(NamedTuple):
 
 
 class Layout:
-    """Places and instructions for a whole program."""
+    """Slots and instructions for a whole program."""
 
     def __init__(self, program: Program, keep: bool, looked_up: Sequence[bool], as_columns: Sequence[bool]) -> None:
         self.program = program
         self.buffers: list[Buffer] = []
         self.places: dict[Value, Place] = {}
-        self.spread: dict[Value, Place] = {}  # rows of a table, each at the steps that look it up
+        self.spread: dict[Value, Place] = {}  # rows of a table, gathered at every step
         self.tables: list[int | None] = []
-        self.origin: dict[Value, int] = {}  # of values with a row for each of a table's: the input
+        self.origin: dict[Value, int] = {}  # of values with a row per table row: the input
         self.forward: list[Code] = []
         for i, x in enumerate(program.xs):
             place = Place(self._buffer("history", x, i if looked_up[i] else None), 0, width_of(x))
@@ -571,7 +572,7 @@ class Layout:
         self.backward: dict[int, Code] = {}
         self.gathered: dict[int, list[Gather]] = {}
         self.turns: list[Place | None] = []
-        self.d_rows: list[tuple[Value, int | None, Place]] = []  # what it is the cotangent of; with whose rows; where
+        self.d_rows: list[tuple[Value, int | None, Place]] = []  # (value, table of its rows, slot of its cotangent)
         self.summed: dict[int, list[tuple[Place | None, Place, int]]] = {}
         if keep:
             for i in reversed(range(len(program.stages))):
@@ -583,7 +584,7 @@ class Layout:
         return len(self.buffers) - 1
 
     def _seen(self, table: int | None) -> Callable[[Value], Place | None]:
-        """Where a stage finds what earlier ones, or the caller, gave."""
+        """The slots of values from earlier stages or from the caller."""
 
         def seen(value: Value) -> Place | None:
             if value in self.origin and self.origin[value] != table:
@@ -595,7 +596,7 @@ class Layout:
         return seen
 
     def _find_folds(self, stage: Stage, keep: bool, as_columns: Sequence[bool]) -> list[Fold]:
-        """Products of the loop whose every column only meets what is looked up in one table."""
+        """Products of the loop whose columns are only added to rows looked up in one table."""
         folds: list[Fold] = []
         kept = {*stage.outputs, *stage.carried, *(stage.forward.keeps if keep else ())}
         kept |= set(stage.backward.keeps) if keep and stage.backward else set()
@@ -622,7 +623,7 @@ class Layout:
             sums, parts = zip(*[f for f in found if f is not None], strict=True)
             origins = {self.origin[x] for x in parts}
             a, lookup = op.values[0], origins.pop()
-            # The one-hot rows follow the operand, which must not have to lie elsewhere.
+            # The one-hot rows follow the operand, whose slot must not be assigned elsewhere.
             maker = made.get(a)
             free = a in stage.carry or (
                 maker is not None and maker.name not in ("getitem", "alias", "reshape", "concatenate")
@@ -635,7 +636,7 @@ class Layout:
         return folds
 
     def _looked_up(self, piece: Value, users: Mapping[Value, list[Op]]) -> tuple[Value, Value] | None:
-        """For some columns of a product: the sum that alone uses them, and what was looked up and is added there."""
+        """For columns of a product: the sum that is their only use, and the looked-up value added there."""
         using = users.get(piece, [])
         if len(using) != 1 or using[0].name != "add" or len(using[0].values) != 2:
             return None
@@ -660,12 +661,12 @@ class Layout:
         return code
 
     def _is_wanted(self, x: Value) -> bool:
-        """Whether some stage gives a cotangent of an input."""
+        """Whether a stage computes a cotangent of an input."""
         stages = self.program.stages
         return any(x is y and d is not None for s in stages for y, d in zip(s.rows, s.d_rows, strict=bool(s.d_rows)))
 
     def _gather(self, value: Value, table: int | None, into: dict[Any, int]) -> Gather:
-        """Find a value's cotangents, and a place for their sum; ``into`` has the buffers that may grow for that."""
+        """Find a value's cotangents, and assign a slot to their sum; the buffers in ``into`` may grow for that."""
         ys = [i for i, y in enumerate(self.program.ys) if y is value]
         places = [place for of, its, place in self.d_rows if of is value and its == table]
         looked_up = [place for of, its, place in self.d_rows if of is value and its != table]
@@ -684,7 +685,7 @@ class Layout:
         body = stage.backward
         assert body is not None
         places = {x: self.places[x] for x in (*body.keeps, *stage.carry)}
-        # Cotangents of outputs lie side by side, as these are often the parts of one value.
+        # Cotangents of outputs are adjacent, as outputs are often parts of one value.
         into: dict[Any, int] = {}
         self.gathered[number] = []
         for value, seed in zip(stage.outputs, stage.d_outputs, strict=True):
@@ -706,7 +707,7 @@ class Layout:
         rows = [(x, d) for x, d in zip(stage.rows, stage.d_rows, strict=True) if isinstance(d, Value)]
         summed = [x for total in body.sums for x in (total.left, total.right) if x is not None]
         lasting = [d for _, d in rows] + summed
-        # What only a step knows must be copied, to outlast it.
+        # Temporary values of a step must be copied to be kept.
         passing = {seed for seed in stage.d_carried if seed is not None}
         copies: dict[Value, Place] = {}
         for x in dict.fromkeys(lasting):

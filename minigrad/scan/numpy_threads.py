@@ -1,4 +1,4 @@
-"""NumPy's executor with its large products on as many threads as pay; what it computes is not decided here."""
+"""NumPy's executor, with the measured number of threads for large products."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Executor(numpy_backend.Executor):
     """Runs a program with NumPy.
 
     Attributes:
-        product: the products of one row of a step as one, with a matrix (k, n).
+        product: the shape (k, n) of a matrix with as much work as all products of one row of a step.
     """
 
     def __init__(self, program: Program) -> None:
@@ -28,7 +28,7 @@ class Executor(numpy_backend.Executor):
         shapes = [op.values[1].shape for stage in program.stages for op in stage.forward.ops if op.name == "matmul"]
         deepest = max((shape[-2] for shape in shapes), default=1)
         self.product = deepest, sum(map(math.prod, shapes)) // deepest
-        self._itself = object()  # unlike an id, it is nobody else's afterwards; and the program does not live as long
+        self._itself = object()  # a unique key, which does not keep the program alive
 
     def forward(self, *args: Any, steps: int, batch: int, **options: Any) -> tuple[list[Array], list[Array], Any]:
         """Run all steps, as ``numpy_backend.Executor.forward`` does."""

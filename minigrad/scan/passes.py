@@ -1,7 +1,4 @@
-"""Passes of the planner: each takes a step's graph and gives one that computes the same in a form that runs faster.
-
-What is decided by time (which operations leave the loop) stands in ``program.py``; kernels stand in the backends.
-"""
+"""Passes of the planner: each transforms a step's graph into an equivalent one that runs faster."""
 
 from __future__ import annotations
 
@@ -15,14 +12,14 @@ from minigrad.tensor import PRIMITIVES
 
 
 class Level(IntEnum):
-    """What a value of a step depends on: the highest of these."""
+    """What a value of a step depends on; the highest level counts."""
 
     FIXED = 0
-    """Parameters and constants: the same at every step."""
+    """On parameters and constants only: equal at every step."""
     INPUT = 1
-    """The step's input, and no carry: known for all steps before the first."""
+    """On the step's input, not on a carry: known for all steps before the loop."""
     STATE = 2
-    """The carry: known only when the step comes."""
+    """On the carry: known only in the loop."""
 
 
 def classify(graph: Graph, levels: Mapping[Value, Level]) -> dict[Value, Level]:
@@ -39,9 +36,9 @@ def clean(graph: Graph) -> Graph:
 
 
 def spell_out(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
-    """What adds axes to rows, or drops one, becomes columns and reshapes.
+    """Indices that add axes to rows, or drop one, become columns and reshapes.
 
-    It comes before the derivative, which then consists of such operations too.
+    This pass precedes differentiation, so the derivative consists of such operations too.
     """
     level = classify(graph, levels)
 
@@ -53,7 +50,7 @@ def spell_out(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
 
 
 def _without_axes(builder: Builder, op: Op) -> Operand | None:
-    """An index that adds axes, or drops one by a number, as one by slices alone, and a reshape."""
+    """An index with new axes or a number, as slices followed by a reshape."""
     (x,) = op.values
     index = op.options["index"]
     parts = index if isinstance(index, tuple) else (index,)
@@ -70,7 +67,7 @@ def _without_axes(builder: Builder, op: Op) -> Operand | None:
 
 
 def _rewritten(graph: Graph, rewrite: Callable[[Builder, Op], Operand | None]) -> Graph:
-    """The graph, each operation replaced by what ``rewrite`` gives for it; where that is None it stays."""
+    """The graph with each operation replaced by the result of ``rewrite``; None keeps it."""
     replaced: dict[Value, Operand] = {}
     builder = Builder(Graph(list(graph.inputs), [], [], dict(graph.constants), dict(graph.names)))
     for op in graph.ops:
@@ -87,12 +84,12 @@ def _rewritten(graph: Graph, rewrite: Callable[[Builder, Op], Operand | None]) -
 
 
 def emit(builder: Builder, name: str, *inputs: Operand, **options: object) -> Value:
-    """Append an operation with the shape that NumPy gives it."""
+    """Append an operation; its shape follows NumPy's rules."""
     return builder.emit(name, inputs, options, Value(*infer(name, inputs, options)))
 
 
 def _fold_constants(graph: Graph) -> Graph:
-    """An array whose elements are all alike becomes a number wherever broadcasting makes up for its shape."""
+    """A constant array with equal elements becomes a number where broadcasting restores its shape."""
     uniform = {
         value: array.reshape(-1)[0].item()
         for value, array in graph.constants.items()
@@ -105,7 +102,7 @@ def _fold_constants(graph: Graph) -> Graph:
         others = [x for x in op.values if x not in uniform]
         if not others or np.broadcast_shapes(*(x.shape for x in others)) != op.output.shape:
             return None
-        # A number takes the type of what it meets, so that something of the constant's type must be left.
+        # A number takes the dtype of the other operands, so one of the constant's dtype must remain.
         if {x.dtype for x in op.values if x in uniform} - {x.dtype for x in others}:
             return None
         inputs = [uniform.get(x, x) if isinstance(x, Value) else x for x in op.inputs]
@@ -115,7 +112,7 @@ def _fold_constants(graph: Graph) -> Graph:
 
 
 def _unalias(graph: Graph) -> Graph:
-    """Operations that change nothing disappear, but for a copy that is an output of its own."""
+    """Remove operations that change nothing, except copies that are outputs."""
     outputs = {x for x in graph.outputs if isinstance(x, Value)}
 
     def rewrite(builder: Builder, op: Op) -> Operand | None:
@@ -125,7 +122,7 @@ def _unalias(graph: Graph) -> Graph:
         if op.name == "alias" and op.output in outputs:
             return None
         same = op.name in ("alias", "reshape", "broadcast_to") or (op.name == "concatenate" and len(op.inputs) == 1)
-        if op.name == "getitem":  # as its shape is that of all
+        if op.name == "getitem":  # the shape is unchanged
             parts = op.options["index"] if isinstance(op.options["index"], tuple) else (op.options["index"],)
             same = all(part is ... or (isinstance(part, slice) and part.step in (None, 1)) for part in parts)
         if op.name in ("multiply", "divide") and op.inputs[1] == 1 and not isinstance(op.inputs[1], Value):
@@ -144,7 +141,7 @@ def split(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
     makers: dict[Value, Op] = {}
 
     def rewrite(builder: Builder, op: Op) -> Operand | None:
-        makers[op.output] = op  # with its inputs as they have become
+        makers[op.output] = op  # with its rewritten inputs
         if op.name != "matmul":
             return None
         joined, W = op.inputs
@@ -173,13 +170,13 @@ def split(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
 
 
 def regroup(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
-    """Sums are added in the order of what their terms depend on, so that all that is known early is added early."""
+    """Reorder sums by the level of their terms, so that what is known early is added early."""
     level = classify(graph, levels)
     makers, users = graph.makers(), graph.users()
     outputs = {x for x in graph.outputs if isinstance(x, Value)}
 
     def inner(x: Operand) -> bool:
-        """Whether a value is a partial sum that only one sum uses."""
+        """Whether a value is a partial sum used only by one other sum."""
         if not isinstance(x, Value) or x in outputs or x not in makers or makers[x].name != "add":
             return False
         using = users.get(x, [])
@@ -196,13 +193,13 @@ def regroup(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
         return found
 
     def rewrite(builder: Builder, op: Op) -> Operand | None:
-        makers[op.output] = op  # with its inputs as they have become
+        makers[op.output] = op  # with its rewritten inputs
         if op.name != "add" or inner(op.output):
             return None
         leaves = terms(op)
         if any(isinstance(x, Value) and x.dtype != op.output.dtype for x in leaves):
-            return None  # the sum of two masks is a mask
-        # Numbers come last, since they have no type of their own.
+            return None  # a sum of masks is a mask
+        # Numbers come last, since they have no dtype.
         ordered = sorted(leaves, key=lambda x: (0, level[x]) if isinstance(x, Value) else (1, 0))
         if ordered == leaves:
             return None
@@ -210,7 +207,7 @@ def regroup(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
         for term in ordered[1:]:
             total = emit(builder, "add", total, term)
         assert isinstance(total, Value)
-        level[total] = level[op.output]  # for a sum that it is a term of
+        level[total] = level[op.output]  # needed if it is a term of another sum
         return total
 
     return clean(_rewritten(graph, rewrite))
@@ -219,7 +216,7 @@ def regroup(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
 def merge(graph: Graph, levels: Mapping[Value, Level], carry: int = 0) -> Graph:
     """Products of one value with several fixed matrices become one: ``h @ [W_f, W_i, W_o, W_c]``, then its columns.
 
-    What the first ``carry`` outputs are made of is merged apart from the rest, which need not wait for the loop.
+    Products needed by the first ``carry`` outputs are merged separately from the rest, which can run after the loop.
     """
     level = classify(graph, levels)
     in_loop = depends_on(graph, [x for x in graph.outputs[:carry] if isinstance(x, Value)])
@@ -230,7 +227,7 @@ def merge(graph: Graph, levels: Mapping[Value, Level], carry: int = 0) -> Graph:
             if (a.ndim, W.ndim) == (2, 2) and level[W] == Level.FIXED and level[a] != Level.FIXED:
                 groups.setdefault((a, op.output in in_loop), []).append(op)
     groups = {key: ops for key, ops in groups.items() if len(ops) > 1}
-    # What is fixed comes first, so that each group's matrices are there when its product is due.
+    # Fixed values come first, so that each group's matrices precede its product.
     fixed = [op for op in graph.ops if level[op.output] == Level.FIXED]
     rest = [op for op in graph.ops if level[op.output] != Level.FIXED]
     builder = Builder(Graph(list(graph.inputs), list(graph.outputs), fixed, dict(graph.constants), dict(graph.names)))
@@ -255,7 +252,7 @@ def merge(graph: Graph, levels: Mapping[Value, Level], carry: int = 0) -> Graph:
 
 
 def lower(graph: Graph) -> Graph:
-    """Operations that kernels have no word for become others that they have.
+    """Rewrite operations that kernels do not support in terms of ones that they do.
 
     ``log_softmax``, ``logsumexp``, ``mean`` and ``min`` become sums and maxima along the last axis; a scatter of
     columns becomes a concatenation of its parts and zeros; a slice of a concatenation that is one of its parts is that
@@ -286,7 +283,7 @@ def _lowered(builder: Builder, op: Op, makers: Mapping[Value, Op]) -> Operand | 
         return builder.emit("subtract", (shifted, emit(builder, "log", total)), {}, op.output)
     if op.name == "logsumexp" and last:
         top = emit(builder, "max", x, axis=1, keepdims=True)
-        finite = emit(builder, "where", emit(builder, "isfinite", top), top, 0)  # a row of -inf gives -inf, and not nan
+        finite = emit(builder, "where", emit(builder, "isfinite", top), top, 0)  # a row of -inf gives -inf, not NaN
         total = emit(builder, "sum", emit(builder, "exp", emit(builder, "subtract", x, finite)), axis=1, keepdims=True)
         result = emit(builder, "add", emit(builder, "log", total), finite)
         return result if keepdims else builder.emit("reshape", (result,), {"shape": op.output.shape}, op.output)
@@ -317,7 +314,7 @@ def _lowered(builder: Builder, op: Op, makers: Mapping[Value, Op]) -> Operand | 
 
 
 def join_rows(graph: Graph) -> Graph:
-    """A scatter whose parts are all rows of its shape becomes a concatenation: one pass over memory, not three."""
+    """A scatter whose parts cover all rows becomes a concatenation: one pass over memory instead of three."""
 
     def rewrite(builder: Builder, op: Op) -> Operand | None:
         if op.name != "scatter":
@@ -347,7 +344,7 @@ def _scattered(builder: Builder, op: Op) -> Value | None:
             return None
         placed.append((columns, part))
     placed.sort(key=lambda item: item[0])
-    rows: list[list[tuple[tuple[int, int], Value]]] = []  # parts that do not overlap can stand side by side
+    rows: list[list[tuple[tuple[int, int], Value]]] = []  # parts that do not overlap share a row
     for columns, part in placed:
         row = next((row for row in rows if row[-1][0][1] <= columns[0]), None)
         if row is None:

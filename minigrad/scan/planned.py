@@ -1,6 +1,6 @@
-"""The planned time loop: the step is traced once, planned once, and then runs on a backend, forwards and backwards.
+"""The planned time loop: the step is traced and planned once, then runs on a backend, forwards and backwards.
 
-What cannot be planned runs on the reference loop, and so does what somebody watches value by value.
+Steps that cannot be planned run on the reference loop, and so does every step under an observer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from minigrad.trees import Tree
 BACKENDS = ("reference", "numpy", "compiled")
 
 WORTH_COMPILING = 1_000_000
-"""Multiplications in the products of one call below which compiling would take longer than it could ever save."""
+"""Multiplications in the products of one call below which compiling would take longer than it saves."""
 
 _backend: ContextVar[str | None] = ContextVar("backend", default=None)
 _without: ContextVar[frozenset[str]] = ContextVar("without", default=frozenset())
@@ -43,7 +43,7 @@ _log = logging.getLogger("minigrad.scan")
 
 
 class Executor(Protocol):
-    """What a backend makes of a program."""
+    """A program prepared by a backend."""
 
     def forward(
         self,
@@ -64,14 +64,14 @@ class Executor(Protocol):
         """The cotangents of the parameters, of the first carry and of the inputs (of its table, for a ``Lookup``)."""
 
     def release(self) -> None:
-        """Give back the memory that is kept for further calls."""
+        """Free the memory kept for further calls."""
 
 
 @contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """Within this block ``scan`` runs on one backend: ``reference``, ``numpy`` or ``compiled``; None chooses.
+    """Within this block ``scan`` runs on one backend: ``reference``, ``numpy`` or ``compiled``; None is the default.
 
-    Chosen is ``compiled`` where the extra ``jit`` is installed and a call has enough to do, otherwise ``numpy``.
+    The default is ``compiled`` if the extra ``jit`` is installed and a call has enough work, otherwise ``numpy``.
 
     Raises:
         ValueError: there is no such backend.
@@ -92,7 +92,7 @@ def use_backend(name: str | None) -> Iterator[None]:
 
 @contextmanager
 def leave_out(*passes: str) -> Iterator[None]:
-    """Within this block steps are planned without these passes, to see what each is worth.
+    """Within this block steps are planned without these passes, to measure their effect.
 
     Raises:
         ValueError: there is no such pass.
@@ -108,12 +108,12 @@ def leave_out(*passes: str) -> Iterator[None]:
 
 
 def available_backends() -> tuple[str, ...]:
-    """The backends that planned steps can run on here, the fastest last."""
+    """The available backends for planned steps, the fastest last."""
     return ("numpy", "compiled") if jit.available() else ("numpy",)
 
 
 def chosen_backend() -> str:
-    """The backend that a call with much to do would run on."""
+    """The backend of a call with much work."""
     return _backend.get() or ("compiled" if jit.available() else "numpy")
 
 
@@ -129,16 +129,16 @@ def scan(
 ) -> tuple[Tree, Tree]:
     """Apply ``step`` along the first axis of ``xs``.
 
-    The step is called only to be traced, with tensors that have no elements, unless it has to run on the reference
-    loop (``minigrad.scan.reference``), which defines what the result is.
+    The step is called only for tracing, with tensors that have no elements, unless it has to run on the reference loop
+    (``minigrad.scan.reference``), which defines the result.
 
     Args:
         step: ``(params, carry, x) -> (carry, y)``, a pure function.
-        params: what every step shares.
+        params: shared by all steps.
         carry: the state before the first step, a tree of arrays (B, ...).
-        xs: a tree of arrays (T, B, ...), or of ``Lookup`` in place of arrays.
+        xs: a tree of arrays (T, B, ...), or of ``Lookup`` instead of arrays.
         lengths: (B,) integers: sequence b ends after ``lengths[b]`` steps.
-        mask: (T, B): false where a sequence has no input. There the carry stands still and the output is zero.
+        mask: (T, B): false where a sequence has no input. There the carry is unchanged and the output is zero.
             Give ``lengths`` or ``mask``, not both.
         reverse: run from the last step to the first; outputs stay in the order of ``xs``.
 
@@ -146,9 +146,9 @@ def scan(
         The carry after the last step, and the outputs, a tree of arrays (T, B, ...).
 
     Raises:
-        TypeError: a step gives no pair.
-        ValueError: the arrays of ``xs`` disagree on T or B, ``lengths`` or ``mask`` do not fit them, or a step gives a
-            carry of another structure, shape or dtype.
+        TypeError: a step does not return a pair.
+        ValueError: the arrays of ``xs`` disagree on T or B, ``lengths`` or ``mask`` do not match them, or a step
+            returns a carry of another structure, shape or dtype.
     """
     params, carry, xs = map(_native, (params, carry, xs))
     call = None
@@ -159,17 +159,17 @@ def scan(
     if call is not None and not isinstance(call, _Fails):
         _refuse(step, call)
     result = reference.scan(step, params, carry, xs, lengths=lengths, mask=mask, reverse=reverse)
-    if isinstance(call, _Fails):  # and not the step itself, whose mistake the reference loop would have told
+    if isinstance(call, _Fails):  # only tracing failed; a wrong step raises in the reference loop
         _refuse(step, call)
     return result
 
 
 class _Fails(TraceError):
-    """The step raises something when it is traced: what is wrong with it, if anything, a real call tells better."""
+    """The step fails when it is traced; a real call reports the error, if there is one, more clearly."""
 
 
 def _native(tree: Tree) -> Tree:
-    """The tree with all arrays in this machine's byte order: NumPy takes another one for another type."""
+    """The tree with all arrays in this machine's byte order, since NumPy treats another order as another dtype."""
     if all(leaf.dtype.isnative for leaf in trees.leaves(tree) if hasattr(leaf, "dtype")):
         return tree
 
@@ -185,15 +185,15 @@ def _native(tree: Tree) -> Tree:
 
 @dataclass(eq=False)
 class _Planned:
-    """A step's program with the executors made of it, and what is needed to call them."""
+    """A step's program, its executors, and what is needed to call them."""
 
     program: Program
-    carried: Tree  # with the place of each leaf in the order of the carry that came in
+    carried: Tree  # leaves are indices into the leaves of the old carry
     ys: Tree
     executors: dict[str, Executor]
 
     def executor(self, backend: str) -> Executor:
-        """The program on a backend; where that has no kernel for it, on NumPy's."""
+        """The program on a backend; on NumPy's if that lacks a kernel."""
         if backend not in self.executors:
             try:
                 self.executors[backend] = _executor(self.program, backend)
@@ -229,14 +229,14 @@ _refused: set[str] = set()
 _KEPT = 256
 
 LIVELY = 32
-"""Keys, two for each plan, whose plans keep their memory when there is a new one: more than a training has loops."""
+"""Number of recently used keys, two per plan, whose plans keep their memory: more than the loops of a training."""
 
 
 def release(but: int = 0) -> None:
-    """Give back the memory that plans keep from call to call; they stay, and take it anew when they are called.
+    """Free the memory that plans keep between calls; they allocate it again when they are called.
 
     Args:
-        but: so many keys of plans that were used last keep it.
+        but: the number of most recently used keys that keep it.
     """
     plans = list(_plans.values())
     old, recent = plans[: max(len(plans) - but, 0)], plans[len(plans) - but :] if but else []
@@ -248,7 +248,7 @@ def release(but: int = 0) -> None:
 def _prepare(
     step: Step, params: Tree, carry: Tree, xs: Tree, lengths: Array | None, mask: Array | None
 ) -> _Call | TraceError | None:
-    """What is needed to run this call on a backend; None or the reason where it must run on the reference loop."""
+    """What is needed to run this call on a backend; None or the reason if it must run on the reference loop."""
     fixed, states, inputs = trees.leaves(params), trees.leaves(carry), trees.leaves(xs)
     if not inputs or not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in (*fixed, *states, *inputs)):
         return None
@@ -261,7 +261,7 @@ def _prepare(
     live = live_steps(length, batch, lengths, mask)
     if live is not None and live.all():
         live = None
-    # Rows of a table that is larger than the sequence are fewer than the table has: they are looked up first.
+    # A table with more rows than the sequence has inputs is not worth a stage: the inputs are looked up first.
     inputs = [
         leaf.array() if isinstance(leaf, Lookup) and len(leaf.table) > length * batch else leaf for leaf in inputs
     ]
@@ -286,11 +286,11 @@ def _prepare(
 
 
 def _refuse(step: Step, error: TraceError) -> None:
-    """Say, once, why a step runs on the reference loop."""
+    """Log, once, why a step runs on the reference loop."""
     if error.origin is not None:
         name = error.origin.who
     else:
-        step = getattr(step, "cell", step)  # a cell is better known than what it is wrapped in
+        step = getattr(step, "cell", step)  # name the cell, not its wrapper
         name = getattr(step, "__qualname__", type(step).__qualname__)
     text = f"{name} runs on the plain time loop, which is slow: {error.located()}"
     if text not in _refused:
@@ -299,12 +299,12 @@ def _refuse(step: Step, error: TraceError) -> None:
 
 
 def _remembered(error: TraceError) -> TraceError:
-    """The error without what was there when it was raised, which it would hold on to."""
+    """A copy of the error without its traceback, which would keep the frames alive."""
     return type(error)(str(error), error.origin)
 
 
 def _find_plan(call: _Call, tables: tuple[int, ...], wanted: tuple[bool, ...] | None) -> _Planned | TraceError:
-    """The plan for a step on inputs of these shapes, made where there is none yet; or why there is none."""
+    """The plan for a step on inputs of these shapes, created on first use; or why there is none."""
     form = form_of((call.params, call.carry, call.xs))
     shapes = tuple(
         (leaf.shape[skipped:], leaf.dtype.str)
@@ -315,7 +315,7 @@ def _find_plan(call: _Call, tables: tuple[int, ...], wanted: tuple[bool, ...] | 
     def key() -> Any:
         try:
             return identity_of(call.step), form, shapes, call.live is not None, tables, wanted, _without.get()
-        except TypeError:  # it cannot be told from another step but by its graph
+        except TypeError:  # only its graph distinguishes it from other steps
             return None
 
     found = _kept(key())
@@ -330,7 +330,7 @@ def _find_plan(call: _Call, tables: tuple[int, ...], wanted: tuple[bool, ...] | 
             _keep(by_graph, found)
     except TraceError as error:
         found = _remembered(error)
-    _keep(key(), found)  # as it is now, for a step may write to what it reads: count its calls, or keep something
+    _keep(key(), found)  # the key after tracing, since a step may change what it reads
     return found
 
 
@@ -347,8 +347,8 @@ def _make_plan(
 
 
 def _kept(key: Any) -> _Planned | TraceError | None:
-    """What was kept under a key; None, which nothing is kept under, is a key as well."""
-    with suppress(KeyError):  # as another thread may have emptied it
+    """The plan stored under a key; None if there is none."""
+    with suppress(KeyError):  # another thread may have removed it
         _plans.move_to_end(key)
         return _plans[key]
     return None
@@ -358,19 +358,19 @@ def _keep(key: Any, found: _Planned | TraceError) -> None:
     if key is None:
         return
     _plans[key] = found
-    release(but=LIVELY)  # a step that is changed again and again, as in a notebook, has many
+    release(but=LIVELY)  # a step redefined repeatedly, as in a notebook, has many
     if len(_plans) > _KEPT:
         with suppress(KeyError):
             _plans.popitem(last=False)
 
 
 def identity_of(step: Any) -> Any:
-    """Something hashable that is equal only where two steps compute the same.
+    """A hashable key that is equal only if two steps compute the same.
 
-    It changes with all that the step's code reads, too: globals, closures, class attributes.
+    It also depends on everything that the step's code reads: globals, closures, class attributes.
 
     Raises:
-        TypeError: there is none, for the step refers to something that may change unseen.
+        TypeError: there is none, because the step refers to something that may change unnoticed.
     """
     classes: dict[type, None] = {}
     fields = _fields_of(step, classes)
@@ -378,30 +378,30 @@ def identity_of(step: Any) -> Any:
 
 
 def _fields_of(step: Any, classes: dict[type, None]) -> Any:
-    """All that a step holds, as something hashable; ``classes`` collects those of the steps in it."""
+    """A hashable key of a step's fields; ``classes`` collects the classes of the steps in it."""
     if is_dataclass(step) and not isinstance(step, type):
         names = {part.name for part in fields(step)}
         if not step.__dataclass_params__.frozen or set(vars(step)) != names:  # type: ignore[attr-defined]
-            raise TypeError  # there is more to it than its fields
+            raise TypeError  # it has more than its fields
         classes[type(step)] = None
-        # Not the step itself, for a field may be left out of its comparison.
+        # Not the step itself, since its comparison may ignore a field.
         return (type(step), *(_fields_of(getattr(step, part.name), classes) for part in fields(step)))
     if isinstance(step, tuple):
         return tuple(_fields_of(part, classes) for part in step)
     if isinstance(step, float):
-        return type(step), step.hex()  # for 0.0 and -0.0 are equal
+        return type(step), step.hex()  # since 0.0 == -0.0
     if step is None or isinstance(step, str | bool | int):
         return type(step), step
     raise TypeError
 
 
 def _skeleton(tree: Tree) -> Tree:
-    """The tree with numbers in place of its leaves, so that it holds nothing."""
+    """The tree with numbers as leaves, so that it refers to no arrays."""
     return trees.map(lambda _: 0, tree)
 
 
 def form_of(tree: Tree) -> Any:
-    """Something hashable that is equal where two trees are built alike, of the same types, with the same numbers."""
+    """A hashable key of a tree's structure, types and numbers."""
     if isinstance(tree, dict):
         return (dict, *((key, form_of(child)) for key, child in tree.items()))
     if isinstance(tree, tuple | list):
@@ -417,16 +417,16 @@ def _digest(graph: Graph) -> str:
 
 
 _UNLIKELY = (1009, 1013, 1019, 1021, 1031)
-"""Numbers of sequences that are no other size of a step, nor a sum or product of its sizes."""
+"""Batch sizes that are unlikely to equal another size of a step, or a sum or product of its sizes."""
 
 
 def _trace(call: _Call) -> tuple[Graph, Tree, Tree]:
-    """The graph of a step, for any number of sequences, and its results as trees.
+    """The graph of a step, for any batch size, and its results as trees.
 
-    A leaf of the new carry is its place among the leaves of the old one, which the graph's outputs follow.
+    A leaf of the new carry is its index among the leaves of the old one, in whose order the graph's outputs are.
 
     Raises:
-        TraceError: the step does what a graph cannot hold, or fails of itself.
+        TraceError: the step does something that a graph cannot represent, or fails itself.
     """
     taken = {n for leaf in (*call.fixed, *call.states, *call.inputs) for n in leaf.shape}
     batch, other = [n for n in _UNLIKELY if n not in taken][:2]
@@ -440,7 +440,7 @@ def _trace(call: _Call) -> tuple[Graph, Tree, Tree]:
 
 
 def _require_same(one: Graph, two: Graph, batch: int, other: int) -> None:
-    """Hold two graphs against each other, which may differ in nothing but the size of the batch.
+    """Check that two graphs differ only in the batch size.
 
     Raises:
         TraceError: they differ.
@@ -466,7 +466,7 @@ def _require_same(one: Graph, two: Graph, batch: int, other: int) -> None:
             inputs = []
             for x in op.inputs:
                 array = graph.constants.get(x) if isinstance(x, Value) else None
-                # A constant that has a batch axis is looked at when it is planned.
+                # A constant with a batch axis is checked in planning.
                 elements = None if array is None or size in array.shape else (array.dtype, array.tobytes())
                 inputs.append((places.get(x) if isinstance(x, Value) else None, shape(x, size), elements))
             options = {name: option(value, size) for name, value in op.options.items()}
@@ -479,7 +479,7 @@ def _require_same(one: Graph, two: Graph, batch: int, other: int) -> None:
 
 
 def _trace_batch(call: _Call, batch: int) -> tuple[Graph, Tree, Tree]:
-    """As ``_trace``, for one number of sequences, which is none of the step's other sizes."""
+    """As ``_trace``, for one batch size, which differs from the step's other sizes."""
 
     def examples_of(tree: Tree, leaves: Sequence[Any], skipped: int) -> Tree:
         lead = (batch,) if skipped else ()
@@ -506,7 +506,7 @@ def _trace_batch(call: _Call, batch: int) -> tuple[Graph, Tree, Tree]:
     except TraceError:
         raise
     except Exception as error:
-        # A function that needs elements often fails in a way of its own when it gets none.
+        # A function that needs elements often raises its own error without them.
         origin = origin_of(error.__traceback__)
         if "tracer" in str(error).lower() or "a Tensor was given where NumPy" in str(error):
             raise TraceError("it hands a tensor to something that needs its elements", origin) from None
@@ -534,7 +534,7 @@ def _trace_batch(call: _Call, batch: int) -> tuple[Graph, Tree, Tree]:
 
 
 def _masked(step: Step, lookups: Sequence[bool], params: Tree, carry: Tree, x: Tree, live: Any) -> tuple[Tree, Tree]:
-    """The step where some sequences have no input: there the carry stands still, and the output is zero."""
+    """The step with a mask: where a sequence has no input, the carry is unchanged and the output is zero."""
 
     def rows(like: Any) -> Any:
         return live if like.ndim == 1 else reshape(live, live.shape + (1,) * (like.ndim - 1))
@@ -549,7 +549,7 @@ def _masked(step: Step, lookups: Sequence[bool], params: Tree, carry: Tree, x: T
 
 
 class _Rule(Primitive):
-    """A step back that no table lists: it belongs to one call."""
+    """The backward rule of one call, which is not in the table of primitives."""
 
     def __init__(self, name: str, rule: Callable[..., Any], fresh: bool = False) -> None:
         self.name, self.fresh = name, fresh
@@ -559,7 +559,7 @@ class _Rule(Primitive):
 
 
 class _Parts:
-    """The cotangents that have arrived at a loop, by output."""
+    """The cotangents received by a loop, by output."""
 
     def __init__(self, parts: dict[int, Any]) -> None:
         self.parts = parts
@@ -584,15 +584,15 @@ class _Call:
 
     Attributes:
         step: the step.
-        params: what every step shares, and so on: the trees as they came.
+        params: as for ``scan``, as are ``carry`` and ``xs``.
         carry: see there.
         xs: see there.
         fixed: the leaves of ``params``.
-        states: those of ``carry``.
-        inputs: those of ``xs``.
-        sources: the same, with the table in place of a ``Lookup``: what gradients are taken by.
-        live: (T, B), false where a sequence has no input; None where all have.
-        nodes: of all leaves; None where nothing is recorded.
+        states: the leaves of ``carry``.
+        inputs: the leaves of ``xs``.
+        sources: the same, with the table instead of a ``Lookup``: gradients are with respect to these.
+        live: (T, B), false where a sequence has no input; None if all have.
+        nodes: of all leaves; None if nothing is recorded.
         length: T.
         batch: B.
     """
@@ -622,7 +622,7 @@ class _Call:
             for source, x in zip(sources, self.inputs, strict=True)
         ]
         if self.live is not None:
-            # Whatever stands in the padding of integers is no index.
+            # Integers in the padding need not be valid indices.
             inputs = [
                 _live_only(x, self.live) if isinstance(x, np.ndarray) and x.dtype.kind in "iu" else x for x in inputs
             ]
@@ -642,11 +642,11 @@ class _Call:
         )
 
     def _tensors(self, values: list[Array], results: list[Array], saved: Any, reverse: bool) -> list[Any]:
-        """The results, remembering how they were made: all come from one node, the loop."""
+        """The results as tensors, all from one node, the loop."""
         assert self.nodes is not None
         count, outputs = len(self.states), len(results)
         executor, step, live = self.executor, self.step, self.live
-        # The trees without their leaves: a node must not hold tensors.
+        # The trees without their leaves: a node must not refer to tensors.
         forms = _skeleton(self.params), _skeleton(self.carry), _skeleton(self.xs)
         indices = [x.indices if isinstance(x, Lookup) else None for x in self.inputs]
 
@@ -655,7 +655,7 @@ class _Call:
             if any(isinstance(part, Tensor) for part in parts):
                 return _again(step, forms, indices, live, reverse, parts, inputs)
             d_params, d_carry, d_xs = executor.backward(saved, parts[:count], parts[count:])
-            # An input that the loop does not read at all has a gradient too, for whoever asks.
+            # An input that the loop does not read has a gradient too.
             sources = inputs[len(d_params) + count :]
             some = [np.zeros_like(x) if d is None else d for d, x in zip(d_xs, sources, strict=False)]
             return _each_its_own([*d_params, *d_carry, *some])
@@ -667,32 +667,32 @@ class _Call:
 
 
 class Stepper(Protocol):
-    """A step that is taken once at a time, for symbols that are looked up in a table."""
+    """Runs a step once at a time, for symbols that are looked up in a table."""
 
     @property
     def carry(self) -> list[Array]:
         """The carry after the last step, its leaves in order."""
 
     def __call__(self, symbols: Any) -> list[Array]:
-        """One step: (B,) symbols -> the leaves of the output, (B, ...); the next step may write over them."""
+        """One step: (B,) symbols -> the leaves of the output, (B, ...); the next step may overwrite them."""
 
 
 @runtime_checkable
 class DrawingStepper(Stepper, Protocol):
-    """A stepper that can also draw symbols by itself, many in one go."""
+    """A stepper that can also draw symbols, many per call."""
 
     def sample(self, symbol: int, uniform: Array, temperature: float) -> Array:
-        """Symbols drawn from the output, each the next step's input; see ``compiled_stepping.Stepper``."""
+        """Draw symbols from the output, each the next step's input; see ``compiled_stepping.Stepper``."""
 
 
 def stepper(step: Step, params: Tree, carry: Tree, table: Array) -> Stepper | None:
-    """A step prepared to be taken many times without gradients, as in sampling; None where it cannot be planned.
+    """Prepare a step to run many times without gradients, as in sampling; None if it cannot be planned.
 
     Args:
-        step: as ``scan`` takes it; a frozen dataclass.
-        params: what every step shares, plain arrays.
-        carry: the state to start from, (B, ...) arrays.
-        table: (V, n), of which each step's input is a row for each sequence.
+        step: as for ``scan``; a frozen dataclass.
+        params: shared by all steps, plain arrays.
+        carry: the initial state, (B, ...) arrays.
+        table: (V, n); each step's input is one of its rows per sequence.
     """
     params, carry, table = map(_native, (params, carry, table))
     backend, states = chosen_backend(), trees.leaves(carry)
@@ -723,7 +723,7 @@ def _live_only(x: Array, live: Array) -> Array:
 
 
 def _each_its_own(arrays: list[Array]) -> list[Array]:
-    """The arrays, copied where two lie in one memory: whoever gets one may add to it."""
+    """The arrays, copied if two share memory, since the caller may add to each."""
     seen: set[int] = set()
     result = []
     for array in arrays:
@@ -744,7 +744,7 @@ def _again(
     parts: list[Any],
     inputs: Sequence[Any],
 ) -> list[Any]:
-    """The cotangents as tensors, through the reference loop: for derivatives of derivatives."""
+    """The cotangents as tensors, by the reference loop, for higher derivatives."""
     params, carry, xs = forms
     n, m = len(trees.leaves(params)), len(trees.leaves(carry))
 
@@ -760,7 +760,7 @@ def _again(
             mask=live,
             reverse=reverse,
         )
-        # In the order of the carry that came in, as the parts are.
+        # In the order of the old carry, like the parts.
         order = [leaf for _, leaf in trees.zip_leaves(carry, last)]
         return [*order, *trees.leaves(ys)]
 
@@ -781,33 +781,33 @@ def _again(
 
 
 def graph_of(step: Step, params: Tree, carry: Tree, xs: Tree) -> Graph:
-    """What a step computes, as a graph for some number of sequences: one that is no other size of the step.
+    """A step's graph, for a batch size that differs from the step's other sizes.
 
     Args:
-        step: as ``scan`` takes it, and so the rest; of the arrays only shapes and types count.
-        params: what every step shares.
+        step: as for ``scan``, as are the rest; of the arrays only shapes and dtypes matter.
+        params: shared by all steps.
         carry: the state before the first step.
         xs: the inputs.
 
     Raises:
-        TraceError: the step does what a graph cannot hold. Whatever else it raises when it is run.
+        TraceError: the step does something that a graph cannot represent. Other errors of the step are passed on.
     """
     leaves = trees.leaves(params), trees.leaves(carry), trees.leaves(xs)
     try:
         return _trace(_Call(step, params, carry, xs, *leaves, leaves[2], None, None, 0, 0))[0]
     except _Fails:
-        reference.scan(step, params, carry, xs)  # says what is wrong with it
+        reference.scan(step, params, carry, xs)  # raises the step's own error
         raise
 
 
 def plan_of(graph: Graph, params: int, carry: int, *, backend: str) -> Program:
-    """The plan for a step's graph where the gradients of its parameters are wanted, as in training.
+    """The plan for a step's graph with gradients of its parameters, as in training.
 
     Args:
-        graph: as ``graph_of`` gives it.
-        params: how many of its inputs are parameters.
-        carry: how many are carries.
-        backend: on which it must be able to run.
+        graph: from ``graph_of``.
+        params: the number of its inputs that are parameters.
+        carry: the number that are carries.
+        backend: the backend that must be able to run it.
 
     Raises:
         TraceError: it cannot be planned, or the backend lacks a kernel.

@@ -1,7 +1,7 @@
-"""What the planner makes of a step: stages, each with what a row needs forwards and backwards.
+"""The planner: divide a step into stages, each with its operations forwards and backwards.
 
-A stage works row by row, a row being one sequence at one step, so that a backend may take rows in any blocks and
-shards. What runs before the loop, in it and after it is decided here; how it runs, in the backends.
+A stage works row by row, a row being one sequence at one step, so that a backend may divide rows into any blocks and
+shards. The planner decides what runs before, in and after the loop; the backends decide how.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAPS = frozenset(
         "logical_or", "logical_not", "floor", "ceil", "rint", "isnan", "isfinite", "broadcast_to", "place",
     }
 )  # fmt: skip
-"""Operations that backends carry out element by element."""
+"""Operations that backends execute element by element."""
 
 CHEAP = frozenset(
     {
@@ -29,17 +29,17 @@ CHEAP = frozenset(
         "logical_or", "logical_not", "getitem", "reshape", "broadcast_to", "concatenate",
     }
 )  # fmt: skip
-"""Operations that the backward pass repeats rather than read their results from memory."""
+"""Operations that the backward pass repeats instead of reading their results from memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """Something that is added up over all rows of all steps: a parameter's gradient, or a part of one.
+    """A sum over all rows of all steps: a parameter's gradient, or a part of one.
 
     Attributes:
         left: for a product, the value (rows, m) that is transposed; None for a plain sum.
         right: the value (rows, n), or (rows,), that is summed, or multiplied from the left by ``left`` transposed.
-        op: the operation; a plain one is finished by its options, applied to an array with one row.
+        op: the operation; the result of a plain sum is this operation's options applied to an array with one row.
     """
 
     left: Value | None
@@ -49,14 +49,14 @@ class Sum:
 
 @dataclass(eq=False)
 class Body:
-    """What happens to a row in one direction.
+    """The operations on a row in one direction.
 
     Attributes:
-        prologue: from the stage's fixed inputs to the fixed values that ``ops`` use; run once.
+        prologue: from the stage's fixed inputs to the fixed values that ``ops`` use; runs once.
         ops: on rows, in order.
-        sums: what is added up over the rows.
-        epilogue: from the sums, and fixed values that it needs, to those cotangents of the stage's fixed inputs that
-            there are (see ``Stage.d_fixed``); run once. The fixed values are the last outputs of ``prologue``.
+        sums: the sums over rows.
+        epilogue: from the sums, and fixed values that it needs, to the cotangents of the stage's fixed inputs that
+            exist (see ``Stage.d_fixed``); runs once. The fixed values are the last outputs of ``prologue``.
         keeps: values of the forward body that the backward one reads.
     """
 
@@ -74,18 +74,18 @@ class Stage:
     Attributes:
         name: ``table`` (once for each row of a table that inputs are looked up in), ``input`` (before the loop),
             ``loop`` or ``output`` (after it).
-        fixed: values that are the same for all rows.
-        rows: values that come row by row.
-        carry: the carry as it comes in.
-        carried: the carry as it goes out.
-        outputs: what later stages, or the caller, read.
-        forward: one direction.
-        backward: the other; None where no gradient is wanted.
-        d_outputs: the cotangents of ``outputs``, as the backward body reads them; None where one is no float.
+        fixed: values equal for all rows.
+        rows: values with a row per row.
+        carry: the incoming carry.
+        carried: the outgoing carry.
+        outputs: values that later stages or the caller read.
+        forward: the forward body.
+        backward: the backward body; None if no gradient is wanted.
+        d_outputs: the cotangents of ``outputs``, which the backward body reads; None for a non-float.
         d_carried: likewise of ``carried``.
-        d_rows: the cotangents of ``rows``, as the backward body gives them; None where none is wanted.
+        d_rows: the cotangents of ``rows``, which the backward body computes; None if not wanted.
         d_carry: likewise of ``carry``.
-        d_fixed: whether the epilogue gives a cotangent, for each of ``fixed``.
+        d_fixed: whether the epilogue computes a cotangent, for each of ``fixed``.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Stage:
 
 @dataclass(eq=False)
 class Program:
-    """A step, planned.
+    """A planned step.
 
     Attributes:
         graph: the whole step after all passes.
@@ -113,10 +113,10 @@ class Program:
         fixed: values computed from them that stages read.
         prologue: from ``params`` to ``fixed``.
         d_prologue: from ``params`` and the cotangents of ``fixed`` to those of ``params``.
-        carry: the carry as it comes in.
+        carry: the incoming carry.
         xs: the step's inputs.
         stages: in order.
-        carried: the carry as it goes out.
+        carried: the outgoing carry.
         ys: the step's outputs.
         without: passes that were left out.
         tables: those of ``xs`` that are looked up in a table.
@@ -137,7 +137,7 @@ class Program:
 
 
 PASSES = ("split", "hoist", "merge", "fuse", "plan")
-"""Passes that can be switched off to see what each is worth: the last two are the compiled backend's."""
+"""Passes that can be left out to measure their effect; the last two belong to the compiled backend."""
 
 
 def plan(
@@ -152,15 +152,15 @@ def plan(
     """Plan a step.
 
     Args:
-        graph: a step; its inputs are the parameters, the carry, the inputs, and its outputs the carry and the outputs.
-        params: how many inputs are parameters.
-        carry: how many are carries.
-        tables: the places, among the step's inputs, of those that are rows of a table.
-        wanted: for each input of the graph, whether its gradient is wanted; None where no gradient is.
+        graph: a step; its inputs are the parameters, the carry and the inputs, its outputs the carry and the outputs.
+        params: the number of inputs that are parameters.
+        carry: the number that are carries.
+        tables: the indices, among the step's inputs, of those that are rows of a table.
+        wanted: for each input of the graph, whether its gradient is wanted; None if no gradient is.
         without: passes to leave out.
 
     Raises:
-        TraceError: an operation has no place in a plan; the message names it.
+        TraceError: an operation cannot be planned; the message names it.
     """
     without = frozenset(without)
     levels = {
@@ -181,7 +181,7 @@ def plan(
     carried = [_rows(x, "carry", level) for x in graph.outputs[:carry]]
     ys = [_rows(x, "output", level) for x in graph.outputs[carry:]]
 
-    # Which stage each operation belongs to.
+    # The stage of each operation.
     table_values = [xs[i] for i in tables]
     in_loop = depends_on(graph, carried) if carry else set()
     stage_of: dict[Value, str] = dict.fromkeys(inputs, "given")
@@ -215,7 +215,7 @@ def plan(
         for op in graph.ops:
             if op.output.dtype.kind == "f" and any(x in active for x in op.values):
                 active.add(op.output)
-        if carry:  # what comes round again depends on all that the carry depends on
+        if carry:  # a recurrent value depends on everything that the carry depends on
             active.update(value for value in carries if value.dtype.kind == "f")
             for op in graph.ops:
                 if op.output.dtype.kind == "f" and any(x in active for x in op.values):
@@ -261,7 +261,7 @@ def plan(
 
 
 def _own_outputs(graph: Graph, carry: int, levels: Mapping[Value, Level]) -> Graph:
-    """The graph with copies where a carry is an input, another carry, or known before the loop: each has its place."""
+    """The graph with copies of carries that are an input, another carry, or known before the loop, to be distinct."""
     seen: set[Value] = set(graph.inputs)
     level = classify(graph, levels)
     ops, outputs = list(graph.ops), list(graph.outputs)
@@ -318,7 +318,7 @@ def _stage(
         joint = lower(raw)
         gradient = joint.outputs[len(results) :]
     for i, (known, found) in enumerate(zip(results, joint.outputs, strict=False)):
-        if found is not known:  # other stages know it by its first name
+        if found is not known:  # other stages refer to the original value
             joint.ops.append(Op("alias", (found,), {}, known))
             joint.outputs[i] = known
     kinds, needed_forward = _kinds(joint, level), depends_on(joint, results)
@@ -369,9 +369,9 @@ def _kept_and_repeated(
     operands: set[Value],
     results: set[Value],
 ) -> tuple[set[Value], set[Value]]:
-    """Of the forward values that the backward pass reads: those to keep, and those to compute again.
+    """The forward values that the backward pass reads, divided into those to keep and those to recompute.
 
-    Computed again is what is cheap and whose operands are at hand; operands of sums and results lie in memory anyway.
+    Cheap values with available operands are recomputed; operands of sums and results are in memory anyway.
     """
     makers = joint.makers()
     kept = {x for x in reads & forward if x in operands or makers[x].name not in CHEAP}
@@ -380,7 +380,7 @@ def _kept_and_repeated(
     def inputs(value: Value) -> list[Value]:
         return [x for x in makers[value].values if kinds[x] == "rows"]
 
-    sure = set(results)  # what can be had without keeping more
+    sure = set(results)  # available without keeping more
 
     def repeatable(value: Value) -> bool:
         todo, seen = [value], set()
@@ -395,13 +395,13 @@ def _kept_and_repeated(
         sure.update(seen)
         return True
 
-    def settle(value: Value) -> None:
+    def decide(value: Value) -> None:
         todo = [value]
         while todo:
             x = todo.pop()
             if x in kept or x in again or x not in forward:
                 continue
-            # Columns of something are no reason to keep them and it.
+            # Columns are not kept beside the value that they belong to.
             if x in results or not (makers[x].name == "getitem" or repeatable(x)):
                 kept.add(x)
             else:
@@ -410,7 +410,7 @@ def _kept_and_repeated(
 
     for op in joint.ops:
         if op.output in reads:
-            settle(op.output)
+            decide(op.output)
     return kept, again
 
 
@@ -424,10 +424,10 @@ def _prologue(
 
 
 def _kinds(joint: Graph, given: Mapping[Value, str]) -> dict[Value, str]:
-    """For every value: ``fixed``, ``rows``, ``turned`` (rows, transposed), ``sum`` (over rows) or ``summed`` (of sums).
+    """Each value's kind: ``fixed``, ``rows``, ``turned`` (rows, transposed), ``sum`` (over rows), ``summed`` (of sums).
 
     Raises:
-        TraceError: an operation on rows is none that a backend can carry out row by row.
+        TraceError: an operation on rows cannot be executed row by row.
     """
     kinds = dict(given) | dict.fromkeys(joint.constants, "fixed")
     batch = next((x.shape[0] for x, kind in given.items() if kind == "rows"), 0)
@@ -436,7 +436,7 @@ def _kinds(joint: Graph, given: Mapping[Value, str]) -> dict[Value, str]:
         if of <= {"fixed"}:
             kind = "fixed"
             if any(isinstance(n, Batch) for n in op.output.shape):
-                raise TraceError(f"its {op.name} spreads what is fixed over the batch", op.output.origin)
+                raise TraceError(f"its {op.name} broadcasts a fixed value over the batch", op.output.origin)
         elif of & {"sum", "summed"}:
             kind = "summed"
             if "rows" in of or "turned" in of:
@@ -489,12 +489,12 @@ def _row_kind(op: Op, kinds: Mapping[Value, str], batch: int) -> str:
     ):
         return "rows"
     raise TraceError(
-        f"its {op.name} of {' and '.join(map(repr, op.values))} is none that works row by row", op.output.origin
+        f"its {op.name} of {' and '.join(map(repr, op.values))} does not work row by row", op.output.origin
     )
 
 
 def _aligned(x: Value, kind: str, out: tuple[int, ...], name: str) -> bool:
-    """Whether an operand of an elementwise operation gives each row something of that row, or what is fixed."""
+    """Whether an operand of an elementwise operation has, for each row, that row's elements or fixed ones."""
     if name == "place":
         return kind == "rows" and len(x.shape) == 1
     if kind == "rows":
@@ -503,7 +503,7 @@ def _aligned(x: Value, kind: str, out: tuple[int, ...], name: str) -> bool:
 
 
 def describe(program: Program) -> list[str]:
-    """What the planner did, a line a stage, for people."""
+    """The plan in words, one line per stage."""
     lines: list[str] = []
     for stage in program.stages:
         counts = _counts(stage.forward.ops)

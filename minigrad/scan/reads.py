@@ -1,6 +1,6 @@
-"""What the code of a step reads beside its arguments and fields: globals, closures, class attributes, what they hold.
+"""What a step's code reads beside its arguments and fields: globals, closures, class attributes, and their contents.
 
-It tells whether any of that has changed since it was last looked at; that plans depend on it is its user's affair.
+``Reads.unchanged`` tells whether any of it has changed since it was recorded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import numpy as np
 from minigrad.tensor import Tensor
 
 MOST = 10_000
-"""Objects beyond which looking at them costs more than tracing the step again."""
+"""Objects beyond which comparing them costs more than tracing the step again."""
 
 MOST_BYTES = 1 << 20
 """Bytes of arrays, likewise; a copy of them is kept."""
@@ -40,7 +40,7 @@ _TRUSTED = sys.stdlib_module_names | {"numpy", "minigrad"}
 """Packages whose code and objects do not change while a program runs."""
 
 _MAKING = dict.fromkeys(("__new__", "__init__", "__post_init__"))
-"""Methods that are called where code calls a class."""
+"""Methods called when code calls a class."""
 
 _NOT_CALLED = frozenset(
     {
@@ -48,29 +48,28 @@ _NOT_CALLED = frozenset(
         "__reduce__", "__getstate__", "__setstate__",
     }
 )  # fmt: skip
-"""Methods of a dataclass that its step does not call."""
+"""Methods of a dataclass that its step never calls."""
 
 _MADE_BY_CODE = 1 << 9
-"""The flag of classes that a class statement makes (Py_TPFLAGS_HEAPTYPE)."""
+"""The flag of classes created by a class statement (Py_TPFLAGS_HEAPTYPE)."""
 
 _BY_NAME = frozenset({"getattr", "globals", "vars", "__dict__", "attrgetter", "eval"})
-"""Where code mentions one of these, its texts may be names."""
+"""If code uses one of these, its string constants may be names."""
 
 _SEQUENCES = (list, tuple, set, frozenset, collections.deque)
 
 
 class Reads:
-    """All that the methods of some classes read when one of them is called as a step, as it is now.
+    """Everything that the methods of some classes read when one of them is called as a step, as of now.
 
-    Names that code mentions are looked up in its globals and in every class, module and object that it can reach by
-    them, some in vain. Missed are names that are put together only when it runs, and what changes within the standard
-    library, NumPy or minigrad.
+    Names that code mentions are looked up in its globals and in every class, module and object reachable by them.
+    Not covered are names computed at run time, and changes within the standard library, NumPy or minigrad.
 
     Args:
         classes: of the step, and of the objects in its fields.
 
     Raises:
-        TypeError: it is too much, or holds what may change unseen.
+        TypeError: it is too much, or contains something that may change unnoticed.
     """
 
     def __init__(self, classes: Iterable[type]) -> None:
@@ -81,7 +80,7 @@ class Reads:
         self._cells: list[CellType] = []
         self._globals: dict[int, tuple[dict[str, Any], dict[str, None]]] = {}
         self._names: dict[str, None] = {}
-        self._spaces: list[Any] = []  # what classes and modules hold, by name
+        self._spaces: list[Any] = []  # the contents of classes and modules, by name
         self._classes: set[type] = set()
         self._seen: dict[int, Any] = {}
         self._todo: list[Any] = []
@@ -107,7 +106,7 @@ class Reads:
         del self._seen, self._todo, self._spaces, self._classes, self._globals
 
     def unchanged(self) -> bool:
-        """Whether everything is what it was."""
+        """Whether nothing has changed."""
         found = self._now()
         same = len(found) == len(self._expected) and all(map(is_, found, self._expected))
         return same and all(_content(array) == before for array, before in self._arrays)
@@ -116,14 +115,14 @@ class Reads:
         return tuple(chain.from_iterable(read() for read in self._reads))
 
     def _follow(self, read: Callable[[], Iterable[Any]]) -> None:
-        """Look at what is read, and remember to compare it by identity."""
+        """Inspect what is read, and record it for comparison by identity."""
         self._reads.append(read)
         self._todo += read()
 
     def _look_at(self, x: Any) -> None:
         if x is None or isinstance(x, bool | int | float | complex | str | bytes | np.generic) or id(x) in self._seen:
             return
-        self._seen[id(x)] = x  # which keeps the id from being used again
+        self._seen[id(x)] = x  # keeping x keeps its id unique
         if len(self._seen) > MOST:
             raise TypeError
         if isinstance(x, FunctionType):
@@ -145,7 +144,7 @@ class Reads:
         elif isinstance(x, bytearray | array):
             raise TypeError
         elif isinstance(x, dict | MappingProxyType):
-            self._reads.append(lambda: x)  # its keys, which cannot change
+            self._reads.append(lambda: x)  # a key, which cannot change
             self._follow(x.values)
         elif isinstance(x, _SEQUENCES):
             self._follow(lambda: x)
@@ -161,10 +160,10 @@ class Reads:
             self._look_at_object(x)
         elif _is_trusted(type(x).__module__, sys.stdlib_module_names) and hasattr(x, "__dict__"):
             self._todo.append(getattr(x, "__wrapped__", None))
-            self._spaces.append(vars(x))  # only what is mentioned, for it may reach far, as a logger does
+            self._spaces.append(vars(x))  # only names mentioned, since an object such as a logger may reach far
 
     def _look_at_function(self, f: FunctionType) -> None:
-        # What is wrapped by a function of the standard library is not its own.
+        # A function wrapped by the standard library belongs to the step.
         self._cells += f.__closure__ or ()
         self._todo += [getattr(f, "__wrapped__", None), *map(_held, f.__closure__ or ())]
         if _is_trusted(f.__globals__.get("__name__")):
@@ -176,7 +175,7 @@ class Reads:
         _, known = self._globals.setdefault(id(f.__globals__), (f.__globals__, {}))
         known |= names
         self._todo += map(f.__globals__.get, names)
-        self._todo += [sys.modules[name] for name in names if name in sys.modules]  # for imports within the function
+        self._todo += [sys.modules[name] for name in names if name in sys.modules]  # for imports inside the function
 
     def _look_at_class(self, cls: type) -> None:
         for each in cls.__mro__:
@@ -194,15 +193,15 @@ class Reads:
             self._follow(lambda: [getattr(x, slot, None) for slot in slots])
 
 
-_known: dict[tuple[type, ...], Reads | None] = {}  # None: it cannot be told, and is not tried again
+_known: dict[tuple[type, ...], Reads | None] = {}  # None: unknown, and not tried again
 _KEPT = 256
 
 
 def read_by(classes: Sequence[type]) -> Reads:
-    """What the code of these classes reads: the same object as long as nothing of it has changed.
+    """What the code of these classes reads: the same object as long as nothing has changed.
 
     Raises:
-        TypeError: it cannot be told.
+        TypeError: it cannot be determined.
     """
     key = tuple(classes)
     found = _known.get(key)
@@ -214,7 +213,7 @@ def read_by(classes: Sequence[type]) -> Reads:
         _known.clear()
     try:
         found = _known[key] = Reads(key)
-    except Exception as error:  # somebody's object may refuse to be looked at in a way of its own
+    except Exception as error:  # inspecting a foreign object may raise anything
         _known[key] = None
         raise TypeError from error
     return found
@@ -225,12 +224,12 @@ def _is_trusted(module: Any, names: Set[str] = _TRUSTED) -> bool:
 
 
 def _module_of(cls: type) -> str | None:
-    """The module of a class; None for one of code that was run without a name, whose module is said to be builtins."""
+    """The module of a class; None for a class from code without a name, which claims the module builtins."""
     return None if cls.__module__ == "builtins" and cls.__flags__ & _MADE_BY_CODE else cls.__module__
 
 
 def _is_called(name: str, x: Any) -> bool:
-    """Whether a method of a class is one that Python calls by itself, as operators do."""
+    """Whether Python calls a method of a class implicitly, as for operators."""
     return name.startswith("__") and (callable(x) or hasattr(type(x), "__get__")) and name not in _NOT_CALLED
 
 
@@ -241,7 +240,7 @@ def _content(array: Any) -> Any:
 def _held(cell: CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # nothing as yet
+    except ValueError:  # still empty
         return None
 
 

@@ -1,4 +1,4 @@
-"""The reference time loop: a dozen obvious lines. It defines what a scan means, and is not meant to be fast."""
+"""The reference time loop: a dozen simple, slow lines that define the meaning of ``scan``."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from minigrad.tensor import Array, Node, Primitive, Tensor, is_recording, observ
 from minigrad.trees import Tree
 
 FLUSHED = 16
-"""Steps after which the cotangent of the carry is freed of numbers below the smallest normal one.
+"""Steps after which subnormal numbers in the cotangent of the carry are replaced by 0.
 
-A gradient that vanishes would end in such numbers, which rounding keeps from ever becoming 0, and with which many
-processors compute a hundred times slower.
+A vanishing gradient ends in such numbers: rounding prevents them from becoming 0, and many processors compute with
+them a hundred times slower.
 """
 
 Step = Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
@@ -35,7 +35,7 @@ def scan(
 ) -> tuple[Tree, Tree]:
     """Apply ``step`` along the first axis of ``xs``; arguments, results and errors are those of ``minigrad.scan``.
 
-    Where a sequence has no input, the carry stands still and the output is zero.
+    Where a sequence has no input, the carry is unchanged and the output is zero.
     """
     xs = trees.map(lambda x: x.array() if isinstance(x, Lookup) else x, xs)
     length, batch_size = _sizes(xs)
@@ -47,7 +47,7 @@ def scan(
             watching.saw_time(t)
         x = trees.map(lambda x, t=t: x[t], xs)
         if live is not None and not live[t].all():
-            # Whatever stands in the padding, even a NaN, must not reach a gradient: 0 * NaN would.
+            # A NaN in the padding must not reach a gradient, as 0 * NaN would.
             x = trees.map(lambda leaf, t=t: where(_rows(live[t], leaf), leaf, np.zeros((), leaf.dtype)), x)
         new_carry, y = _step(step, params, carry, x)
         if live is not None:
@@ -60,7 +60,7 @@ def scan(
         watching.saw_time(None)
     if length:
         return carry, trees.map(lambda *ys: stack(ys), *outputs)
-    # No step ran, so one is tried on zeros, to learn the shape of an output.
+    # Without a step, one runs on zeros, to determine the shape of an output.
     _, y = _step(step, params, carry, trees.map(lambda x: np.zeros(x.shape[1:], x.dtype), xs))
     empty = trees.map(lambda out: np.zeros((0, *out.shape), out.dtype), y)
     given = [leaf.node for leaf in trees.leaves((params, carry, xs)) if isinstance(leaf, Tensor) and leaf.node]
@@ -68,7 +68,7 @@ def scan(
 
 
 def _step(step: Step, params: Tree, carry: Tree, x: Tree) -> tuple[Tree, Tree]:
-    """One step, held to the promise that the carry keeps its structure, shapes and dtypes."""
+    """One step, with a check that the carry keeps its structure, shapes and dtypes."""
     result = step(params, carry, x)
     if not (isinstance(result, tuple) and len(result) == 2):
         raise TypeError(f"scan: the step gave a {type(result).__name__}; expected a pair (carry, y)")
@@ -88,9 +88,9 @@ def _step(step: Step, params: Tree, carry: Tree, x: Tree) -> tuple[Tree, Tree]:
 
 
 class _Flush(Primitive):
-    """Nothing forwards; backwards 0 in place of subnormal numbers."""
+    """The identity forwards; backwards it replaces subnormal numbers by 0."""
 
-    def __init__(self) -> None:  # it is in no table: nobody calls it
+    def __init__(self) -> None:  # not registered: users do not call it
         self.name = "flush"
         self.rules = (lambda g, y, x: g * (np.abs(value_of(g)) >= np.finfo(y.dtype).smallest_normal),)
         self.broadcasts = self.variadic = False
@@ -106,7 +106,7 @@ def _flushed(x: Any) -> Any:
 
 
 def live_steps(length: int, batch_size: int, lengths: Array | None, mask: Array | None) -> Array | None:
-    """(T, B) booleans, true where a sequence has an input; None where all have.
+    """(T, B) booleans, true where a sequence has an input; None if all have.
 
     Raises:
         ValueError: both are given, or one has another shape or values than the sequence allows.

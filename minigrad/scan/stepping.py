@@ -1,7 +1,4 @@
-"""A planned step taken once at a time with NumPy: its operations as one Python function, without tensors in between.
-
-It is for sampling where there is no compiler; a whole sequence is the executors' business.
-"""
+"""Run a planned step once at a time with NumPy, as one Python function without tensors, for sampling."""
 
 from __future__ import annotations
 
@@ -16,13 +13,13 @@ from minigrad.tensor import Array
 
 
 class Stepper:
-    """A program that takes one step at a time; what depends on the parameters alone is computed once.
+    """Runs a program one step at a time; what depends on the parameters only is computed once.
 
     Args:
         program: with one input, which is looked up in a table.
         params: arrays in the order of the program's parameters.
-        carry: the first carry, (B, ...) arrays.
-        table: what symbols are looked up in, (V, n).
+        carry: the initial carry, (B, ...) arrays.
+        table: the inputs by symbol, (V, n).
 
     Attributes:
         carry: the carry after the last step.
@@ -32,7 +29,7 @@ class Stepper:
         self.carry = [np.asarray(x) for x in carry]
         batch = len(self.carry[0])
         fixed = dict(zip(program.fixed, evaluate(program.prologue, params), strict=True))
-        known: dict[Value, Any] = {}  # what is the same at every step
+        known: dict[Value, Any] = {}  # values equal at every step
         looked_up = {program.xs[0]: table}
         ops = []
         for stage in program.stages:

@@ -357,10 +357,10 @@ def _private(path: Path, vocabulary: Vocabulary) -> tuple[NDArray[Any], int]:
         size = os.fstat(file.fileno()).st_size
         if size <= IN_MEMORY:
             tokens = np.empty(size // vocabulary.dtype.itemsize, vocabulary.dtype)
-            data, place = tokens.view(np.uint8).data, 0
-            while count := file.readinto(data[place : place + CHUNK]):  # each piece is summed while it is cached
-                found = checksum(path, data[place : place + count], found)
-                place += count
+            data, offset = tokens.view(np.uint8).data, 0
+            while count := file.readinto(data[offset : offset + CHUNK]):  # each piece is summed while it is cached
+                found = checksum(path, data[offset : offset + count], found)
+                offset += count
             tokens.flags.writeable = False
             return tokens, found
         with tempfile.TemporaryFile(dir=path.parent, prefix=".new-") as copy:
@@ -382,11 +382,11 @@ def _encode(content: Content, vocabulary: Vocabulary, unknown: Unknown, file: IO
     for units in split_words(stream) if vocabulary.level == "word" else stream:
         ids = vocabulary.lookup(units)
         unseen.update(units[i] for i in np.flatnonzero(ids < 0))
-        ids = vocabulary.settle(ids, unknown)
+        ids = vocabulary.replace_unknown(ids, unknown)
         new = np.flatnonzero(first.take(ids) < 0)
         if new.size:
-            symbols, places = np.unique(ids[new], return_index=True)
-            first[symbols] = length + new[places]
+            symbols, positions = np.unique(ids[new], return_index=True)
+            first[symbols] = length + new[positions]
         data = ids.astype(vocabulary.dtype).data
         file.write(data)
         found = checksum(path, data, found)
@@ -433,7 +433,7 @@ def _ends_lines(vocabulary: Vocabulary) -> bool:
 def _text_notices(content: Content, vocabulary: Vocabulary, facts: _Facts, valid_fraction: float) -> list[str]:
     """Notices on a text that a vocabulary was built from; an error if nothing can be learnt from it."""
     noun = NOUNS[vocabulary.level]
-    seen = [symbol for symbol, place in zip(vocabulary.symbols, facts.first, strict=True) if place >= 0]
+    seen = [symbol for symbol, position in zip(vocabulary.symbols, facts.first, strict=True) if position >= 0]
     if len(seen) == 1:
         raise UserError(
             f"{content.label} has only one {noun}, {show(seen[0])}; give a text of at least two different ones"
@@ -450,7 +450,9 @@ def _text_notices(content: Content, vocabulary: Vocabulary, facts: _Facts, valid
             f"{facts.unseen / facts.length:.1%} of the text is read as <unk>"
         )
     border = _border(facts.length, valid_fraction)
-    late = [show(symbol) for symbol, place in zip(vocabulary.symbols, facts.first, strict=True) if place >= border]
+    late = [
+        show(symbol) for symbol, position in zip(vocabulary.symbols, facts.first, strict=True) if position >= border
+    ]
     if late:
         notices.append(
             f"the held-out last {100 * valid_fraction:g} % of {content.label} has {amount(len(late), noun)} that "
@@ -466,5 +468,5 @@ def _unseen_notices(content: Content, vocabulary: Vocabulary, facts: _Facts, unk
     fate = "left out" if unknown == "skip" else f"read as {show(vocabulary.symbols[vocabulary.replacement])}"
     return [
         f"{content.label} has {amount(facts.distinct, NOUNS[vocabulary.level])} that the model has never seen, "
-        f"{fate} in {amount(facts.unseen, 'place')}: {listing(map(show, facts.commonest), facts.distinct)}"
+        f"{fate} at {amount(facts.unseen, 'position')}: {listing(map(show, facts.commonest), facts.distinct)}"
     ]

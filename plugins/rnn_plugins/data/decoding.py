@@ -103,14 +103,14 @@ def decoded(chunks: Iterable[bytes]) -> Iterator[str]:
         try:
             text = decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
-            place = start + error.start
+            offset = start + error.start
             # A single byte at the end, after ASCII only, is more probably a Latin-1 letter.
             if error.reason == "unexpected end of data" and (not ascii_only or error.end - error.start > 1):
-                flaw = f"is UTF-8 that ends inside its last character, at byte offset {place}"
-                raise NoText(flaw, whole=place) from None
+                flaw = f"is UTF-8 that ends inside its last character, at byte offset {offset}"
+                raise NoText(flaw, whole=offset) from None
             encoding = _encoding(head)
             name = f"is {encoding} and not UTF-8" if encoding.startswith("UTF") else "is not UTF-8"
-            raise NoText(f"{name} (0x{error.object[error.start]:02X} at byte offset {place})", encoding) from None
+            raise NoText(f"{name} (0x{error.object[error.start]:02X} at byte offset {offset})", encoding) from None
         if "\0" in text:
             encoding = _encoding(head)
             raise NoText(f"is {encoding} and not UTF-8 (it has NUL bytes)" if encoding else "has NUL bytes", encoding)

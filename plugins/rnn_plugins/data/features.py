@@ -33,16 +33,16 @@ def features(text: str) -> dict[str, Array]:
 
     Constant features are left out. What is never closed does not count as open.
     """
-    place = np.arange(len(text))
+    position = np.arange(len(text))
     signs, kinds = np.unique(list(text), return_inverse=True)
     letter, capital, feed, blank = (
         np.array([test(sign) for sign in signs.tolist()])[kinds]
         for test in (str.isalpha, str.isupper, "\n".__eq__, lambda sign: sign in " \t")
     )
-    line, word, capitals, blanks = (_since(place, mark) for mark in (feed, ~letter, ~capital, ~blank))
+    line, word, capitals, blanks = (_since(position, mark) for mark in (feed, ~letter, ~capital, ~blank))
     empty = np.zeros(len(text), bool)
     empty[1:] = feed[1:] & feed[:-1]
-    last_indent = np.maximum.accumulate(np.where((blanks == line) & (line > 0), place, -1))
+    last_indent = np.maximum.accumulate(np.where((blanks == line) & (line > 0), position, -1))
     inside = _depth(len(text), _brackets(text))
     latex = [span for span in spans(text) if span.fate == "right"] if "\\" in text else []
     environments = [span for span in latex if span.kind[0].isalpha() and span.kind != "document"]
@@ -50,8 +50,8 @@ def features(text: str) -> dict[str, Array]:
     found = {
         "position in the line": line if feed.any() else np.zeros(len(text)),
         "position in the word": word,
-        "position in the paragraph": _since(place, empty) if empty.any() else np.zeros(len(text)),
-        "indentation of the line": np.maximum(last_indent - (place - line), 0),
+        "position in the paragraph": _since(position, empty) if empty.any() else np.zeros(len(text)),
+        "indentation of the line": np.maximum(last_indent - (position - line), 0),
         "in a word of capitals": (word > 1) & (capitals == word),
         "inside quotes": _depth(len(text), _quotes(text)) > 0,
         "inside brackets": inside > 0,
@@ -64,9 +64,9 @@ def features(text: str) -> dict[str, Array]:
     return {name: values for name, values in numbers.items() if np.ptp(values)}
 
 
-def _since(place: Array, mark: Array) -> Array:
+def _since(position: Array, mark: Array) -> Array:
     """The distance to the last mark, in characters; the text begins after one."""
-    return place - np.maximum.accumulate(np.where(mark, place, -1))
+    return position - np.maximum.accumulate(np.where(mark, position, -1))
 
 
 def _depth(length: int, pairs: Iterable[tuple[int, int]]) -> Array:
@@ -90,16 +90,16 @@ def _brackets(text: str) -> list[tuple[int, int]]:
     waiting: Counter[str] = Counter()
     pairs = []
     for match in re.finditer(r"[()\[\]{}]", text):
-        sign, place = match[0], match.start()
+        sign, position = match[0], match.start()
         if sign not in BRACKETS:
-            stack.append((sign, place))
+            stack.append((sign, position))
             waiting[sign] += 1
             continue
         while waiting[BRACKETS[sign]]:
             opening, start = stack.pop()
             waiting[opening] -= 1
             if opening == BRACKETS[sign]:
-                pairs.append((start, place))
+                pairs.append((start, position))
                 break
     return pairs
 

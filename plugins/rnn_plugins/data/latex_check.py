@@ -125,7 +125,7 @@ class _Reader:
     def __init__(self) -> None:
         self.report = Report()
         self.spans: list[Span] = []
-        self.place = 0  # start of the current token
+        self.position = 0  # start of the current token
         self.stack: list[_Opening] = []
         self.levels: list[list[int]] = [[] for _ in range(ENVIRONMENT + 1)]
         self.kinds: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
@@ -149,12 +149,12 @@ class _Reader:
             return
         self.abandon(nearest + 1)
         if nearest != own:
-            self.settle(start, right=False)
+            self.take_off(start, right=False)
         if own >= 0:
             self.abandon(own + 1)
-            self.settle(start, right=True)
+            self.take_off(start, right=True)
 
-    def settle(self, start: int, *, right: bool) -> None:
+    def take_off(self, start: int, *, right: bool) -> None:
         """Remove the innermost opening as closed, rightly or wrongly."""
         opening = self.pop()
         count = self.report.counts[opening.kind]
@@ -168,7 +168,7 @@ class _Reader:
         while len(self.stack) > index:
             opening = self.pop()
             self.report.counts[opening.kind].never += 1
-            self.spans.append(Span(opening.kind, opening.end, self.place, "never"))
+            self.spans.append(Span(opening.kind, opening.end, self.position, "never"))
 
     def pop(self) -> _Opening:
         opening = self.stack.pop()
@@ -224,7 +224,7 @@ class _Reader:
 
     def token(self, match: re.Match[str]) -> None:
         start, end, sign = match.start(), match.end(), match[0]
-        self.place = start
+        self.position = start
         if match["edge"]:
             self.environment(match["edge"], match["name"], start, end)
         elif match["reference"]:

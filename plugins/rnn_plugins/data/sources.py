@@ -260,10 +260,10 @@ def _folder(folder: str, level: Level) -> tuple[list[Part], str]:
         flaws.append(f"{error.filename!r} {_no_access('', error).flaw}")
 
     paths: list[Path] = []
-    for place, folders, files in os.walk(folder, onerror=closed):
+    for current, folders, files in os.walk(folder, onerror=closed):
         # The files of runs are not training text.
-        folders[:] = [n for n in folders if not (n.startswith(".") or os.path.isfile(os.path.join(place, n, RUN)))]
-        paths += [Path(place, name) for name in files if not name.startswith(".")]
+        folders[:] = [n for n in folders if not (n.startswith(".") or os.path.isfile(os.path.join(current, n, RUN)))]
+        paths += [Path(current, name) for name in files if not name.startswith(".")]
     for path in map(str, sorted(paths)):
         part = Part(repr(path), path, packed=_is_packed(path))
         if flaw := part.flaw(level):

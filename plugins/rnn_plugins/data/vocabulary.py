@@ -126,7 +126,7 @@ class Vocabulary:
         missing = np.flatnonzero(ids < 0)
         if missing.size and unknown == "error":
             raise UserError(self.unknown_message(dict.fromkeys(str(units[i]) for i in missing), called))
-        return self.settle(ids, unknown).astype(np.intp)
+        return self.replace_unknown(ids, unknown).astype(np.intp)
 
     def lookup(self, units: str | bytes | list[str]) -> NDArray[Any]:
         """The id of each symbol, -1 where it is unknown, shape (N,).
@@ -140,7 +140,7 @@ class Vocabulary:
             return self._table.take(_code_points(units), mode="clip")
         return np.fromiter(map(self._ids.get, units, repeat(-1)), np.int32, len(units))
 
-    def settle(self, ids: NDArray[Any], unknown: Unknown) -> NDArray[Any]:
+    def replace_unknown(self, ids: NDArray[Any], unknown: Unknown) -> NDArray[Any]:
         """The ids from `lookup` without -1: `skip` leaves it out, otherwise it becomes `replacement`."""
         known = ids >= 0
         if known.all():

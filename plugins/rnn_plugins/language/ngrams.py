@@ -29,8 +29,8 @@ class Table(NamedTuple):
         """The index of each code among those counted, -1 if it was never seen."""
         if not self.codes.size:
             return np.full(codes.shape, -1)
-        places = np.minimum(np.searchsorted(self.codes, codes), self.codes.size - 1)
-        return np.where(self.codes[places] == codes, places, -1)
+        indices = np.minimum(np.searchsorted(self.codes, codes), self.codes.size - 1)
+        return np.where(self.codes[indices] == codes, indices, -1)
 
 
 class NGram:
