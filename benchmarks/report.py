@@ -1,8 +1,8 @@
-"""Make docs/performance.md of the results that the other scripts have written with ``--json``.
+"""Make docs/performance.md from the results that the other scripts have written with ``--json``.
 
     python benchmarks/report.py FOLDER > docs/performance.md
 
-It reads ``FOLDER/*.json``, measures nothing, and rounds.
+It reads ``FOLDER/*.json`` and rounds.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Row = Mapping[str, Any]
 
 HEAD = """# Performance
 
-Measured by the scripts in [benchmarks](../benchmarks/README.md), which say how; this page is made of their results by
-`python benchmarks/report.py`. Times are medians of whole training steps, ratios are speed relative to the peer (above 1
-we are faster), and all contestants have the same model, parameters, batches and number of threads. "Of np.dot's rate"
-sets the multiplications of our fastest step, all else included, against one large product of NumPy's: where it is near
-100 %, only fewer multiplications could be faster.
+Measured by the scripts in [benchmarks](../benchmarks/README.md), which describes how; this page is made by `python
+benchmarks/report.py` from their results. Times are medians of whole training steps; ratios are our speed relative to
+the peer's (above 1 we are faster). All contestants have the same model, parameters, batches and number of threads. "Of
+np.dot's rate" is the rate of multiplications in our fastest step, everything included, relative to that of one large
+product of NumPy: near 100 %, only fewer multiplications could be faster.
 """
 
 
@@ -58,7 +58,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def by_problem(rows: Sequence[Row]) -> None:
-    """A table a cell; a line a size, a column a contestant: its time, and in brackets our speed relative to it."""
+    """One table per cell, one line per size, one column per contestant: its time, and our speed relative to it."""
     for (cell, layers), some in _grouped(rows, lambda row: (row["cell"], row["layers"])):
         problems = list(_grouped(some, lambda row: (row["hidden"], row["batch"], row["length"])))
         ours = [name for name in _names(some) if name.startswith("ours")]
@@ -66,7 +66,7 @@ def by_problem(rows: Sequence[Row]) -> None:
         best = "ours compiled" if "ours compiled" in ours else ours[-1]
         plural = f", {layers} layers" if layers > 1 else ""
         sampling = problems[0][0][2] == 1
-        unit, scale = ("µs a character", 1000) if sampling else ("ms", 1)
+        unit, scale = ("µs per character", 1000) if sampling else ("ms", 1)
         print(f"### `{cell}`{plural}, {unit}\n")
         lines = []
         for (hidden, batch, length), members in problems:
@@ -119,7 +119,7 @@ def plain(rows: Sequence[Row]) -> None:
 
 def memory(rows: Sequence[Row]) -> None:
     for (cell, hidden, batch), some in _grouped(rows, lambda row: (row["cell"], row["hidden"], row["batch"])):
-        print(f"### `{cell}`, H {hidden}, B {batch}: megabytes beyond what there was before the first step\n")
+        print(f"### `{cell}`, H {hidden}, B {batch}: megabytes more than before the first step\n")
         names = _names(some)
         lines = []
         for length, members in _grouped(some, lambda row: row["length"]):

@@ -1,4 +1,4 @@
-"""Microseconds a character at batch 1: our sampling against a loop over PyTorch's cells, drawing from the softmax.
+"""Microseconds per character at batch 1: our sampling against a loop over PyTorch's cells, drawing from the softmax.
 
 Each contestant carries its state from one character to the next and hands every character over as a Python number.
 """
@@ -66,7 +66,7 @@ def main() -> None:
             contestants = [Contestant(f"ours {name}", our_character, (problem, name)) for name in arguments.backends]
             contestants += [Contestant(name, torch_character, (problem,)) for name in peer]
             timings = race(contestants, arguments.rounds, arguments.threads)
-            rows = comparison(f"{cell}, H {hidden}, a character", timings, ("torch", "ours reference"), unit="µs")
+            rows = comparison(f"{cell}, H {hidden}, per character", timings, ("torch", "ours reference"), unit="µs")
             report.add([asdict(problem) | row for row in rows])
 
 
