@@ -149,7 +149,7 @@ def test_all_of_it_stands_there_with_its_numbers():
 def test_the_shrinking_is_pointed_out_and_so_is_growing():
     shrinking = " ".join(call()[1].split())
     assert "The norms of ds_3/ds_k shrink, from k = 3 back to k = 1: 1.000, then 0.560, then 0.188." in shrinking
-    assert "That is a factor of 0.43 a step." in shrinking
+    assert "That is a factor of 0.43 per step." in shrinking
     assert "vanishing gradient" in shrinking
     growing = " ".join(call("--seed", "4")[1].split())
     assert "The norms of ds_3/ds_k grow" in growing

@@ -143,7 +143,7 @@ def _what_it_shows(d: Derivation) -> None:
     way = "shrink" if d.factor < 1 else "grow"
     _paragraph(
         f"The norms of ds_{last}/ds_k {way}, from k = {last} back to k = 1: {norms}. That is a factor of "
-        f"{d.factor:.2f} a step. {_so(d)}"
+        f"{d.factor:.2f} per step. {_so(d)}"
     )
 
 
