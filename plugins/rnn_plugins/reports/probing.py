@@ -107,10 +107,13 @@ def too_short(probe: Probe, what: str, steps: int) -> UserError:
         what: what needs them.
         steps: how many it needs.
     """
-    has = "have" if probe.separate else "has"
     needed = steps + probe.longest(scored=False) - probe.longest()
-    longer = "longer ones" if probe.separate else "a longer one"
-    return UserError(f"{probe.sequences} {has} {_length(probe)}, and {what} takes {needed:,}: give {longer}")
+    length = amount(probe.longest(scored=False), probe.unit)
+    if probe.separate:
+        return UserError(
+            f"few of {probe.sequences} have more than {length}, and {what} takes {needed:,}: give longer ones"
+        )
+    return UserError(f"{probe.sequences} has {length}, and {what} takes {needed:,}: give a longer one")
 
 
 def is_short(probe: Probe, reduced: str) -> str:
@@ -120,11 +123,9 @@ def is_short(probe: Probe, reduced: str) -> str:
         probe: whose.
         reduced: what was reduced: "the lags from 100 to 20".
     """
-    return f"{probe.sequences} {'are' if probe.separate else 'is'} short ({_length(probe)}), which reduces {reduced}"
-
-
-def _length(probe: Probe) -> str:
-    return f"{'at most ' if probe.separate else ''}{amount(probe.longest(scored=False), probe.unit)}"
+    length = amount(probe.longest(scored=False), probe.unit)
+    is_so = f"are short (few have more than {length})" if probe.separate else f"is short ({length})"
+    return f"{probe.sequences} {is_so}, which reduces {reduced}"
 
 
 def losses_at_end(probe: Probe, outputs: Any, targets: Array) -> Any:
