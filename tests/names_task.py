@@ -92,6 +92,9 @@ class Names(Task):
             if label not in facts["labels"]:
                 raise UserError(f"the run knows no language {label!r}; it knows {', '.join(facts['labels'])}")
             examples = [(self._encoded(name, facts), facts["labels"].index(label)) for name in some]
+            if purpose == "evaluate":
+                valid += examples
+                continue
             apart = round(1 / self.held_out) if self.held_out else len(examples) + 1
             valid += examples[apart - 1 :: apart]
             train += [example for i, example in enumerate(examples) if i % apart != apart - 1]

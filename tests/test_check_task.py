@@ -87,7 +87,8 @@ class Names(Task):
             for word in some
         ]
         np.random.default_rng(0).shuffle(rows)
-        return Data(rows[6:], rows[:6], facts, tuple(files), "digest")
+        apart = len(rows) if purpose == "evaluate" else 6
+        return Data(rows[apart:], rows[:apart], facts, tuple(files), "digest")
 
     def model(self, facts, network):
         return self.model_class(network.make_cell(len(facts["symbols"])), len(facts["labels"]), network)
@@ -131,7 +132,8 @@ class Text(Task):
         text = "".join(Path(file).read_text() for file in files)
         facts = {"symbols": sorted(set(text))} if facts is None else facts
         tokens = np.array([facts["symbols"].index(symbol) for symbol in text])
-        return Data(tokens[:-90], tokens[-90:], facts, tuple(files), "digest")
+        apart = 0 if purpose == "evaluate" else -90
+        return Data(tokens[:apart], tokens[apart:], facts, tuple(files), "digest")
 
     def model(self, facts, network):
         return NextSymbol(network.make_cell(len(facts["symbols"])), len(facts["symbols"]), network)
@@ -300,13 +302,13 @@ class LossNotFinite(Names):
 
 class NumPyFacts(Names):
     def read(self, files, facts=None, *, purpose="train"):
-        data = super().read(files, facts)
+        data = super().read(files, facts, purpose=purpose)
         return Data(data.train, data.valid, {**data.facts, "count": np.int64(3)}, data.sources, data.digest)
 
 
 class FactsByNumber(Names):
     def read(self, files, facts=None, *, purpose="train"):
-        data = super().read(files, facts)
+        data = super().read(files, facts, purpose=purpose)
         labels = dict(enumerate(data.facts["labels"]))
         return Data(data.train, data.valid, {**data.facts, "labels": labels}, data.sources, data.digest)
 
@@ -316,7 +318,7 @@ class FactsByNumber(Names):
 
 class FactsThatShrink(Names):
     def read(self, files, facts=None, *, purpose="train"):
-        data = super().read(files, facts)
+        data = super().read(files, facts, purpose=purpose)
         labels = dict.fromkeys((0, "0"))
         return Data(data.train, data.valid, {**data.facts, "labels": labels}, data.sources, data.digest)
 
@@ -340,7 +342,7 @@ class AlwaysTheFirst(Names):
 
 class ReadsAtRandom(Names):
     def read(self, files, facts=None, *, purpose="train"):
-        data = super().read(files, facts)
+        data = super().read(files, facts, purpose=purpose)
         order = np.random.default_rng().permutation(len(data.train))
         return Data([data.train[i] for i in order], data.valid, data.facts, data.sources, data.digest)
 
@@ -350,30 +352,36 @@ class DigestOfTheTime(Names):
     readings: list[int] = field(default_factory=list)
 
     def read(self, files, facts=None, *, purpose="train"):
-        data = super().read(files, facts)
+        data = super().read(files, facts, purpose=purpose)
         self.readings.append(1)
         return Data(data.train, data.valid, data.facts, data.sources, f"reading {len(self.readings)}")
 
 
 class ForgetsFacts(Names):
     def read(self, files, facts=None, *, purpose="train"):
-        return super().read(files)
+        return super().read(files, purpose=purpose)
 
 
 class ForgetsFactsOfItsFile(Text):
     def read(self, files, facts=None, *, purpose="train"):
-        return super().read(files)
+        return super().read(files, purpose=purpose)
+
+
+class HoldsOutOfWhatIsEvaluated(Names):
+    def read(self, files, facts=None, *, purpose="train"):
+        data = super().read(files, facts, purpose=purpose)
+        return Data(data.valid, [], facts, data.sources, data.digest) if purpose == "evaluate" else data
 
 
 class ReadsAnotherSplit(Names):
     def read(self, files, facts=None, *, purpose="train"):
-        data = super().read(files, facts)
+        data = super().read(files, facts, purpose=purpose)
         return data if facts is None else Data(data.train[::-1], data.valid, facts, data.sources, data.digest)
 
 
 class ReadsAnotherDigest(Names):
     def read(self, files, facts=None, *, purpose="train"):
-        data = super().read(files, facts)
+        data = super().read(files, facts, purpose=purpose)
         return data if facts is None else Data(data.train, data.valid, facts, data.sources, "another")
 
 
@@ -655,7 +663,7 @@ class NoPositions(NamesProbe):
 HALVES = "the halves of the batch of step {}, weighed, have the mean loss # where all together have #"
 UNLIKE = "examples of unlike lengths, each alone and weighed, have the mean loss # where all together have #"
 ONE_BY_ONE = "the rows of a batch, each alone and weighed, have the mean loss # where all together have #"
-ANOTHER = "read with facts, again, gives another batch of step 0, and must give the same"
+ANOTHER = "read for 'again' gives another batch of step 0, and must give the same"
 REVERSED = "loss is # in reverse order where it was # on the same examples"
 FUNCTION = "it must be a function of its arguments"
 WIDE = (
@@ -704,7 +712,7 @@ WRONG: dict[type[Task], dict[str, str]] = {
     },
     DigestOfTheTime: {
         "batches": "files that are read again have the digest 'reading 2' where it was 'reading 1'",
-        "read with facts": "read with facts, again, gives the digest 'reading 3' where it was 'reading 1'",
+        "read with facts": "read for 'again' gives the digest 'reading 3' where it was 'reading 1'",
     },
     ForgetsFacts: {
         "read with facts": (
@@ -716,9 +724,12 @@ WRONG: dict[type[Task], dict[str, str]] = {
             "of the model of what is read with facts, parameter 'cell.U' is (28, 4) where (29, 4) is expected"
         ),
     },
+    HoldsOutOfWhatIsEvaluated: {
+        "read with facts": "read for 'evaluate' gives nothing in valid, where all examples belong",
+    },
     ReadsAnotherSplit: {"read with facts": ANOTHER},
     ReadsAnotherDigest: {
-        "read with facts": "read with facts, again, gives the digest 'another' where it was 'digest'",
+        "read with facts": "read for 'again' gives the digest 'another' where it was 'digest'",
     },
     IgnoresRows: {"weight": "the halves of a batch weigh 6 and 6 where the whole weighs 6; they must add up to it"},
     WeighsNothing: {"weight": "the weight of a batch is 0; it must be above 0"},

@@ -9,7 +9,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
 
@@ -383,11 +383,20 @@ class Settings(Network, Training, CommonTaskOptions):
         Raises:
             UserError: there is a name that is no setting.
         """
+        cls.require_names(data)
+        return cls(**data)
+
+    @classmethod
+    def require_names(cls, given: Iterable[str]) -> None:
+        """See to it that all names are those of settings.
+
+        Raises:
+            UserError: one is not.
+        """
         names = [f.name for f in fields(cls)]
-        for name in data:
+        for name in given:
             if name not in names:
                 raise UserError(f"there is no setting called {name!r}.{did_you_mean(name, names)}")
-        return cls(**data)
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON takes them."""

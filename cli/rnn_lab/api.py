@@ -1,0 +1,488 @@
+"""What programs and notebooks use of the laboratory, under ``import rnn_lab``."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from minigrad.training import NotFinite
+from minigrad.trees import Tree
+from rnn_cells import Cell
+from rnn_lab import evaluation, runs, sessions
+from rnn_lab.backends import on_backend
+from rnn_lab.comparison import Watcher, comparison
+from rnn_lab.comparison.plan import SEEDS, Match, plan
+from rnn_lab.comparison.plan import train as train_all
+from rnn_lab.drawing import page as drawing
+from rnn_lab.language import scoring
+from rnn_lab.reporting import gather
+from rnn_lab.reporting import kinds as kinds_of
+from rnn_lab.reporting import load as load_reports
+from rnn_lab.settings import Settings
+from rnn_lab.subject import of_run
+from rnn_lab.trainer import Progress
+from rnn_plugins import registry, testing
+from rnn_plugins.data.vocabulary import Unknown
+from rnn_plugins.errors import UserError as UserError
+from rnn_plugins.language.sampling import Choice, sample, write
+from rnn_plugins.reports.report import Chart, Curve, Image, Look, Page, Quantity, to_json
+from rnn_plugins.tasks.task import Task
+
+Source: TypeAlias = str | os.PathLike[str]
+"""A file as the command line takes it: a text, a folder, a glob, ``builtin:latex``."""
+
+POLL = 0.5
+"""Seconds between two looks whether Ctrl-C was pressed, where a system cannot interrupt a waiting thread."""
+
+
+def train(
+    files: Source | Sequence[Source] = (),
+    *,
+    name: str | None = None,
+    init_from: str | Run | None = None,
+    resume: str | Run | None = None,
+    **settings: Any,
+) -> Run:
+    """Train a network to the end.
+
+    Ctrl-C (or a notebook's stop) ends training after the step under way and a validation; the run is saved, and
+    ``KeyboardInterrupt`` is raised again with its name. ``training`` takes the same arguments and yields records.
+
+    Args:
+        files: what to train on; the task's built-in data where left out.
+        name: of the run; one is made of cell and file where left out.
+        init_from: a run whose best weights it starts with.
+        resume: a run that goes on; settings may then change what may be changed (``rnn train --resume``).
+        **settings: as the options of ``rnn train``, with _ for -: ``cell="lstm:forget_bias=2"``, ``epochs=3``.
+
+    Raises:
+        UserError: a setting or a file will not do, or training diverged; the sentence says what to try.
+        KeyboardInterrupt: it was interrupted.
+    """
+    found = training(files, name=name, init_from=init_from, resume=resume, **settings)
+    for _ in found:
+        pass
+    return found.run
+
+
+def training(
+    files: Source | Sequence[Source] = (),
+    *,
+    name: str | None = None,
+    init_from: str | Run | None = None,
+    resume: str | Run | None = None,
+    **settings: Any,
+) -> Training:
+    """Train a network while you look on: iterate over what this gives. The arguments are those of ``train``."""
+    given = dict(settings)
+    if files:
+        given["files"] = _names(files)
+    Settings.require_names(given)
+    if resume is not None:
+        if name is not None or init_from is not None:
+            left_out = "name" if name is not None else "init_from"
+            raise UserError(f"resume goes on with a run as it is: leave out {left_out}")
+        return Training(sessions.resume(_found(resume), given))
+    source = None if init_from is None else _found(init_from)
+    return Training(sessions.start(given, name=name, init_from=source))
+
+
+class Training:
+    """A network that is being trained; iterating over it takes the steps.
+
+    It yields the records of ``metrics.jsonl`` (step, epoch, losses, norms, rates), one every ``log_every`` steps. Where
+    the loop over it is left early, the run is saved, and ``train(resume=...)`` goes on with it.
+
+    Attributes:
+        run: what is trained; its best weights can be used at any time after the first validation.
+        notices: sentences on what was decided or reduced.
+    """
+
+    def __init__(self, session: sessions.Session) -> None:
+        self._session = session
+        self.run = Run(session.run)
+        self.notices = tuple(session.notices)
+
+    @property
+    def outcome(self) -> str | None:
+        """Why it ended: "finished", "time", "patience", "interrupted" or "diverged"; None while it goes on."""
+        return self._session.trainer.outcome
+
+    def stop(self) -> None:
+        """Ask training to end after the step under way and a validation; it can be called from another thread."""
+        self._session.trainer.stop()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The records, as training goes.
+
+        Raises:
+            UserError: training diverged.
+            KeyboardInterrupt: it was interrupted, and the run is saved.
+        """
+        trainer = self._session.trainer
+        events = trainer.events()
+        interrupted = False
+        # Steps are taken on another thread, so that Ctrl-C meets one that waits and never the middle of a step.
+        with ThreadPoolExecutor(1, "rnn_lab.training") as thread:
+            try:
+                while True:
+                    step = thread.submit(_next_record, events)
+                    interrupted = _wait(step, trainer.stop) or interrupted
+                    record = step.result()
+                    if record is None:
+                        break
+                    yield record
+            except NotFinite as error:
+                raise UserError(" ".join(self._session.diagnosis(error))) from error
+            finally:
+                thread.submit(events.close).result()
+                self._session.run.release()
+        if interrupted:
+            name = self.run.name
+            raise KeyboardInterrupt(
+                f"interrupted after step {trainer.saved:,}; the run {name!r} is saved: "
+                f"rnn_lab.train(resume={name!r}) goes on"
+            )
+
+
+def _next_record(events: Iterator[Progress]) -> dict[str, Any] | None:
+    """Take steps up to one that is recorded; None at the end."""
+    return next((progress.record for progress in events if progress.record), None)
+
+
+def _wait(step: Future[Any], stop: Callable[[], None]) -> bool:
+    """Wait for a step, handing on each Ctrl-C as a request to stop; whether there was one."""
+    interrupted = False
+    while True:
+        try:
+            while not step.done():
+                wait([step], POLL)
+            return interrupted
+        except KeyboardInterrupt:
+            interrupted = True
+            stop()
+
+
+def load(run: Source | None = None) -> Run:
+    """A run by its name or its folder; the newest that has weights where none is named.
+
+    Raises:
+        UserError: there is none.
+    """
+    return Run(runs.find_run(None if run is None else os.fspath(run)))
+
+
+class Run:
+    """A run: what was trained, and what its best weights can do.
+
+    Attributes:
+        folder: its folder, with all that it consists of (see ``rnn_lab.runs``).
+    """
+
+    def __init__(self, folder: runs.Run) -> None:
+        self.folder = folder
+
+    def __repr__(self) -> str:
+        return f"<Run {self.name!r} in {self.path}>"
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.folder.name
+
+    @property
+    def path(self) -> Path:
+        """Its folder's path."""
+        return self.folder.path
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that it was trained with, by name."""
+        return self.folder.settings.to_json()
+
+    @property
+    def outcome(self) -> str | None:
+        """Why its training ended; None where it did not."""
+        outcome: str | None = self.folder.manifest.get("outcome")
+        return outcome
+
+    @property
+    def params(self) -> Tree:
+        """Its best weights: nested dicts of arrays.
+
+        Raises:
+            UserError: there are none yet, or the file is damaged.
+        """
+        return self.folder.params()
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The records of its training, in order: step, epoch, losses, norms, rates."""
+        return list(self.folder.records())
+
+    def resume(self, **settings: Any) -> Run:
+        """Train it further; as ``train(resume=run, **settings)``."""
+        return train(resume=self, **settings)
+
+    def sample(
+        self,
+        length: int = 500,
+        *,
+        prime: str = "",
+        seed: int | None = None,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        greedy: bool = False,
+        unknown: Unknown = "error",
+    ) -> str:
+        """A text that the network writes, the prime at its beginning.
+
+        Args:
+            length: characters after the prime.
+            prime: what the text begins with; nothing begins as after a line feed.
+            seed: of what is drawn; None draws another text at each call.
+            temperature: above 1 for more surprising texts, below for likelier ones.
+            top_k: draw among so many likeliest symbols; 0 for all.
+            top_p: draw among the likeliest symbols that have this probability together.
+            greedy: always take the likeliest.
+            unknown: what becomes of symbols of the prime that it has never seen: "error", "skip" or "replace".
+
+        Raises:
+            UserError: it is no language model, or an argument will not do.
+        """
+        if length < 1:
+            raise UserError(f"length is {length}; it must be at least 1")
+        language = self.folder.language
+        model, vocabulary = language.model, language.vocabulary
+        choice = Choice(temperature, top_k, top_p, greedy, vocabulary.unwritten)
+        begin = vocabulary.encode(prime, unknown, called="the prime").tolist() or language.opening
+        with on_backend("auto"):
+            symbols = sample(model, self.params, begin, choice, np.random.default_rng(seed))
+            return prime + "".join(write(symbols, vocabulary, length))
+
+    def evaluate(self, *files: Source, **options: Any) -> dict[str, float | None]:
+        """The metrics of its best weights on files, or on what was held out; see ``rnn eval``.
+
+        Args:
+            *files: the data.
+            **options: of its task, in place of its own, such as ``unknown="replace"``.
+
+        Raises:
+            UserError: the files will not do, or nothing was held out.
+        """
+        if hasattr(self.folder.task, "unknown"):
+            options = {"unknown": "replace"} | options
+        with on_backend("auto"):
+            found = evaluation.evaluate(self.folder, _names(files), **options)
+        return dict(found.assessment.scores[0].metrics)
+
+    def predict(self, *files: Source) -> Iterator[dict[str, Any]]:
+        """What the network says of the inputs in files, a record for each.
+
+        Raises:
+            UserError: its task predicts nothing of files, or the files will not do.
+        """
+        run = self.folder
+        found = run.task.predict(run.model, self.params, run.facts, _names(files))
+        if found is None:
+            raise UserError(
+                f"the run {run.name!r} was trained for the task {run.settings.task!r}, which predicts nothing of files"
+            )
+        with on_backend("auto"):
+            yield from found
+
+    def score(self, *files: Source, unknown: Unknown = "replace") -> scoring.Scoring:
+        """How much each symbol of a text surprises the network; see ``rnn score``.
+
+        Args:
+            *files: the text.
+            unknown: what becomes of symbols that the network has never seen: "replace", "skip" or "error".
+        """
+        with on_backend("auto"):
+            return scoring.score(self.folder, _names(files), unknown)
+
+    def report(self, *kinds: str, text: Source | None = None, **look: Any) -> Report:
+        """What the network remembers, and why it forgets; see ``rnn report``.
+
+        Args:
+            *kinds: the reports, such as "flow" and "memory"; "all" for all that are installed, none for flow.
+            text: other data to look at than what was held out.
+            **look: ``lags``, ``positions``, ``units``, ``characters``, ``seed``, as the options of ``rnn report``.
+
+        Raises:
+            UserError: there is no such report, or none can be made of this run.
+        """
+        return report([self], *kinds, text=text, **look)
+
+    def _repr_html_(self) -> str:
+        summary = self.folder.summary()
+        if summary.error:
+            return html.escape(summary.error)
+        measured = "held out" if summary.held_out else "on the training data"
+        rows = (
+            Quantity("task", "task", summary.task),
+            Quantity("cell", "cell", summary.cell),
+            Quantity("size", "layers x units", summary.size),
+            Quantity("parameters", "parameters", summary.parameters),
+            Quantity("step", "steps", summary.step),
+            Quantity("outcome", "outcome", summary.outcome),
+            *(Quantity(name, f"{name}, {measured}", value) for name, value in summary.metrics.items()),
+        )
+        page = Page("run", summary.name, "", (summary.name,), {summary.name: rows}, (self._curves(),))
+        return _shown([page], summary.name, (), 640)
+
+    def _curves(self) -> Chart:
+        curves, records = [], self.metrics
+        for key, label in (("train_loss", "training"), ("valid_loss", "held out")):
+            points = [(record["step"], record[key]) for record in records if record.get(key) is not None]
+            if points:
+                x, y = np.array(points, float).T
+                curves.append(Curve(label, x, y))
+        unit = self.folder.manifest["metrics"]["loss"]["unit"]
+        return Chart("loss", "Loss", "step", unit or "loss", tuple(curves))
+
+
+class Report:
+    """What was measured, as pages; a notebook shows them.
+
+    Attributes:
+        pages: each with its numbers, charts and sentences.
+        heading: what the pages are of.
+        about: lines on what was measured.
+    """
+
+    def __init__(self, pages: Sequence[Page], heading: str, about: Sequence[str] = ()) -> None:
+        self.pages, self.heading, self.about = tuple(pages), heading, tuple(about)
+
+    def __repr__(self) -> str:
+        return f"<Report on {self.heading}: {', '.join(page.kind for page in self.pages)}>"
+
+    def html(self) -> str:
+        """One self-contained HTML page.
+
+        Raises:
+            UserError: it has charts, and matplotlib is not installed.
+        """
+        return drawing.html(self.pages, self.heading, self.about)
+
+    def to_json(self) -> dict[str, Any]:
+        """Every number, as ``rnn report --json`` writes them."""
+        return {"heading": self.heading, "about": list(self.about), "reports": to_json(self.pages)}
+
+    def _repr_html_(self) -> str:
+        return _shown(self.pages, self.heading, self.about, 900)
+
+
+def report(of: Sequence[str | Run], *kinds: str, text: Source | None = None, **look: Any) -> Report:
+    """Reports on several runs, side by side; see ``Run.report``, whose arguments it takes."""
+    everything = "all" in kinds
+    reports = load_reports(kinds_of(everything, kinds), everything)
+    with on_backend("auto"):
+        subjects = [of_run(_found(run), () if text is None else _names(text)) for run in of]
+        pages = gather(reports, subjects, Look(**look))
+    return Report(pages, ", ".join(subject.label for subject in subjects))
+
+
+def compare(
+    of: Sequence[str | Run] = (),
+    *,
+    cells: Sequence[str] = (),
+    files: Source | Sequence[Source] = (),
+    match: Match = "params",
+    seeds: int = SEEDS,
+    **settings: Any,
+) -> Report:
+    """Compare runs, or train cells side by side and compare them; see ``rnn compare``.
+
+    Args:
+        of: runs, two or more; those that differ in their seed alone count together.
+        cells: cells to train in place of runs, ``"lstm"`` or ``"lstm:forget_bias=3"``.
+        files: what the cells are trained on.
+        match: what is kept equal for the cells: "params", "flops", "seconds" or "none".
+        seeds: runs of each cell.
+        **settings: of all cells, as for ``train``.
+
+    Raises:
+        UserError: there are fewer than two, or they cannot be compared.
+        KeyboardInterrupt: it was interrupted; the runs that were finished stay.
+    """
+    if cells:
+        given = settings | ({"files": _names(files)} if files else {})
+        Settings.require_names(given)
+        groups, interrupted = train_all(plan(cells, given, match, seeds), Watcher())
+        if interrupted:
+            names = [run.name for some in groups.values() for run in some]
+            raise KeyboardInterrupt(f"interrupted; these runs were finished: {', '.join(names) or 'none'}")
+    elif len(of) < 2:
+        raise UserError(f"compare takes two runs or more; got {len(of)}")
+    else:
+        groups = comparison.group([_found(run) for run in of])
+    with on_backend("auto"):
+        page = comparison.compare(groups)
+    return Report([page], " and ".join(page.subjects))
+
+
+def cells() -> list[str]:
+    """The names of the installed cells."""
+    return [entry.name for entry in registry.entries("cells")]
+
+
+def tasks() -> list[str]:
+    """The names of the installed tasks."""
+    return [entry.name for entry in registry.entries("tasks")]
+
+
+def check_cell(cell: str | Cell, **options: Any) -> testing.CheckReport:
+    """Check a cell: its gradients, and all that the time loop relies on; see ``rnn cells check``.
+
+    Args:
+        cell: a cell, or a name as the command line takes it, such as "lstm" or "mgu.py:MGU".
+        **options: of a cell that is named.
+
+    Raises:
+        UserError: there is no such cell.
+    """
+    return testing.check_cell(registry.make_cell(cell, 3, 4, options) if isinstance(cell, str) else cell)
+
+
+def check_task(task: str | Task, files: Source | Sequence[Source] = (), **options: Any) -> testing.CheckReport:
+    """Check a task: its batches, its loss and its metrics; see ``rnn tasks check``.
+
+    Args:
+        task: a task, or a name as the command line takes it, such as "names" or "names.py:Names".
+        files: what it reads, the smaller the faster; its default files where left out.
+        **options: of a task that is named.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    return testing.check_task(registry.make_task(task, options) if isinstance(task, str) else task, _names(files))
+
+
+def _names(files: Source | Sequence[Source]) -> tuple[str, ...]:
+    some = [files] if isinstance(files, str | os.PathLike) else files
+    return tuple(os.fspath(file) for file in some)
+
+
+def _found(run: str | Run) -> runs.Run:
+    return run.folder if isinstance(run, Run) else runs.find_run(run)
+
+
+def _shown(pages: Sequence[Page], heading: str, about: Sequence[str], height: int) -> str:
+    """Pages in a frame of their own, so that their style and that of a notebook do not meet."""
+    try:
+        document = drawing.html(pages, heading, about)
+    except UserError:  # matplotlib is not installed
+        plain = [
+            replace(page, figures=tuple(f for f in page.figures if not isinstance(f, Chart | Image))) for page in pages
+        ]
+        document = drawing.html(plain, heading, about)
+    return f'<iframe srcdoc="{html.escape(document)}" style="width:100%;height:{height}px;border:0"></iframe>'

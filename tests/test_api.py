@@ -1,0 +1,249 @@
+"""``import rnn_lab``: what programs and notebooks use, without a terminal."""
+
+import html
+import json
+import re
+import subprocess
+import sys
+import threading
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import TEXT
+
+import rnn_lab
+from rnn_cells.lstm import LSTM
+from rnn_lab import api
+from rnn_plugins.errors import UserError
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 5, "seq_length": 7, "batch_size": 3, "seed": 1, "steps": 12, "log_every": 4, "valid_every": 6,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RNN_RUNS", "runs")
+    monkeypatch.setenv("RNN_LAB_CACHE", "cache")
+    Path("fox.txt").write_text(TEXT)
+
+
+def test_a_network_is_trained_to_the_end_and_loaded_again(capfd):
+    run = rnn_lab.train("fox.txt", cell="lstm:forget_bias=2", name="fox", **SMALL)
+    assert (run.name, run.path, run.outcome) == ("fox", Path("runs/fox"), "finished")
+    assert run.settings["cell"] == "lstm"
+    assert run.settings["cell_option"] == {"forget_bias": "2"}
+    again = rnn_lab.load("fox")
+    assert again.metrics == run.metrics == rnn_lab.load(Path("runs/fox")).metrics == rnn_lab.load().metrics
+    assert [record["step"] for record in run.metrics] == [4, 6, 8, 12]
+    assert run.params["head"]["W"].shape[0] == 5
+    assert repr(run) == "<Run 'fox' in runs/fox>"
+    assert capfd.readouterr() == ("", ""), "nothing is printed"
+
+
+def test_it_trains_as_the_command_line_does(tmp_path):
+    from command_line import trained
+
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in SMALL.items()]
+    expected, _ = trained("fox.txt", *options, "--name", "commanded")
+    run = rnn_lab.train(Path("fox.txt"), **SMALL)
+    assert (run.path / "last.safetensors").read_bytes() == (expected.path / "last.safetensors").read_bytes()
+
+
+def test_training_is_iterated_over_and_goes_on_where_it_was_left():
+    whole = rnn_lab.train("fox.txt", **SMALL)
+    training = rnn_lab.training(["fox.txt"], name="parts", **SMALL)
+    records = list(islice(training, 2))
+    assert [record["step"] for record in records] == [4, 6]
+    assert training.outcome == "interrupted"
+    run = training.run.resume()
+    assert (run.name, run.outcome) == ("parts", "finished")
+    for file in ("last.safetensors", "model.safetensors"):
+        assert (run.path / file).read_bytes() == (whole.path / file).read_bytes()
+    assert rnn_lab.train(resume="parts", steps=16).metrics[-1]["step"] == 16
+
+
+def test_training_is_stopped_from_another_thread():
+    training = rnn_lab.training("fox.txt", **SMALL | {"steps": 100_000})
+    threading.Timer(0.2, training.stop).start()
+    steps = [record["step"] for record in training]
+    assert steps
+    assert training.outcome == training.run.outcome == "interrupted"
+
+
+INTERRUPTED = """
+import os, signal, threading, time
+import rnn_lab
+from pathlib import Path
+
+def interrupt():
+    while not (Path("runs/fox/metrics.jsonl").is_file() and Path("runs/fox/metrics.jsonl").stat().st_size):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt).start()
+try:
+    rnn_lab.train("fox.txt", name="fox", hidden_size=5, seq_length=7, batch_size=3, seed=1, steps=10**9)
+except KeyboardInterrupt as interrupt:
+    print(interrupt)
+run = rnn_lab.load("fox")
+assert run.outcome == "interrupted", run.outcome
+assert run.metrics[-1]["valid_loss"] and run.folder.notes("last.safetensors")["step"] == run.metrics[-1]["step"]
+"""
+
+
+def test_ctrl_c_ends_training_after_a_step_and_the_run_is_saved():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    step = rnn_lab.load("fox").metrics[-1]["step"]
+    assert done.stdout == (
+        f"interrupted after step {step:,}; the run 'fox' is saved: rnn_lab.train(resume='fox') goes on\n"
+    )
+
+
+def test_a_run_that_diverges_is_explained():
+    with pytest.raises(UserError, match=r"^Diverged at step \d+: the loss is .* What to try, in a new run: "):
+        rnn_lab.train("fox.txt", cell="irnn", learning_rate=1e20, grad_clip="0", schedule="constant", **SMALL)
+
+
+def test_a_network_writes():
+    run = rnn_lab.train("fox.txt", **SMALL)
+    text = run.sample(40, prime="the ", seed=3)
+    assert text.startswith("the ")
+    assert len(text) == 44
+    assert run.sample(40, prime="the ", seed=3) == text
+    assert len(run.sample(10)) == 10
+    assert run.sample(20, greedy=True) == run.sample(20, greedy=True)
+
+
+def test_a_network_is_reported_on():
+    run = rnn_lab.train("fox.txt", name="fox", **SMALL)
+    report = run.report("flow", "parameters", lags=5, positions=20)
+    assert [page.kind for page in report.pages] == ["flow", "parameters"]
+    assert repr(report) == "<Report on fox: flow, parameters>"
+    assert report.html().startswith("<!DOCTYPE html>")
+    json.dumps(report.to_json())
+    assert report._repr_html_().startswith('<iframe srcdoc="&lt;!DOCTYPE html&gt;')
+    other = rnn_lab.train("fox.txt", name="other", **SMALL | {"seed": 2})
+    both = rnn_lab.report(["fox", other], "saturation", positions=20, lags=5)
+    assert both.pages[0].subjects == ("fox", "other")
+
+
+def test_runs_are_compared():
+    runs = [rnn_lab.train("fox.txt", name=cell, cell=cell, **SMALL) for cell in ("gru", "lstm")]
+    page = rnn_lab.compare(runs)
+    assert page.heading == "gru and lstm"
+    assert rnn_lab.compare(["gru", "lstm"]).to_json() == page.to_json()
+    with pytest.raises(UserError, match=r"^compare takes two runs or more; got 1$"):
+        rnn_lab.compare(["gru"])
+
+
+def test_a_notebook_shows_a_run_with_its_curves():
+    run = rnn_lab.train("fox.txt", **SMALL)
+    shown = run._repr_html_()
+    assert shown.startswith("<iframe srcdoc=")
+    page = html.unescape(shown)
+    assert "<svg" in page
+    assert page.count('class="curve"') == 2
+    for words in ("gru", "1x5", "finished"):
+        assert words in page
+
+
+def test_a_notebook_shows_a_run_where_matplotlib_is_missing(monkeypatch):
+    run = rnn_lab.train("fox.txt", **SMALL)
+    report = run.report("flow", lags=5, positions=20)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for shown in (run._repr_html_(), report._repr_html_()):
+        assert "<svg" not in shown
+        assert shown.startswith("<iframe srcdoc=")
+    with pytest.raises(UserError, match=r"needs the library matplotlib"):
+        report.html()
+
+
+def test_cells_and_tasks_are_listed_and_checked():
+    assert {"gru", "lstm", "rnn", "irnn"} <= set(rnn_lab.cells())
+    assert "language-model" in rnn_lab.tasks()
+    assert rnn_lab.check_cell("lstm", forget_bias=2).passed
+    assert rnn_lab.check_cell(LSTM(2, 3)).subject == LSTM(2, 3)
+
+
+def test_the_examples_of_the_documentation_run(capsys):
+    page = Path(__file__).parents[1] / "docs" / "python.md"
+    Path("book.txt").write_text(TEXT * 2)
+    Path("other.txt").write_text(TEXT[::-1])
+    names: dict[str, Any] = {}
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        exec(block, names)
+    assert capsys.readouterr().out.startswith("finished ")
+
+
+def test_the_documentation_names_all_that_is_offered():
+    words = (Path(__file__).parents[1] / "docs" / "python.md").read_text()
+    for name in rnn_lab.__all__:
+        assert re.search(rf"\b{name}\b", words), name
+    for name, member in vars(rnn_lab.Run).items():
+        if not name.startswith("_") and name != "folder":
+            assert re.search(rf"run\.{name}\b", words), name
+            assert member.__doc__
+
+
+def test_a_text_is_measured():
+    run = rnn_lab.train("fox.txt", **SMALL)
+    assert run.evaluate()["loss"] == pytest.approx(min(r["valid_loss"] for r in run.metrics if "valid_loss" in r))
+    Path("other.txt").write_text(TEXT[::-1])
+    assert run.evaluate("other.txt")["loss"] > run.evaluate(Path("fox.txt"))["loss"]
+    assert run.score("fox.txt").surprising_words(1)
+
+
+MISTAKES: dict[str, tuple[Any, str]] = {
+    "setting": (
+        lambda: rnn_lab.train("fox.txt", epoch=3),
+        "there is no setting called 'epoch'. Did you mean 'epochs'?",
+    ),
+    "value": (lambda: rnn_lab.train("fox.txt", hidden_size=0), "--hidden-size is 0; it must be at least 1"),
+    "file": (lambda: rnn_lab.train("none.txt"), "none.txt"),
+    "run": (lambda: rnn_lab.load("none"), "there is no run called 'none' in runs."),
+    "resume": (lambda: rnn_lab.train(resume="a", name="b"), "resume goes on with a run as it is: leave out name"),
+    "init_from": (
+        lambda: rnn_lab.train(resume="a", init_from="b"),
+        "resume goes on with a run as it is: leave out init_from",
+    ),
+    "cell": (lambda: rnn_lab.check_cell("gur"), "no cell called 'gur'. Did you mean 'gru'?"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_sentences(mistake):
+    call, said = MISTAKES[mistake]
+    with pytest.raises(UserError) as caught:
+        call()
+    assert said in str(caught.value)
+
+
+def test_what_is_offered_is_documented_and_nothing_else_is():
+    assert sorted(rnn_lab.__all__) == sorted(set(rnn_lab.__all__))
+    for name in rnn_lab.__all__:
+        assert getattr(rnn_lab, name) is getattr(api, name)
+        assert getattr(rnn_lab, name).__doc__
+    assert set(rnn_lab.__all__) <= set(dir(rnn_lab))
+    with pytest.raises(AttributeError, match=r"^module 'rnn_lab' has no attribute 'trian'$"):
+        getattr(rnn_lab, "trian")  # noqa: B009
+
+
+def test_the_library_is_imported_when_it_is_used():
+    program = "import sys, rnn_lab; assert 'numpy' not in sys.modules; rnn_lab.cells; assert 'numpy' in sys.modules"
+    program += "; assert not {'click', 'rich', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("package", ["rnn_cli", "rnn_lab"])
+def test_the_packages_are_the_command_line(package):
+    command = [sys.executable, "-m", package]
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: rnn [OPTIONS] COMMAND [ARGS]...")
+    done = subprocess.run([*command, "trian"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
