@@ -80,7 +80,7 @@ def _through_time(d: Derivation) -> None:
     last = len(d.steps)
     _heading(f"3. Back through time: how s_{last} depends on the states before it")
     _paragraph(
-        f"W and U stand in every step, so E_{last} depends on them through s_{last}, and through each earlier state: "
+        f"Every step uses W and U, so E_{last} depends on them through s_{last}, and through each earlier state: "
         "a sum over k, in which ds_k/dW takes s_{k-1} as constant."
     )
     _formulas(
@@ -152,13 +152,12 @@ def _so(d: Derivation) -> str:
     far = ", ".join(f"{value:.1e} over {steps} steps" for steps, value in d.outlook.items())
     if d.factor is not None and d.factor < 1:
         return (
-            f"If it went on so, it would come to {far}: what was read long ago would leave no trace in the gradient, "
-            "and the network could not learn from it. That is the vanishing gradient, which gated cells were made "
-            "against."
+            f"At this rate it would be {far}: inputs that far back would have no effect on the gradient, and the "
+            "network could not learn from them. This is the vanishing gradient, which gated cells were designed to prevent."
         )
     return (
-        f"If it went on so, it would come to {far}: the gradient explodes, which clipping (--grad-clip) is made "
-        "against. tanh' = 1 - s^2 is below 1, and pulls the other way as soon as the states are large."
+        f"At this rate it would be {far}: the gradient explodes, which clipping (--grad-clip) prevents. tanh' = "
+        "1 - s^2 is below 1, and counteracts when the states are large."
     )
 
 

@@ -21,7 +21,7 @@ def builtin(name: str) -> Iterator[str]:
         name: ``hello``; or ``latex``, ``latex:CHARACTERS`` or ``latex:CHARACTERS:SEED``.
 
     Raises:
-        UserError: there is no such text, or a number is none.
+        UserError: there is no such text, or a number is invalid.
     """
     kind, *numbers = name.split(":")
     if kind not in NAMES:

@@ -7,7 +7,7 @@ There are five levels, from weak to strong: brackets `()` and `[]`; groups `{}` 
 innermost opening of a stronger level, so that a stray bracket closes no environment. Among what it sees,
 
   * if its own kind is the innermost of its level, that is closed rightly;
-  * if its own kind stands further out, that is closed rightly too, and the innermost of the level was closed wrongly:
+  * if its own kind is further out, that is closed rightly too, and the innermost of the level was closed wrongly:
     `\begin{lemma} \begin{proof} \end{lemma}` closes `proof` wrongly;
   * if its own kind is not there, the innermost of the level was closed wrongly:
     `\begin{proof} \end{lemma}` closes `proof` wrongly, and so does `(0, 1]` with `()`;

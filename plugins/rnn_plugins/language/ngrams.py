@@ -89,7 +89,7 @@ class NGram:
                 that starts with an initial carry.
 
         Raises:
-            TypeError: tokens are no integers.
+            TypeError: tokens are not integers.
             ValueError: they are not one-dimensional, one is outside the vocabulary, or there are none to score.
         """
         text, before = self._checked(tokens), self._checked(context)
@@ -135,7 +135,7 @@ def baselines(
     `NGram.cross_entropies`.
 
     Raises:
-        TypeError: tokens are no integers.
+        TypeError: tokens are not integers.
         ValueError: they are not one-dimensional, one is outside the vocabulary, or there are none to score; or an order
             is below 1.
     """

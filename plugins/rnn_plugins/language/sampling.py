@@ -218,7 +218,7 @@ def sample(
         after: the position before the prime; None is the beginning.
 
     Raises:
-        UserError: the model's scores are no numbers.
+        UserError: the model's scores are NaN.
     """
     params = muted(params, choice.never)
     at = begin(model, params, prime, after)
@@ -250,7 +250,7 @@ def follow(
     It is slower, because no symbols are drawn in advance.
 
     Raises:
-        UserError: the model's scores are no numbers.
+        UserError: the model's scores are NaN.
     """
     step, prepared = None, False
     params, at = muted(params, choice.never), replace(at, scores=_muted(at.scores, choice.never))
@@ -361,7 +361,7 @@ def beam_search(
         never: symbols that are never drawn.
 
     Raises:
-        UserError: the model's scores are no numbers.
+        UserError: the model's scores are NaN.
     """
     params = muted(params, never)
     at = begin(model, params, prime, after)
