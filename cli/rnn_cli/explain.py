@@ -153,7 +153,8 @@ def _so(d: Derivation) -> str:
     if d.factor is not None and d.factor < 1:
         return (
             f"At this rate it would be {far}: inputs that far back would have no effect on the gradient, and the "
-            "network could not learn from them. This is the vanishing gradient, which gated cells were designed to prevent."
+            "network could not learn from them. This is the vanishing gradient, which gated cells were designed to "
+            "prevent."
         )
     return (
         f"At this rate it would be {far}: the gradient explodes, which clipping (--grad-clip) prevents. tanh' = "
