@@ -12,18 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad.trees import Tree
-from rnn_plugins.data.corpus import Corpus, load_corpus, recall_corpus, split
 from rnn_plugins.data.decoding import MARK
 from rnn_plugins.data.vocabulary import NOUNS, Level, Unknown, Vocabulary
 from rnn_plugins.errors import UserError
 from rnn_plugins.language import Language
-from rnn_plugins.language import assessment as assessing
 from rnn_plugins.language.model import ONE_HOT_LIMIT, Model
-from rnn_plugins.language.probe import TextProbe
 from rnn_plugins.language.sampling import Choice, opening, sample, write
 from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Part, Purpose, Task
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what few commands need is imported where it is used: a run is sampled from without
+    from rnn_plugins.data.corpus import Corpus
+    from rnn_plugins.language.probe import TextProbe
     from rnn_plugins.tasks.task import Model as AnyModel
 
 Array = NDArray[Any]
@@ -91,6 +90,8 @@ class LanguageModel(Task):
         Raises:
             UserError: as ``load_corpus``, or there are no two symbols to train on.
         """
+        from rnn_plugins.data.corpus import load_corpus, split
+
         if not files:
             raise UserError("there is no text: name a FILE, such as builtin:latex")
         known = vocabulary_of(facts) if facts else None
@@ -113,6 +114,8 @@ class LanguageModel(Task):
 
     def _once_more(self, files: Sequence[str], facts: Mapping[str, Any], known: Vocabulary, purpose: Purpose) -> Corpus:
         """The text of a run; where it came through standard input, from the cache."""
+        from rnn_plugins.data.corpus import load_corpus, recall_corpus
+
         text = facts["text"]
         if "-" in files:
             kept = recall_corpus(text["digest"], known, sources=files, unknown=self.unknown)
@@ -220,7 +223,9 @@ class LanguageModel(Task):
 
     def comparable(self, runs: Mapping[str, tuple[Task, Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
         """Whether the same share of the text is held out, and the same symbols are known."""
-        return assessing.comparable({name: (task, facts) for name, (task, facts) in runs.items()})
+        from rnn_plugins.language.assessment import comparable
+
+        return comparable(runs)
 
     def contains(self, training: Array, examples: Array) -> bool:
         """Whether a text stands in another one."""
@@ -232,7 +237,9 @@ class LanguageModel(Task):
 
     def assess(self, model: AnyModel, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
         """The model beside n-grams counted on the training text, and compressors."""
-        return assessing.assess(_own(model), params, vocabulary_of(data.facts), data, name=name, training=training)
+        from rnn_plugins.language.assessment import assess
+
+        return assess(_own(model), params, vocabulary_of(data.facts), data, name=name, training=training)
 
     def excerpt(
         self, model: AnyModel, params: Tree, facts: Mapping[str, Any], size: int, rng: np.random.Generator
@@ -248,6 +255,8 @@ class LanguageModel(Task):
 
     def probe(self, model: AnyModel, params: Tree, examples: Array, facts: Mapping[str, Any]) -> TextProbe:
         """The model along a text."""
+        from rnn_plugins.language.probe import TextProbe
+
         return TextProbe(_own(model), params, examples, vocabulary_of(facts))
 
     def language(self, model: AnyModel, facts: Mapping[str, Any]) -> Language:
