@@ -13,7 +13,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
-TEXT, CELL, HEAD, LINE, WRAP = 400, 28, 136, 16, 58  # pixels, but WRAP: characters per line of module names
+TEXT, CELL, HEAD, LINE, WRAP = 385, 28, 136, 16, 58  # pixels, but WRAP: characters per line of module names
 STYLE = """
 svg{--paper:#fff;--ink:#1f2328;--dim:#59636e;--band:#f3f5f7;--down:#0969da;--both:#bc6a00;--up:#d1242f}
 @media(prefers-color-scheme:dark){

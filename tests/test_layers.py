@@ -66,3 +66,15 @@ def test_the_script_draws_the_repository(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     words = {each.text for each in ElementTree.parse(output).iter("{http://www.w3.org/2000/svg}text")}
     assert {"rnn_cli", "rnn_lab", "rnn_plugins", "rnn_cells", "minigrad", "minigrad.scan"} <= words
+
+
+def test_no_import_runs_upward(layers):
+    assert layers.read(ROOT).upward() == set()
+
+
+def test_contributing_shows_the_current_picture(layers):
+    """A folder or module that is missing there was added since: run ``python docs/layers.py docs/images/layers.svg``."""
+    shown = (ROOT / "docs" / "images" / "layers.svg").read_text()
+    for folder, modules in layers.read(ROOT).folders.items():
+        assert f">{folder}<" in shown
+        assert all(module in shown for module in modules)
