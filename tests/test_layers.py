@@ -70,11 +70,3 @@ def test_the_script_draws_the_repository(tmp_path):
 
 def test_no_import_runs_upward(layers):
     assert layers.read(ROOT).upward() == set()
-
-
-def test_contributing_shows_the_current_picture(layers):
-    """A folder or module that is missing there was added since: run ``python docs/layers.py docs/images/layers.svg``."""
-    shown = (ROOT / "docs" / "images" / "layers.svg").read_text()
-    for folder, modules in layers.read(ROOT).folders.items():
-        assert f">{folder}<" in shown
-        assert all(module in shown for module in modules)
