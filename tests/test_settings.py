@@ -312,12 +312,37 @@ def test_options_behind_a_cell_are_merged_as_others_are() -> None:
     }
 
 
+def test_options_of_a_task_with_names_of_their_own_are_merged_with_the_others() -> None:
+    preset = PRESETS["char-rnn"]
+    assert merge(preset)["task_option"] == {"seq_length": 50, "valid_fraction": 0.05}
+    assert Settings(**merge(preset, {"task_option": {"seq_length": "7"}})).task_option["seq_length"] == "7"
+    assert Settings(**merge(preset, {"seq_length": 9})).task_option["seq_length"] == 9
+    assert Settings(**merge({"task_option": {"level": "word"}}, {"level": "byte"})).task_option == {"level": "byte"}
+    assert Settings(level="word", task="language-model:seq_length=7").task_option == {
+        "level": "word",
+        "seq_length": "7",
+    }
+
+
+def test_a_name_that_is_the_default_leaves_the_options_of_the_layers_before() -> None:
+    assert merge({"cell_option": {"reset": "after"}}, {"cell": "gru"})["cell_option"] == {"reset": "after"}
+    assert "cell_option" not in merge({"cell_option": {"reset": "after"}}, {"cell": "lstm"})
+    assert merge({"seq_length": 50}, {"task": "language-model"})["task_option"] == {"seq_length": 50}
+    assert "task_option" not in merge({"seq_length": 50}, {"task": "names.py"})
+
+
 def test_an_option_that_is_given_twice_with_two_values() -> None:
     assert message(cell="lstm:forget_bias=3", cell_option={"forget_bias": 2}) == (
         "the cell lstm:forget_bias=3 and --cell-option forget_bias=2 contradict each other: leave one out"
     )
     assert message(task="x:pool=mean", task_option={"pool": "last"}) == (
         "the task x:pool=mean and --task-option pool=last contradict each other: leave one out"
+    )
+    assert message(level="word", task_option={"level": "char"}) == (
+        "--level word and --task-option level=char contradict each other: leave one out"
+    )
+    assert message(level="line", task_option={"level": "char"}) == (
+        "--level is 'line'; it must be one of char, byte, word"
     )
     assert message(cell="lstm:forget_bias=3,x") == (
         "'lstm:forget_bias=3,x': 'x' is no option; write NAME:KEY=VALUE, such as lstm:forget_bias=2"

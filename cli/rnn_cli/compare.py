@@ -81,7 +81,8 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
             remark("Interrupted: what follows compares the runs that were finished.")
     else:
         useless = [key for key, value in (("match", match), ("seeds", seeds)) if value is not None]
-        _require_runs(runs_or_files, [*useless, *wanted])
+        useless += [key for key, value in given.items() if not (value is None or value is False or value == ())]
+        _require_runs(runs_or_files, [key for key in useless if key != "quiet"])
         groups = group(_found(runs_or_files))
     with telling(sum(map(len, groups.values()))) as tell:
         page = laid_out(groups, lambda name: tell(f"inspecting {name}"))

@@ -219,14 +219,13 @@ def start(given: Mapping[str, Any], *, name: str | None = None, init_from: Run |
     """
     if init_from is None:
         return _lay_out(Settings(**given), name)
+    _trust_given(given)
     inherited = {key: getattr(init_from.settings, key) for key in INHERITED}
     options = {key: getattr(init_from.task, key) for key in _of_weights(init_from.task)}
     settings = Settings(**merge(inherited | {"task_option": options}, given))
     advice = "leave it out, or start without --init-from"
     _require_same(settings, init_from, INHERITED, advice)
-    _require_same_task(_task(settings), init_from, _of_weights(init_from.task), advice)
-    for group, word in (("cells", "cell"), ("tasks", "task")):
-        registry.given(group, given.get(word, ""))
+    _require_same_task(_task(settings, init_from), init_from, _of_weights(init_from.task), advice)
     session = _lay_out(settings, name, weights_of=init_from)
     session.notices.append(f"it starts with the best weights of {init_from.name}")
     return session
@@ -256,14 +255,13 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
     backend, other = _backend(run, given.get("backend"))
     settings = replace(settings, backend=backend)
     _require_same(settings, run, INHERITED, "leave it out, or start a new run without --resume")
-    task, of_weights = _task(settings), _of_weights(run.task)
+    _trust_given(given)
+    task, of_weights = _task(settings, run), _of_weights(run.task)
     _require_same_task(task, run, of_weights, "leave it out, or start a new run without --resume")
     fixed = [f.name for f in fields(Settings) if f.name not in (*CHANGEABLE, *COMMON, "task_option")]
     advice = f"leave it out, or start a new run with its weights: --init-from {run.name}"
     _require_same(settings, run, fixed, advice)
     _require_same_task(task, run, [f.name for f in fields(task) if f.name not in of_weights], advice)
-    for group, word in (("cells", "cell"), ("tasks", "task")):
-        registry.given(group, given.get(word, ""))
     data = _read(task, settings.files, run)
     recorded = run.manifest["data"]["digest"]
     if data.digest != recorded:
@@ -431,7 +429,7 @@ def _lay_out(
         return made[-1]
 
     notices = model_of.code_changed() if model_of else []
-    task = _task(settings)
+    task = _task(settings, model_of)
     files = settings.files or task.default_files
     if not files:
         raise UserError(f"there is nothing to train on: the task {settings.task} has no data of its own, so name FILES")
@@ -520,7 +518,16 @@ def _decide(
     return settings, problem
 
 
-def _task(settings: Settings) -> Task:
+def _trust_given(given: Mapping[str, Any]) -> None:
+    """Trust the files that the user names as the cell and the task of a run that has them already."""
+    for group, word in (("cells", "cell"), ("tasks", "task")):
+        registry.given(group, given.get(word, ""))
+
+
+def _task(settings: Settings, run: Run | None) -> Task:
+    """The task of the settings, as the run has it that they continue, repeat or begin from."""
+    if run:
+        return registry.task_for_run(run.name, run.manifest["task"], settings.task_option)
     return registry.make_task(settings.task, settings.task_option)
 
 

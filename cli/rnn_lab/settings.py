@@ -366,12 +366,8 @@ class Settings(Network, Training, CommonTaskOptions):
         given = apart({f.name: getattr(self, f.name) for f in fields(self)})
         allowed = kinds(type(self))
         for f in fields(self):
-            value = _fit(f.name, given[f.name], allowed[f.name], about(f))
+            value = _fit(f.name, given.get(f.name), allowed[f.name], about(f))
             object.__setattr__(self, f.name, value)
-        common = {name: value for name in COMMON if (value := getattr(self, name)) is not None}
-        object.__setattr__(self, "task_option", {**self.task_option, **common})
-        for name in common:
-            object.__setattr__(self, name, None)
         self.clipping()
         self.make_optimizer()
         self.make_schedule(1.0, 1, 1)
@@ -520,7 +516,8 @@ def merge(*layers: Mapping[str, Any], cls: type[Any] = Settings) -> dict[str, An
     merged: dict[str, Any] = {}
     for layer in map(apart, layers):
         for name, owner in owners.items():
-            if layer.get(owner, merged.get(owner)) != merged.get(owner):
+            before = merged.get(owner, getattr(cls, owner))
+            if layer.get(owner, before) != before:
                 merged.pop(name, None)
         if "epochs" in layer:
             merged.pop("steps", None)
@@ -531,28 +528,47 @@ def merge(*layers: Mapping[str, Any], cls: type[Any] = Settings) -> dict[str, An
 
 
 def apart(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The same settings with the options behind a cell's or a task's name (``lstm:forget_bias=2``) in their own table.
+    """The same settings with all options of the cell and of the task in their tables, however they were given.
+
+    They may stand behind a name (``lstm:forget_bias=2``); those that many tasks have are also settings (``level``).
 
     Raises:
-        UserError: an option is no pair, or is given with two values.
+        UserError: an option is no pair or does not fit, or is given with two values.
     """
     from rnn_plugins.options import split_spec
 
     values = dict(given)
     for owner in ("cell", "task"):
-        if not isinstance(spec := values.get(owner), str):
-            continue
-        values[owner], options = split_spec(spec, owner)
-        table = values.get(name := f"{owner}_option", {})
-        if not options or not isinstance(table, Mapping):
-            continue
-        for key in options.keys() & table.keys():
-            if str(options[key]).lower() != str(table[key]).lower():
-                raise UserError(
-                    f"the {owner} {spec} and {option(name)} {key}={table[key]} contradict each other: leave one out"
-                )
-        values[name] = {**options, **table}
+        if isinstance(spec := values.get(owner), str):
+            values[owner], options = split_spec(spec, owner)
+            _add(values, f"{owner}_option", options, f"the {owner} {spec}")
+    for f in fields(CommonTaskOptions):
+        value = values.pop(f.name, None)
+        if value is not None:
+            value = _fit(f.name, value, kinds(CommonTaskOptions)[f.name], about(f))
+            _add(values, "task_option", {f.name: value}, f"{option(f.name)} {value}")
     return values
+
+
+def _add(values: dict[str, Any], name: str, options: Mapping[str, Any], source: str) -> None:
+    """Add options to a table of them.
+
+    Args:
+        values: settings, changed in place.
+        name: the table.
+        options: what is added.
+        source: where they were given, for the message.
+
+    Raises:
+        UserError: the table has another value for one.
+    """
+    table = values.get(name, {})
+    if not options or not isinstance(table, Mapping):  # what is no table is told where settings are checked
+        return
+    for key in options.keys() & table.keys():
+        if str(options[key]).lower() != str(table[key]).lower():
+            raise UserError(f"{source} and {option(name)} {key}={table[key]} contradict each other: leave one out")
+    values[name] = {**options, **table}
 
 
 def option(name: str) -> str:
