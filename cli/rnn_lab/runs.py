@@ -189,6 +189,7 @@ class Run:
         """
         network = network_of(self.settings, self.make_cell)
         task = self.task
+        registry.class_of_run("cells", self.name, self.manifest["cell"])  # its errors are not errors in the facts
         return self._read("facts", lambda facts: task.model(facts, network))
 
     @cached_property

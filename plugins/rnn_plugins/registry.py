@@ -262,15 +262,16 @@ def cell_for_run(
         Untrusted: the file is not to be executed (see ``trust.require``).
         UserError: the distribution is not installed or the file is gone, or the cell cannot be made of it.
     """
-    return build_cell(_class_of_run("cells", run, recorded), recorded["cell"], input_size, hidden_size, options)
+    return build_cell(class_of_run("cells", run, recorded), recorded["cell"], input_size, hidden_size, options)
 
 
 def task_for_run(run: str, recorded: Mapping[str, str], options: Mapping[str, OptionValue]) -> Task:
     """The task that a run was trained for, from what ``provenance`` recorded; otherwise as ``cell_for_run``."""
-    return build_task(_class_of_run("tasks", run, recorded), recorded["task"], options)
+    return build_task(class_of_run("tasks", run, recorded), recorded["task"], options)
 
 
-def _class_of_run(group: str, run: str, recorded: Mapping[str, str]) -> Any:
+def class_of_run(group: str, run: str, recorded: Mapping[str, str]) -> Any:
+    """The class of the cell or the task of a run; otherwise as ``cell_for_run``."""
     if "file" not in recorded:
         return _import(group, _entry_of_run(group, run, recorded))
     path = _file_of_run(group, run, recorded)

@@ -580,5 +580,5 @@ def _cost(run: Run) -> int | None:
     """The operations of one time step; None where they cannot be counted."""
     try:
         return operations(work) if (work := run.model.work()) else None
-    except TraceError:
+    except (TraceError, UserError):  # where a run has no model, ``inspected`` has said why
         return None
