@@ -6,7 +6,6 @@ from click.testing import CliRunner
 from command_line import SMALL, refused, settle, trained
 from hypothesis import given
 from hypothesis import strategies as st
-from rnn_lab.language.evaluation import evaluate
 from tiny_runs import TEXT, train
 
 from minigrad import affine, concat, sigmoid, tanh, trees, value_and_grad
@@ -20,11 +19,14 @@ from rnn_cells.gru import GRU
 from rnn_cells.lstm import LSTM, CoupledLSTM, PeepholeLSTM
 from rnn_cells.rnn import RNN
 from rnn_cli.main import rnn
-from rnn_lab.runs import Run, build_model
+from rnn_lab.evaluation import evaluate
+from rnn_lab.runs import Run, network_of
 from rnn_lab.sessions import repeat, resume, same_weights, start
 from rnn_lab.settings import Settings
 from rnn_plugins import registry
+from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.errors import UserError
+from rnn_plugins.tasks.language_model import LanguageModel
 from rnn_plugins.testing import check_cell
 
 BACKENDS = ("reference", *available_backends())
@@ -187,7 +189,8 @@ def test_single_steps_do_not_trace_the_cell_again():
 
 def model_of(cell="lstm", layers=1, **ablate):
     settings = Settings(cell=cell, hidden_size=4, num_layers=layers, embedding_size=0, ablate=ablate)
-    return build_model(settings, 3, lambda size: registry.make_cell(cell, size, 4, {}))
+    network = network_of(settings, lambda size: registry.make_cell(cell, size, 4, {}))
+    return LanguageModel().model({"vocabulary": Vocabulary.build(["abc"]).to_json()}, network)
 
 
 def test_a_name_is_for_all_layers_and_may_be_for_one():
@@ -306,14 +309,14 @@ def test_a_run_has_its_ablation_on_record_and_is_rebuilt_with_it(noog, folder):
     weights = noog.params()["cell"]
     assert (weights["0"]["output"]["b"] == 0).all()  # as it began: its gradient is zero
     assert (weights["0"]["input"]["b"] != 0).any()
-    assert evaluate(noog, (), "replace").model.loss == pytest.approx(
+    assert evaluate(noog).assessment.scores[0].metrics["loss"] == pytest.approx(
         noog.model.evaluate(noog.params(), held_out(noog, folder)), rel=1e-6
     )
 
 
 def held_out(run, folder):
-    tokens = run.vocabulary.encode((folder / f"{run.name}.txt").read_text())
-    return tokens[-run.manifest["data"]["held_out"] :]
+    tokens = run.language.vocabulary.encode((folder / f"{run.name}.txt").read_text())
+    return tokens[-run.manifest["data"]["valid"] :]
 
 
 def test_the_session_says_what_is_ablated(folder, runs):

@@ -271,7 +271,7 @@ def test_a_text_in_two_parts_is_the_text_in_one(call, folder, options, first):
     seed = [] if "--greedy" in options else ["--seed", "5"]
     whole, _, _ = call(*options, *seed, length=900)
     begun, said, _ = call(*options, *seed, "--save-state", "s.safetensors", length=first)
-    read = len(Run(folder / "runs" / "hamlet").opening) + first
+    read = len(Run(folder / "runs" / "hamlet").language.opening) + first
     assert said.endswith(f"The state after {read} symbols is in s.safetensors.\n")
     rest, said, code = call(*options, "--load-state", "s.safetensors", length=900 - first)
     assert code == 0
@@ -312,7 +312,7 @@ def test_what_the_file_holds(call, folder):
     tree, notes = checkpoint.load("s")
     assert [leaf.shape for leaf in trees.leaves(tree["carry"])] == [(1, 12), (1, 12)]
     assert (notes["run"], notes["cell"], notes["drawn"]) == ("hamlet", "lstm", 30)
-    assert notes["symbols"] - 30 == len(Run(folder / "runs" / "hamlet").opening)
+    assert notes["symbols"] - 30 == len(Run(folder / "runs" / "hamlet").language.opening)
 
 
 def test_a_state_of_other_weights_is_noted(call):

@@ -1,4 +1,4 @@
-"""Contests and comparisons: sizes that match, curves over seeds, what is fair, and who is said to be best."""
+"""Plans and comparisons: sizes that match, curves over seeds, what is fair, and who is said to be best."""
 
 import math
 from dataclasses import replace
@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rnn_lab.language.evaluation import trained_on
 from tiny_runs import TEXT, train
 
 from minigrad import trees
 from rnn_lab.comparison import comparison
-from rnn_lab.comparison.comparison import Contestant, compare, group, look, over_seeds, read, verdict
-from rnn_lab.comparison.plan import contest, match_size
+from rnn_lab.comparison.comparison import Contestant, compare, group, inspected, over_seeds, read, verdict
+from rnn_lab.comparison.plan import match_size, plan
 from rnn_lab.comparison.statistics import welch
-from rnn_lab.runs import Run, build_model
+from rnn_lab.runs import Run, network_of
 from rnn_lab.subject import of_run
 from rnn_plugins import registry
-from rnn_plugins.data.builtin import HELLO
 from rnn_plugins.errors import UserError
 from rnn_plugins.inspect.operations import operations
 from rnn_plugins.reports.report import Look, to_json
+from rnn_plugins.tasks.language_model import LanguageModel
+from rnn_plugins.tasks.task import Metric, Task
 
-SYMBOLS = len(set(HELLO))
+FACTS = LanguageModel().read(("builtin:hello",)).facts
 CELLS = [entry.name for entry in registry.entries("cells")]
 
 
@@ -58,11 +58,21 @@ def quantities(page, label):
     return {quantity.key: quantity.value for quantity in page.quantities[label]}
 
 
-def scored(**losses):
-    """Contestants of whom only the losses in bits a character are known."""
+class Accurate(LanguageModel):
+    """A task whose metric is the better the higher it is."""
+
+    metrics = {"accuracy": Metric("", "max"), "share": Metric("%", "max", digits=1)}
+
+
+def scored(metric="bits_per_character", task=LanguageModel, guessing=6.0, **values):
+    """Contestants of whom only a metric is known."""
+    run = SimpleNamespace(task=task)
     return [
-        Contestant(label, tuple(SimpleNamespace(bits=bits, guessing=6.0, held_out=True) for bits in each))
-        for label, each in losses.items()
+        Contestant(
+            label,
+            tuple(SimpleNamespace(run=run, metric=metric, value=v, guessing=guessing, held_out=True) for v in each),
+        )
+        for label, each in values.items()
     ]
 
 
@@ -108,7 +118,7 @@ def test_where_guessing_is_better_nobody_is_the_best():
         "a lower --learning-rate where the loss is far above that.",
     )
     assert verdict(scored(rnn=[8.1], gru=[6.0])) == verdict(scored(rnn=[8.1, 8.0], gru=[6.0, 6.1]))
-    assert verdict(scored(rnn=[8.1, 8.0], gru=[5.0, 5.1]))[0] == "gru is the best, with 5.050 bits a character."
+    assert verdict(scored(rnn=[8.1, 8.0], gru=[5.0, 5.1]))[0] == "gru is the best, with 5.050 bits per character."
 
 
 def test_a_measure_that_does_not_grow_is_told():
@@ -120,9 +130,8 @@ def test_a_measure_that_does_not_grow_is_told():
 
 
 def measured(settings, match):
-    model = build_model(
-        settings, SYMBOLS, lambda size: registry.make_cell(settings.cell, size, settings.hidden_size, {})
-    )
+    network = network_of(settings, lambda size: registry.make_cell(settings.cell, size, settings.hidden_size, {}))
+    model = LanguageModel().model(FACTS, network)
     return operations(model.work()) if match == "flops" else trees.count(model.init_params(np.random.default_rng(0)))
 
 
@@ -130,7 +139,7 @@ def measured(settings, match):
 @given(cells=st.permutations(CELLS).map(lambda cells: cells[:2]), size=st.integers(1, 40), layers=st.integers(1, 2))
 def test_every_cell_gets_the_size_that_comes_closest_to_the_first(match, cells, size, layers):
     given = {"files": ("builtin:hello",), "hidden_size": size, "num_layers": layers, "seed": 0}
-    planned = contest(cells, given, match)
+    planned = plan(cells, given, match)
     first, other = planned.settings.values()
     assert first.hidden_size == size
     goal = measured(first, match)
@@ -167,7 +176,7 @@ def test_a_cell_that_refuses_sizes_gets_that_which_comes_closest_of_those_that_i
     path = tmp_path / "choosy.py"
     path.write_text(CHOOSY)
     given = {"files": ("builtin:hello",), "hidden_size": size, "num_layers": layers, "seed": 0}
-    planned = contest(["gru", f"{path}:{options}"], given, match)
+    planned = plan(["gru", f"{path}:{options}"], given, match)
     first, other = planned.settings.values()
     assert first.hidden_size == size
     name, _, value = options.partition("=")
@@ -185,33 +194,33 @@ def test_a_cell_that_takes_no_size_says_why(tmp_path):
     given = {"files": ("builtin:hello",), "hidden_size": 70, "seed": 0}
     for cells in (["gru", f"{path}:kind=none"], [str(path), "gru"]):
         with pytest.raises(UserError) as raised:
-            contest(cells, given)
+            plan(cells, given)
         assert str(raised.value) == "hidden_size 70 is no multiple of heads 4"
 
 
-def test_a_contest_says_what_it_chose():
+def test_a_plan_says_what_it_chose():
     given = {"files": ("builtin:hello",), "hidden_size": 16, "seed": 7}
-    planned = contest(["rnn", "lstm:forget_bias=2"], given, "params", 2)
+    planned = plan(["rnn", "lstm:forget_bias=2"], given, "params", 2)
     assert planned.seeds == (7, 8)
     assert planned.about == ("rnn: 1 x 16, 437 parameters", "lstm:forget_bias=2: 1 x 7, 404 parameters")
     assert planned.settings["lstm:forget_bias=2"].cell_option == {"forget_bias": "2"}
     given["hidden_size"] = 4
-    (_, line) = contest(["rnn", "gru"], given, "flops").about
-    assert line == "gru: 1 x 2, 63 parameters, 77 operations a symbol"
-    assert [s.hidden_size for s in contest(["rnn", "gru"], given, "none").settings.values()] == [4, 4]
+    (_, line) = plan(["rnn", "gru"], given, "flops").about
+    assert line == "gru: 1 x 2, 63 parameters, 77 operations per step"
+    assert [s.hidden_size for s in plan(["rnn", "gru"], given, "none").settings.values()] == [4, 4]
 
 
 def test_each_cell_has_its_own_learning_rate_unless_one_is_given():
     given = {"files": ("builtin:hello",), "seed": 1}
-    assert {s.learning_rate for s in contest(["rnn", "lstm"], given).settings.values()} == {None}
+    assert {s.learning_rate for s in plan(["rnn", "lstm"], given).settings.values()} == {None}
     given["learning_rate"] = 0.5
-    assert {s.learning_rate for s in contest(["rnn", "lstm"], given).settings.values()} == {0.5}
+    assert {s.learning_rate for s in plan(["rnn", "lstm"], given).settings.values()} == {0.5}
 
 
 def test_an_embedding_does_not_follow_the_hidden_size(tmp_path):
     text = tmp_path / "many.txt"
     text.write_text("".join(map(chr, range(0x4E00, 0x4F00))) + "ab" * 500)
-    planned = contest(["rnn", "lstm"], {"files": (str(text),), "hidden_size": 20, "seed": 1})
+    planned = plan(["rnn", "lstm"], {"files": (str(text),), "hidden_size": 20, "seed": 1})
     assert [settings.embedding_size for settings in planned.settings.values()] == [20, 20]
 
 
@@ -219,7 +228,7 @@ def test_a_run_has_ten_validations_or_more_and_a_timed_one_does_not_need_its_len
     given = {"files": ("builtin:hello",), "seed": 1, "hidden_size": 8}
 
     def first(given, match="params"):
-        return next(iter(contest(["rnn", "gru"], given, match, 1).settings.values()))
+        return next(iter(plan(["rnn", "gru"], given, match, 1).settings.values()))
 
     assert first(given | {"steps": 200}).valid_every == 20
     assert first(given | {"steps": 5}).valid_every == 1
@@ -241,7 +250,7 @@ def test_a_run_has_ten_validations_or_more_and_a_timed_one_does_not_need_its_len
             {"files": ("-",)},
             "params",
             1,
-            "a pipe can be read only once, and each run reads the text: save it to a file first",
+            "a pipe can be read only once, and each run reads the data: save them to a file first",
         ),
         (
             ["rnn", "gru"],
@@ -253,9 +262,9 @@ def test_a_run_has_ten_validations_or_more_and_a_timed_one_does_not_need_its_len
         ),
     ],
 )
-def test_what_no_contest_can_be_made_of(cells, given, match, seeds, said):
+def test_what_no_plan_can_be_made_of(cells, given, match, seeds, said):
     with pytest.raises(UserError) as raised:
-        contest(cells, given, match, seeds)
+        plan(cells, given, match, seeds)
     assert str(raised.value) == said
 
 
@@ -269,7 +278,7 @@ def test_operations_of_a_step_that_is_no_graph_cannot_be_matched(tmp_path):
     )
     cells = [f"{file}:Odd", "rnn"]
     with pytest.raises(UserError) as raised:
-        contest(cells, {"files": ("builtin:hello",), "seed": 1}, "flops")
+        plan(cells, {"files": ("builtin:hello",), "seed": 1}, "flops")
     assert str(raised.value) == (
         f"the operations of {cells[0]} cannot be counted, because it decides by the value of a tensor (if, while, "
         "bool, float, int or item): --match params"
@@ -291,7 +300,7 @@ def carried_out(planned):
 def test_cells_take_turns_with_the_same_seeds_and_batches(tmp_path, monkeypatch):
     monkeypatch.setenv("RNN_RUNS", str(tmp_path / "runs"))
     given = {"files": ("builtin:hello",), "hidden_size": 4, "steps": 3, "seed": 5, "seq_length": 3, "batch_size": 1}
-    planned = contest(["rnn", "gru:reset=after"], given, "none", 2)
+    planned = plan(["rnn", "gru:reset=after"], given, "none", 2)
     done = carried_out(planned)
     assert [(label, run.name) for label, run in done] == [
         ("rnn", "rnn-hello-s5"),
@@ -309,7 +318,7 @@ def test_cells_take_turns_with_the_same_seeds_and_batches(tmp_path, monkeypatch)
 def test_equal_time_is_that_of_the_first_run(tmp_path, monkeypatch):
     monkeypatch.setenv("RNN_RUNS", str(tmp_path / "runs"))
     given = {"files": ("builtin:hello",), "hidden_size": 4, "steps": 40, "seed": 5, "seq_length": 3, "batch_size": 1}
-    (_, first), *others = carried_out(contest(["rnn", "gru"], given, "seconds", 2))
+    (_, first), *others = carried_out(plan(["rnn", "gru"], given, "seconds", 2))
     seconds = list(first.records())[-1]["seconds"]
     assert first.manifest["outcome"] == "finished"
     assert [run.settings.max_time for _, run in others] == [seconds] * 3
@@ -323,9 +332,9 @@ def test_a_run_is_read_as_its_files_say(run):
     hamlet = run("hamlet")
     trial = read(hamlet)
     records = list(hamlet.records())
-    assert trial.loss == min(record["valid_loss"] for record in records if "valid_loss" in record)
+    assert trial.metrics["loss"] == min(record["valid_loss"] for record in records if "valid_loss" in record)
     assert (trial.steps, trial.held_out) == (30, True)
-    assert trial.characters == 30 * 16 * 4  # steps of 16 symbols in 4 lanes
+    assert trial.seen == 30 * 16 * 4  # steps of 16 symbols in 4 lanes
     assert trial.seconds == records[-1]["seconds"]
     assert trial.speed == np.median([record["units_per_second"] for record in records])
     assert trial.curve[0].tolist() == [10 * 64, 20 * 64, 30 * 64]
@@ -335,18 +344,19 @@ def test_a_run_is_read_as_its_files_say(run):
 
 def test_words_are_counted_in_characters(run):
     words = run("words")
-    training, held_out = trained_on(words)[0]
-    read_in_training, predicted = (len(words.vocabulary.decode(t[1:])) / len(t[1:]) for t in (training, held_out))
+    data, _ = words.data()
+    decode = words.language.vocabulary.decode
+    read_in_training, predicted = (len(decode(t[1:])) / len(t[1:]) for t in (data.train, data.valid))
     assert read_in_training != predicted > 2
     trial = read(words)
-    assert trial.characters == pytest.approx(30 * 16 * 4 * read_in_training)
-    assert trial.bits == pytest.approx(trial.loss / math.log(2) / predicted)
+    assert trial.seen == pytest.approx(30 * 16 * 4 * read_in_training)
+    assert trial.value == pytest.approx(trial.metrics["loss"] / math.log(2) / predicted)
 
 
 def test_without_held_out_text_it_is_the_training_loss(run):
     hello = read(run("hello"))
     assert not hello.held_out
-    assert hello.characters == 30 * 4
+    assert hello.seen == 30 * 4
     assert hello.curve[2, -1] == pytest.approx(list(run("hello").records())[-1]["train_loss"] / math.log(2))
 
 
@@ -358,7 +368,7 @@ def test_the_lag_is_that_of_the_flow_report_for_the_state_that_reaches_farthest(
     lags = [q.value for q in findings.quantities if q.key.startswith("one_percent_lag")]
     assert len(lags) == 2  # h and c
     expected = math.inf if None in lags else max(lags)
-    assert look(read(run("hamlet"))).reach == pytest.approx(expected)
+    assert inspected(read(run("hamlet"))).reach == pytest.approx(expected)
 
 
 def test_a_run_that_ended_with_its_time_is_measured_there(folder, run, monkeypatch):
@@ -368,13 +378,13 @@ def test_a_run_that_ended_with_its_time_is_measured_there(folder, run, monkeypat
     loss = ended.model.evaluate(ended.last()[0]["params"], subject.examples)
     assert (trial.steps, trial.curve.shape) == (14, (3, 2))
     assert trial.curve[:, 1].tolist() == [14 * 64, trial.seconds, pytest.approx(loss / math.log(2))]
-    assert trial.loss == ended.manifest["best"]["loss"] == pytest.approx(loss)
+    assert trial.metrics["loss"] == ended.manifest["best"]["metrics"]["loss"] == pytest.approx(loss)
     assert trial.curve[2, 0] > trial.curve[2, 1]
     page = compare({"ended": [ended], "hamlet": [run("hamlet")]})
-    assert quantities(page, "ended")["loss"] == trial.loss
+    assert quantities(page, "ended")["loss"] == trial.metrics["loss"]
     assert [quantity.definition for quantity in page.quantities["ended"]][:2] == [
-        "The loss of the weights that are kept as the best, on held-out text, of one run.",
-        "The loss of the weights that are kept as the best, on held-out text, per character of the text, of one run.",
+        "That of the best weights, on held-out data, of one run.",
+        "That of the best weights, on held-out data, of one run.",
     ]
     assert page.notices == ()
 
@@ -382,17 +392,17 @@ def test_a_run_that_ended_with_its_time_is_measured_there(folder, run, monkeypat
 def test_a_run_whose_text_is_gone_is_compared_by_its_records(folder, run):
     lost = train(folder, TEXT, "lost")
     folder.joinpath("lost.txt").unlink()
-    trial = look(read(lost))
+    trial = inspected(read(lost))
     assert trial.reach is trial.structure is None
     (notice,) = trial.notices
-    assert notice.startswith("lost: its weights were not looked at, because ")
+    assert notice.startswith("lost: its weights were not inspected, because ")
     assert "lost.txt" in notice
 
 
 def test_brackets_are_judged_where_text_and_writing_have_them(folder, run):
     brackets = train(folder, "(ab) [cd] " * 200, "brackets", steps=60, hidden_size=20, learning_rate=0.02)
-    assert look(read(brackets)).structure > 0.9
-    assert look(read(run("hamlet"))).structure is None
+    assert inspected(read(brackets)).structure > 0.9
+    assert inspected(read(run("hamlet"))).structure is None
 
 
 # Curves ---------------------------------------------------------------------------------------------------------
@@ -437,8 +447,8 @@ def test_a_comparison_has_every_number_of_its_runs(run):
     page = compare(group([run(name) for name in ("pair-1", "pair-2", "hamlet")]))
     assert page.subjects == ("gru", "hamlet")
     pair, hamlet = (quantities(page, label) for label in page.subjects)
-    bits = [read(run(name)).bits for name in ("pair-1", "pair-2")]
-    assert pair["bits"] == pytest.approx(np.mean(bits))
+    bits = [read(run(name)).value for name in ("pair-1", "pair-2")]
+    assert pair["bits_per_character"] == pytest.approx(np.mean(bits))
     assert pair["deviation"] == pytest.approx(np.std(bits, ddof=1))
     assert pair["range"] == f"{min(bits):.3f} to {max(bits):.3f}"
     assert (pair["seeds"], hamlet["seeds"], hamlet["deviation"], hamlet["range"]) == (2, 1, None, None)
@@ -462,17 +472,17 @@ def test_a_comparison_has_every_number_of_its_runs(run):
     ("names", "notices", "fair"),
     [
         (("hamlet", "pair-1"), [], True),
-        (("hamlet", "loud"), ["the runs were not trained on the same text ({0}/hamlet.txt; {0}/loud.txt)"], False),
+        (("hamlet", "loud"), ["the runs were not trained on the same data ({0}/hamlet.txt; {0}/loud.txt)"], False),
         (
             ("hamlet", "words"),
-            ["the runs read symbols of different kinds, which only bits a character make comparable"],
+            ["the runs read symbols of different kinds, which only bits per character make comparable"],
             True,
         ),
         (
             ("hamlet", "hello"),
             [
-                "the runs were not trained on the same text ({0}/hamlet.txt; {0}/hello.txt)",
-                "not all runs were measured on held-out text: hello",
+                "the runs were not trained on the same data ({0}/hamlet.txt; {0}/hello.txt)",
+                "not all runs were measured on held-out data: hello",
             ],
             False,
         ),
@@ -499,10 +509,10 @@ def test_different_shares_held_out_are_not_fair(folder, run):
 def test_training_losses_are_called_so_and_get_no_verdict(folder, run):
     other = train(folder, "hello", "hello2", seq_length=4, batch_size=1, cell="rnn")
     page = compare(group([run("hello"), other]))
-    assert page.notices[0] == "nothing is held out: the losses are those of the text that was trained on"
+    assert page.notices[0] == "nothing is held out: the losses are those of the training data"
     assert page.verdict[""] == (
-        "No verdict, because nothing was held out: a low loss on the text that was trained on can be learnt by heart. "
-        "Give a longer text, or a larger --valid-fraction.",
+        "No verdict, because nothing was held out: a low loss on the training data can be learnt by heart. Give "
+        "more data, or a larger --valid-fraction.",
     )
 
 
@@ -521,7 +531,7 @@ def test_runs_that_say_nothing_are_told_and_the_others_compared(folder, run):
     rate = diverged.settings.learning_rate
     assert page.failed == {
         "a": f"the run 'diverged' diverged at step 7, with the learning rate {rate:g}: rnn rerun diverged tells why",
-        "b": "the run 'young' has measured no loss yet: train it longer",
+        "b": "the run 'young' was not validated yet: train it longer",
     }
     assert page.subjects == ("c", "a", "b")
     assert page.verdict[""] == ()
@@ -530,7 +540,7 @@ def test_runs_that_say_nothing_are_told_and_the_others_compared(folder, run):
     assert page.notices == (
         f"the run 'diverged' diverged at step 7, with the learning rate {rate:g}: rnn rerun diverged tells why",
     )
-    with pytest.raises(UserError, match="has measured no loss yet"):
+    with pytest.raises(UserError, match="was not validated yet"):
         compare({"b": [Run(young.path)]})
 
 
@@ -546,20 +556,20 @@ def test_a_run_that_has_not_come_to_its_end_is_told(folder, run, outcome, words)
 
 def test_the_best_is_named_with_what_it_is_ahead():
     assert verdict(scored(rnn=[3.0, 3.01, 2.99], gru=[2.0, 2.01, 1.99])) == (
-        "gru is the best, with 2.000 bits a character.",
+        "gru is the best, with 2.000 bits per character.",
         "rnn is 1.000 behind gru (p < 0.0001).",
     )
 
 
 def test_ties_are_called_ties():
     assert verdict(scored(rnn=[3.0, 3.01, 2.99], gru=[2.0, 2.02, 1.98], lstm=[2.01, 2.03, 1.99])) == (
-        "gru and lstm are tied: 2.000 to 2.010 bits a character, which is within the spread.",
+        "gru and lstm are tied: 2.000 to 2.010 bits per character, which is within the spread.",
         "rnn is 1.000 behind gru (p < 0.0001).",
         "More seeds would show smaller differences.",
     )
     assert verdict(scored(a=[3.09, 3.1, 3.11], b=[3.1, 3.11, 3.12], c=[0.99, 1.0, 1.01])) == (
-        "c is the best, with 1.000 bits a character.",
-        "a and b are tied, 2.100 behind c (p < 0.0001): 3.100 to 3.110 bits a character, which is within the spread.",
+        "c is the best, with 1.000 bits per character.",
+        "a and b are tied, 2.100 behind c (p < 0.0001): 3.100 to 3.110 bits per character, which is within the spread.",
         "More seeds would show smaller differences.",
     )
 
@@ -570,23 +580,52 @@ def test_ties_of_losses_that_do_not_overlap_are_for_want_of_seeds():
     assert 0.01 < chance < 0.05  # so that it is a tie in three, and none in two
     assert verdict(scored(**losses))[0].startswith("gru is the best")
     assert verdict(scored(**losses, lstm=[9.0, 9.2]))[0] == (
-        f"gru and rnn are tied: 4.018 to 4.182 bits a character, which 2 seeds cannot tell apart (p = {chance:.2g}, "
+        f"gru and rnn are tied: 4.018 to 4.182 bits per character, which 2 seeds cannot tell apart (p = {chance:.2g}, "
         "not below 0.017)."
     )
     first, last = verdict(scored(rnn=[4.1, 4.2], gru=[4.0, 4.02, 4.05]))
-    assert first.startswith("gru and rnn are tied: 4.023 to 4.150 bits a character, which 2 and 3 seeds cannot tell")
+    assert first.startswith("gru and rnn are tied: 4.023 to 4.150 bits per character, which 2 and 3 seeds cannot tell")
     assert first.endswith("not below 0.05).")
     assert last == "More seeds would show smaller differences."
 
 
 def test_one_run_wins_nothing():
     assert verdict(scored(rnn=[3.0], gru=[2.0])) == (
-        "The lowest loss is that of gru, 2.000 bits a character.",
+        "The lowest loss is that of gru, 2.000 bits per character.",
         "That is no verdict: rnn and gru have only one run, so the difference cannot be told from chance. Runs with "
         "other seeds tell more.",
     )
     assert verdict(scored(rnn=[3.0], gru=[2.0, 2.1]))[1].startswith("That is no verdict: rnn has only one run, so")
 
 
-def test_one_contestant_is_no_contest():
+def test_one_contestant_gets_no_verdict():
     assert verdict(scored(rnn=[3.0, 3.1])) == ()
+
+
+def test_where_more_is_better_the_highest_is_the_best():
+    def said(**values):
+        return verdict(scored("accuracy", Accurate, None, **values))
+
+    assert said(rnn=[0.6, 0.61, 0.59], gru=[0.9, 0.91, 0.89]) == (
+        "gru is the best, with 0.900 accuracy.",
+        "rnn is 0.300 behind gru (p < 0.0001).",
+    )
+    assert said(rnn=[0.6, 0.61, 0.59], gru=[0.9, 0.92, 0.88], lstm=[0.89, 0.91, 0.87]) == (
+        "gru and lstm are tied: 0.900 to 0.890 accuracy, which is within the spread.",
+        "rnn is 0.300 behind gru (p = 0.0002).",
+        "More seeds would show smaller differences.",
+    )
+    assert said(rnn=[0.6], gru=[0.9])[0] == "The highest accuracy is that of gru, 0.900."
+    first = said(rnn=[0.806, 0.83], gru=[0.964, 1.0], lstm=[0.2, 0.21])[0]
+    assert first.startswith("gru and rnn are tied: 0.982 to 0.818 accuracy, which 2 seeds cannot tell apart (p = ")
+
+
+def test_where_more_is_better_guessing_is_what_is_below():
+    def said(**values):
+        return verdict(scored("share", Accurate, 50.0, **values))
+
+    assert said(rnn=[49.0, 48.0], gru=[50.0, 49.9]) == (
+        "No verdict, because none has learnt anything: guessing reaches 50.0 %. Train longer, or with a lower "
+        "--learning-rate where the share is far below that.",
+    )
+    assert said(rnn=[49.0, 48.0], gru=[60.0, 60.1])[0] == "gru is the best, with 60.0 %."

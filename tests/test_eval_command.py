@@ -11,15 +11,17 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from rnn_lab.language.evaluation import Evaluation, Score, Sizes
 from tiny_runs import TEXT, train
 
 from minigrad import checkpoint, log_softmax
 from rnn_cli.main import rnn
-from rnn_lab.language import evaluation
+from rnn_lab.evaluation import Evaluation, evaluate
 from rnn_lab.paths import BEST
+from rnn_lab.runs import Run
 from rnn_plugins.errors import UserError
+from rnn_plugins.language import assessment
 from rnn_plugins.language.ngrams import NGram
+from rnn_plugins.tasks.task import Assessment, Score
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def call(folder, monkeypatch):
     """Runs ``rnn eval`` and gives exit code, standard output and standard error."""
     monkeypatch.setenv("RNN_RUNS", str(folder / "runs"))
     monkeypatch.setenv("RNN_LAB_CACHE", str(folder / "cache"))
-    monkeypatch.setattr(evaluation, "LEAST_COMPRESSED", 1)  # the texts here are short
+    monkeypatch.setattr(assessment, "LEAST_COMPRESSED", 1)  # the texts here are short
     monkeypatch.chdir(folder)
 
     def call(*args, stdin=None):
@@ -54,7 +56,7 @@ def scores_of(output):
 
 def model_loss(run, text):
     """Nats of each symbol but the first, one step after another."""
-    tokens = run.vocabulary.encode(text)
+    tokens = run.language.vocabulary.encode(text)
     carry, losses = run.model.init_carry(1), []
     for token, following in pairwise(tokens):
         carry, logits = run.model.step(run.params(), carry, np.array([token]))
@@ -66,16 +68,16 @@ def test_without_a_file_the_held_out_end_is_scored(call, folder):
     code, output, said = call("--json")
     assert (code, said) == (0, "")
     record, scores = scores_of(output)
-    run = evaluation.Run(folder / "runs" / "hamlet")
+    run = Run(folder / "runs" / "hamlet")
     border = len(TEXT) - len(TEXT) // 10
     held_out, trained_on = TEXT[border:], TEXT[:border]
     assert record["text"] == f"the held-out last 10 % of {folder / 'hamlet.txt'}"
     assert record["symbols"] == record["characters"] == record["bytes"] == len(held_out) - 1
     assert record["words"] == 0
     assert scores["hamlet"]["loss"] == pytest.approx(model_loss(run, held_out), abs=1e-5)
-    encode = run.vocabulary.encode
+    encode = run.language.vocabulary.encode
     for order in range(1, 7):
-        model = NGram(order, len(run.vocabulary)).fit(encode(trained_on))
+        model = NGram(order, len(run.language.vocabulary)).fit(encode(trained_on))
         same = model.cross_entropies(encode(held_out)[1:], context=encode(held_out)[:1])[-1]
         assert scores[f"{order}-gram"]["loss"] == pytest.approx(same)
     new = held_out[1:].encode()
@@ -103,8 +105,8 @@ def test_the_table_has_the_best_first_and_says_it_in_words(call):
         "the model", "bz2", "xz", "primed bz2", "primed xz", *(f"{n}-gram" for n in range(1, 7))
     }  # fmt: skip
     assert re.fullmatch(
-        r"The \d-gram beats the model by \d\.\d\d nats a character: it has learnt less than counting does\. "
-        r"Primed (xz|bz2) beats the model by \d\.\d\d bits a byte\.",
+        r"The \d-gram beats the model by \d\.\d\d nats per character: it has learnt less than counting does\. "
+        r"Primed (xz|bz2) beats the model by \d\.\d\d bits per byte\.",
         " ".join(lines[15:]),
     )
 
@@ -117,7 +119,7 @@ def test_a_file_is_scored_by_the_newest_run_or_the_one_named(call, folder):
     assert json.loads(named)["text"] == "other.txt"
     assert json.loads(other)["run"] == "bytes"
     text = folder.joinpath("other.txt").read_text().replace("?", " ")
-    run = evaluation.Run(folder / "runs" / "hamlet")
+    run = Run(folder / "runs" / "hamlet")
     assert scores_of(named)[1]["hamlet"]["loss"] == pytest.approx(model_loss(run, text), abs=1e-5)
 
 
@@ -149,22 +151,23 @@ def test_the_training_text_itself_is_noted(call):
     code, _, said = call("hamlet", "hamlet.txt")
     assert code == 0
     assert said == (
-        "Note: This is the whole text that the run was trained on, so the figures say how well it is remembered; "
-        "rnn eval hamlet scores the held-out end of it alone.\n"
+        "Note: These are all the data that the run was trained on, so the numbers say how well they are remembered; "
+        "rnn eval hamlet scores the held-out ones alone.\n"
     )
 
 
 def test_a_part_of_the_training_text_is_noted_and_nothing_held_out_is_promised(call, folder):
     folder.joinpath("part.txt").write_text(TEXT[10:300])
     stands = (
-        "Note: This text stands in the one that the run was trained on, so the figures say how well it is remembered"
+        "Note: These examples are among those that the run was trained on, so the numbers say how well they are "
+        "remembered"
     )
-    assert call("hamlet", "part.txt")[2] == f"{stands}; rnn eval hamlet scores the held-out end of it alone.\n"
+    assert call("hamlet", "part.txt")[2] == f"{stands}; rnn eval hamlet scores the held-out ones alone.\n"
     assert "remembered" not in call("hamlet", "other.txt")[2]
     train(folder, TEXT[:-1], "whole", steps=1, valid_fraction=0.0)
     assert call("whole", "part.txt")[2] == f"{stands}.\n"
-    assert call("whole", "whole.txt")[2].endswith("trained on, so the figures say how well it is remembered.\n")
-    assert call("whole")[2] == "Error: the run 'whole' held nothing of its text out; give a FILE to evaluate on\n"
+    assert call("whole", "whole.txt")[2].endswith("trained on, so the numbers say how well they are remembered.\n")
+    assert call("whole")[2] == "Error: the run 'whole' held nothing of its data out; give a FILE to evaluate on\n"
 
 
 def test_words_have_a_perplexity_of_their_own(call):
@@ -194,17 +197,17 @@ def test_bytes_are_fewer_than_characters(call):
 def test_a_training_text_that_is_gone_or_has_changed(call, folder):
     train(folder, TEXT, "moved", steps=1)
     folder.joinpath("moved.txt").write_text(TEXT[::-1])
-    why = f"the text of the run 'moved' is not what it was: {folder / 'moved.txt'} has changed since"
+    why = f"the data of the run 'moved' are not what they were: {folder / 'moved.txt'} has changed since"
     code, output, said = call("moved", "other.txt", "--unknown", "skip", "--json")
     assert code == 0
-    assert said.splitlines()[-1] == f"Note: {why[0].upper()}{why[1:]}; so there are no n-grams to compare with."
+    assert said.splitlines()[-1] == f"Note: {why[0].upper()}{why[1:]}; so there are no baselines of it to compare with."
     record, scores = scores_of(output)
     assert list(scores) == ["moved", "bz2", "xz"]
     assert len(record["verdict"]) == 1
     assert call("moved") == (2, "", f"Error: {why}; give a FILE to evaluate on\n")
     folder.joinpath("moved.txt").unlink()
     assert call("moved")[2].startswith(
-        f"Error: the text of the run 'moved' is not what it was: there is no file or folder '{folder / 'moved.txt'}'"
+        f"Error: the data of the run 'moved' are not what they were: there is no file or folder '{folder / 'moved.txt'}'"
     )
 
 
@@ -216,7 +219,8 @@ def test_a_text_that_came_through_standard_input(call, folder, monkeypatch):
     assert call("piped") == (
         2,
         "",
-        "Error: the text of the run 'piped' came through a pipe and is kept nowhere; give a FILE to evaluate on\n",
+        "Error: the data of the run 'piped' are not what they were: they came through a pipe and are kept nowhere; give a "
+        "FILE to evaluate on\n",
     )
 
 
@@ -228,7 +232,7 @@ def test_a_text_that_came_through_standard_input(call, folder, monkeypatch):
         (["hamlett", "other.txt"], "there is no run called 'hamlett' in {runs}. Did you mean 'hamlet'?"),
         (["hamlet", "gone.txt"], "there is no file or folder 'gone.txt'; "),
         (["one.txt"], "one.txt has only one character; it takes two, since the first is read and not predicted"),
-        (["all"], "the run 'all' held nothing of its text out; give a FILE to evaluate on"),
+        (["all"], "the run 'all' held nothing of its data out; give a FILE to evaluate on"),
     ],
 )
 def test_mistakes_are_sentences(call, folder, args, message):
@@ -252,7 +256,7 @@ def test_weights_that_are_no_numbers(call, folder):
 
 
 def test_a_short_text_is_not_compared_with_compressors(monkeypatch, call):
-    monkeypatch.setattr(evaluation, "LEAST_COMPRESSED", 210)
+    monkeypatch.setattr(assessment, "LEAST_COMPRESSED", 210)
     _, output, said = call("other.txt", "--unknown", "skip")
     assert "Note: 199 bytes are too few to compare with compressors, whose own headers weigh more than that.\n" in said
     assert "5-gram" in output
@@ -260,11 +264,11 @@ def test_a_short_text_is_not_compared_with_compressors(monkeypatch, call):
 
 
 def test_a_long_training_text_is_counted_in_part(folder, monkeypatch, call):
-    monkeypatch.setattr(evaluation, "MOST_COUNTED", 200)
+    monkeypatch.setattr(assessment, "MOST_COUNTED", 200)
     _, output, said = call("--json")
     assert said == "Note: The n-grams are counted on the last 200 symbols of the training text.\n"
     border = len(TEXT) - len(TEXT) // 10
-    encode = evaluation.Run(folder / "runs" / "hamlet").vocabulary.encode
+    encode = Run(folder / "runs" / "hamlet").language.vocabulary.encode
     counted = NGram(2, int(encode(TEXT).max()) + 1).fit(encode(TEXT[border - 200 : border]))
     held_out = encode(TEXT[border:])
     expected = counted.cross_entropies(held_out[1:], held_out[:1])[-1]
@@ -272,18 +276,18 @@ def test_a_long_training_text_is_counted_in_part(folder, monkeypatch, call):
 
 
 def score(name, kind, loss):
-    return Score(name, kind, loss, math.exp(loss), loss / math.log(2), loss / math.log(2), None)
+    return Score(name, kind, {"loss": loss, "bits_per_byte": loss / math.log(2)})
 
 
 @pytest.mark.parametrize(
     ("loss", "expected"),
     [
-        (1.5, ["The model beats the 5-gram, the best of the n-grams, by 0.17 nats a character.",
-               "The model beats primed bz2 by 0.72 bits a byte."]),
+        (1.5, ["The model beats the 5-gram, the best of the n-grams, by 0.17 nats per character.",
+               "The model beats primed bz2 by 0.72 bits per byte."]),
         (1.672, ["The model is level with the 5-gram: it has learnt as much as counting does.",
-                 "The model beats primed bz2 by 0.47 bits a byte."]),
-        (2.1, ["The 5-gram beats the model by 0.43 nats a character: it has learnt less than counting does.",
-               "Primed bz2 beats the model by 0.14 bits a byte."]),
+                 "The model beats primed bz2 by 0.47 bits per byte."]),
+        (2.1, ["The 5-gram beats the model by 0.43 nats per character: it has learnt less than counting does.",
+               "Primed bz2 beats the model by 0.14 bits per byte."]),
     ],
 )  # fmt: skip
 def test_the_comparison_in_words(loss, expected):
@@ -295,13 +299,12 @@ def test_the_comparison_in_words(loss, expected):
         score("bz2", "compressor", 2.5),
         score("primed bz2", "compressor", 2.0),
     )
-    assert Evaluation("run", "a text", "char", Sizes(9, 9, 9, 0), scores, ()).verdict() == expected
+    assert assessment.verdict(scores, "character", 0.0, "char") == expected
 
 
 def test_a_perplexity_beyond_all_numbers_is_null_in_json():
-    text = Evaluation("run", "a text", "char", Sizes(1, 1, 1, 0), (score("run", "model", 3.0),), ())
-    huge = text.scores[0]._replace(perplexity=math.inf)
-    record = Evaluation("run", "a text", "char", text.sizes, (huge,), ()).to_json()
+    huge = Score("run", "model", {"loss": 800.0, "perplexity": math.inf})
+    record = Evaluation("run", "a text", Assessment((huge,), {}, 1, "characters"), ()).to_json()
     assert record["scores"][0]["perplexity"] is None
     assert record["verdict"] == []
 
@@ -331,5 +334,5 @@ def test_a_recorded_text_is_read_to_its_recorded_end_and_no_pipe_is_waited_for(t
         source.symlink_to("/dev/zero")
     what = f"has more than the {len(TEXT):,} bytes that it had" if change == "longer" else f"is {change}"
     with pytest.raises(UserError) as caught:
-        evaluation.evaluate(run)
-    assert str(caught.value).startswith(f"the text of the run 'endless' is not what it was: {str(source)!r} {what}")
+        evaluate(run)
+    assert str(caught.value).startswith(f"the data of the run 'endless' are not what they were: {str(source)!r} {what}")

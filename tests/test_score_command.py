@@ -53,7 +53,7 @@ def by_hand(run, tokens):
         carry, logits = run.model.step(run.params(), carry, np.array([token]))
         scores = log_softmax(logits.astype(np.float64))[0]
         bits.append(-scores[following] / math.log(2))
-        likeliest.append((run.vocabulary.symbols[scores.argmax()], math.exp(scores.max())))
+        likeliest.append((run.language.vocabulary.symbols[scores.argmax()], math.exp(scores.max())))
     return bits, likeliest
 
 
@@ -64,8 +64,8 @@ def test_every_symbol_has_its_bits(call, folder, name, monkeypatch):
     assert code == 0
     record = json.loads(output)
     run = Run(folder / "runs" / name)
-    tokens = run.vocabulary.encode(OTHER, "replace")
-    assert [entry["symbol"] for entry in record["symbols"]] == [run.vocabulary.symbols[token] for token in tokens]
+    tokens = run.language.vocabulary.encode(OTHER, "replace")
+    assert [entry["symbol"] for entry in record["symbols"]] == [run.language.vocabulary.symbols[token] for token in tokens]
     bits, likeliest = by_hand(run, tokens)
     found = [entry["bits"] for entry in record["symbols"]]
     assert found[0] is None
@@ -74,7 +74,7 @@ def test_every_symbol_has_its_bits(call, folder, name, monkeypatch):
     first = record["surprising_symbols"][0]
     place = int(np.argmax(bits))
     assert first["bits"] == pytest.approx(bits[place], abs=1e-5)
-    assert first["text"] == run.vocabulary.symbols[tokens[place + 1]]
+    assert first["text"] == run.language.vocabulary.symbols[tokens[place + 1]]
     assert first["expected"] == likeliest[place][0]
     assert first["confidence"] == pytest.approx(likeliest[place][1], abs=1e-5)
     assert [row["bits"] for row in record["surprising_symbols"]] == sorted(
@@ -137,7 +137,7 @@ def test_the_text_is_shown_with_a_digit_below_each_symbol(call, folder):
     assert lines[0] == "Surprise"
     assert lines[1] == "Which characters of other.txt does hamlet not expect?"
     at = lines.index("other.txt")
-    symbols = len(Run(folder / "runs" / "hamlet").vocabulary)
+    symbols = len(Run(folder / "runs" / "hamlet").language.vocabulary)
     assert lines[at + 1] == f"bits a character: 0 is 0, 9 is {math.log2(symbols):.4g}"
     assert lines[at + 2] == "not to be, or to bo ↵"
     digits = [

@@ -25,9 +25,7 @@ from rnn_plugins.inspect.operations import operations
 from rnn_plugins.reports.flow import REACHED, crossing, measure_flow, most_lags
 from rnn_plugins.reports.probe import Probe
 from rnn_plugins.reports.report import Chart, Curve, Page, Quantity, Table
-from rnn_plugins.reports.structure import CLASSES, ENOUGH, Outcomes, outcomes
-from rnn_plugins.reports.structure import write as written
-from rnn_plugins.reports.subject import Subject
+from rnn_plugins.reports.structure import closed_rightly
 from rnn_plugins.tasks.task import Metric
 
 Array: TypeAlias = NDArray[Any]
@@ -35,8 +33,8 @@ Array: TypeAlias = NDArray[Any]
 LAGS, POSITIONS = 100, 300
 """How far back, and at how many positions, gradients are measured."""
 
-WRITTEN, CHECKED = 20_000, 200_000
-"""How many characters a model writes, and how much of its text is searched for brackets and environments."""
+WRITTEN = 20_000
+"""How many characters a model writes, whose brackets and environments are counted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +140,7 @@ def inspected(trial: Trial) -> Trial:
     try:
         with blaming():
             subject = of_run(trial.run)
-            return replace(trial, reach=_reach(subject.probe), structure=_structure(subject))
+            return replace(trial, reach=_reach(subject.probe), structure=closed_rightly(subject, WRITTEN))
     except UserError as error:
         return replace(trial, notices=(f"{trial.run.name}: its weights were not inspected, because {error}",))
 
@@ -156,19 +154,6 @@ def _reach(probe: Probe) -> float | None:
     means = [flow.mean[place].tolist() for place in flow.real]
     found = [crossing(norms, REACHED) for norms in means if norms[0] > 0]
     return max((math.inf if lag is None else lag for lag in found), default=None)
-
-
-def _structure(subject: Subject) -> float | None:
-    """The share of what its writing opens that it closes rightly, where text and writing have enough of that."""
-    language = subject.language
-    if not language or _right(outcomes([language.vocabulary.decode(subject.learnt[:CHECKED])])) is None:
-        return None
-    return _right(outcomes(written(language, subject.params, subject.learnt, WRITTEN, 0)))
-
-
-def _right(found: Outcomes) -> float | None:
-    right = np.concatenate([found.right[name] for name in CLASSES])
-    return float(right.mean()) if len(right) >= ENOUGH else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -343,16 +328,18 @@ def verdict(contestants: Sequence[Contestant], unfair: Sequence[str] = ()) -> tu
         sign * trial.value >= sign * guess for trial, guess in zip(trials, guesses, strict=True)
     ):
         costs = min(guesses) if sign > 0 else max(guesses)
+        verb, far = ("costs", "above") if sign > 0 else ("reaches", "below")
         return (
-            f"No verdict, because none has learnt anything: guessing costs {_amount(costs, metric)}. Train "
-            "longer, or with a lower --learning-rate where the loss is far above that.",
+            f"No verdict, because none has learnt anything: guessing {verb} {_amount(costs, metric)}. Train "
+            f"longer, or with a lower --learning-rate where the {about.word or name} is far {far} that.",
         )
     single = [contestant.label for contestant in contestants if len(contestant.values) < 2]
     if single:
         best = min(contestants, key=lambda contestant: sign * contestant.mean)
         what = "lowest" if sign > 0 else "highest"
+        value = f"{best.mean:.{about.digits}f} {about.unit}".rstrip()
         return (
-            f"The {what} {about.word or name} is that of {best.label}, {_amount(best.mean, metric)}.",
+            f"The {what} {about.word or name} is that of {best.label}, {value}.",
             f"That is no verdict: {_listed(single)} {'has' if len(single) == 1 else 'have'} only one run, so the "
             "difference cannot be told from chance. Runs with other seeds tell more.",
         )

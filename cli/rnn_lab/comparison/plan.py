@@ -270,6 +270,7 @@ def _matched(
             if not found:
                 goal, size = measure(model(settings.hidden_size)[1]), settings.hidden_size
             else:
+                _accepted(model, settings.hidden_size)  # an error names the size that was asked for
                 size = match_size(lambda size: measure(_accepted(model, size)[1]), goal)
         except TraceError as error:
             raise UserError(f"the operations of {label} cannot be counted, because {error}: --match params") from None

@@ -1,4 +1,4 @@
-"""Which of several samples have different means, and which are tied. It knows nothing of what was measured."""
+"""Which of several samples have different means, and which are tied."""
 
 from __future__ import annotations
 

@@ -112,13 +112,13 @@ def assess(
         metrics,
         sizes.symbols,
         f"{unit}s",
-        tuple(_verdict(scores, unit, unknown, vocabulary.level)),
+        tuple(verdict(scores, unit, unknown, vocabulary.level)),
         tuple(notices),
         {"level": vocabulary.level, **sizes._asdict(), "unknown": unknown},
     )
 
 
-def _verdict(scores: Sequence[Score], unit: str, unknown: float, level: Level) -> list[str]:
+def verdict(scores: Sequence[Score], unit: str, unknown: float, level: Level) -> list[str]:
     """The comparison in words: with the best n-gram, and with the best compressor."""
 
     def best_of(kind: str, metric: str) -> tuple[Score | None, float]:

@@ -32,6 +32,9 @@ TEXTS = 64
 MOST = 1_000_000
 """Symbols of a longer training text that are checked, to compare with."""
 
+SEARCHED = 200_000
+"""Symbols of it that are checked to see whether there is anything to close."""
+
 FEW = 10
 """Things opened at a distance below which nothing is said of their share."""
 
@@ -255,6 +258,30 @@ def write(language: Language, params: Tree, training: Array, characters: int, se
     params = muted(params, vocabulary.unwritten)
     symbols = write_side_by_side(language.model, params, prime, texts, length, np.random.default_rng(seed))
     return [vocabulary.decode(column) for column in symbols.T]
+
+
+def closed_rightly(subject: Subject, characters: int) -> float | None:
+    """The share of the brackets and environments that a model opens which it closes rightly.
+
+    Args:
+        subject: the model.
+        characters: of what it writes, about.
+
+    Returns:
+        None where it is no language model, or the text that it learns from or its own opens too few.
+
+    Raises:
+        UserError: the model's scores are no numbers.
+    """
+    language = subject.language
+    if not language or _share(outcomes([language.vocabulary.decode(subject.learnt[:SEARCHED])])) is None:
+        return None
+    return _share(outcomes(write(language, subject.params, subject.learnt, characters, 0)))
+
+
+def _share(found: Outcomes) -> float | None:
+    right = np.concatenate([found.right[name] for name in CLASSES])
+    return float(right.mean()) if len(right) >= ENOUGH else None
 
 
 def _size(vocabulary: Vocabulary, tokens: Array) -> int:

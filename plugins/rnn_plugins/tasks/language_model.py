@@ -122,7 +122,7 @@ class LanguageModel(Task):
             if kept:
                 return kept
             if purpose == "again":
-                raise UserError("it came through a pipe and is kept nowhere")
+                raise UserError("they came through a pipe and are kept nowhere")
         # Older versions took carriage returns and byte order marks for symbols; today they make none.
         older = not {"\r", MARK}.isdisjoint(known.symbols)
         corpus = load_corpus(
