@@ -8,11 +8,12 @@ import pytest
 from click.testing import CliRunner
 from tiny_runs import TEXT, train
 
-from rnn_cli.display import losses
+from rnn_cli.display import measured
 from rnn_cli.main import rnn
-from rnn_cli.train import result
+from rnn_cli.training import result
 from rnn_lab import sessions
 from rnn_lab.comparison.comparison import compare, read
+from rnn_lab.paths import MANIFEST
 from rnn_lab.runs import Run
 from rnn_plugins.data.corpus import load_corpus, split
 
@@ -58,22 +59,23 @@ def call(folder, monkeypatch):
 @pytest.mark.parametrize("name", ["chars", "bytes", "words", "rare", "foreign"])
 def test_training_lists_comparisons_and_evaluation_say_the_same(call, folder, name):
     run = Run(folder / "runs" / name)
-    corpus = load_corpus(run.settings.files, vocabulary=run.vocabulary, unknown=run.settings.unknown)
+    vocabulary = run.language.vocabulary
+    corpus = load_corpus(run.settings.files, vocabulary=vocabulary, unknown=run.task.unknown)
     predicted = split(corpus)[1][1:]
-    nats = run.manifest["best"]["loss"]
-    expected = nats * len(predicted) / math.log(2) / run.vocabulary.measure(predicted)[0]
+    nats = run.manifest["best"]["metrics"]["loss"]
+    expected = nats * len(predicted) / math.log(2) / vocabulary.measure(predicted)[0]
     score = json.loads(call("eval", name, "--json")[0])["scores"][0]
     assert score["loss"] == pytest.approx(nats, rel=1e-5)
     assert score["bits_per_character"] == pytest.approx(expected, rel=1e-5)
     session = sessions.resume(run, {})
     run.release()
-    assert f" nats ({expected:.3f} bits a character) held out, at step " in result(session)
+    assert f" nats ({expected:.3f} bits per character) held out, at step " in result(session)
     assert session.outcome()["bits_per_character"] == pytest.approx(expected)
-    assert run.summary().bits == pytest.approx(expected)
-    assert read(run).bits == pytest.approx(expected)
+    assert run.summary().metrics["bits_per_character"] == pytest.approx(expected)
+    assert read(run).metrics["bits_per_character"] == read(run).value == pytest.approx(expected)
     assert read(run).curve[2].min() == pytest.approx(expected)
     assert re.search(rf"^{name} .* {expected:.3f} ", call("runs")[0], re.MULTILINE)
-    folder.joinpath("end.txt").write_text(run.vocabulary.decode(split(corpus)[1]))
+    folder.joinpath("end.txt").write_text(vocabulary.decode(split(corpus)[1]))
     of_file = json.loads(call("eval", name, "end.txt", "--json")[0])["scores"][0]["bits_per_character"]
     scored = json.loads(call("score", name, "end.txt", "--json")[0])["bits_per_character"]
     assert scored == pytest.approx(of_file, rel=1e-4)
@@ -81,36 +83,61 @@ def test_training_lists_comparisons_and_evaluation_say_the_same(call, folder, na
 
 def test_a_loss_of_the_training_text_is_of_its_characters(folder, monkeypatch):
     words, everything = (Run(folder / "runs" / name) for name in ("words", "all"))
-    corpus = load_corpus(words.settings.files, vocabulary=words.vocabulary)
-    training = split(corpus)[0][1:]
-    share = len(words.vocabulary.decode(training)) / len(training)
-    assert words.bits(1.0, training=True) == pytest.approx(1 / math.log(2) / share) != words.bits(1.0)
-    assert everything.bits(1.0) == everything.bits(1.0, training=True) == pytest.approx(1 / math.log(2))
+    vocabulary = words.language.vocabulary
+    training = split(load_corpus(words.settings.files, vocabulary=vocabulary))[0][1:]
+    share = len(vocabulary.decode(training)) / len(training)
+
+    def bits(run, part=None):
+        return run.metrics({"loss": 1.0}, part)["bits_per_character"]
+
+    assert bits(words, "train") == pytest.approx(1 / math.log(2) / share) != bits(words)
+    assert bits(everything) == bits(everything, "train") == pytest.approx(1 / math.log(2))
     session = sessions.resume(words, {})
     words.release()
-    assert losses(session, 1.0, training=True) == f"1.000 nats ({1 / math.log(2) / share:.3f} bits a character)"
+    assert measured(session.run, {"loss": 1.0}, "train") == f"1.000 nats ({1 / math.log(2) / share:.3f} bits per character)"
 
 
 def test_a_single_symbol_that_is_held_out_makes_no_held_out_loss(folder):
     single = Run(folder / "runs" / "single")
-    assert single.manifest["data"]["held_out"] == 1
+    assert (single.manifest["data"]["train"], single.manifest["data"]["valid"]) == (10, 0)
     assert not single.held_out
     assert not single.summary().held_out
     session = sessions.resume(single, {})
     single.release()
-    assert " on the training text, at step 2" in result(session)
+    assert " on the training data, at step 2" in result(session)
 
 
-def test_a_run_of_an_older_version_has_the_ratio_of_its_whole_text(folder):
+def older_manifest(manifest):
+    """What the oldest versions wrote of a run."""
+    settings, facts, data = (dict(manifest[key]) for key in ("settings", "facts", "data"))
+    task, options = settings.pop("task"), settings.pop("task_option")
+    new = ("task", "settings", "facts", "data", "metrics", "best")
+    return {key: value for key, value in manifest.items() if key not in new} | {
+        "task": task,
+        "settings": settings | options,
+        "vocabulary": facts["vocabulary"],
+        "data": {
+            "sources": data["sources"],
+            **facts["text"],
+            "symbols": data["train"] + data["valid"],
+            "held_out": data["valid"],
+        },
+    }
+
+
+def test_a_run_of_an_older_version_has_the_ratio_of_its_whole_text(folder, tmp_path):
     run = Run(folder / "runs" / "bytes")
-    data = run.manifest["data"]
-    del data["characters_per_symbol"]
-    assert run.bits(1.0) == pytest.approx(data["symbols"] / data["characters"] / math.log(2))
+    manifest = older_manifest(run.manifest)
+    (tmp_path / "bytes").mkdir()
+    (tmp_path / "bytes" / MANIFEST).write_text(json.dumps(manifest))
+    ratio = manifest["data"]["symbols"] / manifest["data"]["characters"]
+    found = Run(tmp_path / "bytes").metrics({"loss": 1.0})["bits_per_character"]
+    assert found == pytest.approx(ratio / math.log(2))
 
 
 def test_with_many_unknown_words_there_is_no_verdict_between_words_and_characters(call, folder):
     rare, spelt = (Run(folder / "runs" / name) for name in ("rare", "spelt"))
-    share = rare.unknown
+    share = rare.facts["unknown"]
     assert 0.1 < share < 0.2
     assert compare({"rare": [rare], "spelt": [spelt]}).verdict[""] == (
         f"No verdict, because the comparison is not fair: {100 * share:.1f} % of the words are unknown to the run "

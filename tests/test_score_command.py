@@ -94,7 +94,7 @@ def test_together_they_are_what_eval_says(call, name):
 
 def test_the_training_text_is_noted(call, folder):
     remembered = (
-        "trained on, so the figures say how well it is remembered; rnn eval hamlet scores the held-out end of it"
+        "trained on, so the numbers say how well they are remembered; rnn eval hamlet scores the held-out ones"
     )
     assert remembered in " ".join(call("hamlet", "hamlet.txt")[1].split())
 

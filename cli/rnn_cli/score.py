@@ -88,13 +88,13 @@ def _page(result: Scoring, limit: int, elsewhere: str) -> Page:
         result.prediction.bits[:limit],
         0.0,
         blind,
-        f"bits a {unit}",
+        f"bits per {unit}",
         f"The surprise of each {unit}: -log2 of its probability given all before it. The colour is full at "
         f"{blind:.3g} bits, the surprise of one who takes all {len(result.vocabulary)} {unit}s for equally likely. The "
         "first is read and not predicted.",
     )
     quantities = [
-        Quantity("mean_bits", "mean surprise", result.mean_bits, f"bits a {unit}", f"Of all {unit}s but the first."),
+        Quantity("mean_bits", "mean surprise", result.mean_bits, f"bits per {unit}", f"Of all {unit}s but the first."),
         Quantity("symbols", f"{unit}s predicted", len(result.tokens) - 1, "", "All but the first."),
     ]
     if result.vocabulary.level != "char":
@@ -104,7 +104,7 @@ def _page(result: Scoring, limit: int, elsewhere: str) -> Page:
                 "bits_per_character",
                 "surprise",
                 result.bits_per_character,
-                "bits a character",
+                "bits per character",
                 "The bits of the whole text, divided by its characters.",
             ),
         )

@@ -96,7 +96,7 @@ class Scoring:
 
     @property
     def mean_bits(self) -> float:
-        """Bits a symbol, the first left out."""
+        """Bits per symbol, the first left out."""
         return float(self.prediction.bits[1:].mean())
 
     @property
