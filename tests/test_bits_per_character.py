@@ -94,7 +94,8 @@ def test_a_loss_of_the_training_text_is_of_its_characters(folder, monkeypatch):
     assert bits(everything) == bits(everything, "train") == pytest.approx(1 / math.log(2))
     session = sessions.resume(words, {})
     words.release()
-    assert measured(session.run, {"loss": 1.0}, "train") == f"1.000 nats ({1 / math.log(2) / share:.3f} bits per character)"
+    told = f"1.000 nats ({1 / math.log(2) / share:.3f} bits per character)"
+    assert measured(session.run, {"loss": 1.0}, "train") == told
 
 
 def test_a_single_symbol_that_is_held_out_makes_no_held_out_loss(folder):

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.inspect.operations import operations
 from rnn_plugins.reports.report import Look, to_json
 from rnn_plugins.tasks.language_model import LanguageModel
-from rnn_plugins.tasks.task import Metric, Task
+from rnn_plugins.tasks.task import Metric
 
 FACTS = LanguageModel().read(("builtin:hello",)).facts
 CELLS = [entry.name for entry in registry.entries("cells")]
@@ -61,7 +62,7 @@ def quantities(page, label):
 class Accurate(LanguageModel):
     """A task whose metric is the better the higher it is."""
 
-    metrics = {"accuracy": Metric("", "max"), "share": Metric("%", "max", digits=1)}
+    metrics: ClassVar = {"accuracy": Metric("", "max"), "share": Metric("%", "max", digits=1)}
 
 
 def scored(metric="bits_per_character", task=LanguageModel, guessing=6.0, **values):

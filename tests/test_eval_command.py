@@ -207,7 +207,8 @@ def test_a_training_text_that_is_gone_or_has_changed(call, folder):
     assert call("moved") == (2, "", f"Error: {why}; give a FILE to evaluate on\n")
     folder.joinpath("moved.txt").unlink()
     assert call("moved")[2].startswith(
-        f"Error: the data of the run 'moved' are not what they were: there is no file or folder '{folder / 'moved.txt'}'"
+        "Error: the data of the run 'moved' are not what they were: there is no file or folder "
+        f"'{folder / 'moved.txt'}'"
     )
 
 
@@ -219,8 +220,8 @@ def test_a_text_that_came_through_standard_input(call, folder, monkeypatch):
     assert call("piped") == (
         2,
         "",
-        "Error: the data of the run 'piped' are not what they were: they came through a pipe and are kept nowhere; give a "
-        "FILE to evaluate on\n",
+        "Error: the data of the run 'piped' are not what they were: they came through a pipe and are kept nowhere; "
+        "give a FILE to evaluate on\n",
     )
 
 

@@ -64,8 +64,9 @@ def test_every_symbol_has_its_bits(call, folder, name, monkeypatch):
     assert code == 0
     record = json.loads(output)
     run = Run(folder / "runs" / name)
-    tokens = run.language.vocabulary.encode(OTHER, "replace")
-    assert [entry["symbol"] for entry in record["symbols"]] == [run.language.vocabulary.symbols[token] for token in tokens]
+    vocabulary = run.language.vocabulary
+    tokens = vocabulary.encode(OTHER, "replace")
+    assert [entry["symbol"] for entry in record["symbols"]] == [vocabulary.symbols[token] for token in tokens]
     bits, likeliest = by_hand(run, tokens)
     found = [entry["bits"] for entry in record["symbols"]]
     assert found[0] is None
@@ -74,7 +75,7 @@ def test_every_symbol_has_its_bits(call, folder, name, monkeypatch):
     first = record["surprising_symbols"][0]
     place = int(np.argmax(bits))
     assert first["bits"] == pytest.approx(bits[place], abs=1e-5)
-    assert first["text"] == run.language.vocabulary.symbols[tokens[place + 1]]
+    assert first["text"] == vocabulary.symbols[tokens[place + 1]]
     assert first["expected"] == likeliest[place][0]
     assert first["confidence"] == pytest.approx(likeliest[place][1], abs=1e-5)
     assert [row["bits"] for row in record["surprising_symbols"]] == sorted(
@@ -93,9 +94,7 @@ def test_together_they_are_what_eval_says(call, name):
 
 
 def test_the_training_text_is_noted(call, folder):
-    remembered = (
-        "trained on, so the numbers say how well they are remembered; rnn eval hamlet scores the held-out ones"
-    )
+    remembered = "trained on, so the numbers say how well they are remembered; rnn eval hamlet scores the held-out ones"
     assert remembered in " ".join(call("hamlet", "hamlet.txt")[1].split())
 
 
@@ -138,7 +137,7 @@ def test_the_text_is_shown_with_a_digit_below_each_symbol(call, folder):
     assert lines[1] == "Which characters of other.txt does hamlet not expect?"
     at = lines.index("other.txt")
     symbols = len(Run(folder / "runs" / "hamlet").language.vocabulary)
-    assert lines[at + 1] == f"bits a character: 0 is 0, 9 is {math.log2(symbols):.4g}"
+    assert lines[at + 1] == f"bits per character: 0 is 0, 9 is {math.log2(symbols):.4g}"
     assert lines[at + 2] == "not to be, or to bo ↵"
     digits = [
         " " if entry["bits"] is None else str(min(9, int(10 * entry["bits"] / math.log2(symbols))))
@@ -165,7 +164,7 @@ def test_a_long_text_is_shown_in_part_and_measured_whole(call, monkeypatch):
         in words
     )
     assert re.search(r"characters predicted +28\n", output)
-    assert f"{whole['mean_bits']:.4g} bits a character" in words
+    assert f"{whole['mean_bits']:.4g} bits per character" in words
 
 
 def test_a_page_can_be_written(call, folder):
