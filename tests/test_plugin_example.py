@@ -29,16 +29,20 @@ class Environment:
         self.variables |= {"RNN_LAB_CACHE": str(folder / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
         self.scripts = folder / "env" / ("Scripts" if os.name == "nt" else "bin")
 
-    def run(self, program: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
+    def run(self, program: str | Path, *args: str | Path) -> subprocess.CompletedProcess[str]:
         command = [str(self.scripts / program), *map(str, args)]
         return subprocess.run(
             command, cwd=self.folder, env=self.variables, capture_output=True, text=True, encoding="utf-8", timeout=300
         )
 
-    def succeed(self, program: str, *args: str | Path) -> str:
+    def succeed(self, program: str | Path, *args: str | Path) -> str:
         done = self.run(program, *args)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def pip(self, *args: str | Path) -> None:
+        """Run the pip of this process for the environment, which would take seconds to get one of its own."""
+        self.succeed(Path(sys.executable), "-m", "pip", "--python", self.scripts / "python", *args)
 
 
 def build_wheel(source: Path, wheels: Path) -> None:
@@ -52,9 +56,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     folder = tmp_path_factory.mktemp("plugin")
     build_wheel(ROOT, folder / "wheels")
     build_wheel(EXAMPLE, folder / "wheels")
-    venv.create(folder / "env", with_pip=True)
+    venv.create(folder / "env")
     made = Environment(folder)
-    made.succeed("pip", "install", "--no-index", "--no-deps", *sorted((folder / "wheels").glob("*.whl")))
+    made.pip("install", "--no-index", "--no-deps", *sorted((folder / "wheels").glob("*.whl")))
     # The dependencies stand after the environment's own packages, so the two wheels hide whatever is installed there.
     purelib = made.succeed("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
     Path(purelib, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -103,7 +107,7 @@ def test_it_trains_and_samples_and_says_what_a_run_needs(environment):
     assert set(environment.succeed("rnn", "sample", "mgu-run", "--length", "20")) <= set("hello\n")
     assert "mgu" in environment.succeed("rnn", "runs")
 
-    environment.succeed("pip", "uninstall", "-y", "rnn-cell-mgu")
+    environment.pip("uninstall", "-y", "rnn-cell-mgu")
     try:
         missing = environment.run("rnn", "sample", "mgu-run", "--length", "20")
         assert missing.returncode == 2
@@ -115,8 +119,8 @@ def test_it_trains_and_samples_and_says_what_a_run_needs(environment):
         assert unknown.returncode == 2
         assert "no cell called 'mgu'" in " ".join(unknown.stderr.split())
     finally:
-        environment.succeed(
-            "pip", "install", "--no-index", "--no-deps", *(environment.folder / "wheels").glob("rnn_cell_mgu*.whl")
+        environment.pip(
+            "install", "--no-index", "--no-deps", *(environment.folder / "wheels").glob("rnn_cell_mgu*.whl")
         )
 
 
