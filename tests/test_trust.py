@@ -193,3 +193,82 @@ def test_a_cell_that_is_no_file_is_refused_before_it_is_opened(home: Path) -> No
     assert result.stderr == (
         "Error: run 'theirs' uses the cell 'Mine' from pipe.py, which is not there: put the file back\n"
     )
+
+
+# --- tasks -----------------------------------------------------------------------------------------------------------
+
+TASK = """
+from pathlib import Path
+from names_task import Names
+
+with Path("executed").open("a") as file:
+    file.write("x")
+
+class Mine(Names):
+    \"\"\"Names to languages.\"\"\"
+"""
+
+TASK_COMMANDS = {
+    "eval": ["eval", "theirs", "Italian.txt", "Russian.txt"],
+    "sample": ["sample", "theirs"],
+    "report": ["report", "theirs", "--kind", "parameters"],
+    "rerun": ["rerun", "theirs"],
+    "resume": ["train", "--resume", "theirs", "--steps", "5"],
+    "init-from": ["train", "Italian.txt", "Russian.txt", "--init-from", "theirs", "--steps", "1"],
+}
+
+
+@pytest.fixture
+def names() -> Path:
+    """A run whose task stands in a file, as somebody gets it who has never given that file."""
+    Path("Italian.txt").write_text("Rossi\nRusso\nFerrari\nEsposito\nBianchi\nRomano\nColombo\nRicci\n")
+    Path("Russian.txt").write_text("Ivanov\nSmirnov\nKuznetsov\nPopov\nVasiliev\nPetrov\nSokolov\nGe\n")
+    file = Path("their_task.py")
+    file.write_text(TASK)
+    arguments = ["--task", "./their_task.py:Mine:held_out=0.25", "--hidden-size", "4", "--steps", "3", "--seed", "1"]
+    trained("Italian.txt", "Russian.txt", *arguments, "--name", "theirs")
+    Path("executed").unlink()
+    shutil.rmtree("state")
+    path = file.resolve()
+    file.write_text(TASK + "#")  # so that it is executed once more
+    manifest = json.loads(Path("runs/theirs", MANIFEST).read_text())
+    assert manifest["task"]["file"] == str(path)
+    manifest["task"]["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    Path("runs/theirs", MANIFEST).write_text(json.dumps(manifest))
+    return path
+
+
+@pytest.mark.parametrize("arguments", TASK_COMMANDS.values(), ids=TASK_COMMANDS)
+def test_no_command_executes_the_task_of_a_run_before_its_user_says_so(arguments: list[str], names: Path) -> None:
+    result = CliRunner().invoke(rnn, arguments)
+    again = " ".join(["rnn", arguments[0], "--trust", *arguments[1:]])
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        2,
+        "",
+        f"Error: the run 'theirs' would execute the task file {names}, which you have never given with --task: read "
+        f"it, and if you trust it, repeat the command with --trust: {again}\n",
+    )
+    assert not Path("executed").exists()
+    assert not Path("state").exists()
+    assert CliRunner().invoke(rnn, ["runs"]).exit_code == 0
+    assert not Path("executed").exists()
+    result = CliRunner().invoke(rnn, again.split()[1:])
+    assert result.exit_code == (2 if arguments[0] == "sample" else 0), result.output  # it writes no texts
+    assert Path("executed").exists()
+
+
+def test_a_task_file_is_given_with_task_and_found_from_anywhere(names: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train("--resume", "theirs", "--task", "./their_task.py:Mine", "--steps", "4").exit_code == 0
+    (folder := Path("elsewhere")).mkdir()
+    monkeypatch.setenv("RNN_RUNS", str(Path("runs").resolve()))
+    monkeypatch.setenv("RNN_LAB_CACHE", str(Path("cache").resolve()))
+    monkeypatch.chdir(folder)
+    assert train("--resume", "theirs", "--steps", "5").exit_code == 0
+    assert CliRunner().invoke(rnn, ["rerun", "theirs"]).exit_code == 0
+    names.write_text(TASK + "##")
+    result = CliRunner().invoke(rnn, ["rerun", "theirs"])
+    assert result.stderr == (
+        f"Error: the task file {names} has changed since the run 'theirs' began, and is not executed: put the old one "
+        "back, or use the run's weights with the changed task by repeating the command with --trust: "
+        "rnn rerun --trust theirs\n"
+    )
