@@ -56,14 +56,14 @@ def test_cells_side_by_side_are_trained_said_and_compared():
     assert lines[0].startswith("rnn: 1 x 6, ")
     assert lines[1].startswith("gru:reset=after: 1 x ")
     assert lines[2] == "On fox.txt, seeds 3 to 4, with as many parameters as the first has"
-    finished = [line.partition(":")[0] for line in lines if " bits a character after 12 steps, " in line]
+    finished = [line.partition(":")[0] for line in lines if " bits per character after 12 steps, " in line]
     assert finished == [
         "1 of 4, rnn-fox-s3",
         "2 of 4, gru-reset-after-fox-s3",
         "3 of 4, rnn-fox-s4",
         "4 of 4, gru-reset-after-fox-s4",
     ]
-    for words in ("Comparison", "standard deviation", "operations a symbol", "Loss against time", "rnn-fox-s4"):
+    for words in ("Comparison", "standard deviation", "operations per step", "Loss against time", "rnn-fox-s4"):
         assert words in out
     assert {run.name for run in find_runs()} == {line.partition(", ")[2] for line in finished}
     assert {run.settings.learning_rate for run in find_runs()} == {0.01}
@@ -81,10 +81,10 @@ def test_the_runs_can_be_compared_again_with_the_same_numbers():
     assert about[-1] == "On fox.txt, seeds 3 to 4, with the same settings"
 
 
-def test_operations_and_seconds_can_be_held_equal():
+def test_operations_and_seconds_can_be_kept_equal():
     code, out, said = compare(f"--cell rnn --cell lstm fox.txt --seeds 1 --match flops --json - {SMALL}")
     assert code == 0
-    assert "with as many operations a symbol as the first takes" in said
+    assert "with as many operations per step as the first takes" in said
     assert "seed 3, with" in said
     one, other = (numbers(out, label)["operations"] for label in ("rnn", "lstm"))
     assert abs(one - other) / one < 0.3
@@ -103,7 +103,7 @@ def test_runs_that_ended_with_their_time_are_shown_with_the_loss_that_is_recorde
     code, out, _ = compare("rnn-fox-s3 gru-fox-s3 --json -")
     assert code == 0
     for run in find_runs():
-        assert numbers(out, run.name)["loss"] == run.manifest["best"]["loss"]
+        assert numbers(out, run.name)["loss"] == run.manifest["best"]["metrics"]["loss"]
 
 
 def test_pages_and_pictures_are_written():
@@ -123,7 +123,7 @@ def test_runs_on_other_texts_are_shown_with_a_notice(tmp_path):
     trained(tmp_path, TEXT.upper(), "other")
     code, out, _ = compare("one other")
     assert code == 0
-    assert "Note: the runs were not trained on the same text" in out
+    assert "Note: the runs were not trained on the same data" in out
     assert "No verdict, because the comparison is not fair" in out
 
 
@@ -135,19 +135,19 @@ def test_what_a_session_has_to_say_is_said_once():
 def test_ctrl_c_compares_what_was_finished(monkeypatch):
     batch, calls = LanguageModel.batch, []
 
-    def interrupting(self, step):
+    def interrupting(self, data, step, size):
         calls.append(step)
         if len(calls) == 12 * 2 + 5:
             raise KeyboardInterrupt
-        return batch(self, step)
+        return batch(self, data, step, size)
 
     monkeypatch.setattr(LanguageModel, "batch", interrupting)
     code, out, said = compare(f"--cell rnn --cell gru fox.txt --seeds 2 --json - {SMALL}")
     assert code == 130
     assert said.splitlines()[-3:] == [
         "Interrupted: what follows compares the runs that were finished.",
-        "looking at rnn-fox-s3 ...",
-        "looking at gru-fox-s3 ...",
+        "inspecting rnn-fox-s3 ...",
+        "inspecting gru-fox-s3 ...",
     ]
     assert [numbers(out, label)["seeds"] for label in ("rnn", "gru")] == [1, 1]
     (cut,) = (run for run in find_runs() if run.name == "rnn-fox-s4")
@@ -156,7 +156,7 @@ def test_ctrl_c_compares_what_was_finished(monkeypatch):
 
 
 def test_ctrl_c_in_the_first_run_leaves_nothing_to_compare(monkeypatch):
-    def interrupting(self, step):
+    def interrupting(self, *_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(LanguageModel, "batch", interrupting)
@@ -181,16 +181,16 @@ def test_a_run_that_diverges_is_told_and_the_others_go_on():
 
 
 REFUSED = [
-    ("", "there is nothing to compare: name two runs, or give --cell twice and a text"),
+    ("", "there is nothing to compare: name two runs, or give --cell twice and a FILE"),
     ("one", "there is one run to compare, 'one': name another beside it"),
     ("one one", "the run 'one' is named twice: leave one of them out"),
     ("one gone", "there is no run called 'gone' in runs. Did you mean 'one'? There is one"),
-    ("one fox.txt", "'fox.txt' is a text: give --cell and --cell to train cells on it, or name runs"),
+    ("one fox.txt", "'fox.txt' is a file: give --cell and --cell to train cells on it, or name runs"),
     ("--cell rnn fox.txt", "there is one cell to compare, rnn: give another --cell beside it"),
     ("--cell rnn --cell rnn fox.txt", "--cell rnn is given twice: leave one of them out"),
     (
         "--cell rnn --cell gru one",
-        "'one' is a run, and with --cell a text to train on is expected: leave one of them out",
+        "'one' is a run, and with --cell a file to train on is expected: leave one of them out",
     ),
     ("--cell rnn --cell gru fox.txt --seeds 0", "--seeds is 0; it must be at least 1"),
     ("--cell rnn --cell gru fox.txt --hidden-size 0", "--hidden-size is 0; it must be at least 1"),
@@ -207,7 +207,7 @@ REFUSED = [
     ),
     (
         "--cell rnn --cell gru - --steps 1",
-        "a pipe can be read only once, and each run reads the text: save it to a file first",
+        "a pipe can be read only once, and each run reads the data: save them to a file first",
     ),
 ]
 
@@ -237,8 +237,8 @@ def test_runs_without_a_loss_are_told(tmp_path):
         run.update()
         (run.path / METRICS).unlink()
     assert refused("one other") == (
-        "the run 'one' has measured no loss yet: train it longer; "
-        "the run 'other' has measured no loss yet: train it longer"
+        "the run 'one' was not validated yet: train it longer; "
+        "the run 'other' was not validated yet: train it longer"
     )
 
 
