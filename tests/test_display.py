@@ -53,13 +53,13 @@ def test_the_picture_on_a_terminal() -> None:
     assert len(rows) <= 30
     best = session.run.manifest["best"]
     assert re.fullmatch(r"gru-fox ━+ 100%  0 s left", rows[0])
-    assert re.fullmatch(r"step +40 of 40 +training +\d\.\d{3} nats \(\d\.\d{3} bits a character\) *", rows[1])
-    assert re.fullmatch(r"epoch +\S+ +held out +\d\.\d{3} nats \(\d\.\d{3} bits a character\) *", rows[2])
-    assert re.fullmatch(rf"gradient +\S+ +best +{best['loss']:.3f} nats at step {best['step']} *", rows[3])
+    assert re.fullmatch(r"step +40 of 40 +training +\d\.\d{3} nats \(\d\.\d{3} bits per character\) *", rows[1])
+    assert re.fullmatch(r"epoch +\S+ +held out +\d\.\d{3} nats \(\d\.\d{3} bits per character\) *", rows[2])
+    assert re.fullmatch(rf"gradient +\S+ +best +{best['metrics']['loss']:.3f} nats at step {best['step']} *", rows[3])
     assert re.fullmatch(r"rate +\S+ +speed +[\d,]+ characters/s *", rows[4])
     assert re.fullmatch(r"held out +\d\.\d{3} [▁▂▃▄▅▆▇█]{5} \d\.\d{3}", rows[5])
     assert session.verdict() in " ".join(drawn.split())
-    assert "written after step " in drawn
+    assert "─ after step " in drawn
     with live:
         pass
     assert session.verdict() not in _drawn(
@@ -79,8 +79,8 @@ def test_the_picture_fits_and_cuts_no_number_off(width: int, height: int) -> Non
     assert "…" not in drawn
     words = " ".join(drawn.split())
     for said in (
-        f"held out {display.losses(session, live.looks[-1]['valid_loss'])}",
-        f"training {display.losses(session, live.record['train_loss'], training=True)}",
+        f"held out {display.measured(session.run, display.validated(live.validations[-1]))}",
+        f"training {display.measured(session.run, {'loss': live.record['train_loss']}, 'train')}",
         "step 40 of 40",
         reach(next(iter(live.flow.values()))),
         session.verdict(),
@@ -149,6 +149,6 @@ def test_a_process_on_a_terminal_draws_and_leaves_it_clean() -> None:
     os.close(leader)
     assert process.returncode == 0
     assert out.startswith(b"runs/gru-fox: ")
-    assert b"written after step" in drawn
+    assert b"after step " in drawn
     assert drawn.rindex(b"\x1b[?25h") > drawn.rindex(b"\x1b[?25l")  # the cursor is shown again
-    assert b"Let it write: rnn sample gru-fox" in drawn
+    assert b"Sample from it: rnn sample gru-fox" in drawn

@@ -96,8 +96,8 @@ def test_a_text_that_has_changed_or_moved() -> None:
     run, _ = trained("fox.txt", *SMALL)
     os.rename("fox.txt", "moved.txt")
     assert refused("--resume", run.name) == (
-        f"the text of the run {run.name!r} cannot be had: there is no file or folder '{os.path.abspath('fox.txt')}'; "
-        "put it back where it was"
+        f"the data of the run {run.name!r} cannot be had: there is no file or folder '{os.path.abspath('fox.txt')}'; "
+        "put them back where they were"
     )
     trained("--resume", run.name, "moved.txt", "--steps", "15")
     assert Run(run.path).settings.files == (os.path.abspath("moved.txt"),)
@@ -106,8 +106,8 @@ def test_a_text_that_has_changed_or_moved() -> None:
     sentence = refused("--resume", run.name)
     digest = sentence.split("SHA-256 ")[1][:12]
     assert sentence == (
-        f"the text of the run 'gru-fox' has changed: {os.path.abspath('moved.txt')} has the SHA-256 {digest}, and it "
-        f"was {before[:12]}; a run goes on only with the text that it began with, and --init-from gru-fox starts a new "
+        f"the data of the run 'gru-fox' have changed: {os.path.abspath('moved.txt')} has the SHA-256 {digest}, and it "
+        f"was {before[:12]}; a run goes on only with the data that it began with, and --init-from gru-fox starts a new "
         "one with its weights"
     )
 
@@ -116,8 +116,8 @@ def test_what_came_through_a_pipe_is_kept(monkeypatch: pytest.MonkeyPatch) -> No
     run, result = trained("-", *SMALL, input=TEXT)
     assert run.name == "gru-stdin"
     assert (
-        "Note: standard input cannot be read again: its symbols are kept in 'cache'; where they are gone, give the "
-        "same text in a FILE to go on: rnn train --resume gru-stdin FILE.\n"
+        "Note: standard input cannot be read again: what came is kept in 'cache'; where that is gone, give the "
+        "same data in a FILE to go on: rnn train --resume gru-stdin FILE.\n"
     ) in result.stderr
     monkeypatch.setattr(sessions, "_no_input", lambda: True)
     trained("--resume", run.name, "--steps", "14")
@@ -131,14 +131,16 @@ def test_what_came_through_a_pipe_and_is_kept_no_more_has_to_be_given_again(monk
     shutil.rmtree("cache")
     trained("--resume", run.name, "--steps", "14", input=TEXT)
     shutil.rmtree("cache")
-    assert "has changed: - has the SHA-256" in refused("--resume", run.name, input=TEXT + "!")
+    assert "have changed: - has the SHA-256" in refused("--resume", run.name, input=TEXT + "!")
     shutil.rmtree("cache")
-    remedy = "; give the same text in a FILE: rnn train --resume gru-stdin FILE"
+    remedy = "; give the same data in a FILE: rnn train --resume gru-stdin FILE"
     assert refused("--resume", run.name, input="") == (
-        f"the text of the run 'gru-stdin' cannot be had: standard input is empty{remedy}"
+        f"the data of the run 'gru-stdin' cannot be had: standard input is empty{remedy}"
     )
     monkeypatch.setattr(sessions, "_no_input", lambda: True)
-    kept_nowhere = f"the text of the run 'gru-stdin' came through a pipe and is kept nowhere{remedy}"
+    kept_nowhere = (
+        "the data of the run 'gru-stdin' cannot be had: they came through a pipe and are kept nowhere" + remedy
+    )
     assert refused("--resume", run.name) == kept_nowhere
     assert CliRunner().invoke(rnn, ["rerun", run.name]).stderr == f"Error: {kept_nowhere}\n"
     trained("--resume", run.name, "fox.txt", "--steps", "16")
@@ -152,9 +154,9 @@ def test_a_run_that_learnt_marks_and_carriage_returns_goes_on(text: str) -> None
     with pytest.MonkeyPatch.context() as patch:  # as older versions read a text
         patch.setattr(sources, "cleaned", lambda texts, changes, line_ends: texts)
         run, _ = trained("dos.txt", *SMALL)
-    assert set("\ufeff\r") & set(text) == set("\ufeff\r") & set(run.vocabulary.symbols)
+    assert set("\ufeff\r") & set(text) == set("\ufeff\r") & set(run.language.vocabulary.symbols)
     again = CliRunner().invoke(rnn, ["rerun", run.name, "--name", "again"])
-    assert Run(Path("runs/again")).vocabulary == run.vocabulary
+    assert Run(Path("runs/again")).language.vocabulary == run.language.vocabulary
     assert ("identical" in again.stdout) == ("\ufeff" not in text)
     trained("--resume", run.name, "--steps", "15")
     assert Run(run.path).manifest["step"] == 15
@@ -227,7 +229,7 @@ def test_a_run_starts_with_the_weights_of_another() -> None:
     )
     assert "Note: it starts with the best weights of lstm-fox.\n" in result.stderr
     assert (started.settings.cell, started.settings.num_layers, started.settings.hidden_size) == ("lstm", 2, 5)
-    assert started.vocabulary == run.vocabulary
+    assert started.language.vocabulary == run.language.vocabulary
     assert (started.params()["head"]["W"] == run.params()["head"]["W"]).all()
     assert started.params()["head"]["W"].dtype == "float64"
     resumed, _ = trained("--resume", started.name, "--steps", "2")
@@ -247,28 +249,36 @@ def test_a_task_of_another_distribution(monkeypatch: pytest.MonkeyPatch) -> None
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rnn-task-backwards\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[rnn.tasks]\nbackwards = backwards_task:Backwards\n")
     Path("site", "backwards_task.py").write_text(
+        "import dataclasses\n"
         "from rnn_plugins.tasks.language_model import LanguageModel\n\n"
         "class Backwards(LanguageModel):\n"
-        "    def __init__(self, model, train_tokens, *rest):\n"
-        "        super().__init__(model, train_tokens[::-1], *rest)\n"
+        "    def read(self, *given, **more):\n"
+        "        data = super().read(*given, **more)\n"
+        "        return dataclasses.replace(data, train=data.train[::-1])\n"
     )
     monkeypatch.delitem(sys.modules, "backwards_task", raising=False)
     with monkeypatch.context() as patch:
         patch.syspath_prepend(os.path.abspath("site"))
         plain, _ = trained("fox.txt", *SMALL)
         run, _ = trained("fox.txt", *SMALL, "--task", "backwards")
-        assert (run.manifest["task"], run.settings.task) == ("backwards", "backwards")
+        assert (run.manifest["task"], run.settings.task) == (
+            {"task": "backwards", "distribution": "rnn-task-backwards", "version": "1.0"},
+            "backwards",
+        )
         assert sessions.same_weights(plain, run) is False
         trained("--resume", run.name, "--steps", "20")
         assert rerun(run.name).stdout.endswith("The weights differ from those of gru-fox-2.\n")
         started, _ = trained("fox.txt", "--init-from", run.name, "--steps", "1")
-        assert started.manifest["task"] == "backwards"
+        assert started.manifest["task"] == run.manifest["task"]
         assert refused("fox.txt", "--init-from", run.name, "--task", "language-model") == (
             "--task is language-model, and the run 'gru-fox-2' has backwards: leave it out, or start without "
             "--init-from"
         )
     for arguments in (["--resume", run.name], ["fox.txt", "--init-from", run.name]):
-        assert refused(*arguments) == "no task called 'backwards'. Installed: language-model"
+        assert refused(*arguments) == (
+            "run 'gru-fox-2' uses the task 'backwards' from the distribution rnn-task-backwards 1.0, which is not "
+            "installed: pip install rnn-task-backwards"
+        )
 
 
 def rerun(*arguments: str) -> Result:
@@ -303,7 +313,7 @@ def test_a_repetition_says_what_is_not_the_same() -> None:
         json.loads(Path("runs", name, "run.json").read_text())["data"]["digest"] for name in ("gru-fox", "gru-fox-2")
     ]
     assert result.stderr.splitlines()[1:3] == [
-        f"Note: the text has changed since gru-fox: {os.path.abspath('fox.txt')} has the SHA-256 {digests[1][:12]}, "
+        f"Note: the data have changed since gru-fox: {os.path.abspath('fox.txt')} has the SHA-256 {digests[1][:12]}, "
         f"and it was {digests[0][:12]}.",
         "Note: gru-fox was given another --steps at step 12; its repetition has that from the beginning.",
     ]

@@ -22,17 +22,26 @@ from rnn_lab.runs import Run, create_run, environment, find_run, find_runs
 from rnn_lab.settings import Settings
 from rnn_lab.trainer import Tally
 from rnn_plugins.errors import UserError
+from rnn_plugins.tasks.language_model import LanguageModel
 
 MANIFEST_OF_A_RUN: dict[str, Any] = {
-    "task": "language-model",
+    "task": {"task": "language-model", "distribution": "rnn-lab", "version": "0.1.0"},
     "cell": {"cell": "gru", "distribution": "rnn-lab", "version": "0.1.0"},
     "settings": Settings(seed=1, learning_rate=0.1).to_json(),
     "parameters": 1234,
-    "data": {"sources": ["a.txt"], "digest": "00", "bytes": 8, "characters": 8, "symbols": 4, "held_out": 2},
-    "vocabulary": {"level": "char", "symbols": ["a", "b"]},
+    "facts": {
+        "vocabulary": {"level": "char", "symbols": ["a", "b"]},
+        "opening": [],
+        "characters_per_symbol": {"train": 3.0, "valid": 2.0},
+        "unknown": 0.0,
+        "text": {"digest": "00", "bytes": 8, "characters": 8},
+        "lent": False,
+    },
+    "data": {"sources": ["a.txt"], "digest": "00", "train": 2, "valid": 2, "units_per_step": 1},
+    "metrics": {name: metric._asdict() for name, metric in LanguageModel.metrics.items()},
     "environment": environment(),
     "outcome": "finished",
-    "best": {"loss": 0.5, "step": 7},
+    "best": {"metrics": {"loss": 0.5}, "step": 7},
     "step": 10,
 }
 
@@ -165,7 +174,8 @@ def test_a_run_that_there_is_not(folder: Path) -> None:
         (b"{", "its run.json is no JSON"),
         (b"[]", "its run.json is no table"),
         (b"[" * 100_000, "its run.json is no JSON"),
-        (b'{"task": "", "cell": {}}', "its run.json has no 'settings'"),
+        (b'{"task": {}, "cell": {}}', "its run.json has no 'settings'"),
+        (b'{"task": "", "cell": {}}', "its run.json has '' for 'task', which must be a table"),
         (b"\xff\xfe", "its run.json is no JSON"),
         (None, "it has no run.json"),
     ],
@@ -203,9 +213,9 @@ def test_settings_that_cannot_be_read(changes: dict[str, Any], reason: str) -> N
 
 
 def test_a_vocabulary_that_cannot_be_read() -> None:
-    run = Run(make("odd", vocabulary={"symbols": []}).path)
-    assert mistake(function=lambda: run.vocabulary) == (
-        "the run 'odd' cannot be read: its vocabulary in run.json: this is not a vocabulary; expected its level and "
+    run = Run(make("odd", facts={"vocabulary": {"symbols": []}}).path)
+    assert mistake(function=lambda: run.language) == (
+        "the run 'odd' cannot be read: its facts in run.json: this is not a vocabulary; expected its level and "
         "its symbols, as to_json writes them"
     )
 
@@ -244,9 +254,16 @@ def test_records_leave_out_what_a_crash_left() -> None:
     assert list(run.records()) == whole
 
 
-def test_bits_a_character() -> None:
-    # Four symbols stand for eight characters.
-    assert make("x").bits(2.0) == pytest.approx(2.0 / 0.6931471805599453 / 2)
+def test_bits_per_character() -> None:
+    # Two symbols of the held-out part stand for four characters, and two of the training part for six.
+    bits = 2.0 / 0.6931471805599453
+    run = make("x")
+    assert run.metrics({"loss": 2.0}) == {"loss": 2.0, "bits_per_character": pytest.approx(bits / 2)}
+    assert run.metrics({"loss": 2.0}, "train") == {"loss": 2.0, "bits_per_character": pytest.approx(bits / 3)}
+    assert run.metrics() == {"loss": 0.5, "bits_per_character": pytest.approx(bits / 8)}
+    unheld = make("y", data=MANIFEST_OF_A_RUN["data"] | {"valid": 0})
+    assert unheld.metrics() == {"loss": 0.5, "bits_per_character": pytest.approx(bits / 12)}
+    assert make("z", best={"metrics": None, "step": 0}).metrics() == {}
 
 
 def test_what_a_run_is_in_a_line() -> None:
@@ -255,8 +272,10 @@ def test_what_a_run_is_in_a_line() -> None:
     assert 0 <= summary.age < 3600
     shown = vars(summary) | {"age": 0}
     assert shown == {
-        "name": "x", "task": "language-model", "cell": "gru", "size": "1x256", "parameters": 1234, "loss": 0.5,
-        "bits": pytest.approx(0.36067376), "held_out": True, "step": 10, "outcome": "finished", "age": 0, "error": None,
+        "name": "x", "task": "language-model", "cell": "gru", "size": "1x256", "parameters": 1234,
+        "metrics": {"loss": 0.5, "bits_per_character": pytest.approx(0.36067376)},
+        "heads": {"loss": ("NATS", 3), "bits_per_character": ("BITS/CHAR", 3)},
+        "held_out": True, "step": 10, "outcome": "finished", "age": 0, "error": None,
     }  # fmt: skip
 
 
@@ -271,17 +290,17 @@ def test_a_run_under_way_shows_its_last_record_and_one_that_was_killed_what_is_s
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"\n"
-        assert (run.summary().outcome, run.summary().step, run.summary().loss) == ("running", 0, None)
+        assert (run.summary().outcome, run.summary().step, run.summary().metrics) == ("running", 0, {})
         (run.path / METRICS).write_text(
             "".join(json.dumps(line) + "\n" for line in (record(5, valid_loss=2.0), record(8)))
         )
-        checkpoint.save(run.path / BEST, {}, {"step": 5, "loss": 2.0})
+        checkpoint.save(run.path / BEST, {}, {"step": 5, "metrics": {"loss": 2.0}})
         rng = np.random.default_rng(0).bit_generator.state
         checkpoint.save(run.path / LAST, {}, {"step": 6, "rng": rng, "tally": vars(Tally())})
-        assert (run.summary().step, run.summary().loss) == (8, 2.0)
+        assert (run.summary().step, run.summary().metrics["loss"]) == (8, 2.0)
         assert mistake(function=run.hold) == ("the run 'x' is being trained by another process: stop that one first")
         other.kill()
-    assert (run.summary().outcome, run.summary().step, run.summary().loss) == ("killed", 6, 2.0)
+    assert (run.summary().outcome, run.summary().step, run.summary().metrics["loss"]) == ("killed", 6, 2.0)
     run.hold()
 
 
@@ -385,9 +404,9 @@ def test_no_runs(folder: Path) -> None:
 def test_the_table() -> None:
     runs = [
         make("good"),
-        make("unheld", data=MANIFEST_OF_A_RUN["data"] | {"held_out": 0}, outcome="time"),
-        make("wild", best={"loss": 123456.0, "step": 1}, outcome="interrupted"),
-        make("young", best={"loss": None, "step": 0}, outcome="diverged"),
+        make("unheld", data=MANIFEST_OF_A_RUN["data"] | {"valid": 0}, outcome="time"),
+        make("wild", best={"metrics": {"loss": 123456.0}, "step": 1}, outcome="interrupted"),
+        make("young", best={"metrics": None, "step": 0}, outcome="diverged"),
         make("broken"),
     ]
     (runs[-1].path / MANIFEST).write_text("{")
@@ -398,7 +417,7 @@ def test_the_table() -> None:
     without_age = [[*line[:-2], line[-1]] for line in lines[1:5]]
     assert without_age == [
         ["good", "language-model", "gru", "1x256", "0.500", "0.361", "10", "finished"],
-        ["unheld", "language-model", "gru", "1x256", "0.500*", "0.361*", "10", "time"],
+        ["unheld", "language-model", "gru", "1x256", "0.500*", "0.240*", "10", "time"],
         ["wild", "language-model", "gru", "1x256", "1.23e+05", "8.91e+04", "10", "interrupted"],
         ["young", "language-model", "gru", "1x256", "10", "diverged"],
     ]
@@ -407,7 +426,9 @@ def test_the_table() -> None:
 
 def test_the_table_as_json() -> None:
     make("x")
-    assert [(row["name"], row["loss"], row["error"]) for row in json.loads(rnn_runs("--json"))] == [("x", 0.5, None)]
+    assert [(row["name"], row["metrics"], row["error"]) for row in json.loads(rnn_runs("--json"))] == [
+        ("x", {"loss": 0.5, "bits_per_character": pytest.approx(0.36067376)}, None)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def assert_has_the_records(run: Run) -> dict[str, dict[int, Any]]:
     shown, records = read(run), list(run.records())
     for tag, key in (
         ("loss/train", "train_loss"), ("loss/valid", "valid_loss"), ("learning_rate", "learning_rate"),
-        ("gradient_norm", "gradient_norm"), ("speed/tokens_per_second", "units_per_second"),
+        ("gradient_norm", "gradient_norm"), ("speed/units_per_second", "units_per_second"),
     ):  # fmt: skip
         expected = {record["step"]: record[key] for record in records if key in record}
         assert expected
@@ -118,7 +118,7 @@ def test_what_the_model_writes_is_shown_as_it_stands() -> None:
     with tracking.TensorBoard(session) as board:
         for progress in session.trainer.events():
             board.show(progress)
-    written = session.excerpt(tracking.EXCERPT_SYMBOLS)
+    written = session.excerpt(tracking.EXCERPT_SIZE)
     (step, value), *more = read(session.run)["sample/text_summary"].items()
     assert (step, more) == (6, [])
     lines = value.tensor.string_val[0].decode().split("\n")
@@ -227,5 +227,5 @@ def test_what_is_no_number_is_left_out() -> None:
         "flow": {"half_life": None, "one_percent_lag": None, "norms": {"h": [1.0, None]}},
     }  # fmt: skip
     assert tracking.scalars(record) == {
-        "loss/train": 1.0, "gradient_norm": 2.0, "learning_rate": 0.1, "speed/tokens_per_second": 3.0,
+        "loss/train": 1.0, "gradient_norm": 2.0, "learning_rate": 0.1, "speed/units_per_second": 3.0,
     }  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from command_line import SMALL, refused, settle, train, trained
 
-from rnn_cli import train as train_module
+from rnn_cli import training
 from rnn_cli.main import rnn
 from rnn_lab import sessions
 from rnn_lab.paths import BEST, LAST, LOCK, METRICS
@@ -25,15 +25,15 @@ def test_a_run_from_beginning_to_end() -> None:
     run, result = trained("fox.txt", *SMALL)
     assert run.name == "gru-fox"
     best = run.manifest["best"]
-    bits = best["loss"] / 0.6931471805599453
+    bits = best["metrics"]["loss"] / 0.6931471805599453
     assert result.stdout == (
-        f"runs/gru-fox: {best['loss']:.3f} nats ({bits:.3f} bits a character) held out, at step 12\n"
+        f"runs/gru-fox: {best['metrics']['loss']:.3f} nats ({bits:.3f} bits per character) held out, at step 12\n"
     )
     said = result.stderr.splitlines()
     assert said[0] == "fox.txt: 540 characters, a vocabulary of 28; 486 characters to train on, 54 held out"
     assert re.fullmatch(r"gru, 1 x 5: 678 parameters, about \d+\.\d MB of memory", said[1])
     assert re.fullmatch(
-        r"12 steps, 23 an epoch; an epoch takes about \S+ s, the whole \S+ s \(measured on the first steps\)",
+        r"12 steps \(0\.522 epochs of 23\), about \S+ s per epoch, \S+ s in all \(measured on the first steps\)",
         said[2],
     )
     assert said[3:5] == ["seed 1, learning rate 0.004, adam, cosine", "in runs/gru-fox"]
@@ -46,7 +46,7 @@ def test_a_run_from_beginning_to_end() -> None:
         r"or with a higher --learning-rate\.",
         said[6],
     )
-    assert said[7:] == ["Let it write: rnn sample gru-fox"]
+    assert said[7:] == ["Sample from it: rnn sample gru-fox"]
     assert sorted(name for name in os.listdir("runs/gru-fox") if name != LOCK) == [LAST, METRICS, BEST, "run.json"]
     assert not os.path.exists("cache")  # so short a text leaves nothing behind
 
@@ -62,13 +62,14 @@ def test_json_has_the_run_its_records_and_the_outcome() -> None:
     assert first["run"]["name"] == "gru-fox"
     assert first["run"]["settings"]["hidden_size"] == 5
     assert first["run"]["parameters"] == 678
-    assert "vocabulary" not in first["run"]
+    assert "facts" not in first["run"]
     assert records == list(run.records())
     assert [record["step"] for record in records] == [5, 10, 12]
-    best = run.manifest["best"]["loss"]
+    best = run.manifest["best"]["metrics"]["loss"]
+    bits = run.metrics()["bits_per_character"]
     assert last == {
         "outcome": {
-            "outcome": "finished", "step": 12, "loss": best, "bits_per_character": run.bits(best), "best_step": 12,
+            "outcome": "finished", "step": 12, "loss": best, "bits_per_character": bits, "best_step": 12,
             "diagnosis": [],
         }
     }  # fmt: skip
@@ -109,19 +110,19 @@ def test_a_short_text_is_trained_on_all_the_same() -> None:
     Path("hello.txt").write_text("hello")
     run, result = trained("hello.txt", "--hidden-size", "16", "--seed", "1")
     assert result.stderr.splitlines()[:2] == [
+        "Note: the text is too short to hold some of it out, so the training loss chooses the best weights.",
         "Note: the text is short (5 symbols to train on), which reduces the sequence length from 64 to 4 and the batch "
         "size from 32 to 1.",
-        "Note: the text is too short to hold some of it out, so the training loss chooses the best weights.",
     ]
-    assert "200 steps, 1 an epoch" in result.stderr
-    assert result.stdout.endswith(" on the training text, at step 200\n")
-    assert run.manifest["best"]["loss"] < 0.1
+    assert "200 steps (200 epochs of 1), about " in result.stderr
+    assert result.stdout.endswith(" on the training data, at step 200\n")
+    assert run.manifest["best"]["metrics"]["loss"] < 0.1
 
 
 def test_hello_is_learnt_and_sampled() -> None:
     run, _ = trained("builtin:hello", "--seed", "1", "--hidden-size", "32")
     assert run.name == "gru-hello"
-    assert run.manifest["best"]["loss"] < 0.05
+    assert run.manifest["best"]["metrics"]["loss"] < 0.05
     sampled = CliRunner().invoke(rnn, ["sample", "--prime", "h", "--length", "4", "--greedy"])
     assert sampled.stdout.strip() == "hello"
 
@@ -137,7 +138,7 @@ def test_every_cell_says_hello(cell: str, seed: int) -> None:
 def test_the_identity_learns_a_text(data: Path) -> None:
     run, _ = trained(str(data / "tinyshakespeare.txt"), "--cell", "irnn", "--steps", "300", "--seed", "1")
     assert run.settings.schedule == "cosine:warmup=30"
-    assert run.manifest["best"]["loss"] < 2.0  # where all units are dead it is that of a 1-gram, 3.3
+    assert run.manifest["best"]["metrics"]["loss"] < 2.0  # where all units are dead it is that of a 1-gram, 3.3
 
 
 def test_a_warm_up_that_is_given_is_taken() -> None:
@@ -162,7 +163,7 @@ def test_a_preset() -> None:
 
 def test_time_limits_are_announced_and_kept() -> None:
     run, result = trained("fox.txt", *SMALL, "--steps", "100000", "--max-time", "0.2s")
-    assert "(measured on the first steps), and --max-time ends it after 0.2 s\n" in result.stderr
+    assert "(measured on the first steps); --max-time ends it after 0.2 s\n" in result.stderr
     step = run.manifest["step"]
     assert f"The time is up after step {step:,}; go on with: rnn train --resume gru-fox\n" in result.stderr
 
@@ -177,7 +178,7 @@ def test_patience_is_told() -> None:
 def test_a_run_that_diverges() -> None:
     wild = ["--cell", "irnn", "--optimizer", "sgd", "--learning-rate", "1e30", "--grad-clip", "0", "--valid-every", "1"]
     result = train("fox.txt", *SMALL, *wild, "--schedule", "constant", "--quiet")
-    assert result.exit_code == train_module.DIVERGED == 3
+    assert result.exit_code == training.DIVERGED == 3
     assert result.stdout == ""
     said = result.stderr.splitlines()
     assert said[0] == "Error: Diverged: after step 1 the held-out loss is nan."
@@ -228,7 +229,8 @@ def test_texts_that_cannot_be_trained_on() -> None:
     )
     assert refused("-", input="") == "standard input is empty; give a text of at least two different characters"
     assert not os.path.exists("runs")  # no folder is left behind by any of these
-    assert trained("latin.txt", "--level", "byte", "--steps", "1", "--hidden-size", "2")[0].settings.level == "byte"
+    run, _ = trained("latin.txt", "--level", "byte", "--steps", "1", "--hidden-size", "2")
+    assert run.settings.task_option["level"] == "byte"
     assert trained("two.txt", "--steps", "1", "--hidden-size", "2")[0].manifest["step"] == 1
     assert trained("fox.txt", "--valid-fraction", "0", "--steps", "1", "--hidden-size", "2")[0].manifest["step"] == 1
 
@@ -309,7 +311,7 @@ def test_a_disk_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_how_often_to_look_at_the_flow_is_said_only_where_it_is_looked_at() -> None:
-    reason = "--flow-every says how often --flow looks: give --flow too"
+    reason = "--flow-every says how often --flow measures: give --flow too"
     assert refused("fox.txt", *SMALL, "--flow-every", "5") == reason
     assert not os.path.exists("runs")
     Path("flow.toml").write_text("flow = true\n")

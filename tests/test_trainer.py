@@ -85,7 +85,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(start: Start, settings: dict[str
     whole = finish(start("whole", steps=41, **settings))
     # In the middle of an epoch and at its end; beside a record, a validation, and neither.
     parts = stop_after(start("parts", steps=41, **settings), 3)
-    for step in sorted({whole.task.steps_per_epoch, 18, 20, 25}):
+    for step in sorted({whole.problem.steps_per_epoch, 18, 20, 25}):
         if step > parts.trainer.state.step + 1:
             parts = stop_after(sessions.resume(Run(parts.run.path), {}), step)
     parts = finish(sessions.resume(Run(parts.run.path), {}))
@@ -152,8 +152,8 @@ def test_a_run_whose_time_was_up_goes_on_bit_for_bit(
     if fraction:  # it is looked at out of turn, and kept where it is the best of all
         measured = {record["step"]: record["valid_loss"] for record in parts.run.records() if "valid_loss" in record}
         assert list(measured) == [at for at in (9, 18, 27) if at < step] + [step]
-        assert best == {"step": min(measured, key=measured.__getitem__), "loss": min(measured.values())}
-        assert parts.task.validate(parts.run.params()) == best["loss"]
+        assert best == {"step": min(measured, key=measured.__getitem__), "metrics": {"loss": min(measured.values())}}
+        assert parts.problem.validate(parts.run.params()) == best["metrics"]
     assert parts.run.last()[1]["step"] == parts.run.manifest["step"] == step
     parts = finish(sessions.resume(Run(parts.run.path), {}))
     assert files(parts.run) == files(whole.run)
@@ -181,7 +181,7 @@ def test_what_a_stop_finds_is_used_until_the_next_validation(
     losses, ends, best = STOPS[stops]
 
     def told(session: Session) -> Session:
-        session.task.validate = lambda params: losses[session.trainer.state.step]  # type: ignore[method-assign]
+        vars(session.problem)["validate"] = lambda params: {"loss": losses[session.trainer.state.step]}
         return session
 
     whole = finish(told(start("whole", steps=30, valid_every=10)))
@@ -189,7 +189,7 @@ def test_what_a_stop_finds_is_used_until_the_next_validation(
     for end, step in zip([*ends, 30], best, strict=True):
         session = end_by_time(told(session), end, monkeypatch) if end < 30 else finish(told(session))
         run = Run(session.run.path)
-        expected = {"loss": losses[step], "step": step}
+        expected = {"metrics": {"loss": losses[step]}, "step": step}
         assert run.manifest["best"] == notes(run) == session.trainer.best == expected
         assert (session.outcome()["loss"], session.outcome()["best_step"]) == (losses[step], step)
         session = sessions.resume(run, {}) if end < 30 else session
@@ -201,10 +201,10 @@ def test_a_kill_while_a_stop_is_saved_loses_nothing(start: Start, monkeypatch: p
     """Files are written one after another; after each of them, those on disk must go on to the same bytes."""
     losses = {10: 2.0, 13: 1.0, 20: 2.1}
     whole = start("whole", steps=20, valid_every=10)
-    whole.task.validate = lambda params: losses[whole.trainer.state.step]  # type: ignore[method-assign]
+    vars(whole.problem)["validate"] = lambda params: {"loss": losses[whole.trainer.state.step]}
     finish(whole)
     session = start("parts", steps=20, valid_every=10)
-    session.task.validate = lambda params: losses[session.trainer.state.step]  # type: ignore[method-assign]
+    vars(session.problem)["validate"] = lambda params: {"loss": losses[session.trainer.state.step]}
     write, count = checkpoint.write_atomically, iter(range(100))
 
     class Killed(BaseException):
@@ -226,9 +226,9 @@ def test_a_kill_while_a_stop_is_saved_loses_nothing(start: Start, monkeypatch: p
     session.run.release()
     run = Run(session.run.path)
     assert run.summary().step == run.last()[1]["step"] == (10 if moment == 0 else 13)
-    assert run.summary().loss == notes(run)["loss"] == (2.0 if moment < 3 else 1.0)
+    assert run.summary().metrics["loss"] == notes(run)["metrics"]["loss"] == (2.0 if moment < 3 else 1.0)
     again = sessions.resume(run, {})
-    again.task.validate = lambda params: losses[again.trainer.state.step]  # type: ignore[method-assign]
+    vars(again.problem)["validate"] = lambda params: {"loss": losses[again.trainer.state.step]}
     assert files(finish(again).run) == files(whole.run)
 
 
@@ -248,7 +248,7 @@ def test_whoever_leaves_the_iterator_finds_the_files_up_to_date(start: Start) ->
 def test_an_interruption_in_the_middle_of_a_step_saves_nothing_of_it(start: Start) -> None:
     whole = finish(start("whole", steps=30, dropout=0.2))
     session = start("parts", steps=30, dropout=0.2)
-    loss = session.task.loss
+    loss = session.problem.loss
 
     def interrupted(params: Any, carry: Any, batch: Any, rng: np.random.Generator) -> Any:
         found = loss(params, carry, batch, rng)  # which draws from the generator
@@ -256,7 +256,7 @@ def test_an_interruption_in_the_middle_of_a_step_saves_nothing_of_it(start: Star
             raise KeyboardInterrupt
         return found
 
-    session.task.loss = interrupted  # type: ignore[method-assign]
+    vars(session.problem)["loss"] = interrupted
     with pytest.raises(KeyboardInterrupt):
         finish(session)
     run = Run(session.run.path)
@@ -266,15 +266,15 @@ def test_an_interruption_in_the_middle_of_a_step_saves_nothing_of_it(start: Star
 
 def test_asked_twice_the_validation_is_left_out(start: Start) -> None:
     session = start("run", steps=30)
-    validate, asked = session.task.validate, list[int]()
+    validate, asked = session.problem.validate, list[int]()
 
-    def validated(params: Any) -> float | None:
+    def validated(params: Any) -> dict[str, float] | None:
         asked.append(session.trainer.state.step)
         if session.trainer.state.step == 14:
             session.trainer.stop()
         return validate(params)
 
-    session.task.validate = validated  # type: ignore[method-assign]
+    vars(session.problem)["validate"] = validated
     stop_after(session, 14)
     assert asked == [9, 14]
     assert session.run.manifest["step"] == session.run.last()[1]["step"] == 14
@@ -293,13 +293,13 @@ def test_asked_twice_the_validation_is_left_out(start: Start) -> None:
 
 def test_a_stop_that_is_asked_for_during_a_validation_takes_no_further_step(start: Start) -> None:
     session = start("run", steps=30)
-    validate = session.task.validate
+    validate = session.problem.validate
 
-    def validated(params: Any) -> float | None:
+    def validated(params: Any) -> dict[str, float] | None:
         session.trainer.stop()
         return validate(params)
 
-    session.task.validate = validated  # type: ignore[method-assign]
+    vars(session.problem)["validate"] = validated
     finish(session)
     assert (session.trainer.outcome, session.trainer.saved, session.trainer.best["step"]) == ("interrupted", 9, 9)
 
@@ -350,13 +350,13 @@ class Clock:
 
     def train(self, session: Session, seconds: Callable[[int], float]) -> list[float]:
         """Train to the end; the rate of each step."""
-        loss, rates = session.task.loss, list[float]()
+        loss, rates = session.problem.loss, list[float]()
 
         def slow(*arguments: Any) -> Any:
             self.now += seconds(session.trainer.state.step)
             return loss(*arguments)
 
-        session.task.loss = slow  # type: ignore[method-assign]
+        vars(session.problem)["loss"] = slow
         for progress in session.trainer.events():
             rates.append(progress.step.learning_rate)
         return rates
@@ -519,7 +519,7 @@ def test_units_of_a_record_are_those_of_the_weights(
         cell_params = session.trainer.state.params["cell"]
         (cell_params[gate] if gate else cell_params)["b"][:] = bias
     units = list(finish(session).run.records())[-1]["units"]
-    assert set(units) == {activation.label for activation in anatomy(session.task.model.cell).activations}
+    assert set(units) == {activation.label for activation in anatomy(session.problem.model.cell).activations}
     assert {label: shares["saturated"] for label, shares in units.items() if shares["saturated"]} == expected
     # A sigmoid of 30 is 1 in float32, and a relu of what is below 0 always is 0: they never move.
     assert {label for label, shares in units.items() if shares["dead"]} >= {next(iter(expected))}
@@ -582,8 +582,8 @@ def test_states_that_are_no_numbers_end_training_by_its_loss_alone(start: Start)
 def test_the_best_weights_are_those_of_the_lowest_held_out_loss(start: Start) -> None:
     session = start("run", steps=60, learning_rate=0.05, schedule="constant", valid_every=5)
     best = min((loss, i) for i, loss in enumerate(_held_out(finish(session))))
-    assert session.run.manifest["best"] == {"loss": best[0], "step": 5 * (best[1] + 1)}
-    assert session.task.validate(session.run.params()) == best[0]
+    assert session.run.manifest["best"] == {"metrics": {"loss": best[0]}, "step": 5 * (best[1] + 1)}
+    assert session.problem.validate(session.run.params()) == {"loss": best[0]}
 
 
 def _held_out(session: Session) -> list[float]:
@@ -593,15 +593,15 @@ def _held_out(session: Session) -> list[float]:
 def test_the_state_is_passed_on_within_an_epoch_and_begins_anew_with_the_next(start: Start) -> None:
     session = start("run", steps=60)
     began: list[bool] = []
-    loss = session.task.loss
+    loss = session.problem.loss
 
     def watched(params: Any, carry: Any, batch: Any, rng: Any) -> Any:
         began.append(not np.any(carry))
         return loss(params, carry, batch, rng)
 
-    session.task.loss = watched  # type: ignore[method-assign]
+    vars(session.problem)["loss"] = watched
     finish(session)
-    assert began == [step % session.task.steps_per_epoch == 0 for step in range(60)]
+    assert began == [step % session.problem.steps_per_epoch == 0 for step in range(60)]
     assert sum(began) == 3
 
 
@@ -622,8 +622,8 @@ def test_progress_tells_how_much_is_left(start: Start) -> None:
 def test_no_steps_at_all(start: Start) -> None:
     session = finish(start("run", steps=0))
     assert session.trainer.outcome == "finished"
-    assert session.run.manifest["best"] == {"loss": None, "step": 0}
-    assert session.run.params()["head"]["b"].shape == (len(session.corpus.vocabulary),)
+    assert session.run.manifest["best"] == {"metrics": None, "step": 0}
+    assert session.run.params()["head"]["b"].shape == (len(session.run.language.vocabulary),)
 
 
 def test_a_run_that_diverges_says_so_and_keeps_its_best_weights(start: Start) -> None:
@@ -634,7 +634,7 @@ def test_a_run_that_diverges_says_so_and_keeps_its_best_weights(start: Start) ->
     assert session.trainer.outcome == session.run.manifest["outcome"] == "diverged"
     best = session.run.manifest["best"]
     assert 0 < best["step"] < caught.value.step
-    assert session.task.validate(session.run.params()) == best["loss"]
+    assert session.problem.validate(session.run.params()) == best["metrics"]
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.0])
@@ -647,7 +647,7 @@ def test_weights_that_are_no_numbers_after_the_last_step_are_not_kept(start: Sta
     assert all(np.isfinite(leaf).all() for leaf in session.run.params()["head"].values())
     measured = "held-out loss" if fraction else "loss"
     error = NotFinite(
-        1, float("nan"), 1.0, session.task.batch(1), session.trainer.state.carry, np.random.default_rng(0)
+        1, float("nan"), 1.0, session.problem.batch(1), session.trainer.state.carry, np.random.default_rng(0)
     )
     assert session.diagnosis(error)[0] == f"Diverged: after step 1 the {measured} is nan."
 
@@ -688,12 +688,12 @@ WORDS: dict[str, tuple[list[dict[str, Any]], float, str]] = {
         looks((2.0, 2.0), (1.5, 1.7), (1.2, 1.8), (1.0, 1.9)),
         1.0,
         "It overfits: the held-out loss has risen by 0.200 nats since step 200, whose weights are kept, while the "
-        "training loss went on falling. More text, --dropout or a smaller model help.",
+        "training loss went on falling. More data, --dropout or a smaller model help.",
     ),
     "overfits from the beginning": (
         looks((3.9, 4.2), (2.0, 4.3)),
         1.0,
-        "It overfits: the held-out loss is 4.3 nats, and guessing costs 4.06, while the training loss is 2. More text "
+        "It overfits: the held-out loss is 4.3 nats, and guessing costs 4.06, while the training loss is 2. More data "
         "or --dropout help.",
     ),
     "begins to overfit": (
@@ -709,7 +709,7 @@ WORDS: dict[str, tuple[list[dict[str, Any]], float, str]] = {
     "near zero": (
         looks((2.0, 2.0), (0.1, 0.1), (0.01, 0.01)),
         1.0,
-        "It has learnt this kind of text: the held-out loss is near zero.",
+        "It has learnt this kind of data: the held-out loss is near zero.",
     ),
     "far worse than guessing, and falling": (
         looks((140.0, 130.0), (100.0, 99.0), (89.0, 88.0)),
@@ -804,7 +804,7 @@ def test_what_diverges_at_every_rate_is_not_put_down_to_the_rate(
 
 def test_what_diverges_is_explained_without_the_weights_that_it_started_with_too(start: Start) -> None:
     first = finish(start("first"))
-    given = {"files": first.corpus.sources, "learning_rate": 1e30, "schedule": "constant", "steps": 9}
+    given = {"files": first.problem.data.sources, "learning_rate": 1e30, "schedule": "constant", "steps": 9}
     session = sessions.start(given, name="second", init_from=first.run)
     shutil.rmtree(first.run.path)
     with pytest.raises(NotFinite) as caught:

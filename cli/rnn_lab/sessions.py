@@ -38,7 +38,7 @@ from rnn_plugins import registry
 from rnn_plugins.data.corpus import cache_folder
 from rnn_plugins.data.sources import is_pipe, label_of
 from rnn_plugins.errors import UserError
-from rnn_plugins.tasks.task import Data, Task
+from rnn_plugins.tasks.task import Data, Purpose, Task
 
 WARM_UP = 200
 """Steps of warm-up that a diverged run is advised to try."""
@@ -539,12 +539,14 @@ def _of_weights(task: Task) -> tuple[str, ...]:
 def _read(task: Task, files: Sequence[str], known: Run) -> Data:
     """The data of a run once more; what came through standard input from the cache, or from there again."""
     remedy = "put them back where they were"
-    recorded = tuple(files) == known.settings.files
+    purpose: Purpose = "resume"
     if "-" in files:
         remedy = f"give the same data in a FILE: rnn train --resume {shlex.quote(known.name)} FILE"
-        recorded = recorded and _no_input()
+        purpose = "again" if _no_input() else purpose
     try:
-        return task.read(files, known.facts, purpose="again" if recorded else "resume")
+        if tuple(files) == known.settings.files and (pipes := [f for f in files if f != "-" and is_pipe(f)]):
+            raise UserError(f"{pipes[0]!r} is a pipe")  # which nobody may write to
+        return task.read(files, known.facts, purpose=purpose)
     except UserError as error:
         problem = str(error).partition(";")[0]  # what follows is advice on what else to train on
         raise UserError(f"the data of the run {known.name!r} cannot be had: {problem}; {remedy}") from None

@@ -23,8 +23,9 @@ Purpose = Literal["train", "again", "resume", "evaluate"]
 """What files are read for.
 
 ``train``: a new run. ``again``: the data of a run once more, from the files that it recorded; nothing is waited for, as
-standard input would be. ``resume``: the same from files that the user names now. ``evaluate``: other examples, all of
-which are put into ``Data.valid``.
+standard input would be, and data that turn out to be others need not be read to the end. ``resume``: data for a run
+that goes on or is repeated; the caller compares them with those of the run. ``evaluate``: other examples, all of which
+are put into ``Data.valid``.
 """
 
 AT_ONCE = 256
