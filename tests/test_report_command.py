@@ -153,6 +153,21 @@ def test_the_two_tables_of_units_say_their_texts(call):
     ]
 
 
+def test_a_report_in_a_file(call, folder):
+    folder.joinpath("mine.py").write_text(
+        "from rnn_plugins.reports.report import Findings, Quantity, Report\n\n\n"
+        "class Longest(Report):\n"
+        '    title, question = "Longest", "How many steps are there before a loss?"\n\n'
+        "    def measure(self, subject, look):\n"
+        '        return Findings((Quantity("longest", "steps", subject.probe.longest()),))\n'
+    )
+    code, out, _ = call("--kind", "mine.py:Longest", "--kind", "flow", "--json", "-")
+    assert code == 0
+    pages = told(out)
+    assert list(pages) == ["mine.py:Longest", "flow"]
+    assert pages["mine.py:Longest"]["quantities"]["hamlet"][0]["value"] == len(TEXT) // 10 - 1
+
+
 def test_the_options_of_a_run_are_told(call, tmp_path, monkeypatch):
     given = {"cell_option": {"forget_bias": "3"}, "ablate": {"output": "1"}, "steps": 1}
     train(tmp_path, TEXT, "odd", cell="lstm", **given)

@@ -194,7 +194,7 @@ def test_the_report_of_a_linear_cell():
     np.testing.assert_allclose(by_index.curves[0].y, np.log([0.8, 0.5, 0.2]), rtol=1e-6)
     np.testing.assert_allclose(convergence.curves[0].y, np.log(0.8), rtol=1e-6)
     assert found.verdict == (
-        "Forgets: the largest exponent is -0.223 nats a step, give or take 0.0025, so that a difference between two "
+        "Forgets: the largest exponent is -0.223 nats per step, plus or minus 0.0025, so that a difference between two "
         "states is halved every 3.11 steps, and the gradient vanishes at that rate.",
     )
     assert found.quantities[0].definition == (
@@ -210,7 +210,7 @@ def test_the_report_of_a_cell_that_expands():
     assert got["positive"] == 1
     assert got["kaplan_yorke"] == pytest.approx(1 + np.log(1.1) / -np.log(0.9), rel=1e-5)
     assert found.verdict == (
-        "Chaotic: the largest exponent is +0.095 nats a step, give or take 0.0025, so that a difference between two "
+        "Chaotic: the largest exponent is +0.095 nats per step, plus or minus 0.0025, so that a difference between two "
         "states doubles every 7.27 steps, and the gradient explodes at that rate.",
         "To hold it, try a smaller recurrent matrix, clipping (--grad-clip 1) or a gated cell (--cell gru).",
     )
@@ -222,7 +222,7 @@ def test_a_cell_that_copies_is_at_the_edge():
     assert got["largest"] == got["sum"] == got["positive"] == 0
     assert got["kaplan_yorke"] == 6
     assert found.verdict == (
-        "At the edge: the largest exponent is +0.000 nats a step, give or take 0.0025, so that differences between "
+        "At the edge: the largest exponent is +0.000 nats per step, plus or minus 0.0025, so that differences between "
         "states neither die out nor grow as far as can be told.",
     )
 

@@ -168,7 +168,7 @@ def test_the_report_of_a_linear_cell():
         ("A", "h", "3 x 3", pytest.approx(1.5, rel=1e-9), pytest.approx(1.5, rel=1e-9)),
     )
     assert found.verdict == (
-        "Stretches: the largest singular value over 9 steps is 38.4, a factor of 1.500 a step, while that of one step "
+        "Stretches: the largest singular value over 9 steps is 38.4, a factor of 1.500 per step, while that of one step "
         "is 1.500.",
         "Its matrix does not decide: 1 x sigma_max(W) = 1.500 is not below 1, so that gradients need not vanish, and "
         "may explode if it is above. Here no step stretches by more than 1.500.",
@@ -200,7 +200,7 @@ def test_a_cell_that_copies_neither_stretches_nor_shrinks():
     np.testing.assert_allclose(bars.x, [10**-0.05, 10**0.05], rtol=1e-12)
     assert bars.y.tolist() == [1, 0]
     assert found.verdict == (
-        "Holds: the largest singular value over 9 steps is 1, a factor of 1.000 a step, while that of one step is "
+        "Holds: the largest singular value over 9 steps is 1, a factor of 1.000 per step, while that of one step is "
         "1.000.",
         "The bound of Pascanu, Mikolov and Bengio (2013) is for a basic network; this is none: its new state is no "
         "activation of a sum in which one product has the old state.",

@@ -1,4 +1,4 @@
-"""``rnn report``: what a network remembers and why it forgets. What is measured stands in ``rnn_plugins.reports``."""
+"""``rnn report``: what a network remembers and why it forgets."""
 
 from __future__ import annotations
 
@@ -46,25 +46,36 @@ Examples:
     metavar=SETTINGS["cell"].metavar,
     multiple=True,
     shell_complete=completion.cells,
-    help="Look at a cell, fresh or trained for --steps, with these of its options; may be repeated, to compare.",
+    help="A cell to measure, fresh or trained for --steps, with its options; may be repeated, to compare.",
 )
-@click.option("--kind", "kinds", metavar="KIND", multiple=True, help="What to show, one of --list; may be repeated.")
-@click.option("--all", "everything", is_flag=True, help="Show all kinds.")
-@click.option("--list", "listing", is_flag=True, help="List the kinds.")
-@click.option("--text", metavar="FILE", help="Look at runs on another text than what they held out.")
+@click.option(
+    "--kind",
+    "kinds",
+    metavar="KIND",
+    multiple=True,
+    help="Report to show: one of --list, or FILE.py:CLASS; may be repeated.",
+)
+@click.option("--all", "everything", is_flag=True, help="Show all reports.")
+@click.option("--list", "listing", is_flag=True, help="List the installed reports.")
+@click.option("--text", metavar="FILE", help="Measure runs on this file instead of what they held out.")
 @like("steps", "With --cell: train for so many steps first.", 0)
 @like("hidden_size", "With --cell: units per layer.", Settings.hidden_size)
 @like("num_layers", "With --cell: number of layers.", Settings.num_layers)
 @like("learning_rate", "With --cell: learning rate of the training; else what the cell suggests.")
 @like("level", "With --cell: what counts as one symbol of the text.", Settings.level)
 @like("seed", "Random seed for initial weights, batches, and what is sampled.", 1)
-@click.option("--lags", metavar="N", type=int, default=100, show_default=True, help="How many steps to look back.")
+@click.option("--lags", metavar="N", type=int, default=100, show_default=True, help="Number of steps to look back.")
 @click.option(
-    "--positions", metavar="N", type=int, default=2000, show_default=True, help="Places of the text to average over."
+    "--positions", metavar="N", type=int, default=2000, show_default=True, help="Number of positions to average over."
 )
-@click.option("--unit", "units", metavar="UNIT", multiple=True, help="Of neurons: a unit to show, such as h.17.")
+@click.option("--unit", "units", metavar="UNIT", multiple=True, help="For neurons: a unit to show, such as h.17.")
 @click.option(
-    "--characters", metavar="N", type=int, default=100_000, show_default=True, help="Of structure: how much is written."
+    "--characters",
+    metavar="N",
+    type=int,
+    default=100_000,
+    show_default=True,
+    help="For structure: characters that each model writes.",
 )
 @BACKEND
 @TRUST
@@ -88,7 +99,7 @@ def report(
     """Show what a network remembers, and why it forgets.
 
     Without --cell, RUN names trained runs, the newest if none is named. With --cell, those cells are compared on FILE
-    (builtin:latex if none is named), all with the same text, seed and sizes.
+    (builtin:latex if none is named), all with the same data, seed and sizes.
     """
     if listing:
         _list()
@@ -96,7 +107,7 @@ def report(
     if quiet:
         hush()
     output = chosen(given)
-    _hold(ctx, cells, text)
+    _check(ctx, cells, text)
     from rnn_lab.backends import on_backend
     from rnn_lab.reporting import gather, load
     from rnn_lab.reporting import kinds as kinds_of
@@ -118,8 +129,8 @@ def report(
     put(pages, ", ".join(subject.label for subject in subjects), about, output)
 
 
-def _hold(ctx: click.Context, cells: tuple[str, ...], text: str | None) -> None:
-    """Hold the options against each other.
+def _check(ctx: click.Context, cells: tuple[str, ...], text: str | None) -> None:
+    """Check that the options go together.
 
     Raises:
         UserError: two of them do not go together, or one is outside its range.
@@ -146,7 +157,7 @@ def _hold(ctx: click.Context, cells: tuple[str, ...], text: str | None) -> None:
 
 
 def _trained(names: tuple[str, ...], text: str | None) -> tuple[list[Subject], list[str]]:
-    """Runs to look at, and what is to be said of them."""
+    """Runs to measure, and a line on each."""
     from rnn_lab.subject import of_run
 
     subjects: list[Subject] = []
@@ -179,7 +190,7 @@ def _found(name: str | None) -> Run:
 
 
 def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]) -> tuple[list[Subject], list[str]]:
-    """Cells to look at, and what is to be said of them."""
+    """Cells to measure, a line on each, and one on the data."""
     from rnn_lab.runs import require_files
     from rnn_lab.subject import fresh
     from rnn_plugins import registry

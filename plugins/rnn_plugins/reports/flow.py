@@ -163,7 +163,7 @@ def crossing(norms: Sequence[float], share: float) -> float | None:
 
 
 def growth(norms: Sequence[float]) -> float | None:
-    """The factor a step, as a geometric mean from lag 1 to the last lag at which there is a number above 0.
+    """The factor per step, as a geometric mean from lag 1 to the last lag at which there is a number above 0.
 
     None where there is only one lag, or no number.
     """
@@ -308,7 +308,7 @@ class Flow(Report):
                 "bound_growth",
                 "growth of its bound",
                 limit.growth,
-                "a step",
+                "per step",
                 "The geometric mean of the largest singular value of the carry's one-step Jacobian, along "
                 f"{STRETCHES} stretches of {probe.sequences}.",
             )
@@ -368,7 +368,7 @@ def _quantities(flow: Norms, place: int, is_main: bool, lags: int, what: str) ->
             f"growth{key}",
             f"growth of {of}",
             None if noisy else growth(norms),
-            "a step",
+            "per step",
             f"The factor by which the {norm} changes from one lag to the next, a geometric mean from lag 1 on.",
             "rounding noise" if noisy else "-",
         ),

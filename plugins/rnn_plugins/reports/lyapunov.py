@@ -90,7 +90,7 @@ def growth_rates(
 
 
 def exponents(rates: Array) -> Array:
-    """Lyapunov exponents in nats a step, the largest first: (T, B, count) growth rates -> (count,)."""
+    """Lyapunov exponents in nats per step, the largest first: (T, B, count) growth rates -> (count,)."""
     found = np.sort(rates.mean(axis=(0, 1)))[::-1]
     return np.where(np.abs(found) < ZERO, 0.0, found)
 
@@ -188,7 +188,7 @@ def _charts(rates: Array, found: Array, width: int, where: str, unit: str) -> tu
             "exponents",
             "Lyapunov exponents",
             "share of the dimension",
-            "nats a step",
+            "nats per step",
             (_banded(np.arange(1, len(found) + 1) / width, found, each.T),),
             definition=f"The exponents, the largest first, {where}, and a band from the least to the greatest stretch.",
         ),
@@ -196,7 +196,7 @@ def _charts(rates: Array, found: Array, width: int, where: str, unit: str) -> tu
             "convergence",
             "The largest exponent, from the steps so far",
             f"steps, {unit}",
-            "nats a step",
+            "nats per step",
             (_banded(steps, so_far.mean(axis=1), so_far),),
             definition="The mean growth of the direction that grows most, up to each step: the mean of the stretches, "
             "and a band from the least to the greatest.",
@@ -220,7 +220,7 @@ def _quantities(found: Array, error: float | None, width: int, where: str) -> tu
             "largest",
             "largest exponent",
             _finite(found[0]),
-            "nats a step",
+            "nats per step",
             f"The mean logarithmic growth of the direction that grows most, {where}.",
             nothing,
         ),
@@ -228,7 +228,7 @@ def _quantities(found: Array, error: float | None, width: int, where: str) -> tu
             "largest_error",
             "its standard error",
             error,
-            "nats a step",
+            "nats per step",
             "The standard deviation between the stretches, divided by the square root of their number.",
         ),
         Quantity(
@@ -251,7 +251,7 @@ def _quantities(found: Array, error: float | None, width: int, where: str) -> tu
             "sum",
             "sum of the exponents",
             None if some else _finite(total),
-            "nats a step",
+            "nats per step",
             "The mean logarithm of how far a step changes volumes.",
             f"only {len(found)} of {width} computed" if some else nothing,
         ),
@@ -271,7 +271,7 @@ def _verdict(found: Array, margin: float) -> tuple[str, ...]:
     first = float(found[0])
     if not np.isfinite(first):
         return ("Forgets completely: after some steps nothing of the state is left.",)
-    value = f"{first:+.3f} nats a step, give or take {margin:.2g}"
+    value = f"{first:+.3f} nats per step, plus or minus {margin:.2g}"
     if first + margin < 0:
         return (
             f"Forgets: the largest exponent is {value}, so that a difference between two states is halved every "

@@ -278,8 +278,7 @@ def _verdict(subject: Subject, norms: Norms, layers: Mapping[str, list[str]], fo
         )
     else:
         words.append(
-            f"{steps} of the usual size: an update is {ratio:.1e} of the weights, where 1e-3, give or take a factor of "
-            "ten, is usual."
+            f"{steps} of the usual size: an update is {ratio:.1e} of the weights, where 1e-4 to 1e-2 is usual."
         )
     by_layer = {name: _median(gradients) or 0.0 for name, gradients in norms.of(layers).gradients.items()}
     recurrent = {name: norm for name, norm in by_layer.items() if name.startswith("layer")}

@@ -263,7 +263,7 @@ def _quantities(measured: Measured, matrices: list[Recurrent], form: Basic | str
             "growth",
             "growth of the product",
             _finite(float(measured.products[-1].mean()) / end),
-            "nats a step",
+            "nats per step",
             f"The logarithm of the largest singular value of the product {where}, divided by {end}: the mean of the "
             "stretches.",
             nothing,
@@ -272,7 +272,7 @@ def _quantities(measured: Measured, matrices: list[Recurrent], form: Basic | str
             "bound_growth",
             "growth of its norms multiplied",
             _finite(float(log(measured.norms).mean())),
-            "nats a step",
+            "nats per step",
             f"The mean logarithm of the {largest}: the product grows no faster.",
             nothing,
         ),
@@ -301,7 +301,7 @@ def _verdict(measured: Measured, form: Basic | str) -> tuple[str, ...]:
         word = "Shrinks" if growth < -DECADE else "Stretches" if growth > DECADE else "Holds"
         first = (
             f"{word}: the largest singular value over {steps} is {exp(growth):.3g}, a factor of "
-            f"{exp(growth / end):.3f} a step, while that of one step is {measured.norms.mean():.3f}."
+            f"{exp(growth / end):.3f} per step, while that of one step is {measured.norms.mean():.3f}."
         )
     if isinstance(form, str):
         return first, f"The bound of Pascanu, Mikolov and Bengio (2013) is for a basic network; this is none: {form}."
