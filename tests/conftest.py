@@ -45,6 +45,7 @@ def bytecode(tmp_path_factory: pytest.TempPathFactory) -> None:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
 @pytest.fixture(scope="session", autouse=True)
 def unsynced() -> Iterator[None]:
     """Do not wait for the disk: no test cuts the power, and thousands of files are written."""

@@ -168,8 +168,8 @@ def test_the_report_of_a_linear_cell():
         ("A", "h", "3 x 3", pytest.approx(1.5, rel=1e-9), pytest.approx(1.5, rel=1e-9)),
     )
     assert found.verdict == (
-        "Stretches: the largest singular value over 9 steps is 38.4, a factor of 1.500 per step, while that of one step "
-        "is 1.500.",
+        "Stretches: the largest singular value over 9 steps is 38.4, a factor of 1.500 per step, while that of one "
+        "step is 1.500.",
         "Its matrix does not decide: 1 x sigma_max(W) = 1.500 is not below 1, so that gradients need not vanish, and "
         "may explode if it is above. Here no step stretches by more than 1.500.",
     )
