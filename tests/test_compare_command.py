@@ -237,8 +237,7 @@ def test_runs_without_a_loss_are_told(tmp_path):
         run.update()
         (run.path / METRICS).unlink()
     assert refused("one other") == (
-        "the run 'one' was not validated yet: train it longer; "
-        "the run 'other' was not validated yet: train it longer"
+        "the run 'one' was not validated yet: train it longer; the run 'other' was not validated yet: train it longer"
     )
 
 

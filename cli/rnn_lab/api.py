@@ -21,7 +21,7 @@ from rnn_lab.comparison import Watcher, comparison
 from rnn_lab.comparison.plan import SEEDS, Match, plan
 from rnn_lab.comparison.plan import train as train_all
 from rnn_lab.drawing import page as drawing
-from rnn_lab.language import scoring
+from rnn_lab.language import scoring, writing
 from rnn_lab.reporting import gather
 from rnn_lab.reporting import kinds as kinds_of
 from rnn_lab.reporting import load as load_reports
@@ -31,7 +31,7 @@ from rnn_lab.trainer import Progress
 from rnn_plugins import registry, testing
 from rnn_plugins.data.vocabulary import Unknown
 from rnn_plugins.errors import UserError as UserError
-from rnn_plugins.language.sampling import Choice, sample, write
+from rnn_plugins.language.sampling import Choice
 from rnn_plugins.reports.report import Chart, Curve, Image, Look, Page, Quantity, to_json
 from rnn_plugins.tasks.task import Task
 
@@ -260,13 +260,9 @@ class Run:
         """
         if length < 1:
             raise UserError(f"length is {length}; it must be at least 1")
-        language = self.folder.language
-        model, vocabulary = language.model, language.vocabulary
-        choice = Choice(temperature, top_k, top_p, greedy, vocabulary.unwritten)
-        begin = vocabulary.encode(prime, unknown, called="the prime").tolist() or language.opening
+        choice = Choice(temperature, top_k, top_p, greedy)
         with on_backend("auto"):
-            symbols = sample(model, self.params, begin, choice, np.random.default_rng(seed))
-            return prime + "".join(write(symbols, vocabulary, length))
+            return writing.write(self.folder.language, self.params, length, prime, choice, seed, unknown)
 
     def evaluate(self, *files: Source, **options: Any) -> dict[str, float | None]:
         """The metrics of its best weights on files, or on what was held out; see ``rnn eval``.

@@ -24,11 +24,11 @@ class Untrusted(UserError):
 @contextmanager
 def trusting() -> Iterator[None]:
     """Within it, whatever file a run names is executed, and kept as one that the user has given."""
-    token = _now.set(True)
+    before = _now.set(True)
     try:
         yield
     finally:
-        _now.reset(token)
+        _now.reset(before)
 
 
 def remember(path: Path, digest: str) -> None:
