@@ -193,6 +193,21 @@ def test_options_of_a_cell_may_stand_behind_its_name() -> None:
     )
 
 
+def test_options_of_a_task_may_be_given_in_three_ways() -> None:
+    for words in (["--level", "word"], ["--task-option", "level=word"], ["--task", "language-model:level=word"]):
+        run, _ = trained("fox.txt", *SMALL, *words, "--quiet")
+        assert (run.settings.task, run.settings.task_option["level"]) == ("language-model", "word")
+    assert refused("fox.txt", "--level", "word", "--task-option", "level=char") == (
+        "--level word and --task-option level=char contradict each other: leave one out"
+    )
+    assert refused("fox.txt", "--task-option", "seq_length=0") == (
+        "the task 'language-model' cannot be made: seq_length is 0; it must be at least 1"
+    )
+    assert refused("fox.txt", "--task-option", "seq=3") == (
+        "the task 'language-model' has no option called 'seq'. Its options: seq_length, level, valid_fraction, unknown"
+    )
+
+
 # Configuration files ----------------------------------------------------------------------------------------
 
 

@@ -66,9 +66,9 @@ class LanguageModel(Task):
             ValueError: one is outside.
         """
         if self.seq_length < 1:
-            raise ValueError(f"--seq-length is {self.seq_length}; it must be at least 1")
+            raise ValueError(f"seq_length is {self.seq_length}; it must be at least 1")
         if not 0 <= self.valid_fraction < 1:
-            raise ValueError(f"--valid-fraction is {self.valid_fraction:g}; it must be at least 0 and below 1")
+            raise ValueError(f"valid_fraction is {self.valid_fraction:g}; it must be at least 0 and below 1")
 
     @property
     def unit(self) -> str:  # type: ignore[override]
