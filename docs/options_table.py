@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import click
 
-from rnn_cli.options import Setting, of_settings, options_of
+from rnn_cli.options import Setting, of_settings, by_section
 from rnn_lab.settings import Group, Settings, named, option
 
 PAGE = Path(__file__).parent / "command-line.md"
@@ -18,7 +18,7 @@ BEGIN, END = "<!-- made by docs/options_table.py -->\n", "<!-- end -->\n"
 
 def tables(cls: type[Any] = Settings) -> str:
     """A table per section of the help, and which settings a run that goes on or begins with weights may change."""
-    options = options_of(of_settings(cls))
+    options = by_section(of_settings(cls))
     parts = []
     for group in get_args(Group):
         rows = [f"| {group} | value | default | what it does |", "|---|---|---|---|"]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from options_table import tables
 
-from rnn_cli.options import of_settings, options_of, read_config
+from rnn_cli.options import of_settings, by_section, read_config
 from rnn_lab.settings import PRESETS, Settings, merge, named, parse_duration, setting
 from rnn_plugins.errors import UserError
 
@@ -258,7 +258,7 @@ class More(Settings):
 
 def test_a_setting_is_one_field(tmp_path: Path) -> None:
     """The option, its help, the configuration file, the check, the lists and the documentation follow from it."""
-    options = options_of(of_settings(More))
+    options = by_section(of_settings(More))
     zoneout, tie, gain = (next(o for o in options if o.name == name) for name in ("zoneout", "tie", "gain"))
     assert (zoneout.opts, zoneout.group, zoneout.aliases) == (["--zoneout"], "Network", ("zone",))
     context = click.Context(click.Command("train"))

@@ -135,7 +135,7 @@ def like(name: str, help: str, default: Any = None) -> Callable[[Any], Any]:
     return click.option(f"--{name.replace('_', '-')}", default=default, show_default=shown, help=help, **attributes)
 
 
-def options_of(settings: Mapping[str, Setting]) -> list[Setting]:
+def by_section(settings: Mapping[str, Setting]) -> list[Setting]:
     """All options of ``rnn train`` by section: those of the settings, and the command's own."""
     groups = [*get_args(Group)]
     return sorted([*OWN, *settings.values(), *PRINTED], key=lambda option: groups.index(option.group))
@@ -187,7 +187,7 @@ PRINTED = [
 SETTINGS = of_settings()
 """The options of the settings, by the settings' names."""
 
-OPTIONS = options_of(SETTINGS)
+OPTIONS = by_section(SETTINGS)
 """All options of ``rnn train``, in the order of its help."""
 
 ON_THE_LINE = ("config", "trust")
