@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import click
 
-from rnn_cli.options import Setting, of_settings, by_section
+from rnn_cli.options import Setting, by_section, of_settings
 from rnn_lab.settings import Group, Settings, named, option
 
 PAGE = Path(__file__).parent / "command-line.md"

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from options_table import tables
 
-from rnn_cli.options import of_settings, by_section, read_config
+from rnn_cli.options import by_section, of_settings, read_config
 from rnn_lab.settings import PRESETS, Settings, merge, named, parse_duration, setting
 from rnn_plugins.errors import UserError
 
