@@ -7,6 +7,7 @@ import math
 import os
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from rnn_cli.main import rnn
 from rnn_lab.evaluation import Evaluation, evaluate
 from rnn_lab.paths import BEST
 from rnn_lab.runs import Run
+from rnn_lab.sessions import start
 from rnn_plugins.errors import UserError
 from rnn_plugins.language import assessment
 from rnn_plugins.language.ngrams import NGram
@@ -337,3 +339,43 @@ def test_a_recorded_text_is_read_to_its_recorded_end_and_no_pipe_is_waited_for(t
     with pytest.raises(UserError) as caught:
         evaluate(run)
     assert str(caught.value).startswith(f"the data of the run 'endless' are not what they were: {str(source)!r} {what}")
+
+
+@pytest.fixture
+def names(tmp_path, call, monkeypatch):
+    """A run of another task."""
+    monkeypatch.setenv("RNN_RUNS", str(tmp_path / "runs"))
+    for language, syllables in (("Italian", ["ri", "no", "la"]), ("Russian", ["vsk", "iy", "ov"])):
+        some = ("".join(syllables[i // 3**place % 3] for place in range(4)) for i in range(60))
+        tmp_path.joinpath(f"{language}.txt").write_text("\n".join(some))
+    files = tuple(str(tmp_path / f"{language}.txt") for language in ("Italian", "Russian"))
+    task = f"{Path(__file__).parent / 'names_task.py'}:Names"
+    session = start({"task": task, "files": files, "hidden_size": 4, "steps": 20, "seed": 1}, name="names")
+    for _ in session.trainer.events():
+        pass
+    session.run.release()
+    return session.run
+
+
+def test_a_run_of_another_task_is_measured_in_its_metrics(call, names):
+    code, output, said = call("names")
+    assert (code, said) == (0, "")
+    files = ", ".join(names.settings.files)
+    best = names.manifest["best"]["metrics"]
+    lines = output.splitlines()
+    assert lines[0] == f"names on the held-out part of {files}: 12 names predicted"
+    assert lines[2].split() == ["NATS", "ACCURACY"]
+    assert lines[3].split() == ["the", "model", f"{best['loss']:.3f}", f"{best['accuracy']:.3f}"]
+    record, scores = scores_of(call("names", names.settings.files[0], "--json")[1])
+    assert scores.keys() == {"names"}
+    assert scores["names"].keys() == {"name", "kind", "loss", "accuracy"}
+    assert record["verdict"] == []
+
+
+@pytest.mark.parametrize("files", [False, True])
+def test_what_becomes_of_the_unknown_is_no_question_of_a_task_without_it(call, names, files):
+    assert call("names", *(names.settings.files[:1] if files else ()), "--unknown", "skip") == (
+        2,
+        "",
+        f"Error: the task {names.settings.task!r} has no option called 'unknown'. Its options: held_out, lower\n",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -44,7 +44,7 @@ def eval(ctx: click.Context, run_and_files: tuple[str, ...], unknown: str, backe
     if not files:
         piped.ignored(f"rnn eval {shlex.quote(run.name)} - reads it as data")
     given = ctx.get_parameter_source("unknown") is click.core.ParameterSource.COMMANDLINE
-    options: dict[str, Any] = {"unknown": unknown} if given or hasattr(run.task, "unknown") else {}
+    options = {"unknown": unknown} if given else {}
     with on_backend(backend):
         evaluation = evaluate(run, files, **options)
     for notice in evaluation.notices:

@@ -269,13 +269,11 @@ class Run:
 
         Args:
             *files: the data.
-            **options: of its task, in place of its own, such as ``unknown="replace"``.
+            **options: of its task, in place of its own, such as ``unknown="skip"``.
 
         Raises:
             UserError: the files will not do, or nothing was held out.
         """
-        if hasattr(self.folder.task, "unknown"):
-            options = {"unknown": "replace"} | options
         with on_backend("auto"):
             found = evaluation.evaluate(self.folder, _names(files), **options)
         return dict(found.assessment.scores[0].metrics)

@@ -61,17 +61,18 @@ def evaluate(run: Run, files: Sequence[str] = (), **options: Any) -> Evaluation:
     Raises:
         UserError: the task has no such option, or there is nothing to score.
     """
+    reader = run.reader(**options)
     own, why = run.data()
     notices = [f"{why}; so there are no baselines of it to compare with"] if why else []
     if files:
-        data = run.read(files, **options)
+        data = reader.read(files, run.facts, purpose="evaluate")
         source = ", ".join(files)
         notices = [*data.notices, *notices, *remembered(run, data, own)]
     elif own is None:
         raise UserError(f"{why}; give a FILE to evaluate on")
     else:
         data = dataclasses.replace(own, facts=run.facts)
-        source = f"{run.task.held_out} of {', '.join(run.manifest['data']['sources'])}"
+        source = f"{run.task.held_out_part} of {', '.join(run.manifest['data']['sources'])}"
         if not run.held_out:
             raise UserError(f"the run {run.name!r} held nothing of its data out; give a FILE to evaluate on")
     training = None if own is None else own.train

@@ -207,19 +207,30 @@ class Run:
             "writes texts: name a run of the task language-model"
         )
 
+    def reader(self, **options: Any) -> Task:
+        """Its task as it reads other examples than its own.
+
+        Args:
+            options: of the task, in place of its own and of ``of_evaluation``.
+
+        Raises:
+            UserError: the task has no such option, or does not take its value.
+        """
+        own = {f.name: getattr(self.task, f.name) for f in fields(self.task)}
+        values = {**own, **self.task.of_evaluation, **options}
+        return registry.build_task(type(self.task), self.settings.task, values)
+
     def read(self, files: Sequence[str], **options: Any) -> Data:
         """Examples for its model out of files, to be evaluated on; all of them are in ``valid``.
 
         Args:
             files: as its task takes them.
-            options: of the task, in place of its own.
+            options: as ``reader`` takes them.
 
         Raises:
-            UserError: the task has no such option, or the files will not do.
+            UserError: as ``reader``, or the files will not do.
         """
-        values = {f.name: getattr(self.task, f.name) for f in fields(self.task)}
-        task = registry.build_task(type(self.task), self.settings.task, values | options)
-        return task.read(files, self.facts, purpose="evaluate")
+        return self.reader(**options).read(files, self.facts, purpose="evaluate")
 
     def data(self) -> tuple[Data | None, str]:
         """The data that it was trained on and held out; if they are not there any more, why."""

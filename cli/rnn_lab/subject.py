@@ -40,14 +40,14 @@ def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
     own, reason = run.data()
     notices: tuple[str, ...] = ()
     if files:
-        data = run.read(files, **({"unknown": "replace"} if hasattr(task, "unknown") else {}))
+        data = run.read(files)
         examples, notices = data.valid, tuple(data.notices)
         where = ", ".join(files)
     elif own is None:
         raise UserError(f"{reason}; --text FILE looks at the run on other data")
     else:
         examples = own.valid if run.held_out else own.train
-        part = task.held_out if run.held_out else "the training data"
+        part = task.held_out_part if run.held_out else "the training data"
         where = f"{part} of {', '.join(run.manifest['data']['sources'])}"
     params, notes = run.load(BEST)
     problem = Problem(

@@ -58,6 +58,7 @@ class LanguageModel(Task):
     compared: ClassVar[str] = "bits_per_character"
     default_files: ClassVar[tuple[str, ...]] = ("builtin:latex",)
     of_weights: ClassVar[tuple[str, ...]] = ("level",)
+    of_evaluation: ClassVar[Mapping[str, Any]] = {"unknown": "replace"}
 
     def __post_init__(self) -> None:
         """Check the ranges of the options.
@@ -76,7 +77,7 @@ class LanguageModel(Task):
         return f"{NOUNS[self.level]}s"
 
     @property
-    def held_out(self) -> str:
+    def held_out_part(self) -> str:
         """The end of the text."""
         return f"the held-out last {100 * self.valid_fraction:g} %"
 

@@ -210,6 +210,7 @@ class Task(ABC):
         compared: the metric by which runs are compared; ``best`` where it is empty.
         default_files: what is trained on where the user names nothing.
         of_weights: the options that a run which starts with another's weights takes over; None for all.
+        of_evaluation: options with which a run reads other examples than its own, in place of those of its training.
     """
 
     unit: ClassVar[str] = "examples"
@@ -218,9 +219,10 @@ class Task(ABC):
     compared: ClassVar[str] = ""
     default_files: ClassVar[tuple[str, ...]] = ()
     of_weights: ClassVar[tuple[str, ...] | None] = None
+    of_evaluation: ClassVar[Mapping[str, Any]] = {}
 
     @property
-    def held_out(self) -> str:
+    def held_out_part(self) -> str:
         """What is held out, in words."""
         return "the held-out part"
 
