@@ -10,9 +10,9 @@ from command_line import settle
 
 from minigrad.scan import Lookup
 from rnn_cli.main import rnn
-from rnn_lab import sessions
 from rnn_lab.reporting import load
 from rnn_plugins import registry
+from rnn_plugins.tasks import language_model
 
 CELL = """
 from dataclasses import dataclass
@@ -151,7 +151,7 @@ def test_what_goes_back_to_nobody_elses_code_is_the_toolkits_fault(
 ) -> None:
     # A line of the toolkit's own fails, as far as can be told from outside.
     ours = eval("lambda *_: {}['ours']", {"__name__": "rnn_plugins.language.sampling"})
-    monkeypatch.setattr(sessions, "opening", ours)
+    monkeypatch.setattr(language_model, "opening", ours)
     arguments = train(source) if source else ["train", "fox.txt"]
     result = CliRunner().invoke(rnn, arguments)
     assert result.exit_code == 1

@@ -44,7 +44,8 @@ def assert_goes_on(uninterrupted: Path, step: int | None = None) -> Run:
     run = Run(Path("runs/gru-fox"))
     saved, best = run.notes(LAST)["step"], run.notes(BEST)
     assert step in (None, saved)
-    assert (run.summary().step, run.summary().loss) == (saved, best["loss"])
+    assert (run.summary().step, run.reached()) == (saved, (saved, best["metrics"]))
+    assert run.summary().metrics == run.metrics(best["metrics"] or {})
     if run.manifest["outcome"]:
         assert (run.manifest["step"], run.manifest["best"]) == (saved, best)
     assert not list(run.path.glob("*.tmp"))

@@ -6,6 +6,7 @@ from rnn_cells.gru import GRU
 from rnn_cells.rnn import IRNN
 from rnn_plugins.language.model import Model
 from rnn_plugins.tasks.language_model import LanguageModel
+from rnn_plugins.tasks.task import Data
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, 5, 3217).astype(np.uint8)
@@ -57,10 +58,12 @@ def test_a_text_of_some_thousand_symbols_takes_lanes_and_says_nearly_the_same(mo
 
 
 def test_batches_walk_along_lanes_of_their_own():
-    task = LanguageModel(model(), np.arange(100), np.arange(0), 4, 3)
-    assert (task.lane, task.steps_per_epoch, task.notice) == (33, 8, "")
+    task, data = LanguageModel(seq_length=4), Data(np.arange(100), np.arange(0), {})
+    assert task.fit(data, 3) == (task, 3, "")
+    assert (task.steps_per_epoch(data, 3), task.units_per_step(data, 3)) == (8, 12)
     for step in range(20):
-        batch = task.batch(step)
+        batch = task.batch(data, step, 3)
+        assert batch.weight == 12
         for b in range(3):
             start = b * 33 + step % 8 * 4
             assert batch.inputs[:, b].tolist() == list(range(start, start + 4))

@@ -175,10 +175,14 @@ class Run:
         """
         return registry.task_for_run(self.name, self.manifest["task"], self.settings.task_option)
 
-    @property
+    @cached_property
     def facts(self) -> Mapping[str, Any]:
-        """What its task knows of its data."""
-        return self.manifest["facts"]  # type: ignore[no-any-return]
+        """What its task knows of its data.
+
+        Raises:
+            UserError: they are damaged, or the task's distribution is not installed.
+        """
+        return self._read("facts", self.task.check_facts)
 
     @cached_property
     def model(self) -> Model:
@@ -234,9 +238,9 @@ class Run:
 
     def data(self) -> tuple[Data | None, str]:
         """The data that it was trained on and held out; if they are not there any more, why."""
-        sources = ", ".join(self.manifest["data"]["sources"])
+        sources, facts = ", ".join(self.manifest["data"]["sources"]), self.facts
         try:
-            data = self.task.read(self.settings.files, self.facts, purpose="again")
+            data = self.task.read(self.settings.files, facts, purpose="again")
         except UserError as error:
             return None, f"the data of the run {self.name!r} are not what they were: {error}"
         if data.digest != self.manifest["data"]["digest"]:

@@ -538,7 +538,7 @@ def _of_weights(task: Task) -> tuple[str, ...]:
 
 def _read(task: Task, files: Sequence[str], known: Run) -> Data:
     """The data of a run once more; what came through standard input from the cache, or from there again."""
-    remedy = "put them back where they were"
+    facts, remedy = known.facts, "put them back where they were"
     purpose: Purpose = "resume"
     if "-" in files:
         remedy = f"give the same data in a FILE: rnn train --resume {shlex.quote(known.name)} FILE"
@@ -546,7 +546,7 @@ def _read(task: Task, files: Sequence[str], known: Run) -> Data:
     try:
         if tuple(files) == known.settings.files and (pipes := [f for f in files if f != "-" and is_pipe(f)]):
             raise UserError(f"{pipes[0]!r} is a pipe")  # which nobody may write to
-        return task.read(files, known.facts, purpose=purpose)
+        return task.read(files, facts, purpose=purpose)
     except UserError as error:
         problem = str(error).partition(";")[0]  # what follows is advice on what else to train on
         raise UserError(f"the data of the run {known.name!r} cannot be had: {problem}; {remedy}") from None

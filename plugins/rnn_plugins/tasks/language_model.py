@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -163,6 +164,21 @@ class LanguageModel(Task):
             f"train on, {len(held_out):,} held out"
         )
         return Data(training, held_out, facts, corpus.sources, corpus.digest, about, tuple(notices))
+
+    def check_facts(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Facts whose ratios are positive, and whose text is known by its digest and size.
+
+        Raises:
+            ValueError: they are not.
+        """
+        for part in ("train", "valid"):
+            ratio = facts["characters_per_symbol"][part]
+            if not (type(ratio) in (int, float) and 0 < ratio < 1e300):
+                raise ValueError(f"characters_per_symbol has {reprlib.repr(ratio)}; expected a number above 0")
+        text = facts["text"]
+        if not (isinstance(text["digest"], str) and type(text["bytes"]) is int):
+            raise ValueError("the text has no digest or no size in bytes")
+        return facts
 
     def resolve(self, facts: Mapping[str, Any], network: Network) -> Network:
         """The network with the width of its embedding: as it was given, or what suits so many symbols."""

@@ -248,6 +248,14 @@ class Task(ABC):
             UserError: the network's settings do not suit the task.
         """
 
+    def check_facts(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Facts out of a file, which hold what the task reads of them beside what ``model`` reads.
+
+        Raises:
+            ValueError: they are damaged; a ``KeyError`` or ``TypeError`` says so too.
+        """
+        return facts
+
     def resolve(self, facts: Mapping[str, Any], network: Network) -> Network:
         """The network with nothing left open that the task decides, such as the width of an embedding."""
         return network
