@@ -66,7 +66,7 @@ class Classifier(Model):
 class Names(Task):
     """Tell the language of a name: one file per language, named after it, a name per line."""
 
-    held_out: float = 0.1
+    valid_fraction: float = 0.1
     lower: bool = False
 
     unit: ClassVar[str] = "names"
@@ -95,7 +95,7 @@ class Names(Task):
             if purpose == "evaluate":
                 valid += examples
                 continue
-            apart = round(1 / self.held_out) if self.held_out else len(examples) + 1
+            apart = round(1 / self.valid_fraction) if self.valid_fraction else len(examples) + 1
             valid += examples[apart - 1 :: apart]
             train += [example for i, example in enumerate(examples) if i % apart != apart - 1]
         count = len(train) + len(valid)
@@ -122,7 +122,7 @@ class Names(Task):
         return [numbers.get(letter, 0) for letter in name]
 
     def resolve(self, facts, network):
-        return replace(network, embedding_size=0)
+        return network if network.embedding_size is not None else replace(network, embedding_size=0)
 
     def model(self, facts, network):
         if network.embedding_size:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -208,7 +208,7 @@ def test_a_right_task_passes_every_check(task):
     report = check_task(task, files_of(task))
     report.raise_if_failed()
     assert [check.name for check in report.checks] == [
-        "read", "model", "batch", "weight", "loss", "facts",
+        "options", "read", "model", "batch", "weight", "loss", "facts",
         "batches", "read with facts", "rows", "padding", "purity", "carry", "float32", "learning",
         "metrics", "evaluate", "offers", "probe", "gradient",
     ]  # fmt: skip
@@ -216,7 +216,7 @@ def test_a_right_task_passes_every_check(task):
 
 
 def test_a_task_of_somebody_else_passes_every_check():
-    check_task(names_task.Names(held_out=0.2), NAMES).raise_if_failed()
+    check_task(names_task.Names(valid_fraction=0.2), NAMES).raise_if_failed()
     check_task(names_task.Names(lower=True), NAMES).raise_if_failed()
 
 
@@ -231,6 +231,16 @@ def failures(task: Task) -> dict[str, str]:
     """What a check finds, with # for the numbers that are computed, which differ from machine to machine."""
     found = check_task(task, files_of(task), cell=lambda width: RNN(width, 4)).failures
     return {check.name: re.sub(r"-?\d+\.\d+(e[+-]\d\d)?|\d+e[+-]\d\d", "#", check.detail) for check in found}
+
+
+@dataclass(frozen=True)
+class HidesWhatIsHeldOut(Names):
+    held_out: float = 0.1
+
+
+class DecidesWhatIsGiven(Names):
+    def resolve(self, facts, network):
+        return replace(network, embedding_size=0)
 
 
 class GivesADict(Names):
@@ -672,6 +682,13 @@ WIDE = (
 )
 
 WRONG: dict[type[Task], dict[str, str]] = {
+    HidesWhatIsHeldOut: {"options": "the option 'held_out' hides what every task calls so; give it another name"},
+    DecidesWhatIsGiven: {
+        "model": (
+            "resolve changes an embedding size of 5 that is given to 0; it may only decide what is None, and model "
+            "refuses what does not suit"
+        ),
+    },
     GivesADict: {"read": "read gives a dict; it must give Data"},
     TooFew: {"read": "the files are enough for a batch of 1 and no more; give some with more to train on"},
     MissingFile: {"read": "UserError: the file 'Italian.txt' has no names"},
@@ -822,7 +839,7 @@ def test_a_failing_report_raises_and_names_every_failure():
     with pytest.raises(CheckError) as caught:
         check_task(WithoutLoss(), NAMES).raise_if_failed()
     assert str(caught.value) == (
-        "WithoutLoss() fails 1 of 19 checks:\n  metrics: evaluate gives accuracy; the loss must be among them"
+        "WithoutLoss() fails 1 of 20 checks:\n  metrics: evaluate gives accuracy; the loss must be among them"
     )
 
 

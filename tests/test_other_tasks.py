@@ -1,114 +1,254 @@
-"""A run whose task is no language model: trained, listed and repeated, and refused where texts are meant."""
+"""A task that somebody else publishes goes through every command, as a user would take it: names to languages."""
 
 import json
-import os
-import sys
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import names_task
+import numpy as np
 import pytest
-from click.testing import CliRunner
-from command_line import SMALL, settle, trained
+from click.testing import CliRunner, Result
+from command_line import SMALL, refused, settle, timeless, train, trained
 
+import rnn_lab
 from rnn_cli.main import rnn
 from rnn_lab.runs import Run
+from rnn_plugins.errors import UserError
+from rnn_plugins.testing import check_task
 
-TASK = """
-import numpy as np
-from minigrad import affine, mean, pick, log_softmax
-from rnn_plugins.tasks.task import Task
+ITALIAN = """Rossi Russo Ferrari Esposito Bianchi Romano Colombo Ricci Marino Greco Bruno Gallo Conti De Costa Giordano
+Mancini Rizzo Lombardi Moretti Barbieri Fontana Santoro Mariani Rinaldi Caruso Ferrara Galli Martini Leone Longo"""
+CZECH = """Novak Svoboda Novotny Dvorak Cerny Prochazka Kucera Vesely Horak Nemec Marek Pospisil Pokorny Hajek Kral
+Jelinek Ruzicka Benes Fiala Sedlacek Dolezal Zeman Kolar Krejci Navratil Cermak Urban Vanek Blazek Kriz"""
 
-
-class Parity(Task):
-    \"\"\"Whether the last symbol of a piece of text has an odd number.\"\"\"
-
-    def __init__(self, model, train_tokens, valid_tokens, seq_length, batch_size):
-        self.model, self.train_tokens, self.valid_tokens, self.notice = model, train_tokens, valid_tokens, ""
-        self.length, self.size = seq_length, batch_size
-        self.steps_per_epoch, self.tokens_per_step = 10, seq_length * batch_size
-
-    def init_params(self, rng):
-        params = self.model.init_params(rng)
-        return {"cell": params["cell"], "odd": {"W": params["head"]["W"][:, :2], "b": params["head"]["b"][:2]}}
-
-    def init_carry(self):
-        return self.model.init_carry(self.size)
-
-    def batch(self, step):
-        places = np.random.default_rng(step).integers(0, len(self.train_tokens) - self.length, self.size)
-        return np.asarray(self.train_tokens[places + np.arange(self.length)[:, None]], np.intp)
-
-    def loss(self, params, carry, batch, rng):
-        xs = self.model.inputs(params, batch)
-        _, ys = self.model.cell.unroll(params["cell"], self.init_carry(), xs)
-        return mean(-pick(log_softmax(affine(params["odd"], ys[-1])), batch[-1] % 2)), carry
-
-    def validate(self, params):
-        return float(self.loss(params, (), self.batch(0), None)[0])
-"""
+FILES = ("Italian.txt", "Czech.txt")
+NETWORK = ("--hidden-size", "6", "--batch-size", "8", "--seed", "1", "--learning-rate", "0.02")
+TRAINED = ("--task", "names", *FILES, *NETWORK, "--steps", "24", "--valid-every", "6", "--log-every", "4")
 
 REFUSED = (
-    "Error: the run 'parity' was trained for the task 'parity', and only language models write and predict texts: name "
-    "a run of the task language-model\n"
+    "Error: the run 'names' was trained for the task 'names', and this takes a network that writes texts: name a run "
+    "of the task language-model\n"
 )
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settle(tmp_path, monkeypatch)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install: Callable[..., None]) -> None:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    settle(folder, monkeypatch)
     monkeypatch.setenv("COLUMNS", "200")
-    info = Path("site", "rnn_task_parity-1.0.dist-info")
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rnn-task-parity\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[rnn.tasks]\nparity = parity_task:Parity\n")
-    Path("site", "parity_task.py").write_text(TASK)
-    monkeypatch.delitem(sys.modules, "parity_task", raising=False)
-    monkeypatch.syspath_prepend(os.path.abspath("site"))
+    Path("Italian.txt").write_text("\n".join(ITALIAN.split()))
+    Path("Czech.txt").write_text("\n".join(CZECH.split()))
+    source = Path(names_task.__file__).read_text()
+    install("rnn-task-names", "1.2", "names = rnn_task_names:Names", "tasks", rnn_task_names=source)
 
 
-def test_it_is_trained_listed_and_repeated_in_nats_alone() -> None:
-    run, result = trained("fox.txt", *SMALL, "--task", "parity", "--name", "parity")
-    assert "bits" not in result.output
-    result = CliRunner().invoke(rnn, ["runs", "--json"])
-    (row,) = json.loads(result.stdout)
-    assert (row["task"], row["bits"], row["error"]) == ("parity", None, None)
-    assert row["loss"] is not None
-    assert trained("--resume", "parity", "--steps", "14", "--json")[1].exit_code == 0
-    assert Run(run.path).manifest["step"] == 14
-    result = CliRunner().invoke(rnn, ["rerun", "parity"])
+def invoke(*arguments: str) -> Result:
+    result = CliRunner().invoke(rnn, arguments)
     assert result.exit_code == 0, result.output
-    assert trained("fox.txt", "--init-from", "parity", "--steps", "1", "--track", "tensorboard")[1].exit_code == 0
+    return result
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["sample", "parity"], ["eval", "parity"], ["score", "parity", "fox.txt"], ["report", "parity"]],
-    ids=lambda arguments: arguments[0],
-)
-def test_it_is_refused_where_texts_are_meant(arguments: list[str]) -> None:
-    trained("fox.txt", *SMALL, "--task", "parity", "--name", "parity")
+def names(*more: str) -> Run:
+    return trained(*TRAINED, "--name", "names", *more)[0]
+
+
+def content(run: Run) -> dict[str, Any]:
+    """What a run leaves, but for times."""
+    weights = {file: (run.path / file).read_bytes() for file in ("last.safetensors", "model.safetensors")}
+    return weights | {"records": [timeless(record) | {"units_per_second": 0} for record in run.records()]}
+
+
+def test_it_keeps_what_a_task_promises():
+    check_task(names_task.Names(), FILES).raise_if_failed()
+    assert "names passes all 20 checks" in invoke("tasks", "check", "names", *FILES).stdout
+
+
+def test_it_is_listed_and_shown():
+    assert "names           rnn-task-names  1.2      Tell the language of a name" in invoke("tasks").stdout
+    shown = invoke("tasks", "show", "names").stdout
+    assert "lower           true or false  default false" in shown
+    assert "accuracy        higher is better, chooses the weights to keep, compares runs" in shown
+
+
+def test_it_is_trained_by_its_own_metric():
+    run, result = trained(*TRAINED, "--name", "names", "--task-option", "valid_fraction=0.2")
+    assert "Italian.txt, Czech.txt: 61 names of 2 languages\n" in result.stderr
+    assert "names/s" in result.stderr
+    assert result.stderr.endswith("Evaluate it: rnn eval names\n")
+    best = max(record["valid_accuracy"] for record in run.records() if "valid_accuracy" in record)
+    assert best > 0.5
+    assert result.stdout.startswith(f"runs/names: accuracy {best:.3f} (")
+    assert "bits" not in result.output
+    manifest = run.manifest
+    assert manifest["task"] == {"task": "names", "distribution": "rnn-task-names", "version": "1.2"}
+    assert manifest["facts"]["labels"] == ["Czech", "Italian"]
+    assert run.settings.task_option == {"valid_fraction": 0.2, "lower": False}
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit_and_is_repeated():
+    whole = names("--dropout", "0.3", "--num-layers", "2")
+    for record in rnn_lab.training(name="parts", **whole.settings.to_json()):
+        if record["step"] == 8:
+            break
+    assert Run(Path("runs/parts")).manifest["outcome"] == "interrupted"
+    invoke("train", "--resume", "parts")
+    assert content(Run(Path("runs/parts"))) == content(whole)
+    assert "The weights are identical to those of names." in invoke("rerun", "names", "--name", "again").stdout
+
+
+def test_its_options_and_names_behind_a_colon_reach_it():
+    run = trained("--task", "names:lower=true", *FILES, *NETWORK, "--steps", "2")[0]
+    assert not any(symbol.isupper() for symbol in run.facts["symbols"])
+    assert run.settings.task_option["lower"] is True
+
+
+def test_another_run_starts_with_its_weights():
+    names()
+    run, result = trained("--init-from", "names", *FILES, "--steps", "1", "--track", "tensorboard")
+    assert "it starts with the best weights of names" in result.stderr
+    assert run.settings.task == "names"
+    assert list(run.path.glob("tensorboard/events.out.tfevents.*"))
+
+
+def test_it_is_evaluated():
+    run = names()
+    record = json.loads(invoke("eval", "names", "--json").stdout)
+    (score,) = record["scores"]
+    assert score["accuracy"] == run.metrics()["accuracy"]
+    assert "names on the held-out part of Italian.txt, Czech.txt: 6 names predicted" in invoke("eval", "names").stdout
+    assert "names on Czech.txt: 30 names predicted" in invoke("eval", "names", "Czech.txt").stdout
+    api = rnn_lab.load("names")
+    assert api.evaluate() == {"loss": pytest.approx(score["loss"]), "accuracy": score["accuracy"]}
+    assert api.evaluate("Czech.txt")["accuracy"] == pytest.approx(
+        np.mean([record["language"] == "Czech" for record in api.predict("Czech.txt")])
+    )
+
+
+def test_it_predicts():
+    run = rnn_lab.train(FILES, task="names", hidden_size=6, steps=60, seed=1, learning_rate=0.02)
+    Path("some.txt").write_text("Rossi\nNovotny\n")
+    records = list(run.predict("some.txt"))
+    assert [(record["name"], record["language"]) for record in records] == [("Rossi", "Italian"), ("Novotny", "Czech")]
+    assert all(0.5 <= record["probability"] <= 1 for record in records)
+    assert "accuracy" in run._repr_html_()
+    text = rnn_lab.train("fox.txt", hidden_size=5, steps=2)
+    with pytest.raises(UserError) as refused:
+        list(text.predict("some.txt"))
+    assert str(refused.value) == (
+        f"the run {text.name!r} was trained for the task 'language-model', which predicts nothing of files"
+    )
+
+
+def test_runs_of_two_tasks_are_listed_together():
+    names()
+    trained("fox.txt", *SMALL, "--name", "fox")
+    rows = {row["name"]: row for row in json.loads(invoke("runs", "--json").stdout)}
+    assert (rows["names"]["task"], rows["fox"]["task"]) == ("names", "language-model")
+    table = invoke("runs").stdout.splitlines()
+    assert "ACCURACY" in table[0]
+    assert "BITS/CHAR" in table[0]
+
+
+def test_runs_of_it_are_compared_by_accuracy():
+    names()
+    trained(*TRAINED, "--name", "lstm", "--cell", "lstm")
+    page = json.loads(invoke("compare", "names", "lstm", "--json", "-").stdout)
+    text = json.dumps(page)
+    assert "The highest accuracy is that of" in text
+    assert "names seen" in text
+    result = invoke("compare", "--cell", "gru", "--cell", "rnn", "--task", "names", *FILES, *NETWORK, "--steps", "6")
+    assert "Accuracy against names seen" in result.stdout
+
+
+def test_it_is_not_compared_with_language_models():
+    names()
+    trained("fox.txt", *SMALL, "--name", "fox")
+    result = CliRunner().invoke(rnn, ["compare", "fox", "names"])
+    assert result.exit_code == 2
+    assert result.stderr.endswith(
+        "Error: the runs are of several tasks ('fox' of the task language-model, 'names' of the task names), whose "
+        "metrics cannot be compared: name runs of one\n"
+    )
+
+
+def test_reports_are_made_of_it():
+    names()
+    kinds = ("flow", "heatmap", "spectrum", "lyapunov", "saturation", "parameters")
+    wanted = [argument for kind in kinds for argument in ("--kind", kind)]
+    result = invoke("report", "names", *wanted, "--lags", "3", "--positions", "20")
+    assert "lag k, letters" in result.stdout
+    every = json.loads(invoke("report", "names", "--all", "--lags", "3", "--positions", "20", "--json", "-").stdout)
+    assert "neurons is for language models, and names is none" in json.dumps(every)
+
+
+@pytest.mark.parametrize("arguments", [["sample", "names"], ["score", "names", "fox.txt"]], ids=lambda a: a[0])
+def test_it_is_refused_where_texts_are_meant(arguments: list[str]):
+    names()
     result = CliRunner().invoke(rnn, arguments)
     assert (result.exit_code, result.stdout, result.stderr) == (2, "", REFUSED)
 
 
-def test_a_task_that_is_not_installed_any_more_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    trained("fox.txt", *SMALL, "--task", "parity", "--name", "parity")
-    run = Run(Path("runs/parity"))
-    run.manifest["settings"]["task"] = "parities"
-    run.update()
-    result = CliRunner().invoke(rnn, ["sample", "parity"])
-    assert (result.exit_code, result.stderr) == (
-        2,
-        "Error: no task called 'parities'. Did you mean 'parity'? Installed: language-model, parity\n",
-    )
-    (row,) = json.loads(CliRunner().invoke(rnn, ["runs", "--json"]).stdout)
-    assert (row["bits"], row["error"]) == (None, None)
+MISTAKES = {
+    "no files": (
+        ["--task", "names"],
+        "there is nothing to train on: the task names has no data of its own, so name FILES",
+    ),
+    "one language": (
+        ["--task", "names", "Italian.txt"],
+        "the task names takes two languages at least; got 'Italian' alone",
+    ),
+    "embedding": (
+        ["--task", "names", *FILES, "--embedding-size", "4"],
+        "--embedding-size is 4, and the task names reads one-hot letters: leave it out",
+    ),
+    "option": (
+        ["--task", "names", *FILES, "--level", "word"],
+        "the task 'names' has no option called 'level'. Its options: valid_fraction, lower",
+    ),
+    "value": (
+        ["--task", "names:lower=maybe", *FILES],
+        "the option 'lower' of the task 'names' must be true or false, and it is 'maybe'",
+    ),
+    "changed option": (
+        ["--resume", "names", "--task-option", "lower=true"],
+        "--task-option lower is true, and the run 'names' has false: leave it out, or start a new run without --resume",
+    ),
+    "other language": (
+        ["--init-from", "names", "fox.txt"],
+        "the run knows no language 'fox'; it knows Czech, Italian",
+    ),
+}
 
 
-def test_it_is_not_compared_with_language_models() -> None:
-    trained("fox.txt", *SMALL, "--name", "plain")
-    trained("fox.txt", *SMALL, "--task", "parity", "--name", "parity")
-    result = CliRunner().invoke(rnn, ["compare", "plain", "parity"])
-    assert result.exit_code == 0
-    assert REFUSED.removeprefix("Error: ").strip() in " ".join(result.stdout.split())
-    result = CliRunner().invoke(rnn, ["compare", "parity", "parity"])
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_sentences(mistake: str):
+    names()
+    arguments, sentence = MISTAKES[mistake]
+    assert refused(*arguments) == sentence
+
+
+def test_other_data_are_no_continuation():
+    names()
+    Path("Czech.txt").write_text(Path("Czech.txt").read_text() + "\nHavel")
+    assert refused("--resume", "names").startswith("the data of the run 'names' have changed: ")
+    assert "the data of the run 'names' are not what they were" in refused_by("eval", "names")
+    assert train("--resume", "names").exit_code == 2
+
+
+def refused_by(*arguments: str) -> str:
+    result = CliRunner().invoke(rnn, arguments)
     assert result.exit_code == 2
+    return result.stderr
+
+
+def test_a_run_whose_task_is_not_installed_any_more_names_its_distribution(tmp_path: Path):
+    names()
+    shutil.rmtree(tmp_path / "site-packages" / "rnn_task_names-1.2.dist-info")
+    (tmp_path / "site-packages" / "rnn_task_names.py").unlink()
+    for command in (["eval", "names"], ["sample", "names"], ["report", "names"], ["train", "--resume", "names"]):
+        assert "rnn-task-names" in refused_by(*command), command
+    (row,) = json.loads(invoke("runs", "--json").stdout)
+    assert (row["name"], row["task"], row["error"]) == ("names", "names", None)

@@ -581,7 +581,8 @@ def _require_same_task(task: Task, run: Run, names: Iterable[str], advice: str) 
         here, there = getattr(task, name), getattr(run.task, name)
         if here != there:
             spelled = f"{option(name)} is" if name in COMMON else f"--task-option {name} is"
-            raise UserError(f"{spelled} {here}, and the run {run.name!r} has {there}: {advice}")
+            shown = [str(value).lower() if isinstance(value, bool) else value for value in (here, there)]
+            raise UserError(f"{spelled} {shown[0]}, and the run {run.name!r} has {shown[1]}: {advice}")
 
 
 def _pairs(options: Mapping[str, Any]) -> str:

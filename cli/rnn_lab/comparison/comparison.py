@@ -52,6 +52,7 @@ class Trial:
         speed: units per second, the median over training; None where nothing was recorded.
         curve: (3, N), the metric over units seen and over seconds: ``seen, seconds, values``.
         reach: the lag at which 1 % of the gradient is left; infinite where it was not reached, None where unknown.
+        lags: how many lags were looked at for that.
         structure: the share of brackets and environments that its writing closes rightly; None where there are too few.
         notices: what could not be done, a sentence each.
     """
@@ -66,6 +67,7 @@ class Trial:
     speed: float | None
     curve: Array
     reach: float | None = None
+    lags: int = LAGS
     structure: float | None = None
     notices: tuple[str, ...] = ()
 
@@ -140,14 +142,14 @@ def inspected(trial: Trial) -> Trial:
     try:
         with blaming():
             subject = of_run(trial.run)
-            return replace(trial, reach=_reach(subject.probe), structure=closed_rightly(subject, WRITTEN))
+            lags, structure = min(LAGS, most_lags(subject.probe)), closed_rightly(subject, WRITTEN)
+            return replace(trial, reach=_reach(subject.probe, lags), lags=lags, structure=structure)
     except UserError as error:
         return replace(trial, notices=(f"{trial.run.name}: its weights were not inspected, because {error}",))
 
 
-def _reach(probe: Probe) -> float | None:
+def _reach(probe: Probe, lags: int) -> float | None:
     """The largest, over the states that the cell carries, of the lags at which 1 % of the gradient is left."""
-    lags = min(LAGS, most_lags(probe))
     if lags < 1:
         return None
     flow = measure_flow(probe, lags, POSITIONS)
@@ -549,7 +551,7 @@ def _quantities(contestant: Contestant) -> tuple[Quantity, ...]:
             "The lag at which the mean norm of the derivative of the loss by a carried state first comes to 1 % of its "
             "value at lag 0, after which little can be learnt of what came before; for the state for which it is "
             "largest, and the median over runs.",
-            "-" if reach is None else f"not within {LAGS}",
+            "-" if reach is None else f"not within {min(trial.lags for trial in trials)}",
         ),
         Quantity(
             "structure",

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,8 @@ from rnn_plugins.testing.checks import (
     same,
 )
 
-SIZE, HIDDEN = 6, 8
-"""Sequences of a batch and units of a cell."""
+SIZE, HIDDEN, EMBEDDING = 6, 8, 5
+"""Sequences of a batch, units of a cell, and the width of an embedding where one is asked for."""
 
 DIFFERENCE_32 = 1e-4
 """Largest relative difference of two ways to compute one thing, of a model that cannot be had in float64."""
@@ -140,8 +141,10 @@ class _Bench:
 
     def model(self, dtype: str = "float32", dropout: float = 0.0, facts: Mapping[str, Any] | None = None) -> Model:
         facts = self.data.facts if facts is None else facts
-        network = Network(self._make_cell, self._make_cell(1).hidden_size, None, dropout, False, dtype)
-        return self.task.model(facts, self.task.resolve(facts, network))
+        return self.task.model(facts, self.task.resolve(facts, self.network(dtype, dropout)))
+
+    def network(self, dtype: str = "float32", dropout: float = 0.0, embedding_size: int | None = None) -> Network:
+        return Network(self._make_cell, self._make_cell(1).hidden_size, embedding_size, dropout, False, dtype)
 
     @cached_property
     def dtype(self) -> str:
@@ -198,6 +201,12 @@ class _Bench:
 # --- what must hold before the rest means anything -------------------------------------------------------------------
 
 
+def _options(bench: _Bench) -> None:
+    for field in fields(bench.given):
+        if hasattr(Task, field.name):
+            raise Failed(f"the option {field.name!r} hides what every task calls so; give it another name")
+
+
 def _read(bench: _Bench) -> None:
     data = bench.data
     if not isinstance(data, Data):
@@ -207,15 +216,21 @@ def _read(bench: _Bench) -> None:
 
 
 def _model(bench: _Bench) -> None:
+    given = bench.network(embedding_size=EMBEDDING)
+    if (now := bench.task.resolve(bench.data.facts, given)) != given:
+        raise Failed(
+            f"resolve changes an embedding size of {EMBEDDING} that is given to {now.embedding_size}; it may only "
+            "decide what is None, and model refuses what does not suit"
+        )
     model = bench.model()
     if not isinstance(model, Model):
         raise Failed(f"model gives a {type(model).__name__}; it must give a Model")
     one, two = (model.init_params(np.random.default_rng(0)) for _ in range(2))
     for path, (leaf, again) in pairs(one, two):
         if not isinstance(leaf, np.ndarray) or leaf.dtype != np.float32:
-            given = getattr(leaf, "dtype", type(leaf).__name__)
+            kind = getattr(leaf, "dtype", type(leaf).__name__)
             raise Failed(
-                f"parameter {path!r} is of type {given}; each is an array of float32, the network's dtype, and a "
+                f"parameter {path!r} is of type {kind}; each is an array of float32, the network's dtype, and a "
                 "constant belongs into the loss"
             )
         if not np.array_equal(leaf, again):
@@ -556,6 +571,7 @@ def _probe(bench: _Bench) -> float:
 _Checker = Callable[[_Bench], float | None]
 
 _FIRST: dict[str, _Checker] = {
+    "options": _options,
     "read": _read,
     "model": _model,
     "batch": _batch,
