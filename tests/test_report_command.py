@@ -77,7 +77,7 @@ def test_fresh_cells_are_compared_on_a_text(call):
     args = ["--cell", "rnn:recurrent_scale=0.5", "--cell", "rnn", "other.txt", "--hidden-size", "9", "--json", "-"]
     code, out, err = call(*args)
     assert code == 0
-    assert "Data: other.txt, the last 63 characters; seed 1" in err
+    assert "Data: other.txt; measured on 63 characters held out; seed 1" in err
     page = told(out)["flow"]
     growth = {label: next(q["value"] for q in qs if q["key"] == "growth") for label, qs in page["quantities"].items()}
     assert growth["rnn:recurrent_scale=0.5"] < 0.6 < growth["rnn"]

@@ -1,13 +1,19 @@
 """Reports on separate sequences with one target each, at their end: names, of which the language is told."""
 
+import json
+from pathlib import Path
+
+import names_task
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from known_cells import Linear
 from names_task import Classifier, Names
 
 from minigrad import affine, grad, log_softmax, one_hot, pick, value_and_grad
 from rnn_cells import Stacked
 from rnn_cells.rnn import RNN
+from rnn_cli.main import rnn
 from rnn_lab.problem import Problem
 from rnn_lab.reporting import gather, load
 from rnn_lab.settings import Settings
@@ -177,3 +183,48 @@ def test_reports_that_need_more_than_the_end_of_a_sequence_say_so(subject):
             f"{kind} is for language models, and names is none: it can have flow, heatmap, spectrum, lyapunov, "
             "saturation and parameters"
         )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A run of names, and the names."""
+    rng = np.random.default_rng(0)
+    for label in ("Even", "Odd"):
+        names = ("".join(rng.choice(list("abcde"), rng.integers(4, 9))) for _ in range(60))
+        (tmp_path / f"{label}.txt").write_text("\n".join(names))
+    (tmp_path / "names_task.py").write_text(Path(names_task.__file__).read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RNN_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("RNN_LAB_CACHE", str(tmp_path / "cache"))
+    sizes = ["--hidden-size", "5", "--steps", "4", "--batch-size", "8", "--seed", "1"]
+    trained = ["train", *TASK, "Even.txt", "Odd.txt", "--cell", "lstm", *sizes, "--name", "told", "--quiet"]
+    assert CliRunner().invoke(rnn, trained).exit_code == 0
+    return tmp_path
+
+
+TASK = ["--task", "names_task.py:Names"]
+
+
+def test_a_run_of_another_task_has_reports(folder):
+    result = CliRunner().invoke(rnn, ["report", "told", "--all", "--lags", "3", "--positions", "9", "--json", "-"])
+    assert result.exit_code == 0
+    assert result.stderr.startswith(
+        "told: lstm, 1 x 5, 252 parameters, its best weights, of step 4; measured on the held-out part of Even.txt, "
+        "Odd.txt (12 names)\n"
+    )
+    pages = json.loads(result.stdout)["reports"]
+    assert [kind for kind, page in pages.items() if page["failed"]] == ["memory", "neurons", "structure"]
+
+
+def test_fresh_cells_are_measured_on_another_task(folder):
+    given = ["report", "--cell", "rnn", *TASK, "Even.txt", "Odd.txt", "--hidden-size", "5", "--lags", "3"]
+    result = CliRunner().invoke(rnn, [*given, "--steps", "2"])
+    assert result.exit_code == 0
+    assert "Data: Even.txt, Odd.txt; measured on 12 names held out; seed 1\n" in result.stderr
+    assert "lag k, letters" in result.stdout
+    result = CliRunner().invoke(rnn, [*given, "--kind", "memory"])
+    assert result.exit_code == 2
+    assert result.stderr.endswith(
+        "Error: memory measures losses at every step, and rnn predicts only at the end of a name: flow and heatmap "
+        "show how far back that depends on what was read\n"
+    )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rnn_lab.settings import Backend
     from rnn_plugins.reports.subject import Subject
 
-FRESH = ("steps", "hidden_size", "num_layers", "learning_rate", "level")
+FRESH = ("steps", "hidden_size", "num_layers", "learning_rate", "task", "level")
 """Options that only mean something together with ``--cell``."""
 
 READERS = {"units": ("--unit", "neurons"), "characters": ("--characters", "structure")}
@@ -62,7 +62,8 @@ Examples:
 @like("hidden_size", "With --cell: units per layer.", Settings.hidden_size)
 @like("num_layers", "With --cell: number of layers.", Settings.num_layers)
 @like("learning_rate", "With --cell: learning rate of the training; else what the cell suggests.")
-@like("level", "With --cell: what counts as one symbol of the text.", Settings.level)
+@like("task", "With --cell: what the network learns.", Settings.task)
+@like("level", "With --cell: what counts as one symbol of the text; char unless given.")
 @like("seed", "Random seed for initial weights, batches, and what is sampled.", 1)
 @click.option("--lags", metavar="N", type=int, default=100, show_default=True, help="Number of steps to look back.")
 @click.option(
@@ -210,8 +211,9 @@ def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]
                 tell(f"{cell}: training for {amount(steps, 'step')}")
             subjects.append(fresh(cell, task, data, settings, steps))
     about = [f"{subject.label}: {subject.about}" for subject in subjects]
-    count = task.count(data.valid) or task.count(data.train)
-    about.append(f"Data: {', '.join(data.sources)}, the last {count:,} {task.unit}; seed {settings.seed}")
+    held_out = task.count(data.valid)
+    count = f"{held_out or task.count(data.train):,} {task.unit}{' held out' if held_out else ''}"
+    about.append(f"Data: {', '.join(data.sources)}; measured on {count}; seed {settings.seed}")
     for line in about:
         remark(line)
     return subjects, about
