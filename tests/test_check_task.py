@@ -234,8 +234,8 @@ def failures(task: Task) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class HidesWhatIsHeldOut(Names):
-    held_out: float = 0.1
+class HidesTheCount(Names):
+    count: int = 3
 
 
 class DecidesWhatIsGiven(Names):
@@ -682,7 +682,7 @@ WIDE = (
 )
 
 WRONG: dict[type[Task], dict[str, str]] = {
-    HidesWhatIsHeldOut: {"options": "the option 'held_out' hides what every task calls so; give it another name"},
+    HidesTheCount: {"options": "the option 'count' hides what every task calls so; give it another name"},
     DecidesWhatIsGiven: {
         "model": (
             "resolve changes an embedding size of 5 that is given to 0; it may only decide what is None, and model "

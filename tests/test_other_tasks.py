@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from command_line import SMALL, refused, settle, timeless, train, trained
+from test_documentation import blocks, commands
 
 import rnn_lab
 from rnn_cli.main import rnn
@@ -252,3 +253,13 @@ def test_a_run_whose_task_is_not_installed_any_more_names_its_distribution(tmp_p
         assert "rnn-task-names" in refused_by(*command), command
     (row,) = json.loads(invoke("runs", "--json").stdout)
     assert (row["name"], row["task"], row["error"]) == ("names", "names", None)
+
+
+def test_the_page_on_tasks_is_a_task(tmp_path: Path):
+    page = Path(__file__).parents[1] / "docs" / "tasks.md"
+    (source,) = blocks(page, "python")
+    Path("my_task.py").write_text(source)
+    shutil.copy("Czech.txt", "Russian.txt")
+    for words in commands(page):
+        more = ["--steps", "3", "--hidden-size", "6", "--seeds", "1"] if words[0] == "compare" else []
+        invoke(*words, *(["--steps", "3", "--hidden-size", "6"] if words[0] == "train" else more))

@@ -286,7 +286,7 @@ def _facts(bench: _Bench) -> None:
     params = first.init_params(np.random.default_rng(0))
     carry, batch = first.init_carry(bench.size), bench.batch(0)
     try:
-        again = bench.model(facts=facts)
+        again = bench.model(facts=bench.task.check_facts(facts))
         other = again.init_params(np.random.default_rng(0))
         if wrong := _misfit(other, params):
             raise Failed(f"of the model of facts that went through JSON, {wrong}")
