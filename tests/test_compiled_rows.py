@@ -13,7 +13,7 @@ import pytest
 
 from minigrad import concat, log_softmax, sigmoid, tanh, where
 from minigrad.compiled import jit
-from minigrad.compiled.rows import Body, Place, Slot, module
+from minigrad.compiled.rows import Body, Location, Slot, module
 from minigrad.graph import Graph, Op, TraceError, Value, evaluate, trace, width_of
 from minigrad.primitives import pick, place
 from minigrad.scan.passes import lower
@@ -62,7 +62,7 @@ def run(
             memory[slot] = Memory(slot.width, dtype, 1, array)
         else:
             slot = body.slot("rows", width_of(value), value)
-            body.given[value] = Place(slot, 0)
+            body.given[value] = Location(slot, 0)
             kind = np.int64 if value.dtype.kind in "iu" else dtype
             if kind == np.int64:
                 memory[slot] = np.ascontiguousarray(array, np.int64).reshape(ROWS, -1)
@@ -75,7 +75,7 @@ def run(
             totals.append(body.slot("total", width_of(x), x))
             body.added.append((x, totals[-1]))
         elif exclusive:
-            body.exclusive[x] = Place(body.slot("rows", width_of(x), x), 0)
+            body.exclusive[x] = Location(body.slot("rows", width_of(x), x), 0)
         else:
             body.stored.append(x)
     code = body.generate()
@@ -98,7 +98,7 @@ def run(
         return [memory[slot].rows[0] for slot in totals]
     found = []
     for x in outputs:
-        where_it_is = body.exclusive[x] if exclusive else code.places[x]
+        where_it_is = body.exclusive[x] if exclusive else code.locations[x]
         columns = slice(where_it_is.column, where_it_is.column + width_of(x))
         found.append(memory[where_it_is.slot].rows[:, columns].reshape(x.shape))
     return found
@@ -296,7 +296,7 @@ def test_no_row_is_no_work():
     graph = trace(lambda x: tanh(x), np.ones((ROWS, 3)))[0]
     body = Body("body", graph.ops, "double", jit.vector_width("float64"), False)
     slot = body.slot("rows", 3)
-    body.given[graph.inputs[0]] = Place(slot, 0)
+    body.given[graph.inputs[0]] = Location(slot, 0)
     body.stored = [x for x in graph.outputs if isinstance(x, Value)]
     library = jit.compile_ir(module([body.generate()]))
     # With no address at all: whatever touched memory would not live to tell.

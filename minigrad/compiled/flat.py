@@ -286,12 +286,12 @@ def _emit_body(em: Emitter, graph: Graph, arrays: int, scalars: Sequence[str]) -
     """Load the elements at the index, compute, and store."""
     size = em.format.bits // 8
 
-    def place(number: int) -> str:
+    def pointer(number: int) -> str:
         return em.assign(f"getelementptr {em.dtype}, ptr %p{number}, i64 %i")
 
     known: dict[Value, str] = {}
     for i, value in enumerate(graph.inputs[:arrays]):
-        known[value] = em.assign(f"load {em.type}, ptr {place(i)}, align {size}")
+        known[value] = em.assign(f"load {em.type}, ptr {pointer(i)}, align {size}")
     known |= dict(zip(graph.inputs[arrays:], scalars, strict=True))
     masks: set[str] = set()
 
@@ -324,7 +324,7 @@ def _emit_body(em: Emitter, graph: Graph, arrays: int, scalars: Sequence[str]) -
             masks.add(result)
         known[op.output] = result
     for i, output in enumerate(graph.outputs, start=arrays):
-        em.line(f"store {em.type} {number(output)}, ptr {place(i)}, align {size}")
+        em.line(f"store {em.type} {number(output)}, ptr {pointer(i)}, align {size}")
 
 
 def _sum_ir(dtype: FloatType, width: int) -> str:

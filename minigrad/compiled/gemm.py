@@ -281,8 +281,8 @@ def _tile_kernel(tile: Tile, rows: int, vectors: int, packing: bool = False) -> 
     vec, t = tile.vector, tile.scalar
     # A sum waits about four cycles for the previous one: with few rows, unroll several steps of k into separate sums.
     unroll = max(1, 4 // rows)
-    places = [(i, v) for i in range(rows) for v in range(vectors)]
-    sums = [{place: f.variable(vec, "zeroinitializer") for place in places} for _ in range(unroll)]
+    cells = [(i, v) for i in range(rows) for v in range(vectors)]
+    sums = [{cell: f.variable(vec, "zeroinitializer") for cell in cells} for _ in range(unroll)]
     a_at, bp_at, next_at = (f.variable("ptr", pointer) for pointer in ("%a", "%bp", "%next"))
     b_at = f.variable("ptr", "%b") if packing else bp_at
     ahead = f.mul("%b_row", AHEAD) if packing else "0"
@@ -321,8 +321,8 @@ def _tile_kernel(tile: Tile, rows: int, vectors: int, packing: bool = False) -> 
             f.set("ptr", b_at, b)
 
     mask = _mask(f, tile.lanes, "%live")
-    masks = {(i, v): mask if v == vectors - 1 else None for i, v in places}
-    addresses = {(i, v): f.at(t, "%c", f.mul("%c_row", i), v * tile.lanes) for i, v in places}
+    masks = {(i, v): mask if v == vectors - 1 else None for i, v in cells}
+    addresses = {(i, v): f.at(t, "%c", f.mul("%c_row", i), v * tile.lanes) for i, v in cells}
     with f.when("%accumulate"):
         for address in addresses.values():
             _prefetch(f, address)
@@ -334,16 +334,16 @@ def _tile_kernel(tile: Tile, rows: int, vectors: int, packing: bool = False) -> 
     with f.loop(done, "%k"):
         steps(1)
     for u in range(1, unroll):
-        for place in places:
-            total = f.let(f"fadd {vec} {f.get(vec, sums[0][place])}, {f.get(vec, sums[u][place])}")
-            f.set(vec, sums[0][place], total)
+        for cell in cells:
+            total = f.let(f"fadd {vec} {f.get(vec, sums[0][cell])}, {f.get(vec, sums[u][cell])}")
+            f.set(vec, sums[0][cell], total)
 
     with f.when("%accumulate"):
-        for place in places:
-            old = _load(f, tile, addresses[place], masks[place])
-            f.set(vec, sums[0][place], f.let(f"fadd {vec} {f.get(vec, sums[0][place])}, {old}"))
-    for place in places:
-        _store(f, tile, f.get(vec, sums[0][place]), addresses[place], masks[place])
+        for cell in cells:
+            old = _load(f, tile, addresses[cell], masks[cell])
+            f.set(vec, sums[0][cell], f.let(f"fadd {vec} {f.get(vec, sums[0][cell])}, {old}"))
+    for cell in cells:
+        _store(f, tile, f.get(vec, sums[0][cell]), addresses[cell], masks[cell])
     return f.text()
 
 
@@ -359,8 +359,8 @@ def _rows(tile: Tile) -> str:
     last = f.let(f"udiv i64 {f.sub('%cols', 1)}, {tile.lanes}")
     live = f.sub("%cols", f.mul(last, tile.lanes))
     a_at, start = f.variable("ptr", "%a"), f.variable("i64", "0")
-    for place, rows in enumerate(_heights(tile)):
-        entry = f.at("ptr", f"@tiles_{tile.suffix}", place * tile.vectors, last)
+    for index, rows in enumerate(_heights(tile)):
+        entry = f.at("ptr", f"@tiles_{tile.suffix}", index * tile.vectors, last)
         kernel = f.let(f"load ptr, ptr {entry}")
         step = "%a_tile" if rows == tile.rows else f.mul("%a_row", rows)
         with f.loop(f.get("i64", start), "%m", rows) as i:
@@ -421,9 +421,9 @@ def _pack(tile: Tile) -> str:
         target = f.at(t, "%bp", f.mul(panel, "%bp_k"), f.mul("%k0", tile.columns), f.sub(left, panel))
         full = f.let(f"and i1 {contiguous}, {f.let(f'icmp eq i64 {cols}, {tile.columns}')}")
         with f.when(full), f.loop(0, "%k") as r:
-            row, place = f.at(t, source, f.mul(r, "%b_row")), f.at(t, target, f.mul(r, tile.columns))
+            row, target_row = f.at(t, source, f.mul(r, "%b_row")), f.at(t, target, f.mul(r, tile.columns))
             for v in range(tile.vectors):
-                _store(f, tile, _load(f, tile, f.at(t, row, v * tile.lanes)), f.at(t, place, v * tile.lanes))
+                _store(f, tile, _load(f, tile, f.at(t, row, v * tile.lanes)), f.at(t, target_row, v * tile.lanes))
         partial = f.let(f"xor i1 {full}, {contiguous}")
         with f.when(partial), f.loop(0, f.add(cols, tile.lanes - 1), tile.lanes) as j:
             mask = _mask(f, tile.lanes, f.minimum(f.sub(cols, j), tile.lanes))
@@ -487,9 +487,9 @@ def _transposed(f: _Function, kind: str, block: list[str]) -> list[str]:
             if not i & half:
                 low = [c if not c & half else side + c - half for c in range(side)]
                 high = [c + half if not c & half else side + c for c in range(side)]
-                for place, order in ((i, low), (i + half, high)):
+                for index, order in ((i, low), (i + half, high)):
                     indices = ", ".join(f"i32 {c}" for c in order)
-                    exchanged[place] = f.let(
+                    exchanged[index] = f.let(
                         f"shufflevector {kind} {block[i]}, {kind} {block[i + half]}, <{side} x i32> <{indices}>"
                     )
         block = exchanged

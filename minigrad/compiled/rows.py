@@ -40,7 +40,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A range of columns of a slot."""
 
     slot: Slot
@@ -54,12 +54,12 @@ class Code:
     Attributes:
         text: functions in LLVM text; ``run`` is the entry point.
         slots: its arguments, in this order.
-        places: the locations of the requested values.
+        locations: the locations of the requested values.
     """
 
     text: str
     slots: list[Slot]
-    places: dict[Value, Place]
+    locations: dict[Value, Location]
     declarations: set[str] = field(default_factory=set)
 
 
@@ -79,8 +79,8 @@ class Body:
         self.name, self.dtype, self.width, self.loop, self.fuse = name, dtype, width, loop, fuse
         self.ops = list(ops)
         self.slots: list[Slot] = []
-        self.given: dict[Value, Place] = {}
-        self.exclusive: dict[Value, Place] = {}  # values that must be computed into a given location
+        self.given: dict[Value, Location] = {}
+        self.exclusive: dict[Value, Location] = {}  # values that must be computed into a given location
         self.stored: list[Value] = []  # values that must be stored for all rows
         self.added: list[tuple[Value, Slot]] = []  # values to sum, and their slots
         self.fixed: dict[Value, Slot] = {}
@@ -99,7 +99,7 @@ class Body:
         """Assign memory: copy values needed at two locations, and find the values that must be stored."""
         self.makers = {op.output: op for op in self.ops}
         self.member: dict[Value, tuple[Value, int]] = {}
-        self.same_place: dict[Value, Place] = {}
+        self.same_location: dict[Value, Location] = {}
         new_ops: list[Op] = []
         for op in self.ops:
             if op.name != "concatenate":
@@ -107,7 +107,7 @@ class Body:
                 continue
             joined = self._adjacent(op)
             if joined is not None:
-                self.same_place[op.output] = joined
+                self.same_location[op.output] = joined
                 continue
             inputs = []
             column = 0
@@ -136,16 +136,16 @@ class Body:
         for op in self.ops:
             value = op.output
             if op.name == "matmul":
-                place = self.given.get(self.root(op.values[0]))
-                if place is not None and place.slot.kind == "looked_up":  # rows at irregular distances
+                location = self.given.get(self.root(op.values[0]))
+                if location is not None and location.slot.kind == "looked_up":  # rows at irregular distances
                     rows = Value(op.values[0].shape, value.dtype)
                     ops.append(Op("alias", op.inputs[:1], {}, rows))
                     self.makers[rows] = ops[-1]
                     op = Op(op.name, (rows, op.inputs[1]), op.options, value)
             if op.name in ("getitem", "reshape") and value in asked:
                 whole = self.root(op.values[0])
-                place = self.given.get(whole)
-                if value in self.exclusive or whole in self.exclusive or (place and place.slot.kind != "rows"):
+                location = self.given.get(whole)
+                if value in self.exclusive or whole in self.exclusive or (location and location.slot.kind != "rows"):
                     part = Value(value.shape, value.dtype)
                     ops.append(Op(op.name, op.inputs, op.options, part))
                     op = Op("alias", (part,), {}, value)
@@ -154,15 +154,15 @@ class Body:
             ops.append(op)
         self.ops = ops
 
-    def _adjacent(self, op: Op) -> Place | None:
+    def _adjacent(self, op: Op) -> Location | None:
         """The location of a concatenation whose parts are already adjacent."""
-        places = [self.given.get(x) for x in op.values]
-        if any(p is None for p in places):
+        locations = [self.given.get(x) for x in op.values]
+        if any(p is None for p in locations):
             return None
-        first = places[0]
+        first = locations[0]
         column = first.column  # type: ignore[union-attr]
-        for x, place in zip(op.values, places, strict=True):
-            if place.slot is not first.slot or place.column != column or place.slot.kind != "rows":  # type: ignore[union-attr]
+        for x, location in zip(op.values, locations, strict=True):
+            if location.slot is not first.slot or location.column != column or location.slot.kind != "rows":  # type: ignore[union-attr]
                 return None
             column += width_of(x)
         return first
@@ -170,7 +170,7 @@ class Body:
     def root(self, value: Value) -> Value:
         """The value that owns the memory of ``value``."""
         while True:
-            if value in self.given or value in self.exclusive or value in self.same_place:
+            if value in self.given or value in self.exclusive or value in self.same_location:
                 return value
             if value in self.member:
                 value = self.member[value][0]
@@ -179,39 +179,39 @@ class Body:
             else:
                 return value
 
-    def place(self, value: Value) -> Place:
+    def location(self, value: Value) -> Location:
         """The location of a value."""
         if value in self.given:
             return self.given[value]
         if value in self.exclusive:
             return self.exclusive[value]
-        if value in self.same_place:
-            return self.same_place[value]
+        if value in self.same_location:
+            return self.same_location[value]
         if value in self.member:
             whole, column = self.member[value]
-            place = self.place(whole)
-            return Place(place.slot, place.column + column)
+            location = self.location(whole)
+            return Location(location.slot, location.column + column)
         op = self.makers[value]
         if op.name == "getitem":
-            place = self.place(op.values[0])
+            location = self.location(op.values[0])
             columns = columns_of(op)
             assert columns is not None
-            return Place(place.slot, place.column + columns[0])
+            return Location(location.slot, location.column + columns[0])
         if op.name == "reshape":
-            return self.place(op.values[0])
+            return self.location(op.values[0])
         if value not in self.own:
             kind = "rows" if value in self.stored_roots else "scratch"
             self.own[value] = self.slot(kind, width_of(value), value)
-        return Place(self.own[value], 0)
+        return Location(self.own[value], 0)
 
     # --- the order ----------------------------------------------------------------------------------------------------
 
     def schedule(self) -> list[Op | list[tuple[int, list[Op]]]]:
         """Products, and between them segments: lists of groups, each a width and the operations that share a loop."""
         ready = _Ready(
-            [op for op in self.ops if op.output not in self.same_place],
+            [op for op in self.ops if op.output not in self.same_location],
             self.added,
-            {*self.given, *self.fixed, *self.packed, *self.same_place},
+            {*self.given, *self.fixed, *self.packed, *self.same_location},
         )
         plan: list[Op | list[tuple[int, list[Op]]]] = []
         while ready.count:
@@ -268,7 +268,7 @@ class Body:
         order = self.schedule()
         self._find_memory(order)
         for v in self.stored:
-            self.place(v)
+            self.location(v)
         text: list[str] = []
         calls: list[str] = []
         declarations: set[str] = set(jit.flushing()[2])
@@ -284,8 +284,8 @@ class Body:
         text.append(f"define internal void @{self.name}_step(ptr noalias readonly %args, i64 %t, i64 %b0, i64 %b1) {{")
         text += [f"  {line}" for call in calls for line in call.split("\n")]
         text += ["  ret void", "}", self._driver()]
-        places = {v: self.place(v) for v in (*self.stored, *self.given)}
-        return Code("\n".join(text), self.slots, places, declarations)
+        locations = {v: self.location(v) for v in (*self.stored, *self.given)}
+        return Code("\n".join(text), self.slots, locations, declarations)
 
     def _find_memory(self, order: Sequence[Op | list[tuple[int, list[Op]]]]) -> None:
         """Find the values that must be stored, and those that stay in a register between loops."""
@@ -315,11 +315,11 @@ class Body:
 
     def _product(self, op: Op, number: int) -> str:
         a, matrix = op.values
-        place, out = self.place(a), self.place(op.output)
+        location, out = self.location(a), self.location(op.output)
         k, n = matrix.shape
         packed = self.packed[matrix]
         lines = []
-        lines += self._address(f"%a{number}", place, "%b0", "%t", "%b0")
+        lines += self._address(f"%a{number}", location, "%b0", "%t", "%b0")
         lines += self._address(f"%c{number}", out, "%b0", "%t", "%b0")
         lines += [
             *self._load_slot(f"%p{number}", packed, 0),
@@ -327,7 +327,7 @@ class Body:
             f"%f{number} = load i64, ptr %args",
             f"%f{number}p = inttoptr i64 %f{number} to ptr",
             f"%m{number} = sub i64 %b1, %b0",
-            *self._load_slot(f"%as{number}", place.slot, 2),
+            *self._load_slot(f"%as{number}", location.slot, 2),
             *self._load_slot(f"%cs{number}", out.slot, 2),
             f"call void %f{number}p(i64 %m{number}, i64 {n}, i64 {k}, ptr %a{number}, i64 %as{number}, "
             f"ptr %p{number}p, ptr %c{number}, i64 %cs{number}, i32 0)",
@@ -342,9 +342,9 @@ class Body:
             f"{register} = load i64, ptr {register}.q",
         ]
 
-    def _address(self, register: str, place: Place, row: str, t: str, first: str) -> list[str]:
+    def _address(self, register: str, location: Location, row: str, t: str, first: str) -> list[str]:
         """The address of a row's first element at a location, in ``register``; also ``register.base``."""
-        slot = place.slot
+        slot = location.slot
         integers = slot.value is not None and slot.value.dtype.kind in "iu"  # 64 bits wide
         size = 4 if self.dtype == "float" and not integers else 8
         r = register
@@ -391,8 +391,8 @@ class Body:
                 *self._load_slot(f"{r}.2", slot, 2),
             ]
             plus(f"mul i64 {r}.ix, {r}.2", "bs")
-        if place.column:
-            lines.append(f"{r}.col = add i64 {total}, {place.column * size}")
+        if location.column:
+            lines.append(f"{r}.col = add i64 {total}, {location.column * size}")
             total = f"{r}.col"
         lines.append(f"{r} = inttoptr i64 {total} to ptr")
         return lines
@@ -548,7 +548,7 @@ class _Segment:
 
     def function(self, name: str) -> list[str]:
         head = [f"define internal void @{name}(ptr noalias readonly %args, i64 %t, i64 %b0, i64 %b1) {{", "entry:"]
-        self.addresses: dict[Place, str] = {}
+        self.addresses: dict[Location, str] = {}
         self.row_lines: list[str] = []
         body_lines = self.lines
         for width, group in self.groups:
@@ -567,13 +567,13 @@ class _Segment:
         start.append("%b = phi i64 [%b0, %entry], [%b.next, %latch]")
         return head + start + self.row_lines + body_lines + foot
 
-    def address(self, place: Place) -> str:
+    def address(self, location: Location) -> str:
         """A pointer to this row at a location."""
-        if place not in self.addresses:
+        if location not in self.addresses:
             register = f"%r{len(self.addresses)}"
-            self.addresses[place] = register
-            self.row_lines += self.body._address(register, place, "%b", "%t", "%b0")
-        return self.addresses[place]
+            self.addresses[location] = register
+            self.row_lines += self.body._address(register, location, "%b", "%t", "%b0")
+        return self.addresses[location]
 
     def _group(self, width: int, group: list[Op]) -> None:
         if width == 1:
@@ -656,8 +656,8 @@ class _Segment:
             return self._operand(em, op.inputs[0], known, j, live)
         if name == "pick":
             x, index = op.values
-            pointer, place = self.address(self.body.place(x)), self._index(index)
-            element = em.assign(f"getelementptr {em.dtype}, ptr {pointer}, i64 {place}")
+            pointer, index_register = self.address(self.body.location(x)), self._index(index)
+            element = em.assign(f"getelementptr {em.dtype}, ptr {pointer}, i64 {index_register}")
             return em.assign(f"load {em.dtype}, ptr {element}")
         if name == "place":
             x, index = op.values
@@ -695,7 +695,7 @@ class _Segment:
         if value not in self.scalars:
             register = f"%index{next(self.count)}"
             self.row_lines += [
-                *self.body._address(f"{register}.a", self.body.place(value), "%b", "%t", "%b0"),
+                *self.body._address(f"{register}.a", self.body.location(value), "%b", "%t", "%b0"),
                 f"{register} = load i64, ptr {register}.a",
             ]
             self.scalars[value] = register
@@ -733,7 +733,7 @@ class _Segment:
                 return em.splat(scalar)
             scalar = emit_number(self.emitter(1), scalar)
             return em.splat(scalar)
-        pointer = self.address(self.body.place(x) if fixed is None else Place(fixed, 0))
+        pointer = self.address(self.body.location(x) if fixed is None else Location(fixed, 0))
         if width == 1:
             one = self.emitter(1)
             return em.splat(one.assign(f"load {em.dtype}, ptr {pointer}"))
@@ -753,7 +753,7 @@ class _Segment:
         )
 
     def _store(self, em: Emitter, value: Value, register: str, j: str | None, live: str | None) -> None:
-        self._store_at(em, self.address(self.body.place(value)), register, j, live)
+        self._store_at(em, self.address(self.body.location(value)), register, j, live)
 
     def _store_at(self, em: Emitter, pointer: str, register: str, j: str | None, live: str | None) -> None:
         if em.width == 1:
@@ -770,7 +770,7 @@ class _Segment:
 
     def _accumulate(self, em: Emitter, op: Op, known: Mapping[Value, str], j: str | None, live: str | None) -> None:
         x = self._number(em, op.inputs[0], known, j, live)
-        pointer = self.address(Place(op.options["slot"], op.options.get("column", 0)))
+        pointer = self.address(Location(op.options["slot"], op.options.get("column", 0)))
         old = self._load(em, pointer, j, live)
         self._store_at(em, pointer, em.binary("fadd", old, x), j, live)
 

@@ -196,7 +196,7 @@ class _Compiled:
         self.body = body
         code = body.generate()
         self.code = code
-        self.places = code.places
+        self.locations = code.locations
         self.library = jit.compile_ir(rows.module([code]))
         self.run = _RUN(self.library.address(f"{body.name}_run"))
         # Only for backward bodies: the slots of results, the sums, and the blocks of the carry's cotangents.
@@ -284,26 +284,26 @@ class Executor:
         for x in stage.rows:
             source = self.source.get(x)
             if source is None or stage.name == "table":
-                body.given[x] = rows.Place(body.slot("rows", width_of(x), x), 0)
+                body.given[x] = rows.Location(body.slot("rows", width_of(x), x), 0)
                 continue
             if source not in indices:
                 indices[source] = body.slot("indices", 1, self.indices[source])
-            body.given[x] = rows.Place(body.slot("looked_up", width_of(x), x, indices[source]), 0)
+            body.given[x] = rows.Location(body.slot("looked_up", width_of(x), x, indices[source]), 0)
         for x in stage.carry:
-            body.given[x] = rows.Place(body.slot("rows", width_of(x), x), 0)
+            body.given[x] = rows.Location(body.slot("rows", width_of(x), x), 0)
         body.indices = indices
         return body
 
     def _forward_body(self, stage: Stage, name: str, keep: bool) -> _Compiled:
         body = self._new(stage, name, stage.forward.ops, stage.forward.prologue)
         for x in stage.carried:
-            body.exclusive[x] = rows.Place(body.slot("rows", width_of(x), x), 0)
+            body.exclusive[x] = rows.Location(body.slot("rows", width_of(x), x), 0)
         wanted = list(stage.outputs)
         if keep and stage.backward is not None:
             wanted += [x for x in stage.backward.keeps if x not in wanted]
         body.stored = [x for x in wanted if x not in body.exclusive]
         compiled = _Compiled(body, self.type)
-        compiled.places |= body.exclusive
+        compiled.locations |= body.exclusive
         return compiled
 
     def _backward_body(self, stage: Stage, name: str) -> _Compiled:
@@ -312,12 +312,12 @@ class Executor:
         body = self._new(stage, name, back.ops, back.prologue)
         for x in (*back.keeps, *(seed for seed in stage.d_outputs if seed is not None)):
             if x not in body.given:
-                body.given[x] = rows.Place(body.slot("rows", width_of(x), x), 0)
+                body.given[x] = rows.Location(body.slot("rows", width_of(x), x), 0)
         moving = {}
         for seed in stage.d_carried:
             if seed is not None:
                 moving[seed] = body.slot("coming", width_of(seed), seed)
-                body.given[seed] = rows.Place(moving[seed], 0)
+                body.given[seed] = rows.Location(moving[seed], 0)
         made = {op.output for op in body.ops if op.name not in rows.ALIASES}
 
         def copied(x: Operand, like: Value) -> Value:
@@ -335,13 +335,13 @@ class Executor:
             if not isinstance(d, Value) or d not in made or d in body.exclusive:
                 d = copied(0.0 if d is None else d, coming)
             going.append(body.slot("going", width_of(x), d))
-            body.exclusive[d] = rows.Place(going[-1], 0)
+            body.exclusive[d] = rows.Location(going[-1], 0)
         stored: list[Value] = []
 
         def in_memory(x: Value) -> Value:
             """A value equal to ``x`` that is stored for all rows."""
-            place = body.given.get(x)
-            if x in body.exclusive or (place is not None and place.slot.kind != "rows"):
+            location = body.given.get(x)
+            if x in body.exclusive or (location is not None and location.slot.kind != "rows"):
                 x = copied(x, x)
             if x not in body.given:
                 stored.append(x)
@@ -456,9 +456,9 @@ class Executor:
         for value in self.program.ys:
             array = saved.known[value]
             for part in saved.workspace.parts.values():
-                place = part.compiled.places.get(value)
-                if place is not None and place.slot in part.made_anew and place.slot not in taken:
-                    taken.add(place.slot)
+                location = part.compiled.locations.get(value)
+                if location is not None and location.slot in part.made_anew and location.slot not in taken:
+                    taken.add(location.slot)
                     break
             else:
                 array = np.array(array)
@@ -504,7 +504,7 @@ class Executor:
                 if isinstance(where, rows.Slot):
                     total = part.arrays[where].sum(0)
                     _collect(cotangent, x, total if x.ndim == 2 else total[:, 0])
-                elif part.compiled.places[where].slot in part.made_anew or x not in self.given:
+                elif part.compiled.locations[where].slot in part.made_anew or x not in self.given:
                     _collect(cotangent, x, part_view(part, where))
                 else:  # copied, so that the next call does not overwrite the caller's array
                     _collect(cotangent, x, np.array(part_view(part, where)))
@@ -560,9 +560,9 @@ class Executor:
         if kind == "backward":
             asked = [where for x, where in compiled.results.items() if x in self.given and isinstance(where, Value)]
         else:
-            asked = [x for x in self.escaping if x in compiled.places]
-        escaping = {compiled.places[x].slot for x in asked}
-        part.given_away = {x for x in stage.carried if kind != "backward" and compiled.places[x].slot in escaping}
+            asked = [x for x in self.escaping if x in compiled.locations]
+        escaping = {compiled.locations[x].slot for x in asked}
+        part.given_away = {x for x in stage.carried if kind != "backward" and compiled.locations[x].slot in escaping}
         for slot in compiled.code.slots:
             value = slot.value
             array: Array | None = None
@@ -600,7 +600,7 @@ class Executor:
                 self._point(part, slot, array)
         for going, coming in zip(compiled.going, compiled.coming, strict=True):
             self._point(part, going, part.arrays[coming])
-        part.made_anew = {slot for slot, _ in part.fresh} | {compiled.places[x].slot for x in part.given_away}
+        part.made_anew = {slot for slot, _ in part.fresh} | {compiled.locations[x].slot for x in part.given_away}
         backwards = workspace.reverse == (kind != "backward")
         for (start, stop), arguments in zip(shards, part.arguments, strict=True):
             if loop:
@@ -729,12 +729,12 @@ class Executor:
 
 def part_view(part: _Part, value: Value) -> Array:
     """The array of a value in a part's memory."""
-    place = part.compiled.places[value]
-    array = part.arrays[place.slot]
+    location = part.compiled.locations[value]
+    array = part.arrays[location.slot]
     array = array[..., None] if array.ndim == len(part.lead) else array  # one number per row
     if value.ndim == 1:
-        return array[..., place.column]
-    return array[..., place.column : place.column + value.shape[1]]
+        return array[..., location.column]
+    return array[..., location.column : location.column + value.shape[1]]
 
 
 def _collect(into: dict[Value, Array], value: Value, d: Array) -> None:

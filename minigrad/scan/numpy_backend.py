@@ -17,7 +17,7 @@ import numpy as np
 
 from minigrad.graph import Value, evaluate, function_of, width_of
 from minigrad.scan.lookup import Lookup, checked_indices
-from minigrad.scan.numpy_layout import Arg, Buffer, Call, Code, Fold, Gather, Layout, Place, calls_of
+from minigrad.scan.numpy_layout import Arg, Buffer, Call, Code, Fold, Gather, Layout, Slot, calls_of
 from minigrad.scan.program import Program
 from minigrad.scan.reference import FLUSHED
 from minigrad.tensor import Array
@@ -101,9 +101,9 @@ class _Space:
     def _flushing(self, turn: int) -> list[Call]:
         """Replace subnormal numbers by 0 in the carry's cotangent after a backward step."""
         calls: list[Call] = []
-        for place in self.layout.turns:
-            if place is not None:
-                d = self._view(Arg("rows", place._replace(after=True)), 0, turn)
+        for slot in self.layout.turns:
+            if slot is not None:
+                d = self._view(Arg("rows", slot._replace(after=True)), 0, turn)
                 size, normal = self._spare(d), np.empty(d.shape, bool)
                 smallest = np.finfo(d.dtype).smallest_normal
                 calls += [partial(np.abs, d, out=size), partial(np.greater_equal, size, smallest, out=normal)]
@@ -111,9 +111,9 @@ class _Space:
         return calls
 
     def _view(self, arg: Arg, when: Any, turn: int) -> Any:
-        if arg.place is None:
+        if arg.slot is None:
             return arg.number
-        buffer, row, rows, after = arg.place
+        buffer, row, rows, after = arg.slot
         array, kind = self.arrays[buffer], self.layout.buffers[buffer].kind
         if kind in ("matrix", "scalar"):
             return array
@@ -131,17 +131,17 @@ class _Space:
             return array
         return array[..., row, :] if arg.ndim == 1 else array[..., row : row + rows, :]
 
-    def all(self, place: Place, ndim: int = 2) -> Array:
+    def all(self, slot: Slot, ndim: int = 2) -> Array:
         """A value at all steps, (T, n, B)."""
-        steps = self.steps if self.layout.buffers[place.buffer].table is None else 1
-        return self._view(Arg("rows", place, ndim=ndim), slice(0, steps), 0)  # type: ignore[no-any-return]
+        steps = self.steps if self.layout.buffers[slot.buffer].table is None else 1
+        return self._view(Arg("rows", slot, ndim=ndim), slice(0, steps), 0)  # type: ignore[no-any-return]
 
-    def edge(self, place: Place, end: bool) -> Array:
+    def edge(self, slot: Slot, end: bool) -> Array:
         """The carry before the first step or after the last one, (n, B)."""
         at = -1 if end != self.reverse else 0
-        return self.arrays[place.buffer][at, place.row : place.row + place.rows]
+        return self.arrays[slot.buffer][at, slot.row : slot.row + slot.rows]
 
-    def scratch(self, key: Place, shape: tuple[int, ...], dtype: Any) -> Array:
+    def scratch(self, key: Slot, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array for an intermediate result outside the loop."""
         if key not in self._scratch:
             # Rows with a power of two between them would share few sets of the cache.
@@ -155,23 +155,23 @@ class _Deferred:
 
     def __init__(self, space: _Space, indices: Sequence[Any]) -> None:
         self.space, self.indices = space, indices
-        self._flat: dict[Place, Array] = {}
+        self._flat: dict[Slot, Array] = {}
         self._onehot: dict[int, Array] = {}
-        self._by_row: list[tuple[int, Place, Array]] = []  # onehot @ value.T, by the table's number and the value
+        self._by_row: list[tuple[int, Slot, Array]] = []  # onehot @ value.T, by the table's number and the value
 
-    def _matrix(self, place: Place) -> Array:
+    def _matrix(self, slot: Slot) -> Array:
         for other, array in self._flat.items():
-            if other.holds(place):
-                return array[place.row - other.row :][: place.rows]
-        array = self.space.all(place)
+            if other.contains(slot):
+                return array[slot.row - other.row :][: slot.rows]
+        array = self.space.all(slot)
         steps, rows, batch = array.shape
         if steps == 1:
             return array[0]  # type: ignore[no-any-return]
-        self._flat[place] = flat = self.space.scratch(place, (rows, steps * batch), array.dtype)
+        self._flat[slot] = flat = self.space.scratch(slot, (rows, steps * batch), array.dtype)
         np.copyto(flat.reshape(rows, steps, batch), array.transpose(1, 0, 2))
         return flat
 
-    def product(self, left: Place, right: Place) -> Array:
+    def product(self, left: Slot, right: Slot) -> Array:
         """One value times another one transposed, including the one-hot rows that follow the first."""
         buffer = self.space.layout.buffers[left.buffer]
         if buffer.onehot is None or left.rows != buffer.rows or left.after:
@@ -181,14 +181,14 @@ class _Deferred:
         self._by_row.append((buffer.onehot, right, product[left.rows :]))
         return product[: left.rows]
 
-    def added_up(self, place: Place, number: int) -> Array:
+    def added_up(self, slot: Slot, number: int) -> Array:
         """A value at all steps, each row added to the table's row that was looked up: (n, V)."""
         for table, other, found in self._by_row:
-            if table == number and other.holds(place):
-                return found[:, place.row - other.row :][:, : place.rows].T
+            if table == number and other.contains(slot):
+                return found[:, slot.row - other.row :][:, : slot.rows].T
         size, indices = self.space.sizes[number], self.indices[number].reshape(-1)
         if size > ROWS:
-            array = self.space.all(place)
+            array = self.space.all(slot)
             order = np.argsort(indices, kind="stable")
             rows = indices[order]
             starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]])
@@ -196,7 +196,7 @@ class _Deferred:
             by_row = np.ascontiguousarray(array.swapaxes(1, 2)).reshape(len(order), -1)
             total[rows[starts]] = np.add.reduceat(by_row[order], starts, axis=0)
             return total.T
-        flat = self._matrix(place)
+        flat = self._matrix(slot)
         if number not in self._onehot:
             self._onehot[number] = onehot = np.zeros((size, indices.size), flat.dtype)
             onehot[indices, np.arange(indices.size)] = 1
@@ -205,20 +205,20 @@ class _Deferred:
 
 def _fill(space: _Space, code: Code, known: Mapping[Value, Array]) -> None:
     """Copy the fixed values of a body to the buffers that its instructions read."""
-    for value, place in code.fixed:
-        array, given = space.arrays[place.buffer], known[value]
-        match space.layout.buffers[place.buffer].kind:
+    for value, slot in code.fixed:
+        array, given = space.arrays[slot.buffer], known[value]
+        match space.layout.buffers[slot.buffer].kind:
             case "matrix":
                 np.copyto(array[:, : given.shape[0]], given.T)
             case "column":
-                np.copyto(array[place.row : place.row + place.rows], given.reshape(-1, 1))
+                np.copyto(array[slot.row : slot.row + slot.rows], given.reshape(-1, 1))
             case _:
                 array[...] = given.reshape(())
 
 
-def _put(place: Array, given: Array) -> None:
+def _put(target: Array, given: Array) -> None:
     """Copy a batch-major sequence, (T, B, n) or (T, B), to a feature-major buffer."""
-    np.copyto(place, given[:, None] if given.ndim == 2 else given.swapaxes(1, 2))
+    np.copyto(target, given[:, None] if given.ndim == 2 else given.swapaxes(1, 2))
 
 
 def _row_major(array: Array, like: Value) -> Array:
@@ -226,9 +226,9 @@ def _row_major(array: Array, like: Value) -> Array:
     return np.array(array[0] if like.ndim == 1 else array.T, order="C")
 
 
-def _taken(place: Array, like: Value) -> Array:
+def _taken(source: Array, like: Value) -> Array:
     """A feature-major sequence as a new batch-major array."""
-    return np.array(place[:, 0] if like.ndim == 1 else place.swapaxes(1, 2), order="C")
+    return np.array(source[:, 0] if like.ndim == 1 else source.swapaxes(1, 2), order="C")
 
 
 class Saved:
@@ -320,10 +320,10 @@ class Executor:
         saved = Saved(space, self._pool, params, fixed, indices)
         saved.inputs, saved.options = (params, carry, xs), {"steps": steps, "batch": batch, "reverse": reverse}
         for value, x in zip(program.xs, xs, strict=True):
-            _put(space.all(layout.places[value]), x.table[None] if isinstance(x, Lookup) else x)
+            _put(space.all(layout.slots[value]), x.table[None] if isinstance(x, Lookup) else x)
         for value, x in zip(program.carry, carry, strict=True):
-            if value in layout.places:
-                np.copyto(space.edge(layout.places[value], end=False), x.T)
+            if value in layout.slots:
+                np.copyto(space.edge(layout.slots[value], end=False), x.T)
         spread = dict(layout.spread)
         for i, stage in enumerate(program.stages):
             for x in stage.rows:
@@ -337,24 +337,24 @@ class Executor:
                 self._set_columns(space, fold, matrix, operand, indices[fold.lookup])
             for call in space.forward[i]:
                 call()
-        last = [_row_major(space.edge(layout.places[x], end=True), x) for x in program.carry]
-        ys = [_taken(space.all(layout.places[y]), y) for y in program.ys]
+        last = [_row_major(space.edge(layout.slots[x], end=True), x) for x in program.carry]
+        ys = [_taken(space.all(layout.slots[y]), y) for y in program.ys]
         if keep:
             return last, ys, saved
         saved.release()
         return last, ys, None
 
-    def _spread(self, space: _Space, value: Value, to: Place, indices: Sequence[Any]) -> None:
+    def _spread(self, space: _Space, value: Value, to: Slot, indices: Sequence[Any]) -> None:
         """Gather a value's rows at all steps."""
-        table = space.all(space.layout.places[value])[0]
+        table = space.all(space.layout.slots[value])[0]
         _put(space.all(to), np.ascontiguousarray(table.T)[indices[space.layout.origin[value]]])
 
-    def _set_columns(self, space: _Space, fold: Fold, matrix: Place, operand: Place, indices: Array) -> None:
+    def _set_columns(self, space: _Space, fold: Fold, matrix: Slot, operand: Slot, indices: Array) -> None:
         """Write a table beside the matrix of a product, and one-hot rows below the product's operand."""
         layout, start = space.layout, 0
         columns = space.arrays[matrix.buffer][:, layout.buffers[matrix.buffer].columns :]
         for part in fold.parts:
-            np.copyto(columns[start : start + width_of(part)], space.all(layout.places[part])[0])
+            np.copyto(columns[start : start + width_of(part)], space.all(layout.slots[part])[0])
             start += width_of(part)
         array = space.arrays[operand.buffer]
         if layout.buffers[operand.buffer].kind == "carry":
@@ -439,7 +439,7 @@ class Executor:
         deferred: _Deferred,
     ) -> None:
         """Sum the cotangents of a value."""
-        if gather.places == [gather.to]:
+        if gather.slots == [gather.to]:
             return
         to, first = space.all(gather.to), True
         for i in gather.ys:
@@ -448,12 +448,12 @@ class Executor:
                 d = d[:, None] if d.ndim == 2 else d.swapaxes(1, 2)
                 np.copyto(to, d) if first else np.add(to, d, to)
                 first = False
-        for place in gather.places:
-            np.copyto(to, space.all(place)) if first else np.add(to, space.all(place), to)
+        for slot in gather.slots:
+            np.copyto(to, space.all(slot)) if first else np.add(to, space.all(slot), to)
             first = False
-        for place in gather.looked_up:
+        for slot in gather.looked_up:
             assert table is not None
-            d = deferred.added_up(place, table)
+            d = deferred.added_up(slot, table)
             np.copyto(to[0], d) if first else np.add(to[0], d, to[0])
             first = False
         if first:

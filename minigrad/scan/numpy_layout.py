@@ -1,6 +1,6 @@
 """The NumPy backend's instructions for a program, on slots of buffers that are allocated later.
 
-A slot (``Place``) is a range of rows of a buffer, since values are feature-major. ``numpy_backend.py`` allocates the
+A slot is a range of rows of a buffer, since values are feature-major. ``numpy_backend.py`` allocates the
 arrays.
 """
 
@@ -115,7 +115,7 @@ class Buffer(NamedTuple):
     onehot: int | None = None
 
 
-class Place(NamedTuple):
+class Slot(NamedTuple):
     """A range of rows of a buffer; of a carry or turns, ``after`` selects the value after a step, not before it."""
 
     buffer: int
@@ -123,23 +123,23 @@ class Place(NamedTuple):
     rows: int
     after: bool = False
 
-    def part(self, start: int, rows: int) -> Place:
+    def part(self, start: int, rows: int) -> Slot:
         """A part of its rows."""
         return self._replace(row=self.row + start, rows=rows)
 
-    def next_to(self, other: Place) -> bool:
+    def next_to(self, other: Slot) -> bool:
         """Whether the other one follows directly."""
         return other == self._replace(row=self.row + self.rows, rows=other.rows)
 
-    def grown(self, other: Place) -> Place:
+    def grown(self, other: Slot) -> Slot:
         """Extended by the rows of the following one."""
         return self._replace(rows=self.rows + other.rows)
 
-    def holds(self, other: Place) -> bool:
+    def contains(self, other: Slot) -> bool:
         """Whether all rows of the other one are rows of this one."""
         return self.meets(other) and self.row <= other.row and other.row + other.rows <= self.row + self.rows
 
-    def meets(self, other: Place) -> bool:
+    def meets(self, other: Slot) -> bool:
         """Whether a row belongs to both."""
         same = (self.buffer, self.after) == (other.buffer, other.after)
         return same and self.row < other.row + other.rows and other.row < self.row + self.rows
@@ -153,7 +153,7 @@ class Arg(NamedTuple):
     """
 
     kind: Literal["rows", "row", "whole", "fixed", "number"]
-    place: Place | None = None
+    slot: Slot | None = None
     number: Any = None
     ndim: int = 2
 
@@ -184,28 +184,28 @@ class _Instruction(NamedTuple):
 
     def hinders(self, other: _Instruction) -> bool:
         """Whether a later instruction must stay after this one."""
-        mine, theirs = self.out.place, other.out.place
+        mine, theirs = self.out.slot, other.out.slot
         assert mine is not None
         assert theirs is not None
-        read = any(arg.place is not None and arg.place.meets(mine) for arg in other.args)
-        overwritten = any(arg.place is not None and arg.place.meets(theirs) for arg in self.args)
+        read = any(arg.slot is not None and arg.slot.meets(mine) for arg in other.args)
+        overwritten = any(arg.slot is not None and arg.slot.meets(theirs) for arg in self.args)
         return read or overwritten or mine.meets(theirs)
 
 
 def _follows(a: Arg, b: Arg) -> bool:
     # A fixed scalar has its own buffer, so only columns can be adjacent.
-    return a.place is not None and b.place is not None and a.kind in ("rows", "fixed") and a.place.next_to(b.place)
+    return a.slot is not None and b.slot is not None and a.kind in ("rows", "fixed") and a.slot.next_to(b.slot)
 
 
 def _spreads(a: Arg) -> bool:
     """Whether an operand broadcasts to any number of rows."""
-    return a.place is None or (a.kind != "rows" and a.place.rows == 1)
+    return a.slot is None or (a.kind != "rows" and a.slot.rows == 1)
 
 
 def _grown(a: Arg, b: Arg) -> Arg:
-    if a == b or a.place is None or b.place is None:
+    if a == b or a.slot is None or b.slot is None:
         return a
-    return a._replace(place=a.place.grown(b.place))
+    return a._replace(slot=a.slot.grown(b.slot))
 
 
 def _merge(instructions: list[_Instruction]) -> list[_Instruction]:
@@ -214,16 +214,16 @@ def _merge(instructions: list[_Instruction]) -> list[_Instruction]:
     beside: dict[Any, list[int]] = {}  # by name and slot: those whose result ends or begins there
 
     def add(op: _Instruction, at: int) -> None:
-        place = op.out.place
-        if place is not None and op.out.ndim == 2 and _is_map(op.name):
-            for edge in (("end", place.row + place.rows), ("start", place.row)):
-                beside.setdefault((op.name, place.buffer, place.after, edge), []).append(at)
+        slot = op.out.slot
+        if slot is not None and op.out.ndim == 2 and _is_map(op.name):
+            for edge in (("end", slot.row + slot.rows), ("start", slot.row)):
+                beside.setdefault((op.name, slot.buffer, slot.after, edge), []).append(at)
 
     for late in instructions:
-        place = late.out.place
-        assert place is not None
-        edges = ("end", place.row), ("start", place.row + place.rows)
-        found = {at for edge in edges for at in beside.get((late.name, place.buffer, place.after, edge), ())}
+        slot = late.out.slot
+        assert slot is not None
+        edges = ("end", slot.row), ("start", slot.row + slot.rows)
+        found = {at for edge in edges for at in beside.get((late.name, slot.buffer, slot.after, edge), ())}
         clear = len(merged)  # from here on the later one can move freely
         for at in sorted(found, reverse=True):
             early = merged[at]
@@ -277,8 +277,8 @@ class Code(NamedTuple):
     """
 
     instructions: list[_Instruction]
-    fixed: list[tuple[Value, Place]]
-    folds: list[tuple[Fold, Place, Place]]
+    fixed: list[tuple[Value, Slot]]
+    folds: list[tuple[Fold, Slot, Slot]]
 
 
 class _Compiler:
@@ -288,7 +288,7 @@ class _Compiler:
         self,
         buffers: list[Buffer],
         body: Body,
-        seen: Callable[[Value], Place | None],
+        seen: Callable[[Value], Slot | None],
         table: int | None,
         folds: Sequence[Fold] = (),
     ) -> None:
@@ -300,10 +300,10 @@ class _Compiler:
             for x in op.values:
                 self.users.setdefault(x, []).append(op)
         self.views = self._find_views()
-        self.places: dict[Value, Place] = {}
-        self.fixed: dict[Any, Place] = {}  # by value, and for a matrix by the fold as well
+        self.slots: dict[Value, Slot] = {}
+        self.fixed: dict[Any, Slot] = {}  # by value, and for a matrix by the fold as well
         self.columns: dict[Any, int] = {}
-        self.folded: list[tuple[Fold, Place, Place]] = []
+        self.folded: list[tuple[Fold, Slot, Slot]] = []
         self.instructions: list[_Instruction] = []
 
     def _find_views(self) -> dict[Value, tuple[Value, int]]:
@@ -328,55 +328,55 @@ class _Compiler:
         self.buffers.append(Buffer(kind, rows, dtype, self.table, **options))
         return len(self.buffers) - 1
 
-    def claim(self, value: Value, place: Place) -> bool:
+    def claim(self, value: Value, slot: Slot) -> bool:
         """Assign a slot to a value; false if it has one already, so that it must be copied."""
-        if value not in self.makers or value in self.views or value in self.places:
+        if value not in self.makers or value in self.views or value in self.slots:
             return False
-        self.places[value] = place
+        self.slots[value] = slot
         return True
 
     def keep(self, values: Iterable[Value], onehot: Mapping[Value, int]) -> None:
         """Assign slots that are stored for every step."""
-        roots = dict.fromkeys(r for r in map(self.root, values) if r in self.makers and r not in self.places)
+        roots = dict.fromkeys(r for r in map(self.root, values) if r in self.makers and r not in self.slots)
         self._join(op for op in self.ops if op.name == "concatenate" and op.output in roots)
         grouped: dict[Any, list[Value]] = {}
         for op in self.ops:
             value = op.output
-            if value in roots and value not in self.places:
+            if value in roots and value not in self.slots:
                 if value in onehot:
                     buffer = self.buffer("history", width_of(value), value.dtype, onehot=onehot[value])
-                    self.places[value] = Place(buffer, 0, width_of(value))
+                    self.slots[value] = Slot(buffer, 0, width_of(value))
                 else:
                     grouped.setdefault(value.dtype, []).append(value)
         for dtype, group in grouped.items():
             buffer, row = self.buffer("history", sum(map(width_of, group)), dtype), 0
             for value in group:
-                self.places[value] = Place(buffer, row, width_of(value))
+                self.slots[value] = Slot(buffer, row, width_of(value))
                 row += width_of(value)
 
     def _join(self, joining: Iterable[Op], kind: str = "history") -> None:
         """Assign slots to concatenations, and compute their parts there."""
         for op in reversed(list(joining)):
-            if op.output not in self.places:
+            if op.output not in self.slots:
                 whole = self._adjacent(op)
                 if whole is not None:
-                    self.places[op.output] = whole
+                    self.slots[op.output] = whole
                     continue
                 buffer = self.buffer(kind, width_of(op.output), op.output.dtype)
-                self.places[op.output] = Place(buffer, 0, width_of(op.output))
+                self.slots[op.output] = Slot(buffer, 0, width_of(op.output))
             start = 0
             for part in op.values:
-                self.claim(part, self.places[op.output].part(start, width_of(part)))
+                self.claim(part, self.slots[op.output].part(start, width_of(part)))
                 start += width_of(part)
 
-    def _adjacent(self, op: Op) -> Place | None:
+    def _adjacent(self, op: Op) -> Slot | None:
         """The slot of a concatenation whose parts are already adjacent."""
-        places = [self.seen(self.root(x)) if x not in self.views else None for x in op.values]
-        whole = places[0]
-        for place in places[1:]:
-            if whole is None or place is None or not whole.next_to(place):
+        slots = [self.seen(self.root(x)) if x not in self.views else None for x in op.values]
+        whole = slots[0]
+        for slot in slots[1:]:
+            if whole is None or slot is None or not whole.next_to(slot):
                 return None
-            whole = whole.grown(place)
+            whole = whole.grown(slot)
         return whole
 
     def _chain(self) -> None:
@@ -385,28 +385,28 @@ class _Compiler:
         A second such operand gets a slot in a twin of the buffer, so that mergeable calls stay mergeable.
         """
         twins: dict[int, int] = {}
-        taken: list[Place] = []
+        taken: list[Slot] = []
         for op in reversed(self.ops):
-            place = self.places.get(op.output)
-            if place is None or op.output in self.views or not _is_map(op.name):
+            slot = self.slots.get(op.output)
+            if slot is None or op.output in self.views or not _is_map(op.name):
                 continue
             free = [x for x in dict.fromkeys(op.values) if self._is_step_to(x, op)]
             if free:
-                self.places[free[0]] = place
+                self.slots[free[0]] = slot
             for x in free[1:]:
-                if place.buffer not in twins:
-                    old = self.buffers[place.buffer]
-                    twins[place.buffer] = self.buffer("scratch", old.rows, old.dtype)
-                twin = Place(twins[place.buffer], place.row, place.rows)
+                if slot.buffer not in twins:
+                    old = self.buffers[slot.buffer]
+                    twins[slot.buffer] = self.buffer("scratch", old.rows, old.dtype)
+                twin = Slot(twins[slot.buffer], slot.row, slot.rows)
                 if not any(twin.meets(other) for other in taken):
                     taken.append(twin)
-                    self.places[x] = twin
+                    self.slots[x] = twin
 
     def _is_step_to(self, x: Value, op: Op) -> bool:
-        made = x in self.makers and x not in self.views and x not in self.places
+        made = x in self.makers and x not in self.views and x not in self.slots
         return made and self.users[x] == [op] and (x.shape, x.dtype) == (op.output.shape, op.output.dtype)
 
-    def compile(self, finish: Sequence[tuple[Operand, Place]] = ()) -> Code:
+    def compile(self, finish: Sequence[tuple[Operand, Slot]] = ()) -> Code:
         """Assign the remaining slots and generate the instructions; at the end copy the values in ``finish``."""
         self._join((op for op in self.ops if op.name == "concatenate"), "scratch")
         self._chain()
@@ -415,75 +415,75 @@ class _Compiler:
             last |= dict.fromkeys(op.values, i)
         last |= {x: len(self.ops) for x, _ in finish if isinstance(x, Value)}
         spare: dict[Any, list[int]] = {}
-        living: dict[int, list[tuple[Place, int]]] = {}  # of scratch buffers: the slots in use, and until when
+        living: dict[int, list[tuple[Slot, int]]] = {}  # of scratch buffers: the slots in use, and until when
         ending: dict[int, set[int]] = {}  # by operation: buffers with a last read there
         products = {fold.product: fold for fold in self.folds}
 
-        def occupy(place: Place, value: Value, i: int) -> None:
+        def occupy(slot: Slot, value: Value, i: int) -> None:
             end = last.get(value, i)
-            still = [(other, until) for other, until in living.get(place.buffer, ()) if until > i]
-            living[place.buffer] = [*still, (place, end)]
-            ending.setdefault(end, set()).add(place.buffer)
+            still = [(other, until) for other, until in living.get(slot.buffer, ()) if until > i]
+            living[slot.buffer] = [*still, (slot, end)]
+            ending.setdefault(end, set()).add(slot.buffer)
 
         for i, op in enumerate(self.ops):
             value = op.output
-            if value in self.views and value not in self.places:
+            if value in self.views and value not in self.slots:
                 parent, start = self.views[value]
-                place = self.place(parent).part(start, width_of(value))
-                self.places[value] = place
-                if place.buffer in living:
-                    occupy(place, value, i)
+                slot = self.slot(parent).part(start, width_of(value))
+                self.slots[value] = slot
+                if slot.buffer in living:
+                    occupy(slot, value, i)
             elif op.name == "concatenate":
                 self._concatenate(op)
             else:
-                if value not in self.places:
-                    self.places[value] = place = self._scratch(op, i, spare, living)
-                    occupy(place, value, i)
+                if value not in self.slots:
+                    self.slots[value] = slot = self._scratch(op, i, spare, living)
+                    occupy(slot, value, i)
                 self._write(op, products.get(op))
             for buffer in sorted(ending.pop(i, ())):
                 if all(end <= i for _, end in living[buffer]):
                     spare.setdefault((self.buffers[buffer].rows, self.buffers[buffer].dtype), []).append(buffer)
                     del living[buffer]
-        for x, place in finish:
-            source = Arg("number", number=x) if not isinstance(x, Value) else Arg("rows", self.place(x))
-            self.instructions.append(_Instruction("alias", (source,), Arg("rows", place), {}))
-        fixed = [(x, place) for (x, _), place in self.fixed.items()]
+        for x, slot in finish:
+            source = Arg("number", number=x) if not isinstance(x, Value) else Arg("rows", self.slot(x))
+            self.instructions.append(_Instruction("alias", (source,), Arg("rows", slot), {}))
+        fixed = [(x, slot) for (x, _), slot in self.fixed.items()]
         return Code(_merge(self.instructions), fixed, self.folded)
 
-    def _scratch(self, op: Op, i: int, spare: dict[Any, list[int]], living: dict[int, Any]) -> Place:
+    def _scratch(self, op: Op, i: int, spare: dict[Any, list[int]], living: dict[int, Any]) -> Slot:
         """A slot for a temporary value: over an operand that is not read later, or new."""
         value = op.output
         for x in op.values if _is_map(op.name) else ():
-            place = self.places.get(x)
-            if place is None or place.buffer not in living or (x.shape, x.dtype) != (value.shape, value.dtype):
+            slot = self.slots.get(x)
+            if slot is None or slot.buffer not in living or (x.shape, x.dtype) != (value.shape, value.dtype):
                 continue
-            if all(end <= i for other, end in living[place.buffer] if other.meets(place)):
-                return place
+            if all(end <= i for other, end in living[slot.buffer] if other.meets(slot)):
+                return slot
         rows = width_of(value)
         free = spare.get((rows, value.dtype))
-        return Place(free.pop() if free else self.buffer("scratch", rows, value.dtype), 0, rows)
+        return Slot(free.pop() if free else self.buffer("scratch", rows, value.dtype), 0, rows)
 
-    def place(self, value: Value) -> Place:
+    def slot(self, value: Value) -> Slot:
         """The slot of a row value."""
-        found = self.places.get(value) or self.seen(value)
-        assert found is not None, f"{value} has no place"
+        found = self.slots.get(value) or self.seen(value)
+        assert found is not None, f"{value} has no slot"
         return found
 
     def _concatenate(self, op: Op) -> None:
         start = 0
         for part in op.values:
-            place = self.places[op.output].part(start, width_of(part))
-            if self.place(part) != place:
-                source = Arg("rows", self.place(part))
-                self.instructions.append(_Instruction("alias", (source,), Arg("rows", place), {}))
+            slot = self.slots[op.output].part(start, width_of(part))
+            if self.slot(part) != slot:
+                source = Arg("rows", self.slot(part))
+                self.instructions.append(_Instruction("alias", (source,), Arg("rows", slot), {}))
             start += width_of(part)
 
     def _write(self, op: Op, fold: Fold | None) -> None:
-        out = Arg("rows", self.places[op.output], ndim=op.output.ndim)
+        out = Arg("rows", self.slots[op.output], ndim=op.output.ndim)
         if op.output in self.views:  # a view with its own slot
             source = self.views[op.output]
-            place = self.place(source[0]).part(source[1], width_of(op.output))
-            self.instructions.append(_Instruction("alias", (Arg("rows", place, ndim=out.ndim),), out, {}))
+            slot = self.slot(source[0]).part(source[1], width_of(op.output))
+            self.instructions.append(_Instruction("alias", (Arg("rows", slot, ndim=out.ndim),), out, {}))
             return
         if op.name == "matmul":
             x, matrix = op.values
@@ -492,11 +492,11 @@ class _Compiler:
                 columns, rows = matrix.shape
                 onehot = fold.lookup if fold else None
                 buffer = self.buffer("matrix", rows, matrix.dtype, columns=columns, onehot=onehot)
-                self.fixed[key] = Place(buffer, 0, rows)
+                self.fixed[key] = Slot(buffer, 0, rows)
             kind: Any = "whole" if fold else "rows"
-            args = [Arg(kind, self.place(x)), Arg("fixed", self.fixed[key])]
+            args = [Arg(kind, self.slot(x)), Arg("fixed", self.fixed[key])]
             if fold:
-                self.folded.append((fold, self.fixed[key], self.place(x)))
+                self.folded.append((fold, self.fixed[key], self.slot(x)))
         else:
             args = [self._argument(x, op.output) for x in op.inputs]
         self.instructions.append(_Instruction(op.name, tuple(args), out, op.options))
@@ -505,10 +505,10 @@ class _Compiler:
         if not isinstance(x, Value):
             return Arg("number", number=x)
         if x not in self.is_fixed:
-            return Arg("row" if width_of(x) < width_of(out) else "rows", self.place(x), ndim=x.ndim)
+            return Arg("row" if width_of(x) < width_of(out) else "rows", self.slot(x), ndim=x.ndim)
         if (x, None) not in self.fixed:
             if math.prod(x.shape) == 1:
-                self.fixed[x, None] = Place(self.buffer("scalar", 1, x.dtype), 0, 1)
+                self.fixed[x, None] = Slot(self.buffer("scalar", 1, x.dtype), 0, 1)
             else:
                 rows = math.prod(x.shape)
                 if x.dtype not in self.columns:
@@ -516,11 +516,11 @@ class _Compiler:
                 buffer = self.columns[x.dtype]
                 row = self.buffers[buffer].rows
                 self.buffers[buffer] = self.buffers[buffer]._replace(rows=row + rows)
-                self.fixed[x, None] = Place(buffer, row, rows)
+                self.fixed[x, None] = Slot(buffer, row, rows)
         return Arg("fixed", self.fixed[x, None])
 
 
-# --- a program's places and instructions ------------------------------------------------------------------------------
+# --- a program's slots and instructions ------------------------------------------------------------------------------
 
 
 class Gather(NamedTuple):
@@ -529,18 +529,18 @@ class Gather(NamedTuple):
     Attributes:
         to: its slot.
         ys: the step's outputs that are this value.
-        places: its cotangents in stages that read it; the only one may be ``to`` itself.
+        slots: its cotangents in stages that read it; the only one may be ``to`` itself.
         looked_up: the cotangents, step by step, of the rows looked up in it.
     """
 
-    to: Place
+    to: Slot
     ys: list[int]
-    places: list[Place]
-    looked_up: list[Place]
+    slots: list[Slot]
+    looked_up: list[Slot]
 
     def joined(self, other: Gather) -> Gather | None:
         """One for both, if both are looked up in adjacent slots; otherwise None."""
-        (a, b), alone = (self.looked_up, other.looked_up), not (self.ys or self.places or other.ys or other.places)
+        (a, b), alone = (self.looked_up, other.looked_up), not (self.ys or self.slots or other.ys or other.slots)
         if alone and len(a) == len(b) == 1 and a[0].next_to(b[0]) and self.to.next_to(other.to):
             return Gather(self.to.grown(other.to), [], [], [a[0].grown(b[0])])
         return None
@@ -552,14 +552,14 @@ class Layout:
     def __init__(self, program: Program, keep: bool, looked_up: Sequence[bool], as_columns: Sequence[bool]) -> None:
         self.program = program
         self.buffers: list[Buffer] = []
-        self.places: dict[Value, Place] = {}
-        self.spread: dict[Value, Place] = {}  # rows of a table, gathered at every step
+        self.slots: dict[Value, Slot] = {}
+        self.spread: dict[Value, Slot] = {}  # rows of a table, gathered at every step
         self.tables: list[int | None] = []
         self.origin: dict[Value, int] = {}  # of values with a row per table row: the input
         self.forward: list[Code] = []
         for i, x in enumerate(program.xs):
-            place = Place(self._buffer("history", x, i if looked_up[i] else None), 0, width_of(x))
-            self.places[x] = place
+            slot = Slot(self._buffer("history", x, i if looked_up[i] else None), 0, width_of(x))
+            self.slots[x] = slot
             if looked_up[i]:
                 self.origin[x] = i
         for stage in program.stages:
@@ -571,9 +571,9 @@ class Layout:
                 self.origin |= dict.fromkeys(stage.outputs, self.tables[-1])  # type: ignore[arg-type]
         self.backward: dict[int, Code] = {}
         self.gathered: dict[int, list[Gather]] = {}
-        self.turns: list[Place | None] = []
-        self.d_rows: list[tuple[Value, int | None, Place]] = []  # (value, table of its rows, slot of its cotangent)
-        self.summed: dict[int, list[tuple[Place | None, Place, int]]] = {}
+        self.turns: list[Slot | None] = []
+        self.d_rows: list[tuple[Value, int | None, Slot]] = []  # (value, table of its rows, slot of its cotangent)
+        self.summed: dict[int, list[tuple[Slot | None, Slot, int]]] = {}
         if keep:
             for i in reversed(range(len(program.stages))):
                 self._backward(i)
@@ -583,15 +583,15 @@ class Layout:
         self.buffers.append(Buffer(kind, width_of(like), like.dtype, table, onehot=onehot))
         return len(self.buffers) - 1
 
-    def _seen(self, table: int | None) -> Callable[[Value], Place | None]:
+    def _seen(self, table: int | None) -> Callable[[Value], Slot | None]:
         """The slots of values from earlier stages or from the caller."""
 
-        def seen(value: Value) -> Place | None:
+        def seen(value: Value) -> Slot | None:
             if value in self.origin and self.origin[value] != table:
                 if value not in self.spread:
-                    self.spread[value] = Place(self._buffer("history", value, None), 0, width_of(value))
+                    self.spread[value] = Slot(self._buffer("history", value, None), 0, width_of(value))
                 return self.spread[value]
-            return self.places.get(value)
+            return self.slots.get(value)
 
         return seen
 
@@ -648,16 +648,16 @@ class Layout:
     def _forward(self, stage: Stage, table: int | None, folds: list[Fold], keep: bool) -> Code:
         onehot = {fold.product.values[0]: fold.lookup for fold in folds}
         for x in stage.carry:
-            self.places[x] = Place(self._buffer("carry", x, None, onehot.get(x)), 0, width_of(x))
-        left = {y: self.places[x]._replace(after=True) for x, y in zip(stage.carry, stage.carried, strict=True)}
+            self.slots[x] = Slot(self._buffer("carry", x, None, onehot.get(x)), 0, width_of(x))
+        left = {y: self.slots[x]._replace(after=True) for x, y in zip(stage.carry, stage.carried, strict=True)}
         compiler = _Compiler(self.buffers, stage.forward, self._seen(table), table, folds)
-        finish: list[tuple[Operand, Place]] = [(x, place) for x, place in left.items() if not compiler.claim(x, place)]
+        finish: list[tuple[Operand, Slot]] = [(x, slot) for x, slot in left.items() if not compiler.claim(x, slot)]
         kept = [x for x in stage.outputs if x not in stage.carry and x not in stage.carried]
         if keep and stage.backward is not None:
             kept += [x for x in stage.backward.keeps if x not in stage.carried]
         compiler.keep([*kept, *(x for x in onehot if x not in stage.carry)], onehot)
         code = compiler.compile(finish)
-        self.places |= left | {x: compiler.place(x) for x in kept}
+        self.slots |= left | {x: compiler.slot(x) for x in kept}
         return code
 
     def _is_wanted(self, x: Value) -> bool:
@@ -668,51 +668,51 @@ class Layout:
     def _gather(self, value: Value, table: int | None, into: dict[Any, int]) -> Gather:
         """Find a value's cotangents, and assign a slot to their sum; the buffers in ``into`` may grow for that."""
         ys = [i for i, y in enumerate(self.program.ys) if y is value]
-        places = [place for of, its, place in self.d_rows if of is value and its == table]
-        looked_up = [place for of, its, place in self.d_rows if of is value and its != table]
-        if len(places) == 1 and not ys and not looked_up:
-            return Gather(places[0], ys, places, looked_up)
+        slots = [slot for of, its, slot in self.d_rows if of is value and its == table]
+        looked_up = [slot for of, its, slot in self.d_rows if of is value and its != table]
+        if len(slots) == 1 and not ys and not looked_up:
+            return Gather(slots[0], ys, slots, looked_up)
         if value.dtype not in into:
             self.buffers.append(Buffer("history", 0, value.dtype, table))
             into[value.dtype] = len(self.buffers) - 1
         buffer = into[value.dtype]
         row = self.buffers[buffer].rows
         self.buffers[buffer] = self.buffers[buffer]._replace(rows=row + width_of(value))
-        return Gather(Place(buffer, row, width_of(value)), ys, places, looked_up)
+        return Gather(Slot(buffer, row, width_of(value)), ys, slots, looked_up)
 
     def _backward(self, number: int) -> None:
         stage, table = self.program.stages[number], self.tables[number]
         body = stage.backward
         assert body is not None
-        places = {x: self.places[x] for x in (*body.keeps, *stage.carry)}
+        slots = {x: self.slots[x] for x in (*body.keeps, *stage.carry)}
         # Cotangents of outputs are adjacent, as outputs are often parts of one value.
         into: dict[Any, int] = {}
         self.gathered[number] = []
         for value, seed in zip(stage.outputs, stage.d_outputs, strict=True):
             if seed is not None:
                 gather = self._gather(value, table, into)
-                places[seed] = gather.to
+                slots[seed] = gather.to
                 joined = self.gathered[number][-1].joined(gather) if self.gathered[number] else None
                 self.gathered[number][-1:] = [joined] if joined else [*self.gathered[number][-1:], gather]
-        carried: list[Place | None] = []
+        carried: list[Slot | None] = []
         for seed, before in zip(stage.d_carried, stage.carry, strict=True):
-            carried.append(None if seed is None else Place(self._buffer("turns", before, None), 0, width_of(before)))
+            carried.append(None if seed is None else Slot(self._buffer("turns", before, None), 0, width_of(before)))
             if seed is not None:
-                places[seed] = carried[-1]  # type: ignore[assignment]
+                slots[seed] = carried[-1]  # type: ignore[assignment]
         if stage.name == "loop":
             self.turns = carried
         seen = self._seen(table)
-        compiler = _Compiler(self.buffers, body, lambda x: places.get(x) or seen(x), table)
-        finish: list[tuple[Operand, Place]] = []
+        compiler = _Compiler(self.buffers, body, lambda x: slots.get(x) or seen(x), table)
+        finish: list[tuple[Operand, Slot]] = []
         rows = [(x, d) for x, d in zip(stage.rows, stage.d_rows, strict=True) if isinstance(d, Value)]
         summed = [x for total in body.sums for x in (total.left, total.right) if x is not None]
         lasting = [d for _, d in rows] + summed
         # Temporary values of a step must be copied to be kept.
         passing = {seed for seed in stage.d_carried if seed is not None}
-        copies: dict[Value, Place] = {}
+        copies: dict[Value, Slot] = {}
         for x in dict.fromkeys(lasting):
             if compiler.root(x) in passing:
-                copies[x] = Place(self._buffer("history", x, table), 0, width_of(x))
+                copies[x] = Slot(self._buffer("history", x, table), 0, width_of(x))
         finish += copies.items()
         compiler.keep([x for x in lasting if x not in copies], {})
         for d, turn in zip(stage.d_carry, carried, strict=True):
@@ -722,8 +722,8 @@ class Layout:
                     finish.append((d, after))
         self.backward[number] = compiler.compile(finish)
 
-        def lies(x: Value) -> Place:
-            return copies.get(x) or compiler.place(x)
+        def lies(x: Value) -> Slot:
+            return copies.get(x) or compiler.slot(x)
 
         self.d_rows += [(x, table, lies(d)) for x, d in rows]
         self.summed[number] = [

@@ -459,7 +459,7 @@ def _require_same(one: Graph, two: Graph, batch: int, other: int) -> None:
         return None if type(value) is int and value == size else key_of(value)
 
     def lines(graph: Graph, size: int) -> Iterator[tuple[Any, Origin | None]]:
-        places = {
+        labels = {
             value: i for i, value in enumerate((*graph.inputs, *graph.constants, *(op.output for op in graph.ops)))
         }
         for op in graph.ops:
@@ -468,10 +468,10 @@ def _require_same(one: Graph, two: Graph, batch: int, other: int) -> None:
                 array = graph.constants.get(x) if isinstance(x, Value) else None
                 # A constant with a batch axis is checked in planning.
                 elements = None if array is None or size in array.shape else (array.dtype, array.tobytes())
-                inputs.append((places.get(x) if isinstance(x, Value) else None, shape(x, size), elements))
+                inputs.append((labels.get(x) if isinstance(x, Value) else None, shape(x, size), elements))
             options = {name: option(value, size) for name, value in op.options.items()}
             yield (op.name, inputs, options, shape(op.output, size)), op.output.origin
-        yield [places.get(x) if isinstance(x, Value) else ("number", x) for x in graph.outputs], None
+        yield [labels.get(x) if isinstance(x, Value) else ("number", x) for x in graph.outputs], None
 
     for (mine, origin), theirs in itertools.zip_longest(lines(one, batch), lines(two, other), fillvalue=(None, None)):
         if mine != theirs[0]:
@@ -520,8 +520,8 @@ def _trace_batch(call: _Call, batch: int) -> tuple[Graph, Tree, Tree]:
     outputs = graph.outputs
     count = len(trees.leaves(examples[1]))
     try:
-        places = trees.unflatten(result[0], range(len(trees.leaves(result[0]))))
-        order = [place for _, place in trees.zip_leaves(examples[1], places)]
+        indices = trees.unflatten(result[0], range(len(trees.leaves(result[0]))))
+        order = [index for _, index in trees.zip_leaves(examples[1], indices)]
         pairs = trees.zip_leaves(examples[1], result[0])
     except ValueError:
         raise wrong from None
@@ -529,8 +529,8 @@ def _trace_batch(call: _Call, batch: int) -> tuple[Graph, Tree, Tree]:
         raise wrong
     if any(leaf.shape[:1] != (batch,) for leaf in trees.leaves(result[1]) if hasattr(leaf, "shape")):
         raise TraceError("its output has no batch axis")
-    graph.outputs = [*(outputs[place] for place in order), *outputs[count:]]
-    return graph, trees.map(order.index, places), _skeleton(result[1])
+    graph.outputs = [*(outputs[index] for index in order), *outputs[count:]]
+    return graph, trees.map(order.index, indices), _skeleton(result[1])
 
 
 def _masked(step: Step, lookups: Sequence[bool], params: Tree, carry: Tree, x: Tree, live: Any) -> tuple[Tree, Tree]:
@@ -571,8 +571,8 @@ class _Parts:
         return _Parts(both)
 
 
-def _to_loop(g: Any, y: Any, loop: Any, *, place: int) -> list[Any]:
-    return [_Parts({place: g})]
+def _to_loop(g: Any, y: Any, loop: Any, *, index: int) -> list[Any]:
+    return [_Parts({index: g})]
 
 
 _OUTPUT = _Rule("scan output", _to_loop)
@@ -637,7 +637,7 @@ class _Call:
             results = [Tensor(x) for x in results]
         count = len(carry)
         return (
-            trees.map(lambda place: results[place], self.planned.carried),
+            trees.map(lambda index: results[index], self.planned.carried),
             trees.unflatten(self.planned.ys, results[count:]),
         )
 
@@ -662,7 +662,7 @@ class _Call:
 
         loop = Node(_Rule("scan", rule, fresh=True), values, np.zeros(()), self.nodes, {})
         return [
-            Tensor(result, Node(_OUTPUT, (None,), result, (loop,), {"place": i})) for i, result in enumerate(results)
+            Tensor(result, Node(_OUTPUT, (None,), result, (loop,), {"index": i})) for i, result in enumerate(results)
         ]
 
 

@@ -71,17 +71,17 @@ def chart(figure: Chart, screen: Screen) -> list[Text]:
     """A chart's lines: axes, curves and legend."""
     curves = drawable(figure)
     x_axis, y_axis = axes(figure, curves, bands=False)
-    heights = {_cell(place, CHART_ROWS): _tick(value, y_axis) for value, place in _ticks(y_axis, 6)}
+    heights = {_cell(position, CHART_ROWS): _tick(value, y_axis) for value, position in _ticks(y_axis, 6)}
     margin = max(map(len, heights.values()), default=0)
     columns = screen.width - margin - 3
     markers = _markers(curves)
     owners: dict[tuple[int, int], list[int]] = {}
-    for place, curve in enumerate(curves):
+    for index, curve in enumerate(curves):
         for cell in _cells(curve, x_axis, y_axis, columns):
-            owners.setdefault(cell, []).append(place)
+            owners.setdefault(cell, []).append(index)
     at: dict[tuple[int, int], int] = {}
-    for (column, row), places in owners.items():
-        prominent = [place for place in places if curves[place].role not in FAINT] or places
+    for (column, row), indices in owners.items():
+        prominent = [index for index in indices if curves[index].role not in FAINT] or indices
         at[column, row] = prominent[column % len(prominent)]  # where curves overlap, they alternate
     tick, side, corner, foot = screen.axis()
     lines = _caption(figure.y_label, screen)
@@ -92,12 +92,12 @@ def chart(figure: Chart, screen: Screen) -> list[Text]:
             line.append(" " if curve_here is None else _marked(markers[curve_here], curves, curve_here, screen))
         lines.append(line)
     lines.append(Text(" " * (margin + 1) + corner + foot * columns))
-    marks = [(_cell(place, columns), _tick(value, x_axis)) for value, place in _ticks(x_axis, 6)]
+    marks = [(_cell(position, columns), _tick(value, x_axis)) for value, position in _ticks(x_axis, 6)]
     lines.append(Text(_ruler(marks, columns + 1, margin + 2)))
     for label in _caption(figure.x_label, screen):
         lines.append(Text(" " * (screen.width - 1 - label.cell_len)) + label)
     if any(curve.label for curve in curves):
-        behind = {place for places in owners.values() for place in places} - set(at.values())
+        behind = {index for indices in owners.values() for index in indices} - set(at.values())
         lines += _legend(curves, markers, behind, screen, margin + 2)
     return lines
 
@@ -112,9 +112,9 @@ def _markers(curves: Sequence[Curve]) -> list[str]:
     return chosen
 
 
-def _marked(marker: str, curves: Sequence[Curve], place: int, screen: Screen) -> Text:
-    style = curves[place].style
-    return screen.styled(marker, COLOURS[(place if style is None else style) % len(COLOURS)])
+def _marked(marker: str, curves: Sequence[Curve], index: int, screen: Screen) -> Text:
+    style = curves[index].style
+    return screen.styled(marker, COLOURS[(index if style is None else style) % len(COLOURS)])
 
 
 def _cells(curve: Curve, x_axis: Axis, y_axis: Axis, columns: int) -> set[tuple[int, int]]:
@@ -122,11 +122,11 @@ def _cells(curve: Curve, x_axis: Axis, y_axis: Axis, columns: int) -> set[tuple[
     x, y = curve.x, curve.y
     if curve.role == "steps":
         x, y = np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
-    across, up = x_axis.place(x) * (columns - 1), y_axis.place(y) * (CHART_ROWS - 1)
-    places = np.stack([across, up], 1)
-    cells = [place for place in places if np.isfinite(place).all()]
+    across, up = x_axis.position(x) * (columns - 1), y_axis.position(y) * (CHART_ROWS - 1)
+    points = np.stack([across, up], 1)
+    cells = [point for point in points if np.isfinite(point).all()]
     if curve.role != "points":
-        for start, end in itertools.pairwise(places):
+        for start, end in itertools.pairwise(points):
             if np.isfinite(start).all() and np.isfinite(end).all():
                 between = int(np.abs(np.clip(end, -1e4, 1e4) - np.clip(start, -1e4, 1e4)).max())
                 cells.extend(np.linspace(start, end, between + 2)[1:-1])
@@ -136,7 +136,7 @@ def _cells(curve: Curve, x_axis: Axis, y_axis: Axis, columns: int) -> set[tuple[
 
 def _ticks(axis: Axis, most: int) -> list[tuple[float, float]]:
     values = ticks(axis, most)
-    return list(zip(values, axis.place(np.array(values)).tolist(), strict=True))
+    return list(zip(values, axis.position(np.array(values)).tolist(), strict=True))
 
 
 def _tick(value: float, axis: Axis) -> str:
@@ -146,8 +146,8 @@ def _tick(value: float, axis: Axis) -> str:
     return f"{value:.6g}"
 
 
-def _cell(place: float, cells: int) -> int:
-    return round(place * (cells - 1))
+def _cell(position: float, cells: int) -> int:
+    return round(position * (cells - 1))
 
 
 def _ruler(marks: Sequence[tuple[int, str]], width: int, indent: int) -> str:
@@ -165,15 +165,15 @@ def _legend(
 ) -> list[Text]:
     """Markers and labels, as many per line as fit; ``behind`` are curves entirely covered by others."""
     lines = [Text(" " * indent)]
-    for place, curve in enumerate(curves):
+    for index, curve in enumerate(curves):
         words = screen.text(curve.label)
         if not np.isfinite(curve.y).any():
             words += " (nothing to draw)"
-        elif place in behind:
+        elif index in behind:
             words += " (behind others)"
         if cell_len(words) > screen.width - indent - 2:
             words = set_cell_size(words, screen.width - indent - 6).rstrip() + " ..."
-        entry = Text.assemble(_marked(markers[place], curves, place, screen), " ", words, "   ")
+        entry = Text.assemble(_marked(markers[index], curves, index, screen), " ", words, "   ")
         if lines[-1].cell_len > indent and lines[-1].cell_len + entry.cell_len - 3 > screen.width:
             lines.append(Text(" " * indent))
         lines[-1].append(entry)
@@ -200,7 +200,7 @@ def image(figure: Image, screen: Screen) -> list[Text]:
     blocks = _means(coloured_values(figure, values) if figure.floor else values, IMAGE_ROWS, room)
     wide = max(min(3, room // blocks.shape[1]), 1)
     axis = image_axis(figure)
-    levels = _levels(axis.place(coloured_values(figure, blocks)), len(SHADES))
+    levels = _levels(axis.position(coloured_values(figure, blocks)), len(SHADES))
     side, corner, foot = screen.axis()[1:]
     lines = _caption(figure.y_label, screen)
     for row, line_levels in enumerate(levels):
@@ -239,12 +239,12 @@ def _means(values: Array, rows: int, columns: int) -> Array:
     return values
 
 
-def _levels(places: Array, count: int) -> list[list[int | None]]:
+def _levels(positions: Array, count: int) -> list[list[int | None]]:
     """Numbers in [0, 1] as levels 0 to ``count`` - 1; None for a missing value."""
-    steps = np.clip(np.nan_to_num(places) * count, 0, count - 1).astype(int)
+    steps = np.clip(np.nan_to_num(positions) * count, 0, count - 1).astype(int)
     return [
         [int(step) if known else None for step, known in zip(*row, strict=True)]
-        for row in zip(steps, np.isfinite(places), strict=True)
+        for row in zip(steps, np.isfinite(positions), strict=True)
     ]
 
 
@@ -279,17 +279,17 @@ def colouring(figure: Colouring, screen: Screen) -> list[Text]:
     first = "white" if figure.low == 0 else "blue"
     scale = f"{words}: {low} {first}{middle} ... {high} red" if screen.coloured else f"{words}: 0 is {low}, 9 is {high}"
     lines = _caption(scale, screen)
-    places = (np.asarray(figure.values, np.float64) - figure.low) / ((figure.high - figure.low) or 1.0)
-    (levels,) = _levels(places[None], 10)
+    positions = (np.asarray(figure.values, np.float64) - figure.low) / ((figure.high - figure.low) or 1.0)
+    (levels,) = _levels(positions[None], 10)
     text, digits = Text(), ""
-    for symbol, place, level in zip(figure.symbols, places.tolist(), levels, strict=True):
+    for symbol, position, level in zip(figure.symbols, positions.tolist(), levels, strict=True):
         word = screen.text(symbol) or " "
         if not cell_len(word):
             word = " " + word  # a combining mark would attach to the previous symbol
         if text.cell_len + cell_len(word) > screen.width:
             lines += _pair(text, digits, screen)
             text, digits = Text(), ""
-        text.append(word, _background(place, figure.low == 0) if screen.coloured and level is not None else "")
+        text.append(word, _background(position, figure.low == 0) if screen.coloured and level is not None else "")
         digits += ("" if level is None else str(level)).ljust(cell_len(word))
         if symbol.endswith("\n"):
             lines += _pair(text, digits, screen)
@@ -301,10 +301,10 @@ def _pair(text: Text, digits: str, screen: Screen) -> list[Text]:
     return [text] if screen.coloured else [text, Text(digits.rstrip())]
 
 
-def _background(place: float, one_sided: bool) -> Style:
+def _background(position: float, one_sided: bool) -> Style:
     """Black on blue, white or red; the further from the middle, the deeper."""
-    place = min(max(place, 0.0), 1.0)
-    amount = place if one_sided else 2 * place - 1
+    position = min(max(position, 0.0), 1.0)
+    amount = position if one_sided else 2 * position - 1
     full = (240, 90, 70) if amount > 0 else (80, 150, 240)
     mixed = (round(255 + (part - 255) * abs(amount)) for part in full)
     return Style(color="#000000", bgcolor="#" + "".join(f"{part:02x}" for part in mixed))

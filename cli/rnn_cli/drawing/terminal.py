@@ -33,8 +33,8 @@ def draw(pages: Sequence[Page]) -> None:
     coloured = console.is_terminal and console.color_system is not None and not console.no_color
     width = console.width if console.is_terminal else min(console.width, 80)
     screen = Screen(max(width, NARROWEST), console.encoding, coloured)
-    for place, page in enumerate(pages):
-        if place:
+    for index, page in enumerate(pages):
+        if index:
             _print(console, screen)
         _page(page, console, screen)
 
@@ -164,15 +164,15 @@ def _quantity_table(
     for subject in columns:
         head = Text("\n").join(screen.styled(line, "bold") for line in heads[subject])
         table.add_column(head, justify="right", overflow="fold")
-    for place, label in enumerate(rows.values()):
-        table.add_row(screen.styled(label, ""), *(screen.styled(values[place], "") for values in columns.values()))
+    for index, label in enumerate(rows.values()):
+        table.add_row(screen.styled(label, ""), *(screen.styled(values[index], "") for values in columns.values()))
     return table
 
 
 def _table(figure: Table, screen: Screen) -> RichTable:
     table = _empty_table(screen, heads=True)
-    for place, head in enumerate(figure.heads):
-        is_words = any(isinstance(row[place], str) for row in figure.rows)
+    for index, head in enumerate(figure.heads):
+        is_words = any(isinstance(row[index], str) for row in figure.rows)
         table.add_column(screen.styled(head, "bold"), justify="left" if is_words else "right", overflow="fold")
     for row in figure.rows:
         table.add_row(*(screen.styled(number(value), "") for value in row))

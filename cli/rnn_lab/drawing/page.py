@@ -31,7 +31,7 @@ COLOURS = {
     "accent": ("#0061a8", "#79bff0"),
     "blue": ("0 114 178", "60 150 220"),
     "red": ("224 80 30", "224 90 45"),
-} | {f"series-{place + 1}": pair for place, pair in enumerate(zip(pictures.SERIES, pictures.DARK_SERIES, strict=True))}
+} | {f"series-{index + 1}": pair for index, pair in enumerate(zip(pictures.SERIES, pictures.DARK_SERIES, strict=True))}
 """The page's colours, for light and dark."""
 
 STYLE = """
@@ -102,11 +102,11 @@ def html(pages: Sequence[Page], heading: str, about: Sequence[str]) -> str:
     contents = ""
     if len(pages) > 1:
         links = "".join(
-            f'<li><a href="#{_section_id(place)}">{_text(page.title)}</a></li>' for place, page in enumerate(pages)
+            f'<li><a href="#{_section_id(index)}">{_text(page.title)}</a></li>' for index, page in enumerate(pages)
         )
         contents = f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
     lines = "".join(f"<li>{_text(line)}</li>" for line in about)
-    sections = "\n".join(_section(page, _section_id(place)) for place, page in enumerate(pages))
+    sections = "\n".join(_section(page, _section_id(index)) for index, page in enumerate(pages))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -141,8 +141,8 @@ def _sentence(words: str) -> str:
     return re.sub(r"--[\w-]+", r'<span class="option">\g<0></span>', _text(words))
 
 
-def _section_id(place: int) -> str:
-    return f"report-{place + 1}"
+def _section_id(index: int) -> str:
+    return f"report-{index + 1}"
 
 
 def _colours() -> str:
@@ -161,7 +161,7 @@ def _levels() -> str:
 
 def _section(page: Page, identifier: str) -> str:
     figures = "\n".join(
-        _figure(figure, f"{identifier}-figure-{place + 1}") for place, figure in enumerate(page.figures)
+        _figure(figure, f"{identifier}-figure-{index + 1}") for index, figure in enumerate(page.figures)
     )
     notices = "".join(f'<p class="note">Note: {_text(notice)}</p>' for notice in page.notices)
     return f"""<section id="{identifier}">
@@ -248,7 +248,7 @@ def _figure(figure: Figure, identifier: str) -> str:
     elif isinstance(figure, Colouring):
         drawn, numbers, wide = _coloured(figure), _symbols(figure), " wide"
     else:
-        words = {place for row in figure.rows for place, value in enumerate(row) if isinstance(value, str)}
+        words = {index for row in figure.rows for index, value in enumerate(row) if isinstance(value, str)}
         drawn, numbers, wide = _table(figure.heads, figure.rows, words), "", " wide"
     caption = f"<figcaption>{_text(figure.definition)}</figcaption>" if figure.definition else ""
     details = f"<details><summary>The numbers</summary>{numbers}</details>" if numbers else ""
@@ -292,7 +292,7 @@ def _matrix(figure: Image) -> str:
 
 def _symbols(figure: Colouring) -> str:
     values = np.asarray(figure.values).tolist()
-    rows = ([place, symbol, value] for place, (symbol, value) in enumerate(zip(figure.symbols, values, strict=True)))
+    rows = ([index, symbol, value] for index, (symbol, value) in enumerate(zip(figure.symbols, values, strict=True)))
     return _table(["position", "symbol", figure.value_label], rows)
 
 
@@ -300,7 +300,7 @@ def _coloured(figure: Colouring) -> str:
     """A text as spans of equal colour, with values as titles; the scale is above it."""
     values = np.asarray(figure.values, np.float64)
     classes = _classes(figure, values)
-    starts = [place for place in range(len(classes)) if not place or classes[place] != classes[place - 1]]
+    starts = [index for index in range(len(classes)) if not index or classes[index] != classes[index - 1]]
     spans = []
     for start, end in zip(starts, [*starts[1:], len(classes)], strict=True):
         words = "".join(
@@ -324,8 +324,8 @@ def _coloured(figure: Colouring) -> str:
 
 def _classes(figure: Colouring, values: Array) -> list[str | None]:
     """Each symbol's CSS class: None for a missing value, empty in the middle of the scale."""
-    places = np.clip((values - figure.low) / ((figure.high - figure.low) or 1.0), 0, 1)
-    amounts = places if figure.low == 0 else 2 * places - 1
+    fractions = np.clip((values - figure.low) / ((figure.high - figure.low) or 1.0), 0, 1)
+    amounts = fractions if figure.low == 0 else 2 * fractions - 1
     return [
         None
         if np.isnan(amount)

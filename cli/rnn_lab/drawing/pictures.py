@@ -88,7 +88,7 @@ SENTINELS = {
     PAGE.quiet: "var(--quiet)",
     PAGE.grid: "var(--grid)",
     PAGE.paper: "var(--paper)",
-} | {colour: f"var(--series-{place + 1})" for place, colour in enumerate(PAGE.series)}
+} | {colour: f"var(--series-{index + 1})" for index, colour in enumerate(PAGE.series)}
 
 
 def require(option: str) -> None:
@@ -239,8 +239,8 @@ def _draw_chart(figure: Chart, part: Figure | SubFigure, ax: Axes, palette: Pale
     points = []
     of_colour: dict[int, int] = {}
     single = sum(curve.role == "measured" for curve in curves) == 1
-    for place, curve in enumerate(curves):
-        number = (place if curve.style is None else curve.style) % len(palette.series)
+    for index, curve in enumerate(curves):
+        number = (index if curve.style is None else curve.style) % len(palette.series)
         colour = palette.series[number]
         turn = 0
         if curve.role == "measured":
@@ -249,17 +249,17 @@ def _draw_chart(figure: Chart, part: Figure | SubFigure, ax: Axes, palette: Pale
         look = _look(curve, number + turn, turn)
         seen = (y_axis.low <= curve.y) & (curve.y <= y_axis.high)
         if curve.role in ("measured", "steps", *FAINT):
-            look["markevery"] = _marked(curve.x, curve.y, x_axis, place, not single and curve.role == "measured")
+            look["markevery"] = _marked(curve.x, curve.y, x_axis, index, not single and curve.role == "measured")
         # Marks are not clipped at the edge of the axes, so points beyond it are removed here.
         y = np.where(seen, curve.y, np.nan) if curve.role == "points" else curve.y
         (line,) = ax.plot(curve.x, y, color=colour, zorder=3 if curve.role in FAINT else 4, **look)
-        line.set_gid(f"curve-{place}")
+        line.set_gid(f"curve-{index}")
         points.append(int(seen.sum()))
         if curve.low is not None and curve.high is not None:
             low, high = (np.clip(edge, y_axis.low, y_axis.high) for edge in (curve.low, curve.high))
             known = np.isfinite(curve.y) & np.isfinite(low) & np.isfinite(high)
             band = ax.fill_between(curve.x, low, high, where=known, color=colour, alpha=0.17, linewidth=0, zorder=2)
-            band.set_gid(f"band-{place}")
+            band.set_gid(f"band-{index}")
         if curve.label:
             line.set_label(_wrapped(curve.label, 50) + ("" if seen.any() else " (nothing to draw)"))
             handles.append(line)
@@ -292,7 +292,7 @@ def _look(curve: Curve, marker: int, turn: int) -> dict[str, Any]:
     return {"linestyle": DASHES[turn % len(DASHES)], "marker": mark, "markeredgewidth": 0}
 
 
-def _marked(x: Array, y: Array, axis: Axis, place: int, spread: bool) -> list[int]:
+def _marked(x: Array, y: Array, axis: Axis, index: int, spread: bool) -> list[int]:
     """The points of a line that get a mark: those without a neighbour, and others at even distances.
 
     The marks of curves that coincide are offset against each other.
@@ -301,9 +301,9 @@ def _marked(x: Array, y: Array, axis: Axis, place: int, spread: bool) -> list[in
     beside = np.concatenate([[False], known, [False]])
     chosen = set(np.flatnonzero(known & ~beside[:-2] & ~beside[2:]).tolist())
     if spread and known.any():
-        places = axis.place(x[known])
-        targets = (np.arange(7) + (0.2 + 0.23 * place) % 1) / 7
-        nearest = np.abs(places[:, None] - targets).argmin(0)
+        positions = axis.position(x[known])
+        targets = (np.arange(7) + (0.2 + 0.23 * index) % 1) / 7
+        nearest = np.abs(positions[:, None] - targets).argmin(0)
         chosen |= set(np.flatnonzero(known)[nearest].tolist())
     return sorted(chosen)
 
@@ -380,8 +380,8 @@ def _inline(document: str, figure: Chart | Image, identifier: str, points: Seque
     body = re.sub(r'\bid="([^"]+)"', rf'id="{identifier}-\1"', body)
     body = re.sub(r'(href="#|url\(#)', rf"\g<1>{identifier}-", body)
     body = re.sub(r"font: ([^;\"]*?)(\d+(?:\.\d+)?px) [^;\"]*", r"font: \1\2 system-ui, sans-serif", body)
-    for place, count in enumerate(points):
-        name, role = f"{identifier}-curve-{place}", figure.curves[place].role if isinstance(figure, Chart) else ""
+    for index, count in enumerate(points):
+        name, role = f"{identifier}-curve-{index}", figure.curves[index].role if isinstance(figure, Chart) else ""
         body = body.replace(f'id="{name}"', f'id="{name}" class="curve" data-role="{role}" data-points="{count}"')
     for part in ("plot", "pixels"):
         body = body.replace(f'id="{identifier}-{part}"', f'id="{identifier}-{part}" class="{part}"')

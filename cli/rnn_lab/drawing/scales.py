@@ -30,7 +30,7 @@ class Axis:
     high: float
     log: bool = False
 
-    def place(self, values: Array) -> Array:
+    def position(self, values: Array) -> Array:
         """The positions of values on the axis, 0 at ``low`` and 1 at ``high``; NaN stays NaN."""
         low, high = self.low, self.high
         if self.log:
@@ -40,10 +40,10 @@ class Axis:
 
 def drawable(chart: Chart) -> tuple[Curve, ...]:
     """The chart's curves in float64, with NaN in both coordinates of points that its axes cannot show."""
-    return tuple(_placed(curve, chart) for curve in chart.curves)
+    return tuple(_drawable(curve, chart) for curve in chart.curves)
 
 
-def _placed(curve: Curve, chart: Chart) -> Curve:
+def _drawable(curve: Curve, chart: Chart) -> Curve:
     x, y = (np.asarray(values, np.float64) for values in (curve.x, curve.y))
     possible = np.isfinite(x) & np.isfinite(y)
     if chart.log_x:
