@@ -244,6 +244,16 @@ def test_a_carry_that_counts():
     check(step, params, carry, [rng.standard_normal((7, B, H))])
 
 
+def test_a_parameter_that_is_a_matrix_and_a_summand():
+    rng = np.random.default_rng(0)
+    params = {"W": rng.standard_normal((1, 1)), "V": rng.standard_normal((H, H))}
+
+    def step(params, h, x):
+        return tanh(h @ params["V"] + params["W"] + x[0] @ params["W"]), h
+
+    check(step, params, rng.standard_normal((B, H)), [rng.standard_normal((3, B, 1))])
+
+
 def test_many_operations():
     rng = np.random.default_rng(0)
     params = {"W": rng.standard_normal((I, I)), "b": rng.standard_normal(I), "s": np.array(0.5)}

@@ -301,7 +301,7 @@ class _Compiler:
                 self.users.setdefault(x, []).append(op)
         self.views = self._find_views()
         self.slots: dict[Value, Slot] = {}
-        self.fixed: dict[Any, Slot] = {}  # by value, and for a matrix by the fold as well
+        self.fixed: dict[Any, Slot] = {}  # by value and use: elementwise, as a matrix, or folded
         self.columns: dict[Any, int] = {}
         self.folded: list[tuple[Fold, Slot, Slot]] = []
         self.instructions: list[_Instruction] = []
@@ -487,7 +487,7 @@ class _Compiler:
             return
         if op.name == "matmul":
             x, matrix = op.values
-            key = matrix, fold and fold.product.output
+            key = matrix, fold.product.output if fold else "matrix"
             if key not in self.fixed:
                 columns, rows = matrix.shape
                 onehot = fold.lookup if fold else None
