@@ -21,7 +21,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 
 # Several processes that run the tests share the processors: threads that wait for their turn take many times as long.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
-    os.environ.setdefault("MINIGRAD_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    from minigrad.compiled.parallel import threads
+
+    os.environ.setdefault("MINIGRAD_THREADS", str(max(1, threads() // workers)))
 
 
 @pytest.fixture(scope="session", autouse=True)
