@@ -15,6 +15,8 @@ from minigrad.training import StepRecord, TrainingState, start, train
 from rnn_cells import Stacked
 from rnn_cells.gru import GRU
 from rnn_cells.stacked import drop_steps
+from rnn_plugins.tasks.language_model import LanguageModel
+from rnn_plugins.tasks.task import Network as TaskNetwork
 
 SYMBOLS, SIZE, LENGTH = 5, 6, 7
 LENGTHS = np.array([7, 2, 7, 1, 3, 5])
@@ -88,6 +90,21 @@ class Ranks:
         return mean, (a_loss * a_weight + b_loss * b_weight) / whole
 
 
+def in_two_ranks(run: Any) -> list[Any]:
+    """What ``run(rank, reduce)`` gives for two ranks that take the mean of what they find."""
+    ranks, results = Ranks(), {}
+
+    def start_rank(rank: int) -> None:
+        results[rank] = run(rank, lambda *found: ranks.mean(rank, *found))
+
+    threads = [threading.Thread(target=start_rank, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [results[0], results[1]]
+
+
 def trained(network: Network, rows: slice = slice(None), reduce: Any = None) -> tuple[TrainingState, list[StepRecord]]:
     generator: Any = np.random.default_rng(3)
     if reduce:
@@ -103,18 +120,8 @@ def trained(network: Network, rows: slice = slice(None), reduce: Any = None) -> 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=["plain", "dropout", "variational"])
 def test_two_processes_train_as_one(network):
-    ranks = Ranks()
-    results: dict[int, Any] = {}
-
-    def run(rank: int) -> None:
-        results[rank] = trained(network, SHARES[rank], lambda *found: ranks.mean(rank, *found))
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    (first, first_steps), (second, second_steps) = results[0], results[1]
+    results = in_two_ranks(lambda rank, reduce: trained(network, SHARES[rank], reduce))
+    (first, first_steps), (second, second_steps) = results
     one, steps = trained(network)
     for a, b in trees.zip_leaves((first.params, first.optimizer), (second.params, second.optimizer)):
         np.testing.assert_array_equal(a, b)
@@ -127,6 +134,35 @@ def test_two_processes_train_as_one(network):
     assert {step.weight for step in second_steps} == {16.0}
     assert {step.weight for step in steps} == {25.0}
     assert first.rng.bit_generator.state == second.rng.bit_generator.state == one.rng.bit_generator.state
+
+
+def test_two_processes_train_a_language_model_as_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("RNN_LAB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "fox.txt").write_text("the quick brown fox jumps over the lazy dog. " * 12)
+    task = LanguageModel(seq_length=7)
+    data = task.read([str(tmp_path / "fox.txt")])
+    network = TaskNetwork(lambda width: Stacked([GRU(width, 6), GRU(6, 6)], 0.3), 6, 0, dropout=0.3)
+    model = task.model(data.facts, network)
+
+    def run(rank: int | None, reduce: Any = None) -> Any:
+        rows = slice(None) if rank is None else SHARES[rank]
+        generator: Any = np.random.default_rng(3)
+        if reduce:
+            generator = Share(generator.bit_generator, rows, SIZE)
+        optimizer = adam()
+        carry = model.init_carry(len(range(SIZE)[rows]))
+        state = start(model.init_params(np.random.default_rng(0)), optimizer, carry, generator)
+        batches = (task.batch(data, step, SIZE, rows) for step in range(6))
+        list(train(model.loss, state, batches, optimizer=optimizer, schedule=lambda step: 0.01, reduce=reduce))
+        return state
+
+    (first, second), one = in_two_ranks(run), run(None)
+    for a, b in trees.zip_leaves(first.params, second.params):
+        np.testing.assert_array_equal(a, b)
+    for a, b in trees.zip_leaves(first.params, one.params):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5)
+    for a, b, c in trees.zip_leaves(first.carry, second.carry, one.carry):
+        np.testing.assert_allclose(np.concatenate([a, b]), c, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.4])
