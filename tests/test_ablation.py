@@ -260,8 +260,8 @@ def test_a_part_of_an_activation_can_be_fixed_and_not_left_out(tmp_path):
     with pytest.raises(UserError) as caught:
         model_of(spec, **{"gates#1": "identity"})
     assert str(caught.value) == (
-        "--ablate is gates#1=identity; gates#1 is a part of what one sigmoid computes, which cannot be left out in "
-        "part: put a number in its place"
+        "--ablate is gates#1=identity; gates#1 is only a part of the result of one sigmoid, so it cannot be left "
+        "out: replace it by a number"
     )
 
 
@@ -270,14 +270,14 @@ def test_a_part_of_an_activation_can_be_fixed_and_not_left_out(tmp_path):
     [
         ("Decides", "its step cannot be written as a graph: it decides by the value of a tensor (if, while, bool, "
          "float, int or item)"),
-        ("Winding", "it runs along a sequence in a way of its own"),
+        ("Winding", "it has its own method for running along a sequence"),
     ],
 )  # fmt: skip
 def test_cells_that_cannot_be_ablated(tmp_path, name, reason):
     (tmp_path / "packed.py").write_text(PACKED)
     with pytest.raises(UserError) as caught:
         model_of(f"{tmp_path}/packed.py:{name}", gates="1")
-    assert str(caught.value) == f"the cell '{tmp_path}/packed.py:{name}' cannot be ablated, for {reason}"
+    assert str(caught.value) == f"the cell '{tmp_path}/packed.py:{name}' cannot be ablated, because {reason}"
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------

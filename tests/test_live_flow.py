@@ -121,7 +121,7 @@ FALLING, HOLDING = [10.0 ** -(k / 5) for k in range(51)], [1.0] * 51
         ([1.2**k for k in range(51)], "explodes: 9.1e+03 times after 50"),
         ([1.0, 0.0, 0.0], "vanishes: half-life 1, 1 % after 1"),
         ([0.0, 0.0], "no gradient"),
-        ([1.0, None], "explodes: beyond all numbers after 1"),
+        ([1.0, None], "explodes: not finite after 1"),
     ],
 )
 def test_a_curve_in_words(norms: list[float | None], words: str) -> None:

@@ -172,7 +172,7 @@ def test_a_run_that_there_is_not(folder: Path) -> None:
     ("content", "reason"),
     [
         (b"{", "its run.json is no JSON"),
-        (b"[]", "its run.json is no table"),
+        (b"[]", "its run.json is not a table"),
         (b"[" * 100_000, "its run.json is no JSON"),
         (b'{"task": {}, "cell": {}}', "its run.json has no 'settings'"),
         (b'{"task": "", "cell": {}}', "its run.json has '' for 'task', which must be a table"),

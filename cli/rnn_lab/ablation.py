@@ -1,4 +1,4 @@
-"""``--ablate``: from names of activations and what takes their place to cells without them. It trains nothing."""
+"""``--ablate``: cells whose activations are replaced by numbers or left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rnn_plugins.errors import UserError, did_you_mean
 
 
 def ablations(settings: Settings) -> list[str]:
-    """A sentence on what is ablated, where something is."""
+    """A sentence that says what is ablated, if anything is."""
     changes = [
         f"{name} is left out" if value == "identity" else f"{name} is {value} throughout"
         for name, value in settings.ablate.items()
@@ -24,17 +24,17 @@ def ablations(settings: Settings) -> list[str]:
 
 
 def ablated(layers: Sequence[Cell], settings: Settings) -> list[Cell]:
-    """The layers with what ``settings.ablate`` puts in place of their activations.
+    """The layers with their activations replaced as ``settings.ablate`` says.
 
     Raises:
-        UserError: they have no such activations, or cannot be ablated.
+        UserError: they have no such activation, or cannot be ablated.
     """
     parts = [anatomy(layer) for layer in layers]
     reason = parts[0].reason and f"its step cannot be written as a graph: {parts[0].reason}"
     if type(layers[0]).unroll is not Cell.unroll:
-        reason = "it runs along a sequence in a way of its own"
+        reason = "it has its own method for running along a sequence"
     if reason:
-        raise UserError(f"the cell {settings.cell!r} cannot be ablated, for {reason}")
+        raise UserError(f"the cell {settings.cell!r} cannot be ablated, because {reason}")
     names = [activation.name for activation in parts[0].activations]
     fixed: list[dict[int, float | None]] = [{} for _ in layers]
     for label, value in settings.ablate.items():
@@ -55,15 +55,15 @@ def ablated(layers: Sequence[Cell], settings: Settings) -> list[Cell]:
             activation = parts[i].activations[names.index(name)]
             if number is None and not activation.whole:
                 raise UserError(
-                    f"--ablate is {label}={value}; {name} is a part of what one {activation.function} computes, which "
-                    "cannot be left out in part: put a number in its place"
+                    f"--ablate is {label}={value}; {name} is only a part of the result of one {activation.function}, "
+                    "so it cannot be left out: replace it by a number"
                 )
             fixed[i][activation.op] = number
     return [Ablated(layer, tuple(ops.items())) if ops else layer for layer, ops in zip(layers, fixed, strict=True)]
 
 
 def _number(label: str, value: Any) -> float | None:
-    """What is put in place of an activation; None where it is left out."""
+    """The number that replaces an activation; None if it is left out."""
     if value == "identity":
         return None
     try:

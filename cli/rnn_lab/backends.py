@@ -1,7 +1,4 @@
-"""Which backend carries out the time loop, by the names that users give.
-
-What backends there are, and how they work, stands in ``minigrad.scan``.
-"""
+"""The backend of the time loop, by the name that users give; ``minigrad.scan`` describes the backends."""
 
 from __future__ import annotations
 
@@ -22,27 +19,27 @@ from rnn_plugins.errors import UserError
 
 
 def is_compiled(backend: Backend) -> bool:
-    """Whether compiled code may run on it."""
+    """Whether the backend may run compiled code."""
     return backend in ("auto", "compiled")
 
 
-OF_A_BACKEND = ("backend", "blas", "processor", "llvmlite", "threads", "target")
-"""What ``environment`` and ``compiled_for`` tell, of one backend or another."""
+BACKEND_KEYS = ("backend", "blas", "processor", "llvmlite", "threads", "target")
+"""All keys that ``environment`` and ``compiled_for`` may return."""
 
 
 def environment(backend: Backend) -> dict[str, str]:
-    """What a result depends on beside what every result does: what ran, on which processor, on how many threads.
+    """The parts of a run's environment that depend on the backend: BLAS, processor, threads.
 
     Raises:
-        UserError: the number of threads is given, and is none.
+        UserError: the given number of threads is not a number.
     """
-    compiled = is_compiled(settled(backend))
+    compiled = is_compiled(resolved(backend))
     ran = {"backend": "compiled" if compiled else backend, "blas": blas.name(), "processor": _processor()}
     return ran | ({"llvmlite": version("llvmlite"), "threads": str(_threads())} if compiled else {})
 
 
 def compiled_for(backend: Backend) -> dict[str, str]:
-    """The processor that code was compiled for, as the key ``target``; empty before any was."""
+    """The processor that code was compiled for, as the key ``target``; empty if nothing has been compiled."""
     return {"target": jit.processor()} if is_compiled(backend) and jit.is_loaded() else {}
 
 
@@ -55,13 +52,13 @@ def _threads() -> int:
 
 
 def _processor() -> str:
-    """The kind of processor, with the sets of instructions that it has and NumPy uses."""
+    """The kind of processor, with the instruction sets that it has and NumPy uses."""
     found = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])
     return " ".join([platform.machine(), *found])
 
 
-def settled(backend: Backend) -> Backend:
-    """The backend that stands for ``backend`` here, wherever it is asked again: ``auto`` without a compiler is NumPy.
+def resolved(backend: Backend) -> Backend:
+    """The backend that ``backend`` means on this machine: without a compiler, ``auto`` is NumPy.
 
     Raises:
         UserError: it is ``compiled``, and there is no compiler.
@@ -75,12 +72,12 @@ def settled(backend: Backend) -> Backend:
 
 @contextmanager
 def on_backend(backend: Backend) -> Iterator[None]:
-    """Within this block time loops run on the backend; ``auto`` chooses for each.
+    """Within this block time loops run on the backend; ``auto`` chooses one for each loop.
 
     Raises:
-        UserError: it is ``compiled``, and there is no compiler; or the number of threads is given, and is none.
+        UserError: it is ``compiled``, and there is no compiler; or the given number of threads is not a number.
     """
-    if is_compiled(settled(backend)):
+    if is_compiled(resolved(backend)):
         _threads()
-    with blas.managed(), use_backend(None if backend == "auto" else settled(backend)):
+    with blas.managed(), use_backend(None if backend == "auto" else resolved(backend)):
         yield

@@ -1,4 +1,4 @@
-"""Whose mistake an exception is: that of a cell, report or task which somebody else wrote, or the toolkit's own."""
+"""Whether an exception is the mistake of a plugin (a cell, report or task) or of the toolkit itself."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rnn_plugins import registry
 from rnn_plugins.errors import UserError, said
 
 TOOLKIT = ("minigrad", "rnn_cells", "rnn_plugins", "rnn_lab", "rnn_cli")
-"""The packages whose lines are never to blame for what code beyond them did."""
+"""The toolkit's own packages."""
 
 
 @contextmanager
 def blaming() -> Iterator[None]:
-    """Within this block an exception that goes back to code of others is a ``UserError``, which says so."""
+    """Within this block an exception caused by a plugin's code becomes a ``UserError`` that says so."""
     try:
         yield
     except UserError:
@@ -30,20 +30,20 @@ def blaming() -> Iterator[None]:
 
 
 def mistake_of_others(error: Exception) -> str | None:
-    """A sentence on the line, or the cell, of somebody else's to which an exception goes back; None where none does.
+    """A sentence that names the plugin's line or cell that caused an exception; None if no plugin did.
 
-    The innermost frame is named that is neither the toolkit's nor a library's. An exception that was raised after such
-    code had returned has no frame of it: then the cells that were made in this process are held against what every
-    cell promises.
+    The line is that of the innermost frame that belongs neither to the toolkit nor to a library. If the exception was
+    raised after the plugin's code had returned, there is no such frame, and the cells made in this process are checked
+    against the requirements of a cell.
 
     Args:
-        error: as it was caught, at or above the call into that code.
+        error: as caught, at or above the call into the plugin.
     """
     plugins = {entry.value.partition(".")[0].partition(":")[0] for entry in registry.entries_of_others()}
     frames = [pair for pair in traceback.walk_tb(error.__traceback__) if _is_of_others(pair[0], plugins)]
     if frames:
         frame, line = frames[-1]
-        cause = error.__cause__  # NumPy has words of its own where a tensor refuses to become a number
+        cause = error.__cause__  # NumPy raises its own error if a tensor refuses to become a number
         reason = cause if cause is not None and _is_ours(cause) else error
         return f"{frame.f_code.co_filename}, line {line}: {frame.f_code.co_qualname} fails with {said(reason)}"
     from rnn_plugins.testing import broken_promise

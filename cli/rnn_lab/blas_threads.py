@@ -1,4 +1,4 @@
-"""How many threads BLAS had at each step of a run, as its manifest tells it. The choice is ``minigrad.blas``'s."""
+"""The number of BLAS threads at each step of a run, as its manifest records it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ KEY = "blas_threads"
 """In a manifest's environment: a list of [first step, threads of small products, of large ones]."""
 
 Changes = list[tuple[int, Counts]]
-"""The counts that hold from a step on, in the order of the steps."""
+"""The counts that apply from a step on, in the order of the steps."""
 
 
 def changes_of(environment: Mapping[str, Any], until: int | None = None) -> Changes:
-    """The changes that an environment tells of, up to the step after ``until``; none where it is damaged."""
+    """The changes recorded in an environment, up to the step after ``until``; none if it is damaged."""
     try:
         changes = [(int(step), Counts(int(small), int(large))) for step, small, large in environment.get(KEY, [])]
     except (TypeError, ValueError):
@@ -27,11 +27,11 @@ def changes_of(environment: Mapping[str, Any], until: int | None = None) -> Chan
 
 
 class Threads:
-    """The threads of a run that is trained.
+    """The threads of a run in training.
 
     Attributes:
         changes: so far.
-        follows: those of the run that is repeated.
+        follows: the changes of the run that is repeated.
     """
 
     def __init__(self, changes: Sequence[tuple[int, Counts]] = (), follows: Sequence[tuple[int, Counts]] = ()) -> None:
@@ -40,7 +40,7 @@ class Threads:
             blas.begin_with(changes[-1][1])
 
     def enter(self, step: int) -> dict[str, Any]:
-        """Set the threads for a step, and give what belongs into the manifest's environment."""
+        """Set the threads for a step, and return the entry for the manifest's environment."""
         followed = [counts for first, counts in self.follows if first <= step]
         if followed:
             blas.fix(followed[-1])
@@ -51,7 +51,7 @@ class Threads:
 
 
 def contradiction(before: Changes) -> str:
-    """Words for what was before and what the user wants instead; the empty text where that is the same, or nothing."""
+    """The counts before and those that the user sets, in words; empty if they are equal or the user sets none."""
     if not before or not blas.is_given() or before[-1][1] == blas.counts():
         return ""
     return f"{_in_words(before[-1][1])}, and the environment says {_in_words(blas.counts())}"

@@ -1,7 +1,4 @@
-"""What a run notes of itself beside its losses: norms by parameter, its units, and the flow of its gradient.
-
-All of it is as JSON takes it, with None for what is no finite number.
-"""
+"""What a run records besides its losses: its units and the flow of its gradient, as JSON; null if not finite."""
 
 from __future__ import annotations
 
@@ -15,14 +12,14 @@ from rnn_plugins.reports.probe import Probe
 from rnn_plugins.reports.saturation import habits
 
 WARM_UP, POSITIONS = 50, 400
-"""Steps that are read before the units are watched, and steps for which they are."""
+"""Steps before the units are measured, and steps for which they are."""
 
 FLOW_LAGS, FLOW_POSITIONS = 50, 100
-"""How far back the flow is measured while training, and at how many positions: enough for a curve."""
+"""Largest lag and number of positions of the flow that is measured during training."""
 
 
 def units(probe: Probe) -> dict[str, dict[str, float]]:
-    """For each activation the fraction of units that are saturated, and of those that never move."""
+    """The fractions of saturated units and of units that never change, per activation."""
     return {
         habit.activation.label: {
             "saturated": round(float(habit.saturated.mean()), 4),
@@ -33,15 +30,15 @@ def units(probe: Probe) -> dict[str, dict[str, float]]:
 
 
 def flow(probe: Probe, seed: int) -> dict[str, Any] | None:
-    """How far back the gradient reaches: see ``rnn_plugins.reports.flow``.
+    """How far back the gradient reaches; see ``rnn_plugins.reports.flow``.
 
     Args:
-        probe: the network on what it learns from.
-        seed: of the positions; always the same, so that what changes is the network.
+        probe: the network on its training data.
+        seed: for choosing the positions; constant during a run, so that only the network changes.
 
     Returns:
-        ``lags``, ``norms`` for each state whose gradient is more than rounding noise, and ``half_life`` and
-        ``one_percent_lag`` of the last layer's output; None where the sequences are too short for any lag, or the cell
+        ``lags``, ``norms`` for each state whose gradient exceeds rounding noise, and ``half_life`` and
+        ``one_percent_lag`` of the last layer's output; None if the sequences are too short for any lag, or the cell
         carries no state.
     """
     lags = min(FLOW_LAGS, most_lags(probe))
@@ -60,10 +57,10 @@ def flow(probe: Probe, seed: int) -> dict[str, Any] | None:
 
 
 def reach(norms: Sequence[float | None]) -> str:
-    """What a curve of the flow says, in a few words; lags are in steps.
+    """A curve of the flow in a few words; lags are in steps.
 
     Args:
-        norms: for each lag from 0 on, as ``flow`` gives them.
+        norms: for each lag from 0 on, as ``flow`` returns them.
     """
     known = [math.inf if norm is None else norm for norm in norms]
     fate, lags = fate_of(known), len(known) - 1
@@ -71,7 +68,7 @@ def reach(norms: Sequence[float | None]) -> str:
     if fate == "nothing":
         return "no gradient"
     if fate == "explodes":
-        size = f"{known[-1] / start:.1e} times" if known[-1] < math.inf else "beyond all numbers"
+        size = f"{known[-1] / start:.1e} times" if known[-1] < math.inf else "not finite"
         return f"explodes: {size} after {lags}"
     if fate != "vanishes":
         return f"{fate}: {known[-1] / start:.1%} after {lags}"

@@ -1,6 +1,6 @@
-"""What must stand in a run's files of JSON, as one schema for each, and what is wrong with a value that does not fit.
+"""The schemas of a run's JSON files, and what is wrong with a value that does not fit.
 
-What a schema does not name is let pass, so that a run of a later version can be read.
+Keys that a schema does not name are ignored, so that a run of a later version can be read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 
 class Kind(NamedTuple):
-    """What a value must be: in words, and as a test."""
+    """What a value must be, in words and as a test."""
 
     words: str
     fits: Callable[[Any], bool]
@@ -52,7 +52,7 @@ METRICS = Kind(
 )
 
 ANY = "*"
-"""The key of a schema for the values of all keys of a table that it does not name."""
+"""The key of a schema for all keys of a table that it does not name."""
 
 MANIFEST = {
     "task": TABLE,  # see ``of_plugin``
@@ -69,7 +69,7 @@ MANIFEST = {
     "init_from?": {"path": TEXT, "sha256": TEXT},
     "resumed?": [{"step": COUNT, "changed": TABLE}],
 }
-"""Of ``run.json``."""
+"""The schema of ``run.json``."""
 
 _NORMS = {ANY: optional(NUMBER)}
 
@@ -87,10 +87,10 @@ RECORD = {
     "update_norms?": _NORMS,
     "units?": {ANY: {"saturated": NUMBER, "dead": NUMBER}},
 }
-"""Of a line of ``metrics.jsonl``."""
+"""The schema of a line of ``metrics.jsonl``."""
 
 BEST = {"step": COUNT, "metrics": optional(METRICS)}
-"""Of what is noted in ``model.safetensors``."""
+"""The schema of the metadata of ``model.safetensors``."""
 
 RNG = {
     "bit_generator": Kind("PCG64", lambda value: value == "PCG64"),
@@ -98,7 +98,7 @@ RNG = {
     "has_uint32": Kind("0 or 1", _below(2)),
     "uinteger": Kind("a whole number below 2^32", _below(2**32)),
 }
-"""Of a random generator's state."""
+"""The schema of a random generator's state."""
 
 LAST = {
     "step": COUNT,
@@ -113,27 +113,27 @@ LAST = {
         "spans?": [PAIR],
     },
 }
-"""Of what is noted in ``last.safetensors``."""
+"""The schema of the metadata of ``last.safetensors``."""
 
 
 STATE = {"run": TEXT, "weights": TEXT, "cell": TEXT, "carries": TEXT, "symbols": COUNT, "drawn": COUNT}
-"""Of what is noted in the file of a kept state, beside the generator's, which may be null."""
+"""The schema of the metadata of a saved state, without the generator's state, which may be null."""
 
 
 def of_plugin(word: str, recorded: dict[str, Any]) -> dict[str, Kind]:
-    """The schema of what a manifest says of a cell or task, which is of a file or of a distribution."""
+    """The schema of a manifest's entry on a cell or task, which comes from a file or a distribution."""
     origin = ("file", "class", "sha256") if "file" in recorded else ("distribution", "version")
     return dict.fromkeys((word, *origin), TEXT)
 
 
 def misfit(value: Any, schema: Any, path: str = "") -> str:
-    """What is wrong with a value, such as "has no 'data.symbols'"; the empty text where it fits.
+    """What is wrong with a value, such as "has no 'data.symbols'"; empty if it fits.
 
     Args:
-        value: as JSON gives it.
+        value: the value, as read from JSON.
         schema: a kind; a list of one schema, for a list of any length; or a table of schemas by key, those of keys that
             may be missing with a ? at the end.
-        path: of the value, as messages name it.
+        path: the value's path, as messages name it.
     """
     if isinstance(schema, Kind):
         return "" if schema.fits(value) else f"has {reprlib.repr(value)} for {path!r}, which must be {schema.words}"
@@ -143,7 +143,7 @@ def misfit(value: Any, schema: Any, path: str = "") -> str:
         found = (misfit(item, schema[0], f"{path}.{i}") for i, item in enumerate(value))
         return next(filter(None, found), "")
     if not isinstance(value, dict):
-        return f"has {reprlib.repr(value)} for {path!r}, which must be a table" if path else "is no table"
+        return f"has {reprlib.repr(value)} for {path!r}, which must be a table" if path else "is not a table"
     inside = f"{path}." if path else ""
     for name, part in schema.items():
         key = name.removesuffix("?")

@@ -26,7 +26,7 @@ from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_lab import backends
 from rnn_lab.ablation import ablations
-from rnn_lab.backends import is_compiled, on_backend, settled
+from rnn_lab.backends import is_compiled, on_backend, resolved
 from rnn_lab.blas_threads import Threads, changes_of, contradiction
 from rnn_lab.divergence import of_recurrence
 from rnn_lab.paths import BEST, LAST
@@ -313,7 +313,7 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
         )
     history = [*run.manifest.get("resumed", []), {"step": step, "changed": changed}]
     if other:
-        began = {key: value for key, value in began.items() if key not in backends.OF_A_BACKEND}
+        began = {key: value for key, value in began.items() if key not in backends.BACKEND_KEYS}
         began |= backends.environment(backend)
     run.update(settings=_recorded(settings), resumed=history, environment=began)
     return session
@@ -433,7 +433,7 @@ def _lay_out(
     files = settings.files or task.default_files
     if not files:
         raise UserError(f"there is nothing to train on: the task {settings.task} has no data of its own, so name FILES")
-    settings = replace(settings, files=files, backend=settled(settings.backend))
+    settings = replace(settings, files=files, backend=resolved(settings.backend))
     data = _read(task, files, known) if known else task.read(files, weights_of.facts if weights_of else None)
     decided, problem = _decide(settings, task, data, make_cell, made)
     params = trees.cast(weights_of.params(), decided.dtype) if weights_of else None
@@ -481,9 +481,9 @@ def _backend(run: Run, wish: Backend | None) -> tuple[Backend, str]:
     """
     before = run.settings.backend
     if wish is not None:
-        backend = settled(wish)
+        backend = resolved(wish)
         return backend, "" if backend == before else before
-    if is_compiled(before) and settled("auto") == "numpy":
+    if is_compiled(before) and resolved("auto") == "numpy":
         return "numpy", "compiled, which needs llvmlite (install rnn-lab[jit])"
     return before, ""
 

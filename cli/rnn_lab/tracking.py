@@ -1,8 +1,8 @@
-"""A run as TensorBoard shows it: event files in its folder, made by tensorboardX. It measures nothing itself.
+"""Event files for TensorBoard in a run's folder, written with tensorboardX.
 
-What is written stands in the records of ``metrics.jsonl`` too, but for histograms and samples. The library's own
-``SummaryWriter`` writes in a thread, and waits for it for ever when a full disk has ended it; here the events are
-written at once, so that an error comes to light where it can be told.
+Apart from histograms and samples, they contain what the records of ``metrics.jsonl`` contain. The library's own
+``SummaryWriter`` writes in a thread, and waits for it for ever if a full disk has ended it; here the events are
+written synchronously, so that an error can be reported.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from rnn_lab.trainer import Progress
 from rnn_plugins.errors import UserError, why
 
 EXCERPT_SIZE = 400
-"""Characters of what the model makes, at each validation."""
+"""Characters of the sample written at each validation."""
 
 _POSITIVE = np.append(1e-12 * 1.1 ** np.arange(774), np.finfo(np.float64).max)
 
 BINS = np.concatenate([-_POSITIVE[::-1], [0.0], _POSITIVE])
-"""The limits of a histogram's bins: up to 1e20 on both sides each a tenth beyond the one before, as in TensorFlow.
+"""The limits of a histogram's bins, as in TensorFlow: up to 1e20 in absolute value, each 10 % above the one before.
 
-The last bins take what is beyond, as a gradient that explodes may be.
+The last bins contain all larger values, such as those of an exploding gradient.
 """
 
 
 def require_writer() -> None:
-    """See to it that event files can be written.
+    """Check that event files can be written.
 
     Raises:
         UserError: they cannot.
@@ -46,9 +46,9 @@ def require_writer() -> None:
 
 
 class TensorBoard:
-    """Writes what happens in a run; a context, in which a file is open.
+    """Writes the events of a run; a context manager with an open file.
 
-    Where it cannot be written, that is told once, and nothing more is written.
+    If the file cannot be written, this is reported once, and nothing more is written.
     """
 
     def __init__(self, session: Session, told: Callable[[str], None] = lambda sentence: None) -> None:
@@ -56,19 +56,19 @@ class TensorBoard:
         self._writer: Any = None
 
     def __enter__(self) -> TensorBoard:
-        """Open a file. What is after the last record, of a session that was lost or of a stop, is taken back."""
+        """Open a file; events after the last record, of a lost session or a stop, are purged."""
         with self._or_give_up():
             self._open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Write what is left, and close the file."""
+        """Write the remaining events, and close the file."""
         with self._or_give_up():
             if self._writer:
                 self._writer.close()
 
     def show(self, progress: Progress) -> None:
-        """Write what was logged in a step, if anything was."""
+        """Write the record of a step, if there is one."""
         if self._writer and progress.record is not None:
             with self._or_give_up():
                 self._write(progress, progress.record)
@@ -91,7 +91,7 @@ class TensorBoard:
 
         folder: Path = self.session.run.path / EVENTS
         folder.mkdir(exist_ok=True)
-        # Names have the time in seconds, and are read in their order.
+        # File names contain the time in seconds, and files are read in the order of their names.
         number = sum(1 for _ in folder.iterdir())
         self._writer = EventsWriter(str(folder / "events"), f".{number:04}")
         if number:
@@ -121,15 +121,15 @@ class TensorBoard:
             for path, array in arrays.items():
                 if np.isfinite(array).all():
                     add(summary.histogram(f"{group}/{path}", array, BINS))
-        with suppress(UserError):  # a model on its way to diverge has no scores to go by
+        with suppress(UserError):  # a diverging model may have no finite scores
             if excerpt := self.session.excerpt(EXCERPT_SIZE):
-                # As a block of code, in which signs mean themselves and lines stay lines.
+                # As a Markdown code block, so that characters and line breaks are shown unchanged.
                 add(summary.text("sample", "\n".join(f"    {line}" for line in excerpt.split("\n"))))
         self._writer.flush()
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a record by TensorBoard's tags; the part before the slash is the group that they are shown in."""
+    """The numbers of a record by TensorBoard's tags; the part before the slash is the group they are shown in."""
     tags = {
         "loss/train": record["train_loss"],
         **{
