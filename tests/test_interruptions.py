@@ -16,8 +16,7 @@ import pytest
 from click.testing import CliRunner
 from command_line import LONG, PROGRAM, SIGNALLED, SMALL, TEXT, refused, settle, start, timeless, train, trained
 
-from rnn_cli import display
-from rnn_cli import train as train_module
+from rnn_cli import display, training
 from rnn_cli.main import rnn
 from rnn_lab import sessions
 from rnn_lab.paths import BEST, LAST, MANIFEST
@@ -92,7 +91,7 @@ def test_signals_that_come_again(times: int, said: str, uninterrupted: Path) -> 
 
 LISTENED = """
 import sys
-from rnn_cli import display
+from rnn_cli import display, training
 
 def show(self, progress, show=display.{shown}.show):
     if progress.step.step == 73:
@@ -242,7 +241,7 @@ def test_signals_are_handled_while_training_and_only_then(monkeypatch: pytest.Mo
     session = sessions.start({"files": ("fox.txt",), "steps": 3, "hidden_size": 2})
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     shown = display.Live(session)
-    with train_module._stopping(session.trainer, shown) as signals:
+    with training._stopping(session.trainer, shown) as signals:
         os.kill(os.getpid(), signal.SIGTERM)
         assert signals == [signal.SIGTERM]
         assert shown.word == "Stopping after this step and a validation. Ctrl-C again leaves the validation out."
@@ -256,7 +255,7 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
     session = sessions.start({"files": ("fox.txt",), "steps": 3, "hidden_size": 2})
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with train_module._stopping(session.trainer, display.Display(session)) as signals:
+        with training._stopping(session.trainer, display.Display(session)) as signals:
             os.kill(os.getpid(), signal.SIGINT)
             assert signals == []
     finally:
@@ -293,9 +292,7 @@ def test_of_a_start_that_fails_nothing_is_left(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_name_is_free_where_a_start_was_killed_before_anything_was_saved() -> None:
     first, _ = trained("fox.txt", *SMALL, "--name", "first")
-    program = (
-        "import os; from rnn_plugins import sessions; sessions.Session.cost = lambda self: os._exit(9)\n" + PROGRAM
-    )
+    program = "import os; from rnn_lab import sessions; sessions.Session.cost = lambda self: os._exit(9)\n" + PROGRAM
     with start("fox.txt", *SMALL, "--name", "second", program=program) as process:
         process.communicate()
     assert sorted(os.listdir("runs/second")) == [".lock", MANIFEST]

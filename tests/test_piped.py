@@ -30,10 +30,10 @@ SMALL = ["--hidden-size", "3", "--steps", "1"]
 @pytest.mark.parametrize(
     ("args", "advice"),
     [
-        (["train", *SMALL], "rnn train - reads it as the text"),
-        (["train", "--resume", "hamlet"], "rnn train - reads it as the text"),
+        (["train", *SMALL], "rnn train - reads it as data"),
+        (["train", "--resume", "hamlet"], "rnn train - reads it as data"),
         (["sample", "--length", "5"], "rnn sample --prime-file - reads it as the prime"),
-        (["eval"], "rnn eval hamlet - reads it as the text"),
+        (["eval"], "rnn eval hamlet - reads it as data"),
         (["report", "--kind", "parameters"], "rnn report --text - reads it as the text"),
     ],
 )

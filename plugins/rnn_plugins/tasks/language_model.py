@@ -166,16 +166,19 @@ class LanguageModel(Task):
         return Data(training, held_out, facts, corpus.sources, corpus.digest, about, tuple(notices))
 
     def check_facts(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Facts whose ratios are positive, and whose text is known by its digest and size.
+        """Facts with a vocabulary, an opening of its symbols, ratios in range, and the digest and size of the text.
 
         Raises:
             ValueError: they are not.
         """
+        opening_of(facts)
         for part in ("train", "valid"):
             ratio = facts["characters_per_symbol"][part]
             if not (type(ratio) in (int, float) and 0 < ratio < 1e300):
                 raise ValueError(f"characters_per_symbol has {reprlib.repr(ratio)}; expected a number above 0")
-        text = facts["text"]
+        unknown, text = facts["unknown"], facts["text"]
+        if not (type(unknown) in (int, float) and 0 <= unknown <= 1):
+            raise ValueError(f"unknown is {reprlib.repr(unknown)}; expected a share between 0 and 1")
         if not (isinstance(text["digest"], str) and type(text["bytes"]) is int):
             raise ValueError("the text has no digest or no size in bytes")
         return facts

@@ -249,7 +249,7 @@ class Task(ABC):
         """
 
     def check_facts(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Facts out of a file, which hold what the task reads of them beside what ``model`` reads.
+        """Facts out of a file, seen to be whole as far as the task reads them.
 
         Raises:
             ValueError: they are damaged; a ``KeyError`` or ``TypeError`` says so too.
