@@ -126,10 +126,12 @@ def test_a_network_is_reported_on():
     assert repr(report) == "<Report on fox: flow, parameters>"
     assert report.html().startswith("<!DOCTYPE html>")
     json.dumps(report.to_json())
+    assert report.about[0].startswith("fox: gru, 1 x 5, ")
     assert report._repr_html_().startswith('<iframe srcdoc="&lt;!DOCTYPE html&gt;')
     other = rnn_lab.train("fox.txt", name="other", **SMALL | {"seed": 2})
     both = rnn_lab.report(["fox", other], "saturation", positions=20, lags=5)
     assert both.pages[0].subjects == ("fox", "other")
+    assert rnn_lab.report("fox", "saturation", positions=20, lags=5).heading == "fox"
 
 
 def test_runs_are_compared():
@@ -137,8 +139,9 @@ def test_runs_are_compared():
     page = rnn_lab.compare(runs)
     assert page.heading == "gru and lstm"
     assert rnn_lab.compare(["gru", "lstm"]).to_json() == page.to_json()
-    with pytest.raises(UserError, match=r"^compare takes two runs or more; got 1$"):
-        rnn_lab.compare(["gru"])
+    for one in (["gru"], "gru"):
+        with pytest.raises(UserError, match=r"^compare takes two runs or more; got 1$"):
+            rnn_lab.compare(one)
 
 
 def test_a_notebook_shows_a_run_with_its_curves():

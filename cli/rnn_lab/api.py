@@ -375,14 +375,16 @@ class Report:
         return _shown(self.pages, self.heading, self.about, 900)
 
 
-def report(of: Sequence[str | Run], *kinds: str, text: Source | None = None, **look: Any) -> Report:
+def report(of: str | Run | Sequence[str | Run], *kinds: str, text: Source | None = None, **look: Any) -> Report:
     """Reports on several runs, side by side; see ``Run.report``, whose arguments it takes."""
     everything = "all" in kinds
     reports = load_reports(kinds_of(everything, kinds), everything)
     with on_backend("auto"):
-        subjects = [of_run(_found(run), () if text is None else _names(text)) for run in of]
+        subjects = [of_run(_found(run), () if text is None else _names(text)) for run in _several(of)]
         pages = gather(reports, subjects, Look(**look))
-    return Report(pages, ", ".join(subject.label for subject in subjects))
+    about = [f"{subject.label}: {subject.about}" for subject in subjects]
+    about += dict.fromkeys(notice for subject in subjects for notice in subject.notices)
+    return Report(pages, ", ".join(subject.label for subject in subjects), about)
 
 
 def compare(
@@ -415,8 +417,8 @@ def compare(
         if interrupted:
             names = [run.name for some in groups.values() for run in some]
             raise KeyboardInterrupt(f"interrupted; these runs were finished: {', '.join(names) or 'none'}")
-    elif len(of) < 2:
-        raise UserError(f"compare takes two runs or more; got {len(of)}")
+    elif len(_several(of)) < 2:
+        raise UserError(f"compare takes two runs or more; got {len(_several(of))}")
     else:
         groups = comparison.group([_found(run) for run in of])
     with on_backend("auto"):
@@ -464,6 +466,10 @@ def check_task(task: str | Task, files: Source | Sequence[Source] = (), **option
 def _names(files: Source | Sequence[Source]) -> tuple[str, ...]:
     some = [files] if isinstance(files, str | os.PathLike) else files
     return tuple(os.fspath(file) for file in some)
+
+
+def _several(of: str | Run | Sequence[str | Run]) -> Sequence[str | Run]:
+    return [of] if isinstance(of, str | Run) else of
 
 
 def _found(run: str | Run) -> runs.Run:
