@@ -159,7 +159,7 @@ def test_a_run_is_looked_at_on_the_text_that_it_knows(tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         of_run(run)
     assert str(caught.value).startswith("the data of the run 'hamlet' are not what they were: ")
-    assert str(caught.value).endswith(" has changed since; --text FILE looks at the run on other data")
+    assert str(caught.value).endswith(" has changed since; --text FILE measures it on other data")
     other = of_run(run, [str(tmp_path / "other.txt")])
     np.testing.assert_array_equal(other.learnt, other.examples)
 

@@ -148,7 +148,7 @@ def test_the_two_tables_of_units_say_their_texts(call):
     pages = told(out)
     titles = [figure["title"] for page in pages.values() for figure in page["figures"] if figure["key"] == "units"]
     assert titles == [
-        "Saturated and dead units on the text looked at",
+        "Saturated and dead units on the text",
         "Saturated and dead units on the training text",
     ]
 
@@ -226,7 +226,7 @@ def test_the_kinds_are_listed(call):
         ),
         (
             ["hamlet", "other.txt"],
-            "'other.txt' is a text, and a run is expected: give it with --text to look at runs on it, or give --cell",
+            "'other.txt' is a text, and a run is expected: give it with --text to measure runs on it, or give --cell",
         ),
         (["--html", "no/where.html"], "--html is 'no/where.html', and there is no folder 'no': make it first"),
         (

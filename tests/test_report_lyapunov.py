@@ -272,7 +272,7 @@ def test_every_cell_can_be_looked_at(cell):
 def test_a_short_text_is_looked_at_as_far_as_it_goes():
     found = Lyapunov().measure(subject_of(Linear(7, 4), length=22), Look())
     assert found.notices == (
-        "the text is short (22 characters), which reduces the steps looked at from 500 to 10 and the steps read before "
+        "the text is short (22 characters), which reduces the steps measured from 500 to 10 and the steps read before "
         "them from 100 to 11",
     )
     with pytest.raises(UserError) as error:

@@ -147,14 +147,14 @@ def test_texts_in_which_nothing_can_be_followed():
     )
     with pytest.raises(UserError) as error:
         Neurons().measure(subject_on("ab\n" * 33), Look())
-    assert str(error.value) == "the text has 99 symbols, too few to look for units in: give one of 100 or more"
+    assert str(error.value) == "the text has 99 symbols, too few to search for units: give one of 100 or more"
 
 
 def test_cells_that_have_no_units_to_look_at():
     for cell in (Stateless(5, 4), Stacked([Stateless(5, 4), Stateless(4, 3)])):
         with pytest.raises(UserError) as error:
             Neurons().measure(subject_on(lines(500), cell), Look())
-        assert str(error.value) == ("the cell carries no state from step to step, so there are no units to look at")
+        assert str(error.value) == ("the cell carries no state from step to step, so there are no units to search")
 
 
 def test_units_that_grow_beyond_all_numbers_give_no_verdict():

@@ -230,9 +230,9 @@ def test_numbers_that_are_not_finite_leave_gaps(run: Run):
 
 def test_cells_without_units_or_parameters_are_looked_at_all_the_same():
     copy, deciding = (subject_of(cell, settings=DESCENT) for cell in (Copy(7, 6), Deciding(7, 5)))
-    assert look(copy).notices == ("no units are looked at: the cell has no sigmoid, tanh or relu",)
+    assert look(copy).notices == ("no units are measured: the cell has no sigmoid, tanh or relu",)
     assert list(rows(look(copy))) == ["head (all)", "head.W", "head.b"]
-    assert look(deciding).notices == (f"no units are looked at: {deciding.probe.anatomy.reason}",)
+    assert look(deciding).notices == (f"no units are measured: {deciding.probe.anatomy.reason}",)
     assert values(look(deciding))["saturated_units"] is None
 
 

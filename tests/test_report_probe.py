@@ -135,7 +135,7 @@ def test_a_linear_classifier_has_the_exponents_of_its_matrix():
     found = Lyapunov().measure(subject_of(Linear(LETTERS, 3, 0.5)), LOOK)
     assert numbers(found)["largest"] == pytest.approx(np.log(0.5), rel=1e-6)
     assert found.notices == (
-        "the names are short (few have more than 6 letters), which reduces the steps looked at from 500 to 6",
+        "the names are short (few have more than 6 letters), which reduces the steps measured from 500 to 6",
     )
 
 
@@ -147,7 +147,7 @@ def test_units_are_watched_along_names(subject):
     assert len(longest) >= 20
     assert 0.2 < numbers(found)["tanh_saturated"] < 0.9
     assert numbers(found)["tanh_saturated"] == pytest.approx(np.mean(np.abs(values) > 0.97))
-    assert found.figures[-1].title == "Saturated and dead units on the names looked at"
+    assert found.figures[-1].title == "Saturated and dead units on the names"
 
 
 def test_a_step_of_training_is_one_of_its_task(subject):

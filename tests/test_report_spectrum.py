@@ -392,7 +392,7 @@ def test_a_step_that_cannot_be_read_has_singular_values_and_no_matrices():
     found = Spectrum().measure(subject_of(CELLS["deciding"]), LOOK)
     assert [figure.key for figure in found.figures] == ["products", "histogram", "singular_values"]
     (notice,) = found.notices
-    assert notice.startswith("the recurrent matrices are not looked for, because the step cannot be read: it ")
+    assert notice.startswith("the recurrent matrices are left out, because the step cannot be read: it ")
     assert found.verdict[1].startswith(
         "The bound of Pascanu, Mikolov and Bengio (2013) is for a basic network; this is none: it cannot be read: it "
     )
@@ -413,11 +413,11 @@ def test_wide_cells_are_looked_at_at_fewer_places():
 def test_a_short_text_is_looked_at_as_far_as_it_goes():
     found = Spectrum().measure(subject_of(Linear(7, 4), length=22), Look())
     assert found.notices == (
-        "the text is short (22 characters), which reduces the steps looked at from 100 to 10 and the steps read before "
+        "the text is short (22 characters), which reduces the steps measured from 100 to 10 and the steps read before "
         "them from 100 to 11",
     )
     found = Spectrum().measure(subject_of(Linear(7, 4), length=8), Look(lags=4))
-    assert found.notices == ("the text is short (8 characters), which reduces the steps looked at from 4 to 3",)
+    assert found.notices == ("the text is short (8 characters), which reduces the steps measured from 4 to 3",)
     with pytest.raises(UserError) as error:
         Spectrum().measure(subject_of(Linear(7, 4), length=2), Look())
     assert str(error.value) == "the text has 2 characters, and a Jacobian along it takes 3: give a longer one"
@@ -426,7 +426,7 @@ def test_a_short_text_is_looked_at_as_far_as_it_goes():
 def test_a_cell_that_carries_nothing():
     with pytest.raises(UserError) as error:
         Spectrum().measure(subject_of(Stateless(7, 4)), Look())
-    assert str(error.value) == "the cell carries no state from step to step, so there is no Jacobian to look at"
+    assert str(error.value) == "the cell carries no state from step to step, so there is no Jacobian to measure"
 
 
 def test_states_that_grow_beyond_all_numbers():

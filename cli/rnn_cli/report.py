@@ -186,7 +186,7 @@ def _found(name: str | None) -> Run:
         if name is None or not (os.path.isfile(name) or name.startswith("builtin:")):
             raise
         raise UserError(
-            f"{name!r} is a text, and a run is expected: give it with --text to look at runs on it, or give --cell too"
+            f"{name!r} is a text, and a run is expected: give it with --text to measure runs on it, or give --cell too"
         ) from None
 
 

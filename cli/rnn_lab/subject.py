@@ -44,7 +44,7 @@ def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
         examples, notices = data.valid, tuple(data.notices)
         where = ", ".join(files)
     elif own is None:
-        raise UserError(f"{reason}; --text FILE looks at the run on other data")
+        raise UserError(f"{reason}; --text FILE measures it on other data")
     else:
         examples = own.valid if run.held_out else own.train
         part = task.held_out_part if run.held_out else "the training data"

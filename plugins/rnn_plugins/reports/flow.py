@@ -329,7 +329,7 @@ def most_lags(probe: Probe) -> int:
 
 
 def _lags(probe: Probe, look: Look) -> tuple[int, list[str]]:
-    """How far back the sequences allow to look, and what is to be said of that."""
+    """The lags that the sequences allow, and a notice where these are fewer than asked for."""
     most = most_lags(probe)
     if look.lags <= most:
         return look.lags, []
@@ -403,7 +403,7 @@ def _verdict(probe: Probe, flow: Norms, lags: int, limit: float) -> tuple[str, .
 
 
 def fate_of(norms: Sequence[float]) -> str:
-    """What becomes of a gradient within the lags that are looked at, in a word.
+    """What becomes of a gradient within the measured lags, in a word.
 
     It ``explodes`` above ten times what it was, ``vanishes`` where it comes to a hundredth, ``holds`` where a tenth is
     left, and ``fades`` between; ``nothing`` is where there was none.

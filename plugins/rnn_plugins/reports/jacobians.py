@@ -67,7 +67,7 @@ def stretches(probe: Probe, look: Look, steps: int, count: int) -> Stretches:
         UserError: the sequences are too short, or the cell carries nothing.
     """
     if not width_of_carry(probe.cell):
-        raise UserError("the cell carries no state from step to step, so there is no Jacobian to look at")
+        raise UserError("the cell carries no state from step to step, so there is no Jacobian to measure")
     available = probe.longest()
     if available < 2:
         raise too_short(probe, "a Jacobian along it", 2)
@@ -75,7 +75,7 @@ def stretches(probe: Probe, look: Look, steps: int, count: int) -> Stretches:
     before = look.lags if probe.separate else min(look.lags, available - short)
     reduced = [
         f"the steps {name} from {asked} to {used}"
-        for name, asked, used in (("looked at", steps, short), ("read before them", look.lags, before))
+        for name, asked, used in (("measured", steps, short), ("read before them", look.lags, before))
         if asked != used
     ]
     ends = places(probe, short, before, count, np.random.default_rng(look.seed))

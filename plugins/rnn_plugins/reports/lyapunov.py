@@ -165,7 +165,7 @@ class Lyapunov(Report):
 
 
 def effort(width: int) -> tuple[int, int]:
-    """How many steps of each stretch to look at, and how many exponents, where so many numbers are carried."""
+    """The steps of each stretch and the number of exponents to compute, for a carry of so many numbers."""
     width = max(1, width)
     steps = min(MOST_STEPS, max(LEAST_STEPS, WORK // (STRETCHES * width)))
     return steps, min(width, max(1, DIRECTIONS // width))

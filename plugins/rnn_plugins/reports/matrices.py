@@ -1,4 +1,4 @@
-"""The matrices that carried states go through in a cell's step, found in its graph. It looks at no text."""
+"""The matrices that carried states go through in a cell's step, found in its graph."""
 
 from __future__ import annotations
 

@@ -19,13 +19,13 @@ from rnn_plugins.reports.subject import Subject, language_of
 Array: TypeAlias = NDArray[Any]
 
 MORE = 8
-"""Symbols that are looked at for each of ``Look.positions``: this report reads them one after another."""
+"""Symbols that are measured for each of ``Look.positions``: this report reads them one after another."""
 
 STRETCH = 1000
 """Symbols of each of the stretches of text that are read side by side."""
 
 WARM_UP = 500
-"""Symbols that are read before each of them, and not looked at."""
+"""Symbols that are read before each of them, and not measured."""
 
 MOST = 1_000_000
 """Symbols of a longer text that the stretches are taken from."""
@@ -99,23 +99,23 @@ def read_text(subject: Subject, positions: int) -> Reading:
     vocabulary, probe = language_of(subject, "neurons").vocabulary, subject.probe
     states = probe.anatomy.states
     if not states:
-        raise UserError("the cell carries no state from step to step, so there are no units to look at")
+        raise UserError("the cell carries no state from step to step, so there are no units to search")
     tokens = subject.examples[:MOST]
     if len(tokens) < 100:
-        raise UserError(f"the text has {len(tokens)} symbols, too few to look for units in: give one of 100 or more")
+        raise UserError(f"the text has {len(tokens)} symbols, too few to search for units: give one of 100 or more")
     warm_up = min(WARM_UP, len(tokens) // 5)
     length = min(STRETCH, positions * MORE, len(tokens) - warm_up)
     count = max(1, min(positions * MORE, len(tokens)) // (warm_up + length))
     starts = np.linspace(0, len(tokens) - warm_up - length, count).astype(np.intp)
     places = starts + np.arange(warm_up + length)[:, None]  # (T, B)
     seen = observe(probe, probe.window(places[-1] + 1, length, warm_up))
-    looked_at = places[warm_up:].T.reshape(-1)
-    units = [np.asarray(array).swapaxes(0, 1).reshape(len(looked_at), -1) for array in seen.states]
+    measured = places[warm_up:].T.reshape(-1)
+    units = [np.asarray(array).swapaxes(0, 1).reshape(len(measured), -1) for array in seen.states]
     names = [f"{state.label}.{i}" for state, array in zip(states, units, strict=True) for i in range(array.shape[1])]
     text, last = _characters(vocabulary, tokens)
-    seen_of = {name: values[last[looked_at]] for name, values in features(text).items()}
+    seen_of = {name: values[last[measured]] for name, values in features(text).items()}
     varying = {name: values for name, values in seen_of.items() if _varies(values)}
-    return Reading(tokens[looked_at], length, tuple(names), np.concatenate(units, axis=1), varying)
+    return Reading(tokens[measured], length, tuple(names), np.concatenate(units, axis=1), varying)
 
 
 def _varies(values: Array) -> bool:

@@ -98,7 +98,7 @@ class Parameters(Report):
             figures.append(unit_table(found, _learnt(subject)))
         else:
             reason = subject.probe.anatomy.reason or "the cell has no sigmoid, tanh or relu"
-            notices.append(f"no units are looked at: {reason}")
+            notices.append(f"no units are measured: {reason}")
         quantities = _quantities(subject, norms, found)
         return Findings(quantities, tuple(figures), _verdict(subject, norms, layers, found), tuple(notices))
 
@@ -236,7 +236,7 @@ def _quantities(subject: Subject, norms: Norms, found: list[Habits]) -> tuple[Qu
             f"The Euclidean norm of the gradient of all parameters before clipping, {when}.",
         ),
         Quantity(
-            "clipped", "steps clipped", clipped, "of those looked at",
+            "clipped", "steps clipped", clipped, "of those measured",
             f"The share of steps whose gradient is longer than {clip_norm or 0:g}, to which it is shortened.",
             "no clipping",
         ),

@@ -56,9 +56,9 @@ class Labels(NamedTuple):
 class Probe(ABC):
     """A network along sequences: what its cell sees, and the losses that come of its outputs.
 
-    A *position* is a number that stands for a place in the sequences after which something is predicted; what the
-    number is, is the probe's affair: of one long text the index of the symbol that is predicted, of separate sequences
-    that have one target each the number of the sequence.
+    A *position* is an integer that identifies a point in the sequences at which something is predicted. Each probe
+    defines its positions: for one long text, the index of the predicted symbol; for separate sequences with one target
+    each, the index of the sequence.
 
     Attributes:
         cell: the recurrent part, one cell or a stack.
@@ -94,7 +94,7 @@ class Probe(ABC):
         """The positions, in order, that have so many steps before them.
 
         Args:
-            length: steps that are looked at.
+            length: steps that are measured.
             warm_up: steps before these, as ``window`` reads them; separate sequences need not have them.
             scored: only those whose target is known.
         """

@@ -61,7 +61,7 @@ def habits(probe: Probe, warm_up: int, positions: int) -> list[Habits]:
     Args:
         probe: the network.
         warm_up: steps that are read before each stretch of one long sequence; fewer where it is short.
-        positions: steps that are looked at, rounded up to whole stretches; fewer where the sequences are short.
+        positions: steps that are measured, rounded up to whole stretches; fewer where the sequences are short.
 
     Returns:
         One for each activation of the cell; none of layers whose step cannot be traced.
@@ -116,7 +116,7 @@ class Saturation(Report):
             reason = f"its step cannot be traced: {parts.reason}" if parts.reason else "it has no sigmoid, tanh or relu"
             raise UserError(f"nothing in the cell {subject.cell} can be saturated, as far as one sees: {reason}")
         found = habits(subject.probe, look.lags, look.positions)
-        figures: list[Figure] = [*_charts(found), unit_table(found, f"{subject.probe.sequences} looked at")]
+        figures: list[Figure] = [*_charts(found), unit_table(found, subject.probe.sequences)]
         return Findings(_quantities(found), tuple(figures), _verdict(found, trained=subject.steps > 0))
 
 

@@ -20,10 +20,10 @@ STRETCHES = 3
 """Stretches of sequences along which Jacobians are multiplied, at most."""
 
 MOST_JACOBIANS = 300
-"""Jacobians that are looked at, at most."""
+"""Jacobians that are measured, at most."""
 
 WORK = 75 * 512**3
-"""Jacobians that are looked at, times the cube of their width: a few seconds' work."""
+"""Jacobians that are measured, times the cube of their width: a few seconds' work."""
 
 LEAST_STEPS = 8
 """Steps of each stretch, however wide the carry is."""
@@ -51,7 +51,7 @@ LOWEST = 1e-6
 
 
 def effort(width: int, lags: int) -> tuple[int, int]:
-    """How many steps of how many stretches to look at, where so many numbers are carried."""
+    """The steps and the number of stretches to measure, for a carry of so many numbers."""
     count = min(MOST_JACOBIANS, WORK // max(1, width) ** 3)
     steps = min(lags, max(LEAST_STEPS, count // STRETCHES))
     return steps, min(STRETCHES, max(1, count // steps))
@@ -126,7 +126,7 @@ class Spectrum(Report):
             form = basic_form(cell, params)
         except TraceError as error:
             form = f"it cannot be read: {error}"
-            notices.append(f"the recurrent matrices are not looked for, because the step cannot be read: {error}")
+            notices.append(f"the recurrent matrices are left out, because the step cannot be read: {error}")
         where = (
             f"of the {length * batch} Jacobians along {batch} stretches of {probe.sequences}, of {length} steps "
             f"each, {along.settled}"

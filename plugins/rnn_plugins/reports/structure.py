@@ -42,7 +42,7 @@ TOLD = 100
 """Things opened below which nothing is said of how far closing goes well, unless it fails for certain."""
 
 ENOUGH = 20
-"""Things that a text must open of a class for it to be looked at."""
+"""Things that a text must open of a class for it to be measured."""
 
 SHARE = 0.95
 """The part of the share in the training text below which closing is called going wrong."""
@@ -230,7 +230,7 @@ def write_side_by_side(
         p = np.exp(rows - rows.max(axis=1, keepdims=True), dtype=np.float64)
         cumulated = p.cumsum(axis=1)
         if not np.isfinite(cumulated[:, -1]).all():
-            raise UserError("the model's scores are no numbers (NaN): its training went wrong; look at another run")
+            raise UserError("the model's scores are no numbers (NaN): its training went wrong; use another run")
         drawn = rng.random((texts, 1)) * cumulated[:, -1:]
         written[t] = np.minimum((cumulated <= drawn).sum(axis=1), p.shape[1] - 1)
         if step is not None:
@@ -291,7 +291,7 @@ def _size(vocabulary: Vocabulary, tokens: Array) -> int:
 class Structure(Report):
     """What share of brackets and environments samples close rightly, by distance.
 
-    The model writes by itself, drawing each symbol from its distribution, and what it opens is held against what it
+    The model writes by itself, drawing each symbol from its distribution, and what it opens is compared with what it
     closes (``latex_check`` says how), by the number of characters between the two.
     """
 

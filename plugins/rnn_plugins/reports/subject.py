@@ -33,8 +33,8 @@ class Subject:
         clip_norm: the norm to which gradients are clipped in training; None for none.
         records: reads those of its run's training; None where it is of no run.
         language: what it takes to read and write texts with it; None where it is no language model.
-        examples: what ``probe`` looks at, as its task holds it: the symbols of a text, (N,), where there is a language.
-        learnt: what ``training`` looks at, likewise.
+        examples: those of ``probe``, as its task holds it: the symbols of a text, (N,), where there is a language.
+        learnt: those of ``training``, likewise.
         about: its cell, sizes and weights in words.
         notices: what is to be said of other examples than its own, a sentence each.
     """
