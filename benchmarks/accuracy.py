@@ -22,11 +22,11 @@ Result = tuple[float, dict[str, Any]]
 
 def ours(problem: Problem, params: Any, dtype: str, backend: str) -> Result:
     """The loss and the gradients, by the paths of ``peers.packed``."""
-    task = problem.task(dtype)
-    gradient = value_and_grad(task.loss, has_aux=True)
+    trained = problem.ours(dtype)
+    gradient = value_and_grad(trained.loss, has_aux=True)
     with use_backend(backend):
         (loss, _), gradients = gradient(
-            trees.cast(params, dtype), task.init_carry(), task.batch(0), np.random.default_rng(0)
+            trees.cast(params, dtype), trained.init_carry(), trained.batch(0), np.random.default_rng(0)
         )
     return float(loss), trees.flatten(peers.packed(problem, gradients))
 
@@ -36,7 +36,7 @@ def theirs(problem: Problem, params: Any) -> Result:
     import torch
 
     model = peers.torch_model(peers.torch_layer(problem, params), params)
-    loss, _ = model(*map(torch.from_numpy, problem.task().batch(0)), None)
+    loss, _ = model(*map(torch.from_numpy, problem.ours().batch(0)[:2]), None)
     loss.backward()
     found = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
     gradients = {"embedding": found["embedding.weight"], "head.W": found["head.weight"].T, "head.b": found["head.bias"]}

@@ -34,9 +34,11 @@ from minigrad.scan import BACKENDS, use_backend
 from minigrad.schedules import constant
 from minigrad.training import start, train
 from rnn_cells import Stacked
+from rnn_lab.problem import Problem as Trained
 from rnn_plugins.language.model import Model
 from rnn_plugins.registry import entries, make_cell
 from rnn_plugins.tasks.language_model import LanguageModel
+from rnn_plugins.tasks.task import Data
 
 VOCABULARY = 65
 LEARNING_RATE = 1e-3
@@ -86,10 +88,11 @@ class Problem:
         cells = [make_cell(spec, size, self.hidden, options) for size in sizes]
         return Model(cells[0] if self.layers == 1 else Stacked(cells), VOCABULARY, self.embedding, dtype=dtype)
 
-    def task(self, dtype: str = "float32") -> LanguageModel:
-        """The model with a text of eight batches."""
+    def ours(self, dtype: str = "float32") -> Trained:
+        """It as our trainer takes it, on a text of eight batches."""
         tokens = np.random.default_rng(1).integers(VOCABULARY, size=8 * self.batch * self.length + 1)
-        return LanguageModel(self.model(dtype), tokens, tokens[:0], self.length, self.batch)
+        data = Data(tokens, tokens[:0], {})
+        return Trained(LanguageModel(seq_length=self.length), self.model(dtype), data, self.batch)
 
     def params(self) -> Any:
         """The parameters that every contestant starts from."""
@@ -126,11 +129,11 @@ def enter_backend(name: str) -> None:
 def our_step(problem: Problem, backend: str) -> Callable[[], float]:
     """One training step a call, giving its loss."""
     enter_backend(backend)
-    task, optimizer = problem.task(), adam()
-    state = start(problem.params(), optimizer, task.init_carry(), np.random.default_rng(0))
-    batches = map(task.batch, count())
+    ours, optimizer = problem.ours(), adam()
+    state = start(problem.params(), optimizer, ours.init_carry(), np.random.default_rng(0))
+    batches = map(ours.batch, count())
     schedule = constant(LEARNING_RATE)
-    records = train(task.loss, state, batches, optimizer=optimizer, schedule=schedule, clip_norm=CLIP_NORM)
+    records = train(ours.loss, state, batches, optimizer=optimizer, schedule=schedule, clip_norm=CLIP_NORM)
     return lambda: next(records).loss
 
 

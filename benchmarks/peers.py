@@ -120,15 +120,15 @@ def torch_step(problem: Problem, layer: Callable[..., Any] = torch_layer, *argum
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    task, params = problem.task(), problem.params()
+    ours, params = problem.ours(), problem.params()
     model = torch_model(layer(problem, params, *arguments), params)
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE, fused=True)
-    batches = map(task.batch, count())
+    batches = map(ours.batch, count())
     carry = None
 
     def step() -> float:
         nonlocal carry
-        inputs, targets = map(torch.from_numpy, next(batches))
+        inputs, targets = map(torch.from_numpy, next(batches)[:2])
         optimizer.zero_grad()
         loss, carry = model(inputs, targets, carry)
         loss.backward()
@@ -199,10 +199,10 @@ def _loss(xp: Any, loop: Callable[..., Any], params: Any, carries: Any, inputs: 
 
 def _by_hand(problem: Problem) -> tuple[Any, Any, Any]:
     """Parameters, carries and batches for ``_loss``."""
-    task = problem.task()
+    ours = problem.ours()
     params = packed(problem, problem.params())
-    carries = task.init_carry() if problem.layers > 1 else [task.init_carry()]
-    batches = ([one_hot(tokens, VOCABULARY) for tokens in task.batch(i)] for i in count())
+    carries = ours.init_carry() if problem.layers > 1 else [ours.init_carry()]
+    batches = ([one_hot(tokens, VOCABULARY) for tokens in ours.batch(i)[:2]] for i in count())
     return params, list(carries), batches
 
 
