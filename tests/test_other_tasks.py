@@ -257,8 +257,7 @@ def test_a_run_whose_task_is_not_installed_any_more_names_its_distribution(tmp_p
 
 def test_the_page_on_tasks_is_a_task(tmp_path: Path):
     page = Path(__file__).parents[1] / "docs" / "tasks.md"
-    (source,) = blocks(page, "python")
-    Path("my_task.py").write_text(source)
+    Path("my_task.py").write_text("\n\n".join(blocks(page, "python")))
     shutil.copy("Czech.txt", "Russian.txt")
     for words in commands(page):
         more = ["--steps", "3", "--hidden-size", "6", "--seeds", "1"] if words[0] == "compare" else []
