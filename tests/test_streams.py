@@ -93,6 +93,10 @@ ALL = [
     ["cells", "show", "cell.py", "--json"],
     ["cells", "show", "gru", "--graph"],
     ["cells", "check", "rnn"],
+    ["tasks"],
+    ["tasks", "--json"],
+    ["tasks", "show", "language-model"],
+    ["tasks", "check", "language-model", "дядя.txt"],
     ["explain", "bptt", "--text", "привет"],
 ]
 """Every command, with Cyrillic letters wherever there can be some."""
@@ -104,6 +108,7 @@ MISTAKEN = [
     ["--нет"],
     ["нет"],
     ["cells", "show", "нет"],
+    ["tasks", "show", "нет"],
 ]
 
 
@@ -221,8 +226,8 @@ TELLING = {
 TOLD = {
     "report": ["flow of Онегин ...", "flow of дядя ...", "parameters of Онегин ...", "parameters of дядя ..."],
     "fresh": ["rnn: training for 2 steps ...", "flow of rnn ..."],
-    "compare": ["looking at Онегин ...", "looking at дядя ..."],
-    "contest": ["1 of 2, rnn-", "2 of 2, gru-", "looking at rnn-", "looking at gru-"],
+    "compare": ["inspecting Онегин ...", "inspecting дядя ..."],
+    "contest": ["1 of 2, rnn-", "2 of 2, gru-", "inspecting rnn-", "inspecting gru-"],
 }
 
 
