@@ -147,8 +147,8 @@ def sample(
 
     RUN defaults to the newest run. Without a prime, the text begins as after a line feed.
 
-    A text that is kept with --save-state and goes on with --load-state is the text that would have been written in one
-    go: its draws go on too, unless --seed says otherwise. A prime is then read from that state on.
+    A text saved with --save-state and continued with --load-state is the same as one generated in one call: the random
+    draws continue too, unless --seed is given. A prime is then read from that state.
     """
     _check(ctx)
     try:
