@@ -20,6 +20,7 @@ from rnn_lab.settings import Settings
 from rnn_lab.subject import of_problem
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
+from rnn_plugins.reports import probe
 from rnn_plugins.reports.flow import measure_flow
 from rnn_plugins.reports.heatmap import Heatmap
 from rnn_plugins.reports.jacobians import stretches
@@ -129,6 +130,21 @@ def test_jacobians_are_taken_from_the_states_that_the_whole_name_before_leads_to
         "The mean of the largest singular value of the 12 Jacobians along 3 stretches of the names, of 4 steps each, "
         "after all steps before them: how far a step stretches what it stretches most."
     )
+
+
+def test_what_comes_before_a_window_is_read_in_pieces_that_fit_the_memory(subject, monkeypatch):
+    ends = np.array(subject.probe.ends(3))
+    whole = subject.probe.window(ends, 3).carry
+    steps, unroll = [], RNN.unroll
+
+    def counted(cell, params, carry, xs, **more):
+        steps.append(xs.shape[0])
+        return unroll(cell, params, carry, xs, **more)
+
+    monkeypatch.setattr(RNN, "unroll", counted)
+    monkeypatch.setattr(probe, "BYTES_AT_ONCE", 2 * probe.COMPUTED * whole.nbytes)
+    np.testing.assert_array_equal(subject.probe.window(ends, 3).carry, whole)
+    assert steps == [2, 2, 2]  # of 6, the most that a name of 9 letters has before its last 3
 
 
 def test_a_linear_classifier_has_the_exponents_of_its_matrix():
