@@ -91,7 +91,7 @@ def test_signals_that_come_again(times: int, said: str, uninterrupted: Path) -> 
 
 LISTENED = """
 import sys
-from rnn_cli import display, training
+from rnn_cli import display
 
 def show(self, progress, show=display.{shown}.show):
     if progress.step.step == 73:
