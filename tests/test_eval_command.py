@@ -377,5 +377,5 @@ def test_what_becomes_of_the_unknown_is_no_question_of_a_task_without_it(call, n
     assert call("names", *(names.settings.files[:1] if files else ()), "--unknown", "skip") == (
         2,
         "",
-        f"Error: the task {names.settings.task!r} has no option called 'unknown'. Its options: held_out, lower\n",
+        f"Error: the task {names.settings.task!r} has no option called 'unknown'. Its options: valid_fraction, lower\n",
     )
