@@ -452,6 +452,10 @@ def test_a_comparison_has_every_number_of_its_runs(run):
     assert pair["bits_per_character"] == pytest.approx(np.mean(bits))
     assert pair["deviation"] == pytest.approx(np.std(bits, ddof=1))
     assert pair["range"] == f"{min(bits):.3f} to {max(bits):.3f}"
+    labels = [(quantity.label, quantity.unit) for quantity in page.quantities["gru"][:4]]
+    assert labels == [
+        ("loss", "nats"), ("loss per character", "bits"), ("standard deviation", "bits"), ("range", "bits")
+    ]  # fmt: skip
     assert (pair["seeds"], hamlet["seeds"], hamlet["deviation"], hamlet["range"]) == (2, 1, None, None)
     assert hamlet["parameters"] == run("hamlet").manifest["parameters"]
     assert hamlet["operations"] == operations(run("hamlet").model.work())

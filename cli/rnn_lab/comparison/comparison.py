@@ -278,6 +278,12 @@ def _metric(contestants: Sequence[Contestant]) -> tuple[str, Metric]:
     return trial.metric, trial.run.task.metrics[trial.metric]
 
 
+def _labelled(name: str, about: Metric) -> tuple[str, str]:
+    """A metric's label and unit in a table, where columns are narrow: ``loss per character`` and ``bits``."""
+    unit, per, what = about.unit.partition(" per ")
+    return f"{about.word or name}{per}{what}", unit
+
+
 def _amount(value: float, metric: tuple[str, Metric]) -> str:
     """A value with its unit, or with its name where it has none."""
     name, about = metric
@@ -481,6 +487,7 @@ def _quantities(contestant: Contestant) -> tuple[Quantity, ...]:
     trials = contestant.trials
     run, settings, unit = trials[0].run, trials[0].run.settings, trials[0].unit
     name, about = _metric([contestant])
+    _, short = _labelled(name, about)
     data = "held-out data" if all(trial.held_out for trial in trials) else "the training data"
     runs = f"the mean over {len(trials)} runs" if len(trials) > 1 else "of one run"
     speeds = [trial.speed for trial in trials if trial.speed is not None]
@@ -493,9 +500,9 @@ def _quantities(contestant: Contestant) -> tuple[Quantity, ...]:
         *(
             Quantity(
                 metric,
-                run.task.metrics[metric].word or metric,
+                _labelled(metric, run.task.metrics[metric])[0],
                 statistics.fmean(trial.metrics[metric] for trial in trials),
-                run.task.metrics[metric].unit,
+                _labelled(metric, run.task.metrics[metric])[1],
                 f"That of the best weights, on {data}, {runs}.",
             )
             for metric in trials[0].metrics
@@ -504,11 +511,11 @@ def _quantities(contestant: Contestant) -> tuple[Quantity, ...]:
             "deviation",
             "standard deviation",
             contestant.deviation,
-            about.unit,
+            short,
             f"The standard deviation of the {about.word or name} over runs with different seeds.",
             "one run",
         ),
-        Quantity("range", "range", spread, about.unit, f"The lowest and the highest {about.word or name}.", "one run"),
+        Quantity("range", "range", spread, short, f"The lowest and the highest {about.word or name}.", "one run"),
         Quantity("seeds", "runs", len(trials), "", "Runs that differ in nothing but their seeds."),
         Quantity("parameters", "parameters", run.manifest["parameters"], "", "The number of trained scalars."),
         Quantity("hidden_size", "hidden size", settings.hidden_size, "", "Units per layer."),
