@@ -52,7 +52,7 @@ def test_states_and_activations_have_the_names_of_the_field():
 
 def test_states_keep_the_names_of_the_carry_and_only_numbers_are_states():
     found = anatomy(Odd(4, 5))
-    assert [(state.name, state.size, state.place) for state in found.states] == [("rows", 10, 1), ("trace", 5, 2)]
+    assert [(state.name, state.size, state.index) for state in found.states] == [("rows", 10, 1), ("trace", 5, 2)]
 
 
 class Pair(Cell):
@@ -161,7 +161,7 @@ def test_a_tapped_step_computes_what_the_cell_does(cell, backend):
     for a, b in trees.zip_leaves((last, ys), (tapped, outputs)):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
     for state, along in zip(found.states, states, strict=True):
-        np.testing.assert_array_equal(along[-1], trees.leaves(tapped)[state.place])
+        np.testing.assert_array_equal(along[-1], trees.leaves(tapped)[state.index])
     limits = {"sigmoid": (0, 1), "tanh": (-1, 1), "relu": (0, np.inf)}
     for part, along in zip(found.activations, shown, strict=True):
         low, high = limits[part.function]
@@ -179,7 +179,7 @@ def loss_of(ys):
 def test_the_gradient_by_a_nudge_is_that_by_the_hidden_state_itself(cell, backend):
     """Against ``grad`` by the very tensors that the steps carry, in a loop written out."""
     params, carry, xs = sample(cell)
-    places = [state.place for state in anatomy(cell).states]
+    places = [state.index for state in anatomy(cell).states]
 
     def by_hand(start):
         carry, outputs, found = start, [], []
@@ -218,7 +218,7 @@ def test_the_gradient_by_a_nudge_is_that_by_the_hidden_state_itself(cell, backen
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_jacobians_are_those_of_finite_differences(cell):
     params, carry, xs = sample(cell)
-    places = [state.place for state in anatomy(cell).states]
+    places = [state.index for state in anatomy(cell).states]
     found = jacobians(cell, params, carry, xs[0])
     leaves = trees.leaves(carry)
     flat = np.concatenate([leaves[place].reshape(3, -1) for place in places], axis=1)

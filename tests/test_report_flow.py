@@ -83,14 +83,14 @@ def test_it_is_the_derivative_of_the_loss_by_a_moved_state(cell):
             # Of what a step makes, a state that others are made of in the same step cannot be moved by itself here.
             if state.label not in _last_made(cell, states):
                 continue
-            leaf = trees.leaves(carry)[state.place]
+            leaf = trees.leaves(carry)[state.index]
             for unit in range(0, state.size, 2):
                 numerical = 0.0
                 for sign in (1, -1):
                     moved = leaf.copy()
                     moved.reshape(1, -1)[0, unit] += sign * 1e-5
                     leaves = [*trees.leaves(carry)]
-                    leaves[state.place] = moved
+                    leaves[state.index] = moved
                     numerical += sign * loss(trees.unflatten(carry, leaves)) / 2e-5
                 assert gradients[place][t, 0, unit] == pytest.approx(numerical, rel=1e-5, abs=1e-9)
 

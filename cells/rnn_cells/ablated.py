@@ -27,7 +27,7 @@ class Ablated(Cell):
         cell: the cell to change.
         fixed: activations (``Activation.op``), each with the number that replaces its result, or with None to replace
             the result by the activation's input.
-        clamped: units of states, each as (index of the state among the leaves of the carry, ``State.place``; unit;
+        clamped: units of states, each as (index of the state among the leaves of the carry, ``State.index``; unit;
             number).
     """
 

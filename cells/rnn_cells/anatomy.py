@@ -44,13 +44,13 @@ class State:
             if the step uses it as an LSTM's memory cell, else ``s0``, ``s1`` and so on.
         layer: the layer in a stack, from 1; 0 without a stack.
         size: the number of elements per sequence.
-        place: its index among the leaves of the carry.
+        index: its index among the leaves of the carry.
     """
 
     name: str
     layer: int
     size: int
-    place: int
+    index: int
 
     @property
     def label(self) -> str:
@@ -156,53 +156,53 @@ class Tapped:
                 raise
             return self._from_outside(params, carry, x, nudges)
         count = len(trees.leaves(carry))
-        states, held = places_of_states(carry), {place for place, _, _ in self.clamped}
+        states, held = indices_of_states(carry), {index for index, _, _ in self.clamped}
         nudge_of = dict(zip(states, nudges, strict=False))
         taps: dict[Operand, list[int]] = {}
-        for place in states:
-            if nudges or place in held:
-                taps.setdefault(graph.outputs[place], []).append(place)
-        fixed, places = dict(self.fixed), {op.output: place for place, op in enumerate(graph.ops)}
+        for index in states:
+            if nudges or index in held:
+                taps.setdefault(graph.outputs[index], []).append(index)
+        fixed, indices = dict(self.fixed), {op.output: index for index, op in enumerate(graph.ops)}
         shown: dict[int, Any] = {}
 
         def apply(op: Op, args: Sequence[Any]) -> Any:
-            place = places[op.output]
-            if place in fixed:
-                number = fixed[place]
+            index = indices[op.output]
+            if index in fixed:
+                number = fixed[index]
                 value = args[0] if number is None else np.full(op.output.shape, number, op.output.dtype)
             else:
                 value = _carry_out(op, args)
             for state in taps.pop(op.output, ()):
                 value = self._changed(value, state, nudge_of)
-            if place in self.shown:
-                shown[place] = value
+            if index in self.shown:
+                shown[index] = value
             return value
 
         outputs = evaluate(graph, trees.leaves((params, carry, x)), apply)
         # A state without an operation, such as one carried on unchanged, is changed at the end of the step.
-        for place, output in enumerate(graph.outputs):
+        for index, output in enumerate(graph.outputs):
             for state in taps.get(output, ()):
-                outputs[place] = self._changed(outputs[place], state, nudge_of)
+                outputs[index] = self._changed(outputs[index], state, nudge_of)
         (y,) = outputs[count:]
-        kept = tuple(outputs[place] for place in states)
-        return trees.unflatten(carry, outputs[:count]), (y, kept, tuple(shown[place] for place in self.shown))
+        kept = tuple(outputs[index] for index in states)
+        return trees.unflatten(carry, outputs[:count]), (y, kept, tuple(shown[index] for index in self.shown))
 
     def _from_outside(self, params: Tree, carry: Tree, x: Any, nudges: Sequence[Any]) -> Tapping:
         """The step without its graph: a nudge changes the states and, if it is a state, the output."""
         result, y = self.cell(params, carry, x)
         new = [leaf for _, leaf in trees.zip_leaves(carry, result)]
-        states = places_of_states(carry)
+        states = indices_of_states(carry)
         nudge_of = dict(zip(states, nudges, strict=False))
-        for place in states:
-            moved = self._changed(new[place], place, nudge_of)
-            new[place], y = moved, moved if new[place] is y else y
-        return trees.unflatten(carry, new), (y, tuple(new[place] for place in states), ())
+        for index in states:
+            moved = self._changed(new[index], index, nudge_of)
+            new[index], y = moved, moved if new[index] is y else y
+        return trees.unflatten(carry, new), (y, tuple(new[index] for index in states), ())
 
-    def _changed(self, state: Any, place: int, nudge_of: Mapping[int, Any]) -> Any:
+    def _changed(self, state: Any, index: int, nudge_of: Mapping[int, Any]) -> Any:
         """A state with its nudge added and its clamped units set."""
-        if place in nudge_of:
-            state = state + nudge_of[place]
-        numbers = {unit: number for held, unit, number in self.clamped if held == place}
+        if index in nudge_of:
+            state = state + nudge_of[index]
+        numbers = {unit: number for held, unit, number in self.clamped if held == index}
         if not numbers:
             return state
         mask, values = np.zeros(state.shape[1:], bool), np.zeros(state.shape[1:], state.dtype)
@@ -211,9 +211,9 @@ class Tapped:
         return where(mask, values, state)
 
 
-def places_of_states(carry: Tree) -> list[int]:
+def indices_of_states(carry: Tree) -> list[int]:
     """The indices of a carry's states among its leaves."""
-    return [place for place, leaf in enumerate(trees.leaves(carry)) if leaf.dtype.kind == "f"]
+    return [index for index, leaf in enumerate(trees.leaves(carry)) if leaf.dtype.kind == "f"]
 
 
 def jacobians(cell: Cell, params: Tree, carry: Tree, x: Any) -> Array:
@@ -229,8 +229,8 @@ def jacobians(cell: Cell, params: Tree, carry: Tree, x: Any) -> Array:
         (B, D, D): element [b, i, j] is d new[i] / d old[j] for sequence b, where D is the number of elements in all
         states of a sequence, one state after another.
     """
-    states = places_of_states(carry)
-    leaves = [np.asarray(trees.leaves(carry)[place]) for place in states]
+    states = indices_of_states(carry)
+    leaves = [np.asarray(trees.leaves(carry)[index]) for index in states]
     batch = len(leaves[0])
     sizes = [leaf[0].size for leaf in leaves]
     width = sum(sizes)
@@ -240,13 +240,13 @@ def jacobians(cell: Cell, params: Tree, carry: Tree, x: Any) -> Array:
 
     def after(before: list[Any]) -> list[Any]:
         given: list[Any] = list(repeated)
-        for place, leaf in zip(states, before, strict=True):
-            given[place] = leaf
+        for index, leaf in zip(states, before, strict=True):
+            given[index] = leaf
         last, _ = scan(cell, params, trees.unflatten(carry, given), xs)
         new = [leaf for _, leaf in trees.zip_leaves(carry, last)]
-        return [new[place] for place in states]
+        return [new[index] for index in states]
 
-    _, pullback = vjp(after, [repeated[place] for place in states])
+    _, pullback = vjp(after, [repeated[index] for index in states])
     asked = np.tile(np.eye(width, dtype=leaves[0].dtype), (batch, 1))
     parts = [
         part.reshape(batch * width, *leaf.shape[1:])
@@ -295,9 +295,9 @@ def _trace(cell: Cell, given: tuple[Tree, Tree, Any]) -> Graph:
     except Exception as error:
         raise TraceError(f"it fails on tensors that have no elements: {type(error).__name__}: {error}") from error
     # A step may return its carry in another order, such as that of a dict's keys.
-    places = trees.unflatten(result, range(len(graph.outputs)))
-    order = [place for _, place in trees.zip_leaves(carry, places[0])]
-    graph.outputs = [graph.outputs[place] for place in [*order, *trees.leaves(places[1])]]
+    indices = trees.unflatten(result, range(len(graph.outputs)))
+    order = [index for _, index in trees.zip_leaves(carry, indices[0])]
+    graph.outputs = [graph.outputs[index] for index in [*order, *trees.leaves(indices[1])]]
     return graph
 
 
@@ -311,23 +311,23 @@ def _states(cell: Cell, carry: Tree, graph: Graph | None) -> tuple[State, ...]:
         found: list[State] = []
         before = 0
         for layer, (below, part) in enumerate(zip(cell.cells, carry, strict=True), start=1):
-            found += [State(s.name, layer, s.size, before + s.place) for s in anatomy(below).states]
+            found += [State(s.name, layer, s.size, before + s.index) for s in anatomy(below).states]
             before += len(trees.leaves(part))
         return tuple(found)
-    leaves, paths, places = trees.leaves(carry), trees.paths(carry), places_of_states(carry)
-    outputs = [place for place in places if graph and graph.outputs[place] is graph.outputs[-1]]
+    leaves, paths, indices = trees.leaves(carry), trees.paths(carry), indices_of_states(carry)
+    outputs = [index for index in indices if graph and graph.outputs[index] is graph.outputs[-1]]
 
-    def name(place: int) -> str:
-        if paths[place] and not paths[place].replace(".", "").isdigit():
-            return paths[place]
-        if len(places) == 1 or place in outputs[:1]:
+    def name(index: int) -> str:
+        if paths[index] and not paths[index].replace(".", "").isdigit():
+            return paths[index]
+        if len(indices) == 1 or index in outputs[:1]:
             return "h"
-        return "c" if graph and outputs and _is_memory(graph, place, outputs[0], leaves) else f"s{place}"
+        return "c" if graph and outputs and _is_memory(graph, index, outputs[0], leaves) else f"s{index}"
 
-    return tuple(State(name(place), 0, int(leaves[place][0].size), place) for place in places)
+    return tuple(State(name(index), 0, int(leaves[index][0].size), index) for index in indices)
 
 
-def _is_memory(graph: Graph, place: int, output: int, leaves: Sequence[Any]) -> bool:
+def _is_memory(graph: Graph, index: int, output: int, leaves: Sequence[Any]) -> bool:
     """Whether a state is used as an LSTM's c.
 
     The new state is a sum with the old one times something, and the output is a product of the new one, or a function
@@ -335,7 +335,7 @@ def _is_memory(graph: Graph, place: int, output: int, leaves: Sequence[Any]) -> 
     """
     makers = graph.makers()
     # The inputs are the parameters, the carry and x.
-    before, after = graph.inputs[place - len(leaves) - 1], graph.outputs[place]
+    before, after = graph.inputs[index - len(leaves) - 1], graph.outputs[index]
 
     def made_by(name: str, value: Operand) -> tuple[Operand, ...]:
         maker = makers.get(value) if isinstance(value, Value) else None
@@ -349,8 +349,8 @@ def _is_memory(graph: Graph, place: int, output: int, leaves: Sequence[Any]) -> 
 
 def _activations(cell: Cell, graph: Graph, states: Sequence[State]) -> list[Activation]:
     makers, users = graph.makers(), graph.users()
-    places = {op.output: place for place, op in enumerate(graph.ops)}
-    states_of, outputs = {graph.outputs[state.place]: state for state in states}, set(graph.outputs)
+    indices = {op.output: index for index, op in enumerate(graph.ops)}
+    states_of, outputs = {graph.outputs[state.index]: state for state in states}, set(graph.outputs)
     found: list[Activation] = []
     named: Counter[tuple[int, str]] = Counter()
     for op in graph.ops:
@@ -363,7 +363,7 @@ def _activations(cell: Cell, graph: Graph, states: Sequence[State]) -> list[Acti
             named[layer, name] += 1
             unique = f"{name}#{named[layer, name]}" if named[layer, name] > 1 or not whole else name
             size = int(np.prod(piece.output.shape[1:]))
-            found.append(Activation(unique, layer, op.name, size, places[piece.output], whole))
+            found.append(Activation(unique, layer, op.name, size, indices[piece.output], whole))
     return found
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_cli import completion, piped
-from rnn_cli.console import errors, hush, is_hushed, is_live, remark, telling
+from rnn_cli.console import announcing, errors, is_live, notes_suppressed, remark, suppress_notes
 from rnn_cli.display import amount, duration
 from rnn_cli.options import OPTIONS, SETTINGS, TRUST, Setting, TrainingCommand, collect
 from rnn_cli.output import chosen, output_options, put
@@ -54,7 +54,7 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
     cells, match, seeds = given.pop("cell"), given.pop("match"), given.pop("seeds")
     wanted = collect((), given)
     if wanted.pop("quiet", False):
-        hush()
+        suppress_notes()
     from rnn_lab.comparison.comparison import compare as laid_out
     from rnn_lab.comparison.comparison import group
     from rnn_lab.comparison.plan import SEEDS, plan, train
@@ -84,7 +84,7 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
         useless += [key for key, value in given.items() if not (value is None or value is False or value == ())]
         _require_runs(runs_or_files, [key for key in useless if key != "quiet"])
         groups = group(_found(runs_or_files))
-    with telling(sum(map(len, groups.values()))) as tell:
+    with announcing(sum(map(len, groups.values()))) as tell:
         page = laid_out(groups, lambda name: tell(f"inspecting {name}"))
     put([page], " and ".join(page.subjects), about, output)
     if interrupted:
@@ -172,7 +172,7 @@ class Bars(Watcher):
         from rich.progress import BarColumn, Progress, TextColumn
 
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[left]}"))
-        self._bars = Progress(*columns, console=errors(), transient=True, disable=not is_live() or is_hushed())
+        self._bars = Progress(*columns, console=errors(), transient=True, disable=not is_live() or notes_suppressed())
         self._said: set[str] = set()
         self._name = ""
 

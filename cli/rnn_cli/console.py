@@ -129,10 +129,10 @@ def remark(text: str) -> None:
     """
     import textwrap
 
-    if is_hushed():
+    if notes_suppressed():
         return
     text = printable(text)
-    with unheard():
+    with ignoring_hangups():
         if sys.stderr.isatty():
             width = columns(sys.stderr) - 1
             text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
@@ -142,7 +142,7 @@ def remark(text: str) -> None:
 
 
 @contextmanager
-def unheard() -> Iterator[None]:
+def ignoring_hangups() -> Iterator[None]:
     """Ignore failed writes to standard error within this block, as after a hang-up, and mute the stream afterwards."""
     try:
         yield
@@ -158,19 +158,19 @@ def mute(stream: IO[str]) -> None:
         os.close(null)
 
 
-def hush() -> None:
+def suppress_notes() -> None:
     """Suppress the current command's notes; errors are still printed."""
     click.get_current_context().meta[QUIET] = True
 
 
-def is_hushed() -> bool:
+def notes_suppressed() -> bool:
     """Whether the current command's notes are suppressed."""
     context = click.get_current_context(silent=True)
     return context is not None and QUIET in context.meta
 
 
 @contextmanager
-def telling(total: int) -> Iterator[Callable[[str], None]]:
+def announcing(total: int) -> Iterator[Callable[[str], None]]:
     """Show which of several tasks is running.
 
     On a terminal, one line with the elapsed time, removed at the end; elsewhere one line per task.
@@ -181,7 +181,7 @@ def telling(total: int) -> Iterator[Callable[[str], None]]:
     Yields:
         A function to call with each task's name before it starts.
     """
-    if not is_live() or is_hushed():
+    if not is_live() or notes_suppressed():
         yield lambda what: remark(f"{what} ...")
         return
     from rich.progress import Progress, TextColumn, TimeElapsedColumn

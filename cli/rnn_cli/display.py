@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_cli.console import as_json, errors, mute, remark, unheard
+from rnn_cli.console import as_json, errors, ignoring_hangups, mute, remark
 from rnn_lab.printable import printable
 from rnn_plugins.errors import UserError, why
 
@@ -122,7 +122,7 @@ class Live(Display):
 
             def refresh(self) -> None:
                 """Draw."""
-                with unheard():
+                with ignoring_hangups():
                     super().refresh()
 
         self.progress: Progress | None = None
@@ -136,14 +136,14 @@ class Live(Display):
 
     def __enter__(self) -> Live:
         """Begin to draw."""
-        with unheard():
+        with ignoring_hangups():
             self.live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Leave the last picture where it is, without what will be said after it."""
         self.over = True
-        with unheard():
+        with ignoring_hangups():
             self.live.stop()
 
     def note(self, text: str) -> None:

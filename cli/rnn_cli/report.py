@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_cli import completion, piped
-from rnn_cli.console import hush, remark, telling
+from rnn_cli.console import announcing, remark, suppress_notes
 from rnn_cli.options import BACKEND, QUIET, SETTINGS, TRUST, like
 from rnn_cli.output import chosen, output_options, put
 from rnn_cli.tables import sentence, table
@@ -106,7 +106,7 @@ def report(
         _list()
         return
     if quiet:
-        hush()
+        suppress_notes()
     output = chosen(given)
     _check(ctx, cells, text)
     from rnn_lab.backends import on_backend
@@ -121,7 +121,7 @@ def report(
     try:
         with on_backend(backend):
             subjects, about = _fresh(cells, runs_or_files, given) if cells else _trained(runs_or_files, text)
-            with telling(len(reports) * len(subjects)) as tell:
+            with announcing(len(reports) * len(subjects)) as tell:
                 pages = gather(reports, subjects, look, lambda kind, label: tell(f"{kind} of {label}"))
     except KeyboardInterrupt:
         click.echo(err=True)  # the terminal shows ^C; what follows begins on a line of its own
@@ -205,7 +205,7 @@ def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]
     for notice in data.notices:
         remark(f"Note: {sentence(notice)}")
     steps, subjects = given["steps"], []
-    with telling(len(cells)) as tell:
+    with announcing(len(cells)) as tell:
         for cell in cells:
             if steps:
                 tell(f"{cell}: training for {amount(steps, 'step')}")

@@ -16,7 +16,7 @@ import numpy as np
 from minigrad import checkpoint, trees
 from rnn_cells import Stacked
 from rnn_cells.ablated import Ablated
-from rnn_cells.anatomy import State, anatomy, places_of_states
+from rnn_cells.anatomy import State, anatomy, indices_of_states
 from rnn_lab import schema
 from rnn_lab.paths import BEST
 from rnn_lab.runs import Run
@@ -146,8 +146,8 @@ def clamped(model: Model, texts: Sequence[str]) -> Model:
     layers: list[Any] = list(model.cell.cells) if isinstance(model.cell, Stacked) else [model.cell]
     for i, layer in enumerate(layers):
         own = [state for state in states if state.layer in (0, i + 1)]
-        place_of = dict(zip(own, places_of_states(layer.init_carry(1)), strict=True))
-        of_layer = tuple((place_of[state], unit, value) for (state, unit), value in held.items() if state in place_of)
+        index_of = dict(zip(own, indices_of_states(layer.init_carry(1)), strict=True))
+        of_layer = tuple((index_of[state], unit, value) for (state, unit), value in held.items() if state in index_of)
         if of_layer:
             layers[i] = Ablated(layer, clamped=of_layer)
     if isinstance(model.cell, Stacked):

@@ -15,7 +15,7 @@ from minigrad import scan, sum, trees, vjp
 from minigrad.trees import Tree
 from rnn_cells import Cell, Stacked
 from rnn_cells.ablated import Ablated
-from rnn_cells.anatomy import State, places_of_states
+from rnn_cells.anatomy import State, indices_of_states
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.jacobians import exp, jacobians_along, log, norm, stretches, width_of_carry
 from rnn_plugins.reports.probe import Probe
@@ -205,7 +205,7 @@ def bounded(probe: Probe, lags: int, seed: int) -> Bounded:
     lags = min(lags, max(LEAST_BOUNDED, BOUND_WORK // width**3))
     along = stretches(probe, Look(lags=lags + 1, seed=seed), lags, STRETCHES)
     leaves = trees.leaves(along.carry)
-    nudges = [np.zeros((len(along.xs), *leaves[place].shape)) for place in places_of_states(along.carry)]
+    nudges = [np.zeros((len(along.xs), *leaves[index].shape)) for index in indices_of_states(along.carry)]
 
     def loss(nudges: list[Any]) -> Any:
         _, outputs = scan(_Moved(along.probe.cell), along.probe.params, along.carry, (along.xs, nudges))
@@ -231,8 +231,8 @@ class _Moved:
         """One step."""
         x, nudges = x
         leaves = trees.leaves(carry)
-        for place, nudge in zip(places_of_states(carry), nudges, strict=True):
-            leaves[place] = leaves[place] + nudge
+        for index, nudge in zip(indices_of_states(carry), nudges, strict=True):
+            leaves[index] = leaves[index] + nudge
         new, y = self.cell(params, trees.unflatten(carry, leaves), x)
         return trees.map(lambda _, leaf: leaf, carry, new), y  # in the order by which states are told
 

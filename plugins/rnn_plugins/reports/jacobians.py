@@ -13,7 +13,7 @@ from minigrad import scan, trees
 from minigrad.scan import Lookup
 from minigrad.trees import Tree
 from rnn_cells import Cell
-from rnn_cells.anatomy import jacobians, places_of_states
+from rnn_cells.anatomy import indices_of_states, jacobians
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.probe import Probe, require_finite
 from rnn_plugins.reports.probing import is_short, places, too_short
@@ -90,7 +90,7 @@ def width_of_carry(cell: Cell) -> int:
     """How many numbers a cell carries, D: the states of one sequence."""
     carry = cell.init_carry(1)
     leaves = trees.leaves(carry)
-    return sum(int(leaves[place].size) for place in places_of_states(carry))
+    return sum(int(leaves[index].size) for index in indices_of_states(carry))
 
 
 def jacobians_along(cell: Cell, params: Tree, carry: Tree, xs: Array) -> Iterator[Array]:

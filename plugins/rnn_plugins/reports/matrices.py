@@ -79,8 +79,8 @@ class _Step:
         self.level = classify(self.graph, levels)
         self.makers = self.graph.makers()
         states = anatomy(cell).states
-        self.states: dict[Value, State] = {self.graph.inputs[counts[0] + state.place]: state for state in states}
-        self.new_states = [self.graph.outputs[state.place] for state in states]
+        self.states: dict[Value, State] = {self.graph.inputs[counts[0] + state.index]: state for state in states}
+        self.new_states = [self.graph.outputs[state.index] for state in states]
         self._arrays = [*trees.leaves(params), *trees.leaves(carry), xs[0]]
 
     def products(self) -> list[Op]:

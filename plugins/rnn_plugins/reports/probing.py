@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from minigrad import scan, sum, trees, vjp
 from minigrad.trees import Tree
-from rnn_cells.anatomy import Tapped, places_of_states
+from rnn_cells.anatomy import Tapped, indices_of_states
 from rnn_cells.cell import Cell
 from rnn_cells.stacked import Stacked
 from rnn_plugins.errors import UserError
@@ -151,7 +151,7 @@ def state_gradients(probe: Probe, window: Window, targets: Array, at: Array | No
     """
     length, batch = window.xs.shape[:2]
     leaves = trees.leaves(window.carry)
-    nudges = tuple(np.zeros((length, *leaves[place].shape), probe.dtype) for place in places_of_states(window.carry))
+    nudges = tuple(np.zeros((length, *leaves[index].shape), probe.dtype) for index in indices_of_states(window.carry))
 
     def loss(nudges: tuple[Any, ...]) -> Any:
         step = Tapped(probe.cell, nudged=True)
