@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import adding_task
 import names_task
 import numpy as np
 import pytest
@@ -253,6 +254,24 @@ def test_a_run_whose_task_is_not_installed_any_more_names_its_distribution(tmp_p
         assert "rnn-task-names" in refused_by(*command), command
     (row,) = json.loads(invoke("runs", "--json").stdout)
     assert (row["name"], row["task"], row["error"]) == ("names", "names", None)
+
+
+def test_a_task_that_generates_its_data_needs_no_files():
+    shutil.copy(adding_task.__file__, "adding.py")
+    check_task(adding_task.Adding()).raise_if_failed()
+    run, result = trained("--task", "./adding.py:Adding:lag=6", *NETWORK, "--steps", "30", "--name", "adding")
+    assert "builtin:adding: generated\n" in result.stderr
+    best = run.metrics()["loss"]
+    assert f"runs/adding: loss {best:.4f} held out" in result.stdout
+    assert "adding on the held-out part of builtin:adding: 50 sequences predicted" in invoke("eval", "adding").stdout
+    assert "The weights are identical to those of adding." in invoke("rerun", "adding", "--name", "again").stdout
+    trained("--resume", "again", "--steps", "40")
+    names()
+    heads, *rows = (line.split() for line in invoke("runs").stdout.splitlines())
+    assert heads[4:7] == ["NATS", "ACCURACY", "MSE"]
+    assert any(row[:5] == ["adding", "./adding.py:Adding", "gru", "1x6", f"{best:.4f}"] for row in rows)
+    refusal = "Error: adding cannot be inspected, because its task ./adding.py:Adding offers no probe for reports\n"
+    assert refused_by("report", "adding") == refusal
 
 
 def test_the_page_on_tasks_is_a_task(tmp_path: Path):

@@ -290,13 +290,14 @@ def measured(run: Run, metrics: Mapping[str, float], part: Part | None = None) -
 
 def amount(run: Run, name: str, metrics: Mapping[str, float]) -> str:
     """One metric with its unit, or with its name where it has none."""
-    unit = run.task.metrics[name].unit
-    return f"{number(metrics[name])} {unit}" if unit else f"{name} {number(metrics[name])}"
+    metric = run.task.metrics[name]
+    value = number(metrics[name], metric.digits)
+    return f"{value} {metric.unit}" if metric.unit else f"{name} {value}"
 
 
-def number(value: float) -> str:
-    """A metric to three decimals, and shorter where it is absurd."""
-    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}"
+def number(value: float, digits: int = 3) -> str:
+    """A metric to so many decimals, and shorter where it is absurd."""
+    return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:

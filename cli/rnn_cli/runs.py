@@ -34,16 +34,20 @@ def runs(as_json: bool) -> None:
     if not found:
         remark(f"There are no runs in {runs_folder()}: train one with rnn train")
         return
-    columns = {name: head for s in found for name, (head, _) in s.heads.items()}
+    # Two tasks may mean different things by one metric.
+    columns = list(dict.fromkeys((name, head) for s in found for name, (head, _) in s.heads.items()))
     rows = []
     for s in found:
         if s.error:
             rows.append((s.name, *[""] * (5 + len(columns)), s.error))
             continue
         mark = "" if s.held_out else "*"
-        metrics = [number(s.metrics[name]) + mark if name in s.metrics else "" for name in columns]
+        metrics = [
+            number(s.metrics[name], s.heads[name][1]) + mark if name in s.metrics and s.heads[name][0] == head else ""
+            for name, head in columns
+        ]
         rows.append((s.name, s.task, s.cell, s.size, *metrics, f"{s.step:,}", duration(s.age or 0), s.outcome))
-    heads = ("NAME", "TASK", "CELL", "SIZE", *columns.values(), "STEPS", "AGE", "OUTCOME")
+    heads = ("NAME", "TASK", "CELL", "SIZE", *(head for _, head in columns), "STEPS", "AGE", "OUTCOME")
     click.echo(table(rows, heads, f"<<<<{'>' * len(columns)}>><"), nl=False)
 
 

@@ -618,7 +618,8 @@ def _part_of(files: Sequence[str]) -> Iterator[list[str]]:
 
 def _unlike(bench: _Bench) -> list[Any]:
     """Some examples that differ in the shapes of what they are packed into, as far as there are such."""
-    examples = [bench.data.train[i] for i in range(min(len(bench.data.train), CANDIDATES))]
+    some = bench.data.valid if bench.data.train is None else bench.data.train
+    examples = [some[i] for i in range(min(len(some), CANDIDATES))]
     shapes: dict[Any, Any] = {}
     for example in examples:
         shape = tuple(np.shape(leaf) for leaf in trees.leaves(bench.task.pack([example])[:2]))
