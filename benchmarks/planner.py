@@ -1,4 +1,4 @@
-"""What the planner is worth: the plain loop, each pass left out in turn, a cell spelled both ways, time by phase.
+"""The effect of the planner: the reference loop, each pass left out in turn, a cell spelled both ways, time by phase.
 
 The same training step as in ``train_step.py``, ours alone. Variants take turns, each in a process of its own.
 """

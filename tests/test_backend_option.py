@@ -44,7 +44,7 @@ class Decides(Cell):
 '''
 
 NOTE = (
-    "Note: Decides runs on the plain time loop, which is slow: in line 16 of cell.py it decides by the value of a "
+    "Note: Decides runs on the reference loop, which is slow: in line 16 of cell.py it decides by the value of a "
     "tensor (if, while, bool, float, int or item)."
 )
 
@@ -311,7 +311,7 @@ def test_a_cell_that_cannot_be_planned_is_told_once_in_a_line() -> None:
     result = train("fox.txt", *SMALL, "--cell", "cell.py:Decides", "--valid-every", "4", "--dropout", "0.1")
     assert result.exit_code == 0
     assert result.stderr.splitlines()[0] == NOTE
-    assert result.stderr.count("plain time loop") == 1
+    assert result.stderr.count("reference loop") == 1
     assert "Traceback" not in result.stderr
 
 
@@ -362,7 +362,7 @@ def test_a_warning_stands_on_lines_of_its_own_above_the_live_picture() -> None:
             pass
     os.close(leader)
     assert process.returncode == 0
-    assert drawn.count(b"plain time loop") == 1
+    assert drawn.count(b"reference loop") == 1
     # What stood there was erased, and the picture is drawn anew below it.
     assert b"\x1b[2KNote: a word of the engine's.\r\n" in drawn
 

@@ -180,7 +180,7 @@ def test_a_gradient_that_is_no_number_is_reported(primitive):
     assert failures(NoNumber(3, 4)) == {
         **dict.fromkeys(EVERY_GRADIENT, "a value or a gradient is not finite"),
         "small sizes": "with T = 1 and B = 1: a gradient is not finite",
-        "planned loop": "the backend numpy differs from the plain time loop: the relative difference is nan",
+        "planned loop": "the backend numpy differs from the reference loop: the relative difference is nan",
     }
 
 
@@ -599,7 +599,7 @@ WRONG: dict[type[Cell], dict[str, str]] = {
     },
     ReadsTheCarryByPlace: {
         "checkpoint": "the outputs after loading are not those before saving",
-        "planned loop": "the backend numpy differs from the plain time loop: the relative difference is #",
+        "planned loop": "the backend numpy differs from the reference loop: the relative difference is #",
     },
     ChangesTheCarryWithoutSteps: {
         "lengths": ALONE.format(0),

@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 
 
 def both(step, params, carry, xs, backend, **options):
-    """Values and gradients on the plain loop and on a backend."""
+    """Values and gradients on the reference loop and on a backend."""
 
     def loss(inputs):
         last, ys = scan(step, inputs[0], inputs[1], xs, **options)

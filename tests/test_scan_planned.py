@@ -833,8 +833,8 @@ def test_what_cannot_be_planned_runs_on_the_reference_loop_and_is_told_once(step
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
     line, reason = REFUSED[step]
     where = f"in line {step.__code__.co_firstlineno + line} of test_scan_planned.py " if line else ""
-    assert said[0] == f"{step.__qualname__} runs on the plain time loop, which is slow: {where}{reason}"
-    assert all(text.startswith(f"{step.__qualname__} runs on the plain time loop, which is slow: ") for text in said)
+    assert said[0] == f"{step.__qualname__} runs on the reference loop, which is slow: {where}{reason}"
+    assert all(text.startswith(f"{step.__qualname__} runs on the reference loop, which is slow: ") for text in said)
 
 
 @every_backend
@@ -865,7 +865,7 @@ def test_a_step_that_fails_only_in_the_trial_is_told_once_and_traced_once(backen
     (said,) = {record.getMessage() for record in caplog.records}
     line = Small.__call__.__code__.co_firstlineno + 2
     assert said.startswith(
-        f"{Small.__qualname__} runs on the plain time loop, which is slow: in line {line} of test_scan_planned.py it "
+        f"{Small.__qualname__} runs on the reference loop, which is slow: in line {line} of test_scan_planned.py it "
         "fails when it is traced with 1009 sequences: ValueError: "
     )
     assert len(caplog.records) == 1
@@ -887,7 +887,7 @@ def test_a_note_names_what_is_at_fault(backend, forgotten, caplog):
         scan(cell, params, np.ones((2, 4), np.float32), np.ones((3, 2, 3), np.float32))
     line = Wrapper.__call__.__code__.co_firstlineno + 2
     assert [record.getMessage() for record in caplog.records] == [
-        f"{Wrapper.__qualname__} runs on the plain time loop, which is slow: in line {line} of test_scan_planned.py "
+        f"{Wrapper.__qualname__} runs on the reference loop, which is slow: in line {line} of test_scan_planned.py "
         "its getitem of float32[B, 4] does not work row by row"
     ]
 
@@ -905,7 +905,7 @@ def test_a_note_on_a_step_that_is_looked_into_names_the_line_of_the_cell(backend
             scan(step, {}, np.ones((2, 4), np.float32), np.ones((3, 2, 4), np.float32))
     line = Turned.__call__.__code__.co_firstlineno + 1
     assert [record.getMessage() for record in caplog.records] == [
-        f"{Turned.__qualname__} runs on the plain time loop, which is slow: in line {line} of test_scan_planned.py "
+        f"{Turned.__qualname__} runs on the reference loop, which is slow: in line {line} of test_scan_planned.py "
         "its getitem of float32[B, 4] does not work row by row"
     ]
 

@@ -292,7 +292,7 @@ def _refuse(step: Step, error: TraceError) -> None:
     else:
         step = getattr(step, "cell", step)  # name the cell, not its wrapper
         name = getattr(step, "__qualname__", type(step).__qualname__)
-    text = f"{name} runs on the plain time loop, which is slow: {error.located()}"
+    text = f"{name} runs on the reference loop, which is slow: {error.located()}"
     if text not in _refused:
         _refused.add(text)
         _log.warning(text)

@@ -345,7 +345,7 @@ def _planned(cell: Cell, rng: np.random.Generator) -> float:
     for backend in available_backends():
         with use_backend(backend):
             found = cell.unroll(*sample, lengths=LENGTHS), _loss_gradient(cell, *sample)
-        worst = max(worst, compare(f"the backend {backend} differs from the plain time loop", found, expected))
+        worst = max(worst, compare(f"the backend {backend} differs from the reference loop", found, expected))
     return worst
 
 
