@@ -278,8 +278,8 @@ def test_a_folder_that_others_can_write_to_is_not_used(
     assert [answer(), answer()] == [42, 42]
     assert compiled == [CONSTANT, CONSTANT]
     assert caplog.messages == [
-        f"compiled code is not cached, so every start takes longer: other users can write to {folder}; remove "
-        "their write permission (chmod go-w), or set MINIGRAD_CACHE to another folder"
+        f"compiled code is not cached, so every start takes longer: another user owns or can write to {folder}; "
+        "remove their write permission (chmod go-w), or set MINIGRAD_CACHE to another folder"
     ]
     assert list(folder.iterdir()) == [path]
 

@@ -114,7 +114,7 @@ def vector_registers() -> int:
 
 
 def is_loaded() -> bool:
-    """Whether LLVM has been imported."""
+    """Whether this process has compiled code, or is about to."""
     return _host.cache_info().currsize > 0
 
 
@@ -271,7 +271,7 @@ def _write(path: Path, code: bytes) -> None:
 @functools.cache
 def _warn_of(folder: Path) -> None:
     _log.warning(
-        "compiled code is not cached, so every start takes longer: other users can write to %s; "
-        "remove their write permission (chmod go-w), or set MINIGRAD_CACHE to another folder",
+        "compiled code is not cached, so every start takes longer: another user owns or can write to "
+        "%s; remove their write permission (chmod go-w), or set MINIGRAD_CACHE to another folder",
         folder,
     )

@@ -120,7 +120,7 @@ class _Opening(NamedTuple):
 
 
 class _Reader:
-    """The stack of openings, indexed by level and kind, so that a closing finds its opening in constant time."""
+    """The stack of openings, indexed by level and kind, so that a closing finds its opening without a search."""
 
     def __init__(self) -> None:
         self.report = Report()
