@@ -58,8 +58,8 @@ Tell the language of a name: one file per language, named after it, a name per
 line.
 
 Options, as --task-option NAME=VALUE
-  held_out  a number       default 0.1
-  lower     true or false  default false
+  valid_fraction  a number       default 0.1
+  lower           true or false  default false
 
 What is counted
   names
@@ -81,7 +81,7 @@ def test_a_task_is_shown(home: Path) -> None:
         "origin": str(home.resolve() / "names.py"),
         "text": "Tell the language of a name: one file per language, named after it, a name per line.",
         "options": [
-            {"name": "held_out", "expected": "a number", "choices": [], "default": 0.1},
+            {"name": "valid_fraction", "expected": "a number", "choices": [], "default": 0.1},
             {"name": "lower", "expected": "true or false", "choices": [], "default": False},
         ],
         "unit": "names",
@@ -129,7 +129,8 @@ def test_a_task_is_shown_with_its_options_and_what_is_said_of_them() -> None:
         (["show", "./names"], "'./names' is neither the name of a task nor a Python file: write path/to/file.py:Class"),
         (["show", "names.py:Name"], "names.py has no class called 'Name'. Did you mean 'Names'? Its tasks: Names"),
         (["check", "names.py:Names:low=1"],
-         "the task 'names.py:Names' has no option called 'low'. Did you mean 'lower'? Its options: held_out, lower"),
+         "the task 'names.py:Names' has no option called 'low'. Did you mean 'lower'? "
+         "Its options: valid_fraction, lower"),
         (["check", "names.py:lower=maybe"],
          "the option 'lower' of the task 'names.py' must be true or false, and it is 'maybe'"),
         (["check", "names.py:lower=true", "--task-option", "lower=false"],

@@ -36,7 +36,7 @@ CELL_OPTION = click.option(
 def cells(ctx: click.Context, as_json: bool) -> None:
     """List the installed cells, show one, or check one.
 
-    Without a command, it lists them: name, distribution, version and a line on each, or why one cannot be used.
+    Without a command, it lists them with distribution, version and a summary, or the reason why one cannot be used.
     """
     if ctx.invoked_subcommand is None:
         list_installed("cells", as_json)
@@ -44,13 +44,22 @@ def cells(ctx: click.Context, as_json: bool) -> None:
 
 @cells.command()
 @CELL
-@click.option("--input-size", default=65, show_default=True, help="Width of an input, with one-hot the symbols.")
-@click.option("--hidden-size", default=256, show_default=True, help="Units per layer.")
+@click.option(
+    "--input-size",
+    metavar="N",
+    default=65,
+    show_default=True,
+    help="Width of the input; with one-hot symbols, their number.",
+)
+@click.option("--hidden-size", metavar="N", default=256, show_default=True, help="Units per layer.")
 @CELL_OPTION
-@click.option("--graph", is_flag=True, help="Show instead what a step computes, one operation per line.")
+@click.option("--graph", is_flag=True, help="Show what a step computes instead, one operation per line.")
 @JSON
 def show(cell: str, input_size: int, hidden_size: int, options: dict[str, str], graph: bool, as_json: bool) -> None:
-    """Show a cell: its equations and paper, its options, its parameters, and how its time loop runs."""
+    """Show a cell.
+
+    Its equations and paper, its options, its parameters, and how its time loop runs.
+    """
     from rnn_plugins.inspect.description import sheet, step_graph
 
     cell, options = separated("cell", cell, options)
@@ -104,9 +113,11 @@ def _show_time_loop(loop: TimeLoop) -> None:
 @JSON
 @click.pass_context
 def check(ctx: click.Context, cell: str, options: dict[str, str], as_json: bool) -> None:
-    """Check a cell: its gradients against finite differences, and all that the time loop relies on.
+    """Check a cell.
 
-    Exit code 1 if something does not hold.
+    Its gradients are compared with finite differences; further checks are those that the time loop relies on.
+
+    Exit code 1 if a check fails.
     """
     from minigrad import blas
     from rnn_plugins.registry import make_cell

@@ -43,12 +43,12 @@ Examples:
 def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any) -> None:
     """Compare runs, or train cells side by side and compare them.
 
-    Without --cell, RUN names two trained runs or more; those that differ in nothing but their seeds count together.
+    Without --cell, RUN names two trained runs or more; runs that differ only in their seeds count as one.
 
-    With --cell, given twice or more, those cells are trained on FILE (builtin:latex if none is named), --seeds runs of
-    each, in turn: on the same data, with the same batches and seeds, each with the learning rate that suits it unless
-    --learning-rate gives one for all. --hidden-size is that of the first; the others get the size that --match asks
-    for. The runs stay in the runs folder. Ctrl-C ends it, and what was finished is compared.
+    With --cell, given twice or more, those cells are trained on FILE (builtin:latex by default), --seeds runs of each,
+    in turn: on the same data, with the same batches and seeds, each with its suggested learning rate unless
+    --learning-rate sets one for all. --hidden-size is that of the first; the others get the size that --match
+    requires. The runs stay in the runs folder. After Ctrl-C, the finished runs are compared.
     """
     output = chosen(given)
     cells, match, seeds = given.pop("cell"), given.pop("match"), given.pop("seeds")
@@ -95,7 +95,7 @@ compare.params[1:1] = [
     Setting(
         SIDE_BY_SIDE,
         "cell",
-        "A cell to train, with options of its own; give two or more.",
+        "A cell to train, with its options; give two or more.",
         default="none: runs are compared",
         metavar=SETTINGS["cell"].metavar,
         multiple=True,
@@ -109,7 +109,8 @@ compare.params[1:1] = [
         type=click.Choice(["params", "flops", "seconds", "none"]),
     ),
     Setting(SIDE_BY_SIDE, "seeds", "Runs of each cell, with as many seeds.", default=3, type=int),
-    *(option for option in OPTIONS if option.name in (*named("shared"), "quiet")),
+    *(option for option in OPTIONS if option.name in named("shared")),
+    Setting("Output", "quiet", "Print nothing but errors and the result.", is_flag=True, short="-q"),
     Setting(
         "Run",
         "valid-every",

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 def eval(ctx: click.Context, run_and_files: tuple[str, ...], unknown: str, backend: Backend, as_json: bool) -> None:
     """Measure a trained network on data, beside baselines.
 
-    RUN is the newest one, unless the first argument names another. FILE is what its task reads: of a language model a
-    text, a folder, a glob, - for standard input or builtin:latex; without any it is what the run held out.
+    RUN defaults to the newest run. FILE is data of its task: for a language model a text, a folder, a glob, - (standard
+    input) or builtin:latex. The default is the data that the run held out.
 
     A language model predicts each symbol but the first from those before it. So do the n-grams (Witten-Bell), counted
-    on what the run was trained on. bz2 and xz compress the same symbols: alone, and primed, which is what they add to
-    the compressed size of the training text.
+    on the run's training text. bz2 and xz compress the same symbols: alone, and primed, which is what the symbols add
+    to the compressed size of the training text.
     """
     from rnn_lab.backends import on_backend
     from rnn_lab.evaluation import evaluate

@@ -24,13 +24,14 @@ def explain() -> None:
 
 @explain.command()
 @click.option("--text", default="hello", show_default=True, help="Text to read; the network predicts each next symbol.")
-@click.option("--steps", default=3, show_default=True, help="Number of time steps to go back.")
-@click.option("--hidden-size", default=3, show_default=True, help="Hidden units.")
-@click.option("--seed", default=1, show_default=True, help="Random seed for the weights.")
+@click.option("--steps", metavar="N", default=3, show_default=True, help="Number of time steps to go back.")
+@click.option("--hidden-size", metavar="N", default=3, show_default=True, help="Hidden units.")
+@click.option("--seed", metavar="N", default=1, show_default=True, help="Random seed for the weights.")
 def bptt(text: str, steps: int, hidden_size: int, seed: int) -> None:
-    """Derive backpropagation through time as the lecture does: every Jacobian, product and contribution.
+    """Derive backpropagation through time as the lecture does.
 
-    The sums are compared with the gradient that automatic differentiation computes for the same network.
+    Every Jacobian, product and contribution is printed. The sums are compared with the gradient that automatic
+    differentiation computes for the same network.
     """
     from rnn_plugins.inspect.explain import bptt as derive
 

@@ -17,9 +17,9 @@ from rnn_cli.console import prepare, unless_stuck
 from rnn_lab.printable import printable
 
 COMMANDS = {
-    "train": ("rnn_cli.train", "Train a network on a text."),
+    "train": ("rnn_cli.train", "Train a network on a text, or for another task."),
     "sample": ("rnn_cli.sample", "Generate text with a trained network."),
-    "eval": ("rnn_cli.eval", "Measure a trained network on a text, beside what counting reaches."),
+    "eval": ("rnn_cli.eval", "Measure a trained network on data, beside baselines."),
     "score": ("rnn_cli.score", "Colour a text by how much each character surprises a network."),
     "report": ("rnn_cli.report", "Show what a network remembers, and why it forgets."),
     "compare": ("rnn_cli.compare", "Compare runs, or train cells side by side."),
@@ -161,5 +161,5 @@ class Mistake(click.ClickException):
 def rnn(debug: bool) -> None:
     """A laboratory for recurrent neural networks.
 
-    rnn train FILE trains one, rnn sample lets it write, rnn cells shows what it can be made of.
+    rnn train FILE trains one, rnn sample generates text with it, rnn cells lists the kinds of cell.
     """

@@ -145,7 +145,7 @@ OWN = [
     Setting(
         "Run",
         "name",
-        "What to call the run.",
+        "Name of the run.",
         default="made from cell and data",
         kind=str,
         aliases=("savefile", "checkpoint-name", "save"),
@@ -153,7 +153,7 @@ OWN = [
     Setting(
         "Run",
         "resume",
-        "Go on with a run as if it had not stopped.",
+        "Continue a run as if it had not stopped.",
         metavar="RUN",
         kind=str,
         shell_complete=completion.runs,
@@ -167,7 +167,7 @@ OWN = [
         shell_complete=completion.runs,
     ),
     Setting("Run", "trust", TRUST_HELP, is_flag=True, expose_value=False, callback=_trusting),
-    Setting("Run", "preset", "Settings that belong together.", kind=str, type=click.Choice(sorted(PRESETS))),
+    Setting("Run", "preset", "Use another program's defaults.", kind=str, type=click.Choice(sorted(PRESETS))),
     Setting(
         "Run",
         "config",

@@ -65,7 +65,7 @@ def show_check(report: CheckReport, word: str, spec: str, as_json: bool) -> int:
     """A line per check, and the sum of them.
 
     Returns:
-        The exit code: 1 if something does not hold.
+        The exit code: 1 if a check fails.
     """
     if as_json:
         checks = [c._asdict() for c in report.checks]

@@ -61,10 +61,10 @@ Examples:
 @like("steps", "With --cell: train for so many steps first.", 0)
 @like("hidden_size", "With --cell: units per layer.", Settings.hidden_size)
 @like("num_layers", "With --cell: number of layers.", Settings.num_layers)
-@like("learning_rate", "With --cell: learning rate of the training; else what the cell suggests.")
+@like("learning_rate", "With --cell: learning rate of the training.  [default: what the cell suggests]")
 @like("task", "With --cell: what the network learns.", Settings.task)
-@like("level", "With --cell: what counts as one symbol of the text; char unless given.")
-@like("seed", "Random seed for initial weights, batches, and what is sampled.", 1)
+@like("level", "With --cell: what counts as one symbol of the text.  [default: char]")
+@like("seed", "Random seed for initial weights, batches and positions.", 1)
 @click.option("--lags", metavar="N", type=int, default=100, show_default=True, help="Number of steps to look back.")
 @click.option(
     "--positions", metavar="N", type=int, default=2000, show_default=True, help="Number of positions to average over."
@@ -76,7 +76,7 @@ Examples:
     type=int,
     default=100_000,
     show_default=True,
-    help="For structure: characters that each model writes.",
+    help="For structure: characters that each model generates.",
 )
 @BACKEND
 @TRUST
@@ -99,8 +99,8 @@ def report(
 ) -> None:
     """Show what a network remembers, and why it forgets.
 
-    Without --cell, RUN names trained runs, the newest if none is named. With --cell, those cells are compared on FILE
-    (builtin:latex if none is named), all with the same data, seed and sizes.
+    Without --cell, RUN names trained runs; the default is the newest. With --cell, those cells are compared on FILE
+    (builtin:latex by default), all with the same data, seed and sizes.
     """
     if listing:
         _list()

@@ -9,7 +9,7 @@ import click
 from rnn_cli import completion
 from rnn_cli.console import say
 from rnn_cli.display import emit
-from rnn_cli.options import BACKENDS, QUIET, TRUST
+from rnn_cli.options import BACKENDS, TRUST
 from rnn_cli.training import carry_out
 
 if TYPE_CHECKING:
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run", required=False, shell_complete=completion.runs)
-@click.option("--name", help="What the new run is called. [made from cell and text]")
-@click.option("--backend", type=BACKENDS, help="What carries out the time loop. [as in RUN]")
+@click.option("--name", help="Name of the new run.  [default: made from cell and data]")
+@click.option("--backend", type=BACKENDS, help="How to run the time loop.  [default: as in RUN]")
 @TRUST
-@QUIET
-@click.option("--json", "as_json", is_flag=True, help="A record a line on standard output.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print a record per line on standard output.")
 @click.pass_context
 def rerun(
     ctx: click.Context, run: str | None, name: str | None, backend: Backend | None, quiet: bool, as_json: bool
 ) -> None:
     """Repeat a run from its manifest.
 
-    RUN is the newest one, if none is named. The repetition is a run of its own. At the end it says whether its weights
-    are those of RUN, bit for bit, as they are on the same machine with the same text and versions.
+    RUN defaults to the newest run. The repetition is a new run. At the end, a line says whether its weights are
+    identical to those of RUN, bit for bit; on the same machine, with the same data and versions, they are.
     """
     from rnn_lab import sessions
     from rnn_lab.runs import find_run

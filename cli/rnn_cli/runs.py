@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def runs(as_json: bool) -> None:
-    """List the runs, the one written last first.
+    """List the runs, the most recently written first.
 
-    The metrics are those of the best weights, on what was held out, or marked with * on the training data. A run that
-    cannot be read says why in its row.
+    The metrics are those of the best weights on the held-out data; * marks metrics on the training data. If a run
+    cannot be read, its row says why.
     """
     from rnn_lab.paths import runs_folder
     from rnn_lab.runs import find_runs

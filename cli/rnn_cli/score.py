@@ -33,16 +33,15 @@ MOST_SURPRISING = 10
 @UNKNOWN
 @BACKEND
 @TRUST
-@click.option("--html", metavar="FILE", type=click.Path(readable=False), help="Write a page that stands by itself.")
+@click.option("--html", metavar="FILE", type=click.Path(readable=False), help="Write a self-contained HTML page.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the bits of every symbol.")
 def score(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, html: str | None, as_json: bool) -> None:
     """Colour a text by how much each character surprises a network.
 
-    RUN is the newest one, unless the first argument names another. FILE is a text, a folder, a glob, - for standard
-    input or builtin:latex.
+    RUN defaults to the newest run. FILE is a text, a folder, a glob, - (standard input) or builtin:latex.
 
-    The surprise of a symbol is -log2 of the probability that the network gives it, having read all that comes before:
-    0 bits where it was certain of it, 1 bit where it gave it a half. The mean is what rnn eval calls bits.
+    The surprise of a symbol is -log2 of its probability given everything before it: 0 bits if the network was certain
+    of it, 1 bit at a probability of a half.
     """
     from rnn_lab import backends
     from rnn_lab.language import scoring

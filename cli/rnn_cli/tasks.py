@@ -29,7 +29,7 @@ TASK_OPTION = click.option(
 def tasks(ctx: click.Context, as_json: bool) -> None:
     """List the installed tasks, show one, or check one.
 
-    Without a command, it lists them: name, distribution, version and a line on each, or why one cannot be used.
+    Without a command, it lists them with distribution, version and a summary, or the reason why one cannot be used.
     """
     if ctx.invoked_subcommand is None:
         list_installed("tasks", as_json)
@@ -40,7 +40,10 @@ def tasks(ctx: click.Context, as_json: bool) -> None:
 @TASK_OPTION
 @JSON
 def show(task: str, options: dict[str, str], as_json: bool) -> None:
-    """Show a task: what the network learns, its options, what it counts, its metrics, and its default files."""
+    """Show a task.
+
+    What the network learns, its options, what it counts, its metrics, and its default files.
+    """
     from rnn_plugins.inspect.description import task_sheet
 
     s = task_sheet(*separated("task", task, options))
@@ -75,11 +78,11 @@ def show(task: str, options: dict[str, str], as_json: bool) -> None:
 @JSON
 @click.pass_context
 def check(ctx: click.Context, task: str, files: tuple[str, ...], options: dict[str, str], as_json: bool) -> None:
-    """Check a task on FILES, the smaller the faster (its default files if none is named).
+    """Check a task on FILES.
 
-    It is checked that a batch is a function of the step, that padding and the size of a batch change no number, that
-    a model can be built again from what a run records, gradients, metrics, and that the loss falls. Exit code 1 if
-    something does not hold.
+    The smaller the files, the faster; the default is the task's default files. The checks: a batch is a function of
+    the step, padding and the size of a batch change no number, the model can be built again from what a run records,
+    gradients and metrics are correct, and the loss falls. Exit code 1 if a check fails.
     """
     from minigrad import blas
     from rnn_plugins.registry import make_task

@@ -21,13 +21,13 @@ Examples:
 @click.argument("files", nargs=-1, type=click.Path(allow_dash=True, readable=False), metavar="[FILES]...")
 @click.pass_context
 def train(ctx: click.Context, /, files: tuple[str, ...], **given: Any) -> None:
-    """Train a network: on a text, or for another task.
+    """Train a network on a text, or for another task.
 
-    FILES are what the task reads. Of a language model they are text files, folders, globs, .gz files or - for standard
-    input, read one after the other; without any, the built-in corpus builtin:latex. There is also builtin:hello.
+    FILES are the data of the task. A language model reads text files, folders, globs, .gz files or - (standard input),
+    one after the other. The default is the built-in corpus builtin:latex; builtin:hello is a small one.
 
     The run becomes a folder in runs/, or in the folder that the environment variable RNN_RUNS names. Ctrl-C ends it
-    after the step under way and a validation, and --resume goes on with it.
+    after the current step and a validation, and --resume continues it.
     """
     wanted = collect(files, given)
     name, resumed, source = (wanted.pop(key, None) for key in ("name", "resume", "init_from"))

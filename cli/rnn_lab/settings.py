@@ -326,7 +326,7 @@ class Training:
         100, "With --flow: steps between measurements.", "Output", range="[1, 1e12]", changeable=True
     )
     track: Literal["", "tensorboard"] = setting(
-        "", "Write files for this program into the run's folder.", "Output", changeable=True
+        "", "Write event files for this program into the run's folder.", "Output", changeable=True
     )
 
 
