@@ -10,7 +10,7 @@ import names_task
 import numpy as np
 import pytest
 
-from minigrad import affine, cross_entropy, log_softmax, mean, one_hot, pick, trees
+from minigrad import affine, cross_entropy, dropout, log_softmax, mean, one_hot, pick, trees
 from minigrad.initializers import glorot_uniform, zeros
 from minigrad.tensor import value_of
 from rnn_cells import Cell
@@ -209,7 +209,7 @@ def test_a_right_task_passes_every_check(task):
     report.raise_if_failed()
     assert [check.name for check in report.checks] == [
         "options", "read", "model", "batch", "weight", "loss", "facts",
-        "batches", "read with facts", "rows", "padding", "purity", "carry", "float32", "learning",
+        "batches", "read with facts", "rows", "padding", "dropout", "purity", "carry", "float32", "learning",
         "metrics", "evaluate", "offers", "probe", "gradient",
     ]  # fmt: skip
     assert 0 < report.error < 1e-6
@@ -474,6 +474,20 @@ class PadsItsOwnBatches(Adding):
         return batch._replace(inputs=np.concatenate([batch.inputs, batch.inputs[:longest]]))
 
 
+class DropsAlongTheSteps(Names):
+    """Its masks are of steps in place of sequences."""
+
+    class model_class(Classifier):
+        def scores(self, params, batch, rng=None):
+            if rng is None or not self.network.dropout:
+                return super().scores(params, batch)
+            symbols, lengths = batch.inputs
+            xs = one_hot(symbols, self.cell.input_size, self.network.dtype)
+            carry = trees.cast(self.cell.init_carry(len(lengths)), self.network.dtype)
+            _, ys = self.cell.unroll(params["cell"], carry, xs, lengths=lengths)
+            return self.read_out(params, dropout(ys[-1:], 0.3, rng), np.ones_like(lengths))
+
+
 class ChangesTheBatch(Names):
     class model_class(Classifier):
         def loss(self, params, carry, batch, rng):
@@ -673,6 +687,10 @@ class NoPositions(NamesProbe):
 HALVES = "the halves of the batch of step {}, weighed, have the mean loss # where all together have #"
 UNLIKE = "examples of unlike lengths, each alone and weighed, have the mean loss # where all together have #"
 ONE_BY_ONE = "the rows of a batch, each alone and weighed, have the mean loss # where all together have #"
+DROPOUT = (
+    "the halves of a batch, weighed, have the mean loss # with dropout where the whole has #; dropout and dropout_mask "
+    "take the axis of the batch"
+)
 ANOTHER = "read for 'again' gives another batch of step 0, and must give the same"
 REVERSED = "loss is # in reverse order where it was # on the same examples"
 FUNCTION = "it must be a function of its arguments"
@@ -757,23 +775,26 @@ WRONG: dict[type[Task], dict[str, str]] = {
         "evaluate": "loss is # 86 times over where it was # on the same examples",
     },
     AlwaysTheFirstRows: {"rows": HALVES.format(0)},
-    DrawsByRows: {"rows": HALVES.format(0), "padding": ONE_BY_ONE},
+    DrawsByRows: {"rows": HALVES.format(0), "padding": ONE_BY_ONE, "dropout": DROPOUT},
     LosesItsRowsCarry: {
         "rows": "the carry after the rows 0 to 2 of step 1 differs from the whole's: the relative difference is #",
     },
     ReadsThePadding: {"rows": HALVES.format(1), "padding": UNLIKE},
     AveragesThePadding: {"rows": HALVES.format(1), "padding": UNLIKE},
     BatchesOfOneLength: {"padding": UNLIKE},
-    PadsItsOwnBatches: {"rows": HALVES.format(0), "padding": ONE_BY_ONE},
+    PadsItsOwnBatches: {"rows": HALVES.format(0), "padding": ONE_BY_ONE, "dropout": DROPOUT},
+    DropsAlongTheSteps: {"dropout": DROPOUT},
     ChangesTheBatch: {"purity": "the loss changes the batch in place; it must compute a new array instead"},
     ChangesAParameter: {"purity": "the loss changes a parameter in place; it must compute a new array instead"},
     DrawsItsOwnDropout: {
+        "dropout": DROPOUT,
         "purity": (
             "the loss of a batch is #, and # at a second call with an equal generator; it must be a function of "
             "its arguments"
         ),
     },
     DropsAlways: {
+        "dropout": DROPOUT,
         "purity": (
             "the loss of a batch is #, and # at a second call without a generator; it must be a function of its "
             "arguments"
@@ -839,7 +860,7 @@ def test_a_failing_report_raises_and_names_every_failure():
     with pytest.raises(CheckError) as caught:
         check_task(WithoutLoss(), NAMES).raise_if_failed()
     assert str(caught.value) == (
-        "WithoutLoss() fails 1 of 20 checks:\n  metrics: evaluate gives accuracy; the loss must be among them"
+        "WithoutLoss() fails 1 of 21 checks:\n  metrics: evaluate gives accuracy; the loss must be among them"
     )
 
 

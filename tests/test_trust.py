@@ -225,7 +225,8 @@ def names() -> Path:
     Path("Russian.txt").write_text("Ivanov\nSmirnov\nKuznetsov\nPopov\nVasiliev\nPetrov\nSokolov\nGe\n")
     file = Path("their_task.py")
     file.write_text(TASK)
-    arguments = ["--task", "./their_task.py:Mine:held_out=0.25", "--hidden-size", "4", "--steps", "3", "--seed", "1"]
+    task = "./their_task.py:Mine:valid_fraction=0.25"
+    arguments = ["--task", task, "--hidden-size", "4", "--steps", "3", "--seed", "1"]
     trained("Italian.txt", "Russian.txt", *arguments, "--name", "theirs")
     Path("executed").unlink()
     shutil.rmtree("state")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import trees, value_and_grad
+from minigrad.functions import Share
 from minigrad.optimizers import adam
 from minigrad.schedules import constant
 from minigrad.training import start, train
@@ -373,6 +374,30 @@ def _padding(bench: _Bench) -> float:
     return _agree(bench, what, parts, loss, gradient)
 
 
+def _dropout(bench: _Bench) -> float:
+    model, halves = bench.model(bench.dtype, dropout=0.3), _halves(bench)
+    if bench.packs:  # one example many times: masks are rows of the whole batch's only where there are as many steps
+        sizes = [bench.size, *(rows.stop - rows.start for rows in halves)]
+        whole, *shares = (bench.task.pack([_candidates(bench)[0]] * size) for size in sizes)
+    else:
+        whole, *shares = bench.batch(0), *(bench.batch(0, rows) for rows in halves)
+    carry = bench.carry(bench.size)
+    expected = float(model.loss(bench.params, carry, whole, np.random.default_rng(1))[0])
+    mean = 0.0
+    for rows, share in zip(halves, shares, strict=True):
+        generator = Share(np.random.PCG64(1), rows, bench.size)
+        loss, _ = model.loss(bench.params, trees.map(lambda x, rows=rows: x[rows], carry), share, generator)
+        mean += float(loss) * share.weight / whole.weight
+    error = abs(mean - expected) / max(abs(expected), 1e-2)
+    if not error <= bench.allowed:
+        raise Failed(
+            f"the halves of a batch, weighed, have the mean loss {mean:.6g} with dropout where the whole has "
+            f"{expected:.6g}; dropout and dropout_mask take the axis of the batch",
+            error,
+        )
+    return error
+
+
 def _agree(bench: _Bench, what: str, parts: Sequence[tuple[float, Tree, float]], loss: float, gradient: Tree) -> float:
     """See to it that parts of a batch, each its loss, gradient and weight, have the mean that the whole has."""
     total = sum(weight for _, _, weight in parts)
@@ -585,6 +610,7 @@ _EVERY: dict[str, _Checker] = {
     "read with facts": _with_facts,
     "rows": _rows,
     "padding": _padding,
+    "dropout": _dropout,
     "purity": _purity,
     "carry": _carry,
     "float32": _float32,
@@ -616,10 +642,15 @@ def _part_of(files: Sequence[str]) -> Iterator[list[str]]:
             yield list(files[:1])
 
 
+def _candidates(bench: _Bench) -> list[Any]:
+    """The first examples of a task that packs them."""
+    some = bench.data.valid if bench.data.train is None else bench.data.train
+    return [some[i] for i in range(min(len(some), CANDIDATES))]
+
+
 def _unlike(bench: _Bench) -> list[Any]:
     """Some examples that differ in the shapes of what they are packed into, as far as there are such."""
-    some = bench.data.valid if bench.data.train is None else bench.data.train
-    examples = [some[i] for i in range(min(len(some), CANDIDATES))]
+    examples = _candidates(bench)
     shapes: dict[Any, Any] = {}
     for example in examples:
         shape = tuple(np.shape(leaf) for leaf in trees.leaves(bench.task.pack([example])[:2]))
