@@ -100,7 +100,7 @@ def test_ctrl_c_ends_training_after_a_step_and_the_run_is_saved():
     assert (done.returncode, done.stderr) == (0, "")
     step = rnn_lab.load("fox").metrics[-1]["step"]
     assert done.stdout == (
-        f"interrupted after step {step:,}; the run 'fox' is saved: rnn_lab.train(resume='fox') goes on\n"
+        f"interrupted after step {step:,}; the run 'fox' is saved: rnn_lab.train(resume='fox') resumes it\n"
     )
 
 
@@ -209,10 +209,10 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "value": (lambda: rnn_lab.train("fox.txt", hidden_size=0), "--hidden-size is 0; it must be at least 1"),
     "file": (lambda: rnn_lab.train("none.txt"), "none.txt"),
     "run": (lambda: rnn_lab.load("none"), "there is no run called 'none' in runs."),
-    "resume": (lambda: rnn_lab.train(resume="a", name="b"), "resume goes on with a run as it is: leave out name"),
+    "resume": (lambda: rnn_lab.train(resume="a", name="b"), "resume keeps the run's name and weights: leave out name"),
     "init_from": (
         lambda: rnn_lab.train(resume="a", init_from="b"),
-        "resume goes on with a run as it is: leave out init_from",
+        "resume keeps the run's name and weights: leave out init_from",
     ),
     "cell": (lambda: rnn_lab.check_cell("gur"), "no cell called 'gur'. Did you mean 'gru'?"),
 }

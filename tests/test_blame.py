@@ -31,7 +31,7 @@ class Mine(Cell):
 """
 STEP, LAST = 'params["a"]', "        return h, h\n"
 SHAPES = "shapes (3, 10) and (33, 5) do not fit: the last axis of the first must equal the last but one of the second"
-TRAINED = "parameters are trained, so each is an array of floating-point numbers, and a constant belongs into the step"
+TRAINED = "each parameter must be an array of floating-point numbers, since it is trained; put a constant into the step"
 LOOKUP = "these inputs are a Lookup, a table with indices, not an array: compute with xs.array()"
 UNROLL = """
     def unroll(self, params, carry, xs, **given):
@@ -97,15 +97,15 @@ PROMISES = {
     ),
     "no pair": (
         CELL.replace("return h, h", "return h"),
-        "a step gives a ndarray; it must give the pair (carry, y)",
+        "a step returns a ndarray; expected the pair (carry, y)",
     ),
     "another carry": (
         CELL.replace("return h, h", "return h[:, :2], h"),
-        "the carry after a step is of shape (3, 2) where (3, 5) is expected",
+        "the carry after a step is of shape (3, 2); expected (3, 5)",
     ),
     "another output": (
         CELL.replace("return h, h", "return h, concat(h, h)"),
-        "the output is of shape (3, 10) where (3, 5) is expected",
+        "the output is of shape (3, 10); expected (3, 5)",
     ),
 }
 """What is found out only after somebody's code has returned."""
@@ -129,7 +129,7 @@ def train(source: str) -> list[str]:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(tmp_path, monkeypatch)
-    monkeypatch.setattr(registry, "made_of_others", {})
+    monkeypatch.setattr(registry, "plugin_cells", {})
 
 
 @pytest.mark.parametrize("what", LINES)

@@ -334,7 +334,7 @@ def test_the_check_as_json(file):
         (["show", "gru:reset=after", "--cell-option", "reset=before"],
          "the cell gru:reset=after and --cell-option reset=before contradict each other: leave one out"),
         (["check", "gru:reset=after,x"],
-         "'gru:reset=after,x': 'x' is no option; write NAME:KEY=VALUE, such as lstm:forget_bias=2"),
+         "'gru:reset=after,x': 'x' is not an option; use NAME:KEY=VALUE, such as lstm:forget_bias=2"),
         (["check", "gru", "--cell-option", "resets=after"],
          "the cell 'gru' has no option called 'resets'. Did you mean 'reset'? Its options: reset"),
         (["show", "gru", "--hidden-size", "0"], "GRU: hidden_size is 0; it must be a whole number of at least 1"),

@@ -72,7 +72,7 @@ def primitive() -> Iterator[Any]:
 EVERY_GRADIENT = (
     "gradient of parameter 'W'", "gradient of the carry", "gradient of the input", "gradient with lengths",
 )  # fmt: skip
-OFF = "the relative error is #, where 1e-06 is allowed"
+OFF = "the relative error is #; it must be at most 1e-06"
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_function_that_jumps_everywhere_is_reported(primitive):
             return noise(x)
 
     assert failures(Jumps(3, 16))["gradient of the input"] == (
-        "at each of 5 points even the shortest finite differences meet a kink or a jump"
+        "at each of 5 points even the shortest finite differences cross a kink or a jump"
     )
 
 
@@ -482,7 +482,7 @@ class ChangesTheCarryWithoutSteps(Good):
         return (after if len(xs) else after + 1), ys
 
 
-STATE = "all state belongs into the carry"
+STATE = "put all state into the carry"
 ALONE = "a sequence of length {} in a batch of length 4 differs from it alone: the relative difference is #"
 SCAN = (
     "ValueError: scan: the step got the carry with shape ({0}, 4) and dtype float32, and gave it back with "
@@ -497,18 +497,18 @@ WIDE = (
     "convert them first, with .astype(np.float32)"
 )
 TRAINED = (
-    "parameter '{}' is of type {}; parameters are trained, so each is an array of floating-point numbers, and a "
-    "constant belongs into the step"
+    "parameter '{}' is of type {}; each parameter must be an array of floating-point numbers, since it is trained; "
+    "put a constant into the step"
 )
 SMALL = "with T = 1 and B = 1: "
 
 WRONG: dict[type[Cell], dict[str, str]] = {
     Raises: {"step": "KeyError: 'gate'"},
-    WrongOutputShape: {"step": "the output is of shape (3, 2) where (3, 4) is expected"},
+    WrongOutputShape: {"step": "the output is of shape (3, 2); expected (3, 4)"},
     LosesStructure: {
-        "carry structure": 'a step makes "leaf" of the carry {"tuple": ["leaf", "leaf"]}; it must keep its structure'
+        "carry structure": 'a step turns the carry {"tuple": ["leaf", "leaf"]} into "leaf"; it must keep its structure'
     },
-    CarryGrows: {"carry structure": "the carry after a step is of shape (3, 8) where (3, 4) is expected"},
+    CarryGrows: {"carry structure": "the carry after a step is of shape (3, 8); expected (3, 4)"},
     CarryWithoutBatch: {"carry structure": "carry 'count' is of shape (); its first axis must be the batch"},
     NotFinite: {"sequence": "an output is not finite"},
     CarryNotFinite: {"sequence": "carry 'c' is not finite after 4 steps"},
@@ -548,21 +548,19 @@ WRONG: dict[type[Cell], dict[str, str]] = {
     ChangesTheCarry: {"purity": "the carry was changed in place; compute a new array instead"},
     ChangesTheInput: {"purity": "the input was changed in place; compute a new array instead"},
     ChangesAParameter: {"purity": "parameter 'W' was changed in place; compute a new array instead"},
-    KeepsABuffer: {
-        "purity": "a later call changed an earlier result: give a new array each time, not one that is kept"
-    },
+    KeepsABuffer: {"purity": "a later call changed an earlier result: return a new array each time"},
     KeepsState: {"purity": f"the same inputs gave other outputs at another call: {STATE}"},
-    KeepsTheLast: {"purity": f"the cell keeps 'last' on itself while it runs: {STATE}"},
+    KeepsTheLast: {"purity": f"the cell sets its attribute 'last' while it runs: {STATE}"},
     DrawsAtRandom: {"purity": f"the same inputs gave other outputs at another call: {STATE}"},
-    IgnoresTheSeed: {"purity": "parameter 'W' starts with other values at a second call with the same arguments"},
-    OneArrayForAll: {"purity": "the carry starts as the same array at every call; make a new one"},
+    IgnoresTheSeed: {"purity": "parameter 'W' has other initial values at a second call with the same arguments"},
+    OneArrayForAll: {"purity": "the carry is initially the same array at every call; make a new one"},
     Float64Parameters: {
-        "float32": "parameter 'W' is float64 where all else is float32",
+        "float32": "parameter 'W' is float64; expected float32",
         "small sizes": SMALL + NARROW,
         "checkpoint": NARROW,
     },
     Float64Carry: {
-        "float32": "the carry is float64 where all else is float32",
+        "float32": "the carry is float64; expected float32",
         "small sizes": SMALL + WIDE.format("matmul"),
     },
     Upcasts: {
@@ -571,7 +569,7 @@ WRONG: dict[type[Cell], dict[str, str]] = {
         "checkpoint": SCAN.format(3),
     },
     UpcastsTheOutput: {
-        "float32": "the output is float64 where all else is float32",
+        "float32": "the output is float64; expected float32, like parameters, carry and input",
         "small sizes": SMALL + WIDE.format("multiply"),
     },
     FailsWithoutBatch: {
@@ -584,17 +582,17 @@ WRONG: dict[type[Cell], dict[str, str]] = {
         "small sizes": "with T = 0 and B = 3: IndexError: index -1 is out of bounds for axis 0 with size 0",
     },
     LosesTheLastAxis: {
-        "batch rows": "a sequence in a batch differs from it alone: one is of shape (4, 1, 4) where (4, 4) is expected",
+        "batch rows": "a sequence in a batch differs from it alone: one is of shape (4, 1, 4); expected (4, 4)",
         "lengths": "a sequence of length 4 in a batch of length 4 differs from it alone: "
-        "one is of shape (4, 1, 4) where (4, 4) is expected",
-        "small sizes": SMALL + "the sequence of outputs is of shape (1, 4) where (1, 1, 4) is expected",
+        "one is of shape (4, 1, 4); expected (4, 4)",
+        "small sizes": SMALL + "the sequence of outputs is of shape (1, 4); expected (1, 1, 4)",
     },
     NumberAsParameter: {"parameters": TRAINED.format("scale", "float")},
     IntegersAsParameter: {"parameters": TRAINED.format("order", "int64")},
     FunctionAsParameter: {"parameters": TRAINED.format("activation", "ufunc")},
-    GivesNoPair: {"step": "a step gives a ndarray; it must give the pair (carry, y)"},
+    GivesNoPair: {"step": "a step returns a ndarray; expected the pair (carry, y)"},
     NamedParameters: {
-        "checkpoint": "what is loaded does not run: 'tuple' object has no attribute 'W'; "
+        "checkpoint": "a loaded cell does not run: 'tuple' object has no attribute 'W'; "
         "a named tuple of parameters is loaded as a plain one"
     },
     ReadsTheCarryByPlace: {
@@ -626,9 +624,9 @@ def test_a_failing_report_raises_and_names_every_failure():
 
 
 def test_it_takes_a_cell_and_no_class():
-    with pytest.raises(TypeError, match=r"^check_cell: got <class '.*Good'>; it takes a cell, such as Good\(3, 4\)$"):
+    with pytest.raises(TypeError, match=r"^check_cell: got <class '.*Good'>; expected a cell, such as Good\(3, 4\)$"):
         check_cell(Good)
-    with pytest.raises(TypeError, match=r"^check_cell: got 'gru'; it takes a cell, such as GRU\(3, 4\)$"):
+    with pytest.raises(TypeError, match=r"^check_cell: got 'gru'; expected a cell, such as GRU\(3, 4\)$"):
         check_cell("gru")
 
 

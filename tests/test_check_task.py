@@ -684,15 +684,15 @@ class NoPositions(NamesProbe):
             return []
 
 
-HALVES = "the halves of the batch of step {}, weighed, have the mean loss # where all together have #"
-UNLIKE = "examples of unlike lengths, each alone and weighed, have the mean loss # where all together have #"
-ONE_BY_ONE = "the rows of a batch, each alone and weighed, have the mean loss # where all together have #"
+HALVES = "the halves of the batch of step {}, weighed, have the mean loss #; all together have #"
+UNLIKE = "examples of unlike lengths, each alone and weighed, have the mean loss #; all together have #"
+ONE_BY_ONE = "the rows of a batch, each alone and weighed, have the mean loss #; all together have #"
 DROPOUT = (
     "the halves of a batch, weighed, have the mean loss # with dropout where the whole has #; dropout and dropout_mask "
     "take the axis of the batch"
 )
-ANOTHER = "read for 'again' gives another batch of step 0, and must give the same"
-REVERSED = "loss is # in reverse order where it was # on the same examples"
+ANOTHER = "read for 'again' gives another batch of step 0; it must be the same"
+REVERSED = "loss is # in reverse order; expected #, as on the same examples before"
 FUNCTION = "it must be a function of its arguments"
 WIDE = (
     "TypeError: multiply: a float32 tensor met float64 values, and nothing is widened silently: convert them first, "
@@ -700,79 +700,73 @@ WIDE = (
 )
 
 WRONG: dict[type[Task], dict[str, str]] = {
-    HidesTheCount: {"options": "the option 'count' hides what every task calls so; give it another name"},
+    HidesTheCount: {"options": "the option 'count' hides an attribute of the base class; rename it"},
     DecidesWhatIsGiven: {
         "model": (
-            "resolve changes an embedding size of 5 that is given to 0; it may only decide what is None, and model "
-            "refuses what does not suit"
+            "resolve changes a given embedding size of 5 to 0; it may only replace None, and model refuses an "
+            "unsuitable size"
         ),
     },
-    GivesADict: {"read": "read gives a dict; it must give Data"},
-    TooFew: {"read": "the files are enough for a batch of 1 and no more; give some with more to train on"},
+    GivesADict: {"read": "read returns a dict; expected Data"},
+    TooFew: {"read": "the files are enough only for a batch of 1; use files with more training data"},
     MissingFile: {"read": "UserError: the file 'Italian.txt' has no names"},
-    NoModel: {"model": "model gives a RNN; it must give a Model"},
+    NoModel: {"model": "model returns a RNN; expected a Model"},
     Float64Parameters: {
         "model": (
-            "parameter 'head.W' is of type float64; each is an array of float32, the network's dtype, and a "
-            "constant belongs into the loss"
+            "parameter 'head.W' is of type float64; each parameter must be an array of float32, the network's "
+            "dtype; put a constant into the loss"
         ),
     },
     IgnoresTheSeed: {
-        "model": "parameter 'cell.U' starts with other values at a second call with an equal generator",
+        "model": "parameter 'cell.U' has other initial values at a second call with an equal generator",
     },
     CarryWithoutBatch: {"model": "carry 'count' is of shape (1,); its first axis must be the batch"},
-    NoSteps: {"batch": "steps_per_epoch gives #; it must give a whole number of at least 1"},
-    NoBatch: {"batch": "batch gives a tuple; it must give a Batch"},
-    NoPair: {"loss": "loss gives a float32; it must give the pair (mean loss, carry)"},
+    NoSteps: {"batch": "steps_per_epoch returns #; expected a whole number of at least 1"},
+    NoBatch: {"batch": "batch returns a tuple; expected a Batch"},
+    NoPair: {"loss": "loss returns a float32; expected the pair (mean loss, carry)"},
     LossOfEach: {"loss": "the loss is of shape (6,); it must be one number, a mean"},
-    LossNotFinite: {"loss": "the loss of fresh parameters is nan; it must be finite"},
+    LossNotFinite: {"loss": "the loss of new parameters is nan; it must be finite"},
     NumPyFacts: {
-        "facts": "the facts are no JSON, in which a run keeps them: Object of type int64 is not JSON serializable",
+        "facts": "the facts cannot be saved as JSON: Object of type int64 is not JSON serializable",
     },
-    FactsByNumber: {"facts": "the model of facts that went through JSON fails: KeyError: 0"},
+    FactsByNumber: {"facts": "the model made from saved facts fails: KeyError: 0"},
     FactsThatShrink: {
-        "facts": (
-            "of the model of facts that went through JSON, parameter 'head.W' is (4, 1) where (4, 2) is expected"
-        ),
+        "facts": ("in the model made from saved facts, parameter 'head.W' is (4, 1); expected (4, 2)"),
     },
     GoesOn: {
-        "batches": "the batch of step 9 is another when it is asked for again, and must be the same",
+        "batches": "the batch of step 9 differs at a second call; it must be the same",
         "read with facts": ANOTHER,
         "rows": HALVES.format(0),
     },
-    AlwaysTheFirst: {"batches": "the batches of the steps 0 and 1 are the same, and must be of different data"},
+    AlwaysTheFirst: {"batches": "the batches of the steps 0 and 1 are the same; they must contain different data"},
     ReadsAtRandom: {
-        "batches": "the batch of step 0 is another after files are read again, and must be the same",
+        "batches": "the batch of step 0 differs after files are read again; it must be the same",
         "read with facts": ANOTHER,
     },
     DigestOfTheTime: {
-        "batches": "files that are read again have the digest 'reading 2' where it was 'reading 1'",
-        "read with facts": "read for 'again' gives the digest 'reading 3' where it was 'reading 1'",
+        "batches": "files read again have the digest 'reading 2'; expected 'reading 1', as before",
+        "read with facts": "read for 'again' gives the digest 'reading 3'; expected 'reading 1'",
     },
     ForgetsFacts: {
-        "read with facts": (
-            "of the model of what is read with facts, parameter 'cell.U' is (24, 4) where (34, 4) is expected"
-        ),
+        "read with facts": ("in the model of data read with facts, parameter 'cell.U' is (24, 4); expected (34, 4)"),
     },
     ForgetsFactsOfItsFile: {
-        "read with facts": (
-            "of the model of what is read with facts, parameter 'cell.U' is (28, 4) where (29, 4) is expected"
-        ),
+        "read with facts": ("in the model of data read with facts, parameter 'cell.U' is (28, 4); expected (29, 4)"),
     },
     HoldsOutOfWhatIsEvaluated: {
-        "read with facts": "read for 'evaluate' gives nothing in valid, where all examples belong",
+        "read with facts": "read for 'evaluate' returns no examples in valid, which must contain all of them",
     },
     ReadsAnotherSplit: {"read with facts": ANOTHER},
     ReadsAnotherDigest: {
-        "read with facts": "read for 'again' gives the digest 'another' where it was 'digest'",
+        "read with facts": "read for 'again' gives the digest 'another'; expected 'digest'",
     },
-    IgnoresRows: {"weight": "the halves of a batch weigh 6 and 6 where the whole weighs 6; they must add up to it"},
+    IgnoresRows: {"weight": "the halves of a batch weigh 6 and 6, and the whole weighs 6; they must add up to it"},
     WeighsNothing: {"weight": "the weight of a batch is 0; it must be above 0"},
-    WeighsOne: {"weight": "the halves of a batch weigh 1 and 1 where the whole weighs 1; they must add up to it"},
+    WeighsOne: {"weight": "the halves of a batch weigh 1 and 1, and the whole weighs 1; they must add up to it"},
     WeighsLetters: {
         "rows": HALVES.format(0),
         "padding": UNLIKE,
-        "evaluate": "loss is # 86 times over where it was # on the same examples",
+        "evaluate": "loss is # 86 times over; expected #, as on the same examples before",
     },
     AlwaysTheFirstRows: {"rows": HALVES.format(0)},
     DrawsByRows: {"rows": HALVES.format(0), "padding": ONE_BY_ONE, "dropout": DROPOUT},
@@ -805,37 +799,37 @@ WRONG: dict[type[Task], dict[str, str]] = {
             "ValueError: RNN: the carry has another structure than init_carry gives it: the trees differ at the "
             "root: a leaf in the first, a tuple of 0 in tree 2; give trees of one structure"
         ),
-        "carry": 'a batch makes {"tuple": []} of the carry "leaf"; it must keep its structure',
+        "carry": 'a batch turns the carry "leaf" into {"tuple": []}; it must keep its structure',
     },
     WidensTheCarry: {
         "carry": (
-            "the carry is (6, 4) of float64 after a batch where it was (6, 4) of float32 before; it must keep "
-            "its shape and type"
+            "the carry is (6, 4) of float64 after a batch and (6, 4) of float32 before it; it must keep its "
+            "shape and dtype"
         ),
     },
     Widens: {"float32": WIDE, "learning": WIDE},
-    DetachesTheHead: {"gradient": "by parameter 'head.W', the relative error is #, where # is allowed"},
-    LearnsNothing: {"learning": "40 steps on one batch take its loss from 3 to 3; it must fall"},
+    DetachesTheHead: {"gradient": "with respect to 'head.W', the relative error is #; it must be at most #"},
+    LearnsNothing: {"learning": "40 steps on one batch change its loss from 3 to 3; it must decrease"},
     ClimbsUp: {
-        "learning": "40 steps on one batch take its loss from # to #; it must fall",
-        "gradient": "by parameter 'cell.U', the relative error is #, where # is allowed",
+        "learning": "40 steps on one batch change its loss from # to #; it must decrease",
+        "gradient": "with respect to 'cell.U', the relative error is #; it must be at most #",
     },
-    Undeclared: {"metrics": "evaluate and derived give accuracy, loss, and metrics declares accuracy, f1, loss"},
-    WithoutLoss: {"metrics": "evaluate gives accuracy; the loss must be among them"},
-    BestIsUnknown: {"metrics": "best is 'f1', which evaluate does not give; it gives accuracy, loss"},
-    BestIsTheLowestAccuracy: {"metrics": "best is 'accuracy' with the direction 'min', and metrics declares 'max'"},
-    ComparesTheUnknown: {"metrics": "compared is 'f1', and metrics declares accuracy, loss"},
+    Undeclared: {"metrics": "evaluate and derived return accuracy, loss; metrics declares accuracy, f1, loss"},
+    WithoutLoss: {"metrics": "evaluate returns accuracy; the loss must be among them"},
+    BestIsUnknown: {"metrics": "best is 'f1', which evaluate does not return; it returns accuracy, loss"},
+    BestIsTheLowestAccuracy: {"metrics": "best is 'accuracy' with the direction 'min'; metrics declares 'max'"},
+    ComparesTheUnknown: {"metrics": "compared is 'f1'; metrics declares accuracy, loss"},
     NarrowMetrics: {"metrics": "accuracy is a float32; metrics are written as JSON, so it must be a float"},
     MetricNotFinite: {
         "metrics": "accuracy is inf; it must be finite",
-        "evaluate": "accuracy is inf a second time where it was inf on the same examples",
+        "evaluate": "accuracy is inf a second time; expected inf, as on the same examples before",
     },
-    DerivesTwice: {"metrics": "evaluate and derived both give accuracy"},
+    DerivesTwice: {"metrics": "evaluate and derived both return accuracy; only one of them may"},
     MeanOfMeans: {"evaluate": REVERSED},
-    EvaluatesAtRandom: {"evaluate": "loss is # a second time where it was # on the same examples"},
+    EvaluatesAtRandom: {"evaluate": "loss is # a second time; expected #, as on the same examples before"},
     EvaluatesTheFirst: {"evaluate": REVERSED},
-    WritesAList: {"offers": "excerpt gives a list; it must give a text or None"},
-    ProbesNothing: {"probe": "probe gives a Classifier; it must give a Probe or None"},
+    WritesAList: {"offers": "excerpt returns a list; expected a text or None"},
+    ProbesNothing: {"probe": "probe returns a Classifier; expected a Probe or None"},
     ReadsBeforeTheName: {
         "probe": (
             "the window of a position has other outputs than in the window of several: the relative difference is #"
@@ -844,10 +838,10 @@ WRONG: dict[type[Task], dict[str, str]] = {
     StartsAnew: {
         "probe": "a window that begins a step later ends in other outputs: the relative difference is #",
     },
-    OneLossForAll: {"probe": "what loss gives is of shape () where (2,) is expected"},
-    TargetOfEachLetter: {"probe": "what targets gives is of shape (3, 2) where (2,) is expected"},
-    NoPositions: {"probe": "longest gives 5 and ends(3, 1) gives no positions; there must be some"},
-    GuessesNothing: {"offers": "guessing gives inf; it must give a finite loss or None"},
+    OneLossForAll: {"probe": "the result of loss is of shape (); expected (2,)"},
+    TargetOfEachLetter: {"probe": "the result of targets is of shape (3, 2); expected (2,)"},
+    NoPositions: {"probe": "longest returns 5 and ends(3, 1) no positions; expected at least one"},
+    GuessesNothing: {"offers": "guessing returns inf; expected a finite loss or None"},
 }
 
 
@@ -860,14 +854,14 @@ def test_a_failing_report_raises_and_names_every_failure():
     with pytest.raises(CheckError) as caught:
         check_task(WithoutLoss(), NAMES).raise_if_failed()
     assert str(caught.value) == (
-        "WithoutLoss() fails 1 of 21 checks:\n  metrics: evaluate gives accuracy; the loss must be among them"
+        "WithoutLoss() fails 1 of 21 checks:\n  metrics: evaluate returns accuracy; the loss must be among them"
     )
 
 
 def test_it_takes_a_task_and_no_class():
-    with pytest.raises(TypeError, match=r"^check_task: got <class '.*Names'>; it takes a task, such as Names\(\)$"):
+    with pytest.raises(TypeError, match=r"^check_task: got <class '.*Names'>; expected a task, such as Names\(\)$"):
         check_task(Names)
-    with pytest.raises(TypeError, match=r"^check_task: got 'names'; it takes a task, such as LanguageModel\(\)$"):
+    with pytest.raises(TypeError, match=r"^check_task: got 'names'; expected a task, such as LanguageModel\(\)$"):
         check_task("names")
 
 

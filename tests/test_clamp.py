@@ -196,8 +196,8 @@ UNITS = "the units of this network are layer1.h.0 to layer1.h.2, layer2.h.0 to l
         ("five=1", f"--clamp is 'five=1'; {UNITS}"),
         ("5=1", f"--clamp is '5=1'; {UNITS}"),
         ("=1", f"--clamp is '=1'; {UNITS}"),
-        ("4=high", "--clamp is '4=high'; what a unit is held at must be a number"),
-        ("4=nan", "--clamp is '4=nan'; what a unit is held at must be a number"),
+        ("4=high", "--clamp is '4=high'; a unit must be clamped to a number"),
+        ("4=nan", "--clamp is '4=nan'; a unit must be clamped to a number"),
     ],
 )
 def test_units_that_there_are_not(text, message):
@@ -320,7 +320,7 @@ def test_a_state_of_other_weights_is_noted(call):
     _, said, code = call("other", "--greedy", "--load-state", "s", length=5)
     assert (code, said) == (
         0,
-        "Note: The state is of other weights, those of the run 'hamlet': its units need not mean the same here.\n"
+        "Note: The state is from other weights, those of the run 'hamlet': its units may mean something else here.\n"
         "From the run other, from the state in s.\n",
     )
 
@@ -330,13 +330,13 @@ def test_a_state_of_other_weights_is_noted(call):
     [
         (["large", "--load-state", "s"],
          "--load-state 's' is of the run 'hamlet', which carries h (12), c (12), and the run 'large' carries h (13), "
-         "c (13): a state goes on in a network of the same sizes"),
+         "c (13): a state needs a network of the same sizes"),
         (["wordy", "--load-state", "s"],
-         "--load-state 's' is of the run 'hamlet', which knows 23 symbols, and the run 'wordy' knows 24: a state goes "
-         "on in a network of the same sizes"),
+         "--load-state 's' is of the run 'hamlet', which knows 23 symbols, and the run 'wordy' knows 24: a state needs "
+         "a network of the same sizes"),
         (["--load-state", "gone"], "--load-state: there is no file 'gone'; give the path of a checkpoint"),
         (["--load-state", "{best}"],
-         "--load-state '{best}' holds no state: give a file that rnn sample --save-state has written"),
+         "--load-state '{best}' contains no state: expected a file from rnn sample --save-state"),
         (["--save-state", "no/s"], "--save-state is 'no/s', and there is no folder 'no': make it first"),
         (["--save-state", "s", "--count", "2"],
          "--save-state saves the state at the end of one drawn text: leave out --count"),

@@ -175,7 +175,7 @@ def test_a_run_that_diverges_is_told_and_the_others_go_on():
     (line,) = (line for line in said.splitlines() if "diverged" in line)
     assert line.startswith("2 of 3, irnn-fox-s3: diverged at step ")
     assert "irnn: the run 'irnn-fox-s3' diverged at step" in " ".join(out.split())
-    assert "with the learning rate 1000: rnn rerun irnn-fox-s3 tells why" in " ".join(out.split())
+    assert "with the learning rate 1000: rnn rerun irnn-fox-s3 says why" in " ".join(out.split())
     assert "  What to try, in a new run: --learning-rate 1e+02 (it was 1e+03)." in said.splitlines()
     assert "3 of 3, lstm-fox-s3: " in said
 
@@ -186,7 +186,7 @@ REFUSED = [
     ("one one", "the run 'one' is named twice: leave one of them out"),
     ("one gone", "there is no run called 'gone' in runs. Did you mean 'one'? There is one"),
     ("one fox.txt", "'fox.txt' is a file: give --cell and --cell to train cells on it, or name runs"),
-    ("--cell rnn fox.txt", "there is one cell to compare, rnn: give another --cell beside it"),
+    ("--cell rnn fox.txt", "there is only one cell to compare, rnn: add another --cell"),
     ("--cell rnn --cell rnn fox.txt", "--cell rnn is given twice: leave one of them out"),
     (
         "--cell rnn --cell gru one",
@@ -203,11 +203,11 @@ REFUSED = [
     ),
     (
         "--cell rnn --cell gru:reset fox.txt",
-        "'gru:reset' is neither the name of a cell nor a Python file: write path/to/file.py:Class",
+        "'gru:reset' is neither the name of a cell nor a Python file: use path/to/file.py:Class",
     ),
     (
         "--cell rnn --cell gru - --steps 1",
-        "a pipe can be read only once, and each run reads the data: save them to a file first",
+        "a pipe can be read only once, but each run reads the data: save them to a file first",
     ),
 ]
 

@@ -116,7 +116,7 @@ def test_of_a_parabola_one_size_is_tried_beside_three_small_ones():
 def test_where_guessing_is_better_nobody_is_the_best():
     assert verdict(scored(rnn=[8.1, 8.0], gru=[6.0, 6.1])) == (
         "No verdict, because none has learnt anything: guessing costs 6.000 bits per character. Train longer, or with "
-        "a lower --learning-rate where the loss is far above that.",
+        "a lower --learning-rate if the loss is far above that.",
     )
     assert verdict(scored(rnn=[8.1], gru=[6.0])) == verdict(scored(rnn=[8.1, 8.0], gru=[6.0, 6.1]))
     assert verdict(scored(rnn=[8.1, 8.0], gru=[5.0, 5.1]))[0] == "gru is the best, with 5.050 bits per character."
@@ -126,7 +126,7 @@ def test_a_measure_that_does_not_grow_is_told():
     with pytest.raises(UserError) as raised:
         match_size(lambda n: 7, 8)
     assert str(raised.value) == (
-        "no hidden size up to 1,000,000 makes a cell as large as the first: give another --match"
+        "no hidden size up to 1,000,000 makes a cell as large as the first: use another --match"
     )
 
 
@@ -243,7 +243,7 @@ def test_a_run_has_ten_validations_or_more_and_a_timed_one_does_not_need_its_len
 @pytest.mark.parametrize(
     ("cells", "given", "match", "seeds", "said"),
     [
-        (["rnn"], {}, "params", 1, "there is one cell to compare, rnn: give another --cell beside it"),
+        (["rnn"], {}, "params", 1, "there is only one cell to compare, rnn: add another --cell"),
         (["rnn", "gru", "rnn"], {}, "params", 1, "--cell rnn is given twice: leave one of them out"),
         (["rnn", "gru"], {}, "params", 0, "--seeds is 0; it must be at least 1"),
         (
@@ -251,7 +251,7 @@ def test_a_run_has_ten_validations_or_more_and_a_timed_one_does_not_need_its_len
             {"files": ("-",)},
             "params",
             1,
-            "a pipe can be read only once, and each run reads the data: save them to a file first",
+            "a pipe can be read only once, but each run reads the data: save them to a file first",
         ),
         (
             ["rnn", "gru"],
@@ -516,7 +516,7 @@ def test_training_losses_are_called_so_and_get_no_verdict(folder, run):
     page = compare(group([run("hello"), other]))
     assert page.notices[0] == "nothing is held out: the losses are those of the training data"
     assert page.verdict[""] == (
-        "No verdict, because nothing was held out: a low loss on the training data can be learnt by heart. Give "
+        "No verdict, because nothing was held out, and a low loss on the training data may be overfitting. Use "
         "more data, or a larger --valid-fraction.",
     )
 
@@ -535,7 +535,7 @@ def test_runs_that_say_nothing_are_told_and_the_others_compared(folder, run):
     page = compare({"a": [Run(diverged.path)], "b": [Run(young.path)], "c": [run("hamlet")]})
     rate = diverged.settings.learning_rate
     assert page.failed == {
-        "a": f"the run 'diverged' diverged at step 7, with the learning rate {rate:g}: rnn rerun diverged tells why",
+        "a": f"the run 'diverged' diverged at step 7, with the learning rate {rate:g}: rnn rerun diverged says why",
         "b": "the run 'young' was not validated yet: train it longer",
     }
     assert page.subjects == ("c", "a", "b")
@@ -543,7 +543,7 @@ def test_runs_that_say_nothing_are_told_and_the_others_compared(folder, run):
     page = compare({"a": [Run(diverged.path), run("pair-1")], "c": [run("hamlet")]})
     assert page.failed == {}
     assert page.notices == (
-        f"the run 'diverged' diverged at step 7, with the learning rate {rate:g}: rnn rerun diverged tells why",
+        f"the run 'diverged' diverged at step 7, with the learning rate {rate:g}: rnn rerun diverged says why",
     )
     with pytest.raises(UserError, match="was not validated yet"):
         compare({"b": [Run(young.path)]})
@@ -553,7 +553,7 @@ def test_runs_that_say_nothing_are_told_and_the_others_compared(folder, run):
 def test_a_run_that_has_not_come_to_its_end_is_told(folder, run, outcome, words):
     train(folder, TEXT, f"cut-{outcome}").update(outcome=outcome)
     page = compare(group([run(f"cut-{outcome}"), run("hamlet")]))
-    assert page.notices == (f"the run 'cut-{outcome}' {words}: it is shown as it was after step 30",)
+    assert page.notices == (f"the run 'cut-{outcome}' {words}: its numbers are those after step 30",)
 
 
 # Verdicts -------------------------------------------------------------------------------------------------------
@@ -585,11 +585,12 @@ def test_ties_of_losses_that_do_not_overlap_are_for_want_of_seeds():
     assert 0.01 < chance < 0.05  # so that it is a tie in three, and none in two
     assert verdict(scored(**losses))[0].startswith("gru is the best")
     assert verdict(scored(**losses, lstm=[9.0, 9.2]))[0] == (
-        f"gru and rnn are tied: 4.018 to 4.182 bits per character, which 2 seeds cannot tell apart (p = {chance:.2g}, "
+        f"gru and rnn are tied: 4.018 to 4.182 bits per character, which 2 seeds cannot distinguish (p = {chance:.2g}, "
         "not below 0.017)."
     )
     first, last = verdict(scored(rnn=[4.1, 4.2], gru=[4.0, 4.02, 4.05]))
-    assert first.startswith("gru and rnn are tied: 4.023 to 4.150 bits per character, which 2 and 3 seeds cannot tell")
+    tied = "gru and rnn are tied: 4.023 to 4.150 bits per character, which 2 and 3 seeds cannot distinguish (p = "
+    assert first.startswith(tied)
     assert first.endswith("not below 0.05).")
     assert last == "More seeds would show smaller differences."
 
@@ -597,10 +598,10 @@ def test_ties_of_losses_that_do_not_overlap_are_for_want_of_seeds():
 def test_one_run_wins_nothing():
     assert verdict(scored(rnn=[3.0], gru=[2.0])) == (
         "The lowest loss is that of gru, 2.000 bits per character.",
-        "That is no verdict: rnn and gru have only one run, so the difference cannot be told from chance. Runs with "
-        "other seeds tell more.",
+        "That is not a verdict: rnn and gru have only one run, so the difference may be chance. Train runs with other "
+        "seeds.",
     )
-    assert verdict(scored(rnn=[3.0], gru=[2.0, 2.1]))[1].startswith("That is no verdict: rnn has only one run, so")
+    assert verdict(scored(rnn=[3.0], gru=[2.0, 2.1]))[1].startswith("That is not a verdict: rnn has only one run, so")
 
 
 def test_one_contestant_gets_no_verdict():
@@ -622,7 +623,7 @@ def test_where_more_is_better_the_highest_is_the_best():
     )
     assert said(rnn=[0.6], gru=[0.9])[0] == "The highest accuracy is that of gru, 0.900."
     first = said(rnn=[0.806, 0.83], gru=[0.964, 1.0], lstm=[0.2, 0.21])[0]
-    assert first.startswith("gru and rnn are tied: 0.982 to 0.818 accuracy, which 2 seeds cannot tell apart (p = ")
+    assert first.startswith("gru and rnn are tied: 0.982 to 0.818 accuracy, which 2 seeds cannot distinguish (p = ")
 
 
 def test_where_more_is_better_guessing_is_what_is_below():
@@ -631,6 +632,6 @@ def test_where_more_is_better_guessing_is_what_is_below():
 
     assert said(rnn=[49.0, 48.0], gru=[50.0, 49.9]) == (
         "No verdict, because none has learnt anything: guessing reaches 50.0 %. Train longer, or with a lower "
-        "--learning-rate where the share is far below that.",
+        "--learning-rate if the share is far below that.",
     )
     assert said(rnn=[49.0, 48.0], gru=[60.0, 60.1])[0] == "gru is the best, with 60.0 %."

@@ -222,7 +222,7 @@ def test_a_text_that_came_through_standard_input(call, folder, monkeypatch):
     assert call("piped") == (
         2,
         "",
-        "Error: the data of the run 'piped' are not what they were: they came through a pipe and are kept nowhere; "
+        "Error: the data of the run 'piped' are not what they were: they came through a pipe and were not saved; "
         "give a FILE to evaluate on\n",
     )
 
@@ -234,7 +234,7 @@ def test_a_text_that_came_through_standard_input(call, folder, monkeypatch):
         (["hamlett"], "'hamlett' is neither a file nor a run: there is no run called 'hamlett' in {runs}. Did you"),
         (["hamlett", "other.txt"], "there is no run called 'hamlett' in {runs}. Did you mean 'hamlet'?"),
         (["hamlet", "gone.txt"], "there is no file or folder 'gone.txt'; "),
-        (["one.txt"], "one.txt has only one character; it takes two, since the first is read and not predicted"),
+        (["one.txt"], "one.txt has only one character; expected at least two, since the first is not predicted"),
         (["all"], "the run 'all' held nothing of its data out; give a FILE to evaluate on"),
     ],
 )

@@ -140,7 +140,7 @@ def test_it_predicts():
     with pytest.raises(UserError) as refused:
         list(text.predict("some.txt"))
     assert str(refused.value) == (
-        f"the run {text.name!r} was trained for the task 'language-model', which predicts nothing of files"
+        f"the run {text.name!r} was trained for the task 'language-model', which has no predictions"
     )
 
 

@@ -142,7 +142,7 @@ WRONG_TYPE = {
 def test_a_plugin_of_the_wrong_type_says_so(install, source):
     install("rnn-cell-broken", "0.3", "broken = broken:Thing", broken=source)
     assert error_of(registry.load, "cells", "broken") == (
-        "the cell 'broken' of the distribution rnn-cell-broken 0.3 is no cell: "
+        "the cell 'broken' of the distribution rnn-cell-broken 0.3 is not a cell: "
         f"{WRONG_TYPE[source]}; it must be a subclass of rnn_cells.Cell"
     )
 
@@ -150,7 +150,7 @@ def test_a_plugin_of_the_wrong_type_says_so(install, source):
 def test_a_task_of_the_wrong_type_says_so(install):
     install("rnn-task-broken", "0.3", "broken = rnn_cells.gru:GRU", group="tasks")
     assert error_of(registry.load, "tasks", "broken") == (
-        "the task 'broken' of the distribution rnn-task-broken 0.3 is no task: "
+        "the task 'broken' of the distribution rnn-task-broken 0.3 is not a task: "
         "rnn_cells.gru:GRU is the class GRU; it must be a subclass of rnn_plugins.tasks.task.Task"
     )
 
@@ -262,7 +262,7 @@ def test_a_file_that_is_not_there(tmp_path):
 @pytest.mark.parametrize("spec", ["./my_cell", "./my_cell:MyCell", "my_cell:MyCell", r"C:\my_cell"])
 def test_what_is_neither_a_name_nor_a_file(spec):
     assert error_of(registry.cell_class, spec) == (
-        f"{spec!r} is neither the name of a cell nor a Python file: write path/to/file.py:Class"
+        f"{spec!r} is neither the name of a cell nor a Python file: use path/to/file.py:Class"
     )
 
 
@@ -279,10 +279,10 @@ def test_a_cell_or_a_task_with_options_behind_it():
     assert split_spec("./a.py:Mine:leak=0.1", "cell") == ("./a.py:Mine", {"leak": "0.1"})
     assert split_spec("./a.py:leak=0.1", "cell") == ("./a.py", {"leak": "0.1"})
     assert error_of(split_spec, "lstm:a=1,b", "cell") == (
-        "'lstm:a=1,b': 'b' is no option; write NAME:KEY=VALUE, such as lstm:forget_bias=2"
+        "'lstm:a=1,b': 'b' is not an option; use NAME:KEY=VALUE, such as lstm:forget_bias=2"
     )
     assert error_of(split_spec, "./a.py:T:=1", "task") == (
-        "'./a.py:T:=1': '=1' is no option; write NAME:KEY=VALUE, such as language-model:level=word"
+        "'./a.py:T:=1': '=1' is not an option; use NAME:KEY=VALUE, such as language-model:level=word"
     )
 
 
@@ -533,7 +533,7 @@ def test_a_file_is_searched_for_what_is_asked_for(names, tmp_path):
         f"Mine in {path} is the class Mine; a task must be a subclass of rnn_plugins.tasks.task.Task"
     )
     assert error_of(registry.load, "tasks", "./names") == (
-        "'./names' is neither the name of a task nor a Python file: write path/to/file.py:Class"
+        "'./names' is neither the name of a task nor a Python file: use path/to/file.py:Class"
     )
     assert error_of(registry.load, "tasks", "nosuch.py") == (
         "there is no file nosuch.py: give the Python file that defines the task"

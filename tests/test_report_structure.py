@@ -327,7 +327,7 @@ def test_scores_that_are_no_numbers():
     subject.params["head"]["b"][:] = np.nan
     with pytest.raises(UserError) as error:
         Structure().measure(subject, Look(characters=100))
-    assert str(error.value) == "the model's scores are no numbers (NaN): its training went wrong; use another run"
+    assert str(error.value) == "the model's scores are not finite (NaN): its training went wrong; use another run"
 
 
 def test_a_text_with_nothing_to_close():

@@ -138,9 +138,7 @@ def test_what_came_through_a_pipe_and_is_kept_no_more_has_to_be_given_again(monk
         f"the data of the run 'gru-stdin' cannot be had: standard input is empty{remedy}"
     )
     monkeypatch.setattr(sessions, "_no_input", lambda: True)
-    kept_nowhere = (
-        "the data of the run 'gru-stdin' cannot be had: they came through a pipe and are kept nowhere" + remedy
-    )
+    kept_nowhere = "the data of the run 'gru-stdin' cannot be had: they came through a pipe and were not saved" + remedy
     assert refused("--resume", run.name) == kept_nowhere
     assert CliRunner().invoke(rnn, ["rerun", run.name]).stderr == f"Error: {kept_nowhere}\n"
     trained("--resume", run.name, "fox.txt", "--steps", "16")

@@ -220,7 +220,7 @@ def test_unseen_characters(call):
     [
         ([], "there is no text to score: name a FILE, or - for standard input"),
         (["hamlet"], "there is no text to score: name a FILE, or - for standard input"),
-        (["one.txt"], "one.txt has only one character; it takes two, since the first is read and not predicted"),
+        (["one.txt"], "one.txt has only one character; expected at least two, since the first is not predicted"),
         (["hamlett", "other.txt"], "there is no run called 'hamlett' in {runs}. Did you mean 'hamlet'?"),
         (["hamlet", "gone.txt"], "there is no file or folder 'gone.txt'; "),
     ],
@@ -241,7 +241,7 @@ def test_weights_that_are_no_numbers(call, folder):
     assert call("broken", "other.txt") == (
         2,
         "",
-        "Error: the scores of the run 'broken' on other.txt are no numbers: its training went wrong\n",
+        "Error: the scores of the run 'broken' on other.txt are not finite: its training went wrong\n",
     )
 
 

@@ -345,5 +345,5 @@ def test_an_option_that_is_given_twice_with_two_values() -> None:
         "--level is 'line'; it must be one of char, byte, word"
     )
     assert message(cell="lstm:forget_bias=3,x") == (
-        "'lstm:forget_bias=3,x': 'x' is no option; write NAME:KEY=VALUE, such as lstm:forget_bias=2"
+        "'lstm:forget_bias=3,x': 'x' is not an option; use NAME:KEY=VALUE, such as lstm:forget_bias=2"
     )

@@ -114,7 +114,7 @@ def test_a_task_is_shown_with_its_options_and_what_is_said_of_them() -> None:
     code, output, said = call("show", "language-model")
     assert (code, said) == (0, "")
     assert "Attributes" not in output
-    assert "  level           char, byte or word      default char   what a symbol is.\n" in output
+    assert "  level           char, byte or word      default char   the kind of symbols.\n" in output
     assert "What is counted\n  characters\n" in output
     assert "What is counted\n  words\n" in call("show", "language-model:level=word")[1]
     assert "What is counted\n  bytes\n" in call("show", "language-model", "--task-option", "level=byte")[1]
@@ -126,7 +126,7 @@ def test_a_task_is_shown_with_its_options_and_what_is_said_of_them() -> None:
     ("args", "message"),
     [
         (["show", "nams"], "no task called 'nams'. Installed: language-model"),
-        (["show", "./names"], "'./names' is neither the name of a task nor a Python file: write path/to/file.py:Class"),
+        (["show", "./names"], "'./names' is neither the name of a task nor a Python file: use path/to/file.py:Class"),
         (["show", "names.py:Name"], "names.py has no class called 'Name'. Did you mean 'Names'? Its tasks: Names"),
         (["check", "names.py:Names:low=1"],
          "the task 'names.py:Names' has no option called 'low'. Did you mean 'lower'? "

@@ -225,7 +225,7 @@ def test_texts_that_cannot_be_trained_on() -> None:
         "--level byte"
     )
     assert refused("two.txt", "--valid-fraction", "0.9") == (
-        "of 2 symbols, --valid-fraction 0.9 leaves 1 to train on, and it takes 2: lower it, or give a longer text"
+        "of 2 symbols, --valid-fraction 0.9 leaves 1 to train on; expected at least 2: lower it, or use a longer text"
     )
     assert refused("-", input="") == "standard input is empty; give a text of at least two different characters"
     assert not os.path.exists("runs")  # no folder is left behind by any of these
@@ -266,8 +266,8 @@ def test_a_text_that_may_not_be_read() -> None:
             ["--schedule", "cosine", "-learning_rate_decay", "0.9"],
             "--learning-rate-decay is a part of --schedule: say it there, as in --schedule exponential:decay=0.9",
         ),
-        (["--resume", "x", "--name", "y"], "--resume goes on with a run as it is: leave out --name"),
-        (["--resume", "x", "--init-from", "y"], "--resume goes on with a run as it is: leave out --init-from"),
+        (["--resume", "x", "--name", "y"], "--resume keeps the run's name and weights: leave out --name"),
+        (["--resume", "x", "--init-from", "y"], "--resume keeps the run's name and weights: leave out --init-from"),
         (["--resume", "x"], "there are no runs in runs: train one first, with rnn train"),
         (["--init-from", "x"], "there is no run called 'x' in runs."),
         (["--config", "nosuch.toml"], "there is no configuration file 'nosuch.toml'"),

@@ -133,9 +133,9 @@ class LazyGroup(click.Group):
         except Exception as error:
             if debug:
                 raise
-            from rnn_lab.blame import mistake_of_others
+            from rnn_lab.blame import plugin_mistake
 
-            if whose := mistake_of_others(error):
+            if whose := plugin_mistake(error):
                 raise Mistake(f"{whose} (rnn --debug ... shows the traceback)") from None
             raise click.ClickException(
                 f"this is a fault of rnn-lab, not yours: {type(error).__name__}: {error}. "

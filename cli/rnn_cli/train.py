@@ -40,7 +40,7 @@ def train(ctx: click.Context, /, files: tuple[str, ...], **given: Any) -> None:
     if wanted.get("track"):
         require_writer()
     if resumed and (source or name not in (None, resumed)):
-        raise UserError(f"--resume goes on with a run as it is: leave out {'--init-from' if source else '--name'}")
+        raise UserError(f"--resume keeps the run's name and weights: leave out {'--init-from' if source else '--name'}")
     before = find_run(resumed) if resumed else None
     if given["flow_every"] is not None and not wanted.get("flow") and not (before and before.settings.flow):
         raise UserError("--flow-every says how often --flow measures: give --flow too")

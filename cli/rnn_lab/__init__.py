@@ -4,7 +4,7 @@
 >>> run = rnn_lab.train("book.txt", cell="gru", epochs=2)
 >>> print(run.sample(200))
 
-Nothing here prints, asks or installs a signal handler; what the user can get wrong raises ``UserError``.
+No function prints, asks or installs a signal handler; the user's mistakes raise ``UserError``.
 """
 
 from importlib import import_module

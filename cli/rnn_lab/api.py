@@ -1,4 +1,4 @@
-"""What programs and notebooks use of the laboratory, under ``import rnn_lab``."""
+"""The public Python API, ``import rnn_lab``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Source: TypeAlias = str | os.PathLike[str]
 """A file as the command line takes it: a text, a folder, a glob, ``builtin:latex``."""
 
 POLL = 0.5
-"""Seconds between two looks whether Ctrl-C was pressed, where a system cannot interrupt a waiting thread."""
+"""Seconds between two checks for Ctrl-C, on systems that cannot interrupt a waiting thread."""
 
 
 def train(
@@ -50,20 +50,20 @@ def train(
     resume: str | Run | None = None,
     **settings: Any,
 ) -> Run:
-    """Train a network to the end.
+    """Train a network.
 
-    Ctrl-C (or a notebook's stop) ends training after the step under way and a validation; the run is saved, and
+    Ctrl-C (or a notebook's stop) ends training after the current step and a validation; the run is saved, and
     ``KeyboardInterrupt`` is raised again with its name. ``training`` takes the same arguments and yields records.
 
     Args:
-        files: what to train on; the task's built-in data where left out.
-        name: of the run; one is made of cell and file where left out.
-        init_from: a run whose best weights it starts with.
-        resume: a run that goes on; settings may then change what may be changed (``rnn train --resume``).
-        **settings: as the options of ``rnn train``, with _ for -: ``cell="lstm:forget_bias=2"``, ``epochs=3``.
+        files: the data; by default the task's built-in data.
+        name: the run's name; by default made from cell and file.
+        init_from: a run whose best weights are the initial weights.
+        resume: a run to resume; settings may then change what ``rnn train --resume`` may change.
+        **settings: the options of ``rnn train``, with _ for -: ``cell="lstm:forget_bias=2"``, ``epochs=3``.
 
     Raises:
-        UserError: a setting or a file will not do, or training diverged; the sentence says what to try.
+        UserError: a setting or a file is invalid, or training diverged; the message says what to try.
         KeyboardInterrupt: it was interrupted.
     """
     found = training(files, name=name, init_from=init_from, resume=resume, **settings)
@@ -80,7 +80,7 @@ def training(
     resume: str | Run | None = None,
     **settings: Any,
 ) -> Training:
-    """Train a network while you look on: iterate over what this gives. The arguments are those of ``train``."""
+    """Train a network step by step: iterate over the result. The arguments are those of ``train``."""
     given = dict(settings)
     if files:
         given["files"] = _names(files)
@@ -88,20 +88,20 @@ def training(
     if resume is not None:
         if name is not None or init_from is not None:
             left_out = "name" if name is not None else "init_from"
-            raise UserError(f"resume goes on with a run as it is: leave out {left_out}")
+            raise UserError(f"resume keeps the run's name and weights: leave out {left_out}")
         return Training(sessions.resume(_found(resume), given))
     source = None if init_from is None else _found(init_from)
     return Training(sessions.start(given, name=name, init_from=source))
 
 
 class Training:
-    """A network that is being trained; iterating over it takes the steps.
+    """A network in training; iterating over it takes the steps.
 
-    It yields the records of ``metrics.jsonl`` (step, epoch, losses, norms, rates), one every ``log_every`` steps. Where
-    the loop over it is left early, the run is saved, and ``train(resume=...)`` goes on with it.
+    It yields the records of ``metrics.jsonl`` (step, epoch, losses, norms, rates), one every ``log_every`` steps. If
+    the loop ends early, the run is saved, and ``train(resume=...)`` resumes it.
 
     Attributes:
-        run: what is trained; its best weights can be used at any time after the first validation.
+        run: the run; its best weights can be used after the first validation.
         notices: sentences on what was decided or reduced.
     """
 
@@ -112,15 +112,15 @@ class Training:
 
     @property
     def outcome(self) -> str | None:
-        """Why it ended: "finished", "time", "patience", "interrupted" or "diverged"; None while it goes on."""
+        """Why training ended: "finished", "time", "patience", "interrupted" or "diverged"; None before that."""
         return self._session.trainer.outcome
 
     def stop(self) -> None:
-        """Ask training to end after the step under way and a validation; it can be called from another thread."""
+        """End training after the current step and a validation; it can be called from another thread."""
         self._session.trainer.stop()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The records, as training goes.
+        """The records, during training.
 
         Raises:
             UserError: training diverged.
@@ -129,7 +129,7 @@ class Training:
         trainer = self._session.trainer
         events = trainer.events()
         interrupted = False
-        # Steps are taken on another thread, so that Ctrl-C meets one that waits and never the middle of a step.
+        # Steps run in another thread, so that Ctrl-C interrupts the waiting one and never a step.
         with ThreadPoolExecutor(1, "rnn_lab.training") as thread:
             try:
                 while True:
@@ -148,17 +148,17 @@ class Training:
             name = self.run.name
             raise KeyboardInterrupt(
                 f"interrupted after step {trainer.saved:,}; the run {name!r} is saved: "
-                f"rnn_lab.train(resume={name!r}) goes on"
+                f"rnn_lab.train(resume={name!r}) resumes it"
             )
 
 
 def _next_record(events: Iterator[Progress]) -> dict[str, Any] | None:
-    """Take steps up to one that is recorded; None at the end."""
+    """Take steps up to the next record; None at the end."""
     return next((progress.record for progress in events if progress.record), None)
 
 
 def _wait(step: Future[Any], stop: Callable[[], None]) -> bool:
-    """Wait for a step, handing on each Ctrl-C as a request to stop; whether there was one."""
+    """Wait for a step, and call ``stop`` at each Ctrl-C; return whether there was one."""
     interrupted = False
     while True:
         try:
@@ -171,7 +171,7 @@ def _wait(step: Future[Any], stop: Callable[[], None]) -> bool:
 
 
 def load(run: Source | None = None) -> Run:
-    """A run by its name or its folder; the newest that has weights where none is named.
+    """A run by its name or folder; by default the newest that has weights.
 
     Raises:
         UserError: there is none.
@@ -180,10 +180,10 @@ def load(run: Source | None = None) -> Run:
 
 
 class Run:
-    """A run: what was trained, and what its best weights can do.
+    """A trained run and its best weights.
 
     Attributes:
-        folder: its folder, with all that it consists of (see ``rnn_lab.runs``).
+        folder: its folder and files (see ``rnn_lab.runs``).
     """
 
     def __init__(self, folder: runs.Run) -> None:
@@ -194,12 +194,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The run's name."""
         return self.folder.name
 
     @property
     def path(self) -> Path:
-        """Its folder's path."""
+        """The path of its folder."""
         return self.folder.path
 
     @property
@@ -209,7 +209,7 @@ class Run:
 
     @property
     def outcome(self) -> str | None:
-        """Why its training ended; None where it did not."""
+        """Why its training ended; None if it did not end."""
         outcome: str | None = self.folder.manifest.get("outcome")
         return outcome
 
@@ -243,20 +243,20 @@ class Run:
         greedy: bool = False,
         unknown: Unknown = "error",
     ) -> str:
-        """A text that the network writes, the prime at its beginning.
+        """A text sampled from the network, with the prime at its beginning.
 
         Args:
             length: characters after the prime.
-            prime: what the text begins with; nothing begins as after a line feed.
-            seed: of what is drawn; None draws another text at each call.
+            prime: the beginning of the text; if empty, the text begins as after a line feed.
+            seed: random seed; None for another text at each call.
             temperature: above 1 for more surprising texts, below for likelier ones.
-            top_k: draw among so many likeliest symbols; 0 for all.
-            top_p: draw among the likeliest symbols that have this probability together.
+            top_k: sample from the k likeliest symbols; 0 for all.
+            top_p: sample from the likeliest symbols that together have this probability.
             greedy: always take the likeliest.
-            unknown: what becomes of symbols of the prime that it has never seen: "error", "skip" or "replace".
+            unknown: how to treat unknown symbols in the prime: "error", "skip" or "replace".
 
         Raises:
-            UserError: it is no language model, or an argument will not do.
+            UserError: it is not a language model, or an argument is invalid.
         """
         if length < 1:
             raise UserError(f"length is {length}; it must be at least 1")
@@ -265,30 +265,30 @@ class Run:
             return writing.write(self.folder.language, self.params, length, prime, choice, seed, unknown)
 
     def evaluate(self, *files: Source, **options: Any) -> dict[str, float | None]:
-        """The metrics of its best weights on files, or on what was held out; see ``rnn eval``.
+        """The metrics of its best weights on files, or on its held-out data; see ``rnn eval``.
 
         Args:
             *files: the data.
-            **options: of its task, in place of its own, such as ``unknown="skip"``.
+            **options: options of its task that replace the run's, such as ``unknown="skip"``.
 
         Raises:
-            UserError: the files will not do, or nothing was held out.
+            UserError: the files are unsuitable, or nothing was held out.
         """
         with on_backend("auto"):
             found = evaluation.evaluate(self.folder, _names(files), **options)
         return dict(found.assessment.scores[0].metrics)
 
     def predict(self, *files: Source) -> Iterator[dict[str, Any]]:
-        """What the network says of the inputs in files, a record for each.
+        """The network's predictions for the inputs in files, one record per input.
 
         Raises:
-            UserError: its task predicts nothing of files, or the files will not do.
+            UserError: its task has no predictions for files, or the files are unsuitable.
         """
         run = self.folder
         found = run.task.predict(run.model, self.params, run.facts, _names(files))
         if found is None:
             raise UserError(
-                f"the run {run.name!r} was trained for the task {run.settings.task!r}, which predicts nothing of files"
+                f"the run {run.name!r} was trained for the task {run.settings.task!r}, which has no predictions"
             )
         with on_backend("auto"):
             yield from found
@@ -298,17 +298,17 @@ class Run:
 
         Args:
             *files: the text.
-            unknown: what becomes of symbols that the network has never seen: "replace", "skip" or "error".
+            unknown: how to treat unknown symbols: "replace", "skip" or "error".
         """
         with on_backend("auto"):
             return scoring.score(self.folder, _names(files), unknown)
 
     def report(self, *kinds: str, text: Source | None = None, **look: Any) -> Report:
-        """What the network remembers, and why it forgets; see ``rnn report``.
+        """Reports on what the network remembers and why it forgets; see ``rnn report``.
 
         Args:
-            *kinds: the reports, such as "flow" and "memory"; "all" for all that are installed, none for flow.
-            text: other data to look at than what was held out.
+            *kinds: the reports, such as "flow" and "memory"; "all" for all that are installed; by default flow.
+            text: data to measure on instead of the held-out ones.
             **look: ``lags``, ``positions``, ``units``, ``characters``, ``seed``, as the options of ``rnn report``.
 
         Raises:
@@ -345,11 +345,11 @@ class Run:
 
 
 class Report:
-    """What was measured, as pages; a notebook shows them.
+    """The results of reports, as pages; a notebook shows them.
 
     Attributes:
         pages: each with its numbers, charts and sentences.
-        heading: what the pages are of.
+        heading: the title of all pages.
         about: lines on what was measured.
     """
 
@@ -368,7 +368,7 @@ class Report:
         return drawing.html(self.pages, self.heading, self.about)
 
     def to_json(self) -> dict[str, Any]:
-        """Every number, as ``rnn report --json`` writes them."""
+        """All numbers, as ``rnn report --json`` writes them."""
         return {"heading": self.heading, "about": list(self.about), "reports": to_json(self.pages)}
 
     def _repr_html_(self) -> str:
@@ -376,7 +376,7 @@ class Report:
 
 
 def report(of: str | Run | Sequence[str | Run], *kinds: str, text: Source | None = None, **look: Any) -> Report:
-    """Reports on several runs, side by side; see ``Run.report``, whose arguments it takes."""
+    """Reports on one or several runs side by side; the arguments are those of ``Run.report``."""
     everything = "all" in kinds
     reports = load_reports(kinds_of(everything, kinds), everything)
     with on_backend("auto"):
@@ -399,16 +399,16 @@ def compare(
     """Compare runs, or train cells side by side and compare them; see ``rnn compare``.
 
     Args:
-        of: runs, two or more; those that differ in their seed alone count together.
-        cells: cells to train in place of runs, ``"lstm"`` or ``"lstm:forget_bias=3"``.
-        files: what the cells are trained on.
-        match: what is kept equal for the cells: "params", "flops", "seconds" or "none".
-        seeds: runs of each cell.
+        of: two or more runs; those that differ only in their seeds are averaged.
+        cells: cells to train instead, ``"lstm"`` or ``"lstm:forget_bias=3"``.
+        files: the training data of the cells.
+        match: what to keep equal between the cells: "params", "flops", "seconds" or "none".
+        seeds: runs per cell.
         **settings: of all cells, as for ``train``.
 
     Raises:
         UserError: there are fewer than two, or they cannot be compared.
-        KeyboardInterrupt: it was interrupted; the runs that were finished stay.
+        KeyboardInterrupt: it was interrupted; finished runs are kept.
     """
     if cells:
         given = settings | ({"files": _names(files)} if files else {})
@@ -437,11 +437,11 @@ def tasks() -> list[str]:
 
 
 def check_cell(cell: str | Cell, **options: Any) -> testing.CheckReport:
-    """Check a cell: its gradients, and all that the time loop relies on; see ``rnn cells check``.
+    """Check a cell: its gradients and the requirements of the time loop; see ``rnn cells check``.
 
     Args:
         cell: a cell, or a name as the command line takes it, such as "lstm" or "mgu.py:MGU".
-        **options: of a cell that is named.
+        **options: of a cell given by name.
 
     Raises:
         UserError: there is no such cell.
@@ -454,8 +454,8 @@ def check_task(task: str | Task, files: Source | Sequence[Source] = (), **option
 
     Args:
         task: a task, or a name as the command line takes it, such as "names" or "names.py:Names".
-        files: what it reads, the smaller the faster; its default files where left out.
-        **options: of a task that is named.
+        files: what it reads; small files are faster. By default the task's default files.
+        **options: of a task given by name.
 
     Raises:
         UserError: there is no such task.
@@ -477,7 +477,7 @@ def _found(run: str | Run) -> runs.Run:
 
 
 def _shown(pages: Sequence[Page], heading: str, about: Sequence[str], height: int) -> str:
-    """Pages in a frame of their own, so that their style and that of a notebook do not meet."""
+    """Pages in an iframe, so that their style and the notebook's do not mix."""
     try:
         document = drawing.html(pages, heading, about)
     except UserError:  # matplotlib is not installed

@@ -24,12 +24,12 @@ def blaming() -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if whose := mistake_of_others(error):
+        if whose := plugin_mistake(error):
             raise UserError(whose) from error
         raise
 
 
-def mistake_of_others(error: Exception) -> str | None:
+def plugin_mistake(error: Exception) -> str | None:
     """A sentence that names the plugin's line or cell that caused an exception; None if no plugin did.
 
     The line is that of the innermost frame that belongs neither to the toolkit nor to a library. If the exception was
@@ -39,8 +39,8 @@ def mistake_of_others(error: Exception) -> str | None:
     Args:
         error: as caught, at or above the call into the plugin.
     """
-    plugins = {entry.value.partition(".")[0].partition(":")[0] for entry in registry.entries_of_others()}
-    frames = [pair for pair in traceback.walk_tb(error.__traceback__) if _is_of_others(pair[0], plugins)]
+    plugins = {entry.value.partition(".")[0].partition(":")[0] for entry in registry.plugin_entries()}
+    frames = [pair for pair in traceback.walk_tb(error.__traceback__) if _is_of_plugin(pair[0], plugins)]
     if frames:
         frame, line = frames[-1]
         cause = error.__cause__  # NumPy raises its own error if a tensor refuses to become a number
@@ -48,7 +48,7 @@ def mistake_of_others(error: Exception) -> str | None:
         return f"{frame.f_code.co_filename}, line {line}: {frame.f_code.co_qualname} fails with {said(reason)}"
     from rnn_plugins.testing import broken_promise
 
-    for spec, cell in registry.made_of_others.items():
+    for spec, cell in registry.plugin_cells.items():
         if broken := broken_promise(cell):
             return f"the cell {spec!r} does not keep what a cell promises: {broken}"
     return None
@@ -60,7 +60,7 @@ def _is_ours(error: BaseException) -> bool:
     return bool(frames) and str(frames[-1].f_globals.get("__name__")).partition(".")[0] in TOOLKIT
 
 
-def _is_of_others(frame: FrameType, plugins: set[str]) -> bool:
+def _is_of_plugin(frame: FrameType, plugins: set[str]) -> bool:
     package, file = str(frame.f_globals.get("__name__")).partition(".")[0], frame.f_code.co_filename
     if package in plugins:
         return True

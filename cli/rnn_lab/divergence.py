@@ -1,4 +1,4 @@
-"""Whether a training diverged because its recurrence explodes, which no learning rate changes."""
+"""Whether training diverged because the recurrence explodes, which no learning rate prevents."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from rnn_plugins.reports.flow import explosion
 from rnn_plugins.reports.report import Look
 
 HUGE = 1e4
-"""The norm of a first gradient from which on the recurrence is at fault."""
+"""The norm of the first gradient from which the recurrence is the cause."""
 
 FOLLOWED, POSITIONS = 50, 50
-"""How many steps untrained weights are followed at most, and at how many positions their gradient is measured."""
+"""The largest number of steps with untrained weights, and the number of positions of the gradient."""
 
 
 def of_recurrence(problem: Problem, params: Tree, steps: int, seed: int) -> tuple[str, ...]:
-    """Two sentences where a training diverged because of its recurrence: why, and what to try; otherwise nothing.
+    """Two sentences if training diverged because of its recurrence: why, and what to try; otherwise empty.
 
     Args:
         problem: what was trained.
-        params: the weights that training began with.
-        steps: after how many it diverged.
-        seed: of the positions at which the gradient is measured.
+        params: the initial weights.
+        steps: the number of steps until it diverged.
+        seed: for choosing the positions at which the gradient is measured.
     """
     with np.errstate(all="ignore"), suppress(UserError):
         probe = problem.probe(params)
@@ -43,7 +43,7 @@ def of_recurrence(problem: Problem, params: Tree, steps: int, seed: int) -> tupl
 
 
 def _diverges(problem: Problem, params: Tree, steps: int) -> bool:
-    """Whether weights that stay as they are have a huge first gradient, or within some steps no finite loss."""
+    """Whether constant weights have a huge first gradient, or a loss that is not finite within some steps."""
     carry, rng = problem.init_carry(), np.random.default_rng(0)
     _, gradient = value_and_grad(problem.loss, has_aux=True)(params, carry, problem.batch(0), rng)
     if not global_norm(gradient) < HUGE:

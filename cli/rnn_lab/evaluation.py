@@ -1,4 +1,4 @@
-"""How well a run does on examples, in its task's metrics."""
+"""A run's metrics on examples."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Evaluation:
 
     Attributes:
         run: the run's name.
-        source: what it was evaluated on, in words.
+        source: the examples that it was evaluated on, in words.
         assessment: the scores.
-        notices: what is to be said of it, a sentence each.
+        notices: sentences for the user.
     """
 
     run: str
@@ -31,7 +31,7 @@ class Evaluation:
     notices: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it in JSON's types; a number too large for JSON is null."""
+        """The evaluation as JSON; an infinite number is null."""
         scores = [
             {"name": score.name, "kind": score.kind}
             | {key: None if value == math.inf else value for key, value in score.metrics.items()}
@@ -48,15 +48,14 @@ class Evaluation:
 
 
 def evaluate(run: Run, files: Sequence[str] = (), **options: Any) -> Evaluation:
-    """Score a run's best weights on examples, or without files on those that it held out.
+    """Score a run's best weights on examples; without files, on its held-out ones.
 
-    Baselines that need the examples that it was trained on are left out where these are gone or have changed, and a
-    notice says why.
+    Baselines that need the run's training data are left out if these are gone or have changed, and a notice says why.
 
     Args:
         run: the run.
-        files: the examples, as its task reads them.
-        options: of the task, in place of the run's.
+        files: the examples, as the run's task reads them.
+        options: of the task; they replace the run's.
 
     Raises:
         UserError: the task has no such option, or there is nothing to score.
@@ -82,7 +81,7 @@ def evaluate(run: Run, files: Sequence[str] = (), **options: Any) -> Evaluation:
 
 
 def remembered(run: Run, data: Data, own: Data | None) -> list[str]:
-    """The sentence where examples are among those that a run was trained on."""
+    """A sentence that says so, if examples are among those that a run was trained on."""
     if data.digest == run.manifest["data"]["digest"]:
         seen = "these are all the data that the run was trained on"
     elif own is not None and run.task.contains(own.train, data.valid):

@@ -1,4 +1,4 @@
-"""What is trained: a task with its data, its model and the batch size, as the trainer takes it."""
+"""A task with its data, its model and the batch size, as the trainer takes it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rnn_plugins.tasks.task import Batch, Data, Model, Part, Task
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A task, bound to all that a training step needs but the parameters.
+    """A task with everything that a training step needs except the parameters.
 
     Attributes:
-        task: with what the data allow of its options.
+        task: with its options reduced to what the data allow.
         model: what is trained.
-        data: what it is trained on.
+        data: the data.
         batch_size: sequences per batch.
-        notice: a sentence on what was reduced because the data are few, or the empty text.
+        notice: a sentence that says what was reduced because there are few data, or empty.
     """
 
     task: Task
@@ -33,7 +33,7 @@ class Problem:
 
     @classmethod
     def of(cls, task: Task, model: Model, data: Data, batch_size: int) -> Problem:
-        """A task on data that may be too few for its options or the batch size, which are then reduced."""
+        """A task on data; if they are too few for its options or the batch size, these are reduced."""
         fitted, size, notice = task.fit(data, batch_size)
         return cls(fitted, model, data, size, notice)
 
@@ -44,16 +44,16 @@ class Problem:
 
     @cached_property
     def units_per_step(self) -> float:
-        """How many of the task's units a step learns from, on average."""
+        """The mean number of the task's units per training step."""
         return self.task.units_per_step(self.data, self.batch_size)
 
     @cached_property
     def validates(self) -> bool:
-        """Whether something is held out."""
+        """Whether there are held-out data."""
         return self.task.count(self.data.valid) > 0
 
     def init_params(self, rng: np.random.Generator) -> Tree:
-        """Fresh parameters of the model."""
+        """New parameters of the model."""
         return self.model.init_params(rng)
 
     def init_carry(self) -> Tree:
@@ -65,13 +65,13 @@ class Problem:
         return self.task.batch(self.data, step, self.batch_size)
 
     def loss(self, params: Tree, carry: Tree, batch: Batch, rng: np.random.Generator) -> tuple[Any, Tree]:
-        """The mean loss of a batch, and the carry after it, as ``minigrad.training.train`` takes them."""
+        """The mean loss of a batch and the carry after it, as ``minigrad.training.train`` requires."""
         return self.model.loss(params, carry, batch, rng)
 
     def validate(self, params: Tree) -> dict[str, float] | None:
-        """The metrics on what is held out; None where nothing is."""
+        """The metrics on the held-out data; None if there are none."""
         return self.task.evaluate(self.model, params, self.data.valid) if self.validates else None
 
     def probe(self, params: Tree, part: Part = "train") -> Probe | None:
-        """The model along the examples of a part of the data, where the task offers that."""
+        """The model along the examples of a part of the data; None if the task has no probe."""
         return self.task.probe(self.model, params, getattr(self.data, part), self.data.facts)

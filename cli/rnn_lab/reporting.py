@@ -1,4 +1,4 @@
-"""Reports by name on subjects by label: each measured, and laid beside the others."""
+"""Make the named reports on one or more subjects."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rnn_plugins.reports.report import Findings, Look, Page, Report, compose
 from rnn_plugins.reports.subject import Subject
 
 DEFAULT = "flow"
-"""The report that is made where none is named."""
+"""The report that is made by default."""
 
 
 def kinds(all_of_them: bool, named: Sequence[str] = ()) -> tuple[str, ...]:
-    """The reports that are asked for, each once; all that are installed, in the order in which one asks."""
+    """The names of the reports to make, each once; if all, the built-in ones first, in the order of ``order``."""
     if not all_of_them:
         return tuple(dict.fromkeys(named)) or (DEFAULT,)
     order = ("flow", "heatmap", "spectrum", "lyapunov", "saturation", "parameters", "memory", "neurons", "structure")
@@ -29,7 +29,7 @@ def load(kinds: Sequence[str], all_of_them: bool = False) -> dict[str, Report]:
 
     Args:
         kinds: as ``kinds`` gives them.
-        all_of_them: whether nobody named them: then one that cannot be loaded stands among the others, and says why.
+        all_of_them: whether they were not named: then one that cannot be loaded is a page that says why.
 
     Raises:
         UserError: there is no such report, or it cannot be loaded.
@@ -47,7 +47,7 @@ def load(kinds: Sequence[str], all_of_them: bool = False) -> dict[str, Report]:
 
 
 class Unusable(Report):
-    """A report that cannot be loaded."""
+    """Stands in for a report that cannot be loaded."""
 
     question = ""
 
@@ -56,7 +56,7 @@ class Unusable(Report):
         self.reason = reason
 
     def measure(self, subject: Subject, look: Look) -> Findings:
-        """Say why not.
+        """Say why the report cannot be loaded.
 
         Raises:
             UserError: always.
@@ -73,9 +73,9 @@ def gather(
     """Make reports.
 
     Args:
-        reports: which, by their names.
+        reports: the reports by name.
         subjects: what to measure; labels must differ.
-        look: how closely.
+        look: how closely to measure.
         told: called before each measurement, with the report's name and the subject's label.
 
     Raises:
@@ -97,7 +97,7 @@ def gather(
             except UserError as error:
                 failed[subject.label] = str(error)
                 errors.append(error)
-            release()  # each network and each report has plans of its own
+            release()  # each network and each report has its own plans
         pages.append(compose(kind, report, found, failed))
     if errors and not any(page.quantities or page.figures for page in pages):
         raise UserError("; ".join(dict.fromkeys(map(str, errors)))) from errors[0]

@@ -1,4 +1,4 @@
-"""What reports are made of: a run with its weights and its data, or a cell made afresh."""
+"""The subjects of reports: a run with its weights and data, or a cell with new weights."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from rnn_plugins.words import amount
 
 
 def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
-    """A trained run, on the examples that it held out (on its training data, where it held nothing out), or on others.
+    """A trained run on its held-out examples (its training data if it held none out), or on other files.
 
     Args:
-        run: which.
-        files: the others.
+        run: the run.
+        files: other examples.
 
     Raises:
-        UserError: its data or its weights cannot be had.
+        UserError: its data or its weights cannot be read.
     """
     settings, task, model = run.settings, run.task, run.model
     own, reason = run.data()
@@ -69,18 +69,18 @@ def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
 
 
 def fresh(cell: str, task: Task, data: Data, settings: Settings, steps: int = 0) -> Subject:
-    """A cell with fresh weights, or trained for a few steps.
+    """A cell with new weights, or trained for a few steps.
 
     Args:
         cell: ``NAME[:KEY=VALUE,...]``.
-        task: what is learnt.
-        data: of what; what is held out is measured on, where something is.
-        settings: sizes, batches, seed, learning rate (None takes the cell's own) and optimiser; cell, options and
-            length of training are those given here.
-        steps: of training, with a constant learning rate.
+        task: the task.
+        data: its data; the network is measured on the held-out part if there is one.
+        settings: sizes, batches, seed, learning rate (None for the cell's own) and optimiser; the other arguments
+            replace cell, options and length of training.
+        steps: number of training steps, with a constant learning rate.
 
     Raises:
-        UserError: there is no such cell, it cannot be made so, or its training diverges.
+        UserError: there is no such cell, it does not take these settings, or its training diverges.
     """
     settings = replace(settings, cell=cell, cell_option={})
     cls, made = registry.cell_class(settings.cell), list[Cell]()
@@ -109,12 +109,12 @@ def fresh(cell: str, task: Task, data: Data, settings: Settings, steps: int = 0)
 
 
 def of_problem(label: str, cell: str, problem: Problem, params: Tree, settings: Settings, rate: float) -> Subject:
-    """A network along the examples that its problem holds out.
+    """A network on the held-out examples of its problem.
 
     Args:
-        label: what it is called.
+        label: its label.
         cell: the cell's name.
-        problem: the network, what it learns from, and what it is measured on.
+        problem: the network, its training data, and the data that it is measured on.
         params: its parameters.
         settings: of its training.
         rate: the learning rate.
@@ -152,10 +152,10 @@ def of_problem(label: str, cell: str, problem: Problem, params: Tree, settings: 
 def _train(
     problem: Problem, params: Tree, settings: Settings, rate: float, steps: int, rng: np.random.Generator
 ) -> Details:
-    """Train at a constant learning rate; what the last step did.
+    """Train at a constant learning rate, and return the last step.
 
     Raises:
-        NotFinite: a loss or a gradient is no number.
+        NotFinite: a loss or a gradient is not finite.
     """
     optimizer = settings.make_optimizer()
     clip_norm, clip_value = settings.clipping()

@@ -1,17 +1,14 @@
-"""The one exception that stands for a user's mistake, the guess at what was meant, and other exceptions in a line.
-
-An exception's text is the sentence that the user reads; it is no place for programming errors.
-"""
+"""The exception for a user's mistakes, suggestions for misspelt names, and other exceptions in one line."""
 
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can mend: the message says what came, what was expected and what to do."""
+    """A user's mistake: the message says what was given, what was expected and what to do."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The text " Did you mean 'x'?" where a known word is close, in whatever case; the empty text otherwise."""
+    """The text " Did you mean 'x'?" if a known word is similar, ignoring case; otherwise empty."""
     import difflib
 
     by_lower = {name.lower(): name for name in known}
@@ -20,11 +17,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def said(error: BaseException) -> str:
-    """An exception in one line: its type, and the first line of its message where it has one."""
+    """An exception in one line: its type, and the first line of its message if it has one."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def why(error: OSError) -> str:
-    """What the system says is wrong, for the middle of a sentence."""
+    """The system's reason for an error, for the middle of a sentence."""
     return (error.strerror or str(error)).lower()

@@ -13,24 +13,24 @@ from typing import Any, Literal, NamedTuple
 from rnn_plugins.errors import UserError, did_you_mean, said
 
 OptionValue = str | float | int | bool
-"""A value of an option, as the command line (text) or a configuration file gives it."""
+"""An option's value, as given on the command line (text) or in a configuration file."""
 
 ATTRIBUTES = "\nAttributes:\n"
-"""The head of the section of a docstring that describes fields."""
+"""The heading of the section of a docstring that describes fields."""
 
 _EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 class Option(NamedTuple):
-    """A field of a plugin's class that the user may give.
+    """A field of a plugin's class that the user may set.
 
     Attributes:
-        name: of the field.
-        type: bool, int, float or str; for choices the type of the first; else the annotation as it stands.
-        default: ``dataclasses.MISSING`` where a value must be given.
-        choices: the only values allowed; empty where there is no such list.
-        help: what its class's docstring says of it under "Attributes:".
+        name: the field's name.
+        type: bool, int, float or str; for choices the type of the first; otherwise the annotation.
+        default: ``dataclasses.MISSING`` if a value is required.
+        choices: the allowed values; empty if any value of the type is allowed.
+        help: its description under "Attributes:" in the docstring of its class.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Option(NamedTuple):
 
 
 def options_of(cls: type, without: Collection[str] = ()) -> list[Option]:
-    """The options of a class: its dataclass fields, but for those that its caller sets.
+    """The options of a class: its dataclass fields, except those that the caller sets.
 
     Raises:
         UserError: an annotation names something that does not exist.
@@ -70,15 +70,15 @@ def options_of(cls: type, without: Collection[str] = ()) -> list[Option]:
 
 
 def values_of(who: str, options: Collection[Option], given: Mapping[str, OptionValue]) -> dict[str, Any]:
-    """The values given, each as its option's type.
+    """Convert the given values to the types of their options.
 
     Args:
-        who: whose options they are, as messages name it: "the cell 'lstm'".
-        options: all that there are.
-        given: values by name; text is read as the option's type.
+        who: the owner of the options in messages, such as "the cell 'lstm'".
+        options: all options.
+        given: values by name; text is parsed as the option's type.
 
     Raises:
-        UserError: there is no such option, it does not take its value, or one that must be given is not.
+        UserError: there is no such option, a value is invalid, or a required one is missing.
     """
     known = {option.name: option for option in options}
     for name in given:
@@ -94,14 +94,14 @@ def values_of(who: str, options: Collection[Option], given: Mapping[str, OptionV
 
 
 def split_spec(text: str, word: str) -> tuple[str, dict[str, str]]:
-    """``NAME`` or ``NAME:KEY=VALUE,...`` as the name (or ``FILE.py:CLASS``) and the options.
+    """Split ``NAME`` or ``NAME:KEY=VALUE,...`` into the name (or ``FILE.py:CLASS``) and the options.
 
     Args:
-        text: as it was typed.
+        text: the text as given.
         word: what it names, "cell" or "task".
 
     Raises:
-        UserError: an option is no pair.
+        UserError: an option is not a pair.
     """
     spec, _, last = text.rpartition(":")
     if not spec or "=" not in last:
@@ -111,7 +111,7 @@ def split_spec(text: str, word: str) -> tuple[str, dict[str, str]]:
         key, equals, value = part.partition("=")
         if not equals or not key:
             example = {"cell": "lstm:forget_bias=2"}.get(word, "language-model:level=word")
-            raise UserError(f"{text!r}: {part!r} is no option; write NAME:KEY=VALUE, such as {example}")
+            raise UserError(f"{text!r}: {part!r} is not an option; use NAME:KEY=VALUE, such as {example}")
         options[key.strip().replace("-", "_")] = value
     return spec, options
 
@@ -122,7 +122,7 @@ def listed(names: list[str], word: str) -> str:
 
 
 def _attributes(cls: type) -> dict[str, str]:
-    """What the docstrings of a class and its bases say under "Attributes:", by name."""
+    """The entries under "Attributes:" in the docstrings of a class and its bases, by name."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         _, _, section = (inspect.cleandoc(base.__doc__) if isinstance(base.__doc__, str) else "").partition(ATTRIBUTES)

@@ -1,6 +1,6 @@
-"""Which cells, tasks and reports are installed or stand in a user's file, and any one of them as a class or an object.
+"""List and load cells, tasks and reports, of installed distributions or a user's file.
 
-Listing reads metadata only: no plugin is imported before its name is asked for.
+Listing reads only metadata: a plugin is imported only when it is requested by name.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Entry(NamedTuple):
     """One name that an installed distribution offers.
 
     Attributes:
-        name: what the user types.
-        distribution: who offers it.
-        version: of the distribution.
-        value: where it is, ``module:Class``.
+        name: the name that the user gives.
+        distribution: the distribution's name.
+        version: its version.
+        value: the class, ``module:Class``.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Entry(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What a listing says of an entry: the first line of its docstring, or why it cannot be loaded."""
+    """An entry's row in a listing: the first line of its docstring, or why it cannot be loaded."""
 
     summary: str
     error: str | None
@@ -70,7 +70,7 @@ class _Group(NamedTuple):
         return self.base.replace(":", ".")
 
 
-# The base classes are named and not imported, because a listing must not import NumPy.
+# The base classes are not imported here, because a listing must not import NumPy.
 _GROUPS = {
     "cells": _Group("cell", "rnn_cells:Cell"),
     "tasks": _Group("task", "rnn_plugins.tasks.task:Task"),
@@ -80,29 +80,28 @@ _GROUPS = {
 _FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<name>.*))?")
 
 
-made_of_others: dict[str, Cell] = {}
-"""The cells of others that were made in this process, the last of each by what it was asked for as."""
+plugin_cells: dict[str, Cell] = {}
+"""The cells of plugins made in this process, the last one for each spec."""
 
 
 def entries(group: str) -> list[Entry]:
-    """What is installed in a group (``"cells"``, ``"reports"``), sorted; a name that two offer is there twice."""
+    """The installed entries of a group (``"cells"``, ``"reports"``), sorted; a name may occur twice."""
     return list(_entries(group, _path()))
 
 
-def entries_of_others() -> list[Entry]:
-    """What other distributions than this one offer, in all groups."""
+def plugin_entries() -> list[Entry]:
+    """The entries of other distributions, in all groups."""
     return [entry for group in _GROUPS for entry in entries(group) if entry.distribution != "rnn-lab"]
 
 
 def load(group: str, spec: str) -> Any:
-    """The class that is registered under a name, or that a file defines, which is trusted from then on.
+    """The class registered under a name, or defined in a file, which is trusted from then on.
 
     No other plugin is imported.
 
     Args:
         group: "cells", "tasks" or "reports".
-        spec: as the user gives it: a name, ``path/to/file.py:Class``, or ``path/to/file.py`` where the file defines one
-            class of this kind.
+        spec: a name, ``path/to/file.py:Class``, or ``path/to/file.py`` if the file defines only one class of this kind.
 
     Raises:
         UserError: there is no such class, two distributions offer the name, or the class cannot be imported or is not
@@ -115,12 +114,12 @@ def load(group: str, spec: str) -> Any:
         return _class_in_file(group, path, source, file["name"])
     if re.search(r"[/\\:]", spec):
         word = _GROUPS[group].word
-        raise UserError(f"{spec!r} is neither the name of a {word} nor a Python file: write path/to/file.py:Class")
+        raise UserError(f"{spec!r} is neither the name of a {word} nor a Python file: use path/to/file.py:Class")
     return installed(group, spec)
 
 
 def installed(group: str, name: str) -> Any:
-    """The class that is registered under a name; never one in a file. Otherwise as ``load``."""
+    """The class registered under a name, never one in a file; otherwise as ``load``."""
     word = _GROUPS[group].word
     known = entries(group)
     found = [entry for entry in known if entry.name == name]
@@ -133,7 +132,7 @@ def installed(group: str, name: str) -> Any:
 
 
 def given(group: str, spec: str) -> None:
-    """Trust the file that a spec names, where it names one: the user gives it for a run that has it already.
+    """Trust the file that a spec names, if it names one: the user gives it again for a run that uses it.
 
     Raises:
         UserError: it cannot be read.
@@ -144,11 +143,11 @@ def given(group: str, spec: str) -> None:
 
 
 def describe(group: str, entry: Entry) -> Row:
-    """A line for a listing. What is wrong with an entry stands in its own row and is never raised."""
+    """An entry's row in a listing; errors are in the row and never raised."""
     try:
         found = load(group, entry.name)
         doc = found.__doc__ or ""
-        # A dataclass without a docstring gets its signature for one.
+        # The docstring of a dataclass defaults to its signature.
         written = "" if doc.startswith(f"{found.__name__}(") else doc.strip()
         return Row(written.partition("\n")[0], None)
     except UserError as error:
@@ -158,13 +157,13 @@ def describe(group: str, entry: Entry) -> Row:
 
 
 def cell_class(spec: str) -> type[Cell]:
-    """The class of a cell, as ``load`` finds it."""
+    """The class of a cell; see ``load``."""
     found: type[Cell] = load("cells", spec)
     return found
 
 
 def cell_options(cls: type[Cell]) -> list[Option]:
-    """The options of a cell: the fields that it has beside ``input_size`` and ``hidden_size``.
+    """The options of a cell: its fields except ``input_size`` and ``hidden_size``.
 
     Raises:
         UserError: an annotation names something that does not exist.
@@ -179,10 +178,10 @@ def make_cell(spec: str, input_size: int, hidden_size: int, options: Mapping[str
         spec: as for ``cell_class``.
         input_size: the width of an input.
         hidden_size: the width of the hidden state.
-        options: values by name; text is read as the option's type.
+        options: values by name; text is parsed as the option's type.
 
     Raises:
-        UserError: the cell is unknown, has no such option, or does not take its value.
+        UserError: the cell is unknown, has no such option, or a value is invalid.
     """
     return build_cell(cell_class(spec), spec, input_size, hidden_size, options)
 
@@ -190,10 +189,10 @@ def make_cell(spec: str, input_size: int, hidden_size: int, options: Mapping[str
 def build_cell(
     cls: type[Cell], spec: str, input_size: int, hidden_size: int, options: Mapping[str, OptionValue]
 ) -> Cell:
-    """A cell of the given sizes, of a class that ``cell_class`` gave for ``spec``; otherwise as ``make_cell``.
+    """A cell of the given sizes, of the class that ``cell_class`` returned for ``spec``; otherwise as ``make_cell``.
 
     Raises:
-        UserError: the cell has no such option, or does not take its value or a size.
+        UserError: the cell has no such option, or a value or size is invalid.
     """
     values = values_of(f"the cell {spec!r}", cell_options(cls), options)
     try:
@@ -201,7 +200,7 @@ def build_cell(
     except ValueError as error:
         raise UserError(str(error)) from error
     if not cls.__module__.startswith("rnn_cells."):
-        made_of_others[spec] = cell
+        plugin_cells[spec] = cell
     return cell
 
 
@@ -210,19 +209,19 @@ def make_task(spec: str, options: Mapping[str, OptionValue]) -> Task:
 
     Args:
         spec: as for ``load``.
-        options: values by name; text is read as the option's type.
+        options: values by name; text is parsed as the option's type.
 
     Raises:
-        UserError: the task is unknown, has no such option, or does not take its value.
+        UserError: the task is unknown, has no such option, or a value is invalid.
     """
     return build_task(load("tasks", spec), spec, options)
 
 
 def build_task(cls: type[Task], spec: str, options: Mapping[str, OptionValue]) -> Task:
-    """A task of a class that ``load`` gave for ``spec``; otherwise as ``make_task``.
+    """A task of the class that ``load`` returned for ``spec``; otherwise as ``make_task``.
 
     Raises:
-        UserError: the task has no such option, or does not take its value.
+        UserError: the task has no such option, or a value is invalid.
     """
     values = values_of(f"the task {spec!r}", options_of(cls), options)
     if missing := sorted(cls.__abstractmethods__):
@@ -234,11 +233,11 @@ def build_task(cls: type[Task], spec: str, options: Mapping[str, OptionValue]) -
 
 
 def provenance(group: str, spec: str) -> dict[str, str]:
-    """Where a cell or a task comes from, for a run's manifest.
+    """The origin of a cell or a task, for a run's manifest.
 
     Returns:
-        The spec under the group's word (``cell``, ``task``), and ``distribution`` and ``version``, or for a file its
-        absolute path as ``file``, the ``class`` and the file's ``sha256``.
+        The spec under the group's word (``cell``, ``task``), and ``distribution`` and ``version``, or for a file
+        ``file`` (its absolute path), ``class`` and ``sha256``.
 
     Raises:
         UserError: there is no such class.
@@ -259,14 +258,14 @@ def cell_for_run(
     """The cell that a run was trained with, from what ``provenance`` recorded.
 
     Raises:
-        Untrusted: the file is not to be executed (see ``trust.require``).
-        UserError: the distribution is not installed or the file is gone, or the cell cannot be made of it.
+        Untrusted: the file must not be executed (see ``trust.require``).
+        UserError: the distribution is not installed, the file is gone, or the cell cannot be made.
     """
     return build_cell(class_of_run("cells", run, recorded), recorded["cell"], input_size, hidden_size, options)
 
 
 def task_for_run(run: str, recorded: Mapping[str, str], options: Mapping[str, OptionValue]) -> Task:
-    """The task that a run was trained for, from what ``provenance`` recorded; otherwise as ``cell_for_run``."""
+    """The task of a run, from what ``provenance`` recorded; otherwise as ``cell_for_run``."""
     return build_task(class_of_run("tasks", run, recorded), recorded["task"], options)
 
 
@@ -281,7 +280,7 @@ def class_of_run(group: str, run: str, recorded: Mapping[str, str]) -> Any:
 
 
 def provenance_now(group: str, run: str, recorded: Mapping[str, str]) -> dict[str, str]:
-    """Where the cell or the task of a run comes from, as ``provenance`` would record it for a run that begins now.
+    """The origin of a run's cell or task, as ``provenance`` would record it now.
 
     Raises:
         UserError: the distribution is not installed or the file is gone.
@@ -292,7 +291,7 @@ def provenance_now(group: str, run: str, recorded: Mapping[str, str]) -> dict[st
 
 
 def changed(group: str, run: str, recorded: Mapping[str, str]) -> str | None:
-    """A sentence where the code of a run's cell or task is not what it was: another version, or another content.
+    """A sentence that says so, if a run's cell or task has another version or another file content than before.
 
     Raises:
         UserError: the distribution is not installed or the file is gone.
@@ -316,7 +315,7 @@ def _file_of_run(group: str, run: str, recorded: Mapping[str, str]) -> Path:
 
 @functools.lru_cache(maxsize=8)
 def _entries(group: str, path: tuple[tuple[str, int], ...]) -> tuple[Entry, ...]:
-    """``entries`` for a path of imports: reading what is installed takes longer than anything else that asks for it."""
+    """``entries``, cached by the import path, because reading the installed metadata is slow."""
     found, told = [], {}
     for point in metadata.entry_points(group=f"rnn.{group}"):
         if point.dist and point.dist not in told:
@@ -327,7 +326,7 @@ def _entries(group: str, path: tuple[tuple[str, int], ...]) -> tuple[Entry, ...]
 
 
 def _path() -> tuple[tuple[str, int], ...]:
-    """The folders that are imported from, and when each changed: installing makes or removes a folder there."""
+    """The folders of the import path, and when each changed: installing creates or removes a folder there."""
     times = []
     for folder in map(os.path.abspath, sys.path):
         with suppress(OSError):
@@ -336,7 +335,7 @@ def _path() -> tuple[tuple[str, int], ...]:
 
 
 def _entry_of_run(group: str, run: str, recorded: Mapping[str, str]) -> Entry:
-    # Of two distributions that offer the name, the recorded one is taken: a run is clear where a name is not.
+    # If two distributions offer the name, the run's own is recorded.
     word = _GROUPS[group].word
     for entry in entries(group):
         if (entry.name, entry.distribution) == (recorded[word], recorded["distribution"]):
@@ -360,11 +359,11 @@ def _import(group: str, entry: Entry) -> Any:
     who = _offered(group, entry)
     try:
         found = metadata.EntryPoint(entry.name, entry.value, f"rnn.{group}").load()
-    except BaseException as error:  # somebody's module may raise SystemExit or KeyboardInterrupt, too
+    except BaseException as error:  # a plugin's module may also raise SystemExit or KeyboardInterrupt
         raise UserError(f"{who} cannot be loaded: {entry.value} raised {said(error)}") from error
     if not (isinstance(found, type) and issubclass(found, kind.base_class())):
         raise UserError(
-            f"{who} is no {kind.word}: {entry.value} is {_what(found)}; it must be a subclass of {kind.base_name}"
+            f"{who} is not a {kind.word}: {entry.value} is {_what(found)}; it must be a subclass of {kind.base_name}"
         )
     return found
 
@@ -394,24 +393,24 @@ def _class_in_file(group: str, path: Path, source: bytes, name: str | None) -> A
 
 
 def _module_of_file(path: Path, source: bytes) -> ModuleType:
-    """A file of this content as a module, run once for each content it has.
+    """A file with this content as a module, executed once per content.
 
-    It is compiled here and not by the import system, which would write its cache beside the user's file. The file
-    must stand alone, since its folder is not on the search path: so its digest tells all about what it defines.
+    It is not imported by the import system, which would write a cache beside the user's file. The file cannot import
+    others from its folder, which is not on the search path, so its digest determines all that it defines.
     """
     name = f"rnn_plugin_file_{_digest(str(path.resolve()).encode() + source)[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     module = ModuleType(name)
     module.__file__ = str(path)
-    sys.modules[name] = module  # dataclasses look their module up there
+    sys.modules[name] = module  # dataclasses look up their module there
     try:
         exec(compile(source, str(path), "exec"), module.__dict__)
     except BaseException as error:
         del sys.modules[name]
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        place = f" at line {lines[-1]}" if lines else ""
-        raise UserError(f"{path} cannot be loaded: it raised{place} {said(error)}") from error
+        line = f" at line {lines[-1]}" if lines else ""
+        raise UserError(f"{path} cannot be loaded: it raised{line} {said(error)}") from error
     return module
 
 

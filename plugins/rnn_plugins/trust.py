@@ -1,6 +1,6 @@
-"""Which Python files a run may execute for its cell or task: those that this user has given, in just that state.
+"""Which Python files a run may execute for its cell or task: those that this user has given, with unchanged content.
 
-One small file for each path and content is kept in the user's state folder, or where RNN_LAB_STATE says.
+One small file per path and content is kept in the user's state folder, or in the folder RNN_LAB_STATE.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _now = ContextVar("_now", default=False)
 
 
 class Untrusted(UserError):
-    """A file of a run that is not executed unless the user says so; the message ends with how to say it."""
+    """A run's file is not executed without the user's consent; the message ends with how to give it."""
 
 
 @contextmanager
 def trusting() -> Iterator[None]:
-    """Within it, whatever file a run names is executed, and kept as one that the user has given."""
+    """Within this block every file of a run is executed, and trusted from then on."""
     before = _now.set(True)
     try:
         yield
@@ -32,30 +32,30 @@ def trusting() -> Iterator[None]:
 
 
 def remember(path: Path, digest: str) -> None:
-    """Keep that the user has given a file.
+    """Record that the user has given a file.
 
     Args:
-        path: of the file, absolute and without links.
+        path: the file's path, absolute and without links.
         digest: SHA-256 of its content, in hexadecimal.
     """
     record = _record(path, digest)
     if record.is_file():
         return
-    # Where nothing can be kept, the user is asked at the next run that needs the file, and nothing else is lost.
+    # If it cannot be recorded, the user must only consent again at the next run that needs the file.
     with suppress(OSError):
         record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         record.write_text(f"{digest}  {path}\n", encoding="utf-8", errors="surrogateescape")
 
 
 def require(run: str, word: str, path: Path, digest: str, trained_with: str) -> None:
-    """Check that a run's file may be executed, before it is.
+    """Check that a run's file may be executed.
 
     Args:
         run: the run's name.
         word: what the run uses the file for: "cell" or "task".
-        path: of the file, absolute and without links.
-        digest: SHA-256 of what it holds now.
-        trained_with: SHA-256 of what it held when the run began.
+        path: the file's path, absolute and without links.
+        digest: SHA-256 of its content now.
+        trained_with: SHA-256 of its content when the run began.
 
     Raises:
         Untrusted: the file has changed, or the user never gave it.

@@ -1,13 +1,13 @@
-"""Counts and lists of names as messages say them."""
+"""Counts and lists of names in messages."""
 
 from collections.abc import Iterable
 
 NAMED = 8
-"""How many names a message has before it says "and n more"."""
+"""The number of names in a message before "and n more"."""
 
 
 def listing(names: Iterable[str], total: int | None = None) -> str:
-    """``a, b and c``: the first eight names, and how many more there are of ``total`` (by default, of those given)."""
+    """``a, b and c``: the first eight names, and the number of the rest of ``total`` (by default, of those given)."""
     names = list(names)
     named = names[:NAMED]
     more = (total or len(names)) - len(named)

@@ -1,4 +1,4 @@
-"""Cells side by side: the plan of their runs, what comes out of them, and the statistics behind a verdict."""
+"""Compare cells: the plan of their runs, their results, and the statistics of the verdict."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class Watcher:
-    """What is told of the runs of a plan while they are trained; the base shows nothing."""
+    """Callbacks for the runs of a plan during training; the base class does nothing."""
 
     def begin(self, session: Session, number: int, total: int) -> None:
-        """A run begins, the ``number``-th from 1."""
+        """Run ``number`` of ``total``, from 1, begins."""
 
     def show(self, progress: Progress) -> None:
         """A step was taken."""

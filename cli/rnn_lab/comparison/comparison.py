@@ -1,4 +1,4 @@
-"""Networks side by side: their metrics with the spread, cost and memory, and which of them is better."""
+"""Compare networks: their metrics with the spread, cost and memory, and which of them is better."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ from rnn_plugins.tasks.task import Metric
 Array: TypeAlias = NDArray[Any]
 
 LAGS, POSITIONS = 100, 300
-"""How far back, and at how many positions, gradients are measured."""
+"""Largest lag and number of positions of the gradients that are measured."""
 
-WRITTEN = 20_000
-"""How many characters a model writes, whose brackets and environments are counted."""
+SAMPLED = 20_000
+"""Characters of the sample whose brackets and environments are counted."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """What is known of a run.
+    """The results of one run.
 
     Attributes:
-        run: which.
-        metrics: of the best weights, with what follows from them; on what was held out where something was.
-        metric: the one by which it is compared.
-        steps: of training.
+        run: the run.
+        metrics: of the best weights, derived ones included; on the held-out data if there are any.
+        metric: the name of the metric by which it is compared.
+        steps: number of training steps.
         seen: units seen in training, repetitions included.
-        unit: what they are, in the plural.
-        seconds: of training, validations included.
-        speed: units per second, the median over training; None where nothing was recorded.
+        unit: the name of the units, in the plural.
+        seconds: training time, validations included.
+        speed: units per second, the median over training; None without records.
         curve: (3, N), the metric over units seen and over seconds: ``seen, seconds, values``.
-        reach: the lag at which 1 % of the gradient is left; infinite where it was not reached, None where unknown.
-        lags: how many lags were looked at for that.
-        structure: the share of brackets and environments that its writing closes rightly; None where there are too few.
-        notices: what could not be done, a sentence each.
+        reach: the lag at which 1 % of the gradient is left; infinite if not reached, None if unknown.
+        lags: the largest lag measured for it.
+        structure: the share of brackets and environments in a sample that are closed rightly; None if too few.
+        notices: what could not be measured, a sentence each.
     """
 
     run: Run
@@ -73,23 +73,23 @@ class Trial:
 
     @property
     def value(self) -> float:
-        """The metric by which it is compared."""
+        """The value of the metric by which it is compared."""
         return self.metrics[self.metric]
 
     @property
     def guessing(self) -> float | None:
-        """The metric of one who knows nothing; None where that is not known."""
+        """The metric's value for uniform guessing; None if unknown."""
         loss = self.run.task.guessing(self.run.facts)
         return None if loss is None else self.run.metrics({"loss": loss}).get(self.metric)
 
     @property
     def held_out(self) -> bool:
-        """Whether the metrics are of examples that it was not trained on."""
+        """Whether the metrics are of held-out examples."""
         return self.run.held_out
 
 
 def read(run: Run) -> Trial:
-    """What a run's own files say of it.
+    """The results in a run's own files.
 
     Raises:
         UserError: it cannot be read, diverged, or was not validated yet.
@@ -98,7 +98,7 @@ def read(run: Run) -> Trial:
     if outcome == "diverged":
         raise UserError(
             f"the run {run.name!r} diverged at step {run.manifest['step']:,}, with the learning rate "
-            f"{settings.learning_rate:g}: rnn rerun {shlex.quote(run.name)} tells why"
+            f"{settings.learning_rate:g}: rnn rerun {shlex.quote(run.name)} says why"
         )
     records = list(run.records())
     steps, best = run.reached()
@@ -106,7 +106,7 @@ def read(run: Run) -> Trial:
         raise UserError(f"the run {run.name!r} was not validated yet: train it longer")
     metrics = run.metrics(best)
     metric = task.compared or task.best[0]
-    metric = metric if metric in metrics else "loss"  # of the training data there is nothing but the loss
+    metric = metric if metric in metrics else "loss"  # without held-out data the loss is the only metric
 
     def validated(record: Mapping[str, Any]) -> dict[str, float]:
         if not run.held_out:
@@ -138,18 +138,18 @@ def read(run: Run) -> Trial:
 
 
 def inspected(trial: Trial) -> Trial:
-    """The same, with what its weights show: how far gradients reach, how it closes brackets."""
+    """The same with measurements on its weights: how far gradients reach, how it closes brackets."""
     try:
         with blaming():
             subject = of_run(trial.run)
-            lags, structure = min(LAGS, most_lags(subject.probe)), closed_rightly(subject, WRITTEN)
+            lags, structure = min(LAGS, most_lags(subject.probe)), closed_rightly(subject, SAMPLED)
             return replace(trial, reach=_reach(subject.probe, lags), lags=lags, structure=structure)
     except UserError as error:
         return replace(trial, notices=(f"{trial.run.name}: its weights were not inspected, because {error}",))
 
 
 def _reach(probe: Probe, lags: int) -> float | None:
-    """The largest, over the states that the cell carries, of the lags at which 1 % of the gradient is left."""
+    """The lag at which 1 % of the gradient is left, the largest over the cell's states."""
     if lags < 1:
         return None
     flow = measure_flow(probe, lags, POSITIONS)
@@ -160,10 +160,10 @@ def _reach(probe: Probe, lags: int) -> float | None:
 
 @dataclass(frozen=True, eq=False)
 class Contestant:
-    """Runs that differ in nothing but their seeds.
+    """Runs that differ only in their seeds.
 
     Attributes:
-        label: what they are called.
+        label: their common label.
         trials: one or more.
     """
 
@@ -172,22 +172,22 @@ class Contestant:
 
     @cached_property
     def values(self) -> list[float]:
-        """The metric by which the runs are compared, of each."""
+        """The value of the compared metric for each run."""
         return [trial.value for trial in self.trials]
 
     @property
     def mean(self) -> float:
-        """Its mean."""
+        """The mean value."""
         return statistics.fmean(self.values)
 
     @property
     def deviation(self) -> float | None:
-        """Its standard deviation; None for one run."""
+        """The standard deviation; None for one run."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
 def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs by a label; those that differ in nothing but their seeds have one together.
+    """Runs by label; those that differ only in their seeds have one label.
 
     Raises:
         UserError: a run is named twice, or cannot be read.
@@ -232,7 +232,7 @@ def compare(groups: Mapping[str, Sequence[Run]], told: Callable[[str], None] = l
         told: called with the name of a run before its weights are inspected.
 
     Raises:
-        UserError: there is nothing to show of any of them.
+        UserError: none of them has results.
     """
     contestants, failed, notices = [], {}, list[str]()
     for label, runs in groups.items():
@@ -245,7 +245,7 @@ def compare(groups: Mapping[str, Sequence[Run]], told: Callable[[str], None] = l
                 continue
             told(run.name)
             trials.append(inspected(trial))
-            release()  # each run has plans of its own
+            release()  # each run has its own plans
             notices += trials[-1].notices
         if trials:
             contestants.append(Contestant(label, tuple(trials)))
@@ -258,22 +258,22 @@ def compare(groups: Mapping[str, Sequence[Run]], told: Callable[[str], None] = l
     if len(tasks := {trial.run.settings.task: trial.run.name for trial in trials}) > 1:
         named = ", ".join(f"{run!r} of the task {task}" for task, run in tasks.items())
         raise UserError(f"the runs are of several tasks ({named}), whose metrics cannot be compared: name runs of one")
-    unfair, remarks = _fairness(trials)
+    unfair, notes = _fairness(trials)
     return Page(
         kind="compare",
         title="Comparison",
-        question="Which network learns the data best, and at what price?",
+        question="Which network learns the data best, and at what cost?",
         subjects=(*(contestant.label for contestant in contestants), *failed),
         quantities=_told(contestants),
         figures=(*_charts(contestants), _runs(contestants)),
         verdict={"": verdict(contestants, unfair)},
-        notices=(*unfair, *remarks, *notices),
+        notices=(*unfair, *notes, *notices),
         failed=failed,
     )
 
 
 def _metric(contestants: Sequence[Contestant]) -> tuple[str, Metric]:
-    """What the runs are compared by: its name and what it means."""
+    """The name of the compared metric, and its description."""
     trial = contestants[0].trials[0]
     return trial.metric, trial.run.task.metrics[trial.metric]
 
@@ -285,31 +285,31 @@ def _labelled(name: str, about: Metric) -> tuple[str, str]:
 
 
 def _amount(value: float, metric: tuple[str, Metric]) -> str:
-    """A value with its unit, or with its name where it has none."""
+    """A value with its unit, or with the metric's name if it has none."""
     name, about = metric
     return f"{value:.{about.digits}f} {about.unit or name}"
 
 
 def _fairness(trials: Sequence[Trial]) -> tuple[list[str], list[str]]:
-    """Why metrics cannot be compared, and what else to know of them."""
-    unfair, remarks = [], []
+    """Why metrics cannot be compared, and other notes on them."""
+    unfair, notes = [], []
     data = {trial.run.manifest["data"]["digest"]: trial.run.manifest["data"]["sources"] for trial in trials}
     if len(data) > 1:
         named = "; ".join(", ".join(sources) for sources in data.values())
         unfair.append(f"the runs were not trained on the same data ({named})")
     in_training = [trial.run.name for trial in trials if not trial.held_out]
     if len(in_training) == len(trials):
-        remarks.append("nothing is held out: the losses are those of the training data")
+        notes.append("nothing is held out: the losses are those of the training data")
     elif in_training:
         unfair.append(f"not all runs were measured on held-out data: {', '.join(in_training)}")
     of_task = trials[0].run.task.comparable({trial.run.name: (trial.run.task, trial.run.facts) for trial in trials})
-    unfair, remarks = [*unfair, *of_task[0]], [*remarks, *of_task[1]]
+    unfair, notes = [*unfair, *of_task[0]], [*notes, *of_task[1]]
     for trial in trials:
         outcome = trial.run.manifest.get("outcome")
         if outcome in (None, "interrupted"):
             end = "was interrupted" if outcome else "has not ended"
-            remarks.append(f"the run {trial.run.name!r} {end}: it is shown as it was after step {trial.steps:,}")
-    return unfair, remarks
+            notes.append(f"the run {trial.run.name!r} {end}: its numbers are those after step {trial.steps:,}")
+    return unfair, notes
 
 
 def verdict(contestants: Sequence[Contestant], unfair: Sequence[str] = ()) -> tuple[str, ...]:
@@ -328,7 +328,7 @@ def verdict(contestants: Sequence[Contestant], unfair: Sequence[str] = ()) -> tu
         return ("No verdict, because the comparison is not fair: " + "; ".join(unfair) + ".",)
     if not all(trial.held_out for trial in trials):
         return (
-            "No verdict, because nothing was held out: a low loss on the training data can be learnt by heart. Give "
+            "No verdict, because nothing was held out, and a low loss on the training data may be overfitting. Use "
             "more data, or a larger --valid-fraction.",
         )
     guesses = [guess for trial in trials if (guess := trial.guessing) is not None]
@@ -339,7 +339,7 @@ def verdict(contestants: Sequence[Contestant], unfair: Sequence[str] = ()) -> tu
         verb, far = ("costs", "above") if sign > 0 else ("reaches", "below")
         return (
             f"No verdict, because none has learnt anything: guessing {verb} {_amount(costs, metric)}. Train "
-            f"longer, or with a lower --learning-rate where the {about.word or name} is far {far} that.",
+            f"longer, or with a lower --learning-rate if the {about.word or name} is far {far} that.",
         )
     single = [contestant.label for contestant in contestants if len(contestant.values) < 2]
     if single:
@@ -348,8 +348,8 @@ def verdict(contestants: Sequence[Contestant], unfair: Sequence[str] = ()) -> tu
         value = f"{best.mean:.{about.digits}f} {about.unit}".rstrip()
         return (
             f"The {what} {about.word or name} is that of {best.label}, {value}.",
-            f"That is no verdict: {_listed(single)} {'has' if len(single) == 1 else 'have'} only one run, so the "
-            "difference cannot be told from chance. Runs with other seeds tell more.",
+            f"That is not a verdict: {_listed(single)} {'has' if len(single) == 1 else 'have'} only one run, so the "
+            "difference may be chance. Train runs with other seeds.",
         )
     by_label = {contestant.label: contestant for contestant in contestants}
     tiers = rank({label: [sign * value for value in contestant.values] for label, contestant in by_label.items()})
@@ -375,13 +375,13 @@ def verdict(contestants: Sequence[Contestant], unfair: Sequence[str] = ()) -> tu
 
 
 def _undecided(samples: Sequence[Sequence[float]], needed: float) -> str:
-    """Why losses are tied with the first, whose mean is the lowest."""
+    """Why losses are tied with the first one, whose mean is the lowest."""
     first, *others = samples
     if all(min(other) <= max(first) for other in others):
         return "is within the spread"
     seeds = _listed([str(count) for count in sorted({len(sample) for sample in samples})])
     chance = min(welch(first, other) for other in others)
-    return f"{seeds} seeds cannot tell apart (p = {chance:.2g}, not below {needed:.2g})"
+    return f"{seeds} seeds cannot distinguish (p = {chance:.2g}, not below {needed:.2g})"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -389,16 +389,16 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def over_seeds(curves: Sequence[Array]) -> tuple[Array, Array, Array, Array, Array]:
-    """Curves of several runs as one, with a point wherever one of them has one, as far as all of them reach.
+    """The mean and range of several curves, at every point of any of them, within the range common to all.
 
-    Between its points a curve is a straight line. Time is averaged as the metric is: it is when so many units had
-    been seen on average.
+    Curves are interpolated linearly. Time is averaged like the metric: it is the mean time until so many units had been
+    seen.
 
     Args:
         curves: as ``Trial.curve``.
 
     Returns:
-        Units seen, mean seconds, mean, lowest and highest value, (M,) each; empty where nothing is common to all.
+        Units seen, mean seconds, mean, lowest and highest value, (M,) each; empty if the curves have no common range.
     """
     if not all(curve.size for curve in curves):
         return (np.zeros(0),) * 5
@@ -440,7 +440,7 @@ def _charts(contestants: Sequence[Contestant]) -> tuple[Chart, Chart]:
 
 
 def _curve(contestant: Contestant, axis: int, place: int) -> Curve:
-    """Its metric over units (axis 0) or seconds (axis 1)."""
+    """The contestant's metric over units (axis 0) or seconds (axis 1)."""
     *axes, mean, low, high = over_seeds([trial.curve for trial in contestant.trials])
     if len(contestant.trials) == 1:
         return Curve(contestant.label, axes[axis], mean, style=place)
@@ -472,7 +472,7 @@ def _runs(contestants: Sequence[Contestant]) -> Table:
 
 
 def _told(contestants: Sequence[Contestant]) -> dict[str, tuple[Quantity, ...]]:
-    """The quantities of each, but for those that say nothing of any."""
+    """The quantities of each contestant, without those that are trivial for all."""
     found = {contestant.label: _quantities(contestant) for contestant in contestants}
     nothing = {"structure": None, "num_layers": 1, "operations": None}
     left_out = {
@@ -526,7 +526,7 @@ def _quantities(contestant: Contestant) -> tuple[Quantity, ...]:
             "operations per step",
             _cost(run),
             "",
-            "Additions, multiplications and functions of a number that one time step takes, its output included.",
+            "Additions, multiplications and functions of a number in one time step, output layer included.",
             "cannot be traced",
         ),
         Quantity(
@@ -534,14 +534,14 @@ def _quantities(contestant: Contestant) -> tuple[Quantity, ...]:
             f"{unit} per second",
             round(statistics.median(speeds)) if speeds else None,
             "",
-            "In training, validations not counted: the median over its records, and over runs.",
+            "In training, without validations: the median over the records and over the runs.",
         ),
         Quantity(
             "seen",
             f"{unit} seen",
             round(statistics.fmean(trial.seen for trial in trials)),
             "",
-            f"In training, counted each time that they were read, {runs}.",
+            f"In training, repetitions included, {runs}.",
         ),
         Quantity(
             "seconds",
@@ -555,9 +555,9 @@ def _quantities(contestant: Contestant) -> tuple[Quantity, ...]:
             "1 %-lag",
             reach if reach is not None and math.isfinite(reach) else None,
             "steps",
-            "The lag at which the mean norm of the derivative of the loss by a carried state first comes to 1 % of its "
-            "value at lag 0, after which little can be learnt of what came before; for the state for which it is "
-            "largest, and the median over runs.",
+            "The lag at which the mean norm of the derivative of the loss with respect to a carried state first falls "
+            "to 1 % of its value at lag 0, so that little can be learnt from earlier inputs; for the state with the "
+            "largest lag, the median over runs.",
             "-" if reach is None else f"not within {min(trial.lags for trial in trials)}",
         ),
         Quantity(
@@ -565,16 +565,16 @@ def _quantities(contestant: Contestant) -> tuple[Quantity, ...]:
             "closed rightly",
             100 * statistics.fmean(scores) if scores else None,
             "%",
-            f"Of the brackets and environments that it opens in {WRITTEN:,} characters of its own, those that it "
-            "closes rightly; what is open at a text's end is not counted; the mean over runs.",
+            f"The share of the brackets and environments opened in {SAMPLED:,} sampled characters that are closed "
+            "rightly; those open at a sample's end are not counted; the mean over runs.",
             "too few",
         ),
     )
 
 
 def _cost(run: Run) -> int | None:
-    """The operations of one time step; None where they cannot be counted."""
+    """The operations of one time step; None if they cannot be counted."""
     try:
         return operations(work) if (work := run.model.work()) else None
-    except (TraceError, UserError):  # where a run has no model, ``inspected`` has said why
+    except (TraceError, UserError):  # if a run has no model, ``inspected`` has reported why
         return None

@@ -1,4 +1,4 @@
-"""Cells that are trained side by side on the same data: what is kept equal between them, and their runs in turn."""
+"""Plan and train the runs of a comparison of cells on the same data."""
 
 from __future__ import annotations
 
@@ -30,38 +30,38 @@ from rnn_plugins.inspect.operations import operations
 from rnn_plugins.tasks.task import Data, Model, Task
 
 Match = Literal["params", "flops", "seconds", "none"]
-"""What is kept equal between cells: parameters, operations per step, time of training, or nothing but the settings."""
+"""What to keep equal between cells: parameters, operations per step, training time, or only the settings."""
 
 SEEDS = 3
-"""Runs of each cell where nobody says: the fewest that show a spread of which something can be said."""
+"""Runs per cell by default: the fewest that show a usable spread."""
 
 VALIDATIONS = 10
-"""How many a run has at least, so that it becomes a curve."""
+"""Minimum number of validations of a run, so that there is a curve."""
 
 TIMED_EVERY = 100
-"""Steps between validations of a run whose length in steps nobody knows."""
+"""Steps between validations of a run whose length in steps is unknown."""
 
 UNENDING = 1_000_000_000
-"""Steps of a run that ends with its time."""
+"""Steps of a run that ends after a given time."""
 
 LARGEST = 1_000_000
 """The largest hidden size that is tried."""
 
 SPARE = 64
-"""How many sizes beyond the double of a refused one are tried, for cells that take few of the small ones."""
+"""How many sizes to try beyond twice a refused one, for cells that accept few small sizes."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Cells that are trained side by side.
+    """The runs of a comparison.
 
     Attributes:
-        settings: of each cell's runs but for the seed, by the cell as it was asked for.
-        seeds: of the runs of each.
-        match: what is kept equal.
-        about: what was chosen, a sentence each.
+        settings: the settings of each cell's runs without the seed, by the cell as given.
+        seeds: the seeds of each cell's runs.
+        match: what to keep equal.
+        about: what was decided, a line per cell.
     """
 
     settings: Mapping[str, Settings]
@@ -70,9 +70,9 @@ class Plan:
     about: tuple[str, ...]
 
     def sessions(self) -> Iterator[tuple[str, Session]]:
-        """Each run, ready to be trained before the next is asked for, with the cell that it is of.
+        """Each run with its cell; train it before taking the next.
 
-        The cells take turns, one seed after another, so that a machine that grows slower does so for all of them.
+        The cells take turns, one seed after another, so that a machine that becomes slower affects all of them.
         """
         seconds: float | None = None
         for seed in self.seeds:
@@ -90,7 +90,7 @@ def train(plan: Plan, watcher: Watcher) -> tuple[dict[str, list[Run]], bool]:
     """Train all runs.
 
     Returns:
-        The runs by cell, those that diverged among them, and whether Ctrl-C came; the run that it came in is left out.
+        The runs by cell, diverged ones included, and whether Ctrl-C was pressed; the interrupted run is left out.
     """
     groups: dict[str, list[Run]] = {}
     total = len(plan.settings) * len(plan.seeds)
@@ -114,19 +114,19 @@ def train(plan: Plan, watcher: Watcher) -> tuple[dict[str, list[Run]], bool]:
 
 
 def plan(cells: Sequence[str], given: Mapping[str, Any], match: Match = "params", seeds: int = SEEDS) -> Plan:
-    """Decide how cells are compared.
+    """Plan a comparison of cells.
 
     Args:
         cells: ``NAME[:KEY=VALUE,...]``; the hidden sizes of all but the first follow from ``match``.
-        given: the settings that are not to be the defaults; a learning rate that is not given is each cell's own.
-        match: what is kept equal.
-        seeds: runs of each cell.
+        given: the settings that differ from the defaults; without a learning rate, each cell uses its own.
+        match: what to keep equal.
+        seeds: runs per cell.
 
     Raises:
-        UserError: there are fewer than two cells, a setting or the data will not do, or no size matches.
+        UserError: there are fewer than two cells, a setting or the data are invalid, or no size matches.
     """
     if len(cells) < 2:
-        raise UserError(f"there is one cell to compare, {cells[0]}: give another --cell beside it")
+        raise UserError(f"there is only one cell to compare, {cells[0]}: add another --cell")
     for one, other in combinations(cells, 2):
         if one == other:
             raise UserError(f"--cell {one} is given twice: leave one of them out")
@@ -134,14 +134,14 @@ def plan(cells: Sequence[str], given: Mapping[str, Any], match: Match = "params"
         raise UserError(f"--seeds is {seeds}; it must be at least 1")
     common = Settings(**given)
     if any(map(is_pipe, common.files)):
-        raise UserError("a pipe can be read only once, and each run reads the data: save them to a file first")
+        raise UserError("a pipe can be read only once, but each run reads the data: save them to a file first")
     if match == "seconds":
         common = _timed(common)
     task = registry.make_task(common.task, common.task_option)
     common = replace(common, files=common.files or task.default_files)
     data = task.read(common.files)
     first = common.seed if common.seed is not None else secrets.randbelow(1_000_000)
-    # Decided here, because by itself it would follow the hidden size.
+    # Resolved here, because its default would depend on the hidden size.
     width = task.resolve(data.facts, network_of(common, lambda size: Cell(size, common.hidden_size))).embedding_size
     common = replace(common, embedding_size=width)
     entered: dict[str, Settings] = {}
@@ -159,7 +159,7 @@ def plan(cells: Sequence[str], given: Mapping[str, Any], match: Match = "params"
 
 
 class _Builder:
-    """Makes models of settings; each cell's class is looked up once, because finding it takes its time."""
+    """Makes models from settings; each cell's class is looked up only once, because that is slow."""
 
     def __init__(self, task: Task, data: Data) -> None:
         self._task, self._data = task, data
@@ -169,7 +169,7 @@ class _Builder:
         """The model of these settings.
 
         Raises:
-            UserError: the cell does not take a size or an option.
+            UserError: the cell does not accept a size or an option.
         """
 
         def make(size: int) -> Cell:
@@ -180,10 +180,10 @@ class _Builder:
 
 
 def _timed(settings: Settings) -> Settings:
-    """The settings of runs that end with the time.
+    """The settings of runs that end after a given time.
 
     Raises:
-        UserError: something else is to end them too.
+        UserError: another setting would end them too.
     """
     if settings.max_time is None:
         return settings
@@ -196,11 +196,11 @@ def _timed(settings: Settings) -> Settings:
 
 
 def match_size(measure: Callable[[int], float], goal: float) -> int:
-    """The size whose measure comes closest to a goal, for a measure that does not fall where the size grows.
+    """The size whose measure is closest to a goal, for a measure that does not decrease with the size.
 
-    Large models take long to make, and the numbers of most grow as a parabola: it is taken through three small sizes,
-    and where it holds at the size that it gives, no other is made. Where the measure does not grow among these, as of
-    a cell that refuses them, there is no parabola, and the search begins at the smallest size.
+    Large models are slow to make, and most measures are quadratic in the size: a parabola through three small sizes
+    predicts the size, and if its value there is correct, no other model is made. If the measure does not increase
+    between these, as for a cell that refuses them, the search begins at the smallest size.
 
     Raises:
         UserError: no size reaches the goal.
@@ -213,21 +213,19 @@ def match_size(measure: Callable[[int], float], goal: float) -> int:
 
 
 def _parabola(measure: Callable[[int], float]) -> Callable[[int], float]:
-    """What goes through a measure at three small sizes; a line where it would bend downwards."""
+    """The parabola through a measure at three small sizes; a line if it would bend downwards."""
     first, second, third = (measure(size) for size in (8, 16, 24))
     slope, bend = (second - first) / 8, max(third - 2 * second + first, 0) / 128
     return lambda size: first + (size - 8) * (slope + (size - 16) * bend)
 
 
 def _search(measure: Callable[[int], float], goal: float, near: int) -> int:
-    """The size whose measure comes closest to a goal, from a size on that may be near."""
+    """The size whose measure is closest to a goal; the search begins at ``near``."""
     low, high, step = 0, near, 1
     while measure(high) < goal:
         low, high, step = high, high + step, 2 * step
         if high > LARGEST:
-            raise UserError(
-                f"no hidden size up to {LARGEST:,} makes a cell as large as the first: give another --match"
-            )
+            raise UserError(f"no hidden size up to {LARGEST:,} makes a cell as large as the first: use another --match")
     while not low and high > step and measure(high - step) >= goal:
         high, step = high - step, 2 * step
     low = max(low, high - step, 0)
@@ -238,10 +236,10 @@ def _search(measure: Callable[[int], float], goal: float, near: int) -> int:
 
 
 def _accepted(make: Callable[[int], T], size: int) -> T:
-    """What is made with a size, or where that is refused, with the next that is not.
+    """The result for a size, or if it is refused, for the next accepted one.
 
     Raises:
-        UserError: this size and all up to its double are refused; what is said is of the first.
+        UserError: all sizes up to about twice this one are refused; the error is that of the first.
     """
     refusals = []
     for tried in range(size, 2 * size + SPARE):
@@ -255,9 +253,9 @@ def _accepted(make: Callable[[int], T], size: int) -> T:
 def _matched(
     entered: Mapping[str, Settings], build: Callable[[Settings], Model], measure: Callable[[Model], int]
 ) -> dict[str, Settings]:
-    """The settings with the hidden sizes, of those that each cell takes, that make every model as large as the first.
+    """The settings with the hidden sizes that make every model as large as the first.
 
-    A size that a cell refuses counts as the next one that it takes.
+    A size that a cell refuses counts as the next one that it accepts.
     """
     found: dict[str, Settings] = {}
     goal = 0
@@ -270,7 +268,7 @@ def _matched(
             if not found:
                 goal, size = measure(model(settings.hidden_size)[1]), settings.hidden_size
             else:
-                _accepted(model, settings.hidden_size)  # an error names the size that was asked for
+                _accepted(model, settings.hidden_size)  # so that an error names the given size
                 size = match_size(lambda size: measure(_accepted(model, size)[1]), goal)
         except TraceError as error:
             raise UserError(f"the operations of {label} cannot be counted, because {error}: --match params") from None
@@ -306,7 +304,7 @@ def _about(entered: Mapping[str, Settings], models: Mapping[str, Model], match: 
 
 
 def _free_name(wish: str) -> str:
-    """A name for a run that is not taken."""
+    """An unused name for a run."""
     stem = folder_name(wish)
     taken = {path.name for path in runs_folder().glob("*")}
     names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, len(taken) + 2))
@@ -314,5 +312,5 @@ def _free_name(wish: str) -> str:
 
 
 def seconds_of(run: Run) -> float:
-    """How long a run was trained."""
+    """A run's training time."""
     return max((record["seconds"] for record in run.records()), default=0.0)

@@ -1,4 +1,4 @@
-"""Which of several samples have different means, and which are tied."""
+"""Rank several samples by their means, with ties."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 0.05
-"""How often, at most, samples whose means are the same are called different."""
+"""The highest probability that samples with equal means are called different."""
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> float:
-    """How probable a difference of means at least this large is where there is none: Welch's t-test, two-sided.
+    """The p-value of Welch's two-sided t-test: the probability of so large a difference between equal means.
 
-    It holds for samples from normal distributions whose variances may differ (Welch 1947).
+    It assumes samples from normal distributions, whose variances may differ (Welch 1947).
 
     Args:
-        a: two numbers or more.
+        a: two or more numbers.
         b: likewise.
     """
     gap = abs(statistics.fmean(a) - statistics.fmean(b))
@@ -34,7 +34,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def student(t: float, freedom: float) -> float:
-    """The probability that Student's t is beyond ``t`` on either side, for one degree of freedom or more.
+    """The probability that the absolute value of Student's t exceeds ``t``, for one or more degrees of freedom.
 
     With t = sqrt(freedom) tan(x), its density becomes cos(x) ** (freedom - 1), which is smooth.
     """
@@ -47,21 +47,21 @@ def student(t: float, freedom: float) -> float:
 
 @cache
 def _gauss() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Nodes and weights of an integral from -1 to 1, exact for polynomials up to the degree 199."""
+    """Nodes and weights for integrals from -1 to 1, exact for polynomials up to degree 199."""
     return np.polynomial.legendre.leggauss(100)
 
 
 def level(samples: int) -> float:
-    """Below what two of so many samples are called different: 0.05 divided by the number of pairs (Bonferroni)."""
+    """The p-value below which two of so many samples differ: 0.05 divided by the number of pairs (Bonferroni)."""
     return LEVEL / max(1, math.comb(samples, 2))
 
 
 class Tier(NamedTuple):
-    """Samples that cannot be told apart, the one with the lowest mean first.
+    """Samples that are tied, the one with the lowest mean first.
 
     Attributes:
-        names: of one or more.
-        chance: how probable a gap as that to the best tier's first would be if there were none; None for the best tier.
+        names: one or more names.
+        chance: the p-value of its first against the best tier's first; None for the best tier.
     """
 
     names: tuple[str, ...]
@@ -69,13 +69,13 @@ class Tier(NamedTuple):
 
 
 def rank(samples: Mapping[str, Sequence[float]]) -> list[Tier]:
-    """Samples by their means, the lowest first; those that are tied with the first of a tier stand in it.
+    """Samples by their means, the lowest first; those that are tied with the first of a tier belong to it.
 
-    Two are tied unless Welch's t-test tells them apart at ``level``: where all have the same mean, any two are called
-    different in one case of twenty at most.
+    Two are tied unless Welch's t-test distinguishes them at ``level``: if all means are equal, the probability that any
+    two are called different is at most 5 %.
 
     Args:
-        samples: two numbers or more each, by name.
+        samples: two or more numbers each, by name.
     """
     needed = level(len(samples))
     left = sorted(samples, key=lambda name: statistics.fmean(samples[name]))

@@ -1,1 +1,1 @@
-"""What is done with a trained language model: evaluate it, score a text with it, keep its state."""
+"""Use a trained language model: score a text, sample one, save its state."""

@@ -1,4 +1,4 @@
-"""Runs of versions that knew no tasks, which are all language models, as today's versions write them."""
+"""Convert files of runs from versions without tasks, which are all language models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rnn_lab import schema
 from rnn_plugins.tasks.language_model import LanguageModel
 
 OPTIONS = ("seq_length", "level", "valid_fraction", "unknown")
-"""Settings of before that are options of the task."""
+"""Former settings that are now options of the task."""
 
 MANIFEST = {
     "task": schema.TEXT,
@@ -29,16 +29,16 @@ MANIFEST = {
     "best?": {"loss": schema.optional(schema.NUMBER), "step": schema.COUNT},
     "opening?": [schema.COUNT],
 }
-"""What stood in ``run.json`` and stands elsewhere now."""
+"""The entries of ``run.json`` that are now elsewhere."""
 
 
 def is_older(manifest: Any) -> bool:
-    """Whether a manifest is of such a run."""
+    """Whether a manifest is from such a version."""
     return isinstance(manifest, dict) and "vocabulary" in manifest and "facts" not in manifest
 
 
 def manifest(old: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``run.json`` says, in today's words.
+    """``run.json`` in the current format.
 
     Raises:
         ValueError: it is damaged.
@@ -81,23 +81,23 @@ def manifest(old: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _version(old: Mapping[str, Any]) -> str:
-    """That of the distribution which trained it, where it was noted."""
+    """The version that trained the run, if recorded."""
     environment = old.get("environment")
     noted = environment.get("rnn-lab") if isinstance(environment, dict) else None
     return noted if isinstance(noted, str) else version("rnn-lab")
 
 
 def _units_per_step(options: Mapping[str, Any], settings: Mapping[str, Any], training: int) -> int:
-    """Symbols of a training step: fewer than asked for where the text was short."""
+    """Symbols per training step: reduced if the text was short."""
     length, size = options.get("seq_length", 64), settings.get("batch_size", 32)
     if not (type(length) is int and type(size) is int and min(length, size) > 0):
-        return 1  # whoever reads the settings says what is wrong with them
+        return 1  # the settings are checked elsewhere
     length = min(length, training - 1)
     return length * max(1, min(size, (training - 1) // length))
 
 
 def notes(old: Mapping[str, Any]) -> dict[str, Any]:
-    """What is noted beside weights, in today's words; as it is where it is of today."""
+    """The metadata of weights in the current format; unchanged if they are current."""
     new = dict(old)
     if "loss" in new:
         loss = new.pop("loss")
@@ -110,7 +110,7 @@ def notes(old: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def record(old: dict[str, Any]) -> dict[str, Any]:
-    """A line of ``metrics.jsonl``, in today's words; as it is where it is of today."""
+    """A line of ``metrics.jsonl`` in the current format; unchanged if it is current."""
     if "tokens_per_second" in old:
         old = {("units_per_second" if key == "tokens_per_second" else key): value for key, value in old.items()}
     return old

@@ -1,4 +1,4 @@
-"""How much each symbol of a text surprises a run's model, and which surprise it most."""
+"""How much each symbol of a text surprises a run's model."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from rnn_plugins.language.model import BLOCK, Model
 Array: TypeAlias = NDArray[Any]
 
 READ_AT_ONCE = 1000
-"""Symbols that are predicted in one go, so that a long text does not fill the memory."""
+"""Symbols predicted in one call, to limit memory."""
 
 _IN_WORD = re.compile(r"\w|\\x|<unk>")
 
 
 class Prediction(NamedTuple):
-    """What a model thought of each symbol of a text, given all those before it.
+    """A model's prediction of each symbol of a text, given all those before it.
 
     Attributes:
-        bits: (N,), -log2 of its probability; NaN for the first, which is read and not predicted.
-        expected: (N,), the likeliest symbol in its place; the first one itself for the first.
-        confidence: (N,), the probability of that.
+        bits: (N,), -log2 of its probability; NaN for the first, which is not predicted.
+        expected: (N,), the likeliest symbol at its position; for the first, the symbol itself.
+        confidence: (N,), the probability of ``expected``.
     """
 
     bits: Array
@@ -43,15 +43,15 @@ class Prediction(NamedTuple):
 
 
 class Surprise(NamedTuple):
-    """A symbol or a word that was not expected.
+    """A surprising symbol or word.
 
     Attributes:
         text: the symbol or word.
-        bits: -log2 of its probability; of a word, of all its symbols together.
-        line: where it begins, from 1.
-        column: in that line, in characters, from 1.
-        expected: the symbol that was likeliest where its surprise was greatest.
-        confidence: the probability of that.
+        bits: -log2 of its probability; for a word, the sum over its symbols.
+        line: the line where it begins, from 1.
+        column: the column in that line, in characters, from 1.
+        expected: the likeliest symbol at its most surprising position.
+        confidence: the probability of ``expected``.
         before: the end of the text before it.
     """
 
@@ -70,11 +70,11 @@ class Scoring:
 
     Attributes:
         run: the run's name.
-        text: its name.
-        vocabulary: what the symbols are.
+        text: the text's name.
+        vocabulary: the symbols.
         tokens: (N,).
-        prediction: of each.
-        notices: what is to be said of it, a sentence each.
+        prediction: of each token.
+        notices: sentences for the user.
     """
 
     run: str
@@ -91,28 +91,28 @@ class Scoring:
 
     @property
     def unit(self) -> str:
-        """What a symbol is called."""
+        """The noun for a symbol: character, word or byte."""
         return UNITS[self.vocabulary.level]
 
     @property
     def mean_bits(self) -> float:
-        """Bits per symbol, the first left out."""
+        """Bits per symbol, without the first."""
         return float(self.prediction.bits[1:].mean())
 
     @property
     def bits_per_character(self) -> float:
-        """The bits of the whole text, divided by the characters that they are for."""
+        """The bits of the whole text divided by its characters, without the first symbol."""
         return float(self.prediction.bits[1:].sum() / max(self.vocabulary.measure(self.tokens[1:])[0], 1))
 
     def surprising_symbols(self, count: int) -> list[Surprise]:
-        """The symbols that surprise most, the first of them first."""
+        """The most surprising symbols, in descending order."""
         places = np.argsort(-self.prediction.bits[1:], kind="stable")[:count] + 1
         return [self._surprise(place, place + 1) for place in places.tolist()]
 
     def surprising_words(self, count: int) -> list[Surprise]:
-        """The words that surprise most, all their symbols together, each where it does so most.
+        """The most surprising words by the sum over their symbols, each at its most surprising occurrence.
 
-        A word is letters, digits and ``_`` in a row; one of a single symbol that begins the text is not predicted.
+        A word is letters, digits and ``_`` in a row; a single symbol at the beginning of the text is not predicted.
         """
         is_part = np.array([_IN_WORD.match(symbol) is not None for symbol in self.vocabulary.symbols])[self.tokens]
         if self.vocabulary.level == "word":
@@ -147,7 +147,7 @@ class Scoring:
 
 
 def predict(model: Model, params: Tree, tokens: Array) -> Prediction:
-    """Read a text once from beginning to end, and predict each symbol but the first.
+    """Predict each symbol of a text but the first, in one pass.
 
     Args:
         model: the model.
@@ -175,19 +175,19 @@ def score(run: Run, sources: Sequence[str], unknown: Unknown = "replace") -> Sco
     Args:
         run: the run.
         sources: the text, as ``rnn train`` takes it.
-        unknown: what becomes of characters that the model has never seen.
+        unknown: how to treat unknown characters.
 
     Raises:
-        UserError: the run's task makes it no language model; the text cannot be read, has fewer than two symbols, or
-            has unknown characters and ``unknown`` is ``error``; or the weights are no numbers.
+        UserError: the run is not a language model; the text cannot be read, has fewer than two symbols, or has unknown
+            characters and ``unknown`` is ``error``; or the weights are not finite.
     """
     model, vocabulary = run.language.model, run.language.vocabulary
     data = run.read(sources, unknown=unknown)
     text, unit = ", ".join(sources), UNITS[vocabulary.level]
     if len(data.valid) < 2:
-        raise UserError(f"{text} has only one {unit}; it takes two, since the first is read and not predicted")
+        raise UserError(f"{text} has only one {unit}; expected at least two, since the first is not predicted")
     prediction = predict(model, run.params(), data.valid)
     if not np.isfinite(prediction.bits[1:]).all():
-        raise UserError(f"the scores of the run {run.name!r} on {text} are no numbers: its training went wrong")
+        raise UserError(f"the scores of the run {run.name!r} on {text} are not finite: its training went wrong")
     notices = (*data.notices, *remembered(run, data, run.data()[0]), *run.code_changed())
     return Scoring(run.name, text, vocabulary, data.valid, prediction, notices)

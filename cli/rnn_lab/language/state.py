@@ -1,7 +1,4 @@
-"""A network's state while it writes: kept in a file, taken up again, or with units held at a number.
-
-The file is a checkpoint (``minigrad.checkpoint``); how symbols are chosen stands in ``rnn_plugins.language.sampling``.
-"""
+"""The state of a network while sampling: saved to a checkpoint, loaded, or with units clamped."""
 
 from __future__ import annotations
 
@@ -25,17 +22,17 @@ from rnn_plugins.language.model import Model
 from rnn_plugins.language.sampling import Position
 
 KIND = "state of a text"
-"""What the metadata of such a file call it."""
+"""The kind of file, in its metadata."""
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A state out of a file.
+class Saved:
+    """A state from a file.
 
     Attributes:
-        position: the place in the text.
-        rng: what drew the text so far, as it was then; None where nothing was drawn.
-        notice: a sentence where the state is of other weights; otherwise empty.
+        position: the position in the text.
+        rng: the generator that the text was sampled with; None if nothing was drawn.
+        notice: a sentence that says so, if the state is of other weights; otherwise empty.
     """
 
     position: Position
@@ -44,13 +41,13 @@ class Kept:
 
 
 def save(path: str, run: Run, position: Position, rng: np.random.Generator | None) -> None:
-    """Keep a state in a file.
+    """Save a state to a file.
 
     Args:
-        path: where to.
-        run: whose model wrote the text.
-        position: the place in the text.
-        rng: what draws it; None where nothing is drawn.
+        path: the file's path.
+        run: the run that generated the text.
+        position: the position in the text.
+        rng: the generator; None if nothing is drawn.
 
     Raises:
         UserError: it cannot be written.
@@ -71,23 +68,23 @@ def save(path: str, run: Run, position: Position, rng: np.random.Generator | Non
         raise UserError(f"--save-state {path!r} cannot be written: {(error.strerror or str(error)).lower()}") from None
 
 
-def load(path: str, run: Run) -> Kept:
-    """A state that ``save`` kept, for the model of a run.
+def load(path: str, run: Run) -> Saved:
+    """Load a state that ``save`` wrote, for the model of a run.
 
     Raises:
-        UserError: there is none in the file, or it does not fit the run.
+        UserError: the file has no state, or the state does not fit the run.
     """
     try:
         tree, notes = checkpoint.load(path)
     except checkpoint.CheckpointError as error:
         raise UserError(f"--load-state: {error}") from None
     if not isinstance(notes, dict) or notes.get("kind") != KIND:
-        raise UserError(f"--load-state {path!r} holds no state: give a file that rnn sample --save-state has written")
+        raise UserError(f"--load-state {path!r} contains no state: expected a file from rnn sample --save-state")
     wrong = schema.misfit(notes, schema.STATE) or (notes.get("rng") and schema.misfit(notes["rng"], schema.RNG, "rng"))
     if not wrong and not _has_scores(tree):
-        wrong = "holds other arrays than those of a state"
+        wrong = "contains other arrays than those of a state"
     if wrong:
-        raise UserError(f"--load-state {path!r} {wrong}: it is damaged, so keep the state anew with --save-state")
+        raise UserError(f"--load-state {path!r} {wrong}: it is damaged, so save the state again with --save-state")
     model = run.language.model
     first, source = model.init_carry(1), notes["run"]
     here, there = _carries(run), notes["carries"]
@@ -99,13 +96,13 @@ def load(path: str, run: Run) -> Kept:
     if not fits:
         raise UserError(
             f"--load-state {path!r} is of the run {source!r}, which carries {there}, and the run {run.name!r} carries "
-            f"{here}: a state goes on in a network of the same sizes"
+            f"{here}: a state needs a network of the same sizes"
         )
     known, symbols = len(tree["scores"]), model.vocabulary_size
     if known != symbols:
         raise UserError(
             f"--load-state {path!r} is of the run {source!r}, which knows {known:,} symbols, and the run {run.name!r} "
-            f"knows {symbols:,}: a state goes on in a network of the same sizes"
+            f"knows {symbols:,}: a state needs a network of the same sizes"
         )
     carry = trees.cast(trees.unflatten(first, [kept for _, kept in pairs]), model.dtype)
     rng = None
@@ -114,8 +111,8 @@ def load(path: str, run: Run) -> Kept:
         rng.bit_generator.state = notes["rng"]
     notice = ""
     if notes["weights"] != _weights(run):
-        notice = f"the state is of other weights, those of the run {source!r}: its units need not mean the same here"
-    return Kept(Position(carry, tree["scores"], notes["symbols"], notes["drawn"]), rng, notice)
+        notice = f"the state is from other weights, those of the run {source!r}: its units may mean something else here"
+    return Saved(Position(carry, tree["scores"], notes["symbols"], notes["drawn"]), rng, notice)
 
 
 def _has_scores(tree: Any) -> bool:
@@ -126,28 +123,28 @@ def _has_scores(tree: Any) -> bool:
 
 
 def clamped(model: Model, texts: Sequence[str]) -> Model:
-    """The model with units of its states held at a number from where they are computed on.
+    """The model with units of its states clamped to numbers where they are computed.
 
     Args:
-        model: which.
+        model: the model.
         texts: ``UNIT=VALUE``. A unit is a state (``State.label``) and a number from 0, such as ``h.17`` or
-            ``layer2.c.3``; a bare number is a unit of the last layer's h.
+            ``layer2.c.3``; a number alone is a unit of the last layer's h.
 
     Raises:
         UserError: a text cannot be read, or names no unit.
     """
     states = anatomy(model.cell).states
-    held: dict[tuple[State, int], float] = {}
+    values: dict[tuple[State, int], float] = {}
     for text in texts:
         unit, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--clamp is {text!r}; write it as UNIT=VALUE, such as h.17=1")
-        held[_unit(unit, text, states)] = _value(value, text)
+        values[_unit(unit, text, states)] = _value(value, text)
     layers: list[Any] = list(model.cell.cells) if isinstance(model.cell, Stacked) else [model.cell]
     for i, layer in enumerate(layers):
         own = [state for state in states if state.layer in (0, i + 1)]
         index_of = dict(zip(own, indices_of_states(layer.init_carry(1)), strict=True))
-        of_layer = tuple((index_of[state], unit, value) for (state, unit), value in held.items() if state in index_of)
+        of_layer = tuple((index_of[state], unit, value) for (state, unit), value in values.items() if state in index_of)
         if of_layer:
             layers[i] = Ablated(layer, clamped=of_layer)
     if isinstance(model.cell, Stacked):
@@ -170,7 +167,7 @@ def _value(text: str, given: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UserError(f"--clamp is {given!r}; what a unit is held at must be a number")
+        raise UserError(f"--clamp is {given!r}; a unit must be clamped to a number")
     return value
 
 
@@ -180,5 +177,5 @@ def _carries(run: Run) -> str:
 
 
 def _weights(run: Run) -> str:
-    """The SHA-256 of the weights that text is written with."""
+    """The SHA-256 of the run's best weights."""
     return hashlib.sha256((run.path / BEST).read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""A text that a network writes in one go."""
+"""Sample a whole text from a network."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def write(
         language: the network.
         params: its parameters.
         length: characters after the prime.
-        prime: what the text begins with; nothing begins as after a line feed.
-        choice: how a symbol is chosen; what no text should have is never drawn.
-        seed: of what is drawn; None draws another text at each call.
-        unknown: what becomes of symbols of the prime that the network has never seen.
+        prime: the beginning of the text; if empty, the text begins as after a line feed.
+        choice: how to choose a symbol; ``Vocabulary.unwritten`` symbols are never drawn.
+        seed: random seed; None for another text at each call.
+        unknown: how to treat unknown symbols in the prime.
 
     Raises:
-        UserError: the prime has such symbols and ``unknown`` is ``error``, or the network's scores are no numbers.
+        UserError: the prime has unknown symbols and ``unknown`` is ``error``, or the scores are not finite.
     """
     vocabulary = language.vocabulary
     begin = vocabulary.encode(prime, unknown, called="the prime").tolist() or language.opening

@@ -74,7 +74,7 @@ def assess(
     unit, symbol = UNITS[vocabulary.level], {"char": "CHAR", "byte": "BYTE", "word": "TOKEN"}[vocabulary.level]
     if len(tokens) < 2:
         text = ", ".join(data.sources)
-        raise UserError(f"{text} has only one {unit}; it takes two, since the first is read and not predicted")
+        raise UserError(f"{text} has only one {unit}; expected at least two, since the first is not predicted")
     sizes = Sizes(len(tokens) - 1, *vocabulary.measure(tokens[1:]), vocabulary.words(tokens[1:]))
     loss = model.evaluate(params, tokens)
     if not math.isfinite(loss):

@@ -219,7 +219,7 @@ def write_side_by_side(
         (length, texts).
 
     Raises:
-        UserError: the model's scores are no numbers.
+        UserError: the model's scores are not finite.
     """
     carry, scores = start_of_text(model, params, prime)
     carry = trees.map(lambda leaf: np.repeat(leaf, texts, axis=0), carry)
@@ -230,7 +230,7 @@ def write_side_by_side(
         p = np.exp(rows - rows.max(axis=1, keepdims=True), dtype=np.float64)
         cumulated = p.cumsum(axis=1)
         if not np.isfinite(cumulated[:, -1]).all():
-            raise UserError("the model's scores are no numbers (NaN): its training went wrong; use another run")
+            raise UserError("the model's scores are not finite (NaN): its training went wrong; use another run")
         drawn = rng.random((texts, 1)) * cumulated[:, -1:]
         written[t] = np.minimum((cumulated <= drawn).sum(axis=1), p.shape[1] - 1)
         if step is not None:
@@ -271,7 +271,7 @@ def closed_rightly(subject: Subject, characters: int) -> float | None:
         None where it is no language model, or the text that it learns from or its own opens too few.
 
     Raises:
-        UserError: the model's scores are no numbers.
+        UserError: the model's scores are not finite.
     """
     language = subject.language
     if not language or _share(outcomes([language.vocabulary.decode(subject.learnt[:SEARCHED])])) is None:
@@ -302,7 +302,7 @@ class Structure(Report):
         """Measure one language model.
 
         Raises:
-            UserError: it is none, the text has nothing to close, or the model's scores are no numbers.
+            UserError: it is none, the text has nothing to close, or the model's scores are not finite.
         """
         language = language_of(subject, "structure")
         text = outcomes([language.vocabulary.decode(subject.learnt[:MOST])])

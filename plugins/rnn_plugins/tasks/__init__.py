@@ -1,1 +1,1 @@
-"""What a network is trained to do, one file a task. A task knows its data and its loss, and no terminal."""
+"""Tasks, one file per task: what networks are trained to do."""

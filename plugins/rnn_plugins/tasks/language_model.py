@@ -21,7 +21,7 @@ from rnn_plugins.language.model import ONE_HOT_LIMIT, Model
 from rnn_plugins.language.sampling import Choice, opening, sample, write
 from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Part, Purpose, Task
 
-if TYPE_CHECKING:  # what few commands need is imported where it is used: a run is sampled from without
+if TYPE_CHECKING:  # imported only where they are used, since rnn sample does not need them
     from rnn_plugins.data.corpus import Corpus
     from rnn_plugins.language.probe import TextProbe
     from rnn_plugins.tasks.task import Model as AnyModel
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # what few commands need is imported where it is used: a run 
 Array = NDArray[Any]
 
 WIDEST_EMBEDDING = 128
-"""The width of an embedding where nobody says, unless the hidden size is smaller."""
+"""The default width of an embedding, unless the hidden size is smaller."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class LanguageModel(Task):
     """Predict the next symbol of a text.
 
     The training text is cut into B equal lanes; a batch is the next T symbols of each, and the carry passes from one
-    batch to the next. At the end of an epoch the carry starts anew.
+    batch to the next. Each epoch starts with a new carry.
 
     Attributes:
         seq_length: T, the steps of truncated backpropagation through time.
-        level: what a symbol is.
+        level: the kind of symbols.
         valid_fraction: the share at the end of the text that is held out.
-        unknown: what becomes of symbols that a vocabulary of before does not have.
+        unknown: how to treat symbols that are not in a given vocabulary.
     """
 
     seq_length: int = 64
@@ -65,7 +65,7 @@ class LanguageModel(Task):
         """Check the ranges of the options.
 
         Raises:
-            ValueError: one is outside.
+            ValueError: an option is out of range.
         """
         if self.seq_length < 1:
             raise ValueError(f"seq_length is {self.seq_length}; it must be at least 1")
@@ -74,7 +74,7 @@ class LanguageModel(Task):
 
     @property
     def unit(self) -> str:  # type: ignore[override]
-        """What a symbol is called, in the plural."""
+        """The noun for symbols, in the plural."""
         return f"{NOUNS[self.level]}s"
 
     @property
@@ -83,14 +83,14 @@ class LanguageModel(Task):
         return f"the held-out last {100 * self.valid_fraction:g} %"
 
     def read(self, files: Sequence[str], facts: Mapping[str, Any] | None = None, *, purpose: Purpose = "train") -> Data:
-        """A text as the ids of its symbols: those to train on, and those held out at its end.
+        """Read a text as the ids of its symbols: those to train on, and those held out at its end.
 
-        Facts of a run bring its vocabulary. The facts that come out are ``vocabulary``, ``opening`` (what is read,
-        unseen, before a text without a prime), ``characters_per_symbol`` of both parts, the share ``unknown``, what
-        the text is (``text``), and whether its vocabulary was another run's (``lent``).
+        The facts of a run provide its vocabulary. The facts of the result are ``vocabulary``, ``opening`` (read but not
+        printed before a text without a prime), ``characters_per_symbol`` of both parts, the share ``unknown``, the
+        text's digest and size (``text``), and whether its vocabulary was another run's (``lent``).
 
         Raises:
-            UserError: as ``load_corpus``, or there are no two symbols to train on.
+            UserError: as ``load_corpus``, or there are fewer than two symbols to train on.
         """
         from rnn_plugins.data.corpus import load_corpus, split
 
@@ -109,13 +109,13 @@ class LanguageModel(Task):
         if len(training) < 2:
             raise UserError(
                 f"of {len(corpus.tokens):,} symbols, --valid-fraction {self.valid_fraction:g} leaves "
-                f"{len(training)} to train on, and it takes 2: lower it, or give a longer text"
+                f"{len(training)} to train on; expected at least 2: lower it, or use a longer text"
             )
         lent = (purpose == "train" and known is not None) or bool(facts and facts.get("lent"))
         return self._data(corpus, training, held_out, lent)
 
     def _once_more(self, files: Sequence[str], facts: Mapping[str, Any], known: Vocabulary, purpose: Purpose) -> Corpus:
-        """The text of a run; where it came through standard input, from the cache."""
+        """The text of a run; if it was read from standard input, from the cache."""
         from rnn_plugins.data.corpus import load_corpus, recall_corpus
 
         text = facts["text"]
@@ -124,8 +124,8 @@ class LanguageModel(Task):
             if kept:
                 return kept
             if purpose == "again":
-                raise UserError("they came through a pipe and are kept nowhere")
-        # Older versions took carriage returns and byte order marks for symbols; today they make none.
+                raise UserError("they came through a pipe and were not saved")
+        # In older versions, carriage returns and byte order marks were symbols.
         older = not {"\r", MARK}.isdisjoint(known.symbols)
         corpus = load_corpus(
             files,
@@ -147,7 +147,7 @@ class LanguageModel(Task):
                 notices.append(
                     "the text is too short to hold some of it out, so the training loss chooses the best weights"
                 )
-            held_out = held_out[:0]  # of a single symbol nothing is predicted
+            held_out = held_out[:0]  # a single symbol cannot be predicted
         facts = {
             "vocabulary": vocabulary.to_json(),
             "opening": opening(vocabulary, training),
@@ -166,10 +166,10 @@ class LanguageModel(Task):
         return Data(training, held_out, facts, corpus.sources, corpus.digest, about, tuple(notices))
 
     def check_facts(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Facts with a vocabulary, an opening of its symbols, ratios in range, and the digest and size of the text.
+        """Check the vocabulary, the opening, the range of the ratios, and the digest and size of the text.
 
         Raises:
-            ValueError: they are not.
+            ValueError: they are not valid.
         """
         opening_of(facts)
         for part in ("train", "valid"):
@@ -184,7 +184,7 @@ class LanguageModel(Task):
         return facts
 
     def resolve(self, facts: Mapping[str, Any], network: Network) -> Network:
-        """The network with the width of its embedding: as it was given, or what suits so many symbols."""
+        """The network with the width of its embedding: as given, or a default for the number of symbols."""
         if network.embedding_size is not None:
             return network
         one_hot = len(vocabulary_of(facts)) <= ONE_HOT_LIMIT
@@ -198,7 +198,7 @@ class LanguageModel(Task):
         return Model(cell, symbols, embedding, network.dropout, network.variational_dropout, network.dtype)
 
     def fit(self, data: Data, size: int) -> tuple[LanguageModel, int, str]:
-        """Reduce sequence length and batch size where the text is too short for them."""
+        """Reduce sequence length and batch size if the text is too short for them."""
         pairs = len(data.train) - 1
         length = min(self.seq_length, pairs)
         lanes = max(1, min(size, pairs // length))
@@ -214,7 +214,7 @@ class LanguageModel(Task):
         return dataclasses.replace(self, seq_length=length), lanes, notice
 
     def steps_per_epoch(self, data: Data, size: int) -> int:
-        """Batches along a lane, the last incomplete one left out."""
+        """Batches along a lane, without the last, incomplete one."""
         return (len(data.train) - 1) // size // self.seq_length
 
     def units_per_step(self, data: Data, size: int) -> float:
@@ -230,11 +230,11 @@ class LanguageModel(Task):
         return Batch(tokens[:-1], tokens[1:], tokens[1:].size)
 
     def evaluate(self, model: AnyModel, params: Tree, examples: Array) -> dict[str, float]:
-        """The mean of -log p(symbol) over a text, the carry passed on."""
+        """The mean of -log p(symbol) over a text, read in sequence."""
         return {"loss": _own(model).evaluate(params, examples)}
 
     def derived(self, metrics: Mapping[str, float], facts: Mapping[str, Any], part: Part = "valid") -> dict[str, float]:
-        """Bits per character of the symbols that were predicted."""
+        """Bits per character of the predicted symbols."""
         return {"bits_per_character": metrics["loss"] / math.log(2) / facts["characters_per_symbol"][part]}
 
     def seen(self, units: float, facts: Mapping[str, Any]) -> tuple[float, str]:
@@ -242,21 +242,21 @@ class LanguageModel(Task):
         return units * facts["characters_per_symbol"]["train"], "characters"
 
     def comparable(self, runs: Mapping[str, tuple[Task, Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
-        """Whether the same share of the text is held out, and the same symbols are known."""
+        """Why runs on the same text cannot be compared: other held-out shares or vocabularies."""
         from rnn_plugins.language.assessment import comparable
 
         return comparable(runs)
 
     def contains(self, training: Array, examples: Array) -> bool:
-        """Whether a text stands in another one."""
+        """Whether a text is part of another one."""
         return examples.tobytes() in training.tobytes()
 
     def guessing(self, facts: Mapping[str, Any]) -> float:
-        """The loss of guessing among all symbols alike, ln V nats."""
+        """The loss of uniform guessing among all symbols, ln V nats."""
         return math.log(len(vocabulary_of(facts)))
 
     def assess(self, model: AnyModel, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
-        """The model beside n-grams counted on the training text, and compressors."""
+        """The model's metrics, and those of n-grams counted on the training text and of compressors."""
         from rnn_plugins.language.assessment import assess
 
         return assess(_own(model), params, vocabulary_of(data.facts), data, name=name, training=training)
@@ -267,7 +267,7 @@ class LanguageModel(Task):
         """A text of ``size`` characters.
 
         Raises:
-            UserError: the model has no scores to sample by.
+            UserError: the model's scores are not finite.
         """
         vocabulary = vocabulary_of(facts)
         symbols = sample(_own(model), params, opening_of(facts), Choice(never=vocabulary.unwritten), rng)
@@ -285,7 +285,7 @@ class LanguageModel(Task):
 
 
 def vocabulary_of(facts: Mapping[str, Any]) -> Vocabulary:
-    """The symbols that a model of these facts knows.
+    """The vocabulary of a model with these facts.
 
     Raises:
         ValueError: they are damaged.
@@ -294,10 +294,10 @@ def vocabulary_of(facts: Mapping[str, Any]) -> Vocabulary:
 
 
 def opening_of(facts: Mapping[str, Any]) -> list[int]:
-    """The symbols that are read, unseen, before a text without a prime (see ``language.sampling.opening``).
+    """The symbols that are read, but not printed, before a text without a prime (see ``language.sampling.opening``).
 
     Raises:
-        ValueError: they are none of the vocabulary.
+        ValueError: they are not in the vocabulary.
     """
     symbols = [int(symbol) for symbol in facts.get("opening", [])]
     if max(symbols, default=0) >= len(vocabulary_of(facts)):

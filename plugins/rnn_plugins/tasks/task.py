@@ -1,4 +1,4 @@
-"""What a task is: files into examples, the model and its loss, its metrics, and what it offers commands beside."""
+"""The base class of tasks: reading files, the model and its loss, metrics, and optional parts for some commands."""
 
 from __future__ import annotations
 
@@ -17,29 +17,28 @@ if TYPE_CHECKING:
     from rnn_plugins.reports.probe import Probe
 
 Part = Literal["train", "valid"]
-"""Of which part of the data a number is."""
+"""A part of the data."""
 
 Purpose = Literal["train", "again", "resume", "evaluate"]
 """What files are read for.
 
-``train``: a new run. ``again``: the data of a run once more, from the files that it recorded; nothing is waited for, as
-standard input would be, and data that turn out to be others need not be read to the end. ``resume``: data for a run
-that goes on or is repeated; the caller compares them with those of the run. ``evaluate``: other examples, all of which
-are put into ``Data.valid``.
+``train``: a new run. ``again``: the data of a run again, from the files that it recorded; standard input is not read,
+and data that differ need not be read to the end. ``resume``: data for a run that is resumed or repeated; the caller
+compares them with those of the run. ``evaluate``: other examples, all of which go into ``Data.valid``.
 """
 
 AT_ONCE = 256
-"""Examples that ``Task.evaluate`` takes together."""
+"""Examples per batch of ``Task.evaluate``."""
 
 
 class Batch(NamedTuple):
-    """What one training step learns from.
+    """The data of one training step.
 
     Attributes:
         inputs: as the model's loss takes them.
         targets: likewise.
-        weight: how many terms its mean loss has (symbols, sequences, frames that are not padding): what a mean over
-            several batches, or over the shares of one, is weighed by.
+        weight: the number of terms in its mean loss (symbols, sequences, frames without padding), the weight of the
+            batch in a mean over several batches, or over the shares of one.
     """
 
     inputs: Any
@@ -48,14 +47,14 @@ class Batch(NamedTuple):
 
 
 class Metric(NamedTuple):
-    """What a number that ``Task.evaluate`` gives means.
+    """Describes a number that ``Task.evaluate`` returns.
 
     Attributes:
         unit: such as "nats"; empty for a pure number.
-        direction: whether lower or higher is better.
-        head: of its column in a table; empty for its name.
-        digits: decimals that a table shows.
-        word: what it is called in a sentence; empty for its name.
+        direction: "min" if lower is better, "max" if higher is.
+        head: the head of its column in a table; empty for its name.
+        digits: the number of decimals in a table.
+        word: its name in a sentence; empty for its name.
     """
 
     unit: str = ""
@@ -67,17 +66,16 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What was read.
+    """The data read from files.
 
     Attributes:
-        train: the examples to train on, in whatever form the task takes them.
-        valid: the examples held out, possibly none.
-        facts: all that a model needs in order to be built again without the data, as JSON takes it: vocabularies,
-            labels, sizes.
-        sources: the files as they were named.
-        digest: SHA-256, in hexadecimal, of their content.
-        about: what was read, in a phrase: how much, of what kind.
-        notices: sentences that the user should see.
+        train: the training examples, in the task's own form.
+        valid: the held-out examples, possibly none.
+        facts: everything needed to build the model again without the data, as JSON: vocabularies, labels, sizes.
+        sources: the files as named by the user.
+        digest: SHA-256 of their content, in hexadecimal.
+        about: size and kind of the data, in a phrase.
+        notices: sentences for the user.
     """
 
     train: Any
@@ -91,14 +89,14 @@ class Data:
 
 @dataclass(frozen=True)
 class Network:
-    """What the user wants of a network, whatever the task.
+    """The user's settings of a network, for any task.
 
     Attributes:
-        make_cell: from the width of an input to the recurrent part: one cell or a stack, ablated where that was asked.
+        make_cell: makes the recurrent part from the width of an input: one cell or a stack, possibly ablated.
         hidden_size: units per layer.
-        embedding_size: width of an embedding of symbols; 0 for one-hot, None leaves it to the task.
-        dropout: rate between layers and before the output, while training.
-        variational_dropout: one mask for all steps of a sequence.
+        embedding_size: width of an embedding of symbols; 0 for one-hot, None for the task's default.
+        dropout: rate between layers and before the output during training.
+        variational_dropout: whether to use one mask for all steps of a sequence.
         dtype: of parameters and activations.
     """
 
@@ -111,12 +109,12 @@ class Network:
 
 
 class Score(NamedTuple):
-    """How well something does on examples.
+    """The metrics of a network or a baseline on examples.
 
     Attributes:
-        name: what: the run's name, or a baseline's.
-        kind: ``model``, or what the baseline is.
-        metrics: by name; None where one says nothing.
+        name: the name of the run or baseline.
+        kind: ``model``, or the kind of baseline.
+        metrics: by name; None if a metric does not apply.
     """
 
     name: str
@@ -126,15 +124,15 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Assessment:
-    """A network's score on examples, beside what it is measured against.
+    """A network's score on examples, compared with baselines.
 
     Attributes:
         scores: the network's first.
         metrics: the columns of the table.
-        count: how many units were predicted.
-        unit: what they are, in the plural.
-        verdict: the comparison in words, a sentence each.
-        notices: what is to be said of it, a sentence each.
+        count: the number of predicted units.
+        unit: the name of the units, in the plural.
+        verdict: sentences that compare the scores.
+        notices: sentences for the user.
         details: more numbers, for JSON.
     """
 
@@ -148,14 +146,14 @@ class Assessment:
 
 
 class Work(NamedTuple):
-    """One step of a model, of which operations are counted: ``step(params, carry, x)`` for one sequence.
+    """One step of a model, whose operations are counted: ``step(params, carry, x)`` for one sequence.
 
     Attributes:
         step: the step function, from an input to the scores.
         params: its parameters.
         carry: of one sequence.
         x: an input of one sequence, (1, I).
-        looked_up: whether the input is one-hot, so that its product with a matrix is a row of it.
+        looked_up: whether the input is one-hot, so that its product with a matrix is a lookup of a row.
     """
 
     step: Callable[[Tree, Tree, Any], tuple[Tree, Any]]
@@ -170,10 +168,10 @@ class Model(ABC):
 
     @abstractmethod
     def init_params(self, rng: np.random.Generator) -> Tree:
-        """Fresh parameters."""
+        """New parameters."""
 
     def init_carry(self, size: int) -> Tree:
-        """What passes from batch to batch (truncated BPTT), for ``size`` sequences; () where nothing does."""
+        """The carry between batches (truncated BPTT) for ``size`` sequences; () if there is none."""
         return ()
 
     @abstractmethod
@@ -182,17 +180,17 @@ class Model(ABC):
 
         Args:
             params: the parameters.
-            carry: as ``init_carry`` or the batch before gives it.
-            batch: what to learn from.
-            rng: draws the masks of dropout; None leaves dropout out.
+            carry: from ``init_carry`` or the batch before.
+            batch: the batch.
+            rng: draws the dropout masks; None for no dropout.
         """
 
     def shapes_known(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of parameters, by path, that are known without making any: a damaged file is found out by them."""
+        """Shapes of parameters by path that are known in advance, to detect damaged files."""
         return {}
 
     def work(self) -> Work | None:
-        """One step, whose operations are counted; None where the model cannot say."""
+        """One step whose operations can be counted; None if there is no such step."""
         return None
 
 
@@ -200,17 +198,17 @@ class Model(ABC):
 class Task(ABC):
     """What a network is trained to do; entry points of the group ``rnn.tasks`` name subclasses.
 
-    Its fields are its options (``--task-option NAME=VALUE``), exactly as those of a cell are. A task knows no terminal
-    and no run; nobody outside its file knows it by name.
+    Its fields are its options (``--task-option NAME=VALUE``), like those of a cell. A task is independent of terminal
+    and runs, and no other module refers to it by name.
 
     Attributes:
-        unit: what is counted, in the plural: characters, sentences, frames. ``Batch.weight`` counts them.
-        best: the metric that chooses the weights to keep, and its direction.
-        metrics: what ``evaluate`` and ``derived`` give, by name.
-        compared: the metric by which runs are compared; ``best`` where it is empty.
-        default_files: what is trained on where the user names nothing.
-        of_weights: the options that a run which starts with another's weights takes over; None for all.
-        of_evaluation: options with which a run reads other examples than its own, in place of those of its training.
+        unit: the name of the units, in the plural: characters, sentences, frames. ``Batch.weight`` counts them.
+        best: the metric that chooses the best weights, and its direction.
+        metrics: the metrics of ``evaluate`` and ``derived``, by name.
+        compared: the metric by which runs are compared; if empty, ``best``.
+        default_files: the training data if the user names none.
+        of_weights: the options that a run takes over with another run's weights; None for all.
+        of_evaluation: options that replace a run's own when it reads other examples.
     """
 
     unit: ClassVar[str] = "examples"
@@ -223,18 +221,17 @@ class Task(ABC):
 
     @property
     def held_out_part(self) -> str:
-        """What is held out, in words."""
+        """The held-out part, in words."""
         return "the held-out part"
 
     @abstractmethod
     def read(self, files: Sequence[str], facts: Mapping[str, Any] | None = None, *, purpose: Purpose = "train") -> Data:
-        """Files into examples.
+        """Read examples from files.
 
         Args:
             files: as the user names them.
-            facts: of a run that goes on, is evaluated, predicts, or lends its weights; None where there is none.
-            purpose: what they are read for. Whether the data of a run are what they were, the caller tells by the
-                digest.
+            facts: of a run that is resumed, evaluated, predicts, or lends its weights; None if there is none.
+            purpose: what they are read for. The caller compares digests to check whether a run's data have changed.
 
         Raises:
             UserError: a file cannot be read or is not of the task's kind: file, line, what was expected.
@@ -242,33 +239,33 @@ class Task(ABC):
 
     @abstractmethod
     def model(self, facts: Mapping[str, Any], network: Network) -> Model:
-        """The model for data of these facts.
+        """The model for data with these facts.
 
         Raises:
             UserError: the network's settings do not suit the task.
         """
 
     def check_facts(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Facts out of a file, seen to be whole as far as the task reads them.
+        """Check facts from a file, as far as the task reads them, and return them.
 
         Raises:
-            ValueError: they are damaged; a ``KeyError`` or ``TypeError`` says so too.
+            ValueError: they are damaged; a ``KeyError`` or ``TypeError`` means the same.
         """
         return facts
 
     def resolve(self, facts: Mapping[str, Any], network: Network) -> Network:
-        """The network with nothing left open that the task decides, such as the width of an embedding."""
+        """The network with the task's defaults filled in, such as the width of an embedding."""
         return network
 
     def fit(self, data: Data, size: int) -> tuple[Self, int, str]:
-        """The task, the batch size, and a sentence on what had to be reduced because the data are few, or nothing."""
+        """The task and the batch size, reduced if there are few data, and a sentence that says so, or empty."""
         count = len(data.train)
         if not 0 < count < size:
             return self, size, ""
         return self, count, f"there are only {count:,} examples to train on, which reduces the batch size from {size}"
 
     def count(self, examples: Any) -> int:
-        """How many units some examples have."""
+        """The number of units in some examples."""
         return 0 if examples is None else len(examples)
 
     def steps_per_epoch(self, data: Data, size: int) -> int:
@@ -276,30 +273,30 @@ class Task(ABC):
         return max(1, len(data.train) // size)
 
     def units_per_step(self, data: Data, size: int) -> float:
-        """How many units a step learns from, on average."""
+        """The mean number of units per training step."""
         return self.count(data.train) / self.steps_per_epoch(data, size)
 
     def batch(self, data: Data, step: int, size: int, rows: slice = slice(None)) -> Batch:
-        """The batch of a step, counted from 0: a function of the step alone, so that training can go on anywhere.
+        """The batch of a step, counted from 0: a function of the step alone, so that training can resume anywhere.
 
-        Here: the examples in an order that each epoch shuffles anew.
+        By default, the examples in an order that is shuffled in each epoch.
 
         Args:
-            data: as ``read`` gives it.
-            step: which.
-            size: sequences of a whole batch.
-            rows: those wanted; the share of one of several processes that train together.
+            data: as ``read`` returns it.
+            step: the step.
+            size: sequences in a whole batch.
+            rows: the rows to return; the share of one of several processes that train together.
         """
         epoch, place = divmod(step, self.steps_per_epoch(data, size))
         order = np.random.default_rng(epoch).permutation(len(data.train))[place * size : (place + 1) * size]
         return self.pack([data.train[i] for i in order[rows]])
 
     def pack(self, examples: Sequence[Any]) -> Batch:
-        """Some examples as a batch, padded to the longest; for tasks that use the ``batch`` and ``evaluate`` here."""
+        """Some examples as a batch, padded to the longest; required by the default ``batch`` and ``evaluate``."""
         raise NotImplementedError(f"{type(self).__name__} defines neither pack nor batch and evaluate")
 
     def evaluate(self, model: Model, params: Tree, examples: Any) -> dict[str, float]:
-        """The metrics on some examples, the loss among them; they do not depend on how the examples are batched."""
+        """The metrics on some examples, including the loss; they do not depend on how the examples are batched."""
         total = weight = 0.0
         for start in range(0, len(examples), AT_ONCE):
             some = examples[start : start + AT_ONCE]
@@ -309,21 +306,21 @@ class Task(ABC):
         return {"loss": total / weight}
 
     def derived(self, metrics: Mapping[str, float], facts: Mapping[str, Any], part: Part = "valid") -> dict[str, float]:
-        """What follows from metrics, such as bits per character from nats per symbol.
+        """Metrics derived from others, such as bits per character from nats per symbol.
 
         Args:
-            metrics: as ``evaluate`` gives them.
+            metrics: as ``evaluate`` returns them.
             facts: of the data.
-            part: of which part of them the metrics are.
+            part: the part of the data that the metrics are of.
         """
         return {}
 
     def seen(self, units: float, facts: Mapping[str, Any]) -> tuple[float, str]:
-        """How much data some units of training are, in the unit in which runs are compared, and that unit."""
+        """A number of training units converted to the unit in which runs are compared, and that unit."""
         return units, self.unit
 
     def comparable(self, runs: Mapping[str, tuple[Task, Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
-        """Why runs on the same data cannot be compared, and what else to know of them, a clause each.
+        """Why runs on the same data cannot be compared, and other notes on them, a clause each.
 
         Args:
             runs: task and facts of each, by its name.
@@ -331,43 +328,43 @@ class Task(ABC):
         return [], []
 
     def contains(self, training: Any, examples: Any) -> bool:
-        """Whether some examples are among those that a network was trained on, as far as one can tell."""
+        """Whether some examples are known to be among the training examples."""
         return False
 
     def guessing(self, facts: Mapping[str, Any]) -> float | None:
-        """The loss of one who takes everything possible for equally likely; None where there is no such thing."""
+        """The loss of uniform guessing; None if that is undefined."""
         return None
 
     def assess(self, model: Model, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
-        """The network's metrics on ``data.valid``, beside baselines where the task has some.
+        """The network's metrics on ``data.valid``, and those of the task's baselines if it has any.
 
         Args:
             model: the network.
             params: its parameters.
             data: the examples, and the facts of the run.
-            name: of the run.
-            training: the examples that it was trained on, for baselines; None where they cannot be had.
+            name: the run's name.
+            training: the training examples, for baselines; None if unavailable.
         """
         metrics = self.evaluate(model, params, data.valid)
         score = Score(name, "model", metrics | self.derived(metrics, data.facts))
         return Assessment((score,), self.metrics, self.count(data.valid), self.unit)
 
-    # What a task may offer beside: commands and reports ask for it, and refuse a task that does not have it.
+    # Optional parts: commands and reports that need one refuse a task without it.
 
     def excerpt(
         self, model: Model, params: Tree, facts: Mapping[str, Any], size: int, rng: np.random.Generator
     ) -> str | None:
-        """What the network makes as it is now, to be shown while it is trained: about ``size`` characters."""
+        """A sample of the network's output to show during training, about ``size`` characters long."""
         return None
 
     def predict(self, model: Model, params: Tree, facts: Mapping[str, Any], files: Sequence[str]) -> Any:
-        """What the network says of inputs in files, an iterator of JSON-like records; None where it predicts none."""
+        """The network's predictions for inputs in files, an iterator of JSON-like records; None if it has none."""
         return None
 
     def probe(self, model: Model, params: Tree, examples: Any, facts: Mapping[str, Any]) -> Probe | None:
-        """The model along sequences, as reports look at it; None where there is no such view."""
+        """The model along sequences, for reports; None if there is no such view."""
         return None
 
     def language(self, model: Model, facts: Mapping[str, Any]) -> Language | None:
-        """The model as one that reads and writes texts; None where it is none."""
+        """The model as a language model; None if it is not one."""
         return None

@@ -1,4 +1,4 @@
-"""Checks for the tests of whoever writes a cell or a task: what is wrong with it, in words."""
+"""Checks for authors of cells and tasks, to use in their tests."""
 
 from rnn_plugins.testing.cells import broken_promise, check_cell
 from rnn_plugins.testing.checks import Check, CheckError, CheckReport

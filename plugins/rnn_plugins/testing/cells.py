@@ -1,4 +1,4 @@
-"""Checks of a cell: its gradients, and all that the time loop relies on."""
+"""Checks of a cell: its gradients, and the requirements of the time loop."""
 
 from __future__ import annotations
 
@@ -31,29 +31,30 @@ from rnn_plugins.testing.checks import (
 )
 
 LENGTH, BATCH = 4, 3
-"""Steps and sequences of the samples."""
+"""Number of steps and of sequences in a sample."""
 
 LENGTHS = np.array([LENGTH, 2, 0])
 """One sequence that fills the batch, one that ends earlier, one that is empty."""
 
 
 def check_cell(cell: Cell, *, rng: np.random.Generator | None = None) -> CheckReport:
-    """Check everything that a cell promises, at its own sizes; small ones, such as 3 and 4, take the least time.
+    """Check all requirements of a cell, at its own sizes; small ones, such as 3 and 4, are fastest.
 
-    Gradients of every parameter, of the carry and of the input are held against finite differences in float64, through
-    several steps and away from kinks, each on its own, so that a small one is not lost beside a large. A cell that
-    looks ahead (``causal`` is false) has no single step: what concerns steps, chunks and later inputs is left out.
+    The gradients with respect to each parameter, the carry and the input are compared with finite differences in
+    float64, over several steps and away from kinks; each separately, so that a small one is not hidden by a large one.
+    A cell that depends on later inputs (``causal`` is false) has no single step, so the checks of steps, chunks and
+    later inputs are left out.
 
     Args:
-        cell: what is checked.
-        rng: draws parameters, inputs and directions; seeded where left out.
+        cell: the cell.
+        rng: draws parameters, inputs and directions; by default seeded with 0.
 
     Raises:
-        TypeError: ``cell`` is no cell; a class is none, but ``MyCell(3, 4)`` is.
+        TypeError: ``cell`` is not a cell; pass ``MyCell(3, 4)`` and not the class.
     """
     if not isinstance(cell, Cell):
         example = f"{cell.__name__}(3, 4)" if isinstance(cell, type) else "GRU(3, 4)"
-        raise TypeError(f"check_cell: got {cell!r}; it takes a cell, such as {example}")
+        raise TypeError(f"check_cell: got {cell!r}; expected a cell, such as {example}")
     rng = rng or np.random.default_rng(0)
     checks = []
     for name, check in _FIRST.items():
@@ -74,14 +75,14 @@ def check_cell(cell: Cell, *, rng: np.random.Generator | None = None) -> CheckRe
 
 
 def broken_promise(cell: Cell) -> str | None:
-    """What a cell does not keep of that without which no network can be made of it; None where it keeps all that."""
+    """The first requirement for making a network that a cell does not meet; None if it meets all."""
     rng = np.random.default_rng(0)
     checks = (attempt(name, partial(check, cell, rng)) for name, check in _FIRST.items())
     return next((check.detail for check in checks if not check.passed), None)
 
 
 class _Sample(NamedTuple):
-    """Where a cell is looked at: parameters, a carry and inputs (T, B, I)."""
+    """A point at which a cell is checked: parameters, a carry and inputs (T, B, I)."""
 
     params: Tree
     carry: Tree
@@ -89,9 +90,9 @@ class _Sample(NamedTuple):
 
 
 def _draw(cell: Cell, rng: np.random.Generator) -> _Sample:
-    """A sample in float64, with a carry that the cell came to by itself.
+    """A sample in float64, with a carry after some steps.
 
-    Parameters are near fresh ones but not on them, for at zero biases or tiny weights much goes unseen.
+    Parameters are initial ones plus noise, because zero biases or tiny weights hide many errors.
     """
     fresh = trees.cast(cell.init_params(rng), np.float64)
     params = trees.map(lambda x: x + 0.2 * normal(x, rng) if is_float(x) else x, fresh)
@@ -101,11 +102,11 @@ def _draw(cell: Cell, rng: np.random.Generator) -> _Sample:
 
 
 def _like_first(cell: Cell, carry: Tree) -> Tree:
-    """A carry by the keys of the first one, in its order and with its named tuples, as the trainer restores it."""
+    """A carry with the first one's order of keys and named tuples, as the trainer restores it."""
     return trees.map(lambda _, leaf: leaf, cell.init_carry(BATCH), carry)
 
 
-# --- what must hold before the rest means anything -------------------------------------------------------------------
+# --- required by all other checks ------------------------------------------------------------------------------------
 
 
 def _parameters(cell: Cell, rng: np.random.Generator) -> None:
@@ -114,8 +115,8 @@ def _parameters(cell: Cell, rng: np.random.Generator) -> None:
         if not isinstance(leaf, np.ndarray) or leaf.dtype.kind != "f":
             given = getattr(leaf, "dtype", type(leaf).__name__)
             raise Failed(
-                f"{_label('0', path)} is of type {given}; parameters are trained, so each is an array of "
-                "floating-point numbers, and a constant belongs into the step"
+                f"{_label('0', path)} is of type {given}; each parameter must be an array of floating-point numbers, "
+                "since it is trained; put a constant into the step"
             )
 
 
@@ -130,7 +131,7 @@ def _carry_structure(cell: Cell, rng: np.random.Generator) -> None:
     after, _ = _one_step(cell, cell.init_params(rng), carry, np.ones((BATCH, cell.input_size), np.float32))
     if trees.structure(after) != trees.structure(carry):
         before, now = (json.dumps(trees.structure(tree)) for tree in (carry, after))
-        raise Failed(f"a step makes {now} of the carry {before}; it must keep its structure")
+        raise Failed(f"a step turns the carry {before} into {now}; it must keep its structure")
     for path, (old, new) in pairs(carry, after):
         if np.shape(old)[:1] != (BATCH,):
             raise Failed(f"{_label('1', path)} is of shape {np.shape(old)}; its first axis must be the batch")
@@ -138,7 +139,7 @@ def _carry_structure(cell: Cell, rng: np.random.Generator) -> None:
 
 
 def _sequence(cell: Cell, rng: np.random.Generator) -> None:
-    after, ys = cell.unroll(*_draw(cell, rng), rng=rng)  # with dropout, where there is any, as in training
+    after, ys = cell.unroll(*_draw(cell, rng), rng=rng)  # with the cell's dropout, as in training
     require_shape("the sequence of outputs", ys, (LENGTH, BATCH, cell.output_size))
     if not np.isfinite(ys).all():
         raise Failed("an output is not finite")
@@ -151,9 +152,9 @@ def _purity(cell: Cell, rng: np.random.Generator) -> None:
     one, two = ((cell.init_params(np.random.default_rng(1)), cell.init_carry(BATCH)) for _ in range(2))
     for path, pair in pairs(one, two):
         if not same(*pair):
-            raise Failed(f"{_label(path)} starts with other values at a second call with the same arguments")
+            raise Failed(f"{_label(path)} has other initial values at a second call with the same arguments")
         if np.may_share_memory(*pair):
-            raise Failed(f"{_label(path)} starts as the same array at every call; make a new one")
+            raise Failed(f"{_label(path)} is initially the same array at every call; make a new one")
     sample, other = _draw(cell, rng), _draw(cell, rng)
     kept = dict(vars(cell))
     for run, inputs, others in (
@@ -168,19 +169,19 @@ def _purity(cell: Cell, rng: np.random.Generator) -> None:
                 raise Failed(f"{_label(path)} was changed in place; compute a new array instead")
         run(*others)
         if not same(first, values):
-            raise Failed("a later call changed an earlier result: give a new array each time, not one that is kept")
+            raise Failed("a later call changed an earlier result: return a new array each time")
         if not same(run(*inputs), values):
-            raise Failed("the same inputs gave other outputs at another call: all state belongs into the carry")
+            raise Failed("the same inputs gave other outputs at another call: put all state into the carry")
     changed = [name for name, value in vars(cell).items() if name not in kept or kept[name] is not value]
     if changed:
-        raise Failed(f"the cell keeps {changed[0]!r} on itself while it runs: all state belongs into the carry")
+        raise Failed(f"the cell sets its attribute {changed[0]!r} while it runs: put all state into the carry")
 
 
 def _one_step(cell: Cell, params: Tree, carry: Tree, x: Array) -> tuple[Tree, Any]:
     if cell.causal:
         result = cell(params, carry, x)
         if not isinstance(result, tuple) or len(result) != 2:
-            raise Failed(f"a step gives a {type(result).__name__}; it must give the pair (carry, y)")
+            raise Failed(f"a step returns a {type(result).__name__}; expected the pair (carry, y)")
         return result
     carry, ys = cell.unroll(params, carry, x[None])
     return carry, ys[0]
@@ -190,7 +191,7 @@ def _one_step(cell: Cell, params: Tree, carry: Tree, x: Array) -> tuple[Tree, An
 
 
 def _gradient(cell: Cell, rng: np.random.Generator, places: list[int], lengths: Array | None) -> float:
-    """The relative error of the gradient by some leaves of a sample, in two random directions."""
+    """The relative error of the gradient with respect to some leaves of a sample, in two random directions."""
     return max(_error_in_a_direction(cell, rng, places, lengths) for _ in range(2))
 
 
@@ -206,7 +207,7 @@ def _error_in_a_direction(cell: Cell, rng: np.random.Generator, places: list[int
     return gradient_error(draw, rng)
 
 
-# --- what the time loop relies on ------------------------------------------------------------------------------------
+# --- required by the time loop ---------------------------------------------------------------------------------------
 
 
 def _steps(cell: Cell, rng: np.random.Generator) -> float:
@@ -281,7 +282,7 @@ def _float32(cell: Cell, rng: np.random.Generator) -> None:
         after, y = run(params, carry, x)
         _require_float32((None, after), " after a step")
         if y.dtype != np.float32:
-            raise Failed(f"the output is {y.dtype} where all else is float32")
+            raise Failed(f"the output is {y.dtype}; expected float32, like parameters, carry and input")
     _loss_gradient(cell, params, carry, xs)
 
 
@@ -310,7 +311,7 @@ def _checkpoint(cell: Cell, rng: np.random.Generator) -> None:
         if not isinstance(leaf, np.ndarray):
             raise Failed(f"{_label(path)} is a {type(leaf).__name__}; only arrays can be saved")
     xs = rng.standard_normal((1 + LENGTH, BATCH, cell.input_size)).astype(np.float32)
-    # The first carry would not do: one that a step gave may list its keys in another order.
+    # Not the first carry, because a step may return its keys in another order.
     carry, _ = cell.unroll(params, cell.init_carry(BATCH), xs[:1])
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.save(Path(folder, "cell.safetensors"), (params, carry), {})
@@ -320,7 +321,7 @@ def _checkpoint(cell: Cell, rng: np.random.Generator) -> None:
         again = cell.unroll(loaded, _like_first(cell, carried), xs[1:])
     except Exception as error:
         raise Failed(
-            f"what is loaded does not run: {error}; a named tuple of parameters is loaded as a plain one"
+            f"a loaded cell does not run: {error}; a named tuple of parameters is loaded as a plain one"
         ) from error
     if not same(again, expected):
         raise Failed("the outputs after loading are not those before saving")
@@ -359,18 +360,18 @@ _EVERY: dict[str, _Checker] = {
     "planned loop": _planned,
 }
 
-# --- what the checks share -------------------------------------------------------------------------------------------
+# --- shared by the checks --------------------------------------------------------------------------------------------
 
 
 def _label(*path: str) -> str:
-    """How messages name a leaf of a sample: ``0.forget.W`` is parameter 'forget.W'."""
+    """A leaf of a sample in messages: ``0.forget.W`` is parameter 'forget.W'."""
     part, _, rest = ".".join(filter(None, path)).partition(".")
     name = ("parameter", "carry", "input")[int(part)]
     return f"{name} {rest!r}" if rest else f"the {name}"
 
 
 def _replace(tree: Tree, places: list[int], new: Sequence[Any]) -> Tree:
-    """The tree with other leaves at some places, counted in the order of ``trees.leaves``."""
+    """The tree with other leaves at some indices, in the order of ``trees.leaves``."""
     leaves = trees.leaves(tree)
     for i, leaf in zip(places, new, strict=True):
         leaves[i] = leaf
@@ -384,11 +385,11 @@ def _row(tree: Tree, b: int) -> Tree:
 def _require_float32(params_and_carry: Tree, when: str) -> None:
     for path, leaf in zip(trees.paths(params_and_carry), trees.leaves(params_and_carry), strict=True):
         if is_float(leaf) and np.asarray(leaf).dtype != np.float32:
-            raise Failed(f"{_label(path)}{when} is {np.asarray(leaf).dtype} where all else is float32")
+            raise Failed(f"{_label(path)}{when} is {np.asarray(leaf).dtype}; expected float32")
 
 
 def _loss_gradient(cell: Cell, params: Tree, carry: Tree, xs: Array) -> list[Any]:
-    """The gradient of a loss by every parameter that has one."""
+    """The gradient of a loss with respect to every floating-point parameter."""
     places = [i for i, leaf in enumerate(trees.leaves(params)) if is_float(leaf)]
 
     def loss(chosen: list[Any]) -> Any:

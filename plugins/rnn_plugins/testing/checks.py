@@ -1,4 +1,4 @@
-"""What the checks of cells and of tasks share: reports, comparisons, and gradients against finite differences."""
+"""Shared by the checks of cells and of tasks: results, comparisons, and gradients against finite differences."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from minigrad.trees import Tree
 Array = NDArray[Any]
 
 DIFFERENCE = 1e-9
-"""Largest relative difference, in float64, of two ways to compute one thing."""
+"""Largest allowed relative difference, in float64, of two ways to compute the same value."""
 
 POINTS = 5
-"""How many points are tried where even the shortest finite differences meet a kink."""
+"""Number of points to try if even the shortest finite differences cross a kink."""
 
 
 class CheckError(AssertionError):
-    """A cell or a task that fails a check."""
+    """A cell or a task fails a check."""
 
 
 class Check(NamedTuple):
-    """One thing that was checked.
+    """The result of one check.
 
     Attributes:
-        name: what.
-        passed: whether it holds.
-        detail: what was found where it does not; else empty.
-        error: the largest relative error, where numbers were compared.
+        name: the check's name.
+        passed: whether it passed.
+        detail: what is wrong; empty if it passed.
+        error: the largest relative error, if numbers were compared.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All that was checked of one cell or task.
+    """The results of all checks of one cell or task.
 
     Attributes:
         subject: the cell or the task.
@@ -58,12 +58,12 @@ class CheckReport:
 
     @property
     def passed(self) -> bool:
-        """Whether everything holds."""
+        """Whether all checks passed."""
         return all(check.passed for check in self.checks)
 
     @property
     def failures(self) -> tuple[Check, ...]:
-        """What does not hold."""
+        """The checks that failed."""
         return tuple(check for check in self.checks if not check.passed)
 
     @property
@@ -72,10 +72,10 @@ class CheckReport:
         return max((check.error for check in self.checks if check.error is not None), default=0.0)
 
     def raise_if_failed(self) -> None:
-        """Do nothing where everything holds.
+        """Raise an error if a check failed.
 
         Raises:
-            CheckError: something does not; a line for each.
+            CheckError: with a line per failed check.
         """
         if not self.passed:
             lines = [f"\n  {check.name}: {check.detail}" for check in self.failures]
@@ -83,7 +83,7 @@ class CheckReport:
 
 
 class Failed(Exception):
-    """What a check has found, and the error where there is a number."""
+    """What is wrong, and the relative error if there is one."""
 
     def __init__(self, detail: str, error: float | None = None) -> None:
         super().__init__(detail)
@@ -91,11 +91,11 @@ class Failed(Exception):
 
 
 def attempt(name: str, check: Callable[[], float | None]) -> Check:
-    """Run one check, which gives the largest error that it saw or raises; whatever it raises is its finding."""
+    """Run one check, which returns its largest relative error, or raises an exception that says what is wrong."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)  # an overflow or an empty mean is a fault of what is checked
-            with use_backend("reference"):  # the step itself is checked, as often as it is called
+            warnings.simplefilter("error", RuntimeWarning)  # such as an overflow or the mean of nothing
+            with use_backend("reference"):  # which calls the step itself each time
                 return Check(name, True, "", check())
     except Failed as failure:
         return Check(name, False, str(failure), failure.error)
@@ -104,14 +104,14 @@ def attempt(name: str, check: Callable[[], float | None]) -> Check:
 
 
 def gradient_error(draw: Callable[[], tuple[Callable[..., Tree], Sequence[Array]]], rng: np.random.Generator) -> float:
-    """The relative error of a gradient by finite differences that are short enough to lie between two kinks.
+    """The relative error of a gradient against finite differences short enough to lie between two kinks.
 
-    Across a kink a difference is no derivative, so shorter ones are taken at the same point, until one agrees with the
-    gradient. Where the shortest two agree with each other instead, the gradient is wrong; where they agree with
-    nothing, a kink is too near, and another point is drawn. Nothing passes but a gradient that agrees.
+    A difference across a kink is not a derivative, so ever shorter ones are tried at the same point until one agrees
+    with the gradient. If the two shortest agree with each other instead, the gradient is wrong; if they do not, a kink
+    is too near, and another point is drawn. Only a gradient that agrees passes.
 
     Args:
-        draw: gives a function of arrays and the point at which it is differentiated, in float64.
+        draw: returns a function of arrays and the point at which to differentiate it, in float64.
         rng: draws directions.
 
     Raises:
@@ -130,42 +130,42 @@ def gradient_error(draw: Callable[[], tuple[Callable[..., Tree], Sequence[Array]
         if not np.isfinite(errors[-1]):
             raise Failed("a value or a gradient is not finite")
         if abs(errors[-1] - errors[-2]) < 1e-3 * errors[-1]:
-            raise Failed(f"the relative error is {errors[-1]:.1e}, where {TOLERANCE:.0e} is allowed", errors[-1])
-    raise Failed(f"at each of {POINTS} points even the shortest finite differences meet a kink or a jump")
+            raise Failed(f"the relative error is {errors[-1]:.1e}; it must be at most {TOLERANCE:.0e}", errors[-1])
+    raise Failed(f"at each of {POINTS} points even the shortest finite differences cross a kink or a jump")
 
 
 def normal(like: Any, rng: np.random.Generator) -> Array:
-    """Normal numbers; smaller in a matrix, so that a product with it moves by about as much as a vector."""
+    """Normal numbers; smaller in a matrix, so that a product with it changes by about as much as a vector."""
     shape = np.shape(like)
     return np.asarray(rng.standard_normal(shape) / np.sqrt(max(shape[0], 1) if len(shape) > 1 else 1))
 
 
 def is_float(x: Any) -> bool:
-    """Whether a leaf holds floating-point numbers."""
+    """Whether a leaf contains floating-point numbers."""
     return np.asarray(x).dtype.kind == "f"
 
 
 def pairs(a: Tree, b: Tree) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """The path and both leaves, for every leaf of two trees of one structure."""
+    """The path and both leaves, for every leaf of two trees of the same structure."""
     return zip(trees.paths(a), trees.zip_leaves(a, b), strict=True)
 
 
 def same(a: Tree, b: Tree) -> bool:
-    """Whether two trees of one structure hold the same bits."""
+    """Whether two trees of the same structure are equal, bit for bit."""
     return all(np.asarray(x).dtype == np.asarray(y).dtype and np.array_equal(x, y) for x, y in trees.zip_leaves(a, b))
 
 
 def compare(what: str, actual: Tree, expected: Tree, allowed: float = DIFFERENCE) -> float:
-    """The largest difference of two trees, relative to the largest element of its array.
+    """The largest difference of two trees, relative to the largest element of the array.
 
     Raises:
-        Failed: it is larger than is allowed, or the shapes differ.
+        Failed: it is larger than allowed, or the shapes differ.
     """
     worst = 0.0
     for x, y in trees.zip_leaves(actual, expected):
         require_shape(f"{what}: one", x, np.shape(y))
         if np.size(x):
-            # Rounding in a state that is nearly zero has the size of what it came from, which is of order 1.
+            # Rounding errors in a state near zero are relative to the terms it came from, which are of order 1.
             scale = max(float(np.max(np.abs(y))), 1e-2)
             error = float(np.max(np.abs(x - y))) / scale
             if not error <= allowed:
@@ -175,10 +175,10 @@ def compare(what: str, actual: Tree, expected: Tree, allowed: float = DIFFERENCE
 
 
 def require_shape(what: str, x: Any, shape: tuple[int, ...]) -> None:
-    """See to it that an array has a shape.
+    """Check an array's shape.
 
     Raises:
-        Failed: it has another.
+        Failed: it is another.
     """
     if np.shape(x) != shape:
-        raise Failed(f"{what} is of shape {np.shape(x)} where {shape} is expected")
+        raise Failed(f"{what} is of shape {np.shape(x)}; expected {shape}")

@@ -1,4 +1,4 @@
-"""Checks of a task: that its batches, its loss and its metrics are what training, resuming and evaluation rely on."""
+"""Checks of a task: that its batches, loss and metrics meet the requirements of training, resuming and evaluation."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ from rnn_plugins.testing.checks import (
 )
 
 SIZE, HIDDEN, EMBEDDING = 6, 8, 5
-"""Sequences of a batch, units of a cell, and the width of an embedding where one is asked for."""
+"""Sequences in a batch, units of a cell, and the width of an embedding if one is set."""
 
 DIFFERENCE_32 = 1e-4
-"""Largest relative difference of two ways to compute one thing, of a model that cannot be had in float64."""
+"""Largest allowed relative difference of two ways to compute the same value, without float64."""
 
 PROBED = 3
-"""Steps of a window that a probe is asked for."""
+"""Steps of a probe's window."""
 
 LEARNING_STEPS, LEARNING_RATE = 40, 0.01
-"""How long the loss of one batch is brought down, by Adam."""
+"""Steps and learning rate for lowering the loss of one batch, with Adam."""
 
 CANDIDATES, UNLIKE, EXAMPLES = 64, 4, 37
-"""Examples of which the most unlike in shape are taken, how many those are, and how many are evaluated."""
+"""Examples from which those of different shapes are chosen, how many of those, and how many are evaluated."""
 
 
 def check_task(
@@ -61,24 +61,24 @@ def check_task(
     cell: Callable[[int], Cell] | None = None,
     rng: np.random.Generator | None = None,
 ) -> CheckReport:
-    """Check everything that a task promises, on files and with a small network; small files take the least time.
+    """Check all requirements of a task, on files and with a small network; small files are fastest.
 
-    Losses and gradients of two ways to compute one thing are compared in float64, at parameters near fresh ones; the
+    Losses and gradients are computed in two ways and compared in float64, at parameters near the initial ones; the
     gradient of the loss is compared with finite differences. A task that defines ``pack`` is also checked on examples
-    of unlike lengths; of one that does not, the rows of a batch are taken one by one.
+    of different lengths; otherwise the rows of a batch are taken one by one.
 
     Args:
-        task: what is checked.
-        files: what is trained on; ``task.default_files`` where left out.
-        cell: from the width of an input to a cell; a GRU of 8 units where left out.
-        rng: draws parameters and directions; seeded where left out.
+        task: the task.
+        files: the training data; by default ``task.default_files``.
+        cell: makes a cell from the width of an input; by default a GRU of 8 units.
+        rng: draws parameters and directions; by default seeded with 0.
 
     Raises:
-        TypeError: ``task`` is no task; a class is none, but ``MyTask()`` is.
+        TypeError: ``task`` is not a task; pass ``MyTask()`` and not the class.
     """
     if not isinstance(task, Task):
         example = f"{task.__name__}()" if isinstance(task, type) else "LanguageModel()"
-        raise TypeError(f"check_task: got {task!r}; it takes a task, such as {example}")
+        raise TypeError(f"check_task: got {task!r}; expected a task, such as {example}")
     bench = _Bench(task, files or task.default_files, cell or (lambda width: GRU(width, HIDDEN)), rng)
     checks = []
     for name, check in _FIRST.items():
@@ -96,7 +96,7 @@ class _Bench:
     """A task with its data and a small network.
 
     Attributes:
-        given: the task as it came.
+        given: the task as given.
         files: what it reads.
         rng: draws parameters and directions.
     """
@@ -113,7 +113,7 @@ class _Bench:
 
     @cached_property
     def facts(self) -> Any:
-        """The facts as they come back from a run's manifest."""
+        """The facts as read from a run's manifest."""
         return json.loads(json.dumps(self.data.facts, allow_nan=False))
 
     @cached_property
@@ -122,7 +122,7 @@ class _Bench:
 
     @property
     def task(self) -> Task:
-        """The task as it suits so small a batch."""
+        """The task with its options reduced for so small a batch."""
         return self._fitted[0]
 
     @property
@@ -132,12 +132,12 @@ class _Bench:
 
     @property
     def packs(self) -> bool:
-        """Whether its examples are independent, and any of them make a batch."""
+        """Whether its examples are independent, so that any of them form a batch."""
         return type(self.task).pack is not Task.pack
 
     @cached_property
     def epoch(self) -> int:
-        """Steps of an epoch."""
+        """Steps per epoch."""
         return self.task.steps_per_epoch(self.data, self.size)
 
     def model(self, dtype: str = "float32", dropout: float = 0.0, facts: Mapping[str, Any] | None = None) -> Model:
@@ -149,7 +149,7 @@ class _Bench:
 
     @cached_property
     def dtype(self) -> str:
-        """The type in which two ways are compared: float64 if the model can be had in it."""
+        """The dtype for comparisons: float64 if the model supports it."""
         try:
             model = self.model("float64")
             params = trees.cast(model.init_params(np.random.default_rng(0)), np.float64)
@@ -160,17 +160,17 @@ class _Bench:
 
     @property
     def allowed(self) -> float:
-        """The largest relative difference of two ways to compute one thing."""
+        """The largest allowed relative difference of two ways to compute the same value."""
         return DIFFERENCE if self.dtype == "float64" else DIFFERENCE_32
 
     @cached_property
     def exact(self) -> Model:
-        """The model in that type."""
+        """The model in that dtype."""
         return self.model(self.dtype)
 
     @cached_property
     def params(self) -> Tree:
-        """Parameters near fresh ones but not on them, for at zero biases or tiny weights much goes unseen."""
+        """Initial parameters plus noise, because zero biases or tiny weights hide many errors."""
         return self.draw()
 
     def draw(self) -> Tree:
@@ -184,13 +184,13 @@ class _Bench:
         return self.task.batch(self.data, step, self.size, rows)
 
     def loss_and_gradient(self, carry: Tree, batch: Batch) -> tuple[float, Tree, Tree]:
-        """The mean loss, the carry after the batch, and the gradient by the parameters."""
+        """The mean loss, the carry after the batch, and the gradient with respect to the parameters."""
         (loss, after), gradient = value_and_grad(self.exact.loss, has_aux=True)(self.params, carry, batch, None)
         return float(loss), trees.map(np.asarray, after), gradient
 
     @cached_property
     def examples(self) -> Any:
-        """What metrics are measured on: few examples where they can be told apart."""
+        """The examples for metrics: only a few, if they are independent."""
         data = self.data
         examples = data.train if isinstance(data.valid, Sized) and len(data.valid) < 2 else data.valid
         return [examples[i] for i in range(min(len(examples), EXAMPLES))] if self.packs else examples
@@ -199,43 +199,43 @@ class _Bench:
         return self.task.evaluate(self.exact, self.params, examples)
 
 
-# --- what must hold before the rest means anything -------------------------------------------------------------------
+# --- required by all other checks ------------------------------------------------------------------------------------
 
 
 def _options(bench: _Bench) -> None:
     for field in fields(bench.given):
         if hasattr(Task, field.name):
-            raise Failed(f"the option {field.name!r} hides what every task calls so; give it another name")
+            raise Failed(f"the option {field.name!r} hides an attribute of the base class; rename it")
 
 
 def _read(bench: _Bench) -> None:
     data = bench.data
     if not isinstance(data, Data):
-        raise Failed(f"read gives a {type(data).__name__}; it must give Data")
+        raise Failed(f"read returns a {type(data).__name__}; expected Data")
     if bench.size < 2:
-        raise Failed(f"the files are enough for a batch of {bench.size} and no more; give some with more to train on")
+        raise Failed(f"the files are enough only for a batch of {bench.size}; use files with more training data")
 
 
 def _model(bench: _Bench) -> None:
     given = bench.network(embedding_size=EMBEDDING)
     if (now := bench.task.resolve(bench.data.facts, given)) != given:
         raise Failed(
-            f"resolve changes an embedding size of {EMBEDDING} that is given to {now.embedding_size}; it may only "
-            "decide what is None, and model refuses what does not suit"
+            f"resolve changes a given embedding size of {EMBEDDING} to {now.embedding_size}; it may only replace None, "
+            "and model refuses an unsuitable size"
         )
     model = bench.model()
     if not isinstance(model, Model):
-        raise Failed(f"model gives a {type(model).__name__}; it must give a Model")
+        raise Failed(f"model returns a {type(model).__name__}; expected a Model")
     one, two = (model.init_params(np.random.default_rng(0)) for _ in range(2))
     for path, (leaf, again) in pairs(one, two):
         if not isinstance(leaf, np.ndarray) or leaf.dtype != np.float32:
             kind = getattr(leaf, "dtype", type(leaf).__name__)
             raise Failed(
-                f"parameter {path!r} is of type {kind}; each is an array of float32, the network's dtype, and a "
-                "constant belongs into the loss"
+                f"parameter {path!r} is of type {kind}; each parameter must be an array of float32, the network's "
+                "dtype; put a constant into the loss"
             )
         if not np.array_equal(leaf, again):
-            raise Failed(f"parameter {path!r} starts with other values at a second call with an equal generator")
+            raise Failed(f"parameter {path!r} has other initial values at a second call with an equal generator")
     carry = model.init_carry(bench.size)
     for path, leaf in zip(trees.paths(carry), trees.leaves(carry), strict=True):
         if np.shape(leaf)[:1] != (bench.size,):
@@ -244,10 +244,10 @@ def _model(bench: _Bench) -> None:
 
 def _batch(bench: _Bench) -> None:
     if not isinstance(bench.epoch, int) or bench.epoch < 1:
-        raise Failed(f"steps_per_epoch gives {bench.epoch!r}; it must give a whole number of at least 1")
+        raise Failed(f"steps_per_epoch returns {bench.epoch!r}; expected a whole number of at least 1")
     batch = bench.batch(0)
     if not isinstance(batch, Batch):
-        raise Failed(f"batch gives a {type(batch).__name__}; it must give a Batch")
+        raise Failed(f"batch returns a {type(batch).__name__}; expected a Batch")
 
 
 def _weight(bench: _Bench) -> None:
@@ -257,7 +257,7 @@ def _weight(bench: _Bench) -> None:
     shares = [bench.batch(0, rows).weight for rows in _halves(bench)]
     if not np.isclose(sum(shares), whole, rtol=1e-6):
         raise Failed(
-            f"the halves of a batch weigh {shares[0]:g} and {shares[1]:g} where the whole weighs {whole:g}; "
+            f"the halves of a batch weigh {shares[0]:g} and {shares[1]:g}, and the whole weighs {whole:g}; "
             "they must add up to it"
         )
 
@@ -267,12 +267,12 @@ def _loss(bench: _Bench) -> None:
     params, carry = model.init_params(np.random.default_rng(0)), model.init_carry(bench.size)
     result = model.loss(params, carry, bench.batch(0), None)
     if not isinstance(result, tuple) or len(result) != 2:
-        raise Failed(f"loss gives a {type(result).__name__}; it must give the pair (mean loss, carry)")
+        raise Failed(f"loss returns a {type(result).__name__}; expected the pair (mean loss, carry)")
     loss = np.asarray(result[0])
     if loss.shape != ():
         raise Failed(f"the loss is of shape {loss.shape}; it must be one number, a mean")
     if not np.isfinite(loss):
-        raise Failed(f"the loss of fresh parameters is {loss:g}; it must be finite")
+        raise Failed(f"the loss of new parameters is {loss:g}; it must be finite")
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def _facts(bench: _Bench) -> None:
     try:
         facts = bench.facts
     except (TypeError, ValueError) as error:
-        raise Failed(f"the facts are no JSON, in which a run keeps them: {error}") from None
+        raise Failed(f"the facts cannot be saved as JSON: {error}") from None
     first = bench.model()
     params = first.init_params(np.random.default_rng(0))
     carry, batch = first.init_carry(bench.size), bench.batch(0)
@@ -290,14 +290,14 @@ def _facts(bench: _Bench) -> None:
         again = bench.model(facts=bench.task.check_facts(facts))
         other = again.init_params(np.random.default_rng(0))
         if wrong := _misfit(other, params):
-            raise Failed(f"of the model of facts that went through JSON, {wrong}")
+            raise Failed(f"in the model made from saved facts, {wrong}")
         loss, expected = (float(model.loss(params, carry, deepcopy(batch), None)[0]) for model in (again, first))
     except Failed:
         raise
     except Exception as error:
-        raise Failed(f"the model of facts that went through JSON fails: {type(error).__name__}: {error}") from error
+        raise Failed(f"the model made from saved facts fails: {type(error).__name__}: {error}") from error
     if loss != expected:
-        raise Failed(f"the model of facts that went through JSON has the loss {loss:.6g} where it was {expected:.6g}")
+        raise Failed(f"the model made from saved facts has the loss {loss:.6g}; expected {expected:.6g}, as before")
 
 
 def _batches(bench: _Bench) -> None:
@@ -305,35 +305,35 @@ def _batches(bench: _Bench) -> None:
     first = {step: deepcopy(bench.batch(step)) for step in steps}
     for step in reversed(steps):
         if not _same_batch(bench.batch(step), first[step]):
-            raise Failed(f"the batch of step {step} is another when it is asked for again, and must be the same")
+            raise Failed(f"the batch of step {step} differs at a second call; it must be the same")
     if bench.epoch > 1 and _same_batch(first[0], first[1]):
-        raise Failed("the batches of the steps 0 and 1 are the same, and must be of different data")
+        raise Failed("the batches of the steps 0 and 1 are the same; they must contain different data")
     fresh = bench.given.read(bench.files)
     if fresh.digest != bench.data.digest:
-        raise Failed(f"files that are read again have the digest {fresh.digest!r} where it was {bench.data.digest!r}")
+        raise Failed(f"files read again have the digest {fresh.digest!r}; expected {bench.data.digest!r}, as before")
     for step in steps:
         if not _same_batch(bench.task.batch(fresh, step, bench.size), first[step]):
-            raise Failed(f"the batch of step {step} is another after files are read again, and must be the same")
+            raise Failed(f"the batch of step {step} differs after files are read again; it must be the same")
 
 
 def _with_facts(bench: _Bench) -> None:
     for purpose in ("again", "resume"):
         again = bench.given.read(bench.files, bench.facts, purpose=purpose)
         if again.digest != bench.data.digest:
-            raise Failed(f"read for {purpose!r} gives the digest {again.digest!r} where it was {bench.data.digest!r}")
+            raise Failed(f"read for {purpose!r} gives the digest {again.digest!r}; expected {bench.data.digest!r}")
         for step in (0, 1):
             if not _same_batch(bench.task.batch(again, step, bench.size), bench.batch(step)):
-                raise Failed(f"read for {purpose!r} gives another batch of step {step}, and must give the same")
+                raise Failed(f"read for {purpose!r} gives another batch of step {step}; it must be the same")
     with _part_of(bench.files) as files:
         try:
             other = bench.given.read(files, bench.facts, purpose="evaluate")
-        except Exception:  # it needs them all, whole
+        except Exception:  # the task needs all files complete
             other = bench.given.read(bench.files, bench.facts, purpose="evaluate")
         params = bench.model(facts=other.facts).init_params(np.random.default_rng(0))
         if wrong := _misfit(params, bench.model().init_params(np.random.default_rng(0))):
-            raise Failed(f"of the model of what is read with facts, {wrong}")
+            raise Failed(f"in the model of data read with facts, {wrong}")
         if other.valid is not None and not bench.task.count(other.valid):
-            raise Failed("read for 'evaluate' gives nothing in valid, where all examples belong")
+            raise Failed("read for 'evaluate' returns no examples in valid, which must contain all of them")
         bench.evaluate(other.valid)
 
 
@@ -399,18 +399,18 @@ def _dropout(bench: _Bench) -> float:
 
 
 def _agree(bench: _Bench, what: str, parts: Sequence[tuple[float, Tree, float]], loss: float, gradient: Tree) -> float:
-    """See to it that parts of a batch, each its loss, gradient and weight, have the mean that the whole has."""
+    """Check that parts of a batch, each with loss, gradient and weight, have the same mean as the whole."""
     total = sum(weight for _, _, weight in parts)
     mean = sum(found * weight for found, _, weight in parts) / total
     error = abs(mean - loss) / max(abs(loss), 1e-2)
     if not error <= bench.allowed:
-        raise Failed(f"{what} have the mean loss {mean:.6g} where all together have {loss:.6g}", error)
+        raise Failed(f"{what} have the mean loss {mean:.6g}; all together have {loss:.6g}", error)
     gradients = trees.map(
         lambda *found: sum(g * weight for g, (_, _, weight) in zip(found, parts, strict=True)) / total,
         *(found for _, found, _ in parts),
     )
     for path, (found, expected) in pairs(gradients, gradient):
-        what_of = f"{what} have another gradient by parameter {path!r} than all together"
+        what_of = f"{what} have another gradient with respect to {path!r} than all together"
         error = max(error, compare(what_of, found, expected, bench.allowed))
     return error
 
@@ -441,12 +441,12 @@ def _carry(bench: _Bench) -> None:
     _, after = model.loss(model.init_params(np.random.default_rng(0)), first, bench.batch(0), None)
     if trees.structure(after) != trees.structure(first):
         before, now = (json.dumps(trees.structure(tree)) for tree in (first, after))
-        raise Failed(f"a batch makes {now} of the carry {before}; it must keep its structure")
+        raise Failed(f"a batch turns the carry {before} into {now}; it must keep its structure")
     for path, (old, new) in pairs(first, after):
         if (np.shape(old), np.asarray(old).dtype) != (np.shape(new), np.asarray(new).dtype):
             raise Failed(
-                f"{_of_carry(path)} is {_described(new)} after a batch where it was {_described(old)} before; it must "
-                "keep its shape and type"
+                f"{_of_carry(path)} is {_described(new)} after a batch and {_described(old)} before it; it must keep "
+                "its shape and dtype"
             )
 
 
@@ -455,10 +455,11 @@ def _float32(bench: _Bench) -> None:
     params = model.init_params(np.random.default_rng(0))
     gradient = value_and_grad(model.loss, has_aux=True)
     (loss, _), gradients = gradient(params, model.init_carry(bench.size), bench.batch(0), None)
-    found = [("the loss", loss), *((f"the gradient by {p!r}", g) for p, g in trees.flatten(gradients).items())]
+    flat = trees.flatten(gradients)
+    found = [("the loss", loss), *((f"the gradient with respect to {p!r}", g) for p, g in flat.items())]
     for what, array in found:
         if np.asarray(array).dtype != np.float32:
-            raise Failed(f"{what} is {np.asarray(array).dtype} where the parameters are float32")
+            raise Failed(f"{what} is {np.asarray(array).dtype}; expected float32, like the parameters")
 
 
 def _gradient(bench: _Bench) -> float:
@@ -480,7 +481,7 @@ def _gradient(bench: _Bench) -> float:
         try:
             worst = max(worst, gradient_error(draw, bench.rng))
         except Failed as failure:
-            raise Failed(f"by parameter {path!r}, {failure}", failure.error) from None
+            raise Failed(f"with respect to {path!r}, {failure}", failure.error) from None
     return worst
 
 
@@ -495,7 +496,9 @@ def _learning(bench: _Bench) -> None:
         state.carry = carry
     first, last = losses[0], losses[-1]
     if not last < first - 0.01 * abs(first):
-        raise Failed(f"{LEARNING_STEPS} steps on one batch take its loss from {first:.6g} to {last:.6g}; it must fall")
+        raise Failed(
+            f"{LEARNING_STEPS} steps on one batch change its loss from {first:.6g} to {last:.6g}; it must decrease"
+        )
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------------
@@ -506,26 +509,26 @@ def _metrics(bench: _Bench) -> None:
     for part in ("train", "valid"):
         derived = task.derived(found, bench.facts, part)
         if given := found.keys() & derived.keys():
-            raise Failed(f"evaluate and derived both give {_listed(given)}")
+            raise Failed(f"evaluate and derived both return {_listed(given)}; only one of them may")
         names = found.keys() | derived.keys()
         if names != task.metrics.keys():
-            raise Failed(f"evaluate and derived give {_listed(names)}, and metrics declares {_listed(task.metrics)}")
+            raise Failed(f"evaluate and derived return {_listed(names)}; metrics declares {_listed(task.metrics)}")
         for name, value in (found | derived).items():
             if not isinstance(value, float):
                 raise Failed(f"{name} is a {type(value).__name__}; metrics are written as JSON, so it must be a float")
             if not np.isfinite(value):
                 raise Failed(f"{name} is {value:g}; it must be finite")
     if "loss" not in found:
-        raise Failed(f"evaluate gives {_listed(found)}; the loss must be among them")
+        raise Failed(f"evaluate returns {_listed(found)}; the loss must be among them")
     best, direction = task.best
     if best not in found:
-        raise Failed(f"best is {best!r}, which evaluate does not give; it gives {_listed(found)}")
+        raise Failed(f"best is {best!r}, which evaluate does not return; it returns {_listed(found)}")
     if direction != task.metrics[best].direction:
         raise Failed(
-            f"best is {best!r} with the direction {direction!r}, and metrics declares {task.metrics[best].direction!r}"
+            f"best is {best!r} with the direction {direction!r}; metrics declares {task.metrics[best].direction!r}"
         )
     if task.compared and task.compared not in task.metrics:
-        raise Failed(f"compared is {task.compared!r}, and metrics declares {_listed(task.metrics)}")
+        raise Failed(f"compared is {task.compared!r}; metrics declares {_listed(task.metrics)}")
 
 
 def _evaluate(bench: _Bench) -> float:
@@ -542,7 +545,7 @@ def _evaluate(bench: _Bench) -> float:
             error = abs(found[name] - expected) / max(abs(expected), 1e-2)
             if not error <= bench.allowed:
                 raise Failed(
-                    f"{name} is {found[name]:.6g} {how} where it was {expected:.6g} on the same examples", error
+                    f"{name} is {found[name]:.6g} {how}; expected {expected:.6g}, as on the same examples before", error
                 )
             worst = max(worst, error)
     return worst
@@ -553,10 +556,10 @@ def _offers(bench: _Bench) -> None:
     params = model.init_params(np.random.default_rng(0))
     text = bench.task.excerpt(model, params, facts, 20, np.random.default_rng(0))
     if text is not None and not isinstance(text, str):
-        raise Failed(f"excerpt gives a {type(text).__name__}; it must give a text or None")
+        raise Failed(f"excerpt returns a {type(text).__name__}; expected a text or None")
     guessing = bench.task.guessing(facts)
     if guessing is not None and not np.isfinite(guessing):
-        raise Failed(f"guessing gives {guessing:g}; it must give a finite loss or None")
+        raise Failed(f"guessing returns {guessing:g}; expected a finite loss or None")
     if work := model.work():
         work.step(work.params, work.carry, work.x)
 
@@ -566,19 +569,19 @@ def _probe(bench: _Bench) -> float:
     if probe is None:
         return 0.0
     if not isinstance(probe, Probe):
-        raise Failed(f"probe gives a {type(probe).__name__}; it must give a Probe or None")
+        raise Failed(f"probe returns a {type(probe).__name__}; expected a Probe or None")
     length = min(PROBED, probe.longest())
     ends = np.array(probe.ends(length, 1)[:SIZE])
     if length < 2 or not len(ends):
-        raise Failed(f"longest gives {probe.longest()} and ends({length}, 1) gives no positions; there must be some")
+        raise Failed(f"longest returns {probe.longest()} and ends({length}, 1) no positions; expected at least one")
     window = probe.window(ends, length, 1)
     _, ys = probe.cell.unroll(probe.params, window.carry, window.xs)
     shape = (length, len(ends), probe.cell.output_size)
-    require_shape("what the cell gives along a window", ys, shape)
+    require_shape("the cell's output along a window", ys, shape)
     targets = probe.targets(ends, length)
-    require_shape("what targets gives", targets, shape[:2] if probe.every_step else shape[1:2])
+    require_shape("the result of targets", targets, shape[:2] if probe.every_step else shape[1:2])
     losses = np.asarray(probe.loss(ys, targets))
-    require_shape("what loss gives", losses, np.shape(targets))
+    require_shape("the result of loss", losses, np.shape(targets))
     if not np.isfinite(losses).all():
         raise Failed("a loss along a window is not finite")
     worst = 0.0
@@ -621,7 +624,7 @@ _EVERY: dict[str, _Checker] = {
     "probe": _probe,
 }
 
-# --- what the checks share -------------------------------------------------------------------------------------------
+# --- shared by the checks --------------------------------------------------------------------------------------------
 
 
 def _halves(bench: _Bench) -> tuple[slice, slice]:
@@ -630,7 +633,7 @@ def _halves(bench: _Bench) -> tuple[slice, slice]:
 
 @contextmanager
 def _part_of(files: Sequence[str]) -> Iterator[list[str]]:
-    """The first of several files, or one that has the first half of a single one."""
+    """The first of several files, or a file with the first half of a single one."""
     with tempfile.TemporaryDirectory() as folder:
         if len(files) == 1 and Path(files[0]).is_file():
             content = Path(files[0]).read_bytes()
@@ -649,7 +652,7 @@ def _candidates(bench: _Bench) -> list[Any]:
 
 
 def _unlike(bench: _Bench) -> list[Any]:
-    """Some examples that differ in the shapes of what they are packed into, as far as there are such."""
+    """Some examples whose packed shapes differ, if there are such."""
     examples = _candidates(bench)
     shapes: dict[Any, Any] = {}
     for example in examples:
@@ -666,12 +669,12 @@ def _same_batch(one: Tree, other: Tree) -> bool:
 
 
 def _misfit(found: Tree, expected: Tree) -> str:
-    """The first parameter that is not what is expected, in words; the empty text where all are."""
+    """The first parameter with an unexpected shape, in words; empty if there is none."""
     here, there = ({path: np.shape(leaf) for path, leaf in trees.flatten(tree).items()} for tree in (found, expected))
     for path in sorted(here.keys() | there.keys()):
         if here.get(path) != there.get(path):
             now, before = (shapes.get(path, "missing") for shapes in (here, there))
-            return f"parameter {path!r} is {now} where {before} is expected"
+            return f"parameter {path!r} is {now}; expected {before}"
     return ""
 
 
