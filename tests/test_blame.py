@@ -156,7 +156,7 @@ def test_what_goes_back_to_nobody_elses_code_is_the_toolkits_fault(
     result = CliRunner().invoke(rnn, arguments)
     assert result.exit_code == 1
     assert result.stderr == (
-        "Error: this is a fault of rnn-lab, not yours: KeyError: 'ours'. Run it again as rnn --debug ... for the "
+        "Error: this is a bug in rnn-lab: KeyError: 'ours'. Run it again as rnn --debug ... for the "
         "traceback that a bug report needs.\n"
     )
 

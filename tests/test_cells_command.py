@@ -205,7 +205,7 @@ def test_a_cell_in_a_file(file, tmp_path):
     assert "Carry of a sequence\n  one array  (256,)\n" in output
     assert "Suggested learning rate\n  none\n\nTime loop\n" in output
     # Its docstring would be the one that dataclasses make up.
-    assert "It has no docstring, and so no equations to show.\n" in call("show", "mine.py:Mixes")[1]
+    assert "It has no docstring, so there are no equations to show.\n" in call("show", "mine.py:Mixes")[1]
 
 
 def test_a_sheet_as_json():
@@ -230,7 +230,7 @@ def test_a_sheet_as_json():
 def test_what_the_planner_did_is_shown():
     output = call("show", "lstm", "--input-size", "3", "--hidden-size", "4")[1].split("\nTime loop\n")[1]
     first, *stages = output.splitlines()
-    assert first == f"  It is planned, and runs on the backend {chosen_backend()} where there is much to do:"
+    assert first == f"  It is planned, and runs on the backend {chosen_backend()} if it is large enough:"
     assert [line[:9] for line in stages] == ["  input  ", " " * 9, "  loop   ", " " * 9]
     assert stages[0].startswith("  input  1 product (3x16), ")
     assert stages[2].startswith("  loop   1 product (4x16), ")

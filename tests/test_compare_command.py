@@ -55,7 +55,7 @@ def test_cells_side_by_side_are_trained_said_and_compared():
     lines = said.splitlines()
     assert lines[0].startswith("rnn: 1 x 6, ")
     assert lines[1].startswith("gru:reset=after: 1 x ")
-    assert lines[2] == "On fox.txt, seeds 3 to 4, with as many parameters as the first has"
+    assert lines[2] == "On fox.txt, seeds 3 to 4, with as many parameters as the first"
     finished = [line.partition(":")[0] for line in lines if " bits per character after 12 steps, " in line]
     assert finished == [
         "1 of 4, rnn-fox-s3",
@@ -84,14 +84,14 @@ def test_the_runs_can_be_compared_again_with_the_same_numbers():
 def test_operations_and_seconds_can_be_kept_equal():
     code, out, said = compare(f"--cell rnn --cell lstm fox.txt --seeds 1 --match flops --json - {SMALL}")
     assert code == 0
-    assert "with as many operations per step as the first takes" in said
+    assert "with as many operations per step as the first" in said
     assert "seed 3, with" in said
     one, other = (numbers(out, label)["operations"] for label in ("rnn", "lstm"))
     assert abs(one - other) / one < 0.3
     timed = SMALL.replace("--steps 12", "--max-time 0.2s")
     code, out, said = compare(f"--cell rnn --cell lstm fox.txt --seeds 1 --match seconds --json - {timed}")
     assert code == 0
-    assert "with the same time of training" in said
+    assert "with the same training time" in said
     ended = [run for run in find_runs() if run.manifest["outcome"] == "time"]
     assert [(run.settings.max_time, run.settings.schedule) for run in ended] == [(0.2, "cosine")] * 2
     for run in ended:
@@ -182,7 +182,7 @@ def test_a_run_that_diverges_is_told_and_the_others_go_on():
 
 REFUSED = [
     ("", "there is nothing to compare: name two runs, or give --cell twice and a FILE"),
-    ("one", "there is one run to compare, 'one': name another beside it"),
+    ("one", "there is only one run to compare, 'one': name another"),
     ("one one", "the run 'one' is named twice: leave one of them out"),
     ("one gone", "there is no run called 'gone' in runs. Did you mean 'one'? There is one"),
     ("one fox.txt", "'fox.txt' is a file: give --cell and --cell to train cells on it, or name runs"),
@@ -197,7 +197,7 @@ REFUSED = [
     *(
         (
             f"one {option} {value}",
-            f"{option} is for cells that are trained to be compared: give --cell too, or leave it out",
+            f"{option} applies only to cells that are trained: add --cell, or leave it out",
         )
         for option, value in (("--match", "params"), ("--seeds", "2"), ("--hidden-size", "9"))
     ),

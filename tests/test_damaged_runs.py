@@ -93,7 +93,7 @@ def look(run: Path, name: str, content: bytes, command: str) -> None:
         assert result.exit_code in (0, 1, 2), told
         assert result.exception is None or isinstance(result.exception, SystemExit), told
         assert "Traceback" not in result.output, told
-        assert "a fault of rnn-lab" not in result.output, told
+        assert "a bug in rnn-lab" not in result.output, told
         if arguments == ["runs"]:
             assert result.exit_code == 0, told
             assert "\nother " in result.output, told

@@ -184,7 +184,7 @@ def test_after_an_interrupt_it_says_that_nothing_was_written(call, folder, monke
     monkeypatch.setattr(gather, "gather", interrupted)
     code, out, err = call("--html", "never.html")
     assert (code, out) == (130, "")
-    assert err.endswith("\nInterrupted before all was measured: nothing was written.\n")
+    assert err.endswith("\nInterrupted before everything was measured: nothing was written.\n")
     assert not folder.joinpath("never.html").exists()
 
 
@@ -210,7 +210,7 @@ def test_the_kinds_are_listed(call):
             ["--cell", "gru", "--text", "other.txt"],
             "--text is for runs; with --cell the text is FILE: leave --text out",
         ),
-        (["--steps", "5"], "--steps is for cells that are made for the report: give --cell too, or leave it out"),
+        (["--steps", "5"], "--steps applies only with --cell: add --cell, or leave it out"),
         (["--kind", "flwo"], "no report called 'flwo'. Did you mean 'flow'? Installed: "),
         (["--all", "--kind", "flow"], "--all shows all kinds: leave out --kind"),
         (["--lags", "0"], "--lags is 0; it must be at least 1"),
@@ -218,15 +218,18 @@ def test_the_kinds_are_listed(call):
         (["--png", "-"], "--png is '-'; name a file"),
         (["--png", "x.jpg"], "--png is 'x.jpg'; its name must end in .png"),
         (["--svg", "x"], "--svg is 'x'; its name must end in .svg"),
-        (["--unit", "h.9"], "--unit is for the kind neurons: give --kind neurons too, or leave it out"),
-        (["--characters", "9"], "--characters is for the kind structure: give --kind structure too, or leave it out"),
+        (["--unit", "h.9"], "--unit applies only to the kind neurons: add --kind neurons, or leave it out"),
+        (
+            ["--characters", "9"],
+            "--characters applies only to the kind structure: add --kind structure, or leave it out",
+        ),
         (
             ["hamlet", "--cell", "gru"],
             "'hamlet' is a run, and with --cell a file to inspect cells on is expected: leave one of them out",
         ),
         (
             ["hamlet", "other.txt"],
-            "'other.txt' is a text, and a run is expected: give it with --text to measure runs on it, or give --cell",
+            "'other.txt' is a file; expected a run: use --text other.txt to measure runs on it, or add --cell",
         ),
         (["--html", "no/where.html"], "--html is 'no/where.html', and there is no folder 'no': make it first"),
         (

@@ -354,7 +354,7 @@ OPTIONS = st.lists(
 def test_no_options_bring_a_traceback(call, options):
     code, _, said = call("--length", "3", "--seed", "1", *(word for option in options for word in option))
     assert code in (0, 2), said
-    assert "fault of rnn-lab" not in said
+    assert "bug in rnn-lab" not in said
 
 
 # --- as a process ----------------------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def test_every_command_is_tried() -> None:
 def test_every_encoding_will_do(words: list[str], encoding: str) -> None:
     result = CliRunner(charset=encoding).invoke(rnn, words)
     assert result.exit_code == (2 if words in MISTAKEN else 0), result.output
-    assert "fault of rnn-lab" not in result.stderr
+    assert "bug in rnn-lab" not in result.stderr
     if "--json" in words and "train" not in words:
         assert "Мой" in result.stdout or json.loads(result.stdout)
 

@@ -311,7 +311,7 @@ def test_a_disk_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_how_often_to_look_at_the_flow_is_said_only_where_it_is_looked_at() -> None:
-    reason = "--flow-every says how often --flow measures: give --flow too"
+    reason = "--flow-every applies only with --flow: add --flow, or leave it out"
     assert refused("fox.txt", *SMALL, "--flow-every", "5") == reason
     assert not os.path.exists("runs")
     Path("flow.toml").write_text("flow = true\n")

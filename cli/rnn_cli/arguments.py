@@ -1,4 +1,4 @@
-"""What the arguments of several commands name: a run, and files beside it."""
+"""The arguments of several commands: a run, and files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def find_run_and_files(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:
-    """The run that is meant, and the files: the first argument is a run where there is one of that name."""
+    """The run and the files: the first argument is a run if there is one of that name."""
     from rnn_lab.runs import find_run
 
     if not arguments:

@@ -1,4 +1,4 @@
-"""``rnn cells``: what is installed, what a cell is made of, and whether it keeps what a cell promises."""
+"""``rnn cells``: list, show and check cells."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def show(cell: str, input_size: int, hidden_size: int, options: dict[str, str], 
         click.echo(console.as_json(described, indent=2, default=str))
         return
     click.echo(f"{click.style(printable(s.name), bold=True)}, from {printable(s.origin)}\n")
-    click.echo(prose(s.text.replace("``", "") or "It has no docstring, and so no equations to show."))
+    click.echo(prose(s.text.replace("``", "") or "It has no docstring, so there are no equations to show."))
     show_options(s.options, "--cell-option")
     head(f"Parameters at --input-size {s.input_size} --hidden-size {s.hidden_size}: {s.count:,}")
     click.echo(table([(path, _shape(shape)) for path, shape in s.parameters.items()], indent=2))
@@ -87,7 +87,7 @@ def show(cell: str, input_size: int, hidden_size: int, options: dict[str, str], 
 
 
 def _graph(lines: list[str]) -> str:
-    """A line an operation; on a terminal as many as it takes, those that go on one indented."""
+    """One line per operation; on a terminal long lines are wrapped, with indentation."""
     lines = [printable(line) for line in lines]
     if sys.stdout.isatty():
         width = console.columns(sys.stdout)
@@ -103,7 +103,7 @@ def _show_time_loop(loop: TimeLoop) -> None:
     for stage in loop.stages:
         name, _, found = stage.partition(": ")
         rows += [("" if i else name, part) for i, part in enumerate(found.split("; "))]
-    say(f"  It is planned, and runs on the backend {loop.backend} where there is much to do:")
+    say(f"  It is planned, and runs on the backend {loop.backend} if it is large enough:")
     click.echo(table(rows, indent=2), nl=False)
 
 

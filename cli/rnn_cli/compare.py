@@ -1,4 +1,4 @@
-"""``rnn compare``: networks side by side."""
+"""``rnn compare``: compare networks side by side."""
 
 from __future__ import annotations
 
@@ -104,11 +104,11 @@ compare.params[1:1] = [
     Setting(
         SIDE_BY_SIDE,
         "match",
-        "What to keep equal: parameters, operations per step, time of training, or the settings alone.",
+        "What to keep equal: parameters, operations per step, training time, or only the settings.",
         default="params",
         type=click.Choice(["params", "flops", "seconds", "none"]),
     ),
-    Setting(SIDE_BY_SIDE, "seeds", "Runs of each cell, with as many seeds.", default=3, type=int),
+    Setting(SIDE_BY_SIDE, "seeds", "Number of runs per cell, each with its own seed.", default=3, type=int),
     *(option for option in OPTIONS if option.name in named("shared")),
     Setting("Output", "quiet", "Print nothing but errors and the result.", is_flag=True, short="-q"),
     Setting(
@@ -122,18 +122,18 @@ compare.params[1:1] = [
 
 
 def _require_runs(names: tuple[str, ...], useless: list[str]) -> None:
-    """Check whether runs can be compared as asked.
+    """Check that runs are named and no options of training are given.
 
     Raises:
-        UserError: they cannot.
+        UserError: they are not, or one is.
     """
     if useless:
         option = useless[0].replace("_", "-")
-        raise UserError(f"--{option} is for cells that are trained to be compared: give --cell too, or leave it out")
+        raise UserError(f"--{option} applies only to cells that are trained: add --cell, or leave it out")
     if not names:
         raise UserError("there is nothing to compare: name two runs, or give --cell twice and a FILE")
     if len(names) == 1:
-        raise UserError(f"there is one run to compare, {names[0]!r}: name another beside it")
+        raise UserError(f"there is only one run to compare, {names[0]!r}: name another")
 
 
 def _found(names: tuple[str, ...]) -> list[Run]:
@@ -155,9 +155,9 @@ def _found(names: tuple[str, ...]) -> list[Run]:
 def _described(plan: Plan) -> str:
     settings = next(iter(plan.settings.values()))
     equal = {
-        "params": "as many parameters as the first has",
-        "flops": "as many operations per step as the first takes",
-        "seconds": "the same time of training",
+        "params": "as many parameters as the first",
+        "flops": "as many operations per step as the first",
+        "seconds": "the same training time",
         "none": "the same settings",
     }[plan.match]
     seeds = f"seed {plan.seeds[0]}"
@@ -167,7 +167,7 @@ def _described(plan: Plan) -> str:
 
 
 class Bars(Watcher):
-    """A bar for the run that is trained, and a line on each that has ended."""
+    """A progress bar for the run in training, and a line for each finished one."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
@@ -178,7 +178,7 @@ class Bars(Watcher):
         self._name = ""
 
     def begin(self, session: Session, number: int, total: int) -> None:
-        """Say what has not been said of another run, and show its bar."""
+        """Print the notes that were not printed for another run, and show the bar."""
         for notice in session.notices:
             if notice not in self._said:
                 remark(f"Note: {sentence(notice)}")
@@ -192,7 +192,7 @@ class Bars(Watcher):
         self._bars.update(self._bar, completed=progress.done, left=f"{duration(progress.seconds_left)} left")
 
     def end(self, session: Session, error: NotFinite | None) -> None:
-        """Say what came out."""
+        """Print the result."""
         self._bars.stop()
         self._bars.remove_task(self._bar)
         if error:

@@ -1,4 +1,4 @@
-"""Shell completion of the names of runs and cells. It runs at every press of Tab, so it imports nothing large."""
+"""Shell completion of the names of runs, cells and tasks; it runs at each Tab, so imports must be small."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Co
 
 
 def runs_or_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The names of the runs; where none matches, the shell's own completion of files."""
+    """The names of the runs; if none matches, the shell's own completion of files."""
     return runs(ctx, param, incomplete) or [CompletionItem(incomplete, type="file")]
 
 
 def cells(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The names of the installed cells; where none begins so, files, since a cell may be in one."""
+    """The names of the installed cells; if none matches, files, since a cell may be in one."""
     return _installed("cells", incomplete)
 
 
 def tasks(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The names of the installed tasks; where none begins so, files, since a task may be in one."""
+    """The names of the installed tasks; if none matches, files, since a task may be in one."""
     return _installed("tasks", incomplete)
 
 

@@ -1,6 +1,6 @@
-"""What the engine warns of, as remarks on the terminal; it has no words of its own.
+"""Show the engine's warnings as notes.
 
-It stands apart from ``console`` because ``logging`` takes time to import, which ``rnn --help`` and completion spare.
+A module of its own, because ``logging`` is slow to import and not needed for ``rnn --help`` and completion.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from rnn_cli.console import remark
 
 
 @contextmanager
-def warnings_as_remarks() -> Iterator[None]:
-    """Within this block what the engine warns of is told in a line each, as everything else is."""
-    engine, handler = logging.getLogger("minigrad"), _Remarks(logging.WARNING)
+def warnings_as_notes() -> Iterator[None]:
+    """Within this block each warning of the engine is printed as a note."""
+    engine, handler = logging.getLogger("minigrad"), _Notes(logging.WARNING)
     engine.addHandler(handler)
     try:
         yield
@@ -25,7 +25,7 @@ def warnings_as_remarks() -> Iterator[None]:
 
 @contextmanager
 def no_warnings() -> Iterator[None]:
-    """Within this block the engine warns of nothing."""
+    """Within this block warnings of the engine are not shown."""
     engine = logging.getLogger("minigrad")
     before = engine.level
     engine.setLevel(logging.ERROR)
@@ -35,15 +35,15 @@ def no_warnings() -> Iterator[None]:
         engine.setLevel(before)
 
 
-class _Remarks(logging.Handler):
-    """Makes a remark of every record."""
+class _Notes(logging.Handler):
+    """Prints every record as a note."""
 
     def __init__(self, level: int) -> None:
         super().__init__(level)
         self.reasons: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say it, unless the same reason was given before: of a cell, and then of what the cell is a part of."""
+        """Print it, unless its reason was printed before: for a cell, and then for the stack that contains it."""
         said = record.getMessage().rstrip(".")
         reason = said.partition(": ")[2] or said
         if reason not in self.reasons:

@@ -1,4 +1,4 @@
-"""``rnn eval``: a trained network's score on data, in a table beside the baselines of its task."""
+"""``rnn eval``: a trained network's metrics on data, beside the baselines of its task."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _rank(value: float | None, metric: Metric) -> float:
 
 
 def _shown(value: float | None, metric: Metric) -> str:
-    """A number in a table: shorter where it is absurd."""
+    """A number in a table, in scientific notation if it is huge."""
     if value is None:
         return ""
     return f"{value:,.{metric.digits}f}" if value < 1e6 else f"{value:.1e}"

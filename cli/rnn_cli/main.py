@@ -1,4 +1,4 @@
-"""The command ``rnn``: names its subcommands, imports the one that is asked for, and turns mistakes into sentences."""
+"""The command ``rnn``: lists its subcommands, imports the one that is called, and turns errors into sentences."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMANDS = {
     "sample": ("rnn_cli.sample", "Generate text with a trained network."),
     "eval": ("rnn_cli.eval", "Measure a trained network on data, beside baselines."),
     "score": ("rnn_cli.score", "Colour a text by how much each character surprises a network."),
-    "report": ("rnn_cli.report", "Show what a network remembers, and why it forgets."),
+    "report": ("rnn_cli.report", "Show what a network remembers and why it forgets."),
     "compare": ("rnn_cli.compare", "Compare runs, or train cells side by side."),
     "rerun": ("rnn_cli.rerun", "Repeat a run from its manifest."),
     "runs": ("rnn_cli.runs", "List the runs."),
@@ -29,39 +29,39 @@ COMMANDS = {
     "tasks": ("rnn_cli.tasks", "List, show and check the installed tasks."),
     "explain": ("rnn_cli.explain", "Explain a computation step by step, with its numbers."),
 }
-"""Each command's module, where it is found under its own name, and the line that ``rnn --help`` shows."""
+"""Each command's module, in which it has its own name, and its line in ``rnn --help``."""
 
 TYPED = "rnn_cli.typed"
-"""Where a context keeps the arguments as they were typed."""
+"""The key of the typed arguments in a context."""
 
 
 @contextmanager
 def _printable_messages() -> Iterator[None]:
-    """Within this block the messages of Click's exceptions become such that a terminal does not obey."""
+    """Within this block control characters are removed from the messages of Click's exceptions."""
     try:
         yield
-    except click.exceptions.NoArgsIsHelpError:  # its message is the help, which is ours
+    except click.exceptions.NoArgsIsHelpError:  # its message is our own help
         raise
     except click.ClickException as error:
-        vars(error)["message"] = printable(error.message)  # which it declares final
+        vars(error)["message"] = printable(error.message)  # declared as final
         raise
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command's module only when it is asked for, so that ``--help`` answers at once."""
+    """A group that imports a command's module only when the command is used, so that ``--help`` is fast."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """As Click does, with streams that take whatever is written."""
+        """As in Click, with streams that accept any text."""
         prepare()
         return super().main(*args, **extra)
 
     @_printable_messages()
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        """As Click does."""
+        """As in Click."""
         return super().make_context(*args, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands in the order in which one meets them."""
+        """The commands in the order of ``COMMANDS``."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
@@ -73,14 +73,14 @@ class LazyGroup(click.Group):
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As Click does; what was typed is kept for messages that show how to type it better."""
+        """As in Click; the typed arguments are kept for messages that suggest a corrected command."""
         ctx.meta[TYPED] = list(args)
         return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As Click does, with a suggestion for a command that there is not."""
+        """As in Click, with a suggestion for an unknown command."""
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             from rnn_plugins.errors import did_you_mean
 
@@ -95,20 +95,20 @@ class LazyGroup(click.Group):
 
     @_printable_messages()
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; what goes wrong is told in a sentence, and in full only under ``--debug``."""
-        from rnn_cli.engine_warnings import warnings_as_remarks
+        """Run a command; an error is reported in one sentence, with ``--debug`` as a traceback."""
+        from rnn_cli.engine_warnings import warnings_as_notes
         from rnn_plugins.errors import UserError
 
         debug = ctx.params.get("debug") or bool(os.environ.get("RNN_DEBUG"))
         try:
-            with warnings_as_remarks():
+            with warnings_as_notes():
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
             with unless_stuck():
                 sys.stdout.flush()
-            click.echo(err=True)  # the terminal shows ^C; what follows begins on a line of its own
+            click.echo(err=True)  # end the line on which the terminal shows ^C
             raise click.exceptions.Exit(130) from None
         except UserError as error:
             if debug:
@@ -122,14 +122,14 @@ class LazyGroup(click.Group):
                 "there is not enough memory: a smaller --hidden-size, --batch-size or --seq-length needs less"
             ) from None
         except OSError as error:
-            if debug or error.errno == errno.EPIPE:  # Click ends quietly when nobody reads on
+            if debug or error.errno == errno.EPIPE:  # Click exits silently if the reader is gone
                 raise
-            place = f"{os.fspath(error.filename)!r}: " if error.filename is not None else ""
+            file = f"{os.fspath(error.filename)!r}: " if error.filename is not None else ""
             full = errno.errorcode.get(error.errno or 0) in ("ENOSPC", "EDQUOT")
-            if full and not place:  # files are named where they are written
-                place = "standard output: "
+            if full and not file:  # errors of files have their names
+                file = "standard output: "
             advice = "; make room on it, and run the same command again" if full else ""
-            raise click.ClickException(f"{place}{(error.strerror or str(error)).lower()}{advice}") from None
+            raise click.ClickException(f"{file}{(error.strerror or str(error)).lower()}{advice}") from None
         except Exception as error:
             if debug:
                 raise
@@ -138,19 +138,19 @@ class LazyGroup(click.Group):
             if whose := plugin_mistake(error):
                 raise Mistake(f"{whose} (rnn --debug ... shows the traceback)") from None
             raise click.ClickException(
-                f"this is a fault of rnn-lab, not yours: {type(error).__name__}: {error}. "
+                f"this is a bug in rnn-lab: {type(error).__name__}: {error}. "
                 "Run it again as rnn --debug ... for the traceback that a bug report needs."
             ) from None
 
 
 def _with_trust(typed: list[str]) -> str:
-    """What was typed, with --trust behind the name of the command."""
-    place = 1 + next(i for i, word in enumerate(typed) if word in COMMANDS)
-    return shlex.join(["rnn", *typed[:place], "--trust", *typed[place:]])
+    """The typed command, with --trust after the command's name."""
+    after = 1 + next(i for i, word in enumerate(typed) if word in COMMANDS)
+    return shlex.join(["rnn", *typed[:after], "--trust", *typed[after:]])
 
 
 class Mistake(click.ClickException):
-    """The user's own, which they can mend."""
+    """A user's mistake."""
 
     exit_code = 2
 

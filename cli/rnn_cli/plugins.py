@@ -1,4 +1,4 @@
-"""What ``rnn cells`` and ``rnn tasks`` share: the list of what is installed, options, and the lines of a check."""
+"""Shared by ``rnn cells`` and ``rnn tasks``: the list of installed ones, their options, and the results of checks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead 
 
 
 def list_installed(group: str, as_json: bool) -> None:
-    """A line per entry: name, distribution, version and a summary, or why it cannot be used."""
+    """Print a line per entry: name, distribution, version and a summary, or why it cannot be used."""
     from rnn_plugins.registry import describe, entries
 
     found = [(entry, describe(group, entry)) for entry in entries(group)]
@@ -46,7 +46,7 @@ def list_installed(group: str, as_json: bool) -> None:
 
 
 def show_options(options: Sequence[Option], flag: str) -> None:
-    """The options of a cell or a task, with what each takes and its default."""
+    """Print the options of a cell or a task, each with its values and default."""
     if options:
         head(f"Options, as {flag} NAME=VALUE")
         rows = [[option.name, option.expected, _default(option), option.help] for option in options]
@@ -54,7 +54,7 @@ def show_options(options: Sequence[Option], flag: str) -> None:
 
 
 def option_as_json(option: Option) -> dict[str, Any]:
-    """An option as JSON takes it; one that must be given has no default."""
+    """An option as JSON; a required one has no default."""
     described: dict[str, Any] = {"name": option.name, "expected": option.expected, "choices": list(option.choices)}
     if option.default is not dataclasses.MISSING:
         described["default"] = option.default
@@ -62,7 +62,7 @@ def option_as_json(option: Option) -> dict[str, Any]:
 
 
 def show_check(report: CheckReport, word: str, spec: str, as_json: bool) -> int:
-    """A line per check, and the sum of them.
+    """Print a line per check, and a summary.
 
     Returns:
         The exit code: 1 if a check fails.

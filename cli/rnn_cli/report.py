@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     from rnn_plugins.reports.subject import Subject
 
 FRESH = ("steps", "hidden_size", "num_layers", "learning_rate", "task", "level")
-"""Options that only mean something together with ``--cell``."""
+"""Options that are valid only with ``--cell``."""
 
 READERS = {"units": ("--unit", "neurons"), "characters": ("--characters", "structure")}
-"""Options that only one kind reads."""
+"""Options that apply to only one kind."""
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
@@ -46,7 +47,7 @@ Examples:
     metavar=SETTINGS["cell"].metavar,
     multiple=True,
     shell_complete=completion.cells,
-    help="A cell to measure, fresh or trained for --steps, with its options; may be repeated, to compare.",
+    help="A cell to measure, with new weights or trained for --steps; may be repeated, to compare.",
 )
 @click.option(
     "--kind",
@@ -57,8 +58,8 @@ Examples:
 )
 @click.option("--all", "everything", is_flag=True, help="Show all reports.")
 @click.option("--list", "listing", is_flag=True, help="List the installed reports.")
-@click.option("--text", metavar="FILE", help="Measure runs on this file instead of what they held out.")
-@like("steps", "With --cell: train for so many steps first.", 0)
+@click.option("--text", metavar="FILE", help="Measure runs on this file instead of their held-out data.")
+@like("steps", "With --cell: number of training steps before measuring.", 0)
 @like("hidden_size", "With --cell: units per layer.", Settings.hidden_size)
 @like("num_layers", "With --cell: number of layers.", Settings.num_layers)
 @like("learning_rate", "With --cell: learning rate of the training.  [default: what the cell suggests]")
@@ -97,7 +98,7 @@ def report(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Show what a network remembers, and why it forgets.
+    """Show what a network remembers and why it forgets.
 
     Without --cell, RUN names trained runs; the default is the newest. With --cell, those cells are compared on FILE
     (builtin:latex by default), all with the same data, seed and sizes.
@@ -124,23 +125,23 @@ def report(
             with announcing(len(reports) * len(subjects)) as tell:
                 pages = gather(reports, subjects, look, lambda kind, label: tell(f"{kind} of {label}"))
     except KeyboardInterrupt:
-        click.echo(err=True)  # the terminal shows ^C; what follows begins on a line of its own
-        remark("Interrupted before all was measured: nothing was written.")
+        click.echo(err=True)  # end the line on which the terminal shows ^C
+        remark("Interrupted before everything was measured: nothing was written.")
         ctx.exit(INTERRUPTED)
     put(pages, ", ".join(subject.label for subject in subjects), about, output)
 
 
 def _check(ctx: click.Context, cells: tuple[str, ...], text: str | None) -> None:
-    """Check that the options go together.
+    """Check that the options are compatible.
 
     Raises:
-        UserError: two of them do not go together, or one is outside its range.
+        UserError: two of them are incompatible, or one is out of range.
     """
     values = ctx.params
     given = {name for name in values if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
     if not cells and (meaningless := sorted(given & set(FRESH))):
         option = meaningless[0].replace("_", "-")
-        raise UserError(f"--{option} is for cells that are made for the report: give --cell too, or leave it out")
+        raise UserError(f"--{option} applies only with --cell: add --cell, or leave it out")
     if cells and text is not None:
         raise UserError("--text is for runs; with --cell the text is FILE: leave --text out")
     if len(set(cells)) < len(cells):
@@ -150,7 +151,7 @@ def _check(ctx: click.Context, cells: tuple[str, ...], text: str | None) -> None
         raise UserError("--all shows all kinds: leave out --kind")
     for name, (option, kind) in READERS.items():
         if name in given and not values["everything"] and kind not in values["kinds"]:
-            raise UserError(f"{option} is for the kind {kind}: give --kind {kind} too, or leave it out")
+            raise UserError(f"{option} applies only to the kind {kind}: add --kind {kind}, or leave it out")
     least = {"lags": 1, "positions": 1, "characters": 1, "steps": 0, "seed": 0, "hidden_size": 1, "num_layers": 1}
     for name, bound in least.items():
         if values[name] < bound:
@@ -158,7 +159,7 @@ def _check(ctx: click.Context, cells: tuple[str, ...], text: str | None) -> None
 
 
 def _trained(names: tuple[str, ...], text: str | None) -> tuple[list[Subject], list[str]]:
-    """Runs to measure, and a line on each."""
+    """The runs to measure, and a line for each."""
     from rnn_lab.subject import of_run
 
     subjects: list[Subject] = []
@@ -186,12 +187,12 @@ def _found(name: str | None) -> Run:
         if name is None or not (os.path.isfile(name) or name.startswith("builtin:")):
             raise
         raise UserError(
-            f"{name!r} is a text, and a run is expected: give it with --text to measure runs on it, or give --cell too"
+            f"{name!r} is a file; expected a run: use --text {shlex.quote(name)} to measure runs on it, or add --cell"
         ) from None
 
 
 def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]) -> tuple[list[Subject], list[str]]:
-    """Cells to measure, a line on each, and one on the data."""
+    """The cells to measure, a line for each, and one for the data."""
     from rnn_lab.runs import require_files
     from rnn_lab.subject import fresh
     from rnn_plugins import registry
@@ -220,7 +221,7 @@ def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]
 
 
 def _list() -> None:
-    """The kinds that are installed, a line each."""
+    """Print the installed kinds, one per line."""
     from rnn_plugins import registry
 
     rows = []

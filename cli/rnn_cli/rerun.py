@@ -1,4 +1,4 @@
-"""``rnn rerun``: a run once more, from what its manifest says, and whether it came out the same."""
+"""``rnn rerun``: repeat a run from its manifest, and compare the weights."""
 
 from __future__ import annotations
 

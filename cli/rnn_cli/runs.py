@@ -1,4 +1,4 @@
-"""``rnn runs``: what has been trained, and how well it went."""
+"""``rnn runs``: list the runs with their metrics."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def runs(as_json: bool) -> None:
     if not found:
         remark(f"There are no runs in {runs_folder()}: train one with rnn train")
         return
-    # Two tasks may mean different things by one metric.
+    # The same metric may mean different things in two tasks.
     columns = list(dict.fromkeys((name, head) for s in found for name, (head, _) in s.heads.items()))
     rows = []
     for s in found:
@@ -52,7 +52,7 @@ def runs(as_json: bool) -> None:
 
 
 def _plain(summary: Summary) -> dict[str, Any]:
-    """A line of the list as JSON takes it, the metrics by their own names."""
+    """A row as JSON, with the metrics by their names."""
     plain = dataclasses.asdict(summary)
     del plain["heads"]
     return plain | {"metrics": dict(summary.metrics)}

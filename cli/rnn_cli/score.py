@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from rnn_plugins.reports.report import Page, Table
 
 DRAWN, IN_PAGE = 2_000, 50_000
-"""Symbols that the terminal and a page show; all are measured."""
+"""Symbols shown on the terminal and on a page; all are measured."""
 
 MOST_SURPRISING = 10
-"""How many symbols, and how many words, are listed."""
+"""Number of symbols, and of words, in the lists."""
 
 
 @click.command()
@@ -54,7 +54,7 @@ def score(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, ht
         raise UserError("there is no text to score: name a FILE, or - for standard input")
     with backends.on_backend(backend):
         result = scoring.score(run, files, unknown)
-    if html is not None:  # first, since whoever reads standard output may leave before its end
+    if html is not None:  # first, since the reader of standard output may exit early
         from rnn_lab.drawing import page
 
         whole = _page(result, IN_PAGE, "rnn score --json has all")
@@ -71,7 +71,7 @@ def score(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, ht
 
 
 def _page(result: Scoring, limit: int, elsewhere: str) -> Page:
-    """What is shown: the beginning of the text in colours, and of the whole text the numbers."""
+    """The beginning of the text in colours, and the numbers of the whole text."""
     from rnn_plugins.reports.report import Colouring, Page, Quantity
 
     unit, blind = result.unit, math.log2(len(result.vocabulary))
@@ -89,8 +89,8 @@ def _page(result: Scoring, limit: int, elsewhere: str) -> Page:
         blind,
         f"bits per {unit}",
         f"The surprise of each {unit}: -log2 of its probability given all before it. The colour is full at "
-        f"{blind:.3g} bits, the surprise of one who takes all {len(result.vocabulary)} {unit}s for equally likely. The "
-        "first is read and not predicted.",
+        f"{blind:.3g} bits, the surprise of uniform guessing among all {len(result.vocabulary)} {unit}s. The first is "
+        "not predicted.",
     )
     quantities = [
         Quantity("mean_bits", "mean surprise", result.mean_bits, f"bits per {unit}", f"Of all {unit}s but the first."),
@@ -127,8 +127,8 @@ def _table(what: str, rows: list[Surprise]) -> Table:
     from rnn_plugins.reports.report import Table
 
     of_words = (
-        " A word's bits are those of all its symbols; it stands here once, where it surprises most, EXPECTED for "
-        "the symbol of it that does so most."
+        " A word's bits are those of all its symbols; each word is listed once, at its most surprising occurrence, "
+        "with EXPECTED and P for its most surprising symbol."
     )
     return Table(
         what,
@@ -146,13 +146,13 @@ def _table(what: str, rows: list[Surprise]) -> Table:
             )
             for row in rows
         ),
-        "AFTER is what stands before it, EXPECTED the likeliest symbol in its place, P the probability of that."
+        "AFTER is the text before it, EXPECTED the likeliest symbol at its position, P the probability of EXPECTED."
         + (of_words if what == "words" else ""),
     )
 
 
 def _shown(text: str) -> str:
-    """A symbol or word that can be seen: a blank is written with quotes around it."""
+    """A symbol or word; blanks are shown in quotes."""
     return text if text.strip() or "\n" in text or "\t" in text else repr(text)
 
 

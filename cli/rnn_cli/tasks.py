@@ -1,4 +1,4 @@
-"""``rnn tasks``: which tasks are installed, what one learns and takes, and whether it keeps what a task promises."""
+"""``rnn tasks``: list, show and check tasks."""
 
 from __future__ import annotations
 

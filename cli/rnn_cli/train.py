@@ -1,4 +1,4 @@
-"""``rnn train``: train a network. What is trained, and how, is put together in ``rnn_lab.sessions``."""
+"""``rnn train``: train a network, start from another's weights, or resume a run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def train(ctx: click.Context, /, files: tuple[str, ...], **given: Any) -> None:
         raise UserError(f"--resume keeps the run's name and weights: leave out {'--init-from' if source else '--name'}")
     before = find_run(resumed) if resumed else None
     if given["flow_every"] is not None and not wanted.get("flow") and not (before and before.settings.flow):
-        raise UserError("--flow-every says how often --flow measures: give --flow too")
+        raise UserError("--flow-every applies only with --flow: add --flow, or leave it out")
     if not quiet and not wanted.get("files") and not (before and "-" in before.settings.files):
         piped.ignored("rnn train - reads it as data")
     if before:

@@ -29,7 +29,7 @@ class TimeLoop:
     """How a cell's time loop runs.
 
     Attributes:
-        backend: what carries it out where there is much to do, one of ``minigrad.scan.BACKENDS``.
+        backend: the backend if it is large enough, one of ``minigrad.scan.BACKENDS``.
         stages: what the planner made of a step, a line a stage; empty where it could make nothing of it.
         reason: why it could not; empty where it could.
     """
