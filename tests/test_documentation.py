@@ -61,7 +61,8 @@ SHORTER = {
 def test_the_tutorials_run_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RNN_RUNS", raising=False)
-    for source in blocks(page, "python"):
+    cells, programs = ([s for s in blocks(page, "python") if ("class " in s) is cell] for cell in (True, False))
+    for source in cells:
         Path("my_cell.py").write_text(source, encoding="utf-8")
     # Stands in for the real text and for long training, which the figures on the page are from.
     Path("tinyshakespeare.txt").write_text(f"{string.ascii_letters}\nROMEO:\nBut soft, what light\n\n" * 40)
@@ -70,6 +71,8 @@ def test_the_tutorials_run_from_top_to_bottom(page, tmp_path, monkeypatch):
     for words in ran:
         result = CliRunner().invoke(rnn, [*words, *SHORTER.get(words[0], [])])
         assert result.exit_code == 0, (words, result.output)
+    for source in programs:
+        exec(source, {})
 
 
 def test_the_engine_page_computes(tmp_path):
