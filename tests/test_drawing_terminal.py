@@ -341,6 +341,11 @@ def test_quantities_have_their_units_where_they_have_a_value() -> None:
     assert words.shown(Quantity("a", "a", "word", "steps")) == "word"
 
 
+def test_a_share_is_a_percentage() -> None:
+    assert words.shown(Quantity("a", "a", 0.0917, "share of the time")) == "9.17 % of the time"
+    assert words.shown(Quantity("a", "a", None, "share of the time", missing="no relu")) == "no relu"
+
+
 @given(st.floats(-1e30, 1e30), st.floats(1e-6, 1e30), st.integers(2, 9))
 def test_ticks_of_a_linear_axis_are_round_and_inside(low: float, length: float, most: int) -> None:
     high = low + length

@@ -32,6 +32,9 @@ def power(exponent: int) -> str:
 
 def shown(quantity: Quantity) -> str:
     """A quantity's value with its unit, or the text for a missing value."""
-    text = number(quantity.value, quantity.missing)
-    has_unit = quantity.unit and text != quantity.missing and not isinstance(quantity.value, str)
-    return f"{text} {quantity.unit}" if has_unit else text
+    value, unit = quantity.value, quantity.unit
+    if unit.startswith("share ") and isinstance(value, float):
+        value, unit = 100 * value, unit.replace("share", "%", 1)
+    text = number(value, quantity.missing)
+    has_unit = unit and text != quantity.missing and not isinstance(value, str)
+    return f"{text} {unit}" if has_unit else text

@@ -236,7 +236,7 @@ def _quantities(subject: Subject, norms: Norms, found: list[Habits]) -> tuple[Qu
             f"The Euclidean norm of the gradient of all parameters before clipping, {when}.",
         ),
         Quantity(
-            "clipped", "steps clipped", clipped, "of those measured",
+            "clipped", "steps clipped", clipped, "share of those measured",
             f"The share of steps whose gradient is longer than {clip_norm or 0:g}, to which it is shortened.",
             "no clipping",
         ),
@@ -245,11 +245,11 @@ def _quantities(subject: Subject, norms: Norms, found: list[Habits]) -> tuple[Qu
             f"The Euclidean norm of the update of all parameters over that of the parameters, {when}; 1e-3 is usual.",
         ),
         Quantity(
-            "saturated_units", "saturated units", None if units is None else float(units.mean()), "of all",
+            "saturated_units", "saturated units", None if units is None else float(units.mean()), "share of all",
             f"The share of units at an end of their range for more than 90 % of the time, on {_learnt(subject)}.",
         ),
         Quantity(
-            "dead_units", "dead units", None if still is None else float(still.mean()), "of all",
+            "dead_units", "dead units", None if still is None else float(still.mean()), "share of all",
             f"The share of units that have the same value at every step, on {_learnt(subject)}.",
         ),
     )  # fmt: skip

@@ -28,7 +28,7 @@ class Quantity:
         key: its name in JSON, in ``snake_case``; the same for all subjects of a report.
         label: a few words, as the head of its row in a table.
         value: None where it was not reached or does not exist.
-        unit: such as "steps"; empty for a pure number.
+        unit: such as "steps"; empty for a pure number. A "share of the time" is shown as a percentage.
         definition: what exactly was computed, in a sentence.
         missing: what a table shows in place of None, such as "not within 100".
     """

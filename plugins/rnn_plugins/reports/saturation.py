@@ -149,27 +149,27 @@ def _quantities(found: Sequence[Habits]) -> tuple[Quantity, ...]:
     sigmoid, tanh, relu = by_function.values()
     return (
         Quantity(
-            "gate_low", "gates below 0.1", _mean(h.low for h in sigmoid), "of the time",
+            "gate_low", "gates below 0.1", _mean(h.low for h in sigmoid), "share of the time",
             "The share of steps and units at which a sigmoid is below 0.1.", "no sigmoid",
         ),
         Quantity(
-            "gate_high", "gates above 0.9", _mean(h.high for h in sigmoid), "of the time",
+            "gate_high", "gates above 0.9", _mean(h.high for h in sigmoid), "share of the time",
             "The share of steps and units at which a sigmoid is above 0.9.", "no sigmoid",
         ),
         Quantity(
-            "tanh_saturated", "tanh beyond 0.97", _mean(h.low + h.high for h in tanh), "of the time",
+            "tanh_saturated", "tanh beyond 0.97", _mean(h.low + h.high for h in tanh), "share of the time",
             "The share of steps and units at which a tanh is below -0.97 or above 0.97.", "no tanh",
         ),
         Quantity(
-            "relu_zero", "relu at 0", _mean(h.low for h in relu), "of the time",
+            "relu_zero", "relu at 0", _mean(h.low for h in relu), "share of the time",
             "The share of steps and units at which a relu is at 0.", "no relu",
         ),
         Quantity(
-            "saturated_units", "saturated units", _mean(h.saturated for h in found), "of all",
+            "saturated_units", "saturated units", _mean(h.saturated for h in found), "share of all",
             f"The share of units that are saturated for more than {MOST:.0%} of the time, on whichever side.",
         ),
         Quantity(
-            "dead_units", "dead units", _mean(h.still for h in found), "of all",
+            "dead_units", "dead units", _mean(h.still for h in found), "share of all",
             "The share of units that have the same value at every step.",
         ),
     )  # fmt: skip

@@ -256,7 +256,7 @@ def _quantities(measured: Measured, matrices: list[Recurrent], form: Basic | str
             "share_above_one",
             "singular values above 1",
             float((measured.values > 1 + ROUNDING).mean()),
-            "of all",
+            "share of all",
             f"The share of all singular values of {len(measured.values)} {where}, that are above 1 by {ROUNDING:g}.",
         ),
         Quantity(
