@@ -151,8 +151,16 @@ def test_a_notebook_shows_a_run_with_its_curves():
     page = html.unescape(shown)
     assert "<svg" in page
     assert page.count('class="curve"') == 2
-    for words in ("gru", "1x5", "finished"):
+    loss = run.metrics[-1]["valid_loss"]
+    for words in ("gru", "1x5", "finished", "loss, held out", f"{loss:.3f} nats", " bits per character"):
         assert words in page
+
+
+def test_a_report_has_the_default_seed_of_the_command():
+    run = rnn_lab.train("fox.txt", **SMALL)
+    look = {"lags": 5, "positions": 20}
+    assert run.report("flow", **look).to_json() == run.report("flow", seed=1, **look).to_json()
+    assert run.report("flow", **look).to_json() != run.report("flow", seed=0, **look).to_json()
 
 
 def test_a_notebook_shows_a_run_where_matplotlib_is_missing(monkeypatch):

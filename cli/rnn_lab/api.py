@@ -309,7 +309,7 @@ class Run:
         Args:
             *kinds: the reports, such as "flow" and "memory"; "all" for all that are installed; by default flow.
             text: data to measure on instead of the held-out ones.
-            **look: ``lags``, ``positions``, ``units``, ``characters``, ``seed``, as the options of ``rnn report``.
+            **look: ``lags``, ``positions``, ``units``, ``characters``, ``seed``, with the defaults of ``rnn report``.
 
         Raises:
             UserError: there is no such report, or none can be made of this run.
@@ -321,6 +321,7 @@ class Run:
         if summary.error:
             return html.escape(summary.error)
         measured = "held out" if summary.held_out else "on the training data"
+        known = self.folder.manifest["metrics"]
         rows = (
             Quantity("task", "task", summary.task),
             Quantity("cell", "cell", summary.cell),
@@ -328,10 +329,14 @@ class Run:
             Quantity("parameters", "parameters", summary.parameters),
             Quantity("step", "steps", summary.step),
             Quantity("outcome", "outcome", summary.outcome),
-            *(Quantity(name, f"{name}, {measured}", value) for name, value in summary.metrics.items()),
+            *(
+                Quantity(name, f"{known[name]['word'] or name}, {measured}", value, known[name]["unit"])
+                for name, value in summary.metrics.items()
+                if name in known
+            ),
         )
-        page = Page("run", summary.name, "", (summary.name,), {summary.name: rows}, (self._curves(),))
-        return _shown([page], summary.name, (), 640)
+        page = Page("run", "Training", "", (summary.name,), {summary.name: rows}, (self._curves(),))
+        return _shown([page], summary.name, (), 900)
 
     def _curves(self) -> Chart:
         curves, records = [], self.metrics
@@ -381,7 +386,7 @@ def report(of: str | Run | Sequence[str | Run], *kinds: str, text: Source | None
     reports = load_reports(kinds_of(everything, kinds), everything)
     with on_backend("auto"):
         subjects = [of_run(_found(run), () if text is None else _names(text)) for run in _several(of)]
-        pages = gather(reports, subjects, Look(**look))
+        pages = gather(reports, subjects, Look(**{"seed": 1} | look))  # the default of rnn report
     about = [f"{subject.label}: {subject.about}" for subject in subjects]
     about += dict.fromkeys(notice for subject in subjects for notice in subject.notices)
     return Report(pages, ", ".join(subject.label for subject in subjects), about)
