@@ -11,8 +11,7 @@ from command_line import SMALL, settle, train, trained
 from rich.console import Console
 
 from rnn_cli import display
-from rnn_lab import records as measurements
-from rnn_lab import sessions
+from rnn_lab import records, sessions
 from rnn_lab.paths import BEST, LAST
 from rnn_lab.runs import Run
 from rnn_plugins.reports.flow import crossing, measure_flow
@@ -125,7 +124,7 @@ FALLING, HOLDING = [10.0 ** -(k / 5) for k in range(51)], [1.0] * 51
     ],
 )
 def test_a_curve_in_words(norms: list[float | None], words: str) -> None:
-    assert measurements.reach(norms) == words
+    assert records.reach(norms) == words
 
 
 @pytest.mark.parametrize(
@@ -169,7 +168,7 @@ def test_a_line_a_state_on_a_terminal(width: int, encoding: str) -> None:
     bars = display.ASCII_BARS if encoding == "ascii" else display.BARS
     record = list(session.run.records())[-1]
     for line, (state, norms) in zip(lines, record["flow"]["norms"].items(), strict=True):
-        name, said = f"flow {state}  ", measurements.reach(norms)
+        name, said = f"flow {state}  ", records.reach(norms)
         assert line.startswith(name)
         assert line.rstrip().endswith(f"  {said}")
         curve = line.rstrip()[len(name) : -len(said) - 2]

@@ -21,7 +21,7 @@ from rnn_plugins.reports import flow, probe, probing
 from rnn_plugins.reports.flow import Flow, Norms, bounded, crossing, growth, measure_flow
 from rnn_plugins.reports.heatmap import Heatmap
 from rnn_plugins.reports.jacobians import jacobians_along, norm, stretches
-from rnn_plugins.reports.probing import places, state_gradients
+from rnn_plugins.reports.probing import draw_positions, state_gradients
 from rnn_plugins.reports.report import Look
 
 
@@ -122,7 +122,7 @@ def test_it_is_the_product_of_the_jacobians(name):
 def test_positions_are_served_together_as_one_by_one():
     subject = subject_of(registry.make_cell("lstm", 7, 5, {}))
     together = flow_of(subject, lags=6, positions=10)
-    ends = places(subject.probe, 7, 6, 10, np.random.default_rng(0))
+    ends = draw_positions(subject.probe, 7, 6, 10, np.random.default_rng(0))
     for column in range(10):
         end = ends[column : column + 1]
         alone = state_gradients(subject.probe, subject.probe.window(end, 7, 6), subject.probe.targets(end, 7))
@@ -249,7 +249,7 @@ def test_the_bound_is_made_of_the_jacobians_between():
     cell, params = along.probe.cell, along.probe.params
     norms = np.array([norm(J) for J in jacobians_along(cell, params, along.carry, along.xs)])
     first = []
-    for end in places(subject.probe, 6, 7, 2, np.random.default_rng(0))[:, None]:
+    for end in draw_positions(subject.probe, 6, 7, 2, np.random.default_rng(0))[:, None]:
         gradients = state_gradients(subject.probe, subject.probe.window(end, 6, 7), subject.probe.targets(end, 6))
         first.append(np.linalg.norm(gradients[0][-2, 0]))  # h is all that is carried: after the last step but one
         assert found.growth == pytest.approx(np.exp(np.log(norms).mean()), rel=1e-9)

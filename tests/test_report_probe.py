@@ -26,7 +26,7 @@ from rnn_plugins.reports.heatmap import Heatmap
 from rnn_plugins.reports.jacobians import stretches
 from rnn_plugins.reports.lyapunov import Lyapunov
 from rnn_plugins.reports.parameters import Parameters
-from rnn_plugins.reports.probing import places
+from rnn_plugins.reports.probing import draw_positions
 from rnn_plugins.reports.report import Look
 from rnn_plugins.reports.saturation import Saturation
 from rnn_plugins.reports.spectrum import Spectrum
@@ -83,7 +83,7 @@ def numbers(findings):
 
 def test_the_flow_is_the_derivative_of_the_loss_at_the_end_by_the_states_before(subject):
     found = measure_flow(subject.probe, 4, 12, seed=3)
-    ends = places(subject.probe, 5, 4, 12, np.random.default_rng(3))
+    ends = draw_positions(subject.probe, 5, 4, 12, np.random.default_rng(3))
     assert min(len(subject.examples[end][0]) for end in ends) == 5
     assert found.norms[0].shape == (5, 12)
     for column, end in enumerate(ends):
@@ -107,7 +107,7 @@ def test_the_flow_is_told_in_words_of_the_probe(subject):
 
 def test_the_heat_map_has_a_row_for_each_name(subject):
     (image,) = Heatmap().measure(subject, LOOK).figures
-    ends = places(subject.probe, 5, 0, 16, np.random.default_rng(0))
+    ends = draw_positions(subject.probe, 5, 0, 16, np.random.default_rng(0))
     assert image.values.shape == (16, 5)
     assert image.x_ticks == ("4", "3", "2", "1", "0")
     assert image.y_ticks == tuple(LABELS[subject.examples[end][1]] for end in ends)
@@ -117,7 +117,7 @@ def test_the_heat_map_has_a_row_for_each_name(subject):
 
 def test_jacobians_are_taken_from_the_states_that_the_whole_name_before_leads_to(subject):
     along = stretches(subject.probe, LOOK, 4, 3)
-    ends = places(subject.probe, 4, 0, 3, np.random.default_rng(0))
+    ends = draw_positions(subject.probe, 4, 0, 3, np.random.default_rng(0))
     W, values = subject.params["cell"]["W"], []
     for column, end in enumerate(ends):
         name = subject.examples[end][0]

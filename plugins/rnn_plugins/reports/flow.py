@@ -19,7 +19,7 @@ from rnn_cells.anatomy import State, indices_of_states
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.jacobians import exp, jacobians_along, log, norm, stretches, width_of_carry
 from rnn_plugins.reports.probe import Probe
-from rnn_plugins.reports.probing import is_short, losses_at_end, places, state_gradients, too_short
+from rnn_plugins.reports.probing import draw_positions, is_short, losses_at_end, state_gradients, too_short
 from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report
 from rnn_plugins.reports.subject import Subject
 
@@ -103,8 +103,8 @@ def main_state(states: Sequence[State]) -> int:
     if not states:
         raise UserError("the cell carries no state from step to step, so no gradient goes back in time")
     last = max(state.layer for state in states)
-    places = [i for i, state in enumerate(states) if state.layer == last]
-    return next((i for i in places if states[i].name == "h"), places[0])
+    indices = [i for i, state in enumerate(states) if state.layer == last]
+    return next((i for i in indices if states[i].name == "h"), indices[0])
 
 
 def measure_flow(probe: Probe, lags: int, positions: int, seed: int = 0) -> Norms:
@@ -125,12 +125,12 @@ def measure_flow(probe: Probe, lags: int, positions: int, seed: int = 0) -> Norm
     Raises:
         UserError: no position has as many steps before it, or the states grow beyond all numbers.
     """
-    ends = places(probe, lags + 1, lags, positions, np.random.default_rng(seed))
+    ends = draw_positions(probe, lags + 1, lags, positions, np.random.default_rng(seed))
     parts = -(-len(ends) // probe.rows_at_once(lags + 1))
     together = -(-len(ends) // parts)
     found: list[list[Array]] = []
     for part in range(parts):
-        # All parts are of one size, since each size has a plan with buffers of its own: the last repeats some places.
+        # All parts are of one size, since each size has a plan with buffers of its own: the last repeats some.
         start = min(part * together, len(ends) - together)
         some = ends[start : start + together]
         gradients = state_gradients(probe, probe.window(some, lags + 1, lags), probe.targets(some, lags + 1))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rnn_plugins.reports.flow import main_state
 from rnn_plugins.reports.probe import Probe
-from rnn_plugins.reports.probing import places, state_gradients, too_short
+from rnn_plugins.reports.probing import draw_positions, state_gradients, too_short
 from rnn_plugins.reports.report import Findings, Image, Look, Quantity, Report
 from rnn_plugins.reports.subject import Subject
 
@@ -88,7 +88,7 @@ class Heatmap(Report):
 
 def _of_steps(probe: Probe, state: int, steps: int, seed: int) -> Map:
     """The losses of all steps of one stretch, by the states of all steps before."""
-    (end,) = places(probe, steps, steps, 1, np.random.default_rng(seed))
+    (end,) = draw_positions(probe, steps, steps, 1, np.random.default_rng(seed))
     # Row b of the batch is the same stretch as all others, with the loss at its step b.
     ends = np.repeat(end, steps)
     targets = probe.targets(ends, steps)
@@ -117,7 +117,7 @@ def _of_steps(probe: Probe, state: int, steps: int, seed: int) -> Map:
 
 def _of_sequences(probe: Probe, state: int, steps: int, seed: int) -> Map:
     """The losses at the ends of some sequences, by the states of all steps before."""
-    ends = places(probe, steps, steps, ROWS, np.random.default_rng(seed))
+    ends = draw_positions(probe, steps, steps, ROWS, np.random.default_rng(seed))
     gradients = state_gradients(probe, probe.window(ends, steps, steps), probe.targets(ends, steps))
     norms = _norms(gradients[state])
     lags = np.arange(steps)[::-1]

@@ -16,7 +16,7 @@ from rnn_cells import Cell
 from rnn_cells.anatomy import indices_of_states, jacobians
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.probe import Probe, require_finite
-from rnn_plugins.reports.probing import is_short, places, too_short
+from rnn_plugins.reports.probing import draw_positions, is_short, too_short
 
 if TYPE_CHECKING:
     from rnn_plugins.reports.report import Look
@@ -78,7 +78,7 @@ def stretches(probe: Probe, look: Look, steps: int, count: int) -> Stretches:
         for name, asked, used in (("measured", steps, short), ("read before them", look.lags, before))
         if asked != used
     ]
-    ends = places(probe, short, before, count, np.random.default_rng(look.seed))
+    ends = draw_positions(probe, short, before, count, np.random.default_rng(look.seed))
     probe = probe.astype("float64")
     window, targets = probe.window(ends, short, before), probe.targets(ends, short)
     xs = window.xs.array() if isinstance(window.xs, Lookup) else window.xs

@@ -107,9 +107,9 @@ def read_text(subject: Subject, positions: int) -> Reading:
     length = min(STRETCH, positions * MORE, len(tokens) - warm_up)
     count = max(1, min(positions * MORE, len(tokens)) // (warm_up + length))
     starts = np.linspace(0, len(tokens) - warm_up - length, count).astype(np.intp)
-    places = starts + np.arange(warm_up + length)[:, None]  # (T, B)
-    seen = observe(probe, probe.window(places[-1] + 1, length, warm_up))
-    measured = places[warm_up:].T.reshape(-1)
+    read = starts + np.arange(warm_up + length)[:, None]  # (T, B)
+    seen = observe(probe, probe.window(read[-1] + 1, length, warm_up))
+    measured = read[warm_up:].T.reshape(-1)
     units = [np.asarray(array).swapaxes(0, 1).reshape(len(measured), -1) for array in seen.states]
     names = [f"{state.label}.{i}" for state, array in zip(states, units, strict=True) for i in range(array.shape[1])]
     text, last = _characters(vocabulary, tokens)

@@ -45,7 +45,7 @@ def observe(probe: Probe, window: Window, shown: Sequence[int] = ()) -> Observat
     Args:
         probe: whose cell.
         window: of the probe.
-        shown: places of activations in the step's graph (``Activation.op``).
+        shown: indices of activations in the step's graph (``Activation.op``).
 
     Raises:
         UserError: the states grow beyond all numbers.
@@ -74,15 +74,15 @@ def layers(cell: Cell, params: Tree, carry: Tree) -> Iterator[tuple[int, Cell, T
         yield number + 1, layer, params[str(number)], part
 
 
-def places(probe: Probe, length: int, warm_up: int, count: int, rng: np.random.Generator) -> Array:
-    """At most ``count`` of a probe's positions, in order and at random, (B,).
+def draw_positions(probe: Probe, length: int, warm_up: int, count: int, rng: np.random.Generator) -> Array:
+    """Draw at most ``count`` of a probe's positions at random, in order, (B,).
 
     Args:
         probe: whose.
         length: steps that each must have before it.
         warm_up: steps before those, as ``Probe.ends`` takes it.
         count: how many at most.
-        rng: chooses.
+        rng: draws them.
 
     Raises:
         UserError: there is none.
@@ -95,8 +95,8 @@ def places(probe: Probe, length: int, warm_up: int, count: int, rng: np.random.G
 
 
 def chosen(ends: Sequence[int], which: Array) -> Array:
-    """Some of a probe's positions, by their places among all."""
-    return np.array([ends[place] for place in which.tolist()], np.intp)
+    """Some of a probe's positions, by their indices."""
+    return np.array([ends[index] for index in which.tolist()], np.intp)
 
 
 def too_short(probe: Probe, what: str, steps: int) -> UserError:
