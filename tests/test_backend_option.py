@@ -124,7 +124,7 @@ def test_a_run_goes_on_bit_for_bit_on_its_backend(backend: str) -> None:
         if progress.step.step == 1:
             begun.trainer.stop()  # after the next one
     session = sessions.resume(Run(begun.run.path), {})
-    assert session.notices == ["it goes on after step 2"]
+    assert session.notices == ["it resumes after step 2"]
     for _ in session.trainer.events():
         pass
     for name in (LAST, BEST):
@@ -182,13 +182,13 @@ def test_a_run_of_compiled_code_goes_on_without_the_compiler(backend: str, monke
     monkeypatch.setattr(jit, "available", lambda: False)
     assert (
         "Note: gru-fox ran on the backend compiled, which needs llvmlite (install rnn-lab[jit]), and its repetition "
-        "runs on numpy: the weights need not be the same bit for bit.\n"
+        "runs on numpy: the weights may not be the same bit for bit.\n"
     ) in call("rerun").stderr
     _, result = trained("--resume", run.name, "--steps", "14")
     assert result.stderr.splitlines()[:2] == [
-        "Note: it goes on after step 12.",
-        "Note: it began on the backend compiled, which needs llvmlite (install rnn-lab[jit]), and goes on with numpy: "
-        "it need not go on bit for bit.",
+        "Note: it resumes after step 12.",
+        "Note: it began on the backend compiled, which needs llvmlite (install rnn-lab[jit]), and resumes on numpy: "
+        "its weights may not be the same bit for bit.",
     ]
     assert Run(run.path).settings.backend == "numpy"  # from here on, whatever is installed later
     assert Run(run.path).manifest["resumed"] == [{"step": 12, "changed": {"steps": 14, "backend": "numpy"}}]
@@ -201,12 +201,12 @@ def test_another_backend_is_taken_and_told() -> None:
     run, _ = trained("fox.txt", *SMALL, "--backend", "numpy")
     _, result = trained("--resume", run.name, "--steps", "14", "--backend", "reference")
     assert (
-        "Note: it began on the backend numpy, and goes on with reference: it need not go on bit for bit.\n"
+        "Note: it began on the backend numpy, and resumes on reference: its weights may not be the same bit for bit.\n"
         in result.stderr
     )
     assert Run(run.path).settings.backend == "reference"
     assert (
-        "Note: gru-fox ran on the backend reference, and its repetition runs on numpy: the weights need not be the "
+        "Note: gru-fox ran on the backend reference, and its repetition runs on numpy: the weights may not be the "
         "same bit for bit.\n"
     ) in call("rerun", "--backend", "numpy").stderr
 
@@ -216,7 +216,7 @@ def test_another_number_of_threads_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("MINIGRAD_THREADS", "2")
     run, _ = trained("fox.txt", *SMALL)
     monkeypatch.setenv("MINIGRAD_THREADS", "3")
-    note = "Note: it began with threads 2 and goes on with 3: it need not go on bit for bit.\n"
+    note = "Note: it began with threads 2 and resumes with 3: its weights may not be the same bit for bit.\n"
     assert note in trained("--resume", run.name, "--steps", "14")[1].stderr
     monkeypatch.setenv("MINIGRAD_THREADS", "many")
     message = "the environment variable MINIGRAD_THREADS is 'many'; it must be a whole number"
@@ -265,15 +265,15 @@ def test_a_number_that_the_user_gives_is_recorded_and_told(
     run, _ = trained("fox.txt", *SMALL, "--backend", "numpy")
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
     monkeypatch.setattr(blas, "_libraries", lambda: [SimpleNamespace(num_threads=3, internal_api="b", version="1")])
-    had = "had threads 1 and 2 for large ones, and the environment says 3:"
-    assert f"Note: its matrix products {had} it need not go on bit for bit.\n" in (
+    were = "were 1 and 2 for large ones, and the environment says 3:"
+    assert f"Note: its BLAS threads {were} its weights may not be the same bit for bit.\n" in (
         trained("--resume", run.name, "--steps", "14")[1].stderr
     )
     assert threads_of(run) == [[1, 1, 2], [13, 3, 3]]
-    had = "had threads 3, and the environment says 4:"
+    were = "were 3, and the environment says 4:"
     monkeypatch.setattr(blas, "_libraries", lambda: [SimpleNamespace(num_threads=4, internal_api="b", version="1")])
     assert (
-        f"Note: the matrix products of {run.name} {had} the weights need not be the same bit for bit.\n"
+        f"Note: the BLAS threads of {run.name} {were} the weights may not be the same bit for bit.\n"
         in call("rerun", run.name).stderr
     )
 
@@ -299,7 +299,10 @@ def test_another_processor_is_told(backend: str) -> None:
     told = trained("--resume", run.name, "--steps", "14")[1].stderr
     for key, before in others.items():
         now = environment[key]
-        assert f"Note: it began with {key} {before} and goes on with {now}: it need not go on bit for bit.\n" in told
+        assert (
+            f"Note: it began with {key} {before} and resumes with {now}: its weights may not be the same bit for bit.\n"
+            in told
+        )
     run.update(environment={key: value for key, value in environment.items() if key not in others})
     assert "it began" not in trained("--resume", run.name, "--steps", "16")[1].stderr  # an older run does not say
 

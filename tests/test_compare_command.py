@@ -152,7 +152,7 @@ def test_ctrl_c_compares_what_was_finished(monkeypatch):
     assert [numbers(out, label)["seeds"] for label in ("rnn", "gru")] == [1, 1]
     (cut,) = (run for run in find_runs() if run.name == "rnn-fox-s4")
     assert cut.manifest["outcome"] == "interrupted"
-    assert not cut.is_trained()
+    assert not cut.is_locked()
 
 
 def test_ctrl_c_in_the_first_run_leaves_nothing_to_compare(monkeypatch):
@@ -190,7 +190,7 @@ REFUSED = [
     ("--cell rnn --cell rnn fox.txt", "--cell rnn is given twice: leave one of them out"),
     (
         "--cell rnn --cell gru one",
-        "'one' is a run, and with --cell a file to train on is expected: leave one of them out",
+        "'one' is a run; with --cell, expected a file to train on: leave one of them out",
     ),
     ("--cell rnn --cell gru fox.txt --seeds 0", "--seeds is 0; it must be at least 1"),
     ("--cell rnn --cell gru fox.txt --hidden-size 0", "--hidden-size is 0; it must be at least 1"),

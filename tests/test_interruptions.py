@@ -64,7 +64,7 @@ def test_a_signal_ends_a_run_that_then_goes_on_bit_for_bit(number: signal.Signal
     assert process.returncode == 128 + number
     run = Run(Path("runs/gru-fox"))
     assert run.manifest["outcome"] == "interrupted"
-    assert "Interrupted after step 74 and saved; go on with: rnn train --resume gru-fox\n" in err.decode()
+    assert "Interrupted after step 74 and saved; resume with: rnn train --resume gru-fox\n" in err.decode()
     measured = {record["step"]: record["valid_loss"] for record in run.records() if "valid_loss" in record}
     assert list(measured) == [50, 74]
     assert measured[74] < measured[50]
@@ -76,8 +76,8 @@ def test_a_signal_ends_a_run_that_then_goes_on_bit_for_bit(number: signal.Signal
 @pytest.mark.parametrize(
     ("times", "said"),
     [
-        (2, "Interrupted after step 74 and saved; go on with: rnn train --resume gru-fox\n"),
-        (3, "Left at once, and saved after step 73; go on with: rnn train --resume gru-fox\n"),
+        (2, "Interrupted after step 74 and saved; resume with: rnn train --resume gru-fox\n"),
+        (3, "Interrupted at once, saved after step 73; resume with: rnn train --resume gru-fox\n"),
     ],
 )
 def test_signals_that_come_again(times: int, said: str, uninterrupted: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_full_disk_ends_it_and_the_message_says_how_to_go_on(uninterrupted: Pa
     assert saved <= stopped < 400
     assert said == (
         f"Error: 'runs/gru-fox/metrics.jsonl' cannot be written ({os.strerror(errno.EFBIG).lower()}), so training "
-        f"stopped after step {stopped}. What is saved is step {saved}; when there is room again, go on with: "
+        f"stopped after step {stopped}. Step {saved} is saved; when there is room again, resume with: "
         "rnn train --resume gru-fox"
     )
     assert out.decode().endswith(f" held out, at step {run.notes(BEST)['step']}\n")
@@ -270,7 +270,7 @@ def test_the_second_signal_before_the_first_step(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sessions.Session, "cost", cost)
     result = train("fox.txt", *SMALL)
     assert (result.exit_code, result.stdout) == (143, "")
-    assert result.stderr == "Left before the first step, and nothing of it is kept.\n"
+    assert result.stderr == "Interrupted before the first step: nothing is saved.\n"
     assert not os.path.exists("runs/gru-fox")
 
 
@@ -301,7 +301,7 @@ def test_a_name_is_free_where_a_start_was_killed_before_anything_was_saved() -> 
     second, _ = trained("fox.txt", *SMALL, "--name", "second")
     assert sessions.same_weights(first, Run(second.path))
     assert refused("fox.txt", *SMALL, "--name", "second") == (
-        "there is a run called 'second' already: choose another --name, or go on with it: rnn train --resume second"
+        "there is a run called 'second' already: choose another --name, or resume it: rnn train --resume second"
     )
 
 
@@ -316,5 +316,5 @@ def test_a_signal_before_the_first_step_is_kept_until_then(monkeypatch: pytest.M
         patch.setattr(sessions.Session, "cost", interrupted)
         result = train("fox.txt", *SMALL)
     assert result.exit_code == 130
-    assert "Interrupted after step 1 and saved; go on with: rnn train --resume gru-fox\n" in result.stderr
+    assert "Interrupted after step 1 and saved; resume with: rnn train --resume gru-fox\n" in result.stderr
     trained("--resume", "gru-fox", "--name", "gru-fox")

@@ -17,7 +17,7 @@ COMMANDS_OF_TEXT = ("sample.py", "score.py")
 
 NAMED = re.compile(r"tokens?(?![a-z])|vocabular|language[-_ ]?model|word_language", re.IGNORECASE)
 
-WRITES = ", and this takes a network that writes texts: name a run of the task language-model"
+WRITES = "; expected a language model: name a run of the task language-model"
 
 ALLOWED = {
     ("rnn_lab/settings.py", "language-model"): "the default of --task",

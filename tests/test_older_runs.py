@@ -101,7 +101,7 @@ def test_it_goes_on_as_one_that_never_stopped() -> None:
     for _ in whole.trainer.events():
         pass
     result = call("train", "--resume", "char")
-    assert result.stderr.startswith("Note: it goes on after step 8.\n")
+    assert result.stderr.startswith("Note: it resumes after step 8.\n")
     run = Run(Path("runs/char"))
     assert "vocabulary" not in json.loads((run.path / MANIFEST).read_text())
     (one, notes), (other, expected) = run.last(), whole.run.last()

@@ -30,7 +30,7 @@ NETWORK = ("--hidden-size", "6", "--batch-size", "8", "--seed", "1", "--learning
 TRAINED = ("--task", "names", *FILES, *NETWORK, "--steps", "24", "--valid-every", "6", "--log-every", "4")
 
 REFUSED = (
-    "Error: the run 'names' was trained for the task 'names', and this takes a network that writes texts: name a run "
+    "Error: the run 'names' was trained for the task 'names'; expected a language model: name a run "
     "of the task language-model\n"
 )
 
@@ -196,7 +196,7 @@ def test_it_is_refused_where_texts_are_meant(arguments: list[str]):
 MISTAKES = {
     "no files": (
         ["--task", "names"],
-        "there is nothing to train on: the task names has no data of its own, so name FILES",
+        "there is nothing to train on: the task names has no default files, so name FILES",
     ),
     "one language": (
         ["--task", "names", "Italian.txt"],

@@ -225,7 +225,7 @@ def test_the_kinds_are_listed(call):
         ),
         (
             ["hamlet", "--cell", "gru"],
-            "'hamlet' is a run, and with --cell a file to inspect cells on is expected: leave one of them out",
+            "'hamlet' is a run; with --cell, expected a file to inspect cells on: leave one of them out",
         ),
         (
             ["hamlet", "other.txt"],

@@ -31,8 +31,8 @@ def test_more_epochs_are_trained_on_resume() -> None:
     run, _ = trained("fox.txt", *SMALL)
     _, result = trained("--resume", run.name, "--steps", "20")
     assert result.stderr.splitlines()[:2] == [
-        "Note: it goes on after step 12.",
-        "Note: the cosine schedule now spans 20 steps; the learning rate goes on at 0.0014.",
+        "Note: it resumes after step 12.",
+        "Note: the cosine schedule now extends to step 20; the learning rate continues at 0.0014.",
     ]
     run = Run(run.path)
     assert (run.manifest["step"], run.settings.steps) == (20, 20)
@@ -47,7 +47,7 @@ def test_a_run_that_is_finished_has_nothing_to_go_on_with() -> None:
     before = (run.path / LAST).read_bytes()
     _, result = trained("--resume", run.name)
     assert (
-        "Note: it goes on after step 12, which is its last; --epochs or --steps trains it further.\n" in result.stderr
+        "Note: it resumes after step 12, which is its last; --epochs or --steps trains it further.\n" in result.stderr
     )
     assert (run.path / LAST).read_bytes() == before
 
@@ -96,8 +96,8 @@ def test_a_text_that_has_changed_or_moved() -> None:
     run, _ = trained("fox.txt", *SMALL)
     os.rename("fox.txt", "moved.txt")
     assert refused("--resume", run.name) == (
-        f"the data of the run {run.name!r} cannot be had: there is no file or folder '{os.path.abspath('fox.txt')}'; "
-        "put them back where they were"
+        f"the data of the run {run.name!r} cannot be read: there is no file or folder '{os.path.abspath('fox.txt')}'; "
+        "put them back"
     )
     trained("--resume", run.name, "moved.txt", "--steps", "15")
     assert Run(run.path).settings.files == (os.path.abspath("moved.txt"),)
@@ -107,8 +107,8 @@ def test_a_text_that_has_changed_or_moved() -> None:
     digest = sentence.split("SHA-256 ")[1][:12]
     assert sentence == (
         f"the data of the run 'gru-fox' have changed: {os.path.abspath('moved.txt')} has the SHA-256 {digest}, and it "
-        f"was {before[:12]}; a run goes on only with the data that it began with, and --init-from gru-fox starts a new "
-        "one with its weights"
+        f"was {before[:12]}; a run can be resumed only with the data that it began with: --init-from gru-fox starts a "
+        "new one with its weights"
     )
 
 
@@ -116,8 +116,8 @@ def test_what_came_through_a_pipe_is_kept(monkeypatch: pytest.MonkeyPatch) -> No
     run, result = trained("-", *SMALL, input=TEXT)
     assert run.name == "gru-stdin"
     assert (
-        "Note: standard input cannot be read again: what came is kept in 'cache'; where that is gone, give the "
-        "same data in a FILE to go on: rnn train --resume gru-stdin FILE.\n"
+        "Note: standard input cannot be read again: the data are kept in 'cache'; if they are gone, resume with "
+        "the same data in a FILE: rnn train --resume gru-stdin FILE.\n"
     ) in result.stderr
     monkeypatch.setattr(sessions, "_no_input", lambda: True)
     trained("--resume", run.name, "--steps", "14")
@@ -135,10 +135,12 @@ def test_what_came_through_a_pipe_and_is_kept_no_more_has_to_be_given_again(monk
     shutil.rmtree("cache")
     remedy = "; give the same data in a FILE: rnn train --resume gru-stdin FILE"
     assert refused("--resume", run.name, input="") == (
-        f"the data of the run 'gru-stdin' cannot be had: standard input is empty{remedy}"
+        f"the data of the run 'gru-stdin' cannot be read: standard input is empty{remedy}"
     )
     monkeypatch.setattr(sessions, "_no_input", lambda: True)
-    kept_nowhere = "the data of the run 'gru-stdin' cannot be had: they came through a pipe and were not saved" + remedy
+    kept_nowhere = (
+        "the data of the run 'gru-stdin' cannot be read: they came through a pipe and were not saved" + remedy
+    )
     assert refused("--resume", run.name) == kept_nowhere
     assert CliRunner().invoke(rnn, ["rerun", run.name]).stderr == f"Error: {kept_nowhere}\n"
     trained("--resume", run.name, "fox.txt", "--steps", "16")
@@ -208,7 +210,8 @@ def test_another_version_is_told_on_resume() -> None:
     run.update(environment=run.manifest["environment"] | {"numpy": "1.0"})
     _, result = trained("--resume", run.name, "--steps", "13")
     assert re.search(
-        r"Note: it began with numpy 1\.0 and goes on with \S+: it need not go on bit for bit\.", result.stderr
+        r"Note: it began with numpy 1\.0 and resumes with \S+: its weights may not be the same bit for bit\.",
+        result.stderr,
     )
 
 
@@ -313,7 +316,7 @@ def test_a_repetition_says_what_is_not_the_same() -> None:
     assert result.stderr.splitlines()[1:3] == [
         f"Note: the data have changed since gru-fox: {os.path.abspath('fox.txt')} has the SHA-256 {digests[1][:12]}, "
         f"and it was {digests[0][:12]}.",
-        "Note: gru-fox was given another --steps at step 12; its repetition has that from the beginning.",
+        "Note: gru-fox was given another --steps at step 12; its repetition uses it from the beginning.",
     ]
     assert result.stdout.splitlines()[-1] == "The weights differ from those of gru-fox."
     run.update(settings=run.settings.to_json() | {"steps": 5})

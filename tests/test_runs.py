@@ -71,7 +71,7 @@ def mistake(*arguments: Any, function: Any = find_run) -> str:
 
 def kill(run: Run) -> None:
     """Let the process end that trains a run: its lock is free, and all else stays."""
-    run._lock.release()
+    run._file_lock.release()
 
 
 def age(run: Run, seconds: float) -> None:
@@ -94,7 +94,7 @@ def test_a_name_is_made_where_none_is_given(folder: Path) -> None:
 
 def test_a_name_that_is_taken() -> None:
     run = make("mine")
-    taken = "there is a run called 'mine' already: choose another --name, or go on with it: rnn train --resume mine"
+    taken = "there is a run called 'mine' already: choose another --name, or resume it: rnn train --resume mine"
     assert mistake("mine", "", MANIFEST_OF_A_RUN, function=create_run) == taken  # it is about to be trained
     (run.path / LAST).write_bytes(b"")
     kill(run)
@@ -108,7 +108,7 @@ def test_a_name_that_only_a_failed_start_has_is_free(folder: Path) -> None:
     (folder / "notes").mkdir()
     (folder / "notes" / "todo.txt").write_text("")
     assert mistake("notes", "", MANIFEST_OF_A_RUN, function=create_run) == (
-        f"{str(folder / 'notes')!r} is there and is no run: choose another --name"
+        f"{str(folder / 'notes')!r} exists and is not a run: choose another --name"
     )
 
 
@@ -125,8 +125,8 @@ def test_a_start_on_a_full_disk_leaves_nothing(folder: Path, monkeypatch: pytest
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "-x", "a\n", "a\0b", " a"])
 def test_a_name_that_is_none(name: str) -> None:
     assert mistake(name, "", MANIFEST_OF_A_RUN, function=create_run) == (
-        f"--name is {name!r}; it must begin with a letter or digit, and go on with letters, digits, spaces and the "
-        "signs . _ + -"
+        f"--name is {name!r}; it must begin with a letter or digit and contain only letters, digits, spaces and the "
+        "characters . _ + -"
     )
 
 
@@ -171,12 +171,12 @@ def test_a_run_that_there_is_not(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"{", "its run.json is no JSON"),
+        (b"{", "its run.json is not valid JSON"),
         (b"[]", "its run.json is not a table"),
-        (b"[" * 100_000, "its run.json is no JSON"),
+        (b"[" * 100_000, "its run.json is not valid JSON"),
         (b'{"task": {}, "cell": {}}', "its run.json has no 'settings'"),
         (b'{"task": "", "cell": {}}', "its run.json has '' for 'task', which must be a table"),
-        (b"\xff\xfe", "its run.json is no JSON"),
+        (b"\xff\xfe", "its run.json is not valid JSON"),
         (None, "it has no run.json"),
     ],
 )
@@ -203,7 +203,7 @@ def test_a_manifest_that_cannot_be_read(content: bytes | None, reason: str) -> N
         ),
         ({"settings": {"hidden_size": 0}}, "its settings in run.json: --hidden-size is 0; it must be at least 1"),
         ({"settings": 5}, "its run.json has 5 for 'settings', which must be a table"),
-        ({"settings": {}}, "its settings in run.json leave the learning rate or the seed open"),
+        ({"settings": {}}, "its settings in run.json have no learning rate or no seed"),
     ],
 )
 def test_settings_that_cannot_be_read(changes: dict[str, Any], reason: str) -> None:
@@ -284,7 +284,7 @@ def test_a_run_under_way_shows_its_last_record_and_one_that_was_killed_what_is_s
     kill(run)
     program = (
         "import sys; from pathlib import Path; from rnn_lab.runs import Run; "
-        "run = Run(Path(sys.argv[1])); run.hold(); print(flush=True); input()"
+        "run = Run(Path(sys.argv[1])); run.lock(); print(flush=True); input()"
     )
     command = [sys.executable, "-c", program, str(run.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -298,21 +298,21 @@ def test_a_run_under_way_shows_its_last_record_and_one_that_was_killed_what_is_s
         rng = np.random.default_rng(0).bit_generator.state
         checkpoint.save(run.path / LAST, {}, {"step": 6, "rng": rng, "tally": vars(Tally())})
         assert (run.summary().step, run.summary().metrics["loss"]) == (8, 2.0)
-        assert mistake(function=run.hold) == ("the run 'x' is being trained by another process: stop that one first")
+        assert mistake(function=run.lock) == ("the run 'x' is being trained by another process: stop that one first")
         other.kill()
     assert (run.summary().outcome, run.summary().step, run.summary().metrics["loss"]) == ("killed", 6, 2.0)
-    run.hold()
+    run.lock()
 
 
 def test_a_run_is_held_from_its_first_moment() -> None:
     run = make("x", outcome=None)
     other = Run(run.path)
     assert other.summary().outcome == "running"
-    assert mistake(function=other.hold) == "the run 'x' is being trained by another process: stop that one first"
+    assert mistake(function=other.lock) == "the run 'x' is being trained by another process: stop that one first"
     kill(run)
     kill(run)
     assert other.summary().outcome == "killed"
-    other.hold()
+    other.lock()
     assert run.summary().outcome == "running"
 
 
@@ -347,10 +347,10 @@ def test_links_out_of_a_run_are_not_followed(name: str, tmp_path: Path) -> None:
     (run.path / name).unlink(missing_ok=True)
     (run.path / name).symlink_to(target)
     sentence = (
-        f"the run 'linked' cannot be read: its {name} is a symbolic link; a run has files of its own: put a copy in "
-        "its place"
+        f"the run 'linked' cannot be read: its {name} is a symbolic link; a run has regular files: replace it "
+        "with a copy"
     )
-    assert mistake(function=Run(run.path).hold) == sentence
+    assert mistake(function=Run(run.path).lock) == sentence
     listed = {row.name: row.error for row in (found.summary() for found in find_runs())}
     assert listed["whole"] is None
     assert listed["linked"] == (sentence if name in (MANIFEST, BEST, LAST, LOCK) else None)  # what a listing reads
@@ -363,7 +363,7 @@ def test_a_run_that_lies_elsewhere_may_be_linked(folder: Path, tmp_path: Path) -
     run.path.rename(tmp_path / "there")
     run.path.symlink_to(tmp_path / "there")
     run = find_run("here")
-    run.hold()
+    run.lock()
     run.update(step=11)
     assert json.loads((tmp_path / "there" / MANIFEST).read_text())["step"] == 11
     assert [(row.name, row.error) for row in (found.summary() for found in find_runs())] == [("here", None)]
@@ -375,7 +375,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for() -> None:
         (run.path / name).unlink(missing_ok=True)
         os.mkfifo(run.path / name)
     sentence = (
-        "the run 'piped' cannot be read: its {} is no regular file; a run has files of its own: put a copy in its place"
+        "the run 'piped' cannot be read: its {} is not a regular file; a run has regular files: replace it with a copy"
     )
     assert run.summary().error is None
     assert Run(run.path).summary().error == sentence.format(MANIFEST)
@@ -421,7 +421,7 @@ def test_the_table() -> None:
         ["wild", "language-model", "gru", "1x256", "1.23e+05", "8.91e+04", "10", "interrupted"],
         ["young", "language-model", "gru", "1x256", "10", "diverged"],
     ]
-    assert lines[5] == ["broken", "the run 'broken' cannot be read: its run.json is no JSON"]
+    assert lines[5] == ["broken", "the run 'broken' cannot be read: its run.json is not valid JSON"]
 
 
 def test_the_table_as_json() -> None:
@@ -448,7 +448,7 @@ def test_a_name_that_is_too_long_is_refused(name: str, tmp_path: Path, monkeypat
     with pytest.raises(UserError) as error:
         create_run(name, "fallback", {})
     size = len(name.encode())
-    assert str(error.value) == f"--name is {size} bytes long, and a run's name has 240 at most: choose a shorter one"
+    assert str(error.value) == f"--name is {size} bytes long; it must have at most 240: choose a shorter one"
     with pytest.raises(UserError, match="there is no run called"):
         find_run("a" * 300)
 

@@ -65,12 +65,12 @@ def message(**values: object) -> str:
         ({"files": [1]}, "FILES is [1]; it must be a list of texts"),
         (
             {"grad_clip": "hard"},
-            "--grad-clip is 'hard'; it takes the largest norm of a gradient, such as 5, "
+            "--grad-clip is 'hard'; it must be the largest norm of a gradient, such as 5, "
             "or element:5 for the largest element, or 0 for no clipping",
         ),
         (
             {"grad_clip": "element:-1"},
-            "--grad-clip is 'element:-1'; it takes the largest norm of a gradient, such as 5, "
+            "--grad-clip is 'element:-1'; it must be the largest norm of a gradient, such as 5, "
             "or element:5 for the largest element, or 0 for no clipping",
         ),
         (

@@ -165,14 +165,14 @@ def test_time_limits_are_announced_and_kept() -> None:
     run, result = trained("fox.txt", *SMALL, "--steps", "100000", "--max-time", "0.2s")
     assert "(measured on the first steps); --max-time ends it after 0.2 s\n" in result.stderr
     step = run.manifest["step"]
-    assert f"The time is up after step {step:,}; go on with: rnn train --resume gru-fox\n" in result.stderr
+    assert f"The time is up after step {step:,}; resume with: rnn train --resume gru-fox\n" in result.stderr
 
 
 def test_patience_is_told() -> None:
     _, result = trained(
         "fox.txt", *SMALL, "--steps", "999", "--learning-rate", "2", "--valid-every", "1", "--patience", "2"
     )
-    assert "No better for 2 validations, so it ends here.\n" in result.stderr
+    assert "Stopped after 2 validations without improvement.\n" in result.stderr
 
 
 def test_a_run_that_diverges() -> None:
@@ -198,7 +198,9 @@ def test_a_run_that_diverges_later_keeps_its_best_weights() -> None:
     assert re.fullmatch(
         r"Diverged at step \d+: the loss is \S+, the norm of its gradient \S+\.", outcome["diagnosis"][0]
     )
-    assert outcome["diagnosis"][-1] == (f"The best weights, of step {outcome['best_step']}, stay: rnn sample irnn-fox")
+    assert outcome["diagnosis"][-1] == (
+        f"The best weights, of step {outcome['best_step']}, are kept: rnn sample irnn-fox"
+    )
 
 
 # Mistakes ---------------------------------------------------------------------------------------------------
@@ -252,7 +254,7 @@ def test_a_text_that_may_not_be_read() -> None:
         (["--cell-option", "a=1"], "the cell 'gru' has no option called 'a'. Its options: reset"),
         (["--max-time", "soon"], "--max-time is 'soon'; write it as 20s, 5m, 2h or 1h30m"),
         (["--seed", "-1"], "--seed is -1; it must be at least 0"),
-        (["--name", "a/b"], "--name is 'a/b'; it must begin with a letter or digit, and go on with "),
+        (["--name", "a/b"], "--name is 'a/b'; it must begin with a letter or digit and contain only letters, "),
         (["--gpuid", "0"], "there is no --gpuid here: everything is computed on the CPU: leave it out"),
         (
             ["-train_frac", "0.9"],
@@ -264,7 +266,7 @@ def test_a_text_that_may_not_be_read() -> None:
         ),
         (
             ["--schedule", "cosine", "-learning_rate_decay", "0.9"],
-            "--learning-rate-decay is a part of --schedule: say it there, as in --schedule exponential:decay=0.9",
+            "--learning-rate-decay is a part of --schedule: use --schedule exponential:decay=0.9",
         ),
         (["--resume", "x", "--name", "y"], "--resume keeps the run's name and weights: leave out --name"),
         (["--resume", "x", "--init-from", "y"], "--resume keeps the run's name and weights: leave out --init-from"),

@@ -261,8 +261,8 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_preset() -> N
         ("hiden-size = 3", "'c.toml': there is no option called 'hiden-size'. Did you mean 'hidden-size'?"),
         ("hiden_size = 3", "'c.toml': there is no option called 'hiden_size'. Did you mean 'hidden-size'?"),
         ("config = 'd.toml'", "'c.toml': there is no option called 'config'."),
-        ("seed = 1\nseed = 2", "the configuration file 'c.toml' is no TOML: "),
-        ("log-every = 1\nlog_every = 2", "'c.toml': 'log_every' stands there twice, once with - and once with _"),
+        ("seed = 1\nseed = 2", "the configuration file 'c.toml' is not valid TOML: "),
+        ("log-every = 1\nlog_every = 2", "'c.toml': 'log_every' is given twice, once with - and once with _"),
         ("cell-option = 'a=1'", "'c.toml': 'cell-option' is 'a=1'; it must be a table"),
         ("quiet = 'yes'", "'c.toml': 'quiet' is 'yes'; it must be true or false"),
         ("name = 3", "'c.toml': 'name' is 3; it must be text"),
@@ -291,7 +291,7 @@ def test_a_configuration_file_that_is_none() -> None:
         "iconv -f UTF-16 -t UTF-8 c.toml > c.utf-8.toml"
     )
     Path("c.toml").write_text("steps = ")
-    assert refused("--config", "c.toml").startswith("the configuration file 'c.toml' is no TOML: ")
+    assert refused("--config", "c.toml").startswith("the configuration file 'c.toml' is not valid TOML: ")
     assert refused("--config", ".") == "the configuration file '.' cannot be read: is a directory"
     assert refused("--config", "/dev/zero").startswith("the configuration file '/dev/zero' is a device; give a file")
 

@@ -390,7 +390,9 @@ def test_a_repetition_takes_the_rates_that_the_clock_gave(start: Start, monkeypa
     assert (one.trainer.outcome, len(rates)) == ("time", 30)
     again = sessions.resume(Run(one.run.path), {})
     # Thirty steps in forty seconds, and as many seconds are to come.
-    assert "the cosine schedule now spans to the end of the time; the learning rate goes on at 0.005" in again.notices
+    assert (
+        "the cosine schedule now extends to the end of the time; the learning rate continues at 0.005" in again.notices
+    )
     rates += clock.train(again, lambda step: 3.0)
     other = sessions.repeat(Run(one.run.path), name="other")
     assert clock.train(other, lambda step: 0.1) == rates
@@ -682,13 +684,13 @@ WORDS: dict[str, tuple[list[dict[str, Any]], float, str]] = {
     "stands still": (
         looks((2.0, 2.0), (2.0, 2.0), (2.0, 2.001)),
         1.0,
-        "It underfits: both losses stand still, close together. A larger --hidden-size or more layers may help.",
+        "It underfits: both losses are flat and close together. A larger --hidden-size or more layers may help.",
     ),
     "overfits": (
         looks((2.0, 2.0), (1.5, 1.7), (1.2, 1.8), (1.0, 1.9)),
         1.0,
         "It overfits: the held-out loss has risen by 0.200 nats since step 200, whose weights are kept, while the "
-        "training loss went on falling. More data, --dropout or a smaller model help.",
+        "training loss kept falling. More data, --dropout or a smaller model help.",
     ),
     "overfits from the beginning": (
         looks((3.9, 4.2), (2.0, 4.3)),
@@ -715,13 +717,13 @@ WORDS: dict[str, tuple[list[dict[str, Any]], float, str]] = {
         looks((140.0, 130.0), (100.0, 99.0), (89.0, 88.0)),
         1.0,
         "It has learnt nothing: the held-out loss is 88 nats, and guessing costs 4.06. Try a lower --learning-rate (it "
-        "was 0.002); rnn report tells whether the gradient explodes.",
+        "was 0.002); rnn report shows whether the gradient explodes.",
     ),
     "worse than guessing at the only look": (
         looks((4.3, 4.293)),
         1.0,
         "It has learnt nothing: the held-out loss is 4.293 nats, and guessing costs 4.06. Try a lower --learning-rate "
-        "(it was 0.002); rnn report tells whether the gradient explodes.",
+        "(it was 0.002); rnn report shows whether the gradient explodes.",
     ),
     "as good as guessing": (
         looks((4.06, 4.06), (4.06, 4.06), (4.05, 4.05)),

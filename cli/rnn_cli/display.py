@@ -1,4 +1,4 @@
-"""How a training run is shown: live on a terminal, in plain lines elsewhere, as JSON or not at all."""
+"""Show a training run: live on a terminal, in plain lines elsewhere, as JSON or not at all."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
     from rnn_plugins.tasks.task import Part
 
 LINE_SECONDS = 10.0
-"""How often a plain line is due; one with a validation in it is due after a tenth of that."""
+"""Seconds between plain lines; a tenth of that for those with a validation."""
 
 EXCERPT_SECONDS = 5.0
-"""The least time between two excerpts of what the model makes."""
+"""Minimum time between two samples of the model."""
 
 EXCERPT_SIZE = 400
-"""Characters of an excerpt."""
+"""Characters of a sample."""
 
 DECADES = 4
-"""How many powers of ten a curve of the flow shows, from its highest value down."""
+"""Powers of ten in a curve of the flow, from its highest value down."""
 
 BARS, ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
 
 
 class Display:
-    """Shows nothing; the base of those that do."""
+    """The base class, which shows nothing."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -51,17 +51,17 @@ class Display:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Leave the terminal as it was."""
+        """End; restore the terminal."""
 
     def show(self, progress: Progress) -> None:
-        """Show what happened in a step."""
+        """Show the progress after a step."""
 
     def note(self, text: str) -> None:
-        """Show a word. It is called in a signal handler, where nothing may be printed."""
+        """Show a sentence later; it is called in a signal handler, which may not print."""
 
 
 class Lines(Display):
-    """A plain line now and then, for logs."""
+    """A plain line at intervals, for logs."""
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
@@ -69,7 +69,7 @@ class Lines(Display):
         self.flow: dict[str, Any] | None = None
 
     def show(self, progress: Progress) -> None:
-        """A line, if one is due, and below it what is new of the flow."""
+        """Print a line if due, and the flow if it is new."""
         record, now = progress.record, time.monotonic()
         if record is not None:
             self.flow = record.get("flow", self.flow)
@@ -94,10 +94,10 @@ class Lines(Display):
 
 
 class Records(Display):
-    """JSON: what is trained, and a record a line."""
+    """JSON: the run, and a record per line."""
 
     def __enter__(self) -> Records:
-        """Describe the run."""
+        """Print the run's description."""
         run = self.session.run
         left_out = ("facts", "outcome", "process", "step", "best")
         described = {key: value for key, value in run.manifest.items() if key not in left_out}
@@ -105,20 +105,20 @@ class Records(Display):
         return self
 
     def show(self, progress: Progress) -> None:
-        """The record, as it stands in ``metrics.jsonl``."""
+        """Print the record, as in ``metrics.jsonl``."""
         if progress.record is not None:
             emit(progress.record)
 
 
 class Live(Display):
-    """A picture at the foot of the terminal, drawn anew a few times a second."""
+    """A live display at the bottom of the terminal, redrawn a few times per second."""
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         from rich.live import Live as RichLive
 
         class Picture(RichLive):
-            """It draws in a thread of its own, too, and must not end with a terminal that is gone."""
+            """Also draws in its own thread, so it must survive a closed terminal."""
 
             def refresh(self) -> None:
                 """Draw."""
@@ -135,23 +135,23 @@ class Live(Display):
         self.live = Picture(console=errors(), get_renderable=self.picture, refresh_per_second=4)
 
     def __enter__(self) -> Live:
-        """Begin to draw."""
+        """Start drawing."""
         with ignoring_hangups():
             self.live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Leave the last picture where it is, without what will be said after it."""
+        """Leave the last drawing, without the sentences that will be printed after it."""
         self.over = True
         with ignoring_hangups():
             self.live.stop()
 
     def note(self, text: str) -> None:
-        """Shown with the next picture."""
+        """Show a sentence in the next drawing."""
         self.word = text
 
     def show(self, progress: Progress) -> None:
-        """Keep what the next picture shows."""
+        """Store the progress for the next drawing."""
         self.progress = progress
         if progress.record is None:
             return
@@ -161,12 +161,12 @@ class Live(Display):
         if validated(progress.record):
             self.validations.append(progress.record)
         if time.monotonic() - self.excerpt_time > EXCERPT_SECONDS:
-            with suppress(UserError):  # a model on its way to diverge has no scores to go by
+            with suppress(UserError):  # a diverging model may have no finite scores
                 self.excerpt, self.excerpt_step = self.session.excerpt(EXCERPT_SIZE) or "", progress.step.step
             self.excerpt_time = time.monotonic()
 
     def picture(self) -> RenderableType:
-        """The bar, the numbers, the curve, what they say, and what the model makes."""
+        """The bar, the numbers, the curves, the conclusion, and a sample."""
         from rich.console import Group
         from rich.panel import Panel
         from rich.text import Text
@@ -196,7 +196,7 @@ class Live(Display):
         return Group(*lines)
 
     def _flow_lines(self) -> list[Text]:
-        """A line for each state: the gradient by lag on a logarithmic scale, and what it means."""
+        """A line per state: the gradient by lag on a logarithmic scale, and its meaning."""
         from rich.text import Text
 
         from rnn_lab.records import reach
@@ -206,7 +206,7 @@ class Live(Display):
         rows = [(f"flow {state}", norms, reach(norms)) for state, norms in self.flow.items()]
         name, words = (max((len(row[column]) for row in rows), default=0) for column in (0, 2))
         room = console.width - name - 2
-        beside = words + 12 <= room  # else the words stand below the curve
+        beside = words + 12 <= room  # otherwise the words are below the curve
         width = max(10, room - words - 2 if beside else room)
         gap = "  " if beside else "\n"
         return [Text(f"{state:<{name}}  {logarithmic(norms, width, bars)}{gap}{said}") for state, norms, said in rows]
@@ -256,12 +256,12 @@ class Live(Display):
 
 
 def emit(record: dict[str, Any]) -> None:
-    """A line of JSON on standard output, as ``tell`` writes it."""
+    """Print a line of JSON on standard output with ``tell``."""
     tell(as_json(record))
 
 
 def tell(text: str) -> None:
-    """A line on standard output; where nobody can read it, that is said once, and what the command does goes on."""
+    """Print a line on standard output; if it is closed, print a note once and continue."""
     try:
         click.echo(text)
     except OSError as error:
@@ -270,17 +270,17 @@ def tell(text: str) -> None:
 
 
 def validated(record: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics that a record has of what is held out."""
+    """The metrics of a record on held-out data."""
     return {name.removeprefix("valid_"): value for name, value in record.items() if name.startswith("valid_")}
 
 
 def measured(run: Run, metrics: Mapping[str, float], part: Part | None = None) -> str:
-    """Metrics with what follows from them, the deciding one first.
+    """Metrics and derived ones in words, the deciding one first.
 
     Args:
-        run: of which run.
+        run: their run.
         metrics: by name.
-        part: of which part of the data they are; None is the one that the run validates on.
+        part: the part of the data that they are of; None for the one that the run validates on.
     """
     found = run.metrics(metrics, part)
     first = run.task.best[0] if run.task.best[0] in found else "loss"
@@ -289,19 +289,19 @@ def measured(run: Run, metrics: Mapping[str, float], part: Part | None = None) -
 
 
 def amount(run: Run, name: str, metrics: Mapping[str, float]) -> str:
-    """One metric with its unit, or with its name where it has none."""
+    """One metric with its unit, or with its name if it has none."""
     metric = run.task.metrics[name]
     value = number(metrics[name], metric.digits)
     return f"{value} {metric.unit}" if metric.unit else f"{name} {value}"
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A metric to so many decimals, and shorter where it is absurd."""
+    """A metric to so many decimals, or to 3 significant digits if it is large."""
     return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: the two largest units."""
+    """Seconds in the two largest units."""
     if seconds < 9.5:
         return f"{seconds:.2g} s"
     minutes, s = divmod(round(seconds), 60)
@@ -315,12 +315,12 @@ def duration(seconds: float) -> str:
 
 
 def memory(size: int) -> str:
-    """Bytes for people."""
+    """Bytes in MB or GB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 0.1):.1f} MB"
 
 
 def sparkline(values: Sequence[float], width: int, bars: str = BARS) -> str:
-    """Values as bars between the lowest and the highest; each bar stands for the last of the values that share it."""
+    """Values as bars between the lowest and the highest; a bar shows the last of the values that it covers."""
     count = min(width, len(values))
     chosen = [values[(i + 1) * len(values) // count - 1] for i in range(count)]
     low, high = min(chosen), max(chosen)
@@ -329,9 +329,9 @@ def sparkline(values: Sequence[float], width: int, bars: str = BARS) -> str:
 
 
 def logarithmic(values: Sequence[float | None], width: int, bars: str = BARS) -> str:
-    """Values as bars on a logarithmic scale that ends at the highest; blank where one is ``DECADES`` below it.
+    """Values as bars on a logarithmic scale up to the highest; blank for values ``DECADES`` below it.
 
-    Each bar stands for the last of the values that share it; None counts as nothing.
+    A bar shows the last of the values that it covers; None counts as 0.
     """
     count = min(width, len(values))
     chosen = [values[(i + 1) * len(values) // count - 1] or 0.0 for i in range(count)]

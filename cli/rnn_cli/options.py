@@ -1,4 +1,4 @@
-"""The options of ``rnn train``, made from the settings, and what other programs and configuration files call them."""
+"""The options of ``rnn train``, made from the settings, their names in other programs, and configuration files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rnn_plugins.errors import UserError, did_you_mean
 BACKENDS = click.Choice(get_args(Backend))
 
 BACKEND = click.option("--backend", type=BACKENDS, default="auto", show_default=True, help="How to run the time loop.")
-"""For commands that do not train; training goes on with the backend that it began on."""
+"""For commands that do not train; a resumed run keeps its backend."""
 
 
 UNKNOWN = click.option(
@@ -49,13 +49,13 @@ QUIET = click.option("--quiet", "-q", is_flag=True, help="Print nothing but erro
 
 
 class Setting(click.Option):
-    """An option that stands in a section of the help, and whose value is None where it was not given.
+    """An option in a section of the help; its value is None if not given.
 
     Attributes:
         group: the section.
         words: what it does.
-        default_text: the default as the help and the documentation name it; empty for none.
-        kind: what a configuration file gives for it: dict, bool, str, or object where ``Settings`` checks it.
+        default_text: the default in the help and the documentation; empty for none.
+        kind: the type of its value in a configuration file: dict, bool, str, or object if ``Settings`` checks it.
         aliases: other programs' names for it.
     """
 
@@ -77,18 +77,18 @@ class Setting(click.Option):
         super().__init__([f"--{name}", *filter(None, [short])], default=None, help=text, **attributes)
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """The option and what it does; whole numbers and numbers are called by these words."""
+        """The option and its help, with N for whole numbers and X for numbers."""
         record = super().get_help_record(ctx)
         names = {"INTEGER": "N", "FLOAT": "X"}
         return record and (" ".join(names.get(word, word) for word in record[0].split(" ")), record[1])
 
 
 COMPLETED = {"cell": completion.cells, "task": completion.tasks}
-"""What the shell completes of a setting."""
+"""The shell completion of a setting's value."""
 
 
 def of_settings(cls: type[Any] = Settings) -> dict[str, Setting]:
-    """The options of the settings, by the settings' names; those of ``cls`` itself before those that it inherits."""
+    """The options of the settings, by the settings' names; those of ``cls`` itself before inherited ones."""
     options, allowed = {}, kinds(cls)
     for f in sorted(fields(cls), key=lambda f: f.name not in cls.__annotations__):
         known, kind = about(f), allowed[f.name]
@@ -107,14 +107,14 @@ def of_settings(cls: type[Any] = Settings) -> dict[str, Setting]:
 
 
 def _kind(known: About, kind: Kind) -> type:
-    """What a configuration file gives for a setting, where that is checked before ``Settings`` does."""
+    """The type of a setting in a configuration file, if it is checked before ``Settings`` does."""
     if kind.type in (dict, bool):
         return kind.type
     return str if kind.type is str and not (kind.choices or known.numeric) else object
 
 
 def _attributes(name: str, known: About, kind: Kind) -> dict[str, Any]:
-    """Click's own attributes of a setting's option."""
+    """Click's attributes of a setting's option."""
     if kind.type is bool:
         return {"is_flag": True}
     attributes = {"metavar": known.metavar or None, "shell_complete": COMPLETED.get(name)}
@@ -126,7 +126,7 @@ def _attributes(name: str, known: About, kind: Kind) -> dict[str, Any]:
 
 
 def like(name: str, help: str, default: Any = None) -> Callable[[Any], Any]:
-    """An option of another command that takes the values of a setting."""
+    """An option of another command with the values of a setting."""
     (f,) = (f for f in fields(Settings) if f.name == name)
     known, kind = about(f), kinds(Settings)[name]
     attributes = _attributes(name, known, kind)
@@ -136,7 +136,7 @@ def like(name: str, help: str, default: Any = None) -> Callable[[Any], Any]:
 
 
 def by_section(settings: Mapping[str, Setting]) -> list[Setting]:
-    """All options of ``rnn train`` by section: those of the settings, and the command's own."""
+    """All options of ``rnn train`` by section: the settings and the command's own."""
     groups = [*get_args(Group)]
     return sorted([*OWN, *settings.values(), *PRINTED], key=lambda option: groups.index(option.group))
 
@@ -176,13 +176,13 @@ OWN = [
         type=click.Path(readable=False),
     ),
 ]
-"""Options of ``rnn train`` that are no settings."""
+"""Options of ``rnn train`` that are not settings."""
 
 PRINTED = [
     Setting("Output", "quiet", "Print nothing but errors.", kind=bool, is_flag=True, short="-q"),
     Setting("Output", "json", "Print a record per line on standard output.", kind=bool, is_flag=True),
 ]
-"""Those that say what is printed."""
+"""Options for the output."""
 
 SETTINGS = of_settings()
 """The options of the settings, by the settings' names."""
@@ -191,25 +191,25 @@ OPTIONS = by_section(SETTINGS)
 """All options of ``rnn train``, in the order of its help."""
 
 ON_THE_LINE = ("config", "trust")
-"""Those that a configuration file cannot give."""
+"""Options that a configuration file cannot set."""
 
 ALIASES = {alias: option.opts[0][2:] for option in OPTIONS for alias in option.aliases}
 """Other programs' names: char-rnn's, torch-rnn's, and those of PyTorch and its word_language_model."""
 
 FOLDERS = {"data-dir": "input.txt", "data": "train.txt"}
-"""Other programs' names for what is FILES here, and the one file of such a folder that they train on."""
+"""Other programs' names for FILES, and the file in such a folder that they train on."""
 
 SGD = ("emsize", "nhid", "nlayers", "bptt")
-"""Options by which PyTorch's word_language_model is known, whose ``lr`` is that of plain SGD."""
+"""Options of PyTorch's word_language_model, whose ``lr`` is that of plain SGD."""
 
 TORCH = {"grad-clip": "element:{}"}
-"""Values of options that char-rnn and torch-rnn mean otherwise; Torch's programs are known by their one dash."""
+"""Values of options with another meaning in char-rnn and torch-rnn, whose options have one dash."""
 
 TWO_MEANINGS = {
     "decay-rate": "of RMSprop in char-rnn (--optimizer rmsprop:decay={0}), and of the learning rate per epoch in "
     "char-rnn-tensorflow (--schedule exponential:decay={0})",
 }
-"""What a name with two dashes means in several programs."""
+"""Names with two dashes that have different meanings in several programs."""
 
 PARTS = {
     "learning-rate-decay": ("schedule", "exponential", "decay", {"after": "9"}),
@@ -218,7 +218,7 @@ PARTS = {
     "lr-decay-every": ("schedule", "exponential", "every", {"decay": "0.5"}),
     "decay-rate": ("optimizer", "rmsprop", "decay", {}),
 }
-"""Other programs' names for a part of one of our options: the option, a name and key in it, what that program adds."""
+"""Other programs' names for a part of an option: the option, a name and key in it, and other keys to add."""
 
 MEANINGLESS = {
     "train-frac": "what --valid-fraction does not hold out is trained on: give that one",
@@ -236,21 +236,21 @@ MEANINGLESS = {
         "everything is computed on the CPU: leave it out",
     ),
 }
-"""Options of those programs that have no counterpart, and what to do about it."""
+"""Options of other programs without a counterpart, and what to do instead."""
 
 CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn", "RNN_TANH": "rnn"}
 """PyTorch's names of cells."""
 
 
 def translate(arguments: Sequence[str], told: Callable[[str], None] = lambda note: None) -> list[str]:
-    """Arguments with other programs' names for options, ``_`` for ``-`` and single dashes put into ours.
+    """Translate other programs' names of options, ``_`` for ``-`` and single dashes.
 
     Args:
-        arguments: as they were typed.
-        told: called with a sentence where a name means something else elsewhere, on what it was taken for.
+        arguments: as typed.
+        told: called with a sentence that says how a name with other meanings was translated.
 
     Raises:
-        UserError: an option has no counterpart, has several, or says what another one says too.
+        UserError: an option has no counterpart or several, or contradicts another one.
     """
     flags = {option.opts[0][2:]: option.is_flag for option in OPTIONS}
     ours: list[str] = []
@@ -283,12 +283,12 @@ def translate(arguments: Sequence[str], told: Callable[[str], None] = lambda not
             ours.append(f"--{target}{equals}{given if equals or flags[target] else ''}")
             ours += [given] if given is not None and not (equals or flags[target]) else []
         else:
-            ours.append(argument)  # Click knows what to say of it
+            ours.append(argument)  # Click reports an error
     return [*_composed(parts, ours), *_added(known, ours, told), *ours]
 
 
 def _file(name: str, path: str, told: Callable[[str], None]) -> str:
-    """What is trained on of the folder that another program's option names."""
+    """The file to train on, from a folder that another program's option names."""
     file = os.path.join(path, FOLDERS[name])
     if not os.path.isfile(file):
         return path
@@ -299,18 +299,18 @@ def _file(name: str, path: str, told: Callable[[str], None]) -> str:
 
 
 def _added(known: Mapping[str, str], ours: Sequence[str], told: Callable[[str], None]) -> list[str]:
-    """The optimiser that another program's learning rate is for, where none is given.
+    """The optimiser for another program's learning rate, if none is given.
 
     Args:
-        known: the values of the options that were typed, by their names there.
-        ours: what was made of all.
+        known: the values of the typed options, by their names in the other program.
+        ours: the translated arguments.
         told: as in ``translate``.
     """
     rate, given = known.get("lr"), {argument.partition("=")[0] for argument in ours}
     if not rate or "--optimizer" in given:
         return []
     if not known.keys() & set(SGD):
-        # A usual rate of Adam is no news, and a preset or a configuration may name another optimiser.
+        # A usual rate for Adam needs no note, and a preset or a configuration may name another optimiser.
         if _is_large(rate) and not given & {"--preset", "--config"}:
             told(f"--lr is taken as --learning-rate {rate} for Adam; word_language_model's is for SGD: --optimizer sgd")
         return []
@@ -319,20 +319,20 @@ def _added(known: Mapping[str, str], ours: Sequence[str], told: Callable[[str], 
 
 
 def _is_large(rate: str) -> bool:
-    """Whether it is a rate of plain SGD: Adam moves each weight by about the rate in every step."""
+    """Whether a rate is one for plain SGD: Adam changes each weight by about the rate in every step."""
     try:
         return float(rate) >= 0.1
-    except ValueError:  # which is told where options are checked
+    except ValueError:  # reported when options are checked
         return False
 
 
 def _composed(parts: Mapping[str, str], ours: Sequence[str]) -> list[str]:
-    """The options that parts make together, such as ``--schedule exponential:decay=0.97,after=9``."""
+    """Compose options from their parts, such as ``--schedule exponential:decay=0.97,after=9``."""
     values: dict[str, dict[str, str]] = {}
     for name, value in parts.items():
         option, kind, key, added = PARTS[name]
         if f"--{option}" in {argument.partition("=")[0] for argument in ours}:
-            raise UserError(f"--{name} is a part of --{option}: say it there, as in --{option} {kind}:{key}={value}")
+            raise UserError(f"--{name} is a part of --{option}: use --{option} {kind}:{key}={value}")
         if name == "learning-rate-decay-after":  # there the rate falls at the end of that epoch, here one later
             try:
                 value = f"{max(float(value) - 1, 0):g}"
@@ -348,17 +348,17 @@ def _composed(parts: Mapping[str, str], ours: Sequence[str]) -> list[str]:
 
 
 def collect(files: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """All that was asked for: the preset, over it the configuration file, over that the command line.
+    """Merge the preset, the configuration file and the command line; later ones win.
 
     Args:
         files: from the command line.
-        given: the command line's options by their names with ``_``; None, False or () where they were not given.
+        given: the command line's options by their names with ``_``; None, False or () if not given.
 
     Returns:
-        Settings, and ``name``, ``resume``, ``init_from``, ``quiet`` and ``json``, where they were given.
+        Settings, and ``name``, ``resume``, ``init_from``, ``quiet`` and ``json``, if given.
 
     Raises:
-        UserError: the configuration file cannot be read or has an unknown key, or an option of the cell is no pair.
+        UserError: the configuration file cannot be read or has an unknown key, or an option of the cell is not a pair.
     """
     line = {key: value for key, value in given.items() if not (value is None or value is False or value == ())}
     if files:
@@ -376,21 +376,21 @@ def collect(files: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The same options with a cell called by its own name and not PyTorch's."""
+    """The same options with PyTorch's names of cells replaced."""
     values = apart(given)
     return values | {"cell": CELLS.get(values["cell"], values["cell"])} if "cell" in values else values
 
 
 def read_config(path: str, *, quiet: bool = False, options: Sequence[Setting] = OPTIONS) -> dict[str, Any]:
-    """A configuration file's options, by their names with ``_``.
+    """Read a configuration file's options, by their names with ``_``.
 
     Args:
-        path: of the file.
+        path: the file's path.
         quiet: whether to leave out notes on its text.
-        options: all that the command has.
+        options: all options of the command.
 
     Raises:
-        UserError: it cannot be read, or has a key that is no option.
+        UserError: it cannot be read, or has an unknown key.
     """
     import tomllib
 
@@ -405,7 +405,7 @@ def read_config(path: str, *, quiet: bool = False, options: Sequence[Setting] = 
     try:
         table = tomllib.loads(text)
     except ValueError as error:
-        raise UserError(f"{label} is no TOML: {error}") from None
+        raise UserError(f"{label} is not valid TOML: {error}") from None
     expected = {"files": object} | {o.name: o.kind for o in options if o.name and o.name not in ON_THE_LINE}
     config: dict[str, Any] = {}
     for key, value in table.items():
@@ -414,7 +414,7 @@ def read_config(path: str, *, quiet: bool = False, options: Sequence[Setting] = 
             known = [known.replace("_", "-") for known in expected]
             raise UserError(f"{path!r}: there is no option called {key!r}.{did_you_mean(key.replace('_', '-'), known)}")
         if name in config:
-            raise UserError(f"{path!r}: {key!r} stands there twice, once with - and once with _")
+            raise UserError(f"{path!r}: {key!r} is given twice, once with - and once with _")
         if not isinstance(value, expected[name]):
             raise UserError(f"{path!r}: {key!r} is {value!r}; it must be {EXPECTED[expected[name]]}")
         config[name] = value
@@ -422,7 +422,7 @@ def read_config(path: str, *, quiet: bool = False, options: Sequence[Setting] = 
 
 
 def pairs(name: str, texts: Iterable[str], example: str) -> dict[str, str]:
-    """What an option that takes ``NAME=VALUE``, given several times, says.
+    """The values of an option that takes ``NAME=VALUE`` and may be repeated.
 
     Raises:
         UserError: one has no ``=``.
@@ -437,25 +437,25 @@ def pairs(name: str, texts: Iterable[str], example: str) -> dict[str, str]:
 
 
 def separated(owner: str, spec: str, options: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """A cell or a task without the options behind its name, and these with those that were given by themselves.
+    """A cell's or task's name without options, and all its options.
 
     Args:
         owner: "cell" or "task".
-        spec: as it was typed, such as "lstm:forget_bias=2".
+        spec: as typed, such as "lstm:forget_bias=2".
         options: given with ``--cell-option`` or ``--task-option``.
 
     Raises:
-        UserError: an option is no pair, or is given with two values.
+        UserError: an option is not a pair, or has two values.
     """
     values = apart({owner: spec, f"{owner}_option": options})
     return values[owner], values[f"{owner}_option"]
 
 
 class TrainingCommand(click.Command):
-    """A command that knows other programs' names for its options, and shows them in groups."""
+    """A command that accepts other programs' names for its options, and shows its options in sections."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As Click does, after the translation."""
+        """As in Click, after the translation."""
         if ctx.resilient_parsing:
             return super().parse_args(ctx, args)
         notes: list[str] = []
@@ -466,7 +466,7 @@ class TrainingCommand(click.Command):
         return rest
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """A section a group."""
+        """Write one section per group."""
         records: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)

@@ -1,4 +1,4 @@
-"""A training run as commands show it: what is trained, the display, why it ended and how to go on."""
+"""Run a training session for a command: introduction, display, result, and how to resume."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from rnn_lab.trainer import Trainer
 
 FAILED, DIVERGED = 1, 3
-"""The exit codes of a run that cannot be saved, and of one whose loss became no number.
+"""The exit codes of a run that cannot be saved, and of one that diverged.
 
-An interrupted one has 128 + the signal."""
+An interrupted run has 128 + the signal's number."""
 
 
 def carry_out(session: Session, *, quiet: bool, as_json: bool) -> int:
-    """Train to the end, showing it.
+    """Train to the end and show the progress.
 
     Returns:
         The exit code.
@@ -73,7 +73,7 @@ def carry_out(session: Session, *, quiet: bool, as_json: bool) -> int:
 
 
 def introduce(session: Session) -> None:
-    """Say what is going to be trained and what it takes, before it begins."""
+    """Print what is trained, and the time and memory that it needs."""
     problem, trainer, run = session.problem, session.trainer, session.run
     settings, cost, named = trainer.settings, session.cost(), problem.data.sources
     sources = [*named[:3], *([f"{len(named) - 3:,} more"] if len(named) > 3 else [])]
@@ -96,20 +96,20 @@ def introduce(session: Session) -> None:
 
 
 def conclude(session: Session, at_once: bool) -> None:
-    """Say why it ended, what the curves say and how to go on."""
+    """Print why it ended, the conclusion from the losses, and how to resume."""
     trainer, name = session.trainer, shlex.quote(session.run.name)
-    go_on = f"go on with: rnn train --resume {name}"
+    resume = f"resume with: rnn train --resume {name}"
     if not session.run.path.exists():
-        remark("Left before the first step, and nothing of it is kept.")
+        remark("Interrupted before the first step: nothing is saved.")
         return
     if at_once:
-        remark(f"Left at once, and saved after step {trainer.saved:,}; {go_on}")
+        remark(f"Interrupted at once, saved after step {trainer.saved:,}; {resume}")
     elif trainer.outcome == "interrupted":
-        remark(f"Interrupted after step {trainer.saved:,} and saved; {go_on}")
+        remark(f"Interrupted after step {trainer.saved:,} and saved; {resume}")
     elif trainer.outcome == "time":
-        remark(f"The time is up after step {trainer.saved:,}; {go_on}")
+        remark(f"The time is up after step {trainer.saved:,}; {resume}")
     elif trainer.outcome == "patience":
-        remark(f"No better for {trainer.settings.patience:,} validations, so it ends here.")
+        remark(f"Stopped after {trainer.settings.patience:,} validations without improvement.")
     if words := session.verdict():
         remark(words)
     if trainer.outcome != "diverged":
@@ -118,22 +118,21 @@ def conclude(session: Session, at_once: bool) -> None:
 
 
 def unsaved(session: Session, error: OSError) -> str:
-    """Why training stopped where a file of the run cannot be written, and how to go on."""
+    """Why training stopped, if a file of the run cannot be written, and how to resume."""
     from rnn_lab.paths import LAST
 
     trainer, name = session.trainer, shlex.quote(session.run.name)
-    place = f"{os.fspath(error.filename)!r}" if error.filename else "the run"
-    stopped = f"{place} cannot be written ({why(error)}), so training stopped after step {trainer.state.step:,}"
+    file = f"{os.fspath(error.filename)!r}" if error.filename else "the run"
+    stopped = f"{file} cannot be written ({why(error)}), so training stopped after step {trainer.state.step:,}"
     if not (session.run.path / LAST).exists():
         return f"{stopped}, and nothing is saved"
     return (
-        f"{stopped}. What is saved is step {trainer.saved:,}; when there is room again, go on with: "
-        f"rnn train --resume {name}"
+        f"{stopped}. Step {trainer.saved:,} is saved; when there is room again, resume with: rnn train --resume {name}"
     )
 
 
 def result(session: Session) -> str:
-    """What came out, in a line."""
+    """The result, in a line."""
     best, path = session.trainer.best, session.run.path
     if best["metrics"] is None:
         return f"{path}: not validated yet"
@@ -150,7 +149,7 @@ def _display(session: Session, quiet: bool, as_json: bool) -> Display:
 
 
 def _tracker(session: Session) -> TensorBoard | None:
-    """What writes files for TensorBoard, where that is wished for."""
+    """Writes files for TensorBoard, if ``--track`` is set."""
     from rnn_lab.tracking import TensorBoard, require_writer
     from rnn_plugins.errors import UserError
 
@@ -158,7 +157,7 @@ def _tracker(session: Session) -> TensorBoard | None:
         return None
     try:
         require_writer()
-    except UserError as error:  # a run that began with it goes on without
+    except UserError as error:  # a resumed run continues without it
         session.notices.append(f"there are no event files: {error}")
         return None
     return TensorBoard(session, lambda sentence: remark(f"Note: {sentence}."))
@@ -166,22 +165,22 @@ def _tracker(session: Session) -> TensorBoard | None:
 
 @contextmanager
 def _stopping(trainer: Trainer, display: Display) -> Iterator[list[int]]:
-    """The first SIGINT, SIGTERM or SIGHUP ends training after the step under way and a validation.
+    """Within this block the first SIGINT, SIGTERM or SIGHUP ends training after the current step and a validation.
 
-    The second leaves the validation out, and the third leaves at once.
+    The second leaves the validation out, and the third exits at once.
 
     Yields:
-        The signals that came.
+        The received signals.
     """
-    came: list[int] = []
+    received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        came.append(number)
+        received.append(number)
         trainer.stop()
         display.note(
             "Stopping after this step and a validation. Ctrl-C again leaves the validation out."
-            if len(came) == 1
-            else "Stopping after this step. Ctrl-C again leaves at once."
+            if len(received) == 1
+            else "Stopping after this step. Ctrl-C again exits at once."
         )
 
     before = {}
@@ -190,7 +189,7 @@ def _stopping(trainer: Trainer, display: Display) -> Iterator[list[int]]:
             if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup, or in the background of a script
                 before[number] = signal.signal(number, stop)
     try:
-        yield came
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

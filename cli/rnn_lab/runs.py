@@ -51,29 +51,29 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PARTS_OF_LAST = ("params", "optimizer", "carry")
-"""The trees that training takes up again, as ``last.safetensors`` names them."""
+"""The trees that training resumes from, by their names in ``last.safetensors``."""
 
 SET_ASIDE = "best"
-"""The part that it may have beside them: weights that a stop has replaced in the file of the best."""
+"""An optional part: the best weights, if a stop has replaced them in their own file."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A run in a line.
+    """A run's row in a list.
 
     Attributes:
-        name: of the run.
-        task: what it was trained to do.
-        cell: what it is made of, with what was ablated.
+        name: the run's name.
+        task: its task.
+        cell: its cell, with its ablations.
         size: layers x units.
         parameters: their number.
-        metrics: of the best weights, and what follows from them; empty before the first validation.
-        heads: of their columns in a table, with the decimals that are shown.
-        held_out: whether they are of what was held out; of the training data otherwise.
-        step: how many steps were taken.
+        metrics: of the best weights, derived ones included; empty before the first validation.
+        heads: the heads of their columns in a table, with the number of decimals.
+        held_out: whether they are of held-out data; otherwise of the training data.
+        step: the number of steps taken.
         outcome: as in ``Trainer.outcome``, or "running" or "killed".
         age: seconds since it began.
-        error: why it cannot be read, where it cannot; nothing else is known then.
+        error: why it cannot be read, or None; the other fields are then unknown.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder and what its manifest says.
+    """A run's folder and manifest.
 
     Attributes:
         path: the folder.
@@ -107,7 +107,7 @@ class Run:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """What ``run.json`` holds.
+        """The content of ``run.json``.
 
         Raises:
             UserError: it is missing or damaged.
@@ -120,7 +120,7 @@ class Run:
         except OSError as error:
             raise self._unreadable(f"{MANIFEST}: {error.strerror}") from None
         except (ValueError, RecursionError):
-            raise self._unreadable(f"its {MANIFEST} is no JSON") from None
+            raise self._unreadable(f"its {MANIFEST} is not valid JSON") from None
         try:
             manifest = older.manifest(manifest) if older.is_older(manifest) else manifest
         except ValueError as error:
@@ -133,18 +133,17 @@ class Run:
         return manifest
 
     def file(self, name: str) -> Path:
-        """The path of one of its files, which there need not be.
+        """The path of one of its files, which need not exist.
 
         Raises:
-            UserError: what is there is a link, a pipe or a device, through which something else would be read or
-                written.
+            UserError: it is a link, a pipe or a device, through which another file would be read or written.
         """
         path = self.path / name
         with suppress(FileNotFoundError):
             mode = path.lstat().st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                what = "a symbolic link" if stat.S_ISLNK(mode) else "no regular file"
-                raise self._unreadable(f"its {name} is {what}; a run has files of its own: put a copy in its place")
+                what = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
+                raise self._unreadable(f"its {name} is {what}; a run has regular files: replace it with a copy")
         return path
 
     def _unreadable(self, why: str) -> UserError:
@@ -155,7 +154,7 @@ class Run:
         """The settings that it was trained with."""
         settings = self._read("settings", Settings.from_json)
         if settings.learning_rate is None or settings.seed is None:
-            raise self._unreadable(f"its settings in {MANIFEST} leave the learning rate or the seed open")
+            raise self._unreadable(f"its settings in {MANIFEST} have no learning rate or no seed")
         return settings
 
     def _read(self, key: str, reader: Callable[[Any], T]) -> T:
@@ -168,7 +167,7 @@ class Run:
 
     @cached_property
     def task(self) -> Task:
-        """What it was trained to do.
+        """Its task.
 
         Raises:
             UserError: the task's distribution is not installed; the message names it.
@@ -177,7 +176,7 @@ class Run:
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:
-        """What its task knows of its data.
+        """Its task's facts of its data.
 
         Raises:
             UserError: they are damaged, or the task's distribution is not installed.
@@ -198,46 +197,46 @@ class Run:
 
     @cached_property
     def language(self) -> Language:
-        """It as a network that reads and writes texts.
+        """Its model as a language model.
 
         Raises:
-            UserError: its task does not make it one.
+            UserError: it is not one.
         """
         model, task = self.model, self.task
         if found := self._read("facts", lambda facts: task.language(model, facts)):
             return found
         raise UserError(
-            f"the run {self.name!r} was trained for the task {self.settings.task!r}, and this takes a network that "
-            "writes texts: name a run of the task language-model"
+            f"the run {self.name!r} was trained for the task {self.settings.task!r}; expected a language model: name a "
+            "run of the task language-model"
         )
 
     def reader(self, **options: Any) -> Task:
-        """Its task as it reads other examples than its own.
+        """Its task with the options for reading other examples.
 
         Args:
-            options: of the task, in place of its own and of ``of_evaluation``.
+            options: options of the task that replace its own and those of ``of_evaluation``.
 
         Raises:
-            UserError: the task has no such option, or does not take its value.
+            UserError: the task has no such option, or a value is invalid.
         """
         own = {f.name: getattr(self.task, f.name) for f in fields(self.task)}
         values = {**own, **self.task.of_evaluation, **options}
         return registry.build_task(type(self.task), self.settings.task, values)
 
     def read(self, files: Sequence[str], **options: Any) -> Data:
-        """Examples for its model out of files, to be evaluated on; all of them are in ``valid``.
+        """Read examples from files to evaluate its model on; all of them are in ``valid``.
 
         Args:
             files: as its task takes them.
             options: as ``reader`` takes them.
 
         Raises:
-            UserError: as ``reader``, or the files will not do.
+            UserError: as ``reader``, or the files are unsuitable.
         """
         return self.reader(**options).read(files, self.facts, purpose="evaluate")
 
     def data(self) -> tuple[Data | None, str]:
-        """The data that it was trained on and held out; if they are not there any more, why."""
+        """Its training and held-out data; None if they are gone or have changed, and a sentence that says why."""
         sources, facts = ", ".join(self.manifest["data"]["sources"]), self.facts
         try:
             data = self.task.read(self.settings.files, facts, purpose="again")
@@ -248,87 +247,87 @@ class Run:
         return data, ""
 
     def make_cell(self, input_size: int) -> Cell:
-        """A cell such as it was trained with."""
+        """A new cell like its own."""
         settings = self.settings
         return registry.cell_for_run(
             self.name, self.manifest["cell"], input_size, settings.hidden_size, settings.cell_option
         )
 
     def code_changed(self) -> list[str]:
-        """Sentences where the code of its cell or of its task is not what it was."""
+        """Sentences that say so, if the code of its cell or task has changed."""
         groups = (("cells", "cell"), ("tasks", "task"))
         return [said for group, word in groups if (said := registry.changed(group, self.name, self.manifest[word]))]
 
     @property
     def held_out(self) -> bool:
-        """Whether its metrics are of examples that were held out; those of the training data otherwise."""
+        """Whether its metrics are of held-out data; otherwise they are of the training data."""
         return bool(self.manifest["data"]["valid"])
 
     @property
     def part(self) -> Part:
-        """Of which part of the data its metrics are."""
+        """The part of the data that its metrics are of."""
         return "valid" if self.held_out else "train"
 
     def metrics(self, found: Mapping[str, float] | None = None, part: Part | None = None) -> dict[str, float]:
-        """Metrics with what follows from them.
+        """Metrics with the derived ones.
 
         Args:
-            found: which; None is those of the best weights, none before the first validation.
-            part: of which part of the data they are; None is the one that it validates on.
+            found: the metrics; None for those of the best weights, which are empty before the first validation.
+            part: the part of the data that they are of; None for the one that it validates on.
         """
         found = self.reached()[1] if found is None else found
         return {**found, **self.task.derived(found, self.facts, part or self.part)} if found else {}
 
     def _known_metrics(self, found: Mapping[str, float]) -> dict[str, float]:
-        """As ``metrics``, or those alone where the task is not installed any more."""
+        """As ``metrics``; without the derived ones if the task is not installed."""
         try:
             return self.metrics(found)
         except UserError:
             return dict(found)
 
     @cached_property
-    def _lock(self) -> BaseFileLock:
-        # The system drops it when the process dies, however it dies.
+    def _file_lock(self) -> BaseFileLock:
+        # The system releases it when the process ends in any way.
         from filelock import FileLock
 
         return FileLock(self.file(LOCK), thread_local=False)
 
-    def hold(self) -> None:
+    def lock(self) -> None:
         """Keep other processes from training it, until ``release``.
 
         Raises:
-            UserError: another one trains it, or one of the files that training writes is not its own.
+            UserError: another process trains it, or a file that training writes is not a regular one.
         """
         from filelock import Timeout
 
         for name in (MANIFEST, BEST, LAST, METRICS, EVENTS):
             self.file(name)
         try:
-            self._lock.acquire(timeout=0.5)  # rnn runs takes it for a moment, to see whether it is free
+            self._file_lock.acquire(timeout=0.5)  # rnn runs locks it for a moment, to check whether it is free
         except Timeout:
             raise UserError(f"the run {self.name!r} is being trained by another process: stop that one first") from None
         except (OSError, NotImplementedError):
-            pass  # a file system without locks trains all the same; one that cannot be written to will say so
+            pass  # a file system without locks can be trained on; one that is read-only fails at the first write
 
     def release(self, *, failed: bool = False) -> None:
-        """Let others train it again; of a start that saved nothing, nothing stays. It may be called more than once.
+        """Unlock it, and remove a new run that saved nothing. It may be called more than once.
 
         Args:
-            failed: whether what it has saved is of no use either, as no step could be taken.
+            failed: whether to remove a new run in any case, because no step could be taken.
         """
-        self._lock.release()
+        self._file_lock.release()
         if self.__dict__.pop("_is_new", False) and (failed or self.is_left_over()):
             shutil.rmtree(self.path, ignore_errors=True)
 
     def is_left_over(self) -> bool:
-        """Whether it is what a start leaves that ended before anything was saved: a manifest at most."""
+        """Whether it is the rest of a start that saved nothing: at most a manifest."""
         with suppress(OSError):
             names = {path.name for path in self.path.iterdir()}
             return not self.path.is_symlink() and all(n in (MANIFEST, LOCK) or n.endswith(".tmp") for n in names)
         return False
 
-    def is_trained(self) -> bool:
-        """Whether somebody trains it now."""
+    def is_locked(self) -> bool:
+        """Whether a process trains it now."""
         if not self.file(LOCK).exists():
             return False
         from filelock import FileLock, Timeout
@@ -338,14 +337,14 @@ class Run:
                 return False
         except Timeout:
             return True
-        except (OSError, NotImplementedError):  # somebody else's folder: whoever may not write to it cannot tell
+        except (OSError, NotImplementedError):  # unknown, such as in another user's folder
             return False
 
     def summary(self) -> Summary:
-        """A line of the list of runs. What is wrong with a run stands in its own line and is never raised."""
+        """Its row in the list of runs; errors are in the row and never raised."""
         try:
             settings, (step, metrics) = self.settings, self.reached()
-            outcome = self.manifest.get("outcome") or ("running" if self.is_trained() else "killed")
+            outcome = self.manifest.get("outcome") or ("running" if self.is_locked() else "killed")
             if outcome == "running":
                 step = max((record["step"] for record in self.records()), default=step)
             created = self.manifest.get("environment", {}).get("created")
@@ -371,9 +370,9 @@ class Run:
             return Summary(self.name, error=str(self._unreadable(f"{error.filename}: {error.strerror}")))
 
     def update(self, **values: Any) -> None:
-        """Write values into the manifest."""
+        """Write values to the manifest."""
         self.manifest.update(values)
-        # A file's name need not be UTF-8; its bytes come back as they were.
+        # File names need not be UTF-8; their bytes are preserved.
         text = json.dumps(self.manifest, ensure_ascii=False, indent=1) + "\n"
         checkpoint.write_atomically(self.path / MANIFEST, text.encode("utf-8", "surrogateescape"))
 
@@ -386,19 +385,19 @@ class Run:
         return self.load(BEST)[0]
 
     def last(self) -> tuple[Tree, dict[str, Any]]:
-        """All that training needs to go on, and what is noted beside it."""
+        """The state that training resumes from, and its metadata."""
         return self.load(LAST)
 
     def reached(self) -> tuple[int, dict[str, float] | None]:
-        """The step that was saved last, and the metrics of the best weights, None where they were not validated."""
+        """The last saved step, and the metrics of the best weights, None if they were not validated."""
         if self.manifest.get("outcome"):
             return self.manifest.get("step", 0), self.manifest.get("best", {}).get("metrics")
-        # The manifest has it only when a run ends.
+        # The manifest has them only after a run has ended.
         last, best = (self.notes(name) if (self.path / name).exists() else {} for name in (LAST, BEST))
         return last.get("step", 0), best.get("metrics")
 
     def load(self, name: str) -> tuple[Tree, dict[str, Any]]:
-        """One of its two files of weights, and what is noted in it; see ``params`` and ``last``.
+        """Load one of its two files of weights and its metadata; see ``params`` and ``last``.
 
         Raises:
             UserError: it is missing or damaged, or its weights are not those of the run's model.
@@ -406,13 +405,13 @@ class Run:
         tree, notes = self._of_file(name, checkpoint.load)
         notes = self._checked(name, notes)
         if name == LAST and not (isinstance(tree, dict) and tree.keys() - {SET_ASIDE} == {*PARTS_OF_LAST}):
-            raise self._unreadable(f"its {name} holds something else than {', '.join(PARTS_OF_LAST)}")
+            raise self._unreadable(f"its {name} contains other parts than {', '.join(PARTS_OF_LAST)}")
         for weights in [tree[key] for key in ("params", SET_ASIDE) if key in tree] if name == LAST else [tree]:
             self._require_weights(name, weights)
         return tree, notes
 
     def notes(self, name: str) -> dict[str, Any]:
-        """What is noted in one of its two files of weights: of ``model.safetensors`` their step and their metrics.
+        """The metadata of one of its two files of weights: in ``model.safetensors`` their step and metrics.
 
         Raises:
             UserError: it is missing or damaged.
@@ -436,23 +435,23 @@ class Run:
 
     def _require_weights(self, name: str, weights: Tree) -> None:
         found = trees.flatten(weights)
-        # First what is known at once: the cell of a damaged manifest can be too large to make.
+        # First the shapes known in advance, because the cell of a damaged manifest can be too large to make.
         for path, shape in self.model.shapes_known().items():
             if path in found and found[path].shape != shape:
                 raise self._unreadable(f"in its {name} {path} is {found[path].shape}, expected {shape}")
         self.require(name, self.model.init_params(np.random.default_rng(0)), weights)
 
     def require(self, name: str, expected: Tree, found: Tree) -> None:
-        """See to it that arrays out of one of its files have the names, shapes and types of those expected.
+        """Check that arrays from one of its files have the expected names, shapes and dtypes.
 
         Raises:
-            UserError: they have not.
+            UserError: they do not.
         """
         if wrong := _difference(expected, found):
             raise self._unreadable(f"in its {name} {wrong}")
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """The records of ``metrics.jsonl``, in order, one a step: that of a validation at a stop replaces the other."""
+        """The records of ``metrics.jsonl``, in order, one per step: a validation at a stop replaces the other."""
         before: dict[str, Any] = {}
         for record in self.lines():
             if before and before["step"] != record["step"]:
@@ -462,7 +461,7 @@ class Run:
             yield before
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``, in order; one cut off by a crash, or damaged otherwise, is left out."""
+        """The lines of ``metrics.jsonl``, in order, without damaged ones."""
         try:
             lines = self.file(METRICS).read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
@@ -476,7 +475,7 @@ class Run:
 
 
 def _difference(expected: Tree, found: Tree) -> str:
-    """The first way in which a tree of arrays is not like another, in words; the empty text where it is."""
+    """The first difference between two trees of arrays, in words; empty if there is none."""
     here, there = trees.flatten(found), trees.flatten(expected)
     for path, array in there.items():
         if path not in here:
@@ -494,9 +493,9 @@ def _difference(expected: Tree, found: Tree) -> str:
 
 
 def network_of(settings: Settings, make_cell: Callable[[int], Cell]) -> Network:
-    """The network that settings describe, of layers made by ``make_cell(input_size)`` and then ablated.
+    """The network of some settings, with layers made by ``make_cell(input_size)`` and then ablated.
 
-    Its ``make_cell`` raises ``UserError`` where the layers have no such activations as are to be ablated.
+    Its ``make_cell`` raises ``UserError`` if the layers do not have the activations to ablate.
     """
 
     def stack(input_size: int) -> Cell:
@@ -518,12 +517,12 @@ def network_of(settings: Settings, make_cell: Callable[[int], Cell]) -> Network:
 
 
 def find_runs() -> list[Run]:
-    """All runs, the one written last first; among them those that turn out not to be readable."""
+    """All runs, most recently written first, unreadable ones included."""
     return [Run(path) for path in run_folders()]
 
 
 def find_run(name: str | None = None) -> Run:
-    """A run by its name or its folder; the newest that has weights where no name is given.
+    """A run by its name or folder; by default the newest that has weights.
 
     Raises:
         UserError: there is none.
@@ -541,7 +540,7 @@ def find_run(name: str | None = None) -> Run:
 
 
 def require_files(files: Sequence[str], purpose: str) -> None:
-    """Check that files are no runs.
+    """Check that no file is a run.
 
     Args:
         files: as they were named.
@@ -551,7 +550,7 @@ def require_files(files: Sequence[str], purpose: str) -> None:
         UserError: one is a run.
     """
     for file in filter(run_folder, files):
-        raise UserError(f"{file!r} is a run, and with --cell a file {purpose} is expected: leave one of them out")
+        raise UserError(f"{file!r} is a run; with --cell, expected a file {purpose}: leave one of them out")
 
 
 def _is_usable(run: Run) -> bool:
@@ -561,23 +560,23 @@ def _is_usable(run: Run) -> bool:
 
 
 def create_run(name: str | None, fallback: str, manifest: Mapping[str, Any]) -> Run:
-    """A new folder with a manifest, held for training.
+    """Create a run's folder with its manifest, locked for training.
 
     Args:
-        name: the run's name; None takes ``fallback``, with a number where that is taken.
-        fallback: a name made from cell and text.
-        manifest: what the manifest says.
+        name: the run's name; None for ``fallback``, with a number if that is taken.
+        fallback: a name made from cell and data.
+        manifest: the manifest.
 
     Raises:
-        UserError: the name is taken or is no folder name, or the folder cannot be made.
+        UserError: the name is taken or invalid, or the folder cannot be created.
     """
     if name is not None and not re.fullmatch(r"\w[\w .+-]*", name):
         raise UserError(
-            f"--name is {name!r}; it must begin with a letter or digit, and go on with letters, digits, "
-            "spaces and the signs . _ + -"
+            f"--name is {name!r}; it must begin with a letter or digit and contain only letters, digits, spaces and "
+            "the characters . _ + -"
         )
     if name is not None and (size := len(name.encode())) > NAME_BYTES:
-        raise UserError(f"--name is {size} bytes long, and a run's name has {NAME_BYTES} at most: choose a shorter one")
+        raise UserError(f"--name is {size} bytes long; it must have at most {NAME_BYTES}: choose a shorter one")
     stem = folder_name(fallback)
     path = runs_folder() / (name or stem)
     try:
@@ -588,20 +587,20 @@ def create_run(name: str | None, fallback: str, manifest: Mapping[str, Any]) -> 
                 break
             except FileExistsError:
                 if name is not None:
-                    if Run(path).is_left_over() and not Run(path).is_trained():
+                    if Run(path).is_left_over() and not Run(path).is_locked():
                         break
                     if not (path / MANIFEST).is_file():
-                        raise UserError(f"{str(path)!r} is there and is no run: choose another --name") from None
+                        raise UserError(f"{str(path)!r} exists and is not a run: choose another --name") from None
                     raise UserError(
                         f"there is a run called {name!r} already: choose another --name, "
-                        f"or go on with it: rnn train --resume {name}"
+                        f"or resume it: rnn train --resume {name}"
                     ) from None
                 path = runs_folder() / f"{stem}-{number}"
     except OSError as error:
         raise UserError(f"the run's folder {path} cannot be made: {error.strerror}; set RNN_RUNS to another") from None
     run = Run(path)
-    run.hold()
-    run.__dict__["manifest"] = dict(manifest)  # the cached property's place: there is nothing on disk to read yet
+    run.lock()
+    run.__dict__["manifest"] = dict(manifest)  # sets the cached property, since nothing is on disk yet
     run.__dict__["_is_new"] = True
     try:
         run.update()

@@ -1,4 +1,4 @@
-"""From settings to a run that is ready to train: new, with the weights of another, taken up again, or repeated."""
+"""Prepare runs for training: a new one, one with another's weights, a resumed or a repeated one."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.tasks.task import Data, Purpose, Task
 
 WARM_UP = 200
-"""Steps of warm-up that a diverged run is advised to try."""
+"""Steps of warm-up in the advice for a diverged run."""
 
 CHANGEABLE = named("changeable")
-"""Settings that may be given anew when a run goes on; the files, as long as they hold the same text."""
+"""Settings that may change when a run is resumed; the files, if they contain the same data."""
 
 INHERITED = tuple(name for name in named("inherited") if name not in (*COMMON, "task_option"))
-"""Settings that a run which starts with another's weights takes over from it, beside options of its task."""
+"""Settings that a run takes over with another run's weights, besides options of its task."""
 
 
 class Cost(NamedTuple):
-    """What a run needs.
+    """The memory and time that a run needs.
 
     Attributes:
         bytes: of weights, optimiser and one training step.
-        seconds_per_epoch: of training, validation not counted.
+        seconds_per_epoch: training time, without validation.
     """
 
     bytes: int
@@ -70,7 +70,7 @@ class Session:
         run: its folder.
         problem: what is trained.
         trainer: trains it.
-        notices: sentences that the user should see.
+        notices: sentences for the user.
     """
 
     run: Run
@@ -79,13 +79,13 @@ class Session:
     notices: list[str] = field(default_factory=list)
 
     def cost(self) -> Cost:
-        """Take the next step a few times and throw it away, to see what memory and what time it needs."""
+        """Measure memory and time of the next step, by computing it a few times and discarding the result."""
         problem, state = self.problem, self.trainer.state
         step = value_and_grad(problem.loss, has_aux=True)
         times: list[float] = []
         with on_backend(self.trainer.settings.backend), np.errstate(all="ignore"):
             if few := problem.batch_size // 8:
-                # What is planned and compiled for it serves the whole, and would take three times as long while traced.
+                # Plan and compile now, also for the whole batch: with memory tracing it would take three times as long.
                 some = problem.task.batch(problem.data, state.step, problem.batch_size, slice(few))
                 step(state.params, problem.model.init_carry(few), some, np.random.default_rng(0))
             batch = problem.batch(state.step)
@@ -101,15 +101,15 @@ class Session:
         return Cost(kept + peak, statistics.median(times) * problem.steps_per_epoch)
 
     def excerpt(self, size: int) -> str | None:
-        """What the model makes as it is now, about ``size`` characters; None where its task has nothing to show.
+        """A sample of the model's output, about ``size`` characters; None if its task has none.
 
-        The training's generators are not drawn from.
+        It does not draw from the training's generators.
 
         Raises:
-            UserError: the model has no scores to go by.
+            UserError: the model's scores are not finite.
         """
         problem, state = self.problem, self.trainer.state
-        # The loss tells of a model on its way to diverge.
+        # Warnings are not needed: the loss shows whether the model diverges.
         with on_backend(self.trainer.settings.backend), np.errstate(all="ignore"):
             return problem.task.excerpt(
                 problem.model, state.params, self.run.facts, size, np.random.default_rng(state.step)
@@ -117,19 +117,19 @@ class Session:
 
     @property
     def writes(self) -> bool:
-        """Whether it becomes a network that texts can be sampled from."""
+        """Whether it trains a language model, which can be sampled from."""
         return self.problem.task.language(self.problem.model, self.run.facts) is not None
 
     @property
     def unit(self) -> str:
-        """What the task counts, in the plural."""
+        """The name of the task's units, in the plural."""
         return self.problem.task.unit
 
     def verdict(self, records: Iterable[dict[str, Any]] | None = None) -> str:
-        """What the curves say, in words; nothing of losses that are not in nats.
+        """The conclusion from the losses, in words; empty if they are not in nats.
 
         Args:
-            records: those of the run so far; None reads them.
+            records: those of the run so far; None to read them.
         """
         if self.problem.task.metrics["loss"].unit != "nats":
             return ""
@@ -144,7 +144,7 @@ class Session:
         return verdict(known, done, guessing, settings.learning_rate or LEARNING_RATE, longer)
 
     def outcome(self) -> dict[str, Any]:
-        """How the run ended, as JSON takes it."""
+        """How the run ended, as JSON."""
         best = self.trainer.best
         unknown = dict.fromkeys(self.problem.task.metrics)
         return {
@@ -155,9 +155,9 @@ class Session:
         }
 
     def diagnosis(self, error: NotFinite) -> list[str]:
-        """Why the run diverged, in sentences: what was not finite, where, what came before, what to try."""
+        """Why the run diverged, in sentences: what was not finite, the gradients before it, what to try."""
         trainer = self.trainer
-        validated = error.step == trainer.state.step  # the step itself went well, and what it led to was validated
+        validated = error.step == trainer.state.step  # the step succeeded, and the validation after it failed
         if validated:
             measured = f"held-out {trainer.metric}" if self.problem.validates else "loss"
             lines = [f"Diverged: after step {error.step:,} the {measured} is {error.loss:g}."]
@@ -169,24 +169,24 @@ class Session:
             lines.append(f"The parameter {finding.parameter} is not finite.")
         elif not (
             validated and finding.phase == "backward"
-        ):  # then it tells of the next training step, which will not be
+        ):  # then it describes the next training step, which is never taken
             lines.append(finding.sentence())
         if trainer.recent:
             norms = ", ".join(f"{step.gradient_norm:.3g}" for step in trainer.recent)
             lines.append(f"The norms of the gradients before it: {norms}.")
         why: tuple[str, ...] = ()
-        with suppress(UserError):  # nobody can tell where the weights that it started with are gone
+        with suppress(UserError):  # the initial weights may be gone
             why = of_recurrence(self.problem, self._beginning(), error.step, trainer.settings.seed or 0)
         if why:
             lines += [why[0][0].upper() + why[0][1:], why[1]]
         else:
             lines.append(self._advice())
         if trainer.best["metrics"] is not None:
-            lines.append(f"The best weights, of step {trainer.best['step']:,}, stay: rnn sample {self.run.name}")
+            lines.append(f"The best weights, of step {trainer.best['step']:,}, are kept: rnn sample {self.run.name}")
         return lines
 
     def _beginning(self) -> Tree:
-        """The weights that training began with.
+        """The initial weights.
 
         Raises:
             UserError: they are gone.
@@ -195,7 +195,7 @@ class Session:
         return trees.cast(source.params(), self.trainer.settings.dtype) if source else self.trainer.fresh_params()
 
     def _advice(self) -> str:
-        """What to try where the learning rate is at fault."""
+        """What to try if the learning rate is the cause."""
         trainer = self.trainer
         rate = trainer.settings.learning_rate or LEARNING_RATE
         advice = [f"--learning-rate {rate / 10:.1g} (it was {rate:.2g})"]
@@ -207,18 +207,18 @@ class Session:
 
 
 def start(given: Mapping[str, Any], *, name: str | None = None, init_from: Run | None = None) -> Session:
-    """A new run.
+    """Prepare a new run.
 
     Args:
-        given: the settings that are not to be the defaults.
-        name: what the run is to be called.
+        given: the settings that differ from the defaults.
+        name: the run's name.
         init_from: a run whose best weights, facts and sizes it starts with.
 
     Raises:
-        UserError: a setting or the data will not do, or ``given`` contradicts ``init_from``.
+        UserError: a setting or the data are invalid, or ``given`` contradicts ``init_from``.
     """
     if init_from is None:
-        return _lay_out(Settings(**given), name)
+        return _prepare(Settings(**given), name)
     _trust_given(given)
     inherited = {key: getattr(init_from.settings, key) for key in INHERITED}
     options = {key: getattr(init_from.task, key) for key in _of_weights(init_from.task)}
@@ -226,30 +226,30 @@ def start(given: Mapping[str, Any], *, name: str | None = None, init_from: Run |
     advice = "leave it out, or start without --init-from"
     _require_same(settings, init_from, INHERITED, advice)
     _require_same_task(_task(settings, init_from), init_from, _of_weights(init_from.task), advice)
-    session = _lay_out(settings, name, weights_of=init_from)
+    session = _prepare(settings, name, weights_of=init_from)
     session.notices.append(f"it starts with the best weights of {init_from.name}")
     return session
 
 
 def resume(run: Run, given: Mapping[str, Any]) -> Session:
-    """A run as it was when it was saved last.
+    """Prepare a run to be resumed from its last saved state.
 
     Args:
-        run: which.
-        given: settings; those that are not among ``CHANGEABLE`` must be as they were.
+        run: the run.
+        given: settings; those that are not in ``CHANGEABLE`` must be unchanged.
 
     Raises:
-        UserError: the data are not what they were, a setting contradicts, or another process trains the run.
+        UserError: the data have changed, a setting differs, or another process trains the run.
     """
-    run.hold()
+    run.lock()
     try:
-        return _take_up(run, given)
+        return _resume(run, given)
     except BaseException:
         run.release()
         raise
 
 
-def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
+def _resume(run: Run, given: Mapping[str, Any]) -> Session:
     before = run.settings
     settings = Settings(**merge(before.to_json(), given))
     backend, other = _backend(run, given.get("backend"))
@@ -267,8 +267,8 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
     if data.digest != recorded:
         raise UserError(
             f"the data of the run {run.name!r} have changed: {', '.join(settings.files)} has the SHA-256 "
-            f"{data.digest[:12]}, and it was {recorded[:12]}; a run goes on only with the data that it began "
-            f"with, and --init-from {run.name} starts a new one with its weights"
+            f"{data.digest[:12]}, and it was {recorded[:12]}; a run can be resumed only with the data that it began "
+            f"with: --init-from {run.name} starts a new one with its weights"
         )
     problem = Problem.of(task, run.model, data, settings.batch_size)
     trainer = Trainer(run, problem, settings, settings.learning_rate or LEARNING_RATE)
@@ -281,11 +281,11 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
         )
     trainer.resume()
     last = ", which is its last; --epochs or --steps trains it further" if step >= trainer.total_steps else ""
-    session = Session(run, problem, trainer, [f"it goes on after step {step:,}{last}", *ablations(settings)])
+    session = Session(run, problem, trainer, [f"it resumes after step {step:,}{last}", *ablations(settings)])
     session.notices += run.code_changed()
     if other:
         session.notices.append(
-            f"it began on the backend {other}, and goes on with {backend}: it need not go on bit for bit"
+            f"it began on the backend {other}, and resumes on {backend}: its weights may not be the same bit for bit"
         )
     began, now = run.manifest.get("environment", {}), environment()
     watched = ["rnn-lab", "numpy", "machine"]
@@ -296,19 +296,19 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
             now["target"] = jit.processor()
             watched.append("target")
     session.notices += [
-        f"it began with {key} {began[key]} and goes on with {now[key]}: it need not go on bit for bit"
+        f"it began with {key} {began[key]} and resumes with {now[key]}: its weights may not be the same bit for bit"
         for key in watched
         if key in began and began[key] != now[key]
     ]
     if threads := contradiction(changes_of(began)):
-        session.notices.append(f"its matrix products had threads {threads}: it need not go on bit for bit")
+        session.notices.append(f"its BLAS threads were {threads}: its weights may not be the same bit for bit")
     anew = [key for key in CHANGEABLE if key != "files"]
     changed = {key: getattr(settings, key) for key in anew if getattr(settings, key) != getattr(before, key)}
     timed = settings.max_time is not None
     if settings.has_end and (timed or changed.keys() & {"epochs", "steps"}):
-        end = "to the end of the time" if timed else f"{trainer.total_steps:,} steps"
+        end = "the end of the time" if timed else f"step {trainer.total_steps:,}"
         session.notices.append(
-            f"the {settings.schedule.partition(':')[0]} schedule now spans {end}; the learning rate goes on at "
+            f"the {settings.schedule.partition(':')[0]} schedule now extends to {end}; the learning rate continues at "
             f"{trainer.schedule(step):.2g}"
         )
     history = [*run.manifest.get("resumed", []), {"step": step, "changed": changed}]
@@ -320,30 +320,30 @@ def _take_up(run: Run, given: Mapping[str, Any]) -> Session:
 
 
 def repeat(run: Run, *, name: str | None = None, backend: Backend | None = None) -> Session:
-    """A new run with the settings of another, up to the step that that one reached.
+    """Prepare a new run with the settings of another, up to the step that it reached.
 
     Args:
-        run: which.
-        name: of the new run; None makes one.
-        backend: another than that of ``run``.
+        run: the other run.
+        name: the new run's name; None to make one.
+        backend: another backend than that of ``run``.
 
     Raises:
-        UserError: the data are gone, or the weights that it started with are, or the backend is not there.
+        UserError: the data or the initial weights are gone, or the backend is unavailable.
     """
     source = _source(run)
     backend, other = _backend(run, backend)
     outcome = run.manifest.get("outcome")
     reached = run.notes(LAST) if outcome else {}
-    session = _lay_out(replace(run.settings, backend=backend), name, weights_of=source, known=run)
+    session = _prepare(replace(run.settings, backend=backend), name, weights_of=source, known=run)
     if other:
         session.notices.append(
-            f"{run.name} ran on the backend {other}, and its repetition runs on {backend}: the weights need not be "
+            f"{run.name} ran on the backend {other}, and its repetition runs on {backend}: the weights may not be "
             "the same bit for bit"
         )
     session.trainer.blas_threads = Threads(follows=(threads := changes_of(run.manifest.get("environment", {}))))
     if differ := contradiction(threads):
         session.notices.append(
-            f"the matrix products of {run.name} had threads {differ}: the weights need not be the same bit for bit"
+            f"the BLAS threads of {run.name} were {differ}: the weights may not be the same bit for bit"
         )
     before, data = run.manifest["data"]["digest"], session.problem.data
     if data.digest != before:
@@ -355,7 +355,7 @@ def repeat(run: Run, *, name: str | None = None, backend: Backend | None = None)
         if lasting := [option(key) for key in earlier["changed"] if key not in ("max_time", "log_every")]:
             session.notices.append(
                 f"{run.name} was given another {' and '.join(lasting)} at step {earlier['step']:,}; "
-                "its repetition has that from the beginning"
+                "its repetition uses it from the beginning"
             )
     trainer = session.trainer
     if outcome:
@@ -370,7 +370,7 @@ def repeat(run: Run, *, name: str | None = None, backend: Backend | None = None)
 
 
 def same_weights(one: Run, other: Run) -> bool | None:
-    """Whether two runs have the same weights bit for bit, the last or else the best; None where the steps differ."""
+    """Whether two runs have the same weights bit for bit, the last or else the best; None if the steps differ."""
     for file in (LAST, BEST):
         (a, a_notes), (b, b_notes) = one.load(file), other.load(file)
         if a_notes["step"] == b_notes["step"]:
@@ -383,7 +383,7 @@ def same_weights(one: Run, other: Run) -> bool | None:
 
 
 def _source(run: Run) -> Run | None:
-    """The run with whose weights another one started; None where that started with fresh ones.
+    """The run whose weights another one started with; None if it started with new ones.
 
     Raises:
         UserError: the weights are gone or have changed.
@@ -400,14 +400,14 @@ def _source(run: Run) -> Run | None:
     return source
 
 
-def _lay_out(
+def _prepare(
     settings: Settings, name: str | None, *, weights_of: Run | None = None, known: Run | None = None
 ) -> Session:
-    """A run that is ready for its first step; what the settings leave open is decided here.
+    """Prepare a run for its first step, with all defaults resolved.
 
     Args:
-        settings: of the run.
-        name: of the run; None makes one.
+        settings: the run's settings.
+        name: the run's name; None to make one.
         weights_of: the run whose weights, facts and cell it starts with.
         known: the run that it repeats.
     """
@@ -432,10 +432,10 @@ def _lay_out(
     task = _task(settings, model_of)
     files = settings.files or task.default_files
     if not files:
-        raise UserError(f"there is nothing to train on: the task {settings.task} has no data of its own, so name FILES")
+        raise UserError(f"there is nothing to train on: the task {settings.task} has no default files, so name FILES")
     settings = replace(settings, files=files, backend=resolved(settings.backend))
     data = _read(task, files, known) if known else task.read(files, weights_of.facts if weights_of else None)
-    decided, problem = _decide(settings, task, data, make_cell, made)
+    decided, problem = _resolve(settings, task, data, make_cell, made)
     params = trees.cast(weights_of.params(), decided.dtype) if weights_of else None
     manifest = {
         "task": task_origin,
@@ -467,17 +467,17 @@ def _lay_out(
     notices += ablations(decided)
     if pipes := list(filter(is_pipe, files)):
         notices.append(
-            f"{label_of(pipes)} cannot be read again: what came is kept in {str(cache_folder())!r}; where that is "
-            f"gone, give the same data in a FILE to go on: rnn train --resume {shlex.quote(run.name)} FILE"
+            f"{label_of(pipes)} cannot be read again: the data are kept in {str(cache_folder())!r}; if they are gone, "
+            f"resume with the same data in a FILE: rnn train --resume {shlex.quote(run.name)} FILE"
         )
     return Session(run, problem, trainer, list(filter(None, [*data.notices, problem.notice, *notices])))
 
 
 def _backend(run: Run, wish: Backend | None) -> tuple[Backend, str]:
-    """The backend on which a run goes on or is repeated, and where that is another one, words for the one it had.
+    """The backend for resuming or repeating a run, and if it differs, the run's own in words.
 
     Raises:
-        UserError: what is wished for is not there.
+        UserError: the wanted backend is unavailable.
     """
     before = run.settings.backend
     if wish is not None:
@@ -488,15 +488,15 @@ def _backend(run: Run, wish: Backend | None) -> tuple[Backend, str]:
     return before, ""
 
 
-def _decide(
+def _resolve(
     settings: Settings, task: Task, data: Data, make_cell: Callable[[int], Cell], made: Sequence[Cell]
 ) -> tuple[Settings, Problem]:
-    """The settings with nothing left open, and what is trained.
+    """The settings with all defaults resolved, and the problem.
 
     Args:
         settings: as the user gives them.
-        task: what is learnt.
-        data: of what.
+        task: the task.
+        data: its data.
         make_cell: makes a layer.
         made: the layers that it has made.
     """
@@ -511,7 +511,7 @@ def _decide(
     if settings.epochs is None and settings.steps is None:
         short = problem.steps_per_epoch * EPOCHS < MIN_STEPS
         settings = replace(settings, steps=MIN_STEPS) if short else replace(settings, epochs=EPOCHS)
-    # Of a short run a cell's warm-up would leave little.
+    # A cell's warm-up could take up most of a short run.
     suggestion = max((cell.suggested_warmup for cell in made), default=0)
     warmup = min(suggestion, settings.total_steps(problem.steps_per_epoch) // 10)
     settings = replace(settings, schedule=warmed_up(settings.schedule, warmup))
@@ -519,13 +519,13 @@ def _decide(
 
 
 def _trust_given(given: Mapping[str, Any]) -> None:
-    """Trust the files that the user names as the cell and the task of a run that has them already."""
+    """Trust the files that the user names again as the cell and the task of a run."""
     for group, word in (("cells", "cell"), ("tasks", "task")):
         registry.given(group, given.get(word, ""))
 
 
 def _task(settings: Settings, run: Run | None) -> Task:
-    """The task of the settings, as the run has it that they continue, repeat or begin from."""
+    """The task of the settings; if they resume, repeat or begin from a run, that run's."""
     if run:
         return registry.task_for_run(run.name, run.manifest["task"], settings.task_option)
     return registry.make_task(settings.task, settings.task_option)
@@ -537,19 +537,19 @@ def _of_weights(task: Task) -> tuple[str, ...]:
 
 
 def _read(task: Task, files: Sequence[str], known: Run) -> Data:
-    """The data of a run once more; what came through standard input from the cache, or from there again."""
-    facts, remedy = known.facts, "put them back where they were"
+    """Read the data of a run again; those of standard input from the cache, or from standard input."""
+    facts, remedy = known.facts, "put them back"
     purpose: Purpose = "resume"
     if "-" in files:
         remedy = f"give the same data in a FILE: rnn train --resume {shlex.quote(known.name)} FILE"
         purpose = "again" if _no_input() else purpose
     try:
         if tuple(files) == known.settings.files and (pipes := [f for f in files if f != "-" and is_pipe(f)]):
-            raise UserError(f"{pipes[0]!r} is a pipe")  # which nobody may write to
+            raise UserError(f"{pipes[0]!r} is a pipe")  # reading would wait for a writer
         return task.read(files, facts, purpose=purpose)
     except UserError as error:
-        problem = str(error).partition(";")[0]  # what follows is advice on what else to train on
-        raise UserError(f"the data of the run {known.name!r} cannot be had: {problem}; {remedy}") from None
+        problem = str(error).partition(";")[0]  # the rest is advice on other files to train on
+        raise UserError(f"the data of the run {known.name!r} cannot be read: {problem}; {remedy}") from None
 
 
 def _no_input() -> bool:
@@ -557,14 +557,14 @@ def _no_input() -> bool:
 
 
 def _require_same(settings: Settings, run: Run, names: Iterable[str], advice: str) -> None:
-    """Check that settings are those of a run.
+    """Check that settings equal those of a run.
 
     Raises:
-        UserError: one is not.
+        UserError: one does not.
     """
     for name in names:
         here, there = getattr(settings, name), getattr(run.settings, name)
-        if isinstance(here, dict):  # the command line gives text
+        if isinstance(here, dict):  # values from the command line are text
             here, there = ({key: str(value).lower() for key, value in options.items()} for options in (here, there))
         if here != there:
             shown = [_pairs(value) if isinstance(value, dict) else value for value in (here, there)]
@@ -572,10 +572,10 @@ def _require_same(settings: Settings, run: Run, names: Iterable[str], advice: st
 
 
 def _require_same_task(task: Task, run: Run, names: Iterable[str], advice: str) -> None:
-    """Check that options of a task are those of a run.
+    """Check that options of a task equal those of a run.
 
     Raises:
-        UserError: one is not.
+        UserError: one does not.
     """
     for name in names:
         here, there = getattr(task, name), getattr(run.task, name)
@@ -590,10 +590,10 @@ def _pairs(options: Mapping[str, Any]) -> str:
 
 
 def _recorded(settings: Settings) -> dict[str, Any]:
-    """Settings for the manifest: files are named so that they are found from anywhere, and pipes as standard input."""
+    """Settings for the manifest, with absolute paths of files, and ``-`` for pipes."""
     files = [f if f.startswith("builtin:") else "-" if is_pipe(f) else os.path.abspath(f) for f in settings.files]
     if files.count("-") > 1:
-        files = ["-"]  # which is read once only: the whole text would have to come through it
+        files = ["-"]  # standard input can be read only once, so it must contain all data
     return replace(settings, files=tuple(files)).to_json()
 
 

@@ -34,8 +34,7 @@ SCHEDULES: dict[str, dict[str, float]] = {
 """The schedules with their parameters: ``every`` and ``after`` in epochs, ``warmup`` in steps, ``final`` a fraction."""
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # karpathy/char-rnn as it is when nothing is said. There the rate first falls when ten epochs are over, and here one
-    # `every` after `after`.
+    # The defaults of karpathy/char-rnn. Its rate first falls after ten epochs; here one `every` after `after`.
     "char-rnn": {
         "cell": "lstm",
         "cell_option": {"second_bias": True},
@@ -56,31 +55,31 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Settings that belong together, by the name that ``--preset`` takes."""
 
 Backend = Literal["auto", "reference", "numpy", "compiled"]
-"""How to run the time loop: one of ``minigrad.scan.BACKENDS``, or ``auto``, which leaves it to each call."""
+"""How to run the time loop: one of ``minigrad.scan.BACKENDS``, or ``auto``, which chooses one per call."""
 
 EPOCHS, MIN_STEPS = 10, 200
-"""How long a run is where nobody says: so many epochs, and on few data at least so many steps."""
+"""The default length of a run: so many epochs, but at least so many steps."""
 
 Group = Literal["Task", "Network", "Training", "Run", "Output"]
 """The sections of the help of ``rnn train``."""
 
 
 class About(NamedTuple):
-    """What the command line, configuration files, the documentation and the checks know of a setting.
+    """The description of a setting for the command line, configuration files, the documentation and the checks.
 
     Attributes:
         help: what it does, as a sentence.
-        group: the section of the help that it stands in; None where the command line has no option for it.
-        range: of a number, as an interval such as "[0, 1)"; a bracket includes its end, a parenthesis does not.
-        computed: the default in words, where it is computed.
-        metavar: how the help writes a value; empty for the name of its type.
-        read: makes a value of text.
-        numeric: whether a number may stand for its text.
-        example: of an option that takes NAME=VALUE.
-        of: the setting that such options belong to; where it is given anew, they are dropped.
-        changeable: whether another value may be given when a run goes on.
+        group: its section in the help; None if the command line has no option for it.
+        range: the interval of a number, such as "[0, 1)"; a bracket includes its end, a parenthesis does not.
+        computed: the default in words, if it is computed.
+        metavar: a value in the help; empty for the name of its type.
+        read: parses a value from text.
+        numeric: whether a number may be given instead of text.
+        example: an example of an option that takes NAME=VALUE.
+        of: the setting that such options belong to; if that changes, they are dropped.
+        changeable: whether it may change when a run is resumed.
         inherited: whether ``--init-from`` takes it over from the other run.
-        shared: whether ``rnn compare`` takes it, for all cells.
+        shared: whether ``rnn compare`` accepts it, for all cells.
         aliases: other programs' names for it, with - for _.
     """
 
@@ -104,7 +103,7 @@ class Kind(NamedTuple):
 
     Attributes:
         type: bool, int, float, str, tuple (of texts) or dict.
-        choices: the only values; empty where there is no such list.
+        choices: the allowed values; empty if any value of the type is allowed.
         optional: whether it may be None.
     """
 
@@ -114,19 +113,19 @@ class Kind(NamedTuple):
 
 
 def setting(default: Any, help: str, group: Group | None, **more: Any) -> Any:
-    """A field of ``Settings`` or of one of its groups; ``more`` as ``About`` has it."""
+    """A field of ``Settings`` or of one of its groups; ``more`` are attributes of ``About``."""
     metadata = {"about": About(help=help, group=group, **more)}
     if isinstance(default, dict):
         return field(default_factory=dict, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
-# The groups below are never made by themselves: methods of theirs would only be compiled, at every start.
+# The groups below are never instantiated, so generated methods would only cost time at each start.
 @dataclass(frozen=True, init=False, repr=False, eq=False)
 class CommonTaskOptions:
-    """Options that many tasks have, and which may be given by their own names; None leaves them to the task.
+    """Options of many tasks that have their own names on the command line; None for the task's default.
 
-    ``Settings`` puts them among the options of the task. The defaults in words are those of a language model.
+    ``Settings`` moves them to the options of the task. The defaults in words are those of a language model.
     """
 
     level: Literal["char", "byte", "word"] | None = setting(
@@ -334,7 +333,7 @@ class Training:
 class Settings(Network, Training, CommonTaskOptions):
     """All settings of a run. Field names are the command line's option names, with ``_`` for ``-``.
 
-    A cell or task with options behind it (``lstm:forget_bias=2``) is taken apart into its name and ``cell_option``.
+    A cell or task with options after its name (``lstm:forget_bias=2``) is split into name and ``cell_option``.
     """
 
     files: tuple[str, ...] = setting((), "What to train on; nothing for the built-in corpus.", None, changeable=True)
@@ -361,7 +360,7 @@ class Settings(Network, Training, CommonTaskOptions):
         """Check every value against its type and range.
 
         Raises:
-            UserError: one does not fit.
+            UserError: one is invalid.
         """
         given = apart({f.name: getattr(self, f.name) for f in fields(self)})
         allowed = kinds(type(self))
@@ -374,17 +373,17 @@ class Settings(Network, Training, CommonTaskOptions):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Settings:
-        """The settings that ``to_json`` wrote.
+        """Settings from the result of ``to_json``.
 
         Raises:
-            UserError: there is a name that is no setting.
+            UserError: a name is unknown.
         """
         cls.require_names(data)
         return cls(**data)
 
     @classmethod
     def require_names(cls, given: Iterable[str]) -> None:
-        """See to it that all names are those of settings.
+        """Check that all names are names of settings.
 
         Raises:
             UserError: one is not.
@@ -395,7 +394,7 @@ class Settings(Network, Training, CommonTaskOptions):
                 raise UserError(f"there is no setting called {name!r}.{did_you_mean(name, names)}")
 
     def to_json(self) -> dict[str, Any]:
-        """The settings as JSON takes them."""
+        """The settings as JSON."""
         plain: dict[type, Callable[[Any], Any]] = {tuple: list, dict: dict}
         return {
             name: plain.get(kind.type, lambda value: value)(getattr(self, name))
@@ -404,7 +403,7 @@ class Settings(Network, Training, CommonTaskOptions):
         }
 
     def clipping(self) -> tuple[float, float]:
-        """``(clip_norm, clip_value)`` as ``minigrad.training.train`` takes them."""
+        """``(clip_norm, clip_value)`` for ``minigrad.training.train``."""
         kind, _, limit = ("norm:" + self.grad_clip if ":" not in self.grad_clip else self.grad_clip).partition(":")
         try:
             value = float(limit)
@@ -412,7 +411,7 @@ class Settings(Network, Training, CommonTaskOptions):
             value = -1.0
         if kind not in ("norm", "element") or not 0 <= value < math.inf:
             raise UserError(
-                f"--grad-clip is {self.grad_clip!r}; it takes the largest norm of a gradient, such as 5, "
+                f"--grad-clip is {self.grad_clip!r}; it must be the largest norm of a gradient, such as 5, "
                 "or element:5 for the largest element, or 0 for no clipping"
             )
         return (value, 0.0) if kind == "norm" else (0.0, value)
@@ -453,17 +452,17 @@ class Settings(Network, Training, CommonTaskOptions):
 
     @property
     def has_end(self) -> bool:
-        """Whether the schedule falls to an end, so that it has to know how long the run is."""
+        """Whether the schedule depends on the length of the run."""
         return "final" in SCHEDULES[self.schedule.partition(":")[0]]
 
     @property
     def warmup(self) -> int:
-        """The steps in which the schedule first climbs."""
+        """The number of warm-up steps of the schedule."""
         name, given = parse_spec("schedule", self.schedule, SCHEDULES)
         return round(float((SCHEDULES[name] | given).get("warmup", 0)))
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """How many steps the run takes when nothing ends it earlier."""
+        """The number of steps of a run that is not ended earlier."""
         if self.steps is not None:
             return self.steps
         if self.epochs is None:
@@ -476,18 +475,18 @@ class Settings(Network, Training, CommonTaskOptions):
 
 
 def about(f: Field[Any]) -> About:
-    """What is known of a setting."""
+    """The description of a setting."""
     known: About = f.metadata["about"]
     return known
 
 
 def named(mark: Literal["changeable", "inherited", "shared"], cls: type[Any] = Settings) -> tuple[str, ...]:
-    """The names of the settings that have a mark."""
+    """The names of the settings that have a flag."""
     return tuple(f.name for f in fields(cls) if getattr(about(f), mark))
 
 
 def kinds(cls: type[Any]) -> dict[str, Kind]:
-    """What the settings' annotations allow, by name."""
+    """The values that the settings' annotations allow, by name."""
     if cls not in _KINDS:  # reading annotations takes a millisecond
         hints = typing.get_type_hints(cls)
         _KINDS[cls] = {f.name: _kind(hints[f.name]) for f in fields(cls)}
@@ -507,9 +506,9 @@ def _kind(hint: Any) -> Kind:
 
 
 def merge(*layers: Mapping[str, Any], cls: type[Any] = Settings) -> dict[str, Any]:
-    """Settings from several sources, of which later ones win.
+    """Merge settings from several sources; later ones win.
 
-    Options of a cell or task and ablations are merged one by one, and dropped where a later layer names another cell or
+    Options of a cell or task and ablations are merged one by one, and dropped if a later layer names another cell or
     task; ``epochs`` removes an earlier layer's ``steps``.
     """
     owners = {f.name: about(f).of for f in fields(cls) if about(f).of}
@@ -528,12 +527,12 @@ def merge(*layers: Mapping[str, Any], cls: type[Any] = Settings) -> dict[str, An
 
 
 def apart(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The same settings with all options of the cell and of the task in their tables, however they were given.
+    """Move all options of the cell and of the task into their tables.
 
-    They may stand behind a name (``lstm:forget_bias=2``); those that many tasks have are also settings (``level``).
+    They may follow a name (``lstm:forget_bias=2``) or, if many tasks have them, be settings of their own (``level``).
 
     Raises:
-        UserError: an option is no pair or does not fit, or is given with two values.
+        UserError: an option is not a pair, is invalid, or has two values.
     """
     from rnn_plugins.options import split_spec
 
@@ -556,14 +555,14 @@ def _add(values: dict[str, Any], name: str, options: Mapping[str, Any], source: 
     Args:
         values: settings, changed in place.
         name: the table.
-        options: what is added.
+        options: the options to add.
         source: where they were given, for the message.
 
     Raises:
         UserError: the table has another value for one.
     """
     table = values.get(name, {})
-    if not options or not isinstance(table, Mapping):  # what is no table is told where settings are checked
+    if not options or not isinstance(table, Mapping):  # ``Settings`` reports a wrong type
         return
     for key in options.keys() & table.keys():
         if str(options[key]).lower() != str(table[key]).lower():
@@ -572,7 +571,7 @@ def _add(values: dict[str, Any], name: str, options: Mapping[str, Any], source: 
 
 
 def option(name: str) -> str:
-    """A setting as the command line spells it."""
+    """A setting's name on the command line."""
     return "FILES" if name == "files" else "--" + name.replace("_", "-")
 
 
@@ -580,7 +579,7 @@ def parse_duration(text: str) -> float:
     """``90``, ``20s``, ``5m``, ``2h`` or ``1h30m`` in seconds.
 
     Raises:
-        UserError: it is none of these.
+        UserError: it has another form.
     """
     number = r"(\d+(?:\.\d+)?)"
     found = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", text.strip().lower())
@@ -591,7 +590,7 @@ def parse_duration(text: str) -> float:
 
 
 def warmed_up(schedule: str, steps: int) -> str:
-    """A schedule that can have a warm-up and says none, with one of ``steps``; any other as it is."""
+    """The schedule with a warm-up of ``steps``, if it supports one and does not set it."""
     name, _, rest = schedule.partition(":")
     if not steps or "warmup" not in SCHEDULES[name] or "warmup=" in rest:
         return schedule
@@ -599,7 +598,7 @@ def warmed_up(schedule: str, steps: int) -> str:
 
 
 def parse_spec(what: str, text: str, known: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
-    """``"name:key=value,..."`` as the name and the values given, each of the type of its default.
+    """Parse ``"name:key=value,..."`` into the name and the values, each of the type of its default.
 
     Raises:
         UserError: the name or a key is unknown, or a value does not parse.
@@ -632,7 +631,7 @@ def _keyword_defaults(make: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _fit(name: str, value: Any, kind: Kind, about: About) -> Any:
-    """The value as its setting's type, where it is one that a configuration file may hold for it, and in its range."""
+    """Convert a value from a configuration file or a caller to its setting's type, and check its range."""
     if isinstance(value, str) and about.read:
         value = about.read(value)
     if value is None and kind.optional:
@@ -659,7 +658,7 @@ def _fit(name: str, value: Any, kind: Kind, about: About) -> Any:
 
 
 def _beyond(value: float, interval: str) -> str:
-    """What a number must be that is not within an interval, in words; empty where it is within."""
+    """What a number outside an interval must be, in words; empty if it is inside."""
     low, high = map(float, interval[1:-1].split(","))
     least = f"at least {low:g}" if interval[0] == "[" else f"above {low:g}"
     if value > low or (value == low and interval[0] == "["):

@@ -1,4 +1,4 @@
-"""A run from its first step to its last: when to validate, what to keep, when to stop."""
+"""Train a run: steps, validations, saving and stopping."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.reports.parameters import norms_of
 
 SAVE_SECONDS = 60.0
-"""How much work a crash may cost."""
+"""Maximum time between two saves."""
 
 LEARNING_RATE = 2e-3
-"""The schedule's highest, where neither the user nor the cell says."""
+"""The default highest learning rate, unless the user or the cell sets one."""
 
 SPANS = 100
-"""Into how many parts a time limit is divided, after each of which a schedule is spread anew over that time."""
+"""Number of parts of a time limit; after each of them the schedule is adapted to the remaining time."""
 
 
 @dataclass
 class Progress:
-    """What happened in one step.
+    """The progress after one step.
 
     Attributes:
-        step: the step's record, with details where it was logged.
-        epoch: passes over the data so far, a fraction included.
-        done: how much of the run is done, from 0 to 1.
-        seconds_left: how long the rest should take.
-        record: what was logged, where this step was; keys as in ``metrics.jsonl``.
+        step: the step's record, with details if it was logged.
+        epoch: passes over the data so far, including a fraction.
+        done: the finished share of the run, from 0 to 1.
+        seconds_left: estimated time until the end.
+        record: the logged record, or None; keys as in ``metrics.jsonl``.
         improved: whether the weights are the best so far.
     """
 
@@ -61,18 +61,18 @@ class Progress:
 
 @dataclass
 class Tally:
-    """What training has to remember beside the state; it is saved with it.
+    """Counters of training, saved with its state.
 
     Attributes:
-        loss_sum: of the steps since the last record; one that is made to show the flow alone does not count.
-        loss_count: how many those are.
-        best: the metrics of the best weights of a validation that was due: on what is held out, or where nothing is,
-            the training loss.
-        best_step: where it was.
-        stale: validations since.
-        records: how many lines ``metrics.jsonl`` has, but for that of a validation at a stop.
-        spans: ``[step, total]`` each: from that step on, the schedule was spread over so many steps, as the time
-            allowed. Empty where no time limits it.
+        loss_sum: the sum of the losses since the last record; records made only for the flow do not count.
+        loss_count: the number of those losses.
+        best: the metrics of the best weights of a regular validation: on the held-out data, or if there are none, the
+            training loss.
+        best_step: the step of that validation.
+        stale: the number of validations since.
+        records: the number of lines in ``metrics.jsonl``, without that of a validation at a stop.
+        spans: ``[step, total]`` each: from that step on, the schedule spans so many steps, according to the time
+            limit. Empty without a time limit.
     """
 
     loss_sum: float = 0.0
@@ -85,39 +85,38 @@ class Tally:
 
 
 class Trainer:
-    """Trains a run, writing its files, and yields what happens.
+    """Trains a run, writes its files, and yields the progress.
 
-    **A stop and what comes after it.** Where training is stopped, by its time or by somebody, its last weights are
-    validated out of turn, and are put into ``model.safetensors`` if they are the best; otherwise all that was learnt
-    since the last validation would be lost to whoever uses the run. But a run that goes on has to end in the same bytes
-    as one that never stopped, and that one had no such validation. So the state is saved first: neither ``tally`` nor
-    the count of records in it knows of the stop. If the weights that are replaced were the best of a validation that
-    was due, they are set aside in ``last.safetensors``, and are put back at the next such validation, unless that finds
-    better ones.
+    **Stopping and resuming.** If training is stopped, by its time limit or the user, its last weights are validated
+    and, if they are the best, written to ``model.safetensors``; otherwise what was learnt since the last validation
+    would not be usable. But a resumed run must end with the same bytes as an uninterrupted one, which had no such
+    validation. So the state is saved before it: neither ``tally`` nor its number of records depends on the stop. If the
+    replaced weights were the best of a regular validation, they are set aside in ``last.safetensors``, and restored at
+    the next regular validation, unless that finds better ones.
 
-    **What the manifest claims** is what was written last, ``saved`` and ``best``, and not what training has come to:
-    the two differ where a disk is full or somebody leaves at once.
+    **The manifest** contains what was written last, ``saved`` and ``best``, and not the current state: the two differ
+    if the disk is full or the user leaves at once.
 
-    **A schedule and a time limit.** A schedule that falls to an end falls over the time: whenever it or the time has
-    gone on by one ``SPANS``-th, it is spread anew over as many steps as the whole time would have at the mean speed of
-    the session. So it is as far as the time is, however the speed changes. The clock decides that, so it is noted in
-    ``tally.spans``; with those notes a repetition takes the same rates at the same steps, and needs no clock.
+    **Schedule and time limit.** A falling schedule follows the time limit: whenever it or the time has advanced by one
+    ``SPANS``-th, it is adapted to the number of steps in the whole time at the mean speed of the session. Its progress
+    is therefore that of the time, for any change of speed. This depends on the clock, so it is recorded in
+    ``tally.spans``; a repetition uses these records instead of the clock, and has the same rates at the same steps.
 
     Attributes:
-        run: where it is written.
+        run: the run's folder.
         problem: what is trained.
         state: the current state.
-        outcome: why training ended: "finished", "time", "patience", "interrupted" or "diverged"; None while it goes on.
-        total_steps: the steps that the settings ask for.
-        last_step: where to end, with the outcome ``last_outcome``; other than ``total_steps`` where a run that was
+        outcome: why training ended: "finished", "time", "patience", "interrupted" or "diverged"; None before that.
+        total_steps: the number of steps in the settings.
+        last_step: the step to end at, with the outcome ``last_outcome``; differs from ``total_steps`` if a run that was
             ended early is repeated.
         repeats: the ``spans`` of the run that is repeated.
         recent: the last few steps.
-        tally: what is remembered beside the state.
+        tally: counters saved with the state.
         blas_threads: of its matrix products.
-        saved: the step whose state was saved last.
-        best: step and metrics of the weights in ``model.safetensors``; metrics of None where they were not validated.
-        metric: the one that decides which weights are the best: the task's, or where nothing is held out, the training
+        saved: the last saved step.
+        best: step and metrics of the weights in ``model.safetensors``; metrics are None if they were not validated.
+        metric: the metric that decides which weights are the best: the task's, or without held-out data the training
             loss.
     """
 
@@ -137,29 +136,29 @@ class Trainer:
         self.best: dict[str, Any] = {"step": 0, "metrics": None}
         self.recent: deque[StepRecord] = deque(maxlen=8)
         self.outcome: str | None = None
-        self._set_aside: Tree | None = None  # the best weights of a validation that was due, if others are in use
-        self._asked = 0  # how often it was asked to stop
-        self._abandonable = True  # nothing is under way that has to be finished
-        self._seconds = 0.0  # of the sessions before this one
+        self._set_aside: Tree | None = None  # the best weights of a regular validation, if replaced at a stop
+        self._stops = 0  # the number of requests to stop
+        self._abandonable = True  # whether no step is running
+        self._seconds = 0.0  # of earlier sessions
         self.blas_threads = Threads()
-        self._spread = 0.0  # seconds of this session when the schedule was last spread
+        self._spread = 0.0  # seconds of this session when the schedule was last adapted
         self.state: TrainingState
 
     def begin(self, params: Tree | None = None) -> None:
-        """Start anew, from ``params`` where given, from fresh ones otherwise."""
+        """Start training, from ``params`` or by default from new parameters."""
         _, dropout = _generators(self.settings)
         params = self.fresh_params() if params is None else params
         self.state = start(params, self.optimizer, self.problem.init_carry(), dropout)
 
     def fresh_params(self) -> Tree:
-        """The parameters with which a run of this seed begins."""
+        """The initial parameters of a run with this seed."""
         init, _ = _generators(self.settings)
         return self.problem.init_params(init)
 
     def resume(self) -> None:
-        """Take up the run where it was saved last; records of steps after that are dropped.
+        """Resume the run from its last saved state; records of later steps are dropped.
 
-        The run must be held: what a process that was killed was writing is removed.
+        The run must be locked, because temporary files of killed processes are removed.
         """
         checkpoint.clear_temporary(self.run.path)
         tree, notes = self.run.last()
@@ -168,14 +167,14 @@ class Trainer:
         self.run.require(LAST, expected | ({SET_ASIDE: params} if SET_ASIDE in tree else {}), tree)
         rng = np.random.default_rng()
         rng.bit_generator.state = notes["rng"]
-        # A named tuple is a plain one in a checkpoint, and a step may return the keys of a dict in another order.
+        # A checkpoint has plain tuples for named ones, and a step may return the keys of a dict in another order.
         carry = trees.map(lambda _, leaf: leaf, self.problem.init_carry(), tree["carry"])
         self.state = TrainingState(notes["step"], tree["params"], tree["optimizer"], carry, rng)
         tally = notes["tally"]
         self.tally = Tally(**{name: tally[name] for name in vars(Tally()) if name in tally})
         self.blas_threads = Threads(changes_of(self.run.manifest.get("environment", {}), self.state.step))
         self.saved, self._set_aside = self.state.step, tree.get(SET_ASIDE)
-        with suppress(UserError):  # without them the weights of today are put there
+        with suppress(UserError):  # if they are gone, the current weights replace them
             self.best = self.run.notes(BEST)
         lines = [*self.run.lines()]
         kept = [line for line in lines[: self.tally.records] if line["step"] <= self.state.step]
@@ -188,15 +187,15 @@ class Trainer:
             self._span(whole)
 
     def stop(self) -> None:
-        """Ask training to end after the step under way and a validation; asked twice, it leaves the validation out.
+        """End training after the current step and a validation; the second call leaves the validation out.
 
         Safe to call from a signal handler.
 
         Raises:
-            KeyboardInterrupt: it was asked for the third time, or again where no step is under way.
+            KeyboardInterrupt: it is the third call, or the second while no step is running.
         """
-        self._asked += 1
-        if self._asked > (1 if self._abandonable else 2):
+        self._stops += 1
+        if self._stops > (1 if self._abandonable else 2):
             raise KeyboardInterrupt
 
     def validates(self, step: int) -> bool:
@@ -204,12 +203,12 @@ class Trainer:
         return step % self.valid_every == 0 or step == self.total_steps
 
     def events(self) -> Generator[Progress, None, None]:
-        """Train to the end, yielding the progress of each step. Files are up to date whenever the iterator stops.
+        """Train to the end and yield the progress of each step. Files are up to date whenever the iterator stops.
 
         Raises:
-            NotFinite: the loss, its gradient or the deciding metric is no number any more; the best weights stay, and
-                so does the last state that was saved.
-            OSError: a file cannot be written; the files are as they were saved last.
+            NotFinite: the loss, its gradient or the deciding metric is not finite; the best weights and the last saved
+                state are kept.
+            OSError: a file cannot be written; the files are as last saved.
         """
         settings, state = self.settings, self.state
         first_step, units = state.step, 0.0
@@ -262,10 +261,10 @@ class Trainer:
                     self.outcome = self.last_outcome
             except NotFinite as error:
                 self.outcome = "diverged"
-                if error.step > state.step:  # the step failed, and the state before it is a good one
+                if error.step > state.step:  # the step failed, and the state before it is valid
                     self._save_with(metrics)
                 raise
-            except GeneratorExit:  # whoever watches has left, between two steps
+            except GeneratorExit:  # the caller stopped iterating, between two steps
                 self._save_with(metrics)
                 raise
             finally:
@@ -273,7 +272,7 @@ class Trainer:
                 self._close()
 
     def _steps(self) -> Iterator[StepRecord]:
-        """Training steps, each with its clipping and its update on the run's backend."""
+        """Training steps with clipping and updates, on the run's backend."""
         clip_norm, clip_value = self.settings.clipping()
         steps = train(
             self.problem.loss,
@@ -294,7 +293,7 @@ class Trainer:
                 yield step
 
     def _note(self, facts: dict[str, Any]) -> None:
-        """Put what a result depends on into the manifest, where it does not stand there."""
+        """Write facts that the result depends on to the manifest, if they are new."""
         environment = self.run.manifest.get("environment", {})
         if not facts.items() <= environment.items():
             self.run.update(environment=environment | facts)
@@ -309,7 +308,7 @@ class Trainer:
         return self.settings.flow and step % self.settings.flow_every == 0
 
     def _averages(self, step: int) -> bool:
-        """Whether the mean training loss begins anew after a step: what decides of it must not hang on the flow."""
+        """Whether a new mean of the training loss begins after a step; independent of the settings of the flow."""
         return step % self.settings.log_every == 0 or self.validates(step)
 
     def _logs(self, step: int) -> bool:
@@ -318,7 +317,7 @@ class Trainer:
     def _ending(self, seconds: float) -> str | None:
         if self.state.step >= self.last_step:
             return self.last_outcome
-        if self._asked:
+        if self._stops:
             return "interrupted"
         if self.settings.max_time is not None and seconds >= self.settings.max_time:
             return "time"
@@ -346,12 +345,12 @@ class Trainer:
         }
 
     def _measure(self, step: StepRecord, record: dict[str, Any]) -> None:
-        """Put into a record what there is to know of the network beside its losses. No generator is drawn from."""
+        """Add measurements of the network to a record, without drawing from the run's generators."""
         if step.details:
             record |= norms_of(step.details)
         if not (self.validates(step.step) or self._shows_flow(step.step)):
             return
-        # States of weights on their way to diverge may be no numbers: the record then has nothing of them.
+        # The states of diverging weights may not be finite; the record then has no measurements.
         with on_backend(self.settings.backend), np.errstate(all="ignore"), suppress(UserError):
             probe = self.problem.probe(self.state.params)
             if probe and self.validates(step.step) and (units := records.units(probe)):
@@ -361,7 +360,7 @@ class Trainer:
                 record |= {"flow": flow} if flow else {}
 
     def _follow(self, first_step: int, seconds: float) -> None:
-        """Spread the schedule anew where that is due, by the clock or as the run did that is repeated."""
+        """Adapt the schedule to the time limit if due, by the clock or as in the run that is repeated."""
         step, limit = self.state.step, self.settings.max_time
         for at, total in self.repeats:
             if at == step:
@@ -374,13 +373,13 @@ class Trainer:
             self._span(first_step + (step - first_step) * limit / max(seconds, 1e-9))
 
     def _span(self, steps: float) -> None:
-        """Spread the schedule over so many steps from the first of the run, but no more than the settings ask for."""
+        """Adapt the schedule to so many steps from the run's first, at most the number in the settings."""
         total = min(self.total_steps, steps)
         self.tally.spans.append([self.state.step, total])
         self.schedule = self.settings.make_schedule(self.learning_rate, total, self.problem.steps_per_epoch)
 
     def _validate(self, record: dict[str, Any]) -> bool:
-        """Validate; whether the weights are the best of all validations that were due."""
+        """Validate, and return whether the weights are the best of all regular validations."""
         metrics = self._measured(record)
         if self._are_better(metrics, self.tally.best):
             self.tally.best, self.tally.best_step, self.tally.stale = metrics, self.state.step, 0
@@ -395,11 +394,11 @@ class Trainer:
         return gain < 0 if self._direction == "min" else gain > 0
 
     def _validate_at_stop(self, progress: Progress, metrics: TextIO) -> None:
-        """Validate where training is stopped, unless it was asked for twice; the class says what becomes of it."""
+        """Validate at a stop, unless it was requested twice; see the class."""
         record = dict(progress.record or {})
         try:
             self._abandonable = True
-            if self._asked > 1:
+            if self._stops > 1:
                 return
             measured = self._measured(record)
         except KeyboardInterrupt:
@@ -416,17 +415,17 @@ class Trainer:
         progress.record = record
 
     def _measured(self, record: dict[str, Any]) -> dict[str, float]:
-        """The metrics of the weights on what is held out, which are put into the record, or else the training loss.
+        """The metrics on the held-out data, which are added to the record, or without such data the training loss.
 
         Raises:
-            NotFinite: the deciding one is no number, or the weights are none.
+            NotFinite: the deciding metric or the weights are not finite.
         """
-        with on_backend(self.settings.backend), np.errstate(all="ignore"):  # what is not finite is told below
+        with on_backend(self.settings.backend), np.errstate(all="ignore"):  # what is not finite is reported below
             found = self.problem.validate(self.state.params)
         if found is not None:
             metrics = {name: float(value) for name, value in found.items()}
             record |= {f"valid_{name}": value for name, value in metrics.items()}
-        else:  # the training loss is of the weights before the step
+        else:  # the training loss is that of the weights before the step
             finite = all(np.isfinite(leaf).all() for leaf in trees.leaves(self.state.params))
             metrics = {"loss": record["train_loss"] if finite else math.nan}
         value = metrics[self.metric]
@@ -441,13 +440,13 @@ class Trainer:
         self.best = notes
 
     def _save_with(self, metrics: TextIO) -> None:
-        """Save, unless that was done after this step, with the records that are counted in what is saved."""
+        """Save the state and the records counted in it, unless this step is already saved."""
         if self.saved != self.state.step:
             checkpoint.sync(metrics.fileno())
             self.save()
 
     def save(self) -> None:
-        """Write all that it takes to go on, and the weights too where none were validated."""
+        """Write the state to resume from, and if no weights were validated, the weights too."""
         tree = {"params": self.state.params, "optimizer": self.state.optimizer, "carry": self.state.carry}
         if self._set_aside is not None:
             tree[SET_ASIDE] = self._set_aside
@@ -455,7 +454,7 @@ class Trainer:
         notes = {"step": self.state.step, "rng": rng, "tally": vars(self.tally)}
         checkpoint.save(self.run.path / LAST, tree, notes)
         self.saved = self.state.step
-        if self.best["metrics"] is None:  # a run that ended before its first validation can be sampled all the same
+        if self.best["metrics"] is None:  # so that a run that ends before its first validation can be used
             self._save_best(self.state.params, self.state.step, None)
 
     def _close(self) -> None:
@@ -469,7 +468,7 @@ class Trainer:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Say which file an error is of, where the system does not, as in writing to one that is open."""
+    """Add the file's name to errors that have none, such as those of writing to an open file."""
     try:
         yield
     except OSError as error:
@@ -483,7 +482,7 @@ def _append(metrics: TextIO, record: dict[str, Any]) -> None:
 
 
 def _generators(settings: Settings) -> list[np.random.Generator]:
-    """What draws initial weights, and what draws the masks of dropout."""
+    """The generators of the initial weights and of the dropout masks."""
     return [np.random.default_rng(part) for part in np.random.SeedSequence(settings.seed).spawn(2)]
 
 
@@ -494,14 +493,14 @@ def verdict(
     rate: float,
     longer: str = "more --epochs",
 ) -> str:
-    """What the curves say, in words: whether the model has learnt anything, and whether it over- or underfits.
+    """Whether the model has learnt anything, and whether it over- or underfits, in words.
 
     Args:
-        records: as in ``metrics.jsonl``; those with ``valid_loss`` are considered.
-        done: how much of the run they show; of the first half, that it still underfits is no news.
-        guessing: the loss of one who knows nothing; None where there is no such thing.
+        records: as in ``metrics.jsonl``; those with ``valid_loss`` count.
+        done: the finished share of the run; in the first half, underfitting is not reported.
+        guessing: the loss of uniform guessing; None if undefined.
         rate: the highest learning rate of the schedule.
-        longer: what makes such a run longer.
+        longer: the option that makes such a run longer.
     """
     known = [r for r in records if r.get("valid_loss") is not None]
     if not known:
@@ -515,7 +514,7 @@ def verdict(
     if since >= 2 and risen > 0.01 and regained < 0:
         return (
             f"It overfits: the held-out loss has risen by {risen:.3f} nats since step {known[best]['step']}, whose "
-            "weights are kept, while the training loss went on falling. More data, --dropout or a smaller model help."
+            "weights are kept, while the training loss kept falling. More data, --dropout or a smaller model help."
         )
     if since and min(risen, regained) > 0.05:
         return (
@@ -527,7 +526,7 @@ def verdict(
         if training < 0.98 * guessing:
             return f"It overfits: {beside}, while the training loss is {training:.4g}. More data or --dropout help."
         if held_out > 1.02 * guessing:
-            return f"It has learnt nothing: {beside}. Try {lower}; rnn report tells whether the gradient explodes."
+            return f"It has learnt nothing: {beside}. Try {lower}; rnn report shows whether the gradient explodes."
         return f"It has learnt nothing yet: {beside}. Train longer, or with a higher --learning-rate."
     if len(known) < 3:
         return ""
@@ -545,7 +544,7 @@ def verdict(
             )
         return "It underfits: both losses are still falling. Train longer, or with a larger --hidden-size."
     if gap < 0.03 and falling < 0.01:
-        return "It underfits: both losses stand still, close together. A larger --hidden-size or more layers may help."
+        return "It underfits: both losses are flat and close together. A larger --hidden-size or more layers may help."
     if gap > 0.3:
         return f"It begins to overfit: the held-out loss is {gap:.2f} nats above the training loss. --dropout helps."
     return "It fits: the held-out loss follows the training loss."

@@ -1,1 +1,1 @@
-"""What can be said of a cell without training it."""
+"""Describe cells and tasks without training them."""

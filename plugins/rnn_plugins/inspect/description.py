@@ -1,4 +1,4 @@
-"""What can be said of a cell or a task without training it."""
+"""Describe a cell or a task: options, parameters, time loop, metrics."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class TimeLoop:
 
     Attributes:
         backend: the backend if it is large enough, one of ``minigrad.scan.BACKENDS``.
-        stages: what the planner made of a step, a line a stage; empty where it could make nothing of it.
-        reason: why it could not; empty where it could.
+        stages: the planned stages of a step, one line per stage; empty if it cannot be planned.
+        reason: why it cannot be planned; empty if it can.
     """
 
     backend: str
@@ -41,21 +41,21 @@ class TimeLoop:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A cell on paper.
+    """The description of a cell.
 
     Attributes:
-        name: as it was asked for.
-        origin: who offers it: a distribution and its version, or a file.
-        text: the docstring: equations, paper, conventions; empty where there is none.
+        name: its name, as given.
+        origin: the distribution and its version, or the file.
+        text: the docstring: equations, paper, conventions; empty if there is none.
         options: the cell's own.
         input_size: I, for which the parameters are counted.
         hidden_size: H, likewise.
-        parameters: the shape of each by its path.
-        count: the number of their scalars.
+        parameters: the shape of each parameter by its path.
+        count: the total number of scalars.
         carry: the shape of each part of the carry by its path, without the batch.
-        learning_rate: what the cell suggests; None where it suggests nothing.
-        warmup: the steps of warm-up that it suggests.
-        time_loop: how it runs.
+        learning_rate: the cell's suggestion; None if it has none.
+        warmup: the suggested number of warm-up steps.
+        time_loop: how its time loop runs.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Sheet:
 
 
 def sheet(spec: str, input_size: int, hidden_size: int, options: Mapping[str, OptionValue]) -> Sheet:
-    """Look a cell up and describe it.
+    """Find a cell and describe it.
 
     Args:
         spec: a name or ``FILE.py:CLASS``, as ``registry.cell_class`` takes it.
@@ -82,7 +82,7 @@ def sheet(spec: str, input_size: int, hidden_size: int, options: Mapping[str, Op
         options: the cell's own.
 
     Raises:
-        UserError: there is no such cell, it does not take the options, or it cannot make its parameters.
+        UserError: there is no such cell, an option is invalid, or it cannot make its parameters.
     """
     cell = registry.make_cell(spec, input_size, hidden_size, options)
     cls = type(cell)
@@ -105,18 +105,18 @@ def sheet(spec: str, input_size: int, hidden_size: int, options: Mapping[str, Op
 
 @dataclass(frozen=True)
 class TaskSheet:
-    """What a task is.
+    """The description of a task.
 
     Attributes:
-        name: as it was asked for.
+        name: its name, as given.
         origin: the distribution and its version, or the file.
         text: its docstring.
         options: its fields.
-        unit: what is counted.
-        metrics: what is measured, by name.
-        best: the metric that chooses the weights to keep.
-        compared: the metric that compares runs.
-        default_files: what is trained on where the user names nothing.
+        unit: the name of its units.
+        metrics: its metrics, by name.
+        best: the metric that chooses the best weights.
+        compared: the metric by which runs are compared.
+        default_files: the training data if the user names none.
     """
 
     name: str
@@ -131,14 +131,14 @@ class TaskSheet:
 
 
 def task_sheet(spec: str, options: Mapping[str, OptionValue]) -> TaskSheet:
-    """Look a task up and describe it.
+    """Find a task and describe it.
 
     Args:
         spec: a name or ``FILE.py:CLASS``.
         options: the task's own.
 
     Raises:
-        UserError: there is no such task, or it does not take the options.
+        UserError: there is no such task, or an option is invalid.
     """
     task = registry.make_task(spec, options)
     return TaskSheet(
@@ -160,10 +160,10 @@ def _origin(group: str, spec: str) -> str:
 
 
 def step_graph(spec: str, input_size: int, hidden_size: int, options: Mapping[str, OptionValue]) -> str:
-    """What a step of a cell computes, an operation a line; the number of sequences is called B.
+    """The operations of a cell's step, one per line; B is the number of sequences.
 
     Args:
-        spec: as ``sheet`` takes it, and so the rest.
+        spec: as for ``sheet``, like the other arguments.
         input_size: the width of an input.
         hidden_size: the width of the hidden state.
         options: the cell's own.
@@ -180,7 +180,7 @@ def step_graph(spec: str, input_size: int, hidden_size: int, options: Mapping[st
 
 
 def _beginning(spec: str, cell: Cell) -> tuple[Tree, Tree]:
-    """Parameters, and the carry of one sequence."""
+    """New parameters, and the first carry of one sequence."""
     try:
         return cell.init_params(np.random.default_rng(0)), cell.init_carry(1)
     except Exception as error:
@@ -210,9 +210,9 @@ def _reason(error: Exception) -> str:
 
 def _text(cls: type) -> str:
     written = (inspect.getdoc(cls) or "").partition(ATTRIBUTES)[0].strip()
-    if written.startswith(f"{cls.__name__}("):  # a dataclass without a docstring gets its signature for one
+    if written.startswith(f"{cls.__name__}("):  # the docstring of a dataclass defaults to its signature
         return ""
-    # Where nothing but equations follows the first line, their indentation passes for the docstring's, and is gone.
+    # If only equations follow the first line, getdoc removes their indentation.
     blocks = written.split("\n\n")
     return "\n\n".join(
         textwrap.indent(block, "    ")

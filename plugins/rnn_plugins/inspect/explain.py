@@ -1,7 +1,4 @@
-"""Backpropagation through time by hand, as the lectures derive it, with the engine's gradient beside it.
-
-It computes the numbers of the derivation; how they are shown, and what is said of them, is the command line's affair.
-"""
+"""Backpropagation through time by hand, as in the lectures, compared with the engine's gradient."""
 
 from __future__ import annotations
 
@@ -19,17 +16,17 @@ from rnn_plugins.errors import UserError
 Array = NDArray[Any]
 
 MOST_SYMBOLS = 7
-"""Different symbols of a text, and units of a network, that still make matrices of eighty columns."""
+"""Most different symbols in a text, and units of a network, whose matrices fit into eighty columns."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step forwards, in column vectors, and its loss by V.
+    """One forward step, in column vectors, and the derivative of its loss with respect to V.
 
     Attributes:
         t: its number, from 1.
-        symbol: what comes in.
-        target: what should come out.
+        symbol: the input.
+        target: the symbol to predict.
         s: (H,), the state tanh(U x_t + W s_{t-1}).
         predicted: (N,), softmax(V s_t) over the N symbols.
         wanted: (N,), the target as a one-hot vector.
@@ -48,19 +45,19 @@ class Step:
 
     @property
     def error(self) -> Array:
-        """(N,), ``predicted - wanted``: the loss by V s_t."""
+        """(N,), ``predicted - wanted``: the derivative of the loss with respect to V s_t."""
         return self.predicted - self.wanted
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """What step k has to do with the last loss, E_T.
+    """The contribution of step k to the gradient of the last loss, E_T.
 
     Attributes:
         k: the step.
         jacobian: (H, H), ds_{k+1}/ds_k = diag(1 - s_{k+1}^2) W; None for the last step.
         product: (H, H), ds_T/ds_k, the product of the Jacobians from T down to k + 1; the identity for the last step.
-        norm: the product's largest singular value: how much of a change of s_k can arrive in s_T.
+        norm: the product's largest singular value: the largest factor from a change of s_k to that of s_T.
         ds: (H,), dE_T/ds_k = (ds_T/ds_k)^T V^T (predicted - wanted).
         dW: (H, H), ((1 - s_k^2) * ds) s_{k-1}^T.
         dU: (H, N), ((1 - s_k^2) * ds) x_k^T.
@@ -87,9 +84,9 @@ class Derivation:
         steps: forwards, from 1 to T.
         contributions: to dE_T/dW and dE_T/dU, from the last step back to the first.
         sums: ``{"W", "U"}`` of all contributions, and ``"V"``, the last step's dV.
-        engine: the gradient of E_T by each matrix, from reverse-mode automatic differentiation.
+        engine: the gradient of E_T with respect to each matrix, from reverse-mode automatic differentiation.
         difference: the largest absolute difference between ``sums`` and ``engine``.
-        factor: by how much the norm of ds_T/ds_k changes a step back, the geometric mean; None for a single step.
+        factor: the factor of the norm of ds_T/ds_k per step back, the geometric mean; None for a single step.
     """
 
     symbols: tuple[str, ...]
@@ -105,7 +102,7 @@ class Derivation:
 
     @property
     def outlook(self) -> dict[int, float]:
-        """What ``factor`` would make of a gradient over more steps, by their number; empty where there is none."""
+        """The factor of a gradient over more steps, by their number; empty if ``factor`` is None."""
         return {} if self.factor is None else {steps: self.factor**steps for steps in (10, 50)}
 
 
@@ -116,13 +113,13 @@ def bptt(text: str = "hello", steps: int = 3, hidden_size: int = 3, seed: int = 
     weights, in float64.
 
     Args:
-        text: step t reads its t-th symbol and should predict the one after.
+        text: step t reads its t-th symbol and predicts the next one.
         steps: T.
         hidden_size: H.
-        seed: of the weights.
+        seed: random seed for the weights.
 
     Raises:
-        UserError: the text is too short or has too many different symbols, or a size is outside what can be read.
+        UserError: the text is too short or has too many different symbols, or a size is out of range.
     """
     if not 1 <= hidden_size <= MOST_SYMBOLS:
         raise UserError(f"--hidden-size is {hidden_size}; it must be from 1 to {MOST_SYMBOLS}, to be read as numbers")
@@ -189,9 +186,9 @@ def _contributions(W: Array, V: Array, steps: tuple[Step, ...], ids: Array) -> t
 
 
 def engine_gradient(U: Array, W: Array, V: Array, ids: Array) -> dict[str, Array]:
-    """The gradient of the last step's loss by W, U and V: the cell ``rnn``, the time loop, automatic differentiation.
+    """The gradient of the last loss with respect to W, U and V, from the cell ``rnn``, the time loop and the engine.
 
-    The toolkit writes states as rows, x U + s W, so the matrices go in transposed, and their gradients come out so.
+    The toolkit has states as rows, x U + s W, so the matrices and their gradients are transposed.
 
     Args:
         U: (H, N).

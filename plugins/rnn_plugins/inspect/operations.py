@@ -1,4 +1,4 @@
-"""What a step of a model costs in operations, read from its graph."""
+"""Count the operations of a model's step in its graph."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ MOVES = frozenset(
     {"alias", "reshape", "transpose", "broadcast_to", "pad", "concatenate", "stack", "getitem"}
     | {"take", "scatter", "pick", "place"}
 )
-"""Primitives that only bring numbers to other places."""
+"""Primitives that only move numbers."""
 
 
 def operations(work: Work) -> int:
-    """Additions, multiplications and functions of a number that one step takes, for one sequence.
+    """The number of additions, multiplications and functions of a number in one step, for one sequence.
 
-    A product of a row of K numbers with a matrix (K, N) counts 2 K N; every other operation counts 1 for each number
-    that it makes, or reads where those are more (a sum). Three things count nothing: moving numbers, what depends on
-    parameters alone, and the product of a one-hot input with a matrix, which is a row looked up; ``[h, x] @ W`` is
-    taken as ``h @ W_h + x @ W_x``. Training takes about three times as many: those of the forward pass, and in the
-    backward pass one product by the inputs and one by the parameters for each.
+    A product of a row of K numbers with a matrix (K, N) counts as 2 K N; any other operation counts 1 per number of its
+    result, or of its input if that is larger (a sum). Three kinds count as 0: moving numbers, operations on parameters
+    only, and the product of a one-hot input with a matrix, which is a lookup of a row; ``[h, x] @ W`` counts as
+    ``h @ W_h + x @ W_x``. Training takes about three times as many: the forward pass, and for each product two in the
+    backward pass, for the gradients with respect to inputs and parameters.
 
     Raises:
-        TraceError: the step does what a graph cannot hold.
+        TraceError: the step cannot be traced.
     """
     graph, _ = trace(work.step, work.params, work.carry, work.x, names=("params", "carry", "x"))
     levels = {value: _level(graph.names[value]) for value in graph.inputs}

@@ -1,4 +1,4 @@
-"""What a language model does beside its loss: write texts; and counting, which it is measured against."""
+"""Language models: the network, sampling, and n-grams as baselines."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Language:
-    """What it takes to read and write texts with a network.
+    """A network with what is needed to read and sample texts.
 
     Attributes:
         model: the network.
-        vocabulary: what its symbols stand for.
-        opening: the symbols that it reads, unseen, before a text without a prime.
+        vocabulary: its symbols.
+        opening: the symbols that are read, but not printed, before a text without a prime.
     """
 
     model: Model

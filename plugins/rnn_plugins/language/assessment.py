@@ -1,4 +1,4 @@
-"""How well a language model predicts a text, and what counting and compressing reach on the same symbols of it."""
+"""How well a language model predicts a text, compared with n-grams and compressors on the same symbols."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from rnn_plugins.tasks.task import Assessment, Data, Metric, Score
 Array = NDArray[Any]
 
 MOST_COUNTED = 10_000_000
-"""Symbols that n-grams are counted on at most, so that a large training text does not fill the memory."""
+"""Maximum number of symbols to count n-grams on, to limit memory."""
 
 LEAST_COMPRESSED = 2_000
-"""Bytes that compressors are tried on at least; on less, what they say is about their headers."""
+"""Minimum number of bytes for compressors; below it their headers dominate the size."""
 
 UNITS: dict[Level, str] = {"char": "character", "byte": "byte", "word": "token"}
-"""What a symbol is called: at level ``word``, spaces and punctuation are symbols too, so it is no word."""
+"""The noun for a symbol: at level ``word``, spaces and punctuation are symbols too, so it is a token."""
 
 LEVEL_WITH = 0.005
-"""Nats per symbol below which two losses are called the same."""
+"""Difference in nats per symbol below which two losses count as equal."""
 
 FEW_UNKNOWN = 0.01
-"""The largest share of unknown symbols with which a loss still tells of the text as it is written."""
+"""The largest share of unknown symbols for which a loss still describes the original text."""
 
 
 class Sizes(NamedTuple):
-    """How much text was predicted; the first symbol, which nothing comes before, is read and not predicted.
+    """The amount of predicted text; the first symbol is not predicted.
 
     Attributes:
         symbols: characters, bytes or pieces, by the vocabulary's level.
@@ -53,7 +53,7 @@ class Sizes(NamedTuple):
 def assess(
     model: Model, params: Tree, vocabulary: Vocabulary, data: Data, *, name: str, training: Array | None
 ) -> Assessment:
-    """Score a model on a text, beside n-grams of orders 1 to 6 and compressors on exactly the same symbols.
+    """Score a model on a text, and n-grams of orders 1 to 6 and compressors on exactly the same symbols.
 
     The columns are the loss in nats per symbol, its perplexity, at level ``word`` the perplexity per word (the whole
     text's nats divided by its words: spaces and punctuation are paid for by the words), and bits per character and per
@@ -64,11 +64,11 @@ def assess(
         params: its parameters.
         vocabulary: its symbols.
         data: the text in ``valid``, and the share of symbols unknown to the model in its facts.
-        name: of the model.
-        training: the symbols that it was trained on, which the n-grams are counted on; None leaves them out.
+        name: the model's name.
+        training: the training symbols, for the n-grams; None to leave the n-grams out.
 
     Raises:
-        UserError: there are not two symbols, or the loss is no number.
+        UserError: there are fewer than two symbols, or the loss is not finite.
     """
     tokens = data.valid
     unit, symbol = UNITS[vocabulary.level], {"char": "CHAR", "byte": "BYTE", "word": "TOKEN"}[vocabulary.level]

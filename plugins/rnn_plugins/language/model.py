@@ -21,22 +21,22 @@ from rnn_plugins.tasks.task import Batch, Work
 Array = NDArray[Any]
 
 ONE_HOT_LIMIT = 256
-"""The largest vocabulary that is one-hot by default; above it an embedding is smaller and faster."""
+"""The largest vocabulary with one-hot inputs by default; above it an embedding is smaller and faster."""
 
 BLOCK = 1 << 22
-"""Logits that ``evaluate`` holds at once, so that a large vocabulary does not need more memory than training."""
+"""Maximum number of logits at a time in ``evaluate``, so that it does not need more memory than training."""
 
 
 @dataclass(frozen=True)
 class Model(task.Model):
-    """Embedding, cell, linear head: all of a language model but its numbers.
+    """Embedding, cell and linear head of a language model, without the parameters.
 
     Attributes:
         cell: the recurrent part, one cell or a stack.
         vocabulary_size: the number V of symbols.
-        embedding_size: the width of an embedding; 0 where symbols enter one-hot.
-        dropout: the rate before the head while training.
-        variational: one dropout mask for all steps.
+        embedding_size: the width of an embedding; 0 for one-hot inputs.
+        dropout: the rate before the head during training.
+        variational: whether to use one dropout mask for all steps.
         dtype: of parameters and activations.
     """
 
@@ -48,14 +48,14 @@ class Model(task.Model):
     dtype: str = "float32"
 
     def shapes_known(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the parameters beside the cell's."""
+        """The shapes of the parameters except the cell's."""
         shapes = {"head.W": (self.cell.output_size, self.vocabulary_size), "head.b": (self.vocabulary_size,)}
         if self.embedding_size:
             shapes["embedding"] = (self.vocabulary_size, self.embedding_size)
         return shapes
 
     def init_params(self, rng: np.random.Generator) -> Tree:
-        """``cell``, ``head`` (W (H, V), b (V,)), and ``embedding`` (V, E) where there is one."""
+        """``cell``, ``head`` (W (H, V), b (V,)), and ``embedding`` (V, E) if there is one."""
         size, classes = self.cell.output_size, self.vocabulary_size
         params: dict[str, Any] = {}
         if self.embedding_size:
@@ -74,19 +74,19 @@ class Model(task.Model):
         return mean(losses), carry
 
     def inputs(self, params: Tree, tokens: Array) -> Any:
-        """What the cell sees of symbols (...): their embeddings, or one-hot rows, (..., I)."""
+        """The cell's inputs for symbols (...): their embeddings, or one-hot rows, (..., I)."""
         if self.embedding_size:
             return take(params["embedding"], tokens)
         return one_hot(tokens, self.vocabulary_size, self.dtype)
 
     def table(self, params: Tree) -> Any:
-        """What the cell sees of each symbol: their embeddings, or one-hot rows, (V, I)."""
+        """The cell's input for each symbol: embeddings, or one-hot rows, (V, I)."""
         return params["embedding"] if self.embedding_size else np.eye(self.vocabulary_size, dtype=self.dtype)
 
     def states(
         self, params: Tree, carry: Tree, tokens: Array, *, mask: Any = None, rng: np.random.Generator | None = None
     ) -> tuple[Tree, Any]:
-        """Symbols (T, B) -> the carry after them and what the head sees, (T, B, output_size)."""
+        """Symbols (T, B) -> the carry after them and the head's inputs, (T, B, output_size)."""
         carry, ys = self.cell.unroll(params["cell"], carry, Lookup(self.table(params), tokens), mask=mask, rng=rng)
         if self.dropout and rng is not None:
             ys = drop_steps(ys, self.dropout, self.variational, rng)
@@ -114,7 +114,7 @@ class Model(task.Model):
         return carry, self.surprise(params, ys, targets)
 
     def surprise(self, params: Tree, ys: Any, targets: Array) -> Any:
-        """What the head sees and the symbols that follow, (T, B) or (B,) of them -> -log p(symbol) of each, in nats."""
+        """The head's inputs and the next symbols, (T, B) or (B,) -> -log p(symbol) of each, in nats."""
         if np.ndim(targets) == 1:
             return _Head()(params["head"], (), (ys, targets))[1]
         return scan(_Head(), params["head"], (), (ys, targets))[1]
@@ -125,11 +125,11 @@ class Model(task.Model):
         return carry, affine(params["head"], y)
 
     def stepper(self, params: Tree, carry: Tree) -> Stepper | None:
-        """``step`` prepared to be taken many times from ``carry`` on; None where no backend can do better."""
+        """``step`` prepared for many steps from ``carry`` on; None if no backend is faster."""
         return stepper(_Scores(self.cell), params, carry, self.table(params))
 
     def work(self) -> Work:
-        """One step, from a symbol to the scores of the next: the head is included, the softmax is not."""
+        """One step, from a symbol to the scores of the next, with the head but without the softmax."""
         params = self.init_params(np.random.default_rng(0))
         x = np.zeros((1, self.cell.input_size), self.dtype)
         return Work(_Scores(self.cell), params, self.init_carry(1), x, not self.embedding_size)
@@ -137,13 +137,13 @@ class Model(task.Model):
     def evaluate(self, params: Tree, tokens: Array, *, lanes: int | None = None) -> float:
         """The mean loss in nats of each symbol of ``tokens`` but the first, given those before it.
 
-        A long text is cut into lanes that run side by side. Each lane but the first begins with the carry that reading
-        the whole lane before it leaves: at least a thousand symbols of memory, where one pass has all of them.
+        A long text is cut into parallel lanes. Each lane but the first begins with the carry after reading the whole
+        lane before it: a memory of at least a thousand symbols, not of the whole text as in one pass.
 
         Args:
             params: the parameters.
             tokens: (N,), N at least 2.
-            lanes: how many; None chooses by the length, and 1 is one pass from beginning to end, the exact figure.
+            lanes: their number; None to choose by the length, 1 for one pass over the text and the exact value.
         """
         count = len(tokens) - 1
         lanes = lanes or max(1, min(64, count // 1000))
@@ -166,7 +166,7 @@ class Model(task.Model):
 
 @dataclass(frozen=True)
 class _Head:
-    """From outputs of the cell to losses, as a step without a carry, so that it is planned as the cell is."""
+    """From outputs of the cell to losses, as a step without a carry, so that it is planned like the cell."""
 
     def __call__(self, params: Tree, carry: Tree, x: tuple[Any, Any]) -> tuple[Tree, Any]:
         """One step: y (B, H) and the target (B,) -> -log p(target), (B,)."""
@@ -176,7 +176,7 @@ class _Head:
 
 @dataclass(frozen=True)
 class _Scores:
-    """From what the cell sees of a symbol to the scores of the next, as a step."""
+    """From the cell's input for a symbol to the scores of the next, as a step."""
 
     cell: Cell
 

@@ -1,4 +1,4 @@
-"""A language model along its text, as reports measure it."""
+"""A language model along a text, for reports."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from rnn_plugins.reports.probe import Labels, Probe, Window
 Array: TypeAlias = NDArray[Any]
 
 SEARCHED = 200_000
-"""Symbols of a text in which brackets and lines are looked for."""
+"""Symbols of a text that are searched for brackets and lines."""
 
 FEW = 20
-"""Brackets, or lines, of a text below which nothing is said of how far apart they are."""
+"""Minimum number of brackets, or lines, for a statement on their distances."""
 
 
 class TextProbe(Probe):
-    """A language model along one text; a position is the index of the symbol that is predicted there.
+    """A language model along one text; a position is the index of the predicted symbol.
 
     Attributes:
         model: the network.
-        weights: its parameters, all of them.
+        weights: all its parameters.
         tokens: (N,), the text.
-        vocabulary: what the symbols stand for.
+        vocabulary: the symbols.
     """
 
     sequence = "text"
@@ -50,15 +50,15 @@ class TextProbe(Probe):
 
     @cached_property
     def table(self) -> Any:
-        """What the cell sees of each symbol, (V, I)."""
+        """The cell's input for each symbol, (V, I)."""
         return self.model.table(self.weights)
 
     def longest(self, *, scored: bool = True) -> int:
-        """The symbols before the last one, or with it."""
+        """The number of symbols, without the last one if it must be scored."""
         return len(self.tokens) - scored
 
     def ends(self, length: int, warm_up: int = 0, *, scored: bool = True) -> Sequence[int]:
-        """All symbols with so many before them, and the end of the text."""
+        """All positions with so many symbols before them, and the end of the text if it need not be scored."""
         return range(length + warm_up, len(self.tokens) + (not scored))
 
     def window(self, ends: Array, length: int, warm_up: int = 0) -> Window:
@@ -69,26 +69,26 @@ class TextProbe(Probe):
         return Lookup(self.table, np.asarray(self.tokens[ends + np.arange(-length, 0)[:, None]], np.intp))
 
     def targets(self, ends: Array, length: int) -> Array:
-        """The symbol after each of the window, (T, B)."""
+        """The next symbol after each one in the window, (T, B)."""
         return np.asarray(self.tokens[ends + np.arange(1 - length, 1)[:, None]], np.intp)
 
     def loss(self, outputs: Any, targets: Array) -> Any:
-        """-log p(symbol) of each."""
+        """-log p(symbol) of each symbol."""
         return self.model.surprise(self.weights, outputs, targets)
 
     def astype(self, dtype: str) -> TextProbe:
-        """The same with parameters and activations of another dtype."""
+        """The same probe with another dtype of parameters and activations."""
         model = replace(self.model, dtype=dtype)
         return TextProbe(model, trees.cast(self.weights, dtype), self.tokens, self.vocabulary)
 
     def labels(self, end: int, length: int) -> Labels:
-        """The symbols, as they are shown."""
+        """The symbols, as shown."""
         some = self.tokens[end - length : end + 1].tolist()
         shown = tuple(show(self.vocabulary.symbols[symbol]) for symbol in some)
         return Labels(shown[:-1], shown[1:])
 
     def distance(self) -> tuple[float | None, str]:
-        """How far apart brackets are in the text where there are any, otherwise how long its lines are."""
+        """The median distance of brackets if the text has enough, otherwise the median length of its lines."""
         if self.vocabulary.level == "word":
             return None, ""
         text = self.vocabulary.decode(self.tokens[:SEARCHED])
