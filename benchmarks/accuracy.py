@@ -1,7 +1,7 @@
-"""How far float32 is from float64: loss and gradient of our time loops and of PyTorch's layers, on the same numbers.
+"""Rounding errors of float32: loss and gradient of our time loops and of PyTorch's layers, on the same numbers.
 
-The standard is our reference loop in float64. Errors of gradients are relative: the norm of the difference over the
-norm of the standard, for all parameters together and for the parameter that is worst off. Nothing is timed here.
+They are compared with our reference loop in float64. Errors of gradients are relative: the norm of the difference over
+the norm of the reference, for all parameters together and for the worst parameter.
 """
 
 from __future__ import annotations

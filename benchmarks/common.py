@@ -1,7 +1,4 @@
-"""What the benchmarks share: the task, workers that take turns, the machine's description, tables and JSON.
-
-No library is compared here; the other libraries' side stands in ``peers.py``.
-"""
+"""Shared by the benchmarks: the task, workers that take turns, the machine's description, tables and JSON."""
 
 from __future__ import annotations
 
@@ -44,7 +41,7 @@ VOCABULARY = 65
 LEARNING_RATE = 1e-3
 CLIP_NORM = 5.0
 WARM_UP = 3
-"""Steps before the first measured one; their losses are what shows that two contestants compute the same."""
+"""Steps before the first measured one; equal losses in them show that two contestants compute the same."""
 
 SPIN, REST = 0.11, 0.04
 """Seconds between turns: idle threads of OpenBLAS and OpenMP spin for up to 0.1 s after their last call.
@@ -359,10 +356,10 @@ def peak_memory() -> int:
 def parser(description: str | None) -> argparse.ArgumentParser:
     """The options that every script has."""
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of every contestant")
-    result.add_argument("--rounds", type=int, default=9, help="blocks a contestant [9]")
-    result.add_argument("--quick", action="store_true", help="one small size, three rounds: shows that it runs")
-    result.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
+    result.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="threads per contestant")
+    result.add_argument("--rounds", type=int, default=9, help="blocks per contestant [9]")
+    result.add_argument("--quick", action="store_true", help="one small size, three rounds, as a test of the script")
+    result.add_argument("--json", type=Path, metavar="FILE", help="also write the results to FILE")
     return result
 
 

@@ -2,7 +2,7 @@
 
 Written as a practised user would: the gates side by side in one matrix, the inputs' product taken for all steps at once
 before the loop. "compile step" compiles the cell's step, "compile loop" the loop unrolled over all T. The seconds of
-the first step hold the compilation. Training as in ``train_step.py``, from the same parameters.
+the first step include the compilation. Training as in ``train_step.py``, from the same parameters.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Peak memory of training steps by the length T of a sequence, ours against PyTorch's recurrent layers.
 
-Each contestant runs in a process of its own. "before" is its peak when all is built and no step has been taken, the
-libraries included; the difference is what three training steps need.
+Each contestant runs in its own process. "before" is its peak memory before the first step, libraries included; the
+difference is what three training steps need.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The same language model in other libraries, from the same parameters. Nothing here is measured or imported at once.
+"""The same language model in other libraries, which are imported on first use, from the same parameters.
 
 PyTorch has its own recurrent layers. For JAX, HIPS autograd and MyGrad the cells are written by hand, as a practised
 user would: gates side by side in one matrix, and the inputs' product taken for all steps at once.

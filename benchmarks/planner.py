@@ -1,6 +1,6 @@
 """The effect of the planner: the reference loop, each pass left out in turn, a cell spelled both ways, time by phase.
 
-The same training step as in ``train_step.py``, ours alone. Variants take turns, each in a process of its own.
+The same training step as in ``train_step.py``, with our backends only. Variants take turns, each in its own process.
 """
 
 from __future__ import annotations

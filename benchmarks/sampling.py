@@ -1,6 +1,6 @@
 """Microseconds per character at batch 1: our sampling against a loop over PyTorch's cells, drawing from the softmax.
 
-Each contestant carries its state from one character to the next and hands every character over as a Python number.
+Each contestant carries its state from one character to the next and returns every character as a Python number.
 """
 
 from __future__ import annotations

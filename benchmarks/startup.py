@@ -1,6 +1,6 @@
 """Wall time of starting: the command's help, the imports, and ``rnn train`` up to the record of its first step.
 
-Each is a fresh process, the kinds in turn. An empty Python program is among them: the others contain it.
+Each is a new process, the kinds in turn. An empty Python program is one of them: its time is part of the others'.
 """
 
 from __future__ import annotations

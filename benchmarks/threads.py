@@ -1,7 +1,7 @@
-"""Wall time of whole commands on NumPy by the number of BLAS's threads: as chosen by ``rnn`` itself, and as given.
+"""Wall time of whole commands on NumPy by the number of BLAS threads: as chosen by ``rnn``, and as given.
 
-Each is a fresh process, the settings in turn; first with nobody else at work, then beside as many programs that only
-count as ``--others`` says. A ratio is the time as chosen over the best setting's, in the median of the rounds.
+Each is a new process, the settings in turn; first on an idle machine, then beside ``--others`` busy programs. A ratio
+is the time as chosen over that of the best setting, the median of the rounds.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--hidden", nargs="+", type=int, default=[128, 512])
     options.add_argument("--only", nargs="+", metavar="COMMAND", help="of train, eval, sample, report, compare, check")
-    options.add_argument("--others", type=int, default=1, help="busy programs beside [1]")
+    options.add_argument("--others", type=int, default=1, help="number of busy programs beside [1]")
     options.set_defaults(threads=os.cpu_count() or 1, rounds=3)
     arguments = options.parse_args()
     if arguments.quick:

@@ -64,7 +64,7 @@ class TraceError(Exception):
 class Batch(int):
     """The batch size of a trace, as a symbol for any batch size, in shapes and options.
 
-    It behaves like its number; whoever executes an operation substitutes the actual size (``made_for``).
+    It behaves like its number; the executor of an operation substitutes the actual size (``made_for``).
     """
 
     __slots__ = ()

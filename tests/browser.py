@@ -1,4 +1,4 @@
-"""A real browser without a window, and what every page that is drawn must show in it. It holds no tests."""
+"""A headless browser, and checks that every drawn page must pass in it."""
 
 import json
 import os

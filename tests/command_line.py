@@ -1,4 +1,4 @@
-"""``rnn train`` in a folder of its own, for tests of what it says and leaves. It holds no tests."""
+"""``rnn train`` in its own folder, for tests of its output and files."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What all tests share: Hypothesis profiles, processors, folders, and where the optional real data lies."""
+"""Shared by all tests: Hypothesis profiles, processors, folders, and the path of the optional real data."""
 
 import os
 import signal

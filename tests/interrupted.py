@@ -1,4 +1,4 @@
-"""A program that interrupts work on two threads 2,000 times at random moments; it ends with 1 where that does harm."""
+"""Interrupt work on two threads 2,000 times at random moments; exit with 1 if that leaves damage."""
 
 import faulthandler
 import os

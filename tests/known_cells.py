@@ -1,4 +1,4 @@
-"""Cells whose gradients, spectra or memories are known in closed form. It holds no tests."""
+"""Cells whose gradients, spectra or memories are known in closed form."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Names to languages: a task as somebody else would publish it, the whole distribution in one file."""
+"""Names to languages: a third-party task, the whole distribution in one file."""
 
 import hashlib
 import math

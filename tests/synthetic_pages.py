@@ -1,4 +1,4 @@
-"""Pages of reports with everything in them that is hard to draw. It holds no tests."""
+"""Synthetic pages of reports with everything that is hard to draw."""
 
 import numpy as np
 

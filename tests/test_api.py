@@ -1,4 +1,4 @@
-"""``import rnn_lab``: what programs and notebooks use, without a terminal."""
+"""The Python API, ``import rnn_lab``."""
 
 import html
 import json

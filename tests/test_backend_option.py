@@ -1,4 +1,4 @@
-"""``--backend``: where the time loop runs, that a run goes on there, and what is said where it cannot."""
+"""``--backend``: the backend of the time loop, also of resumed runs, and messages if it is unavailable."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Bits per character: the same figure wherever a run's loss is told, that of the symbols that were predicted."""
+"""Bits per character: the same number wherever a run's loss is shown, that of the predicted symbols."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Whose mistake an exception is: cells, reports and files that fail as people's own do, and the toolkit itself."""
+"""Whether an exception is a plugin's mistake: failing cells, reports and files, and the toolkit itself."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How many threads matrix products take: on a BLAS that only counts, with the times that it is said to take."""
+"""The number of threads of matrix products, on a fake BLAS with given times."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

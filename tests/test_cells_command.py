@@ -1,4 +1,4 @@
-"""``rnn cells``, ``rnn cells show`` and ``rnn cells check`` as a user meets them."""
+"""The commands ``rnn cells``, ``rnn cells show`` and ``rnn cells check``."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The kit is tried on cells that are wrong in one way each: it must find that way, say it, and find nothing else."""
+"""``check_cell`` on cells with one mistake each: it must report that mistake and no other."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""``check_task`` is tried on tasks that are wrong in one way each: it must find that way, say it, and nothing else."""
+"""``check_task`` on tasks with one mistake each: it must report that mistake and no other."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""``rnn sample --clamp``, ``--save-state`` and ``--load-state``: what is held, what is kept and how a text goes on."""
+"""``rnn sample --clamp``, ``--save-state`` and ``--load-state``: clamped units, saved states, and continued texts."""
 
 import itertools
 import re

@@ -1,4 +1,4 @@
-"""Random command lines on tiny texts: whatever is asked for comes a run or a sentence, and never a traceback."""
+"""Random command lines on tiny texts end with a run or a message, and never with a traceback."""
 
 import json
 import tempfile

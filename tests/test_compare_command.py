@@ -1,4 +1,4 @@
-"""``rnn compare``: runs that there are and cells side by side, what is said, what is written, what is refused."""
+"""``rnn compare``: existing runs and cells side by side, output, files and errors."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Plans and comparisons: sizes that match, curves over seeds, what is fair, and who is said to be best."""
+"""Plans and comparisons: matched sizes, curves over seeds, fairness, and verdicts."""
 
 import math
 from dataclasses import replace

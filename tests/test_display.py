@@ -1,4 +1,4 @@
-"""What ``rnn train`` draws on a terminal."""
+"""The display of ``rnn train`` on a terminal."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""What the documentation says can be typed is typed here: commands are parsed, the tutorials are run."""
+"""The documentation's commands are parsed, and its tutorials are run."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""``rnn eval``: the model and its rivals must predict exactly the same symbols, and every figure is one of those."""
+"""``rnn eval``: the model and the baselines predict exactly the same symbols, and every number is of those."""
 
 import bz2
 import json

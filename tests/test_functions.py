@@ -1,4 +1,4 @@
-"""Compositions of primitives, held against their formulas written out in NumPy."""
+"""Compositions of primitives, compared with their formulas in NumPy."""
 
 from __future__ import annotations
 

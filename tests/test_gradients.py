@@ -1,4 +1,4 @@
-"""The walk back: what it sums, in what order, what it frees, whose memory it gives, and how it nests."""
+"""The backward pass: sums, order, freed and returned memory, and nesting."""
 
 from __future__ import annotations
 

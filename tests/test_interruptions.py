@@ -1,4 +1,4 @@
-"""Training that is stopped, cut off or cannot write: what it saves, and that it goes on as if nothing had been."""
+"""Training that is stopped, killed or cannot write: what it saves, and that it resumes exactly."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""The flow of the gradient while training: measured, kept in the records, and drawn."""
+"""The flow of the gradient during training: measured, recorded and drawn."""
 
 import io
 import json

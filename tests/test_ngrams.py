@@ -1,4 +1,4 @@
-"""The n-grams against dictionaries that count the same, the compressors against what bzip2 and xz write."""
+"""N-grams compared with counts in dictionaries, compressors with the output of bzip2 and xz."""
 
 import bz2
 import lzma

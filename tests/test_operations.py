@@ -1,4 +1,4 @@
-"""Operations a symbol: equal to the formulas that one writes by hand, however a cell writes its products."""
+"""Operations per step: equal to formulas by hand, for any notation of a cell's products."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A task that somebody else publishes goes through every command, as a user would take it: names to languages."""
+"""A third-party task, names to languages, with every command."""
 
 import json
 import shutil

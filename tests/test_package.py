@@ -1,4 +1,4 @@
-"""The distribution as a whole: its layers, what a wheel of it holds, and what may be imported for an answer at once."""
+"""The whole distribution: its layers, the content of its wheel, and which imports fast commands may make."""
 
 import os
 import subprocess

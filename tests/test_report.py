@@ -1,4 +1,4 @@
-"""Reports as data: laid over each other for several subjects, written as JSON, found by their entry points."""
+"""Reports as data: combined for several subjects, written as JSON, found by entry points."""
 
 import json
 from dataclasses import replace

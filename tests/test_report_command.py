@@ -1,4 +1,4 @@
-"""``rnn report``: runs and fresh cells, on the terminal and in files, and what is said of mistakes."""
+"""``rnn report``: runs and new cells, on the terminal and in files, and error messages."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Units that follow something readable: one that counts by construction is found, and what only sees symbols is not."""
+"""Units that follow a feature of the text: a constructed counter is found, units that see only symbols are not."""
 
 from dataclasses import dataclass, replace
 

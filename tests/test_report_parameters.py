@@ -1,4 +1,4 @@
-"""Gradients, weights and updates by parameter: plain descent, whose updates are known, and what runs have noted."""
+"""Gradients, weights and updates per parameter: plain descent with known updates, and the records of runs."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What is closed rightly, and how far from its opening: texts of models that are known to write nothing else."""
+"""The share closed rightly, by distance: samples of models with known behaviour."""
 
 from collections import Counter
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Runs that go on, start with another's weights, or are repeated; and processes that are interrupted."""
+"""Runs that are resumed, start with another's weights, or are repeated."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Runs as folders: names, manifests, what is wrong with one, and the list of them."""
+"""Runs as folders: names, manifests, damaged ones, and the list of runs."""
 
 import json
 import os

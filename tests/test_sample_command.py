@@ -1,4 +1,4 @@
-"""``rnn sample`` as a user meets it, through Click's runner and as a process."""
+"""``rnn sample``, through Click's runner and as a process."""
 
 import fcntl
 import json

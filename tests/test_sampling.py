@@ -1,4 +1,4 @@
-"""Choosing symbols, writing them as text and searching for the likeliest; each against its definition."""
+"""Sampling: choosing symbols, writing them as text, and beam search, each compared with its definition."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""What a scan means, held against loops written by hand."""
+"""The scan, compared with loops written by hand."""
 
 from __future__ import annotations
 

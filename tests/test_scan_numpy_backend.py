@@ -1,4 +1,4 @@
-"""A planned step, carried out with NumPy, held against the reference scan."""
+"""A planned step, executed with NumPy, compared with the reference scan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a planned loop once differed from the plain one, or could harm its caller: each a small step."""
+"""Former errors of the planned loop, each on a small step: differences from the reference loop, harm to the caller."""
 
 import gc
 import math

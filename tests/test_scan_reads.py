@@ -1,4 +1,4 @@
-"""A step that reads something from outside, as one does in a notebook: the next call sees what it is now."""
+"""A step that reads a global variable, as in a notebook: the next call uses its current value."""
 
 import argparse
 import collections

@@ -1,4 +1,4 @@
-"""Planning takes time in proportion to the operations of a step: counted are calls of functions, never seconds."""
+"""Planning time is proportional to the operations of a step, measured by counting function calls."""
 
 import sys
 from collections.abc import Callable

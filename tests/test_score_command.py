@@ -1,4 +1,4 @@
-"""``rnn score``: every symbol's surprise is the model's own, and all of them together are what ``rnn eval`` says."""
+"""``rnn score``: each symbol's surprise is the model's, and their mean is that of ``rnn eval``."""
 
 import json
 import math

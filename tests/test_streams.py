@@ -1,4 +1,4 @@
-"""What standard output and error take: every encoding, every width, and no commands from text of others."""
+"""Standard output and error: any encoding, any width, and no control characters from texts."""
 
 import io
 import json

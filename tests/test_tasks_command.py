@@ -1,4 +1,4 @@
-"""``rnn tasks``, ``rnn tasks show`` and ``rnn tasks check`` as a user meets them, on a task of somebody else."""
+"""The commands ``rnn tasks``, ``rnn tasks show`` and ``rnn tasks check``, on a third-party task."""
 
 import json
 import re

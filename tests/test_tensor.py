@@ -1,4 +1,4 @@
-"""What a tensor is to its user: an array that speaks NumPy, and says in a sentence what it cannot do."""
+"""The tensor: an array with NumPy's interface, and messages for what it does not support."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``rnn train --track tensorboard``: the event files are read back, and hold what the run has noted."""
+"""``rnn train --track tensorboard``: the event files contain what the run has recorded."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""``rnn train``: what it says, word for word, when all goes well and when it does not."""
+"""``rnn train``: its output, word for word, with and without errors."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The trainer: what it keeps, when it ends, and that a run that was interrupted goes on as if it had not been."""
+"""The trainer: what it saves, when it ends, and that an interrupted run resumes exactly."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Code that a run names is executed only where its user has given it: every way into a run, and what is said."""
+"""A run's code is executed only if the user has given it: every command that reads a run, and its messages."""
 
 import hashlib
 import json

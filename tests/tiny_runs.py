@@ -1,4 +1,4 @@
-"""Runs that are trained in a moment, for tests of what is done with runs. It holds no tests."""
+"""Tiny trained runs, for tests of commands on runs."""
 
 import os
 from pathlib import Path

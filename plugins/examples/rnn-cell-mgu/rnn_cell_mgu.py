@@ -1,4 +1,4 @@
-"""The minimal gated unit, as a plugin for rnn-lab. Only its equations stand here: no gradient, and no time loop."""
+"""The minimal gated unit, as a plugin for rnn-lab: only its equations, without gradient or time loop."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class MGU(Cell):
         c_t = tanh(W_c [f_t * h_{t-1}, x_t] + b_c)
         h_t = (1 - f_t) * h_{t-1} + f_t * c_t
 
-    One gate does what the GRU has two for: f_t resets the state and is the share of the new.
+    One gate replaces the two of the GRU: f_t resets the state and is the share of the new state.
     """
 
     def init_params(self, rng):

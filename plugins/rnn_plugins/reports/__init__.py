@@ -1,1 +1,1 @@
-"""What can be shown of a trained or a fresh cell: each report measures, and gives data that whoever draws can draw."""
+"""Reports on trained or new cells: each measures, and returns data to draw."""
