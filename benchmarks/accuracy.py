@@ -32,7 +32,7 @@ def ours(problem: Problem, params: Any, dtype: str, backend: str) -> Result:
 
 
 def theirs(problem: Problem, params: Any) -> Result:
-    """The same from PyTorch: what it calls otherwise or keeps otherwise is brought back to our names."""
+    """The same from PyTorch, converted to our names and layout."""
     import torch
 
     model = peers.torch_model(peers.torch_layer(problem, params), params)

@@ -77,7 +77,7 @@ class Problem:
         return f"{self.cell}, H {self.hidden}, B {self.batch}, T {self.length}{layers}"
 
     def model(self, dtype: str = "float32") -> Model:
-        """Our model; the plugin's cell is read from its file where it is not installed."""
+        """Our model; the plugin's cell is loaded from its file if it is not installed."""
         installed = {entry.name for entry in entries("cells")}
         spec = self.cell if self.cell in installed or self.cell != "mgu" else f"{MGU_FILE}:MGU"
         options = OPTIONS.get(self.cell, {})
@@ -154,7 +154,7 @@ MATRIX_FLOPS = 2 * 2048**3
 
 @dataclass(frozen=True)
 class Contestant:
-    """``build(*arguments)``, called in a process of its own, gives a function that takes one step."""
+    """``build(*arguments)``, called in its own process, returns a function that takes one step."""
 
     name: str
     build: Callable[..., Callable[[], Any]]
@@ -324,7 +324,7 @@ def rest() -> Ticks:
 
 
 def busy_share(rests: Sequence[Ticks]) -> float | None:
-    """The share of the cores that other programs took while ours rested; None where the system does not tell."""
+    """The share of the cores that other programs used while ours rested; None if unknown."""
     total = sum(ticks[1] for ticks in rests)
     return sum(ticks[0] for ticks in rests) / total if total else None
 
@@ -364,7 +364,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def set_environment(threads: int) -> list[str]:
-    """Make the environment of all children alike; returns what had to be taken out of it."""
+    """Set the same environment for all children; return the variables that were removed."""
     removed = [f"{name}={os.environ.pop(name)}" for name in UNSET if name in os.environ]
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "MINIGRAD_THREADS"):
         os.environ[name] = str(threads)
@@ -382,7 +382,7 @@ def available(names: Sequence[str]) -> list[str]:
 
 
 class Report:
-    """The tables on the screen, and the same as JSON, written anew whenever a row is added."""
+    """The tables on the screen, and as JSON, rewritten whenever a row is added."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.path: Path | None = arguments.json
@@ -410,7 +410,7 @@ class Report:
 
 
 def machine() -> dict[str, Any]:
-    """What a figure depends on beside the code."""
+    """What the numbers depend on besides the code."""
     versions = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -438,7 +438,7 @@ def _processor() -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table, figures to the right."""
+    """Print a table with numbers aligned right."""
     drawn = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
         drawn.add_column(column, justify="right" if i else "left", no_wrap=i == 0)

@@ -25,7 +25,7 @@ TEXT = "To be, or not to be, that is the question.\n" * 1500
 
 
 def commands(hidden: int) -> dict[str, list[str]]:
-    """The commands that compute, by name; some make what others read, so their order counts."""
+    """The measured commands by name; some write what later ones read, so their order matters."""
     sizes, backend = ["--hidden-size", str(hidden)], ["--backend", "numpy"]
     cells = ["--cell", "rnn", "--cell", "lstm"]
     short = ["--steps", "20", "--seed", "1", "--quiet"]

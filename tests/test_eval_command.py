@@ -169,7 +169,7 @@ def test_a_part_of_the_training_text_is_noted_and_nothing_held_out_is_promised(c
     train(folder, TEXT[:-1], "whole", steps=1, valid_fraction=0.0)
     assert call("whole", "part.txt")[2] == f"{stands}.\n"
     assert call("whole", "whole.txt")[2].endswith("trained on, so the numbers say how well they are remembered.\n")
-    assert call("whole")[2] == "Error: the run 'whole' held nothing of its data out; give a FILE to evaluate on\n"
+    assert call("whole")[2] == "Error: the run 'whole' has no held-out data; name a FILE to evaluate on\n"
 
 
 def test_words_have_a_perplexity_of_their_own(call):
@@ -235,7 +235,7 @@ def test_a_text_that_came_through_standard_input(call, folder, monkeypatch):
         (["hamlett", "other.txt"], "there is no run called 'hamlett' in {runs}. Did you mean 'hamlet'?"),
         (["hamlet", "gone.txt"], "there is no file or folder 'gone.txt'; "),
         (["one.txt"], "one.txt has only one character; expected at least two, since the first is not predicted"),
-        (["all"], "the run 'all' held nothing of its data out; give a FILE to evaluate on"),
+        (["all"], "the run 'all' has no held-out data; name a FILE to evaluate on"),
     ],
 )
 def test_mistakes_are_sentences(call, folder, args, message):

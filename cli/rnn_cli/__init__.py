@@ -1,1 +1,1 @@
-"""The command line: Click commands, one module each, and one Rich console. It holds no mathematics."""
+"""The command line: Click commands, one module each, and one Rich console."""

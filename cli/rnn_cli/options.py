@@ -222,12 +222,12 @@ PARTS = {
 
 MEANINGLESS = {
     "train-frac": "what --valid-fraction does not hold out is trained on: give that one",
-    "input-h5": "a text is read as it is: give it as FILE",
-    "input-json": "a text is read as it is: give it as FILE",
+    "input-h5": "a text needs no preparation: give it as FILE",
+    "input-json": "a text needs no preparation: give it as FILE",
     "checkpoint-dir": "a run is a folder in runs/, or where the environment variable RNN_RUNS says",
     "tied": "the output's weights are never those of the embedding",
     "batchnorm": "there is no batch normalisation: --dropout is the regularisation that there is",
-    "reset-iterations": "a run goes on with --resume, or starts anew from weights with --init-from",
+    "reset-iterations": "use --resume to continue a run, or --init-from to start one with its weights",
     "nhead": "there are recurrent cells and no Transformer",
     "momentum": "it is the optimiser's: --optimizer sgd:momentum=0.9",
     "weight-decay": "it is the optimiser's: --optimizer adamw:weight_decay=0.01",

@@ -41,9 +41,9 @@ def runs(as_json: bool) -> None:
         if s.error:
             rows.append((s.name, *[""] * (5 + len(columns)), s.error))
             continue
-        mark = "" if s.held_out else "*"
+        mark, known = "" if s.held_out else "*", s.metrics.keys() & s.heads.keys()
         metrics = [
-            number(s.metrics[name], s.heads[name][1]) + mark if name in s.metrics and s.heads[name][0] == head else ""
+            number(s.metrics[name], s.heads[name][1]) + mark if name in known and s.heads[name][0] == head else ""
             for name, head in columns
         ]
         rows.append((s.name, s.task, s.cell, s.size, *metrics, f"{s.step:,}", duration(s.age or 0), s.outcome))

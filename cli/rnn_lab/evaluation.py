@@ -73,7 +73,7 @@ def evaluate(run: Run, files: Sequence[str] = (), **options: Any) -> Evaluation:
         data = dataclasses.replace(own, facts=run.facts)
         source = f"{run.task.held_out_part} of {', '.join(run.manifest['data']['sources'])}"
         if not run.held_out:
-            raise UserError(f"the run {run.name!r} held nothing of its data out; give a FILE to evaluate on")
+            raise UserError(f"the run {run.name!r} has no held-out data; name a FILE to evaluate on")
     training = None if own is None else own.train
     assessment = run.task.assess(run.model, run.params(), data, name=run.name, training=training)
     notices += [*assessment.notices, *run.code_changed()]

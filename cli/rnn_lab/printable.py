@@ -1,4 +1,4 @@
-"""Text that a terminal or a page shows as it is."""
+"""Make text safe to print on a terminal or a page."""
 
 import re
 
