@@ -132,7 +132,7 @@ def test_a_subject_that_cannot_be_measured_stands_beside_those_that_can():
     (page,) = gather({"flow": Flow()}, [linear, short], Look(lags=5, positions=4))
     assert list(page.quantities) == ["Linear"]
     assert page.failed == {
-        "Copy": "the text has 3 characters, and the gradient over one lag takes 4: give a longer one"
+        "Copy": "the text has 3 characters, and the gradient over one lag needs 4: give a longer one"
     }
     with pytest.raises(UserError, match=r"^the text has 3 characters"):
         gather({"flow": Flow()}, [short], Look())

@@ -251,8 +251,8 @@ def test_a_mistake_is_a_sentence(call, folder, args, message):
         (
             "irnn:recurrent_scale=1.5",
             "1e-6",
-            "a factor of 1.500 per step. To hold it, try --cell-option recurrent_scale=1 (at which no step stretches "
-            "it) or a cell with gates (--cell gru or --cell lstm), and clipping (--grad-clip 1)",
+            "a factor of 1.500 per step. To prevent that, try --cell-option recurrent_scale=1 (at which no step "
+            "stretches it) or a cell with gates (--cell gru or --cell lstm), and clipping (--grad-clip 1)",
         ),
         ("gru", "1e38", ": lower --learning-rate (it is 1e+38) or --steps"),
     ],

@@ -202,12 +202,12 @@ ADVICE = {
     ),
     "explodes, with a scale": (
         registry.make_cell("irnn", 7, 6, {"recurrent_scale": 1.5}),
-        "To hold it, try --cell-option recurrent_scale=1 (at which no step stretches it) or a cell with gates "
+        "To prevent that, try --cell-option recurrent_scale=1 (at which no step stretches it) or a cell with gates "
         f"{GATES}, and clipping (--grad-clip 1).",
     ),
     "explodes, without": (
         Linear(7, 6, 1.5),
-        f"To hold it, try a cell with gates {GATES}, and clipping (--grad-clip 1).",
+        f"To prevent that, try a cell with gates {GATES}, and clipping (--grad-clip 1).",
     ),
     "holds": (Copy(7, 6), ""),
 }
@@ -291,7 +291,7 @@ def test_a_state_whose_gradient_is_rounding_noise_decides_nothing():
     assert 0 < found.norms[3].max() < 1e-6
     findings = Flow().measure(subject, Look(lags=30, positions=20))
     assert "s3" not in findings.verdict[0]
-    assert findings.notices == ("the gradient by s3 is nothing but rounding noise, and no verdict goes by it",)
+    assert findings.notices == ("the gradient with respect to s3 is rounding noise, and the verdict ignores it",)
     quantities = {quantity.key: quantity for quantity in findings.quantities}
     for key in ("half_life.s3", "one_percent_lag.s3", "growth.s3"):
         assert (quantities[key].value, quantities[key].missing) == (None, "rounding noise")
@@ -313,11 +313,11 @@ def test_a_gradient_beyond_all_numbers_explodes():
     found = Flow().measure(subject_of(cell, dtype="float32"), Look(lags=90, positions=9))
     assert found.verdict[0].startswith("Explodes: after 90 steps the gradient is ")
     assert found.verdict[1].startswith(
-        "To hold it, try --cell-option recurrent_scale=1 (at which no step stretches it) or a cell with gates"
+        "To prevent that, try --cell-option recurrent_scale=1 (at which no step stretches it) or a cell with gates"
     )
     found = Flow().measure(subject_of(Linear(7, 6, 9.0), dtype="float32"), Look(lags=39, positions=9))
     assert found.verdict[0].startswith("Explodes: after 39 steps the gradient is too large for a number")
-    with pytest.raises(UserError, match=r"^the network's states grow beyond all numbers: take"):
+    with pytest.raises(UserError, match=r"^the network's states overflow: use"):
         Flow().measure(subject_of(Linear(7, 6, 30.0), dtype="float32"), Look(lags=90, positions=9))
 
 
@@ -357,9 +357,9 @@ def test_the_heat_map_has_the_flow_on_its_diagonals():
 def test_a_short_text_is_looked_at_as_far_as_it_goes():
     found = Flow().measure(subject_of(Linear(7, 6), length=22), Look())
     assert found.notices == ("the text is short (22 characters), which reduces the lags from 100 to 10",)
-    with pytest.raises(UserError, match="the text has 3 characters, and the gradient over one lag takes 4"):
+    with pytest.raises(UserError, match="the text has 3 characters, and the gradient over one lag needs 4"):
         Flow().measure(subject_of(Linear(7, 6), length=3), Look())
-    with pytest.raises(UserError, match="the text has 4 characters, and a heat map takes 5"):
+    with pytest.raises(UserError, match="the text has 4 characters, and a heat map needs 5"):
         Heatmap().measure(subject_of(Linear(7, 6), length=4), Look())
 
 

@@ -198,8 +198,8 @@ def test_the_report_of_a_linear_cell():
         "states is halved every 3.11 steps, and the gradient vanishes at that rate.",
     )
     assert found.quantities[0].definition == (
-        "The mean logarithmic growth of the direction that grows most, over 400 steps of each of 3 stretches of the "
-        "text, after 20 steps to come to a state and 100 more to come to the directions."
+        "The mean logarithmic growth of the direction that grows most, over 400 steps of each of 3 windows of the "
+        "text, after 20 steps of warm-up and 100 more for the directions to converge."
     )
 
 
@@ -212,7 +212,7 @@ def test_the_report_of_a_cell_that_expands():
     assert found.verdict == (
         "Chaotic: the largest exponent is +0.095 nats per step, plus or minus 0.0025, so that a difference between two "
         "states doubles every 7.27 steps, and the gradient explodes at that rate.",
-        "To hold it, try a smaller recurrent matrix, clipping (--grad-clip 1) or a gated cell (--cell gru).",
+        "To prevent that, try a smaller recurrent matrix, clipping (--grad-clip 1) or a gated cell (--cell gru).",
     )
 
 
@@ -223,7 +223,7 @@ def test_a_cell_that_copies_is_at_the_edge():
     assert got["kaplan_yorke"] == 6
     assert found.verdict == (
         "At the edge: the largest exponent is +0.000 nats per step, plus or minus 0.0025, so that differences between "
-        "states neither die out nor grow as far as can be told.",
+        "states neither shrink nor grow as far as can be told.",
     )
 
 
@@ -277,4 +277,4 @@ def test_a_short_text_is_looked_at_as_far_as_it_goes():
     )
     with pytest.raises(UserError) as error:
         Lyapunov().measure(subject_of(Linear(7, 4), length=2), Look())
-    assert str(error.value) == "the text has 2 characters, and a Jacobian along it takes 3: give a longer one"
+    assert str(error.value) == "the text has 2 characters, and a Jacobian needs 3: give a longer one"

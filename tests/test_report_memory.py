@@ -20,10 +20,7 @@ from rnn_plugins.reports.report import Look
 
 V = 7
 
-TOO_LARGE = (
-    "the network's states grow beyond all numbers: take a smaller recurrent matrix, or train with clipping "
-    "(--grad-clip 1)"
-)
+TOO_LARGE = "the network's states overflow: use a smaller recurrent matrix, or train with clipping (--grad-clip 1)"
 
 
 def rise_of(subject, lags=12, count=20):
@@ -156,11 +153,11 @@ def test_a_short_text_reduces_the_lags():
     findings = Memory().measure(subject_of(Forgetful(V, 6), length=99), Look(lags=10, positions=20))
     assert findings.notices == (
         "the text is short (99 characters), which reduces the lags from 100 to 16, so that the other past "
-        "has nothing of what is predicted",
+        "contains nothing of what is predicted",
     )
     with pytest.raises(UserError) as error:
         Memory().measure(subject_of(Forgetful(V, 6), length=13), Look())
-    assert str(error.value) == "the text has 13 characters, and looking two of them back takes 14: give a longer one"
+    assert str(error.value) == "the text has 13 characters, and a lag of two needs 14: give a longer one"
 
 
 @given(st.integers(1, 30), st.integers(0, 40), st.integers(2, 60), st.integers(0, 2**32 - 1))

@@ -94,8 +94,8 @@ def test_units_that_see_the_last_symbol_alone_are_no_finding():
         assert abs(row["r"]) <= row["SYMBOL"] + 0.01  # which is adjusted, and so a little less than the best of them
         assert row["FOLLOWS"] == "no"
     assert findings.verdict == (
-        "No single unit follows any of 2 readable things clearly better than by chance, or than the symbol just read "
-        "tells; what the network knows of them is spread over many units.",
+        "No single unit follows any of 2 features clearly better than chance, or than the symbol just read; what the "
+        "network knows of them is spread over many units.",
     )
     assert not any(isinstance(figure, Colouring) for figure in findings.figures)
 
@@ -113,7 +113,7 @@ def test_chosen_units_are_shown_whatever_they_follow():
     findings = Neurons().measure(subject_on(lines(6000)), Look(positions=500, units=("h.5", "h.2")))
     chosen = table(findings, "units")
     assert list(chosen) == ["h.5", "h.2"]
-    assert chosen["h.2"]["PLACE"] == "1 of 6"
+    assert chosen["h.2"]["POSITION"] == "1 of 6"
     assert chosen["h.2"]["FEATURE"] == "position in the line"
     colourings = [figure for figure in findings.figures if isinstance(figure, Colouring)]
     assert [figure.key for figure in colourings] == ["unit_h.5", "unit_h.2"]
@@ -160,7 +160,7 @@ def test_cells_that_have_no_units_to_look_at():
 def test_units_that_grow_beyond_all_numbers_give_no_verdict():
     with pytest.raises(UserError) as error:
         Neurons().measure(subject_on(lines(500), Linear(5, 4, 1e6)), Look(positions=500))
-    assert str(error.value).startswith("the network's states grow beyond all numbers: ")
+    assert str(error.value).startswith("the network's states overflow: ")
 
 
 def test_what_rare_symbols_tell_is_not_overrated():

@@ -101,7 +101,7 @@ def test_the_flow_is_told_in_words_of_the_probe(subject):
     with pytest.raises(UserError) as caught:
         gather(load(("flow",)), [subject_of(RNN(LETTERS, 5), shortest=1, longest=1)], LOOK)
     assert str(caught.value) == (
-        "few of the names have more than 1 letter, and the gradient over one lag takes 2: give longer ones"
+        "few of the names have more than 1 letter, and the gradient over one lag needs 2: give longer ones"
     )
 
 
@@ -127,7 +127,7 @@ def test_jacobians_are_taken_from_the_states_that_the_whole_name_before_leads_to
     found = Spectrum().measure(subject, LOOK)
     assert numbers(found)["largest_mean"] == pytest.approx(np.mean(values), rel=1e-9)
     assert found.quantities[0].definition == (
-        "The mean of the largest singular value of the 12 Jacobians along 3 stretches of the names, of 4 steps each, "
+        "The mean of the largest singular value of the 12 Jacobians along 3 windows of the names, of 4 steps each, "
         "after all steps before them: how far a step stretches what it stretches most."
     )
 

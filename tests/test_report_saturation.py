@@ -118,12 +118,12 @@ def test_what_is_found_is_drawn_tabled_and_said():
         ("rectified", "relu", 3, pytest.approx(share[0]), None, 0, 0),
     )
     assert findings.verdict == (
-        "Dead units, which never move and so tell nothing: 2 of 3 in gate and 3 of 3 in squashed.",
+        "Dead units, whose value never changes: 2 of 3 in gate and 3 of 3 in squashed.",
         "Saturated units, which pass hardly any gradient on for more than 90% of the time: 100% of those in squashed "
         "and 67% of those in gate.",
         "Saturates: beyond 0.97, where less than 6 % of a gradient passes, is squashed for 100% of the time; smaller "
         "weights help.",
-        f"Gates that are shut (below 0.1), and open (above 0.9), of the time: gate {share[0] / 3:.0%} and "
+        f"Gates that are closed (below 0.1), and open (above 0.9), of the time: gate {share[0] / 3:.0%} and "
         f"{(2 - share[0]) / 3:.0%}.",
     )
 
@@ -218,7 +218,7 @@ def test_what_is_read_before_a_stretch_is_not_looked_at(warm_up):
 def test_units_that_grow_beyond_all_numbers_give_no_verdict():
     with pytest.raises(UserError) as caught:
         look(subject_of(registry.make_cell("irnn", 7, 5, {"recurrent_scale": 1e6}), dtype="float32"))
-    assert str(caught.value).startswith("the network's states grow beyond all numbers: ")
+    assert str(caught.value).startswith("the network's states overflow: ")
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 50])
@@ -230,14 +230,12 @@ def test_a_short_text_is_looked_at_as_far_as_it_goes(length):
 def test_cells_of_which_nothing_can_be_said():
     with pytest.raises(UserError) as caught:
         look(subject_of(Copy(7, 6), name="copy"))
-    assert str(caught.value) == (
-        "nothing in the cell copy can be saturated, as far as one sees: it has no sigmoid, tanh or relu"
-    )
+    assert str(caught.value) == ("the saturation of the cell copy cannot be measured: it has no sigmoid, tanh or relu")
     subject = subject_of(Deciding(7, 5), name="deciding")
     with pytest.raises(UserError) as caught:
         look(subject)
     assert str(caught.value) == (
-        "nothing in the cell deciding can be saturated, as far as one sees: its step cannot be traced: "
+        "the saturation of the cell deciding cannot be measured: its step cannot be traced: "
         f"{subject.probe.anatomy.reason}"
     )
     assert subject.probe.anatomy.reason

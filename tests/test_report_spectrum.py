@@ -202,8 +202,8 @@ def test_a_cell_that_copies_neither_stretches_nor_shrinks():
     assert found.verdict == (
         "Holds: the largest singular value over 9 steps is 1, a factor of 1.000 per step, while that of one step is "
         "1.000.",
-        "The bound of Pascanu, Mikolov and Bengio (2013) is for a basic network; this is none: its new state is no "
-        "activation of a sum in which one product has the old state.",
+        "The bound of Pascanu, Mikolov and Bengio (2013) is for a basic network, and this is not one: its new state "
+        "is not an activation of a sum in which one product contains the old state.",
     )
 
 
@@ -365,9 +365,9 @@ def test_the_bound_is_reached_where_nothing_saturates():
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
-        (CELLS["gru"], "its new state is no activation of a sum in which one product has the old state"),
-        (CELLS["plugin"], "its new state is no activation of a sum in which one product has the old state"),
-        (CELLS["packed"], "its new state is no activation of a sum in which one product has the old state"),
+        (CELLS["gru"], "its new state is not an activation of a sum in which one product contains the old state"),
+        (CELLS["plugin"], "its new state is not an activation of a sum in which one product contains the old state"),
+        (CELLS["packed"], "its new state is not an activation of a sum in which one product contains the old state"),
         (CELLS["lstm"], "it carries 2 states"),
         (CELLS["stack"], "it has several layers"),
         (Forgetful(7, 5), "the new state does not depend on the old one"),
@@ -384,7 +384,7 @@ def test_what_the_bound_says_is_said():
     )
     gated = Spectrum().measure(subject_of(CELLS["gru"]), LOOK)
     (bound,) = (quantity for quantity in gated.quantities if quantity.key == "bound")
-    assert (bound.value, bound.missing) == (None, "no basic network")
+    assert (bound.value, bound.missing) == (None, "not a basic network")
     assert len(chart(gated, "products").curves) == 2
 
 
@@ -394,7 +394,8 @@ def test_a_step_that_cannot_be_read_has_singular_values_and_no_matrices():
     (notice,) = found.notices
     assert notice.startswith("the recurrent matrices are left out, because the step cannot be read: it ")
     assert found.verdict[1].startswith(
-        "The bound of Pascanu, Mikolov and Bengio (2013) is for a basic network; this is none: it cannot be read: it "
+        "The bound of Pascanu, Mikolov and Bengio (2013) is for a basic network, and this is not one: it cannot be "
+        "read: it "
     )
 
 
@@ -405,8 +406,8 @@ def test_wide_cells_are_looked_at_at_fewer_places():
     assert effort(1024, 100) == effort(4096, 100) == (8, 1)
     found = Spectrum().measure(subject_of(Linear(7, 4)), Look(lags=6))
     assert found.quantities[0].definition == (
-        "The mean of the largest singular value of the 18 Jacobians along 3 stretches of the text, of 6 steps each, "
-        "after 6 steps to come to a state: how far a step stretches what it stretches most."
+        "The mean of the largest singular value of the 18 Jacobians along 3 windows of the text, of 6 steps each, "
+        "after 6 steps of warm-up: how far a step stretches what it stretches most."
     )
 
 
@@ -420,7 +421,7 @@ def test_a_short_text_is_looked_at_as_far_as_it_goes():
     assert found.notices == ("the text is short (8 characters), which reduces the steps measured from 4 to 3",)
     with pytest.raises(UserError) as error:
         Spectrum().measure(subject_of(Linear(7, 4), length=2), Look())
-    assert str(error.value) == "the text has 2 characters, and a Jacobian along it takes 3: give a longer one"
+    assert str(error.value) == "the text has 2 characters, and a Jacobian needs 3: give a longer one"
 
 
 def test_a_cell_that_carries_nothing():
@@ -433,8 +434,7 @@ def test_states_that_grow_beyond_all_numbers():
     with pytest.raises(UserError) as error:
         Spectrum().measure(linear(1e30 * np.eye(3)), LOOK)
     assert str(error.value) == (
-        "the network's states grow beyond all numbers: take a smaller recurrent matrix, or train with clipping "
-        "(--grad-clip 1)"
+        "the network's states overflow: use a smaller recurrent matrix, or train with clipping (--grad-clip 1)"
     )
 
 

@@ -90,8 +90,8 @@ def test_a_model_that_closes_all_it_opens():
     assert table(findings, "groups") == {"0 to 1": (0, None), "2 to 3": (0, None), "4 to 7": (1000, "100.0%")}
     assert table(findings, "kinds") == {"()": (1000, 1000, 0, 0, 0, 1000)}
     assert findings.verdict == (
-        "Of 1,000 brackets that it opens, it closes 100.0% rightly, at all distances as well as the text does, as far "
-        "as can be told.",
+        "Of 1,000 brackets that it opens, it closes 100.0% rightly, at all distances as well as the text, as far as "
+        "these numbers show.",
     )
 
 
@@ -143,19 +143,19 @@ def test_too_few_brackets_tell_nothing(characters):
     subject = writer("(abcde)", "(abcde)" * 100)
     findings = Structure().measure(subject, Look(characters=characters))
     assert findings.verdict == (
-        f"Of {characters // 7} brackets that it opens, it closes 100.0% rightly; that is too few to tell from which "
+        f"Of {characters // 7} brackets that it opens, it closes 100.0% rightly; these are too few to say from which "
         f"distance it fails: give --characters more than {characters}.",
     )
     (fail_from,) = (q for q in findings.quantities if q.key == "brackets_fail_from")
-    assert (fail_from.value, fail_from.missing) == (None, "too few to tell")
+    assert (fail_from.value, fail_from.missing) == (None, "too few cases")
     more = Structure().measure(subject, Look(characters=700))
-    assert "as well as the text does" in more.verdict[0]
+    assert "as well as the text, as far" in more.verdict[0]
 
 
 def test_brackets_at_other_distances_than_the_text_s_tell_nothing():
     findings = Structure().measure(writer("(abcde)", "(abcdefghi)" * 100), Look(characters=7000))
     assert findings.verdict[0].startswith(
-        "Of 1,000 brackets that it opens, it closes 100.0% rightly; that is too few to tell"
+        "Of 1,000 brackets that it opens, it closes 100.0% rightly; these are too few to say"
     )
 
 
@@ -334,8 +334,8 @@ def test_a_text_with_nothing_to_close():
     with pytest.raises(UserError) as error:
         Structure().measure(writer("ab", "abc" * 100 + "(a)" * 19), Look())
     assert str(error.value) == (
-        "the text that writer learns from has nothing to close: its first 357 characters have fewer than 20 brackets "
-        "( ), [ ], { } and environments \\begin ... \\end"
+        "the text that writer learns from contains nothing to close: its first 357 characters have fewer than 20 "
+        "brackets ( ), [ ], { } and environments \\begin ... \\end"
     )
 
 

@@ -775,7 +775,7 @@ def test_longer_is_said_in_the_words_that_ended_the_run(
 RATE = "What to try, in a new run: --learning-rate "
 EXPLODES = "The recurrence explodes with the weights that training began with, so no learning rate helps: after "
 HOLD = "a cell with gates (--cell gru or --cell lstm), and clipping (--grad-clip 1)."
-SMALLER = "To hold it, try --cell-option recurrent_scale=1 (at which no step stretches it) or "
+SMALLER = "To prevent that, try --cell-option recurrent_scale=1 (at which no step stretches it) or "
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def measure_flow(probe: Probe, lags: int, positions: int, seed: int = 0) -> Norm
         The norms; infinite where a gradient is too large for a number.
 
     Raises:
-        UserError: no position has as many steps before it, or the states grow beyond all numbers.
+        UserError: no position has as many steps before it, or the states overflow.
     """
     ends = draw_positions(probe, lags + 1, lags, positions, np.random.default_rng(seed))
     parts = -(-len(ends) // probe.rows_at_once(lags + 1))
@@ -174,7 +174,7 @@ def growth(norms: Sequence[float]) -> float | None:
 
 
 class Bounded(NamedTuple):
-    """The gradient of the whole carry beside its bound, from lag 1 on: means over a few stretches of text.
+    """The gradient of the whole carry beside its bound, from lag 1 on: means over a few windows of text.
 
     Attributes:
         measured: (K,), the norm of dL_t/ds_{t-k}, where s are all states together.
@@ -199,7 +199,7 @@ def bounded(probe: Probe, lags: int, seed: int) -> Bounded:
         seed: of the choice of stretches.
 
     Raises:
-        UserError: states or their derivatives grow beyond all numbers.
+        UserError: states or their derivatives overflow.
     """
     width = width_of_carry(probe.cell)
     lags = min(lags, max(LEAST_BOUNDED, BOUND_WORK // width**3))
@@ -245,13 +245,13 @@ class Flow(Report):
     """
 
     title: ClassVar[str] = "Gradient flow"
-    question: ClassVar[str] = "How much does a loss depend on the state k steps before it: how far back can it teach?"
+    question: ClassVar[str] = "How much does a loss depend on the state k steps before it?"
 
     def measure(self, subject: Subject, look: Look) -> Findings:
         """Measure one network.
 
         Raises:
-            UserError: the sequences are too short for any lag, there is no state, or states grow beyond all numbers.
+            UserError: the sequences are too short for any lag, there is no state, or states overflow.
         """
         probe = subject.probe
         main_state(probe.anatomy.states)
@@ -261,11 +261,11 @@ class Flow(Report):
         limit = bounded(probe, lags, look.seed)
         if probe.anatomy.reason:
             notices.append(
-                f"the step cannot be traced ({probe.anatomy.reason}), so the ways within a step from one state to "
+                f"the step cannot be traced ({probe.anatomy.reason}), so paths within a step from one state to "
                 "another are not in the derivatives"
             )
         notices += [
-            f"the gradient by {state.label} is nothing but rounding noise, and no verdict goes by it"
+            f"the gradient with respect to {state.label} is rounding noise, and the verdict ignores it"
             for place, state in enumerate(flow.states)
             if place not in flow.real
         ]
@@ -287,8 +287,9 @@ class Flow(Report):
                 "|dL(t) / ds(t-k)|, nats",
                 tuple(curves[i] for i in order),
                 log_y=True,
-                definition="The Euclidean norm of the derivative of the loss at a position by each carried state k "
-                f"steps before it, all ways included: the mean {what}, and the band that holds 80 % of them.",
+                definition="The Euclidean norm of the derivative of the loss at a position with respect to each "
+                f"carried state k steps before it, along all paths: the mean {what}, and the band that contains "
+                "80 % of them.",
             ),
             Chart(
                 "bound",
@@ -297,9 +298,10 @@ class Flow(Report):
                 "|dL(t) / d carry(t-k)|, nats",
                 (Curve("carry", back, limit.measured), Curve("bound", back, allowed, role="bound")),
                 log_y=True,
-                definition="The norm of the derivative of the loss by all that is carried, and the most it can be: "
-                "its value at lag 1 times the largest singular values of the Jacobians of the steps between; both are "
-                f"means over {STRETCHES} stretches of {probe.sequences}. The bound is drawn as far as it is of use.",
+                definition="The norm of the derivative of the loss with respect to the whole carry, and its upper "
+                "bound: its value at lag 1 times the largest singular values of the Jacobians of the steps between; "
+                f"both are means over {STRETCHES} windows of {probe.sequences}. The bound is drawn as far as it is of "
+                "use.",
             ),
         )
         quantities = [q for i in order for q in _quantities(flow, i, i == main, lags, what)]
@@ -310,7 +312,7 @@ class Flow(Report):
                 limit.growth,
                 "per step",
                 "The geometric mean of the largest singular value of the carry's one-step Jacobian, along "
-                f"{STRETCHES} stretches of {probe.sequences}.",
+                f"{STRETCHES} windows of {probe.sequences}.",
             )
         )
         return Findings(tuple(quantities), charts, _verdict(probe, flow, lags, limit.growth), tuple(notices))
@@ -342,7 +344,7 @@ def _quantities(flow: Norms, place: int, is_main: bool, lags: int, what: str) ->
     """The numbers of one state; those of the main one have plain keys, so that subjects can be compared by them."""
     state, norms = flow.states[place], flow.mean[place].tolist()
     key, of = ("", f"dL/d{state.name}") if is_main else (f".{state.label}", f"dL/d{state.label}")
-    norm, beyond = f"mean norm of the derivative of the loss by {state.label}", f"not within {lags}"
+    norm, beyond = f"mean norm of the derivative of the loss with respect to {state.label}", f"not within {lags}"
     noisy = place not in flow.real
     if noisy:
         beyond = "rounding noise"
@@ -353,7 +355,7 @@ def _quantities(flow: Norms, place: int, is_main: bool, lags: int, what: str) ->
             f"half-life of {of}",
             None if noisy else crossing(norms, 0.5),
             "steps",
-            f"The lag at which the {norm} first comes to half its value at lag 0.",
+            f"The lag at which the {norm} first falls to half its value at lag 0.",
             beyond,
         ),
         Quantity(
@@ -361,7 +363,7 @@ def _quantities(flow: Norms, place: int, is_main: bool, lags: int, what: str) ->
             f"1 %-lag of {of}",
             None if noisy else crossing(norms, REACHED),
             "steps",
-            f"The lag at which the {norm} first comes to 1 % of its value at lag 0.",
+            f"The lag at which the {norm} first falls to 1 % of its value at lag 0.",
             beyond,
         ),
         Quantity(
@@ -464,13 +466,13 @@ def _against_explosion(probe: Probe, limit: float) -> str:
     smaller = ""
     if scale and limit:
         smaller = f"--cell-option recurrent_scale={scale / limit:.2g} (at which no step stretches it) or "
-    return f"To hold it, try {smaller}a cell with gates (--cell gru or --cell lstm), and clipping (--grad-clip 1)."
+    return f"To prevent that, try {smaller}a cell with gates (--cell gru or --cell lstm), and clipping (--grad-clip 1)."
 
 
 def explosion(probe: Probe, look: Look) -> tuple[str, ...]:
     """What the report says where the gradient explodes, and what would hold it; nothing where it does not.
 
-    Where the states along the sequences are beyond all numbers, shorter stretches are measured.
+    Where the states along the sequences overflow, shorter stretches are measured.
 
     Raises:
         UserError: the sequences are too short for any lag.

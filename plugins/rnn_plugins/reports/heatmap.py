@@ -87,9 +87,9 @@ class Heatmap(Report):
 
 
 def _of_steps(probe: Probe, state: int, steps: int, seed: int) -> Map:
-    """The losses of all steps of one stretch, by the states of all steps before."""
+    """The losses of all steps of one window, by the states of all steps before."""
     (end,) = draw_positions(probe, steps, steps, 1, np.random.default_rng(seed))
-    # Row b of the batch is the same stretch as all others, with the loss at its step b.
+    # Row b of the batch is the same window as all others, with the loss at its step b.
     ends = np.repeat(end, steps)
     targets = probe.targets(ends, steps)
     gradients = state_gradients(probe, probe.window(ends, steps, steps), targets, at=np.arange(steps))
@@ -107,8 +107,8 @@ def _of_steps(probe: Probe, state: int, steps: int, seed: int) -> Map:
         labels.targets if labels else (),
         log=True,
         definition="The Euclidean norm of the derivative of the loss at each step t (a row, with the "
-        f"{probe.unit} that is predicted) by {name} after each step k (a column, with the {probe.unit} that was read). "
-        f"A column that stays bright is a {probe.unit} that later losses remember. {COLOURS}",
+        f"{probe.unit} that is predicted) with respect to {name} after each step k (a column, with the {probe.unit} "
+        f"that was read). A column that stays bright is a {probe.unit} that later losses depend on. {COLOURS}",
         floor=FLOOR,
     )
     lags = np.arange(steps)[:, None] - np.arange(steps)
@@ -133,7 +133,8 @@ def _of_sequences(probe: Probe, state: int, steps: int, seed: int) -> Map:
         tuple(label.targets[-1] for label in labels if label),
         log=True,
         definition=f"The Euclidean norm of the derivative of the loss at the end of {len(ends)} of {probe.sequences} "
-        f"(a row, with what is predicted) by {name} after each {probe.unit} before it (a column). {COLOURS}",
+        f"(a row, with what is predicted) with respect to {name} after each {probe.unit} before it (a column). "
+        f"{COLOURS}",
         floor=FLOOR,
     )
     return Map(norms, np.broadcast_to(lags, norms.shape), (slice(None), f"{len(ends)} of {probe.sequences}"), image)

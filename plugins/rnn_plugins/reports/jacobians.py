@@ -28,7 +28,7 @@ NUMBERS_AT_ONCE = 2_000_000
 
 
 class Stretches(NamedTuple):
-    """Where Jacobians are taken: stretches of sequences, and the states that reading what comes before them leads to.
+    """Where Jacobians are taken: windows of sequences, and the states that reading what comes before them leads to.
 
     Attributes:
         probe: the network, in float64.
@@ -47,9 +47,9 @@ class Stretches(NamedTuple):
     notices: tuple[str, ...]
 
     @property
-    def settled(self) -> str:
+    def preceded(self) -> str:
         """What comes before them, in words."""
-        return "after all steps before them" if self.read is None else f"after {self.read} steps to come to a state"
+        return "after all steps before them" if self.read is None else f"after {self.read} steps of warm-up"
 
 
 def stretches(probe: Probe, look: Look, steps: int, count: int) -> Stretches:
@@ -70,7 +70,7 @@ def stretches(probe: Probe, look: Look, steps: int, count: int) -> Stretches:
         raise UserError("the cell carries no state from step to step, so there is no Jacobian to measure")
     available = probe.longest()
     if available < 2:
-        raise too_short(probe, "a Jacobian along it", 2)
+        raise too_short(probe, "a Jacobian", 2)
     short = min(steps, available if probe.separate else max(available - look.lags, available // 2))
     before = look.lags if probe.separate else min(look.lags, available - short)
     reduced = [
@@ -106,7 +106,7 @@ def jacobians_along(cell: Cell, params: Tree, carry: Tree, xs: Array) -> Iterato
         (B, D, D) for each of the T steps, as ``rnn_cells.anatomy.jacobians`` gives them.
 
     Raises:
-        UserError: the states or their derivatives grow beyond all numbers.
+        UserError: the states or their derivatives overflow.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         _, after = scan(_Carries(cell), params, carry, xs)

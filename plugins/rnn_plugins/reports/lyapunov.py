@@ -72,7 +72,7 @@ def growth_rates(
         to less than rounding.
 
     Raises:
-        UserError: the states grow beyond all numbers.
+        UserError: the states overflow.
     """
     batch, width = xs.shape[1], width_of_carry(cell)
     count = min(count or width, width)
@@ -124,13 +124,13 @@ class Lyapunov(Report):
     """
 
     title: ClassVar[str] = "Lyapunov exponents"
-    question: ClassVar[str] = "Do two states that differ a little come together along the same inputs, or part?"
+    question: ClassVar[str] = "Do two states that differ a little converge or diverge along the same inputs?"
 
     def measure(self, subject: Subject, look: Look) -> Findings:
         """Measure one network.
 
         Raises:
-            UserError: the sequences are too short, the cell carries nothing, or its states grow beyond all numbers.
+            UserError: the sequences are too short, the cell carries nothing, or its states overflow.
         """
         probe = subject.probe
         width = width_of_carry(probe.cell)
@@ -152,8 +152,8 @@ class Lyapunov(Report):
             notices.append(f"the carry is {width:,} wide, so that only the largest {count} exponents are computed")
         measured, batch = rates.shape[:2]
         where = (
-            f"over {measured} steps of each of {batch} stretches of {probe.sequences}, {along.settled} and {warm_up} "
-            "more to come to the directions"
+            f"over {measured} steps of each of {batch} windows of {probe.sequences}, {along.preceded} and {warm_up} "
+            "more for the directions to converge"
         )
         found, error = exponents(rates), standard_error(rates)
         return Findings(
@@ -190,7 +190,8 @@ def _charts(rates: Array, found: Array, width: int, where: str, unit: str) -> tu
             "share of the dimension",
             "nats per step",
             (_banded(np.arange(1, len(found) + 1) / width, found, each.T),),
-            definition=f"The exponents, the largest first, {where}, and a band from the least to the greatest stretch.",
+            definition=f"The exponents, the largest first, {where}, and a band from the smallest to the largest "
+            "window.",
         ),
         Chart(
             "convergence",
@@ -198,8 +199,8 @@ def _charts(rates: Array, found: Array, width: int, where: str, unit: str) -> tu
             f"steps, {unit}",
             "nats per step",
             (_banded(steps, so_far.mean(axis=1), so_far),),
-            definition="The mean growth of the direction that grows most, up to each step: the mean of the stretches, "
-            "and a band from the least to the greatest.",
+            definition="The mean growth of the direction that grows most, up to each step: the mean of the windows, "
+            "and a band from the smallest to the largest.",
         ),
     )
 
@@ -229,7 +230,7 @@ def _quantities(found: Array, error: float | None, width: int, where: str) -> tu
             "its standard error",
             error,
             "nats per step",
-            "The standard deviation between the stretches, divided by the square root of their number.",
+            "The standard deviation between the windows, divided by the square root of their number.",
         ),
         Quantity(
             "positive",
@@ -281,9 +282,9 @@ def _verdict(found: Array, margin: float) -> tuple[str, ...]:
         return (
             f"Chaotic: the largest exponent is {value}, so that a difference between two states doubles every "
             f"{math.log(2) / first:.3g} steps, and the gradient explodes at that rate.",
-            "To hold it, try a smaller recurrent matrix, clipping (--grad-clip 1) or a gated cell (--cell gru).",
+            "To prevent that, try a smaller recurrent matrix, clipping (--grad-clip 1) or a gated cell (--cell gru).",
         )
     return (
-        f"At the edge: the largest exponent is {value}, so that differences between states neither die out nor grow as "
+        f"At the edge: the largest exponent is {value}, so that differences between states neither shrink nor grow as "
         "far as can be told.",
     )

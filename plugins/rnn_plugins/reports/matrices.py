@@ -199,7 +199,7 @@ def basic_form(cell: Cell, params: Tree) -> Basic | str:
     terms = [x for x in _terms(total, step.makers) if step.level[x] == Level.STATE]
     products = [op for op in step.products() if op.output in terms]
     if len(terms) != 1 or len(products) != 1 or products[0].values[0] is not state:
-        return "its new state is no activation of a sum in which one product has the old state"
+        return "its new state is not an activation of a sum in which one product contains the old state"
     matrix = step.value(products[0].values[1])
     if matrix.shape[1] != state.shape[-1]:
         return "its recurrent matrix is not square"

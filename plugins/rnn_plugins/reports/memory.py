@@ -63,7 +63,7 @@ def measure_rise(probe: Probe, lags: int, count: int, seed: int = 0) -> Rise:
         seed: of their choice.
 
     Raises:
-        UserError: the states grow beyond all numbers.
+        UserError: the states overflow.
     """
     ends = probe.ends(lags, lags)
     half = len(ends) // 2
@@ -83,7 +83,7 @@ def _losses(probe: Probe, carry: Tree, xs: Any, targets: Array) -> Array:
     Sequences are read side by side, which is fastest, and so few steps at a time that the memory holds what they give.
 
     Raises:
-        UserError: the states grow beyond all numbers.
+        UserError: the states overflow.
     """
     length, batch = targets.shape
     steps = min(probe.rows_at_once(batch), max(1, ROWS_AT_ONCE // (batch * probe.numbers_per_output)))
@@ -143,13 +143,14 @@ class Memory(Report):
         asked, share = FURTHER * look.lags, 2 if probe.separate else 6
         lags = min(asked, (probe.longest() - (not probe.separate)) // share)
         if lags < 2:
-            raise too_short(probe, "looking two of them back", 2 * share + (not probe.separate))
+            raise too_short(probe, "a lag of two", 2 * share + (not probe.separate))
         notices = []
         if lags < asked:
             notices.append(
                 is_short(
                     probe,
-                    f"the lags from {asked:,} to {lags:,}, so that the other past has nothing of what is predicted",
+                    f"the lags from {asked:,} to {lags:,}, so that the other past contains nothing of what is "
+                    "predicted",
                 )
             )
         found = measure_rise(probe, lags, look.positions // FEWER, look.seed)
@@ -184,7 +185,7 @@ class Memory(Report):
                 f"lag at which the rise falls below {FORGOTTEN:g} nats",
                 last,
                 f"{unit}s",
-                f"The number k at which it first comes below {FORGOTTEN:g} nats, interpolated: {what}.",
+                f"The number k at which it first falls below {FORGOTTEN:g} nats, interpolated: {what}.",
                 f"not within {lags:,}",
             ),
             *(_rise_at(k, edges, rise, error, what) for k in (1, 10, 100, 1000) if k <= lags),

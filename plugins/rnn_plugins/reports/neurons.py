@@ -22,7 +22,7 @@ MORE = 8
 """Symbols that are measured for each of ``Look.positions``: this report reads them one after another."""
 
 STRETCH = 1000
-"""Symbols of each of the stretches of text that are read side by side."""
+"""Symbols of each of the windows of text that are read side by side."""
 
 WARM_UP = 500
 """Symbols that are read before each of them, and not measured."""
@@ -48,7 +48,7 @@ class Reading:
     """A text, what can be seen in it and what a network computed along it.
 
     Attributes:
-        tokens: (N,), stretches of ``length`` symbols one after another.
+        tokens: (N,), windows of ``length`` symbols one after another.
         length: of a stretch.
         names: of the units.
         units: (N, U), after each symbol.
@@ -91,7 +91,7 @@ class Search:
 
 
 def read_text(subject: Subject, positions: int) -> Reading:
-    """Read stretches of a text, spread evenly over it, and keep all states.
+    """Read windows of a text, spread evenly over it, and keep all states.
 
     Raises:
         UserError: there is no text or it is too short, or the cell carries nothing.
@@ -209,8 +209,14 @@ class Neurons(Report):
             figures.append(_chosen(reading, result, chosen))
         strong = np.abs(result.correlation).max(axis=1)
         quantities = [
-            Quantity("followed", "things that a unit follows", int(result.found.sum()), "", _definition(what)),
-            Quantity("looked_for", "things that were looked for", len(reading.features), "", "Those that vary."),
+            Quantity("followed", "features that a unit follows", int(result.found.sum()), "", _definition(what)),
+            Quantity(
+                "looked_for",
+                "features that were searched for",
+                len(reading.features),
+                "",
+                "Those that vary in the text.",
+            ),
             *(
                 Quantity(
                     f"best_{name.replace(' ', '_')}",
@@ -243,7 +249,7 @@ def _places(asked: Sequence[str], names: Sequence[str]) -> list[int]:
 def _definition(what: str) -> str:
     return (
         f"Features of the text with a unit whose correlation (Pearson's, {what}) is at least {LEAST:g} in size, and by "
-        f"{CLEARLY:g} above both what chance finds and what the symbol that was just read tells."
+        f"{CLEARLY:g} above both what chance finds and what the symbol that was just read predicts."
     )
 
 
@@ -265,12 +271,12 @@ def _table(reading: Reading, result: Search, what: str) -> Table:
         )
     return Table(
         "features",
-        "The units that follow best what can be read off the text",
+        "The best unit for each feature of the text",
         ("FEATURE", "UNIT", "r", "RANK r", "NEXT", "CHANCE", "SYMBOL", "FOLLOWS"),
         tuple(rows),
         f"r is Pearson's correlation {what}, RANK r Spearman's. CHANCE is the largest that any unit has when the "
         f"feature is moved along the text, {SHIFTS} times by random offsets; SYMBOL is how well the symbol that was "
-        f"just read tells the feature (adjusted multiple correlation). A unit follows a feature if r is at least "
+        f"just read predicts the feature (adjusted multiple correlation). A unit follows a feature if r is at least "
         f"{LEAST:g} in size and {CLEARLY:g} above both.",
     )
 
@@ -295,10 +301,10 @@ def _chosen(reading: Reading, result: Search, chosen: Sequence[int]) -> Table:
         )
     return Table(
         "units",
-        "What the chosen units follow best",
-        ("UNIT", "FEATURE", "r", "RANK r", "PLACE"),
+        "The best feature for each chosen unit",
+        ("UNIT", "FEATURE", "r", "RANK r", "POSITION"),
         tuple(rows),
-        "PLACE is the unit's among all, by the size of its correlation with that feature.",
+        "POSITION is the unit's among all units, ordered by the size of their correlation with that feature.",
     )
 
 
@@ -358,12 +364,12 @@ def _verdict(reading: Reading, result: Search) -> tuple[str, ...]:
             sentences.append(
                 f"{reading.names[unit]} follows {_article(names[f])}: a correlation of "
                 f"{result.correlation[f, unit]:.2f}, where chance finds {result.chance[f]:.2f} and the symbol alone "
-                f"tells {result.symbol[f]:.2f}."
+                f"predicts {result.symbol[f]:.2f}."
             )
     if not sentences:
         return (
-            f"No single unit follows any of {len(names)} readable things clearly better than by chance, or than the "
-            "symbol just read tells; what the network knows of them is spread over many units.",
+            f"No single unit follows any of {len(names)} features clearly better than chance, or than the symbol "
+            "just read; what the network knows of them is spread over many units.",
         )
     return tuple(sentences)
 

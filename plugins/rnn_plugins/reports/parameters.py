@@ -155,7 +155,7 @@ def _charts(norms: Norms, layers: Mapping[str, list[str]], records: list[Mapping
             charts += [gradients, ratios]
     looks = [record for record in records if record.get("units")]
     steps = np.array([look["step"] for look in looks])
-    for key, words in (("saturated", "hardly ever leave the ends of their range"), ("dead", "never move")):
+    for key, words in (("saturated", "hardly ever leave the ends of their range"), ("dead", "never change")):
         curves = tuple(
             Curve(label, steps, np.array([look["units"][label][key] for look in looks]))
             for label in (looks[-1]["units"] if looks else ())
@@ -164,7 +164,7 @@ def _charts(norms: Norms, layers: Mapping[str, list[str]], records: list[Mapping
             charts.append(
                 Chart(
                     f"{key}_units", f"{key.capitalize()} units", "step", "share of units", curves,
-                    definition=f"The share of units that {words}, on some of what it learns from, at each validation.",
+                    definition=f"The share of units that {words}, on some of the training data, at each validation.",
                     overlay=False,
                 )
             )  # fmt: skip

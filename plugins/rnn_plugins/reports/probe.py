@@ -110,7 +110,7 @@ class Probe(ABC):
                 all are that it has.
 
         Raises:
-            UserError: the states grow beyond all numbers.
+            UserError: the states overflow.
         """
 
     @abstractmethod
@@ -166,7 +166,7 @@ class Probe(ABC):
             mask: (T, B), false at steps that are not there.
 
         Raises:
-            UserError: the states grow beyond all numbers.
+            UserError: the states overflow.
         """
         length, batch = xs.shape[:2]
         carry = self.init_carry(batch)
@@ -203,6 +203,5 @@ def require_finite(numbers: Tree) -> None:
     """
     if not all(np.isfinite(leaf).all() for leaf in trees.leaves(numbers)):
         raise UserError(
-            "the network's states grow beyond all numbers: take a smaller recurrent matrix, or train "
-            "with clipping (--grad-clip 1)"
+            "the network's states overflow: use a smaller recurrent matrix, or train with clipping (--grad-clip 1)"
         )

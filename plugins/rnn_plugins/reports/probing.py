@@ -48,7 +48,7 @@ def observe(probe: Probe, window: Window, shown: Sequence[int] = ()) -> Observat
         shown: indices of activations in the step's graph (``Activation.op``).
 
     Raises:
-        UserError: the states grow beyond all numbers.
+        UserError: the states overflow.
     """
     return watch(probe.cell, probe.params, window.carry, window.xs, shown)
 
@@ -90,7 +90,7 @@ def draw_positions(probe: Probe, length: int, warm_up: int, count: int, rng: np.
     ends = probe.ends(length, warm_up)
     if not ends:
         steps = length + (0 if probe.separate else warm_up)
-        raise too_short(probe, f"looking {steps:,} steps back", steps)
+        raise too_short(probe, f"a window of {steps:,} steps", steps)
     return chosen(ends, np.sort(rng.choice(len(ends), size=min(count, len(ends)), replace=False)))
 
 
@@ -111,9 +111,9 @@ def too_short(probe: Probe, what: str, steps: int) -> UserError:
     length = amount(probe.longest(scored=False), probe.unit)
     if probe.separate:
         return UserError(
-            f"few of {probe.sequences} have more than {length}, and {what} takes {needed:,}: give longer ones"
+            f"few of {probe.sequences} have more than {length}, and {what} needs {needed:,}: give longer ones"
         )
-    return UserError(f"{probe.sequences} has {length}, and {what} takes {needed:,}: give a longer one")
+    return UserError(f"{probe.sequences} has {length}, and {what} needs {needed:,}: give a longer one")
 
 
 def is_short(probe: Probe, reduced: str) -> str:

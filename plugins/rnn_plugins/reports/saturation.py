@@ -51,12 +51,12 @@ class Habits:
 
     @property
     def saturated(self) -> Array:
-        """(size,), whether a unit is saturated for more than ``MOST`` of the time, on whichever side."""
+        """(size,), whether a unit is saturated for more than ``MOST`` of the time, at either end."""
         return np.asarray(self.low + self.high > MOST)
 
 
 def habits(probe: Probe, warm_up: int, positions: int) -> list[Habits]:
-    """Watch the activations of every step along stretches of a probe's sequences, spread evenly over them.
+    """Watch the activations of every step along windows of a probe's sequences, spread evenly over them.
 
     Args:
         probe: the network.
@@ -67,7 +67,7 @@ def habits(probe: Probe, warm_up: int, positions: int) -> list[Habits]:
         One for each activation of the cell; none of layers whose step cannot be traced.
 
     Raises:
-        UserError: the states grow beyond all numbers.
+        UserError: the states overflow.
     """
     longest = probe.longest(scored=False)
     if not probe.separate:
@@ -103,7 +103,7 @@ class Saturation(Report):
     """
 
     title: ClassVar[str] = "Saturation"
-    question: ClassVar[str] = "Which gates are always open or shut, and which units pass no gradient on?"
+    question: ClassVar[str] = "Which gates are always open or closed, and which units pass no gradient on?"
 
     def measure(self, subject: Subject, look: Look) -> Findings:
         """Measure one network.
@@ -114,7 +114,7 @@ class Saturation(Report):
         parts = subject.probe.anatomy
         if not parts.activations:
             reason = f"its step cannot be traced: {parts.reason}" if parts.reason else "it has no sigmoid, tanh or relu"
-            raise UserError(f"nothing in the cell {subject.cell} can be saturated, as far as one sees: {reason}")
+            raise UserError(f"the saturation of the cell {subject.cell} cannot be measured: {reason}")
         found = habits(subject.probe, look.lags, look.positions)
         figures: list[Figure] = [*_charts(found), unit_table(found, subject.probe.sequences)]
         return Findings(_quantities(found), tuple(figures), _verdict(found, trained=subject.steps > 0))
@@ -139,8 +139,8 @@ def unit_table(found: Sequence[Habits], where: str) -> Table:
             for habit in found
         ),
         definition="The share of the time for which a unit is low (a sigmoid below 0.1, a tanh below -0.97, a relu at "
-        "0) and high (above 0.9, above 0.97), mean over units; how many units are so, on whichever side, for more than "
-        f"{MOST:.0%} of the time; and how many never move at all.",
+        "0) and high (above 0.9, above 0.97), mean over units; how many units are so, at either end, for more than "
+        f"{MOST:.0%} of the time; and how many never change at all.",
     )
 
 
@@ -166,7 +166,7 @@ def _quantities(found: Sequence[Habits]) -> tuple[Quantity, ...]:
         ),
         Quantity(
             "saturated_units", "saturated units", _mean(h.saturated for h in found), "share of all",
-            f"The share of units that are saturated for more than {MOST:.0%} of the time, on whichever side.",
+            f"The share of units that are saturated for more than {MOST:.0%} of the time, at either end.",
         ),
         Quantity(
             "dead_units", "dead units", _mean(h.still for h in found), "share of all",
@@ -217,7 +217,7 @@ def _zeros(some: Sequence[Habits], key: str, where: str) -> Chart:
         "time at 0",
         "units",
         tuple(curves),
-        definition="How many units are at 0 for which share of the time. A unit that always is learns no more.",
+        definition="How many units are at 0 for which share of the time. A unit that always is cannot learn.",
         overlay=False,
     )
 
@@ -251,7 +251,7 @@ def _verdict(found: Sequence[Habits], trained: bool) -> tuple[str, ...]:
     words = []
     if still:
         words.append(
-            f"Dead units, which never move and so tell nothing: {listing(still)}"
+            f"Dead units, whose value never changes: {listing(still)}"
             f"{'; a lower --learning-rate avoids that' if trained else ''}."
         )
     if many:
@@ -264,12 +264,12 @@ def _verdict(found: Sequence[Habits], trained: bool) -> tuple[str, ...]:
             f"{listing(flat)} of the time; smaller weights{' or a lower --learning-rate' if trained else ''} help."
         )
     if gates:
-        words.append(f"Gates that are shut (below 0.1), and open (above 0.9), of the time: {listing(gates)}.")
+        words.append(f"Gates that are closed (below 0.1), and open (above 0.9), of the time: {listing(gates)}.")
     if words:
         return tuple(words)
     total = _mean(habit.low + habit.high for habit in found if habit.activation.function != "relu")
     if total is None:
-        return ("Alive: every unit moves.",)
+        return ("Alive: every unit changes.",)
     return (f"Hardly anything saturates: units are at an end of their range for {total:.1%} of the time.",)
 
 

@@ -58,7 +58,7 @@ def effort(width: int, lags: int) -> tuple[int, int]:
 
 
 class Measured(NamedTuple):
-    """Singular values along stretches of sequences.
+    """Singular values along windows of sequences.
 
     Attributes:
         values: (N, D), all of some Jacobians, the largest first.
@@ -111,7 +111,7 @@ class Spectrum(Report):
         """Measure one network.
 
         Raises:
-            UserError: the sequences are too short, the cell carries nothing, or its states grow beyond all numbers.
+            UserError: the sequences are too short, the cell carries nothing, or its states overflow.
         """
         probe = subject.probe
         width = width_of_carry(probe.cell)
@@ -128,8 +128,8 @@ class Spectrum(Report):
             form = f"it cannot be read: {error}"
             notices.append(f"the recurrent matrices are left out, because the step cannot be read: {error}")
         where = (
-            f"of the {length * batch} Jacobians along {batch} stretches of {probe.sequences}, of {length} steps "
-            f"each, {along.settled}"
+            f"of the {length * batch} Jacobians along {batch} windows of {probe.sequences}, of {length} steps "
+            f"each, {along.preceded}"
         )
         figures: list[Figure] = [*_charts(measured, form, where, f"{probe.unit}s")]
         if matrices:
@@ -158,7 +158,7 @@ def _charts(measured: Measured, form: Basic | str, where: str, unit: str) -> tup
             tuple(products),
             log_y=True,
             definition=f"The largest singular value of the product {where}: the geometric mean, and a band from the "
-            "least to the greatest stretch. It is at most the product of the largest singular values of each, also a "
+            "smallest to the largest window. It is at most the product of the largest singular values of each, also a "
             "geometric mean, and in a basic network at most (steepest slope x largest singular value of W)^k; these "
             "bounds are drawn as far as they are of use.",
         ),
@@ -179,7 +179,7 @@ def _charts(measured: Measured, form: Basic | str, where: str, unit: str) -> tup
             "singular value",
             (Curve("", np.arange(1, width + 1) / width, values.mean(axis=0), low, high),),
             log_y=True,
-            definition=f"The largest, the second and so on {some}: the mean, and the band that holds 80 % of them.",
+            definition=f"The largest, the second and so on {some}: the mean, and the band that contains 80 % of them.",
         ),
     )
 
@@ -238,10 +238,10 @@ def _quantities(measured: Measured, matrices: list[Recurrent], form: Basic | str
         ),
         Quantity(
             "largest_max",
-            "largest singular value, greatest",
+            "largest singular value, maximum",
             float(measured.norms.max()),
             "",
-            f"The greatest of the {largest}.",
+            f"The maximum of the {largest}.",
         ),
         Quantity(
             "bound",
@@ -250,7 +250,7 @@ def _quantities(measured: Measured, matrices: list[Recurrent], form: Basic | str
             "",
             "For s_t = f(s_{t-1} W + ...): the steepest slope of f (1 for tanh and relu, 1/4 for sigmoid) times the "
             "largest singular value of W (Pascanu, Mikolov and Bengio 2013). Below 1 gradients vanish on any input.",
-            "no basic network",
+            "not a basic network",
         ),
         Quantity(
             "share_above_one",
@@ -265,7 +265,7 @@ def _quantities(measured: Measured, matrices: list[Recurrent], form: Basic | str
             _finite(float(measured.products[-1].mean()) / end),
             "nats per step",
             f"The logarithm of the largest singular value of the product {where}, divided by {end}: the mean of the "
-            "stretches.",
+            "windows.",
             nothing,
         ),
         Quantity(
@@ -304,7 +304,10 @@ def _verdict(measured: Measured, form: Basic | str) -> tuple[str, ...]:
             f"{exp(growth / end):.3f} per step, while that of one step is {measured.norms.mean():.3f}."
         )
     if isinstance(form, str):
-        return first, f"The bound of Pascanu, Mikolov and Bengio (2013) is for a basic network; this is none: {form}."
+        return (
+            first,
+            f"The bound of Pascanu, Mikolov and Bengio (2013) is for a basic network, and this is not one: {form}.",
+        )
     bound, greatest = f"{SLOPES[form.activation]:g} x sigma_max(W) = {form.bound:.3f}", measured.norms.max()
     if form.bound < 1 - ROUNDING:
         second = f"Its matrix decides: {bound} is below 1, so that gradients vanish on any input."

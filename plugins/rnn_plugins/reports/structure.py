@@ -309,7 +309,7 @@ class Structure(Report):
         classes = [name for name in CLASSES if len(text.distance[name]) >= ENOUGH]
         if not classes:
             raise UserError(
-                f"the text that {subject.label} learns from has nothing to close: its first {text.characters:,} "
+                f"the text that {subject.label} learns from contains nothing to close: its first {text.characters:,} "
                 f"characters have fewer than {ENOUGH} brackets ( ), [ ], {{ }} and environments \\begin ... \\end"
             )
         written = outcomes(write(language, subject.params, subject.learnt, look.characters, look.seed))
@@ -341,7 +341,7 @@ class Structure(Report):
 
 def _quantities(name: str, written: Outcomes, found: Bins, fails: Failure | None, too_few: bool) -> list[Quantity]:
     total, count = written.total(name), int(found.count.sum())
-    what = f"the {name} opened in {written.characters:,} characters that the model writes"
+    what = f"the {name} opened in {written.characters:,} characters that the model generates"
     low, high = wilson(found.right.sum(), found.count.sum())
     longest = int(written.distance[name].max(initial=0))
     none = "none opened"
@@ -379,8 +379,8 @@ def _quantities(name: str, written: Outcomes, found: Bins, fails: Failure | None
             "" if isinstance(fail_from, str) else "characters",
             f"The first distance of the first group (from each power of 2 to the next, {FEW} outcomes or more, in the "
             f"training text too) whose share closed rightly is, with 95 % confidence, below {SHARE:.0%} of that in the "
-            "training text. At most: a nearer group, which the training text has, has too few of the model's to tell.",
-            "too few to tell" if too_few else f"not within {longest:,}",
+            "training text. At most: a nearer group, which the training text has, has too few of the model's cases.",
+            "too few cases" if too_few else f"not within {longest:,}",
         ),
     ]
 
@@ -470,9 +470,9 @@ def _sentence(name: str, written: Outcomes, found: Bins, truth: Bins, fails: Fai
     share = f"Of {count:,} {name} that it opens, it closes {found.right.sum() / count:.1%} rightly"
     if too_few:
         more = f"give --characters more than {written.characters:,}"
-        return f"{share}; that is too few to tell from which distance it fails: {more}."
+        return f"{share}; these are too few to say from which distance it fails: {more}."
     if fails is None:
-        return f"{share}, at all distances as well as the text does, as far as can be told."
+        return f"{share}, at all distances as well as the text, as far as these numbers show."
     beyond = truth.count[fails.distance.bit_length() - 1 :].sum() / truth.count.sum()
     where = f"from a distance of {fails.distance:,} characters on{' at the latest' if fails.at_latest else ''}"
     return f"{share}; it fails {where}, and {beyond:.0%} of the text's reach that far."
