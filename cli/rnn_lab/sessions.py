@@ -167,9 +167,7 @@ class Session:
         finding = explain(self.problem.loss, trainer.state.params, error)
         if finding.phase == "parameters":
             lines.append(f"The parameter {finding.parameter} is not finite.")
-        elif not (
-            validated and finding.phase == "backward"
-        ):  # then it describes the next training step, which is never taken
+        elif not (validated and finding.phase == "backward"):  # that would describe a step which is never taken
             lines.append(finding.sentence())
         if trainer.recent:
             norms = ", ".join(f"{step.gradient_norm:.3g}" for step in trainer.recent)
@@ -182,7 +180,8 @@ class Session:
         else:
             lines.append(self._advice())
         if trainer.best["metrics"] is not None:
-            lines.append(f"The best weights, of step {trainer.best['step']:,}, are kept: rnn sample {self.run.name}")
+            use = "sample" if self.writes else "eval"
+            lines.append(f"The best weights, of step {trainer.best['step']:,}, are kept: rnn {use} {self.run.name}")
         return lines
 
     def _beginning(self) -> Tree:
