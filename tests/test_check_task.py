@@ -170,10 +170,11 @@ class Adding(Task):
 
     lag: int = 8
     unit: ClassVar[str] = "sequences"
+    default_files: ClassVar[tuple[str, ...]] = ("builtin:adding",)
     metrics: ClassVar[Mapping[str, Metric]] = {"loss": Metric()}
 
     def read(self, files, facts=None, *, purpose="train"):
-        return Data(None, None, {"lag": self.lag})
+        return Data(None, None, {"lag": self.lag}, tuple(files), "adding")
 
     def model(self, facts, network):
         return Sum(network.make_cell(2), 1, network)
@@ -209,7 +210,7 @@ def test_a_right_task_passes_every_check(task):
     report.raise_if_failed()
     assert [check.name for check in report.checks] == [
         "options", "read", "model", "batch", "weight", "loss", "facts",
-        "batches", "read with facts", "rows", "padding", "dropout", "purity", "carry", "float32", "learning",
+        "batches", "units", "read with facts", "rows", "padding", "dropout", "purity", "carry", "float32", "learning",
         "metrics", "evaluate", "offers", "probe", "gradient",
     ]  # fmt: skip
     assert 0 < report.error < 1e-6
@@ -236,6 +237,11 @@ def failures(task: Task) -> dict[str, str]:
 @dataclass(frozen=True)
 class HidesTheCount(Names):
     count: int = 3
+
+
+class WithoutDigest(Names):
+    def read(self, files, facts=None, *, purpose="train"):
+        return replace(super().read(files, facts, purpose=purpose), digest="")
 
 
 class DecidesWhatIsGiven(Names):
@@ -707,6 +713,7 @@ WRONG: dict[type[Task], dict[str, str]] = {
             "unsuitable size"
         ),
     },
+    WithoutDigest: {"read": "read returns no digest, by which a run detects that its data have changed"},
     GivesADict: {"read": "read returns a dict; expected Data"},
     TooFew: {"read": "the files are enough only for a batch of 1; use files with more training data"},
     MissingFile: {"read": "UserError: the file 'Italian.txt' has no names"},
@@ -764,6 +771,8 @@ WRONG: dict[type[Task], dict[str, str]] = {
     WeighsNothing: {"weight": "the weight of a batch is 0; it must be above 0"},
     WeighsOne: {"weight": "the halves of a batch weigh 1 and 1, and the whole weighs 1; they must add up to it"},
     WeighsLetters: {
+        "units": "units_per_step returns 6 names, and batches weigh 38 on average; count must count what the weight of "
+        "a batch counts",
         "rows": HALVES.format(0),
         "padding": UNLIKE,
         "evaluate": "loss is # 86 times over; expected #, as on the same examples before",
@@ -854,7 +863,7 @@ def test_a_failing_report_raises_and_names_every_failure():
     with pytest.raises(CheckError) as caught:
         check_task(WithoutLoss(), NAMES).raise_if_failed()
     assert str(caught.value) == (
-        "WithoutLoss() fails 1 of 21 checks:\n  metrics: evaluate returns accuracy; the loss must be among them"
+        "WithoutLoss() fails 1 of 22 checks:\n  metrics: evaluate returns accuracy; the loss must be among them"
     )
 
 

@@ -65,7 +65,7 @@ def content(run: Run) -> dict[str, Any]:
 
 def test_it_keeps_what_a_task_promises():
     check_task(names_task.Names(), FILES).raise_if_failed()
-    assert "names passes all 21 checks" in invoke("tasks", "check", "names", *FILES).stdout
+    assert "names passes all 22 checks" in invoke("tasks", "check", "names", *FILES).stdout
 
 
 def test_it_is_listed_and_shown():
@@ -270,7 +270,7 @@ def test_a_task_that_generates_its_data_needs_no_files():
     heads, *rows = (line.split() for line in invoke("runs").stdout.splitlines())
     assert heads[4:7] == ["NATS", "ACCURACY", "MSE"]
     assert any(row[:5] == ["adding", "./adding.py:Adding", "gru", "1x6", f"{best:.4f}"] for row in rows)
-    refusal = "Error: adding cannot be inspected, because its task ./adding.py:Adding offers no probe for reports\n"
+    refusal = "Error: the task ./adding.py:Adding of adding offers no probe, which reports measure\n"
     assert refused_by("report", "adding") == refusal
 
 

@@ -78,10 +78,10 @@ class Lines(Display):
             return
         self.shown = now
         held_out = f"  held out {measured(self.session.run, found)}" if found else ""
-        unit = self.session.problem.task.metrics["loss"].unit
+        training = f"{number(record['train_loss'])} {self.session.problem.task.metrics['loss'].unit}".rstrip()
         remark(
             f"step {record['step']:,}  epoch {record['epoch']:.2f}"
-            f"  training {number(record['train_loss'])} {unit}{held_out}"
+            f"  training {training}{held_out}"
             f"  {record['units_per_second']:,.0f} {self.session.unit}/s  gradient {record['gradient_norm']:.2g}"
             f"  rate {record['learning_rate']:.2g}  {duration(progress.seconds_left)} left"
         )

@@ -38,7 +38,7 @@ def _trusting(ctx: click.Context, param: click.Parameter, value: bool | None) ->
         ctx.with_resource(trusting())
 
 
-TRUST_HELP = "Execute the Python file that a run names, even if you have not given it with --cell or it has changed."
+TRUST_HELP = "Execute the Python file that a run names, even if it has changed or you have not given it yourself."
 
 TRUST = click.option("--trust", is_flag=True, expose_value=False, callback=_trusting, help=TRUST_HELP)
 """For commands that open a run."""

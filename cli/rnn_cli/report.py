@@ -193,6 +193,7 @@ def _found(name: str | None) -> Run:
 
 def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]) -> tuple[list[Subject], list[str]]:
     """The cells to measure, a line for each, and one for the data."""
+    from rnn_lab.problem import files_of, read
     from rnn_lab.runs import require_files
     from rnn_lab.subject import fresh
     from rnn_plugins import registry
@@ -202,7 +203,7 @@ def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]
     names = {field.name for field in dataclasses.fields(Settings)}
     settings = Settings(**{key: value for key, value in given.items() if key in names and key != "steps"})
     task = registry.make_task(settings.task, settings.task_option)
-    data = task.read(files or task.default_files)
+    data = read(task, files_of(task, settings.task, files))
     for notice in data.notices:
         remark(f"Note: {sentence(notice)}")
     steps, subjects = given["steps"], []

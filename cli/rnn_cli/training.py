@@ -79,7 +79,7 @@ def introduce(session: Session) -> None:
     sources = [*named[:3], *([f"{len(named) - 3:,} more"] if len(named) > 3 else [])]
     for notice in session.notices:
         remark(f"Note: {notice}.")
-    remark(f"{', '.join(sources)}: {problem.data.about}")
+    remark(": ".join(filter(None, [", ".join(sources), problem.data.about])))
     remark(
         f"{run.manifest['cell']['cell']}, {settings.num_layers} x {settings.hidden_size}: "
         f"{run.manifest['parameters']:,} parameters, about {memory(cost.bytes)} of memory"

@@ -22,6 +22,7 @@ from rnn_lab.comparison.plan import SEEDS, Match, plan
 from rnn_lab.comparison.plan import train as train_all
 from rnn_lab.drawing import page as drawing
 from rnn_lab.language import scoring, writing
+from rnn_lab.problem import reading
 from rnn_lab.reporting import gather
 from rnn_lab.reporting import kinds as kinds_of
 from rnn_lab.reporting import load as load_reports
@@ -284,13 +285,14 @@ class Run:
         Raises:
             UserError: its task has no predictions for files, or the files are unsuitable.
         """
-        run = self.folder
-        found = run.task.predict(run.model, self.params, run.facts, _names(files))
+        run, names = self.folder, _names(files)
+        with reading(names):
+            found = run.task.predict(run.model, self.params, run.facts, names)
         if found is None:
             raise UserError(
                 f"the run {run.name!r} was trained for the task {run.settings.task!r}, which has no predictions"
             )
-        with on_backend("auto"):
+        with on_backend("auto"), reading(names):
             yield from found
 
     def score(self, *files: Source, unknown: Unknown = "replace") -> scoring.Scoring:

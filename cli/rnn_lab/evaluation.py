@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rnn_lab.problem import read
 from rnn_lab.runs import Run
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks.task import Assessment, Data
@@ -64,7 +65,7 @@ def evaluate(run: Run, files: Sequence[str] = (), **options: Any) -> Evaluation:
     own, why = run.data()
     notices = [f"{why}; so there are no baselines of it to compare with"] if why else []
     if files:
-        data = reader.read(files, run.facts, purpose="evaluate")
+        data = read(reader, files, run.facts, purpose="evaluate")
         source = ", ".join(files)
         notices = [*data.notices, *notices, *remembered(run, data, own)]
     elif own is None:
@@ -82,7 +83,7 @@ def evaluate(run: Run, files: Sequence[str] = (), **options: Any) -> Evaluation:
 
 def remembered(run: Run, data: Data, own: Data | None) -> list[str]:
     """A sentence that says so, if examples are among those that a run was trained on."""
-    if data.digest == run.manifest["data"]["digest"]:
+    if data.digest and data.digest == run.manifest["data"]["digest"]:
         seen = "these are all the data that the run was trained on"
     elif own is not None and run.task.contains(own.train, data.valid):
         seen = "these examples are among those that the run was trained on"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from minigrad.trees import Tree
+from rnn_lab.blame import blaming
+from rnn_plugins.errors import UserError, why
 from rnn_plugins.reports.probe import Probe
-from rnn_plugins.tasks.task import Batch, Data, Model, Part, Task
+from rnn_plugins.tasks.task import Batch, Data, Model, Part, Purpose, Task
+from rnn_plugins.words import listing
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +74,66 @@ class Problem:
         return self.model.loss(params, carry, batch, rng)
 
     def validate(self, params: Tree) -> dict[str, float] | None:
-        """The metrics on the held-out data; None if there are none."""
-        return self.task.evaluate(self.model, params, self.data.valid) if self.validates else None
+        """The metrics on the held-out data; None if there are none.
+
+        Raises:
+            UserError: the task returns something else, or not all that it must.
+        """
+        if not self.validates:
+            return None
+        found, name = self.task.evaluate(self.model, params, self.data.valid), type(self.task).__name__
+        try:
+            metrics = {metric: float(value) for metric, value in found.items()}
+        except (AttributeError, TypeError, ValueError):
+            raise UserError(f"{name}.evaluate returns {found!r}; expected a number for each metric") from None
+        for metric in ("loss", self.task.best[0]):
+            if metric not in metrics:
+                raise UserError(f"{name}.evaluate returns {listing(metrics)}; {metric} must be among them")
+        for metric in metrics:
+            if metric not in self.task.metrics:
+                raise UserError(f"{name}.evaluate returns {metric}, which {name}.metrics does not declare")
+        return metrics
 
     def probe(self, params: Tree, part: Part = "train") -> Probe | None:
         """The model along the examples of a part of the data; None if the task has no probe."""
         return self.task.probe(self.model, params, getattr(self.data, part), self.data.facts)
+
+
+def files_of(task: Task, name: str, files: Sequence[str]) -> tuple[str, ...]:
+    """The files to train on: those that the user names, or the task's default files.
+
+    Args:
+        task: the task.
+        name: its name as the user gave it.
+        files: the files that the user named.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = tuple(files) or task.default_files
+    if not found:
+        raise UserError(f"there is nothing to train on: the task {name} has no default files, so name FILES")
+    return found
+
+
+@contextmanager
+def reading(files: Sequence[str]) -> Iterator[None]:
+    """Within this block, errors of files and exceptions in a plugin's code become a ``UserError``."""
+    with blaming():
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"{error.filename or ', '.join(files)}: {why(error)}") from None
+
+
+def read(
+    task: Task, files: Sequence[str], facts: Mapping[str, Any] | None = None, *, purpose: Purpose = "train"
+) -> Data:
+    """The data that ``task.read`` returns.
+
+    Raises:
+        UserError: the files cannot be read, or the task fails on them.
+    """
+    with reading(files):
+        data = task.read(files, facts, purpose=purpose)
+    return data if data.sources else replace(data, sources=tuple(files))

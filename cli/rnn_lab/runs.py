@@ -38,6 +38,7 @@ from rnn_lab.paths import (
     run_folders,
     runs_folder,
 )
+from rnn_lab.problem import read
 from rnn_lab.settings import Settings
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError, did_you_mean
@@ -170,9 +171,11 @@ class Run:
         """Its task.
 
         Raises:
-            UserError: the task's distribution is not installed; the message names it.
+            UserError: the task's distribution is not installed, which the message names, or it has other options now.
         """
-        return registry.task_for_run(self.name, self.manifest["task"], self.settings.task_option)
+        recorded = self.manifest["task"]
+        cls = registry.class_of_run("tasks", self.name, recorded)
+        return self._read("settings", lambda _: registry.build_task(cls, recorded["task"], self.settings.task_option))
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:
@@ -233,13 +236,13 @@ class Run:
         Raises:
             UserError: as ``reader``, or the files are unsuitable.
         """
-        return self.reader(**options).read(files, self.facts, purpose="evaluate")
+        return read(self.reader(**options), files, self.facts, purpose="evaluate")
 
     def data(self) -> tuple[Data | None, str]:
         """Its training and held-out data; None if they are gone or have changed, and a sentence that says why."""
         sources, facts = ", ".join(self.manifest["data"]["sources"]), self.facts
         try:
-            data = self.task.read(self.settings.files, facts, purpose="again")
+            data = read(self.task, self.settings.files, facts, purpose="again")
         except UserError as error:
             return None, f"the data of the run {self.name!r} are not what they were: {error}"
         if data.digest != self.manifest["data"]["digest"]:

@@ -30,7 +30,7 @@ from rnn_lab.backends import is_compiled, on_backend, resolved
 from rnn_lab.blas_threads import Threads, changes_of, contradiction
 from rnn_lab.divergence import of_recurrence
 from rnn_lab.paths import BEST, LAST
-from rnn_lab.problem import Problem
+from rnn_lab.problem import Problem, files_of, read
 from rnn_lab.runs import Run, create_run, environment, network_of
 from rnn_lab.settings import COMMON, EPOCHS, MIN_STEPS, Backend, Settings, merge, named, option, warmed_up
 from rnn_lab.trainer import LEARNING_RATE, Trainer, verdict
@@ -159,7 +159,7 @@ class Session:
         trainer = self.trainer
         validated = error.step == trainer.state.step  # the step succeeded, and the validation after it failed
         if validated:
-            measured = f"held-out {trainer.metric}" if self.problem.validates else "loss"
+            measured = f"held-out {trainer.broken}" if self.problem.validates else "loss"
             lines = [f"Diverged: after step {error.step:,} the {measured} is {error.loss:g}."]
         else:
             norm = f"the norm of its gradient {error.gradient_norm:g}"
@@ -429,11 +429,9 @@ def _prepare(
 
     notices = model_of.code_changed() if model_of else []
     task = _task(settings, model_of)
-    files = settings.files or task.default_files
-    if not files:
-        raise UserError(f"there is nothing to train on: the task {settings.task} has no default files, so name FILES")
+    files = files_of(task, settings.task, settings.files)
     settings = replace(settings, files=files, backend=resolved(settings.backend))
-    data = _read(task, files, known) if known else task.read(files, weights_of.facts if weights_of else None)
+    data = _read(task, files, known) if known else read(task, files, weights_of.facts if weights_of else None)
     decided, problem = _resolve(settings, task, data, make_cell, made)
     params = trees.cast(weights_of.params(), decided.dtype) if weights_of else None
     manifest = {
@@ -545,7 +543,7 @@ def _read(task: Task, files: Sequence[str], known: Run) -> Data:
     try:
         if tuple(files) == known.settings.files and (pipes := [f for f in files if f != "-" and is_pipe(f)]):
             raise UserError(f"{pipes[0]!r} is a pipe")  # reading would wait for a writer
-        return task.read(files, facts, purpose=purpose)
+        return read(task, files, facts, purpose=purpose)
     except UserError as error:
         problem = str(error).partition(";")[0]  # the rest is advice on other files to train on
         raise UserError(f"the data of the run {known.name!r} cannot be read: {problem}; {remedy}") from None

@@ -124,7 +124,7 @@ def of_problem(label: str, cell: str, problem: Problem, params: Tree, settings: 
     """
     probe, training = problem.probe(params, "valid"), problem.probe(params)
     if probe is None or training is None:
-        raise UserError(f"{label} cannot be inspected, because its task {settings.task} offers no probe for reports")
+        raise UserError(f"the task {settings.task} of {label} offers no probe, which reports measure")
 
     def take_step(seed: int) -> Details:
         fitted = Problem.of(problem.task, problem.model, problem.data, settings.batch_size)

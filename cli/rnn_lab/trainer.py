@@ -118,6 +118,7 @@ class Trainer:
         best: step and metrics of the weights in ``model.safetensors``; metrics are None if they were not validated.
         metric: the metric that decides which weights are the best: the task's, or without held-out data the training
             loss.
+        broken: the one that was not finite, where a validation found that.
     """
 
     def __init__(self, run: Run, problem: Problem, settings: Settings, learning_rate: float) -> None:
@@ -127,6 +128,8 @@ class Trainer:
         self.last_outcome = "finished"
         self.valid_every = settings.steps_between_validations(steps_per_epoch)
         self.metric, self._direction = problem.task.best if problem.validates else ("loss", "min")
+        self._decisive = (self.metric, "loss")  # an accuracy is finite where the weights are not
+        self.broken = ""
         self.learning_rate = learning_rate
         self.schedule = settings.make_schedule(learning_rate, self.total_steps, steps_per_epoch)
         self.optimizer = settings.make_optimizer()
@@ -208,6 +211,7 @@ class Trainer:
         Raises:
             NotFinite: the loss, its gradient or the deciding metric is not finite; the best weights and the last saved
                 state are kept.
+            UserError: the task does not return its metrics.
             OSError: a file cannot be written; the files are as last saved.
         """
         settings, state = self.settings, self.state
@@ -417,19 +421,21 @@ class Trainer:
     def _measured(self, record: dict[str, Any]) -> dict[str, float]:
         """The metrics on the held-out data, which are added to the record, or without such data the training loss.
 
+        Metrics that are no numbers are left out, as an average over examples of which there are none.
+
         Raises:
-            NotFinite: the deciding metric or the weights are not finite.
+            NotFinite: the deciding metric, the loss or the weights are not finite.
         """
         with on_backend(self.settings.backend), np.errstate(all="ignore"):  # what is not finite is reported below
             found = self.problem.validate(self.state.params)
         if found is not None:
-            metrics = {name: float(value) for name, value in found.items()}
+            metrics = {name: value for name, value in found.items() if math.isfinite(value) or name in self._decisive}
             record |= {f"valid_{name}": value for name, value in metrics.items()}
         else:  # the training loss is that of the weights before the step
             finite = all(np.isfinite(leaf).all() for leaf in trees.leaves(self.state.params))
             metrics = {"loss": record["train_loss"] if finite else math.nan}
-        value = metrics[self.metric]
-        if not math.isfinite(value):
+        if broken := [name for name in self._decisive if not math.isfinite(metrics[name])]:
+            self.broken, value = broken[0], metrics[broken[0]]
             batch, rng = self.problem.batch(self.state.step), copy.deepcopy(self.state.rng)
             raise NotFinite(self.state.step, value, record["gradient_norm"], batch, self.state.carry, rng)
         return metrics

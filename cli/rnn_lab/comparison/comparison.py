@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -461,11 +462,13 @@ def _runs(contestants: Sequence[Contestant]) -> Table:
         for contestant in contestants
         for trial in contestant.trials
     )
+    of_unit = Counter(about[name].unit for name in metrics)
+    heads = [about[name].unit if of_unit[about[name].unit] == 1 and about[name].unit else name for name in metrics]
     units = " and ".join(f"{name.replace('_', ' ')} in {about[name].unit}" for name in metrics if about[name].unit)
     return Table(
         "runs",
         "The runs",
-        ("run", "seed", *(about[name].unit or name for name in metrics), "steps", "seconds"),
+        ("run", "seed", *heads, "steps", "seconds"),
         rows,
         f"The metrics of the best weights{': ' if units else ''}{units}.",
     )

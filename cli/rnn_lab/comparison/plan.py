@@ -19,7 +19,7 @@ from minigrad.training import NotFinite
 from rnn_cells import Cell
 from rnn_lab.comparison import Watcher
 from rnn_lab.paths import folder_name, runs_folder
-from rnn_lab.problem import Problem
+from rnn_lab.problem import Problem, files_of, read
 from rnn_lab.runs import Run, network_of
 from rnn_lab.sessions import Session, start, stem
 from rnn_lab.settings import Settings
@@ -138,8 +138,8 @@ def plan(cells: Sequence[str], given: Mapping[str, Any], match: Match = "params"
     if match == "seconds":
         common = _timed(common)
     task = registry.make_task(common.task, common.task_option)
-    common = replace(common, files=common.files or task.default_files)
-    data = task.read(common.files)
+    common = replace(common, files=files_of(task, common.task, common.files))
+    data = read(task, common.files)
     first = common.seed if common.seed is not None else secrets.randbelow(1_000_000)
     # Resolved here, because its default would depend on the hidden size.
     width = task.resolve(data.facts, network_of(common, lambda size: Cell(size, common.hidden_size))).embedding_size

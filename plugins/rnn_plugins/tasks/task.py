@@ -273,8 +273,8 @@ class Task(ABC):
         return max(1, len(data.train) // size)
 
     def units_per_step(self, data: Data, size: int) -> float:
-        """The mean number of units per training step."""
-        return self.count(data.train) / self.steps_per_epoch(data, size)
+        """The mean number of units per training step; the weight of the first batch if the data have no count."""
+        return self.count(data.train) / self.steps_per_epoch(data, size) or self.batch(data, 0, size).weight
 
     def batch(self, data: Data, step: int, size: int, rows: slice = slice(None)) -> Batch:
         """The batch of a step, counted from 0: a function of the step alone, so that training can resume anywhere.

@@ -44,6 +44,9 @@ SIZE, HIDDEN, EMBEDDING = 6, 8, 5
 DIFFERENCE_32 = 1e-4
 """Largest allowed relative difference of two ways to compute the same value, without float64."""
 
+WEIGHED = 20
+"""Batches over which the mean weight is taken."""
+
 PROBED = 3
 """Steps of a probe's window."""
 
@@ -209,9 +212,13 @@ def _options(bench: _Bench) -> None:
 
 
 def _read(bench: _Bench) -> None:
+    if not bench.files:
+        raise Failed("there is nothing to read: name files, or generated data in default_files")
     data = bench.data
     if not isinstance(data, Data):
         raise Failed(f"read returns a {type(data).__name__}; expected Data")
+    if not data.digest:
+        raise Failed("read returns no digest, by which a run detects that its data have changed")
     if bench.size < 2:
         raise Failed(f"the files are enough only for a batch of {bench.size}; use files with more training data")
 
@@ -314,6 +321,16 @@ def _batches(bench: _Bench) -> None:
     for step in steps:
         if not _same_batch(bench.task.batch(fresh, step, bench.size), first[step]):
             raise Failed(f"the batch of step {step} differs after files are read again; it must be the same")
+
+
+def _units(bench: _Bench) -> None:
+    weights = [bench.batch(step).weight for step in range(min(bench.epoch, WEIGHED))]
+    told, mean = bench.task.units_per_step(bench.data, bench.size), sum(weights) / len(weights)
+    if not mean / 2 < told < mean * 2:
+        raise Failed(
+            f"units_per_step returns {told:g} {bench.task.unit}, and batches weigh {mean:g} on average; count must "
+            "count what the weight of a batch counts"
+        )
 
 
 def _with_facts(bench: _Bench) -> None:
@@ -610,6 +627,7 @@ _FIRST: dict[str, _Checker] = {
 
 _EVERY: dict[str, _Checker] = {
     "batches": _batches,
+    "units": _units,
     "read with facts": _with_facts,
     "rows": _rows,
     "padding": _padding,
