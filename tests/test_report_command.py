@@ -128,9 +128,9 @@ def test_files_are_written_though_nobody_reads_on(call, folder, monkeypatch):
 def test_pictures_have_the_plots_alone(call):
     _, _, err = call("--kind", "parameters", "--png", "p.png", "--svg", "p.svg")
     remarks = [line for line in err.splitlines() if line.startswith("p.png and")]
-    assert remarks == ["p.png and p.svg have the plots alone; --html shows 2 tables too"]
+    assert remarks == ["p.png and p.svg contain only the charts; --html shows 2 tables too"]
     _, _, err = call("--kind", "parameters", "--png", "p.png", "--html", "p.html")
-    assert "p.png has the plots alone; p.html shows 2 tables too\n" in err
+    assert "p.png contains only the charts; p.html shows 2 tables too\n" in err
     assert "alone" not in call("--png", "p.png")[2]
 
 

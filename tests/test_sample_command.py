@@ -277,7 +277,7 @@ def test_check_latex_counts_on_standard_error(call, folder):
     ("args", "message"),
     [
         (["--prime", "a", "--prime-file", "x"],
-         "--prime and --prime-file both say what the text begins with: leave one of them out"),
+         "--prime and --prime-file both set the beginning of the text: leave one of them out"),
         (["--prime-file", "gone.txt"], "--prime-file 'gone.txt' cannot be read: no such file or directory"),
         (["--prime-file", "latin.txt"],
          "--prime-file 'latin.txt' is not UTF-8 (0xE9 at byte offset 2); convert it from its encoding, for "
@@ -288,7 +288,7 @@ def test_check_latex_counts_on_standard_error(call, folder):
         (["--seed", "-5"], "--seed is -5; it must be at least 0"),
         (["--count", "0"], "--count is 0; it must be at least 1"),
         (["--beam", "0"], "--beam is 0; it must be at least 1"),
-        (["--stop", ""], "--stop is empty; give the text that a sample is to end with"),
+        (["--stop", ""], "--stop is empty; give the text after which a sample ends"),
         (["--beam", "2", "--temperature", "1"],
          "--beam searches for the likeliest text and draws nothing: leave out --temperature"),
         (["--beam", "2", "--top-k", "3"],
@@ -414,7 +414,7 @@ def test_one_ctrl_c_ends_it_though_nobody_reads_on(folder, tmp_path, more):
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
         said = process.stderr.read().decode()
-    kept = f"Left at once: no state is in {state}.\n" if words != more else ""
+    kept = f"Interrupted at once: no state is saved in {state}.\n" if words != more else ""
     assert said == f"From the run hamlet, with --seed 1.\n{kept}"
     assert not os.path.exists(state)
 

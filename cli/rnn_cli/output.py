@@ -164,9 +164,9 @@ def _put_pictures(pages: Sequence[Page], output: Output) -> None:
     ]
     left_out = [amount(count, noun) for count, noun in counts if count]
     if written and left_out:
-        have = "has" if len(written) == 1 else "have"
+        contain = "contains" if len(written) == 1 else "contain"
         shows = f"{output.html or '--html'} shows {' and '.join(left_out)} too"
-        remark(f"{' and '.join(written)} {have} the plots alone; {shows}")
+        remark(f"{' and '.join(written)} {contain} only the charts; {shows}")
 
 
 def write(path: str, content: str | bytes) -> None:

@@ -88,7 +88,13 @@ def _translate(arguments: Iterable[str], flags: Mapping[str, bool]) -> Iterator[
     "--prime-file", metavar="FILE", type=click.Path(allow_dash=True, readable=False), help="Read the prime from a file."
 )
 @click.option("--length", metavar="N", default=2000, show_default=True, help="Characters to generate; 0: until Ctrl-C.")
-@click.option("--temperature", metavar="X", default=1.0, show_default=True, help="Below 1 safer, above 1 more random.")
+@click.option(
+    "--temperature",
+    metavar="X",
+    default=1.0,
+    show_default=True,
+    help="Divisor of the log probabilities: below 1 safer, above 1 more random.",
+)
 @click.option("--top-k", metavar="K", default=0, help="Draw from the K likeliest symbols; 0: from all.")
 @click.option("--top-p", metavar="P", default=1.0, help="Draw from the likeliest symbols of total probability P.")
 @click.option("--greedy", is_flag=True, help="Always choose the likeliest symbol.")
@@ -188,7 +194,7 @@ def sample(
             rng = kept.rng if kept and seed is None else None
             if choice.draws and rng is None:
                 seed = secrets.randbelow(1_000_000) if seed is None else seed
-            drawing = f", with --seed {seed}" if rng is None else "; its draws go on"
+            drawing = f", with --seed {seed}" if rng is None else "; the random draws continue"
             remark(f"{source}{drawing if choice.draws else ''}.")
             rng = rng or np.random.default_rng(seed)
             keeper = Keeper(save_state, chosen, rng if choice.draws else None) if save_state else None
@@ -270,7 +276,7 @@ class Keeper:
             state.save(self.file, self.run, self._position, self.rng)
             remark(f"The state after {self._position.read:,} symbols is in {self.file}.")
         elif kind is KeyboardInterrupt:
-            remark(f"Left at once: no state is in {self.file}.")
+            remark(f"Interrupted at once: no state is saved in {self.file}.")
 
     def watched(self, symbols: Iterator[tuple[int, Position]]) -> Iterator[int]:
         """The symbols without positions, until Ctrl-C."""
@@ -382,12 +388,12 @@ def _check(ctx: click.Context) -> None:
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     values = ctx.params
     if {"prime", "prime_file"} <= given:
-        raise UserError("--prime and --prime-file both say what the text begins with: leave one of them out")
+        raise UserError("--prime and --prime-file both set the beginning of the text: leave one of them out")
     for name, least in (("length", 0), ("count", 1), ("seed", 0), ("beam", 1 if "beam" in given else 0)):
         if values[name] is not None and values[name] < least:
             raise UserError(f"--{name} is {values[name]}; it must be at least {least}")
     if "" in values["stop"]:
-        raise UserError("--stop is empty; give the text that a sample is to end with")
+        raise UserError("--stop is empty; give the text after which a sample ends")
     if values["save_state"]:
         try_file("save-state", values["save_state"])
         if is_special(values["save_state"]):
