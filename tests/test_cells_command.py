@@ -16,7 +16,7 @@ from minigrad.scan import chosen_backend
 from rnn_cells.lstm import PeepholeLSTM
 from rnn_cli import cells, tables
 from rnn_cli.main import rnn
-from rnn_plugins.inspect.description import sheet
+from rnn_plugins.inspect.description import describe_cell
 from rnn_plugins.registry import entries
 
 CELL = '''
@@ -161,7 +161,7 @@ def test_a_table_wraps_its_last_column_on_a_terminal_only(monkeypatch):
 def test_a_cell_is_shown_with_its_equations_and_parameters(name):
     code, output, said = call("show", name)
     assert (code, said) == (0, "")
-    s = sheet(name, 65, 256, {})
+    s = describe_cell(name, 65, 256, {})
     for line in s.text.splitlines():
         if " = " in line and "_t" in line:  # an equation stands as it was written
             assert f"\n    {line.strip()}\n" in output
@@ -208,7 +208,7 @@ def test_a_cell_in_a_file(file, tmp_path):
     assert "It has no docstring, so there are no equations to show.\n" in call("show", "mine.py:Mixes")[1]
 
 
-def test_a_sheet_as_json():
+def test_a_description_as_json():
     record = json.loads(call("show", "gru", "--input-size", "2", "--hidden-size", "3", "--json")[1])
     assert record["name"] == "gru"
     assert record["origin"] == f"rnn-lab {version('rnn-lab')}"
@@ -221,7 +221,7 @@ def test_a_sheet_as_json():
     assert record["learning_rate"] == 0.004
     assert record["time_loop"] | {"stages": []} == {"backend": chosen_backend(), "stages": [], "reason": ""}
     assert len(record["time_loop"]["stages"]) == 2
-    assert set(record) == {field.name for field in dataclasses.fields(sheet("gru", 2, 3, {}))}
+    assert set(record) == {field.name for field in dataclasses.fields(describe_cell("gru", 2, 3, {}))}
 
 
 # --- its time loop ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from tiny_runs import TEXT, train
 
 from minigrad.graph import TraceError
 from minigrad.scan import available_backends, planned, use_backend
-from rnn_lab.reporting import gather, kinds, load
+from rnn_lab.reporting import kinds, load, make_pages
 from rnn_lab.subject import of_run
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
@@ -129,13 +129,13 @@ def test_every_installed_report_says_what_it_is():
 
 def test_a_subject_that_cannot_be_measured_stands_beside_those_that_can():
     linear, short = subject_of(Linear(7, 5)), subject_of(Copy(7, 5), length=3)
-    (page,) = gather({"flow": Flow()}, [linear, short], Look(lags=5, positions=4))
+    (page,) = make_pages({"flow": Flow()}, [linear, short], Look(lags=5, positions=4))
     assert list(page.quantities) == ["Linear"]
     assert page.failed == {
         "Copy": "the text has 3 characters, and the gradient over one lag needs 4: give a longer one"
     }
     with pytest.raises(UserError, match=r"^the text has 3 characters"):
-        gather({"flow": Flow()}, [short], Look())
+        make_pages({"flow": Flow()}, [short], Look())
 
 
 def test_a_report_that_there_is_not():
@@ -185,7 +185,7 @@ def test_the_memory_of_a_networks_plans_is_given_back_when_it_was_looked_at(back
             return found
 
     with use_backend(backend):
-        gather({"flow": Watched()}, [replace(subjects[0], label="gru"), subjects[1]], Look(lags=5, positions=4))
+        make_pages({"flow": Watched()}, [replace(subjects[0], label="gru"), subjects[1]], Look(lags=5, positions=4))
     assert seen[0::2][1] == 0
     assert min(seen[1::2]) > 0
     assert kept() == 0

@@ -10,7 +10,7 @@ from tiny_runs import TEXT, train
 
 from rnn_cli.drawing import terminal
 from rnn_cli.main import rnn
-from rnn_lab import reporting as gather
+from rnn_lab import reporting
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_after_an_interrupt_it_says_that_nothing_was_written(call, folder, monke
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gather, "gather", interrupted)
+    monkeypatch.setattr(reporting, "make_pages", interrupted)
     code, out, err = call("--html", "never.html")
     assert (code, out) == (130, "")
     assert err.endswith("\nInterrupted before everything was measured: nothing was written.\n")

@@ -15,7 +15,7 @@ from rnn_cells import Stacked
 from rnn_cells.rnn import RNN
 from rnn_cli.main import rnn
 from rnn_lab.problem import Problem
-from rnn_lab.reporting import gather, load
+from rnn_lab.reporting import load, make_pages
 from rnn_lab.settings import Settings
 from rnn_lab.subject import of_problem
 from rnn_plugins import registry
@@ -92,14 +92,14 @@ def test_the_flow_is_the_derivative_of_the_loss_at_the_end_by_the_states_before(
 
 
 def test_the_flow_is_told_in_words_of_the_probe(subject):
-    (page,) = gather(load(("flow",)), [subject], LOOK)
+    (page,) = make_pages(load(("flow",)), [subject], LOOK)
     assert page.figures[0].x_label == "lag k, letters"
     assert "over 12 positions of the names" in page.figures[0].definition
     assert not page.notices
-    (page,) = gather(load(("flow",)), [subject], Look(lags=100))
+    (page,) = make_pages(load(("flow",)), [subject], Look(lags=100))
     assert page.notices == ("the names are short (few have more than 6 letters), which reduces the lags from 100 to 5",)
     with pytest.raises(UserError) as caught:
-        gather(load(("flow",)), [subject_of(RNN(LETTERS, 5), shortest=1, longest=1)], LOOK)
+        make_pages(load(("flow",)), [subject_of(RNN(LETTERS, 5), shortest=1, longest=1)], LOOK)
     assert str(caught.value) == (
         "few of the names have more than 1 letter, and the gradient over one lag needs 2: give longer ones"
     )
@@ -184,12 +184,12 @@ def test_every_cell_and_a_stack_can_be_measured(name):
     below = registry.make_cell(name, LETTERS, 4, {})
     for cell in (below, Stacked([below, registry.make_cell(name, below.output_size, 3, {})])):
         kinds = ("flow", "heatmap", "spectrum", "lyapunov", "saturation", "parameters")
-        pages = gather(load(kinds), [subject_of(cell)], LOOK)
+        pages = make_pages(load(kinds), [subject_of(cell)], LOOK)
         assert [page.kind for page in pages if page.quantities and not page.failed] == [*kinds]
 
 
 def test_reports_that_need_more_than_the_end_of_a_sequence_say_so(subject):
-    pages = {page.kind: page for page in gather(load(("flow", "memory", "neurons", "structure")), [subject], LOOK)}
+    pages = {page.kind: page for page in make_pages(load(("flow", "memory", "neurons", "structure")), [subject], LOOK)}
     assert pages["memory"].failed["names"] == (
         "memory measures losses at every step, and names predicts only at the end of a name: flow and heatmap show how "
         "far back that depends on what was read"

@@ -60,14 +60,14 @@ def show(cell: str, input_size: int, hidden_size: int, options: dict[str, str], 
 
     Its equations and paper, its options, its parameters, and how its time loop runs.
     """
-    from rnn_plugins.inspect.description import sheet, step_graph
+    from rnn_plugins.inspect.description import describe_cell, step_graph
 
     cell, options = separated("cell", cell, options)
     if graph:
         lines = step_graph(cell, input_size, hidden_size, options).splitlines()
         click.echo(console.as_json({"name": cell, "graph": lines}, indent=2) if as_json else _graph(lines))
         return
-    s = sheet(cell, input_size, hidden_size, options)
+    s = describe_cell(cell, input_size, hidden_size, options)
     if as_json:
         described = dataclasses.asdict(s) | {"options": [option_as_json(option) for option in s.options]}
         click.echo(console.as_json(described, indent=2, default=str))

@@ -111,8 +111,8 @@ def report(
     output = chosen(given)
     _check(ctx, cells, text)
     from rnn_lab.backends import on_backend
-    from rnn_lab.reporting import gather, load
     from rnn_lab.reporting import kinds as kinds_of
+    from rnn_lab.reporting import load, make_pages
     from rnn_plugins.reports.report import Look
 
     reports = load(kinds_of(everything, kinds), everything)
@@ -123,7 +123,7 @@ def report(
         with on_backend(backend):
             subjects, about = _fresh(cells, runs_or_files, given) if cells else _trained(runs_or_files, text)
             with announcing(len(reports) * len(subjects)) as tell:
-                pages = gather(reports, subjects, look, lambda kind, label: tell(f"{kind} of {label}"))
+                pages = make_pages(reports, subjects, look, lambda kind, label: tell(f"{kind} of {label}"))
     except KeyboardInterrupt:
         click.echo(err=True)  # end the line on which the terminal shows ^C
         remark("Interrupted before everything was measured: nothing was written.")

@@ -44,9 +44,9 @@ def show(task: str, options: dict[str, str], as_json: bool) -> None:
 
     What the network learns, its options, what it counts, its metrics, and its default files.
     """
-    from rnn_plugins.inspect.description import task_sheet
+    from rnn_plugins.inspect.description import describe_task
 
-    s = task_sheet(*separated("task", task, options))
+    s = describe_task(*separated("task", task, options))
     if as_json:
         described = dataclasses.asdict(s) | {"options": [option_as_json(option) for option in s.options]}
         described["metrics"] = {

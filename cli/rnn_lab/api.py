@@ -23,9 +23,9 @@ from rnn_lab.comparison.plan import train as train_all
 from rnn_lab.drawing import page as drawing
 from rnn_lab.language import scoring, writing
 from rnn_lab.problem import reading
-from rnn_lab.reporting import gather
 from rnn_lab.reporting import kinds as kinds_of
 from rnn_lab.reporting import load as load_reports
+from rnn_lab.reporting import make_pages
 from rnn_lab.settings import Settings
 from rnn_lab.subject import of_run
 from rnn_lab.trainer import Progress
@@ -388,7 +388,7 @@ def report(of: str | Run | Sequence[str | Run], *kinds: str, text: Source | None
     reports = load_reports(kinds_of(everything, kinds), everything)
     with on_backend("auto"):
         subjects = [of_run(_found(run), () if text is None else _names(text)) for run in _several(of)]
-        pages = gather(reports, subjects, Look(**{"seed": 1} | look))  # the default of rnn report
+        pages = make_pages(reports, subjects, Look(**{"seed": 1} | look))  # the default of rnn report
     about = [f"{subject.label}: {subject.about}" for subject in subjects]
     about += dict.fromkeys(notice for subject in subjects for notice in subject.notices)
     return Report(pages, ", ".join(subject.label for subject in subjects), about)

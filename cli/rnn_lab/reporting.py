@@ -64,7 +64,7 @@ class Unusable(Report):
         raise UserError(self.reason)
 
 
-def gather(
+def make_pages(
     reports: Mapping[str, Report],
     subjects: Sequence[Subject],
     look: Look,

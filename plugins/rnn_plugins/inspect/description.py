@@ -40,7 +40,7 @@ class TimeLoop:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class CellDescription:
     """The description of a cell.
 
     Attributes:
@@ -72,7 +72,7 @@ class Sheet:
     time_loop: TimeLoop
 
 
-def sheet(spec: str, input_size: int, hidden_size: int, options: Mapping[str, OptionValue]) -> Sheet:
+def describe_cell(spec: str, input_size: int, hidden_size: int, options: Mapping[str, OptionValue]) -> CellDescription:
     """Find a cell and describe it.
 
     Args:
@@ -87,7 +87,7 @@ def sheet(spec: str, input_size: int, hidden_size: int, options: Mapping[str, Op
     cell = registry.make_cell(spec, input_size, hidden_size, options)
     cls = type(cell)
     params, carry = _beginning(spec, cell)
-    return Sheet(
+    return CellDescription(
         name=spec,
         origin=_origin("cells", spec),
         text=_text(cls),
@@ -104,7 +104,7 @@ def sheet(spec: str, input_size: int, hidden_size: int, options: Mapping[str, Op
 
 
 @dataclass(frozen=True)
-class TaskSheet:
+class TaskDescription:
     """The description of a task.
 
     Attributes:
@@ -130,7 +130,7 @@ class TaskSheet:
     default_files: tuple[str, ...]
 
 
-def task_sheet(spec: str, options: Mapping[str, OptionValue]) -> TaskSheet:
+def describe_task(spec: str, options: Mapping[str, OptionValue]) -> TaskDescription:
     """Find a task and describe it.
 
     Args:
@@ -141,7 +141,7 @@ def task_sheet(spec: str, options: Mapping[str, OptionValue]) -> TaskSheet:
         UserError: there is no such task, or an option is invalid.
     """
     task = registry.make_task(spec, options)
-    return TaskSheet(
+    return TaskDescription(
         name=spec,
         origin=_origin("tasks", spec),
         text=_text(type(task)),
@@ -163,13 +163,13 @@ def step_graph(spec: str, input_size: int, hidden_size: int, options: Mapping[st
     """The operations of a cell's step, one per line; B is the number of sequences.
 
     Args:
-        spec: as for ``sheet``, like the other arguments.
+        spec: as for ``describe_cell``, like the other arguments.
         input_size: the width of an input.
         hidden_size: the width of the hidden state.
         options: the cell's own.
 
     Raises:
-        UserError: as in ``sheet``, or the step cannot be traced.
+        UserError: as in ``describe_cell``, or the step cannot be traced.
     """
     cell = registry.make_cell(spec, input_size, hidden_size, options)
     params, carry = _beginning(spec, cell)
