@@ -23,7 +23,7 @@ from rnn_lab.runs import Run
 
 HERE = ("reference", *available_backends())
 
-WITHOUT_JIT = "--backend compiled needs the library llvmlite: install rnn-lab[jit], or leave the option out"
+WITHOUT_JIT = "--backend compiled needs the library llvmlite: pip install 'rnn-lab[jit]', or leave the option out"
 
 CELL = '''
 from dataclasses import dataclass
@@ -181,14 +181,14 @@ def test_a_run_of_compiled_code_goes_on_without_the_compiler(backend: str, monke
     run, _ = trained("fox.txt", *SMALL, "--backend", backend)
     monkeypatch.setattr(jit, "available", lambda: False)
     assert (
-        "Note: gru-fox ran on the backend compiled, which needs llvmlite (install rnn-lab[jit]), and its repetition "
-        "runs on numpy: the weights may not be the same bit for bit.\n"
+        "Note: gru-fox ran on the backend compiled, which needs llvmlite (pip install 'rnn-lab[jit]'), and its "
+        "repetition runs on numpy: the weights may not be the same bit for bit.\n"
     ) in call("rerun").stderr
     _, result = trained("--resume", run.name, "--steps", "14")
     assert result.stderr.splitlines()[:2] == [
         "Note: it resumes after step 12.",
-        "Note: it began on the backend compiled, which needs llvmlite (install rnn-lab[jit]), and resumes on numpy: "
-        "its weights may not be the same bit for bit.",
+        "Note: it began on the backend compiled, which needs llvmlite (pip install 'rnn-lab[jit]'), and resumes on "
+        "numpy: its weights may not be the same bit for bit.",
     ]
     assert Run(run.path).settings.backend == "numpy"  # from here on, whatever is installed later
     assert Run(run.path).manifest["resumed"] == [{"step": 12, "changed": {"steps": 14, "backend": "numpy"}}]

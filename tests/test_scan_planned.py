@@ -1011,7 +1011,7 @@ def test_the_compiled_backend_without_a_compiler(monkeypatch):
     with pytest.raises(ModuleNotFoundError) as caught, use_backend("compiled"):
         pass
     assert str(caught.value) == (
-        "the compiled backend needs the library llvmlite: install rnn-lab[jit], or choose the backend numpy"
+        "the compiled backend needs the library llvmlite: pip install 'rnn-lab[jit]', or choose the backend numpy"
     )
     assert available_backends() == ("numpy",)
     assert chosen_backend() == "numpy"

@@ -38,9 +38,9 @@ def bptt(text: str, steps: int, hidden_size: int, seed: int) -> None:
     derivation = derive(text, steps, hidden_size, seed)
     _network(derivation)
     _forwards(derivation)
-    _by_v(derivation)
+    _for_v(derivation)
     _through_time(derivation)
-    _by_w_and_u(derivation)
+    _for_w_and_u(derivation)
     _comparison(derivation)
     _what_it_shows(derivation)
 
@@ -71,8 +71,8 @@ def _forwards(d: Derivation) -> None:
     click.echo()
 
 
-def _by_v(d: Derivation) -> None:
-    _heading("2. By V: each loss depends only on its own step")
+def _for_v(d: Derivation) -> None:
+    _heading("2. The gradient for V: each loss depends only on its own step")
     _formulas("dE_t/dV = (yhat_t - y_t) outer s_t            y_t: the target, one-hot")
     _matrices(*((f"dE_{step.t}/dV", step.dV) for step in d.steps))
 
@@ -97,7 +97,7 @@ def _through_time(d: Derivation) -> None:
     for c in d.contributions:
         equals = {last: " = the identity", last - 1: ""}.get(c.k, f" = ds_{last}/ds_{c.k + 1} ds_{c.k + 1}/ds_{c.k}")
         _matrices((f"ds_{last}/ds_{c.k}{equals}, norm {c.norm:.4f}", c.product))
-    click.echo("  With them, the loss by each state:\n")
+    click.echo("  With them, the gradient of the loss for each state:\n")
     step = d.steps[-1]
     click.echo(f"    dE_{last}/ds_{last} = V^T (yhat_{last} - y_{last})")
     if last > 1:
@@ -111,12 +111,12 @@ def _through_time(d: Derivation) -> None:
     click.echo()
 
 
-def _by_w_and_u(d: Derivation) -> None:
+def _for_w_and_u(d: Derivation) -> None:
     last = len(d.steps)
-    _heading(f"4. By W: the contribution of each step k to dE_{last}/dW")
+    _heading(f"4. The gradient for W: the contribution of each step k to dE_{last}/dW")
     _formulas(f"((1 - s_k^2) * dE_{last}/ds_k) outer s_{{k-1}}")
     _matrices(*((f"k = {c.k}" + (", where s_0 = 0" if c.k == 1 else ""), c.dW) for c in d.contributions))
-    _heading(f"5. By U: the contribution of each step k to dE_{last}/dU")
+    _heading(f"5. The gradient for U: the contribution of each step k to dE_{last}/dU")
     _formulas(f"((1 - s_k^2) * dE_{last}/ds_k) outer x_k")
     _matrices(*((f"k = {c.k}, x_{c.k} = {d.steps[c.k - 1].symbol!r}", c.dU) for c in d.contributions))
 

@@ -66,7 +66,9 @@ def resolved(backend: Backend) -> Backend:
     if "compiled" in available_backends():
         return backend
     if backend == "compiled":
-        raise UserError("--backend compiled needs the library llvmlite: install rnn-lab[jit], or leave the option out")
+        raise UserError(
+            "--backend compiled needs the library llvmlite: pip install 'rnn-lab[jit]', or leave the option out"
+        )
     return "numpy" if backend == "auto" else backend
 
 

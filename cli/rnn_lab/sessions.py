@@ -481,7 +481,7 @@ def _backend(run: Run, wish: Backend | None) -> tuple[Backend, str]:
         backend = resolved(wish)
         return backend, "" if backend == before else before
     if is_compiled(before) and resolved("auto") == "numpy":
-        return "numpy", "compiled, which needs llvmlite (install rnn-lab[jit])"
+        return "numpy", "compiled, which needs llvmlite (pip install 'rnn-lab[jit]')"
     return before, ""
 
 

@@ -81,7 +81,7 @@ def use_backend(name: str | None) -> Iterator[None]:
         raise ValueError(f"there is no backend {name!r}; there are {', '.join(BACKENDS)}")
     if name == "compiled" and not jit.available():
         raise ModuleNotFoundError(
-            "the compiled backend needs the library llvmlite: install rnn-lab[jit], or choose the backend numpy"
+            "the compiled backend needs the library llvmlite: pip install 'rnn-lab[jit]', or choose the backend numpy"
         )
     token = _backend.set(name)
     try:
