@@ -15,6 +15,7 @@ from rnn_cli.console import is_live, remark
 from rnn_cli.display import Display, Lines, Live, Records, duration, emit, measured, memory, tell
 from rnn_lab.printable import printable
 from rnn_plugins.errors import why
+from rnn_plugins.words import amount
 
 if TYPE_CHECKING:
     from rnn_lab.sessions import Session
@@ -86,8 +87,10 @@ def introduce(session: Session) -> None:
     )
     epochs = trainer.last_step / problem.steps_per_epoch
     limit = "" if settings.max_time is None else f"; --max-time ends it after {duration(settings.max_time)}"
+    passes = f"{epochs:,.0f}" if epochs >= 100 else f"{epochs:.3g}"
     remark(
-        f"{trainer.last_step:,} steps ({epochs:.3g} epochs of {problem.steps_per_epoch:,}), about "
+        f"{amount(trainer.last_step, 'step')} ({passes} epoch{'' if passes == '1' else 's'} of "
+        f"{problem.steps_per_epoch:,}), about "
         f"{duration(cost.seconds_per_epoch)} per epoch, {duration(epochs * cost.seconds_per_epoch)} in all "
         f"(measured on the first steps){limit}"
     )

@@ -235,6 +235,12 @@ def compare(groups: Mapping[str, Sequence[Run]], told: Callable[[str], None] = l
     Raises:
         UserError: none of them has results.
     """
+    tasks: dict[str, str] = {}
+    for run in (run for runs in groups.values() for run in runs):
+        tasks.setdefault(run.settings.task, run.name)
+    if len(tasks) > 1:
+        named = ", ".join(f"{run!r} of the task {task}" for task, run in tasks.items())
+        raise UserError(f"the runs are of several tasks ({named}), whose metrics cannot be compared: name runs of one")
     contestants, failed, notices = [], {}, list[str]()
     for label, runs in groups.items():
         trials, reasons = [], []
@@ -256,9 +262,6 @@ def compare(groups: Mapping[str, Sequence[Run]], told: Callable[[str], None] = l
     if not contestants:
         raise UserError("; ".join(failed.values()))
     trials = [trial for contestant in contestants for trial in contestant.trials]
-    if len(tasks := {trial.run.settings.task: trial.run.name for trial in trials}) > 1:
-        named = ", ".join(f"{run!r} of the task {task}" for task, run in tasks.items())
-        raise UserError(f"the runs are of several tasks ({named}), whose metrics cannot be compared: name runs of one")
     unfair, notes = _fairness(trials)
     return Page(
         kind="compare",
