@@ -46,6 +46,9 @@ def bytecode(tmp_path_factory: pytest.TempPathFactory) -> None:
 # A shell that runs the tests in the background has them ignore Ctrl-C, and all that they start, which some interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# So does nohup with a terminal that is hung up.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
