@@ -471,7 +471,7 @@ class TrainingCommand(click.Command):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record and isinstance(parameter, click.Option):
-                group = parameter.group if isinstance(parameter, Setting) else "Other"
+                group = getattr(parameter, "group", "Other")
                 records.setdefault(group, []).append(record)
         for group, rows in records.items():
             with formatter.section(group):

@@ -43,10 +43,17 @@ _OPTIONS = {
 }
 
 
+class _OutputOption(click.Option):
+    """An option in the section Output of a help page that has sections."""
+
+    group = "Output"
+
+
 def output_options(command: Command) -> Command:
     """Add ``--html``, ``--png``, ``--svg`` and ``--json`` to a command; ``chosen`` reads them."""
+    path = click.Path(readable=False)
     for name, text in reversed(_OPTIONS.items()):
-        command = click.option(f"--{name}", metavar="FILE", type=click.Path(readable=False), help=text)(command)
+        command = click.option(f"--{name}", cls=_OutputOption, metavar="FILE", type=path, help=text)(command)
     return command
 
 
