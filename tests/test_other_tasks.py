@@ -165,6 +165,20 @@ def test_runs_of_it_are_compared_by_accuracy():
     assert "Accuracy against names seen" in result.stdout
 
 
+def test_options_in_which_its_runs_differ_are_told_and_another_share_held_out_is_unfair():
+    names()
+    trained(*TRAINED, "--name", "lower", "--task-option", "lower=true")
+    trained(*TRAINED, "--name", "more", "--valid-fraction", "0.2")
+    page = json.loads(invoke("compare", "names", "lower", "--json", "-").stdout)["reports"]["compare"]
+    assert "the runs differ in the option lower of their task (false, true)" in page["notices"]
+    assert "The highest accuracy is that of" in page["verdict"][""][0]
+    page = json.loads(invoke("compare", "names", "more", "--json", "-").stdout)["reports"]["compare"]
+    assert page["verdict"][""] == [
+        "No verdict, because the comparison is not fair: the runs do not hold out the same share of the data (0.1, "
+        "0.2)."
+    ]
+
+
 def test_it_is_not_compared_with_language_models():
     names()
     trained("fox.txt", *SMALL, "--name", "fox")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -320,12 +320,22 @@ class Task(ABC):
         return units, self.unit
 
     def comparable(self, runs: Mapping[str, tuple[Task, Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
-        """Why runs on the same data cannot be compared, and other notes on them, a clause each.
+        """Why runs with the same data cannot be compared, and other differences between them, a clause each.
+
+        By default, another share that is held out is a reason, and any other option that differs a difference.
 
         Args:
             runs: task and facts of each, by its name.
         """
-        return [], []
+        unfair, remarks = [], []
+        for option in fields(self):
+            found = [getattr(task, option.name, None) for task, _ in runs.values()]
+            values = sorted({str(value).lower() if isinstance(value, bool) else str(value) for value in found})
+            if len(values) > 1 and option.name == "valid_fraction":
+                unfair.append(f"the runs do not hold out the same share of the data ({', '.join(values)})")
+            elif len(values) > 1:
+                remarks.append(f"the runs differ in the option {option.name} of their task ({', '.join(values)})")
+        return unfair, remarks
 
     def contains(self, training: Any, examples: Any) -> bool:
         """Whether some examples are known to be among the training examples."""
