@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from minigrad.trees import Tree
 from rnn_cells import Cell
@@ -288,7 +290,7 @@ class Task(ABC):
             rows: the rows to return; the share of one of several processes that train together.
         """
         epoch, place = divmod(step, self.steps_per_epoch(data, size))
-        order = np.random.default_rng(epoch).permutation(len(data.train))[place * size : (place + 1) * size]
+        order = _order(epoch, len(data.train))[place * size : (place + 1) * size]
         return self.pack([data.train[i] for i in order[rows]])
 
     def pack(self, examples: Sequence[Any]) -> Batch:
@@ -378,3 +380,9 @@ class Task(ABC):
     def language(self, model: Model, facts: Mapping[str, Any]) -> Language | None:
         """The model as a language model; None if it is not one."""
         return None
+
+
+@lru_cache(maxsize=2)  # a training step must not take the time of a whole epoch's shuffle
+def _order(epoch: int, count: int) -> NDArray[np.intp]:
+    """The order of ``count`` examples in an epoch."""
+    return np.random.default_rng(epoch).permutation(count)
