@@ -344,6 +344,19 @@ def test_every_option_stands_in_the_documentation() -> None:
         assert f"`{alias}`" in documentation, f"docs/command-line.md does not mention {alias}"
 
 
+def test_every_value_that_the_shell_completes_is_completed() -> None:
+    """Click calls what a parameter has for that with the parameter; something else fails at Tab alone."""
+    context = click.Context(rnn)
+    commands = [rnn.get_command(context, name) for name in rnn.list_commands(context)]
+    commands += [sub for command in commands if isinstance(command, click.Group) for sub in command.commands.values()]
+    completed = [(command.name, parameter) for command in commands if command for parameter in command.params]
+    assert {("show", "cell"), ("show", "task"), ("train", "cell")} <= {(name, p.name) for name, p in completed}
+    for _, parameter in completed:
+        assert isinstance(parameter.shell_complete(context, ""), list)
+    (cell,) = (p for name, p in completed if name == "show" and p.name == "cell")
+    assert [item.value for item in cell.shell_complete(context, "gr")] == ["gru"]
+
+
 def test_the_shell_completes_runs_and_cells() -> None:
     trained("fox.txt", *SMALL, "--quiet")
     context = click.Context(rnn)

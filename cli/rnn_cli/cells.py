@@ -11,23 +11,15 @@ import click
 
 from rnn_cli import console
 from rnn_cli.console import say
-from rnn_cli.options import SETTINGS, pairs, separated
-from rnn_cli.plugins import JSON, head, list_installed, option_as_json, show_check, show_options
+from rnn_cli.options import separated
+from rnn_cli.plugins import JSON, head, list_installed, named, option_as_json, show_check, show_options
 from rnn_cli.tables import prose, table
 from rnn_lab.printable import printable
 
 if TYPE_CHECKING:
     from rnn_plugins.inspect.description import TimeLoop
 
-CELL = click.argument("cell", metavar=SETTINGS["cell"].metavar, shell_complete=SETTINGS["cell"].shell_complete)
-CELL_OPTION = click.option(
-    "--cell-option",
-    "options",
-    metavar="NAME=VALUE",
-    multiple=True,
-    callback=lambda ctx, param, texts: pairs("cell_option", texts, "forget_bias=2"),
-    help="Option of the cell; may be repeated.",
-)
+CELL, CELL_OPTION = named("cell", "forget_bias=2")
 
 
 @click.group(invoke_without_command=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
 from rnn_cli import console
 from rnn_cli.console import say
+from rnn_cli.options import COMPLETED, SETTINGS, pairs
 from rnn_cli.tables import table
 from rnn_lab.printable import printable
 
@@ -18,6 +19,29 @@ if TYPE_CHECKING:
     from rnn_plugins.testing import CheckReport
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+Decorator: TypeAlias = Callable[[Any], Any]
+
+
+def named(word: str, example: str) -> tuple[Decorator, Decorator]:
+    """The argument that names a cell or a task, and the option with its options.
+
+    Args:
+        word: "cell" or "task".
+        example: of an option, NAME=VALUE.
+    """
+    name = f"{word}_option"
+    return (
+        click.argument(word, metavar=SETTINGS[word].metavar, shell_complete=COMPLETED[word]),
+        click.option(
+            f"--{word}-option",
+            "options",
+            metavar="NAME=VALUE",
+            multiple=True,
+            callback=lambda ctx, param, texts: pairs(name, texts, example),
+            help=f"Option of the {word}; may be repeated.",
+        ),
+    )
 
 
 def list_installed(group: str, as_json: bool) -> None:

@@ -6,21 +6,13 @@ import dataclasses
 
 import click
 
-from rnn_cli import completion, console
-from rnn_cli.options import SETTINGS, pairs, separated
-from rnn_cli.plugins import JSON, head, list_installed, option_as_json, show_check, show_options
+from rnn_cli import console
+from rnn_cli.options import separated
+from rnn_cli.plugins import JSON, head, list_installed, named, option_as_json, show_check, show_options
 from rnn_cli.tables import prose, table
 from rnn_lab.printable import printable
 
-TASK = click.argument("task", metavar=SETTINGS["task"].metavar, shell_complete=completion.tasks)
-TASK_OPTION = click.option(
-    "--task-option",
-    "options",
-    metavar="NAME=VALUE",
-    multiple=True,
-    callback=lambda ctx, param, texts: pairs("task_option", texts, "pool=mean"),
-    help="Option of the task; may be repeated.",
-)
+TASK, TASK_OPTION = named("task", "pool=mean")
 
 
 @click.group(invoke_without_command=True)
