@@ -1,6 +1,6 @@
 """List and load cells, tasks and reports, of installed distributions or a user's file.
 
-Listing reads only metadata: a plugin is imported only when it is requested by name.
+``entries`` reads only metadata; a plugin is imported when it is loaded or described.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class _Group(NamedTuple):
         return self.base.replace(":", ".")
 
 
-# The base classes are not imported here, because a listing must not import NumPy.
+# The base classes are not imported here, so that ``entries`` does not import NumPy.
 _GROUPS = {
     "cells": _Group("cell", "rnn_cells:Cell"),
     "tasks": _Group("task", "rnn_plugins.tasks.task:Task"),
@@ -85,7 +85,7 @@ plugin_cells: dict[str, Cell] = {}
 
 
 def entries(group: str) -> list[Entry]:
-    """The installed entries of a group (``"cells"``, ``"reports"``), sorted; a name may occur twice."""
+    """The installed entries of a group (``"cells"``, ``"tasks"``, ``"reports"``), sorted; a name may occur twice."""
     return list(_entries(group, _path()))
 
 

@@ -97,8 +97,8 @@ def describe_cell(spec: str, input_size: int, hidden_size: int, options: Mapping
         parameters=_shapes(params),
         count=trees.count(params),
         carry={path: shape[1:] for path, shape in _shapes(carry).items()},
-        learning_rate=cls.suggested_learning_rate,
-        warmup=cls.suggested_warmup,
+        learning_rate=cell.suggested_learning_rate,
+        warmup=cell.suggested_warmup,
         time_loop=_time_loop(cell, params, carry),
     )
 

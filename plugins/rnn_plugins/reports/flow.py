@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
@@ -58,7 +59,7 @@ class Norms:
     norms: tuple[Array, ...]
     noise: float = 0.0
 
-    @property
+    @cached_property
     def mean(self) -> list[Array]:
         """For each state (K + 1,), the mean over positions."""
         return [norms.mean(axis=1) for norms in self.norms]
@@ -68,7 +69,7 @@ class Norms:
         """Which state is the last layer's output, or where none is, its first."""
         return main_state(self.states)
 
-    @property
+    @cached_property
     def real(self) -> list[int]:
         """The states whose gradient is more than rounding noise beside the largest, at one lag at least.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -76,13 +77,13 @@ class Search:
     chance: Array
     symbol: Array
 
-    @property
+    @cached_property
     def best(self) -> Array:
         """(F, U), the units in the order of the absolute value of their correlation."""
         order: Array = np.argsort(-np.abs(self.correlation), axis=1, kind="stable")
         return order
 
-    @property
+    @cached_property
     def found(self) -> Array:
         """(F,), whether the best unit is clearly above both."""
         largest = np.abs(self.correlation).max(axis=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
@@ -144,7 +145,7 @@ class Probe(ABC):
         """
         return None, ""
 
-    @property
+    @cached_property
     def anatomy(self) -> Anatomy:
         """The parts of the cell's step."""
         return anatomy(self.cell)

@@ -51,7 +51,6 @@ class LanguageModel(Task):
     valid_fraction: float = 0.1
     unknown: Unknown = "error"
 
-    best: ClassVar = ("loss", "min")
     metrics: ClassVar[Mapping[str, Metric]] = {
         "loss": Metric("nats", "min", "NATS"),
         "bits_per_character": Metric("bits per character", "min", "BITS/CHAR", word="loss"),
@@ -171,7 +170,7 @@ class LanguageModel(Task):
         Raises:
             ValueError: they are not valid.
         """
-        opening_of(facts)
+        opening_of(facts, vocabulary_of(facts))
         for part in ("train", "valid"):
             ratio = facts["characters_per_symbol"][part]
             if not (type(ratio) in (int, float) and 0 < ratio < 1e300):
@@ -223,9 +222,8 @@ class LanguageModel(Task):
 
     def batch(self, data: Data, step: int, size: int, rows: slice = slice(None)) -> Batch:
         """The next T symbols of each lane and those after them, both (T, B)."""
-        lane = (len(data.train) - 1) // size
-        start = step % (lane // self.seq_length) * self.seq_length
-        lanes = np.arange(size)[rows] * lane
+        start = step % self.steps_per_epoch(data, size) * self.seq_length
+        lanes = np.arange(size)[rows] * ((len(data.train) - 1) // size)
         tokens = np.asarray(data.train[lanes + np.arange(start, start + self.seq_length + 1)[:, None]], np.intp)
         return Batch(tokens[:-1], tokens[1:], tokens[1:].size)
 
@@ -269,9 +267,10 @@ class LanguageModel(Task):
         Raises:
             UserError: the model's scores are not finite.
         """
-        vocabulary = vocabulary_of(facts)
-        symbols = sample(_own(model), params, opening_of(facts), Choice(never=vocabulary.unwritten), rng)
-        return "".join(write(symbols, vocabulary, size))
+        language = self.language(model, facts)
+        choice = Choice(never=language.vocabulary.unwritten)
+        symbols = sample(language.model, params, language.opening, choice, rng)
+        return "".join(write(symbols, language.vocabulary, size))
 
     def probe(self, model: AnyModel, params: Tree, examples: Array, facts: Mapping[str, Any]) -> TextProbe:
         """The model along a text."""
@@ -281,7 +280,8 @@ class LanguageModel(Task):
 
     def language(self, model: AnyModel, facts: Mapping[str, Any]) -> Language:
         """The model with its vocabulary."""
-        return Language(_own(model), vocabulary_of(facts), tuple(opening_of(facts)))
+        vocabulary = vocabulary_of(facts)
+        return Language(_own(model), vocabulary, tuple(opening_of(facts, vocabulary)))
 
 
 def vocabulary_of(facts: Mapping[str, Any]) -> Vocabulary:
@@ -293,14 +293,14 @@ def vocabulary_of(facts: Mapping[str, Any]) -> Vocabulary:
     return Vocabulary.from_json(facts["vocabulary"])
 
 
-def opening_of(facts: Mapping[str, Any]) -> list[int]:
+def opening_of(facts: Mapping[str, Any], vocabulary: Vocabulary) -> list[int]:
     """The symbols that are read, but not printed, before a text without a prime (see ``language.sampling.opening``).
 
     Raises:
         ValueError: they are not in the vocabulary.
     """
     symbols = [int(symbol) for symbol in facts.get("opening", [])]
-    if max(symbols, default=0) >= len(vocabulary_of(facts)):
+    if max(symbols, default=0) >= len(vocabulary):
         raise ValueError("its opening has symbols beyond its vocabulary")
     return symbols
 
