@@ -197,6 +197,15 @@ def test_options_may_stand_behind_the_name(file):
     assert output.splitlines()[-1].startswith("gru passes all ")
 
 
+def test_what_a_cell_suggests_may_depend_on_its_options(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(
+        "from rnn_cells.gru import GRU\n\n\nclass Own(GRU):\n"
+        "    suggested_learning_rate = property(lambda self: 0.5 / self.hidden_size)\n"
+    )
+    assert describe_cell("own.py:Own", 3, 5, {}).learning_rate == 0.1
+
+
 def test_a_cell_in_a_file(file, tmp_path):
     code, output, _ = call("show", "mine.py:Mine", "--cell-option", "depth=2")
     assert code == 0
