@@ -258,3 +258,17 @@ def test_the_packages_are_the_command_line(package):
     assert done.stdout.startswith("Usage: rnn [OPTIONS] COMMAND [ARGS]...")
     done = subprocess.run([*command, "trian"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
+
+
+def test_arguments_reach_what_they_are_for():
+    run = rnn_lab.train("fox.txt", name="fox", **SMALL)
+    began = rnn_lab.train("fox.txt", init_from="fox", name="began", steps=1, seed=2, seq_length=7, batch_size=3)
+    assert began.settings["hidden_size"] == run.settings["hidden_size"] == 5
+    Path("odd.txt").write_text(TEXT + "\N{GREEK CAPITAL LETTER OMEGA}" + TEXT)
+    for call in (run.score, run.evaluate):
+        call("odd.txt")
+        with pytest.raises(UserError, match=r"never seen|does not know"):
+            call("odd.txt", unknown="error")
+    Path("other.txt").write_text(TEXT[::-1])
+    look = {"lags": 5, "positions": 20}
+    assert run.report("flow", text="other.txt", **look).to_json() != run.report("flow", **look).to_json()

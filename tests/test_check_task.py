@@ -222,7 +222,16 @@ def test_a_task_of_somebody_else_passes_every_check():
 
 
 def test_it_takes_another_cell_and_another_generator():
-    check_task(Names(), NAMES, cell=lambda width: LSTM(width, 5), rng=np.random.default_rng(3)).raise_if_failed()
+    made, rng = [], np.random.default_rng(3)
+    before = rng.bit_generator.state
+
+    def cell(width):
+        made.append(width)
+        return LSTM(width, 5)
+
+    check_task(Names(), NAMES, cell=cell, rng=rng).raise_if_failed()
+    assert made
+    assert rng.bit_generator.state != before
 
 
 # --- wrong tasks: the checks that fail, and what each says ------------------------------------------------------------

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from tiny_runs import TEXT, train
 
 from minigrad import checkpoint, log_softmax
+from rnn_cli.eval import _rank
 from rnn_cli.main import rnn
 from rnn_lab.evaluation import Evaluation, evaluate
 from rnn_lab.paths import BEST
@@ -23,7 +24,7 @@ from rnn_lab.sessions import start
 from rnn_plugins.errors import UserError
 from rnn_plugins.language import assessment
 from rnn_plugins.language.ngrams import NGram
-from rnn_plugins.tasks.task import Assessment, Score
+from rnn_plugins.tasks.task import Assessment, Metric, Score
 
 
 @pytest.fixture(scope="module")
@@ -379,3 +380,9 @@ def test_what_becomes_of_the_unknown_is_no_question_of_a_task_without_it(call, n
         "",
         f"Error: the task {names.settings.task!r} has no option called 'unknown'. Its options: valid_fraction, lower\n",
     )
+
+
+def test_the_best_score_is_the_first_row_in_the_direction_of_its_metric():
+    more, less = Metric("", "max"), Metric("nats", "min")
+    assert _rank(0.9, more) < _rank(0.1, more) < _rank(None, more)
+    assert _rank(0.1, less) < _rank(0.9, less) < _rank(None, less)

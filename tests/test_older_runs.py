@@ -91,7 +91,9 @@ def test_it_is_listed_compared_and_reported_on() -> None:
     }
     assert "language-model" in call("runs").stdout
     call("rerun", "char", "--name", "again", "--quiet")
-    assert "char" in call("compare", "char", "again").stdout
+    compared = json.loads(call("compare", "char", "word", "--json", "-").stdout)["reports"]["compare"]
+    assert set(compared["quantities"]) == {"char", "word"}
+    assert not compared["failed"]
     for name in NAMES:
         call("report", name, "--kind", "parameters", "--kind", "flow", "--lags", "4", "--positions", "5")
 

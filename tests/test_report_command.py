@@ -211,6 +211,8 @@ def test_the_kinds_are_listed(call):
             "--text is for runs; with --cell the text is FILE: leave --text out",
         ),
         (["--steps", "5"], "--steps applies only with --cell: add --cell, or leave it out"),
+        (["--task", "names"], "--task applies only with --cell: add --cell, or leave it out"),
+        (["--level", "word"], "--level applies only with --cell: add --cell, or leave it out"),
         (["--kind", "flwo"], "no report called 'flwo'. Did you mean 'flow'? Installed: "),
         (["--all", "--kind", "flow"], "--all shows all kinds: leave out --kind"),
         (["--lags", "0"], "--lags is 0; it must be at least 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from typing import TYPE_CHECKING
 
@@ -75,8 +76,9 @@ def _draw(evaluation: Evaluation) -> None:
 
 
 def _rank(value: float | None, metric: Metric) -> float:
-    number = value or 0.0
-    return number if metric.direction == "min" else -number
+    if value is None:
+        return math.inf
+    return value if metric.direction == "min" else -value
 
 
 def _shown(value: float | None, metric: Metric) -> str:

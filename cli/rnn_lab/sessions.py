@@ -141,7 +141,7 @@ class Session:
         if self.trainer.outcome == "time":
             longer = "a longer --max-time"
         known = list(self.run.records() if records is None else records)
-        return verdict(known, done, guessing, settings.learning_rate or LEARNING_RATE, longer)
+        return verdict(known, done, guessing, self.trainer.learning_rate, longer)
 
     def outcome(self) -> dict[str, Any]:
         """How the run ended, as JSON."""
@@ -196,7 +196,7 @@ class Session:
     def _advice(self) -> str:
         """What to try if the learning rate is the cause."""
         trainer = self.trainer
-        rate = trainer.settings.learning_rate or LEARNING_RATE
+        rate = trainer.learning_rate
         advice = [f"--learning-rate {rate / 10:.1g} (it was {rate:.2g})"]
         if not any(trainer.settings.clipping()):
             advice.append("--grad-clip 5")
@@ -270,7 +270,7 @@ def _resume(run: Run, given: Mapping[str, Any]) -> Session:
             f"with: --init-from {run.name} starts a new one with its weights"
         )
     problem = Problem.of(task, run.model, data, settings.batch_size)
-    trainer = Trainer(run, problem, settings, settings.learning_rate or LEARNING_RATE)
+    trainer = Trainer(run, problem, settings)
     step = run.notes(LAST)["step"]
     if trainer.total_steps < step:
         name = "epochs" if settings.steps is None else "steps"
@@ -456,7 +456,7 @@ def _prepare(
     manifest["facts"] = data.facts
     run = create_run(name, f"{origin.get('class', settings.cell)}-{stem(files[0])}", manifest)
     try:
-        trainer = Trainer(run, problem, decided, decided.learning_rate or LEARNING_RATE)
+        trainer = Trainer(run, problem, decided)
         trainer.begin(params)
     except BaseException:
         run.release()

@@ -121,7 +121,7 @@ class Trainer:
         broken: the one that was not finite, where a validation found that.
     """
 
-    def __init__(self, run: Run, problem: Problem, settings: Settings, learning_rate: float) -> None:
+    def __init__(self, run: Run, problem: Problem, settings: Settings) -> None:
         self.run, self.problem, self.settings = run, problem, settings
         steps_per_epoch = problem.steps_per_epoch
         self.total_steps = self.last_step = settings.total_steps(steps_per_epoch)
@@ -130,8 +130,8 @@ class Trainer:
         self.metric, self._direction = problem.task.best if problem.validates else ("loss", "min")
         self._decisive = (self.metric, "loss")  # an accuracy is finite where the weights are not
         self.broken = ""
-        self.learning_rate = learning_rate
-        self.schedule = settings.make_schedule(learning_rate, self.total_steps, steps_per_epoch)
+        self.learning_rate = settings.learning_rate or LEARNING_RATE
+        self.schedule = settings.make_schedule(self.learning_rate, self.total_steps, steps_per_epoch)
         self.optimizer = settings.make_optimizer()
         self.tally = Tally()
         self.repeats: list[list[float]] = []

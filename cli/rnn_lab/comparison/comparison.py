@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from minigrad.graph import TraceError
 from minigrad.scan import release
 from rnn_lab.blame import blaming
-from rnn_lab.comparison.plan import seconds_of
 from rnn_lab.comparison.statistics import level, rank, welch
 from rnn_lab.runs import Run
 from rnn_lab.subject import of_run
 from rnn_plugins.errors import UserError
 from rnn_plugins.inspect.operations import operations
+from rnn_plugins.options import listed
 from rnn_plugins.reports.flow import REACHED, crossing, measure_flow, most_lags
 from rnn_plugins.reports.probe import Probe
 from rnn_plugins.reports.report import Chart, Curve, Page, Quantity, Table
@@ -107,7 +107,12 @@ def read(run: Run) -> Trial:
         raise UserError(f"the run {run.name!r} was not validated yet: train it longer")
     metrics = run.metrics(best)
     metric = task.compared or task.best[0]
-    metric = metric if metric in metrics else "loss"  # without held-out data the loss is the only metric
+    if metric not in metrics:
+        if run.held_out:
+            raise UserError(
+                f"the run {run.name!r} has no {metric}: it was not finite where its best weights were validated"
+            )
+        metric = "loss"  # without held-out data it is the only metric
 
     def validated(record: Mapping[str, Any]) -> dict[str, float]:
         if not run.held_out:
@@ -132,7 +137,7 @@ def read(run: Run) -> Trial:
         steps,
         steps * per_step,
         unit,
-        seconds_of(run),
+        max((record["seconds"] for record in records), default=0.0),
         statistics.median(speeds) if speeds else None,
         curve.reshape(-1, 3).T,
     )
@@ -350,9 +355,10 @@ def verdict(contestants: Sequence[Contestant], unfair: Sequence[str] = ()) -> tu
         best = min(contestants, key=lambda contestant: sign * contestant.mean)
         what = "lowest" if sign > 0 else "highest"
         value = f"{best.mean:.{about.digits}f} {about.unit}".rstrip()
+        have = "has" if len(single) == 1 else "have"
         return (
             f"The {what} {about.word or name} is that of {best.label}, {value}.",
-            f"That is not a verdict: {_listed(single)} {'has' if len(single) == 1 else 'have'} only one run, so the "
+            f"That is not a verdict: {listed(single, 'and')} {have} only one run, so the "
             "difference may be chance. Train runs with other seeds.",
         )
     by_label = {contestant.label: contestant for contestant in contestants}
@@ -368,7 +374,7 @@ def verdict(contestants: Sequence[Contestant], unfair: Sequence[str] = ()) -> tu
         if len(names) == 1:
             sentences.append(f"{names[0]} is {behind or f'the best, with {_amount(best.mean, metric)}'}.")
         else:
-            words = f"{_listed(names)} are tied{', ' if behind else ''}{behind}"
+            words = f"{listed(list(names), 'and')} are tied{', ' if behind else ''}{behind}"
             why = _undecided(
                 [[sign * value for value in by_label[name].values] for name in names], level(len(contestants))
             )
@@ -383,13 +389,9 @@ def _undecided(samples: Sequence[Sequence[float]], needed: float) -> str:
     first, *others = samples
     if all(min(other) <= max(first) for other in others):
         return "is within the spread"
-    seeds = _listed([str(count) for count in sorted({len(sample) for sample in samples})])
+    seeds = listed([str(count) for count in sorted({len(sample) for sample in samples})], "and")
     chance = min(welch(first, other) for other in others)
     return f"{seeds} seeds cannot distinguish (p = {chance:.2g}, not below {needed:.2g})"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def over_seeds(curves: Sequence[Array]) -> tuple[Array, Array, Array, Array, Array]:
@@ -415,7 +417,7 @@ def over_seeds(curves: Sequence[Array]) -> tuple[Array, Array, Array, Array, Arr
 
 def _charts(contestants: Sequence[Contestant]) -> tuple[Chart, Chart]:
     trials = [trial for contestant in contestants for trial in contestant.trials]
-    (name, about), unit, best = _metric(contestants), trials[0].unit, trials[0].run.task.best[0]
+    (name, about), unit = _metric(contestants), trials[0].unit
     word = about.word or name
     what = f"held-out {word}" if all(trial.held_out for trial in trials) else word
     label = f"{what}, {about.unit}" if about.unit else what
@@ -424,7 +426,7 @@ def _charts(contestants: Sequence[Contestant]) -> tuple[Chart, Chart]:
     definition = f"The {what} at each validation during training{band}."
     return (
         Chart(
-            f"{best}_by_{unit}",
+            f"{word}_by_{unit}",
             f"{word.capitalize()} against {unit} seen",
             f"{unit} seen in training",
             label,
@@ -433,7 +435,7 @@ def _charts(contestants: Sequence[Contestant]) -> tuple[Chart, Chart]:
             definition=definition,
         ),
         Chart(
-            f"{best}_by_seconds",
+            f"{word}_by_seconds",
             f"{word.capitalize()} against time",
             "seconds of training",
             label,
@@ -507,7 +509,7 @@ def _quantities(contestant: Contestant) -> tuple[Quantity, ...]:
             Quantity(
                 metric,
                 _labelled(metric, run.task.metrics[metric])[0],
-                statistics.fmean(trial.metrics[metric] for trial in trials),
+                statistics.fmean(trial.metrics[metric] for trial in trials if metric in trial.metrics),
                 _labelled(metric, run.task.metrics[metric])[1],
                 f"That of the best weights, on {data}, {runs}.",
             )
