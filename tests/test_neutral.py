@@ -15,7 +15,11 @@ PACKAGES = ("plugins/rnn_plugins", "cli/rnn_lab", "cli/rnn_cli")
 OF_TEXT = ("tasks/", "language/", "data/", "reports/neurons.py", "reports/structure.py")
 COMMANDS_OF_TEXT = ("sample.py", "score.py")
 
-NAMED = re.compile(r"tokens?(?![a-z])|vocabular|language[-_ ]?model|word_language", re.IGNORECASE)
+NAMED = re.compile(
+    r"tokens?(?![a-z])|vocabular|language[-_ ]?model|word_language"
+    r"|rnn_(lab|plugins)\.language\b|rnn_plugins\.data\.corpus",
+    re.IGNORECASE,
+)
 
 WRITES = "; expected a language model: name a run of the task language-model"
 
@@ -23,6 +27,12 @@ ALLOWED = {
     ("rnn_lab/settings.py", "language-model"): "the default of --task",
     ("rnn_lab/runs.py", WRITES): "advice: the task whose runs will do",
     ("rnn_lab/api.py", "rnn_plugins.data.vocabulary"): "the type of what Run.sample and Run.score take",
+    ("rnn_lab/api.py", "rnn_lab.language"): "Run.sample and Run.score, as the commands of these names",
+    ("rnn_lab/api.py", "rnn_plugins.language.sampling"): "likewise",
+    ("rnn_lab/runs.py", "rnn_lab.language"): "runs of versions that knew no tasks",
+    ("rnn_lab/runs.py", "rnn_plugins.language"): "the type of what a task may offer",
+    ("rnn_plugins/reports/subject.py", "rnn_plugins.language"): "likewise",
+    ("rnn_lab/sessions.py", "rnn_plugins.data.corpus"): "the folder in which data of standard input are kept",
     ("rnn_plugins/options.py", "language-model:level=word"): "an example of a task with an option",
     ("rnn_plugins/testing/tasks.py", "LanguageModel()"): "an example of what check_task takes",
     ("rnn_plugins/reports/subject.py", " is for language models, and "): "why a report of texts refuses a subject",
@@ -75,6 +85,8 @@ def test_what_works_for_any_task_names_no_language_model_token_or_vocabulary():
         "from rnn_plugins.tasks.language_model import Task",
         "from rnn_plugins.tasks import language_model as texts",
         "import rnn_plugins.data.vocabulary",
+        "from rnn_lab.language import scoring",
+        "from rnn_plugins.data.corpus import load_corpus",
         "isinstance(task, LanguageModel)",
         "run.facts['vocabulary']",
         "run.vocabulary",
