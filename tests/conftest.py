@@ -32,17 +32,6 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["RNN_LAB_STATE"] = str(tmp_path_factory.mktemp("state"))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def bytecode(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep bytecode in a folder of the tests where none may be written beside the sources.
-
-    Tests start hundreds of processes, which would all compile every module again.
-    """
-    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
-        folder = tmp_path_factory.getbasetemp()
-        os.environ["PYTHONPYCACHEPREFIX"] = str((folder.parent if workers else folder) / "bytecode")
-
-
 # A shell that runs the tests in the background has them ignore Ctrl-C, and all that they start, which some interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
