@@ -75,7 +75,9 @@ class Planned:
 
     def forward(self, params: Any, carry: Any, xs: Any, **options: Any) -> Any:
         steps, batch = xs[0].shape[:2]
-        return self.executor.forward(trees.leaves(params), trees.leaves(carry), xs, steps=steps, batch=batch, **options)
+        return self.executor.forward(
+            trees.leaves(params), trees.leaves(carry), xs, [], steps=steps, batch=batch, **options
+        )
 
 
 def floats(arrays: Any) -> list[Any]:
@@ -119,7 +121,7 @@ def check(step: Any, params: Any, carry: Any, xs: Any, *, reverse: bool = False,
         return dot(d_last, trees.leaves(end)) + dot(d_ys, trees.leaves(outputs))
 
     _, expected_d = value_and_grad(loss)(wrt)
-    d_params, d_carry, d_xs = planned.executor.backward(saved, d_last, d_ys)
+    d_params, d_carry, d_xs, _ = planned.executor.backward(saved, d_last, d_ys)
     got_d = zip((*d_params, *d_carry, *d_xs), (*trees.leaves(params), *trees.leaves(carry), *tables), strict=True)
     for (got, like), expected in zip([pair for pair in got_d if pair[1].dtype.kind == "f"], expected_d, strict=True):
         got = np.zeros_like(like) if got is None else got  # of what the step does not read
@@ -342,7 +344,7 @@ def test_only_wanted_gradients_are_given():
     params, carry, x = case(cell, np.float64, 3)
     planned = Planned(on_first(cell), params, carry, [x], wanted=[True, False, True, True, False])
     _, ys, saved = planned.forward(params, carry, [x], keep=True)
-    d_params, d_carry, d_xs = planned.executor.backward(saved, [None], [np.ones_like(ys[0])])
+    d_params, d_carry, d_xs, _ = planned.executor.backward(saved, [None], [np.ones_like(ys[0])])
     assert not d_params[1].any()
     assert d_params[0].any()
     assert d_carry[0].any()

@@ -379,6 +379,7 @@ class Executor:
         params: Sequence[Array],
         carry: Sequence[Array],
         xs: Sequence[Any],
+        context: Sequence[Array],
         *,
         steps: int,
         batch: int,
@@ -467,8 +468,8 @@ class Executor:
 
     def backward(
         self, saved: Saved, d_carry: Sequence[Array | None], d_ys: Sequence[Array | None]
-    ) -> tuple[list[Array], list[Array], list[Array | None]]:
-        """The cotangents of the parameters, the first carry and the inputs."""
+    ) -> tuple[list[Array], list[Array], list[Array | None], list[Array | None]]:
+        """The cotangents of the parameters, the first carry, the inputs and the context."""
         program, workspace = self.program, saved.workspace
         steps, batch, reverse = workspace.steps, workspace.batch, workspace.reverse
         fixed = dict(zip(program.fixed, saved.fixed, strict=True))
@@ -526,7 +527,7 @@ class Executor:
             for d, p in zip(found, saved.params, strict=True)
         ]
         d_xs = [cotangent.get(x) for x in program.xs]
-        return d_params, d_first, d_xs
+        return d_params, d_first, d_xs, []
 
     def _rows(self, x: Any) -> Array:
         if x.dtype.kind in "iu":

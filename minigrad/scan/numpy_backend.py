@@ -292,6 +292,7 @@ class Executor:
         params: Sequence[Array],
         carry: Sequence[Array],
         xs: Sequence[Any],
+        context: Sequence[Array],
         *,
         steps: int,
         batch: int,
@@ -304,6 +305,7 @@ class Executor:
             params: the program's fixed inputs.
             carry: the carry before the first step, (B, n) each.
             xs: for each of the step's inputs an array (T, B, ...), or a ``Lookup``.
+            context: the same at every step, (B, ...) each.
             steps: T.
             batch: B.
             reverse: run from the last step to the first.
@@ -318,7 +320,7 @@ class Executor:
         fixed = dict(zip(program.fixed, evaluate(program.prologue, params), strict=True))
         indices: list[Any] = [checked_indices(x.indices, len(x.table)) if isinstance(x, Lookup) else None for x in xs]
         saved = Saved(space, self._pool, params, fixed, indices)
-        saved.inputs, saved.options = (params, carry, xs), {"steps": steps, "batch": batch, "reverse": reverse}
+        saved.inputs, saved.options = (params, carry, xs, context), {"steps": steps, "batch": batch, "reverse": reverse}
         for value, x in zip(program.xs, xs, strict=True):
             _put(space.all(layout.slots[value]), x.table[None] if isinstance(x, Lookup) else x)
         for value, x in zip(program.carry, carry, strict=True):
@@ -366,7 +368,7 @@ class Executor:
     @np.errstate(invalid="ignore")
     def backward(
         self, saved: Saved, d_carry: Sequence[Array | None], d_ys: Sequence[Array | None]
-    ) -> tuple[list[Array], list[Array], list[Array | None]]:
+    ) -> tuple[list[Array], list[Array], list[Array | None], list[Array | None]]:
         """Run all steps backwards.
 
         Args:
@@ -375,8 +377,8 @@ class Executor:
             d_ys: the cotangents of the outputs.
 
         Returns:
-            The cotangents of the parameters, of the carry before the first step (zeros if it is not a float), and of
-            the inputs, for a ``Lookup`` of its table; None if not wanted or absent.
+            The cotangents of the parameters, of the carry before the first step (zeros if it is not a float), of the
+            inputs, for a ``Lookup`` of its table, and of the context; None if not wanted or absent.
         """
         program, space = self.program, saved.space
         if space is None:  # backward has run already, and has overwritten what it needs
@@ -428,6 +430,7 @@ class Executor:
             ],
             first,
             d_xs,
+            [],
         )
 
     def _gathered(

@@ -37,7 +37,7 @@ class Executor(numpy_backend.Executor):
 
     def backward(
         self, saved: Saved, d_carry: Sequence[Array | None], d_ys: Sequence[Array | None]
-    ) -> tuple[list[Array], list[Array], list[Array | None]]:
+    ) -> tuple[list[Array], list[Array], list[Array | None], list[Array | None]]:
         """Run all steps backwards, as ``numpy_backend.Executor.backward`` does."""
         call = functools.partial(super().backward, saved, d_carry, d_ys)
         return self._run(call, "backward", saved.options["steps"], saved.options["batch"])

@@ -50,6 +50,7 @@ class Executor(Protocol):
         params: Sequence[Array],
         carry: Sequence[Array],
         xs: Sequence[Any],
+        context: Sequence[Array],
         *,
         steps: int,
         batch: int,
@@ -60,8 +61,8 @@ class Executor(Protocol):
 
     def backward(
         self, saved: Any, d_carry: Sequence[Array | None], d_ys: Sequence[Array | None]
-    ) -> tuple[list[Array], list[Array], list[Array | None]]:
-        """The cotangents of the parameters, of the first carry and of the inputs (of its table, for a ``Lookup``)."""
+    ) -> tuple[list[Array], list[Array], list[Array | None], list[Array | None]]:
+        """The cotangents of params, the first carry, xs (for a ``Lookup``, of its table) and context."""
 
     def release(self) -> None:
         """Free the memory kept for further calls."""
@@ -628,7 +629,7 @@ class _Call:
             ]
             inputs.append(self.live)
         carry, ys, saved = self.executor.forward(
-            fixed, states, inputs, steps=self.length, batch=self.batch, reverse=reverse, keep=self.nodes is not None
+            fixed, states, inputs, [], steps=self.length, batch=self.batch, reverse=reverse, keep=self.nodes is not None
         )
         results: list[Any] = [*carry, *ys]
         if self.nodes is not None:
@@ -654,7 +655,7 @@ class _Call:
             parts = [g.parts.get(i) for i in range(outputs)]
             if any(isinstance(part, Tensor) for part in parts):
                 return _again(step, forms, indices, live, reverse, parts, inputs)
-            d_params, d_carry, d_xs = executor.backward(saved, parts[:count], parts[count:])
+            d_params, d_carry, d_xs, _ = executor.backward(saved, parts[:count], parts[count:])
             # An input that the loop does not read has a gradient too.
             sources = inputs[len(d_params) + count :]
             some = [np.zeros_like(x) if d is None else d for d, x in zip(d_xs, sources, strict=False)]
