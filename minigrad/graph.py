@@ -12,10 +12,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from enum import IntEnum
 from types import EllipsisType, FrameType, TracebackType
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from minigrad import trees
 from minigrad.tensor import (
@@ -61,16 +63,47 @@ class TraceError(Exception):
         return f"in line {self.origin.line} of {self.origin.file} {self}" if self.origin else str(self)
 
 
+class Level(IntEnum):
+    """What a value of a step depends on; the highest level counts."""
+
+    FIXED = 0
+    """On parameters and constants only: equal for all sequences at every step."""
+    CONTEXT = 1
+    """On the context of its sequence: equal at every step."""
+    INPUT = 2
+    """On the step's input, not on a carry: known for all steps before the loop."""
+    STATE = 3
+    """On the carry: known only in the loop."""
+
+
 class Batch(int):
-    """The batch size of a trace, as a symbol for any batch size, in shapes and options.
+    """The batch size of a trace, or a multiple of it, as a symbol for any batch size, in shapes and options.
 
     It behaves like its number; the executor of an operation substitutes the actual size (``made_for``).
+
+    Args:
+        unit: the batch size of the trace.
+        times: the factor.
+
+    Attributes:
+        times: the factor.
     """
 
-    __slots__ = ()
+    times: int
+
+    def __new__(cls, unit: int, times: int = 1) -> Batch:
+        """The symbol of ``unit * times``."""
+        self = super().__new__(cls, unit * times)
+        self.times = times
+        return self
+
+    @property
+    def unit(self) -> int:
+        """The batch size of the trace."""
+        return int(self) // self.times
 
     def __repr__(self) -> str:
-        return "B"
+        return "B" if self.times == 1 else f"{self.times}*B"
 
     __str__ = __repr__
 
@@ -381,6 +414,9 @@ class Builder:
         """Record an operation; return its value as a tracer."""
         inputs = tuple(map(self.operand, args))
         output = Value(*infer(name, inputs, options or {}))
+        unit = next((n.unit for n in output.shape if isinstance(n, Batch)), None)
+        if unit is not None:  # a rule computes with the numbers of shapes
+            options = with_batch(options or {}, unit)
         if self._recording and not is_recording() and output.dtype.kind == "f":
             raise TraceError("it computes within no_grad, and a graph has a gradient for everything that it computes")
         output.origin = self.origin or _origin(sys._getframe(1))
@@ -416,17 +452,13 @@ def infer(name: str, inputs: Sequence[Operand], options: Mapping[str, Any]) -> t
     values = [x for x in inputs if isinstance(x, Value)]
     shapes = [x.shape if isinstance(x, Value) else () for x in inputs]
     shape: tuple[int, ...] | None = None
-    if name == "matmul":
-        if [len(shape) for shape in shapes] == [2, 2] and shapes[0][1] == shapes[1][0]:
-            shape = shapes[0][0], shapes[1][1]
-    elif _works_by_element(name) and all(np.ndim(option) == 0 for option in options.values()):
-        with suppress(ValueError):  # NumPy reports it in its own words
-            shape = np.broadcast_shapes(*shapes)
+    with suppress(ValueError, IndexError):  # NumPy reports it in its own words
+        shape = _shape_of(name, shapes, options)
     with np.errstate(all="ignore"):
         if shape is not None:
             # All elements would cost more than the rest of a trace; one gives the dtype.
             examples: list[Any] = [np.ones((1,), x.dtype) if isinstance(x, Value) else x for x in inputs]
-            one = np.asarray((np.multiply if name == "matmul" else function_of(name))(*examples, **options))
+            one = np.asarray(function_of(name)(*examples)) if _works_by_element(name) else examples[0]
             result = np.broadcast_to(one.reshape(-1)[0], shape)
         else:
             # A non-float may be an index, and only index 0 always exists.
@@ -436,8 +468,39 @@ def infer(name: str, inputs: Sequence[Operand], options: Mapping[str, Any]) -> t
     if len(floats) > 1 or (floats and result.dtype.kind == "f" and result.dtype not in floats):
         met = {str(x.dtype) for x in values}
         raise TraceError(f"its {name} mixes {' and '.join(sorted(met if len(met) > 1 else {*met, str(result.dtype)}))}")
-    batch = next((n for shape in shapes for n in shape if isinstance(n, Batch)), None)
-    return tuple(batch if batch is not None and n == batch else n for n in result.shape), result.dtype
+    unit = next((n.unit for shape in shapes for n in shape if isinstance(n, Batch)), None)
+    return result.shape if unit is None else with_batch(result.shape, unit), result.dtype
+
+
+def _shape_of(name: str, shapes: Sequence[tuple[int, ...]], options: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The shape of a common operation's value, without computing the value; None for another operation.
+
+    Raises:
+        ValueError: the shapes do not match; also an IndexError.
+    """
+    x, axis = shapes[0], options.get("axis")
+    if name == "matmul":
+        a, b = x if len(x) > 1 else (1, *x), shapes[1] if len(shapes[1]) > 1 else (*shapes[1], 1)
+        if 0 in (len(a) - 1, len(b) - 1) or a[-1] != b[-2]:
+            return None
+        rows, columns = a[-2:-1] if len(x) > 1 else (), b[-1:] if len(shapes[1]) > 1 else ()
+        return (*np.broadcast_shapes(a[:-2], b[:-2]), *rows, *columns)
+    if _works_by_element(name):
+        return np.broadcast_shapes(*shapes) if all(np.ndim(option) == 0 for option in options.values()) else None
+    if name in ("sum", "mean", "max", "min", "logsumexp"):
+        axes = range(len(x)) if axis is None else normalize_axis_tuple(axis, len(x))
+        kept = [1 if i in axes else n for i, n in enumerate(x) if options["keepdims"] or i not in axes]
+        return tuple(kept)
+    if name in ("cumsum", "log_softmax") and x and axis is not None:
+        return x
+    if name == "concatenate":
+        at = normalize_axis_index(options["axis"], len(x))
+        rest = {(*shape[:at], *shape[at + 1 :]) for shape in shapes}
+        return (*x[:at], sum(shape[at] for shape in shapes), *x[at + 1 :]) if len(rest) == 1 else None
+    if name in ("getitem", "reshape", "transpose", "broadcast_to"):  # views, without memory
+        view = function_of(name)(np.broadcast_to(np.zeros(()), x), **options)
+        return tuple(view.shape)
+    return None
 
 
 _INSIDE = ("minigrad", "numpy")
@@ -520,7 +583,7 @@ def made_for(op: Op, args: Sequence[Any]) -> Op:
     for x, array in zip(op.inputs, args, strict=True):
         for n, length in zip(x.shape if isinstance(x, Value) else (), np.shape(array), strict=False):
             if isinstance(n, Batch):
-                return Op(op.name, op.inputs, bound(op.options, length), op.output)
+                return Op(op.name, op.inputs, bound(op.options, length // n.times), op.output)
     return op
 
 
@@ -532,18 +595,19 @@ def bound(option: Any, batch: int) -> Any:
         return slice(*(bound(part, batch) for part in (option.start, option.stop, option.step)))
     if type(option) in (tuple, list):
         return type(option)(bound(part, batch) for part in option)
-    return batch if isinstance(option, Batch) else option
+    return batch * option.times if isinstance(option, Batch) else option
 
 
 def with_batch(option: Any, batch: int) -> Any:
-    """An option, or a dict of them, with a ``Batch`` in place of this number."""
+    """An option, or a dict of them, with a ``Batch`` in place of this number and its multiples."""
     if isinstance(option, Mapping):
         return {name: with_batch(part, batch) for name, part in option.items()}
     if isinstance(option, slice):
         return slice(*(with_batch(part, batch) for part in (option.start, option.stop, option.step)))
     if type(option) in (tuple, list):
         return type(option)(with_batch(part, batch) for part in option)
-    return Batch(batch) if type(option) is int and option == batch else option
+    whole = isinstance(option, int) and not isinstance(option, bool) and option > 0 and option % batch == 0
+    return Batch(batch, option // batch) if whole else option
 
 
 def evaluate(graph: Graph, arrays: Sequence[Any], apply: Callable[[Op, Sequence[Any]], Any] = apply) -> list[Any]:
@@ -641,6 +705,17 @@ def differentiate(graph: Graph, wrt: Iterable[Value]) -> Graph:
 def seeds(graph: Graph) -> list[int]:
     """The indices of the outputs whose cotangents are inputs of ``differentiate``'s graph."""
     return [i for i, x in enumerate(graph.outputs) if isinstance(x, Value) and x.dtype.kind == "f"]
+
+
+def classify(graph: Graph, levels: Mapping[Value, Level]) -> dict[Value, Level]:
+    """The level of every value, given those of the inputs."""
+    found = dict(levels) | dict.fromkeys(graph.constants, Level.FIXED)
+    for op in graph.ops:
+        level = max((found[value] for value in op.values), default=Level.FIXED)
+        if level == Level.FIXED and any(isinstance(n, Batch) for n in op.output.shape):
+            level = Level.CONTEXT  # the same for all sequences, but with a row for each
+        found[op.output] = level
+    return found
 
 
 def prune(graph: Graph) -> Graph:

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from enum import IntEnum
 
 import numpy as np
 
-from minigrad.graph import Builder, Graph, Op, Operand, Value, columns_of, infer, key_of, prune, share
+from minigrad.graph import (
+    Builder,
+    Graph,
+    Level,
+    Op,
+    Operand,
+    Value,
+    classify,
+    columns_of,
+    infer,
+    key_of,
+    prune,
+    share,
+)
 from minigrad.tensor import PRIMITIVES
-
-
-class Level(IntEnum):
-    """What a value of a step depends on; the highest level counts."""
-
-    FIXED = 0
-    """On parameters and constants only: equal at every step."""
-    INPUT = 1
-    """On the step's input, not on a carry: known for all steps before the loop."""
-    STATE = 2
-    """On the carry: known only in the loop."""
-
-
-def classify(graph: Graph, levels: Mapping[Value, Level]) -> dict[Value, Level]:
-    """The level of every value, given those of the inputs."""
-    found = dict(levels) | dict.fromkeys(graph.constants, Level.FIXED)
-    for op in graph.ops:
-        found[op.output] = max((found[value] for value in op.values), default=Level.FIXED)
-    return found
 
 
 def clean(graph: Graph) -> Graph:

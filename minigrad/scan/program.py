@@ -9,8 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from minigrad.graph import Batch, Graph, Op, Operand, TraceError, Value, columns_of, differentiate, prune
-from minigrad.scan.passes import Level, classify, clean, depends_on, join_rows, lower, merge, regroup, spell_out, split
+from minigrad.graph import (
+    Batch,
+    Graph,
+    Level,
+    Op,
+    Operand,
+    TraceError,
+    Value,
+    classify,
+    columns_of,
+    differentiate,
+    prune,
+)
+from minigrad.scan.passes import clean, depends_on, join_rows, lower, merge, regroup, spell_out, split
 
 MAPS = frozenset(
     {
