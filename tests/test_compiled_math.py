@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from minigrad.compiled.vector_math import FUNCTIONS, RESULT_IS_MASK, Emitter, emit_clip, emit_number
+from minigrad.compiled.llvm import Function, module, vector
+from minigrad.compiled.vector_math import FUNCTIONS, apply, as_number, clip
 from minigrad.tensor import PRIMITIVES
 
 binding = pytest.importorskip("llvmlite.binding")
@@ -56,7 +57,7 @@ def _quiet():
 
 
 class Kernel:
-    """``emit(em, registers)`` applied to arrays, ``width`` elements at a time, and its assembly."""
+    """``emit(*registers)`` applied to arrays, ``width`` elements at a time, and its assembly."""
 
     def __init__(self, emit, operands, dtype, width):
         binding.initialize_native_target()
@@ -85,41 +86,19 @@ class Kernel:
 
 
 def text(emit, operands, dtype, width):
-    em = Emitter(dtype, width)
-    registers = []
-    for i in range(operands):
-        em.line(f"%in{i}_i = getelementptr {dtype}, ptr %in{i}, i64 %i")
-        em.line(f"%x{i} = load {em.type}, ptr %in{i}_i, align {TYPES[dtype]().itemsize}")
-        registers.append(f"%x{i}")
-    result = emit(em, registers)
-    em.line(f"%out_i = getelementptr {dtype}, ptr %out, i64 %i")
-    em.line(f"store {em.type} {result}, ptr %out_i, align {TYPES[dtype]().itemsize}")
-    lines = [
-        *sorted(em.declarations),
-        f"define void @kernel({', '.join(['i64 %n', 'ptr %out', *(f'ptr %in{i}' for i in range(operands))])}) {{",
-        "entry:",
-        "br label %loop",
-        "loop:",
-        "%i = phi i64 [0, %entry], [%next, %loop]",
-        *em.lines,
-        f"%next = add i64 %i, {width}",
-        "%more = icmp ult i64 %next, %n",
-        "br i1 %more, label %loop, label %done",
-        "done:",
-        "ret void",
-        "}",
-    ]
-    return "\n".join(lines)
+    parameters = ["i64 n", f"{dtype}* out", *(f"{dtype}* in{i}" for i in range(operands))]
+    f = Function("kernel", ", ".join(parameters))
+    n, out, *given = f.parameters
+    with f.loop(0, n, width) as i:
+        result = emit(*((pointer + i).load(width) for pointer in given))
+        (out + i).store(as_number(result, vector(dtype, width)))
+    return module(f)
 
 
 @functools.cache
 def kernel(name, dtype, width):
-    masks = MASK_OPERANDS.get(name, 0)
-
-    def emit(em, registers):
-        nonzero = [em.compare("une", x, em.constant(0)) for x in registers[:masks]]
-        result = FUNCTIONS[name](em, [*nonzero, *registers[masks:]])
-        return emit_number(em, result) if name in RESULT_IS_MASK else result
+    def emit(*registers):
+        return apply(name, registers[0].type, registers)
 
     return Kernel(emit, OPERANDS.get(name, 1), dtype, width)
 
@@ -199,7 +178,9 @@ def test_every_function_has_an_oracle_and_no_oracle_is_left_over():
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_masks_are_what_numpy_answers_with_booleans(name):
     xs = operands(name, np.float32, 100)
-    assert (expected(name, xs).dtype == np.bool_) == (name in RESULT_IS_MASK)
+    f = Function("f", ", ".join(f"float x{i}" for i in range(len(xs))))
+    result = apply(name, "float", f.parameters)
+    assert (expected(name, xs).dtype == np.bool_) == (result.type == "i1")
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -259,14 +240,14 @@ def test_polynomials_stay_in_the_widest_vector_registers(name, dtype):
 @pytest.mark.parametrize(("dtype", "width"), FEW_VECTORS)
 def test_clip_is_numpys(low, high, dtype, width):
     x = grid(TYPES[dtype], 1000)
-    clip = Kernel(lambda em, registers: emit_clip(em, registers, low, high), 1, dtype, width)
-    np.testing.assert_array_equal(clip(x), np.clip(x, low, high))
+    clipped = Kernel(lambda x: clip(x, low, high), 1, dtype, width)
+    np.testing.assert_array_equal(clipped(x), np.clip(x, low, high))
 
 
 @pytest.mark.parametrize(("dtype", "width"), FEW_VECTORS)
 @pytest.mark.parametrize("value", [0.0, -0.0, 1, 0.1, -math.pi, 1e-45, 1e39, -np.inf, np.nan])
 def test_a_constant_is_rounded_to_the_element(value, dtype, width):
-    constant = Kernel(lambda em, _: em.binary("fadd", em.constant(value), em.constant(-0.0)), 1, dtype, width)
+    constant = Kernel(lambda x: x.like(value) + -0.0, 1, dtype, width)
     expected = np.full(3, value, TYPES[dtype])
     actual = constant(np.zeros_like(expected))
     np.testing.assert_array_equal(actual, expected)
@@ -274,25 +255,31 @@ def test_a_constant_is_rounded_to_the_element(value, dtype, width):
 
 
 def test_constants_are_spelled_by_their_bits():
-    assert Emitter("float", 1).constant(0.1) == "0x3FB99999A0000000"
-    assert Emitter("double", 1).constant(0.1) == "0x3FB999999999999A"
-    assert Emitter("float", 16).constant(1) == "splat (float 0x3FF0000000000000)"
-    assert Emitter("double", 8).integer(-3) == "splat (i64 -3)"
-    assert Emitter("float", 4).mask(True) == "splat (i1 true)"
-    assert Emitter("float", 1).mask(False) == "false"
+    spelled = {("float", 0.1): "0x3FB99999A0000000", ("double", 0.1): "0x3FB999999999999A", ("i64", -3): "-3",
+               ("<16 x float>", 1): "splat (float 0x3FF0000000000000)", ("<8 x i64>", -3): "splat (i64 -3)",
+               ("<4 x i1>", True): "splat (i1 true)", ("i1", False): "false"}  # fmt: skip
+    for (kind, number), name in spelled.items():
+        assert Function("f", "").constant(kind, number).name == name
 
 
 @pytest.mark.parametrize(("dtype", "width"), VECTORS)
 def test_a_scalar_is_splat_over_the_lanes(dtype, width):
-    def emit(em, registers):
-        first = em.assign(f"load {dtype}, ptr %in0")
-        return em.binary("fadd", registers[0], em.splat(first))
+    def emit(x):
+        return x + x.function.parameters[2].load().splat(width)
 
     x = np.arange(1, 49, dtype=TYPES[dtype])
     np.testing.assert_array_equal(Kernel(emit, 1, dtype, width)(x), x + 1)
 
 
-def test_types_are_those_of_the_width():
-    vector, scalar = Emitter("float", 16), Emitter("double", 1)
-    assert (vector.type, vector.mask_type, vector.integer_type) == ("<16 x float>", "<16 x i1>", "<16 x i32>")
-    assert (scalar.type, scalar.mask_type, scalar.integer_type) == ("double", "i1", "i64")
+@pytest.mark.parametrize(("dtype", "width"), VECTORS)
+def test_lanes_are_summed_and_compared(dtype, width):
+    x = np.random.default_rng(0).integers(-9, 9, BATCH).astype(TYPES[dtype])
+    for reduce, oracle in (("total", np.sum), ("largest", np.max)):
+        actual = Kernel(lambda x, reduce=reduce: getattr(x, reduce)().splat(width), 1, dtype, width)(x)
+        np.testing.assert_array_equal(actual, np.repeat(oracle(x.reshape(-1, width), axis=1), width))
+
+
+def test_a_register_is_no_condition_of_python():
+    (x,) = Function("f", "i64 x").parameters
+    with pytest.raises(TypeError, match="when the code runs"):
+        assert x < 3

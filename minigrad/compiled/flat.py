@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minigrad.compiled import jit
+from minigrad.compiled.emitter import FUNCTIONS, RESULT_IS_MASK, Emitter, FloatType, emit_clip, emit_number
 from minigrad.compiled.memory import empty, readable
 from minigrad.compiled.parallel import in_parallel, threads
-from minigrad.compiled.vector_math import FUNCTIONS, RESULT_IS_MASK, Emitter, FloatType, emit_clip, emit_number
 from minigrad.graph import Graph, Operand, TraceError, Value, trace
 from minigrad.tensor import Array
 

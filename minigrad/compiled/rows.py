@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.compiled import jit
-from minigrad.compiled.vector_math import FUNCTIONS, RESULT_IS_MASK, Emitter, emit_clip, emit_number
+from minigrad.compiled.emitter import FUNCTIONS, RESULT_IS_MASK, Emitter, emit_clip, emit_number
 from minigrad.graph import Op, Operand, TraceError, Value, columns_of, width_of
 
 ALIASES = frozenset({"getitem", "reshape", "concatenate"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minigrad.compiled import jit
-from minigrad.compiled.vector_math import FUNCTIONS, Emitter
+from minigrad.compiled.emitter import FUNCTIONS, Emitter
 
 DRAWING, OVER = 1, 2
 """Values of ``sample``'s word ``state``, which is 0 before the start."""

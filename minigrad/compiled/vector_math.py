@@ -1,25 +1,22 @@
-"""Elementwise mathematics as LLVM text: each function takes registers, vectors of floats, and returns the result's.
+"""Elementwise mathematics for kernels: each function takes registers, floats or vectors of floats, and returns one.
 
-Kernel generators insert these lines into their functions. Exponentials and logarithms are polynomials, so that they
-stay in vector registers; they are computed here from power series, truncated where the rest is below rounding. Sines
-and powers call the C library, lane by lane.
+Exponentials and logarithms are polynomials, so that they stay in vector registers; they are computed here from power
+series, truncated where the rest is below rounding. Sines and powers call the C library, lane by lane.
 """
 
 from __future__ import annotations
 
 import decimal
 import functools
-import itertools
 import math
-import struct
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.polynomial import chebyshev
 
-FloatType = Literal["float", "double"]
+from minigrad.compiled.llvm import Register
 
 
 @dataclass(frozen=True)
@@ -57,128 +54,41 @@ _FORMATS: dict[str, _Format] = {
     "double": _Format(bits=64, mantissa=52, bias=1023, range_bits=11, exp_terms=10, log_terms=9, softplus_terms=15),
 }
 
-
-class Emitter:
-    """Builds the body of one LLVM function.
-
-    Args:
-        dtype: the type of an element.
-        width: lanes of a vector; 1 means plain scalars.
-    """
-
-    def __init__(self, dtype: FloatType, width: int) -> None:
-        self.dtype = dtype
-        self.width = width
-        self.format = _FORMATS[dtype]
-        self.lines: list[str] = []
-        self.declarations: set[str] = set()
-        """Lines that the module must contain, once each."""
-        self.type = self._vector(dtype)
-        self.mask_type = self._vector("i1")
-        self.integer_type = self._vector(f"i{self.format.bits}")
-        self._count = itertools.count()
-
-    def _vector(self, element: str) -> str:
-        return element if self.width == 1 else f"<{self.width} x {element}>"
-
-    def _constant(self, element: str, text: str) -> str:
-        return text if self.width == 1 else f"splat ({element} {text})"
-
-    def line(self, text: str) -> None:
-        """Append an instruction."""
-        self.lines.append(text)
-
-    def fresh(self) -> str:
-        """An unused register name."""
-        return f"%v{next(self._count)}"
-
-    def assign(self, instruction: str) -> str:
-        """Append an instruction, and return the register of its result."""
-        register = self.fresh()
-        self.line(f"{register} = {instruction}")
-        return register
-
-    def constant(self, x: float) -> str:
-        """An operand with this value in every lane, rounded to the element's type."""
-        if self.dtype == "float":
-            with np.errstate(over="ignore"):
-                x = float(np.float32(x))
-        # LLVM writes a float constant as the bits of the double of the same value.
-        return self._constant(self.dtype, f"0x{struct.pack('>d', x).hex().upper()}")
-
-    def integer(self, n: int) -> str:
-        """An operand with this integer, as wide as the element, in every lane."""
-        return self._constant(f"i{self.format.bits}", str(n))
-
-    def mask(self, value: bool) -> str:
-        """A mask that is true, or false, in every lane."""
-        return self._constant("i1", "true" if value else "false")
-
-    def splat(self, scalar: str) -> str:
-        """The vector with a scalar register's value in every lane."""
-        if self.width == 1:
-            return scalar
-        one = self.assign(f"insertelement {self.type} poison, {self.dtype} {scalar}, i64 0")
-        return self.assign(f"shufflevector {self.type} {one}, {self.type} poison, <{self.width} x i32> zeroinitializer")
-
-    def binary(self, operation: str, a: str, b: str) -> str:
-        """An instruction on two vectors of floats: fadd, fsub, fmul, fdiv."""
-        return self.assign(f"{operation} {self.type} {a}, {b}")
-
-    def integer_binary(self, operation: str, a: str, b: str) -> str:
-        """An instruction on two vectors of integers: add, sub, shl, ashr."""
-        return self.assign(f"{operation} {self.integer_type} {a}, {b}")
-
-    def intrinsic(self, name: str, *operands: str) -> str:
-        """A call of ``llvm.<name>``, whose operands and result are vectors of floats."""
-        suffix = f"f{self.format.bits}" if self.width == 1 else f"v{self.width}f{self.format.bits}"
-        function = f"{self.type} @llvm.{name}.{suffix}"
-        self.declarations.add(f"declare {function}({', '.join([self.type] * len(operands))})")
-        return self.assign(f"call {function}({', '.join(f'{self.type} {x}' for x in operands)})")
-
-    def fma(self, a: str, b: str, c: str) -> str:
-        """The sum a * b + c, rounded once."""
-        return self.intrinsic("fma", a, b, c)
-
-    def compare(self, condition: str, a: str, b: str) -> str:
-        """The mask of a comparison: oeq, ogt ... are false for NaN; une, ugt ... true."""
-        return self.assign(f"fcmp {condition} {self.type} {a}, {b}")
-
-    def select(self, mask: str, a: str, b: str) -> str:
-        """``a`` where the mask is true, else ``b``."""
-        return self.assign(f"select {self.mask_type} {mask}, {self.type} {a}, {self.type} {b}")
-
-    def bits_of(self, x: str) -> str:
-        """The same bits as integers."""
-        return self.assign(f"bitcast {self.type} {x} to {self.integer_type}")
-
-    def float_of(self, bits: str) -> str:
-        """The same bits as floats."""
-        return self.assign(f"bitcast {self.integer_type} {bits} to {self.type}")
-
-    def at_least(self, x: str, bound: float) -> str:
-        """The greater of ``x`` and a number; NaN stays NaN. One instruction, as is ``at_most``."""
-        return self.select(self.compare("ogt", self.constant(bound), x), self.constant(bound), x)
-
-    def at_most(self, x: str, bound: float) -> str:
-        """The smaller of ``x`` and a number; NaN stays NaN."""
-        return self.select(self.compare("olt", self.constant(bound), x), self.constant(bound), x)
+Function = Callable[..., Register]
 
 
-Function = Callable[[Emitter, Sequence[str]], str]
+def _format(x: Register) -> _Format:
+    return _FORMATS[x.element]
+
+
+def _bits(x: Register) -> Register:
+    """The same bits as integers."""
+    return x.cast("bitcast", f"i{_format(x).bits}")
+
+
+def _at_least(x: Register, bound: float) -> Register:
+    """The greater of ``x`` and a number; NaN stays NaN. One instruction, as is ``_at_most``."""
+    return (x.like(bound) > x).select(bound, x)
+
+
+def _at_most(x: Register, bound: float) -> Register:
+    """The smaller of ``x`` and a number; NaN stays NaN."""
+    return (x.like(bound) < x).select(bound, x)
+
 
 # --- exponentials -----------------------------------------------------------------------------------------------------
 
 
-def _horner(em: Emitter, x: str, coefficients: Sequence[float]) -> str:
+def _horner(x: Register, coefficients: Sequence[float]) -> Register:
     """The polynomial with these coefficients, the constant one first."""
-    *rest, result = [em.constant(c) for c in coefficients]
+    *rest, last = coefficients
+    result = x.like(last)
     for c in reversed(rest):
-        result = em.fma(result, x, c)
+        result = result.fma(x, c)
     return result
 
 
-def _reduce(em: Emitter, x: str, factor: int, offset: int, ln2_parts: Sequence[float]) -> tuple[str, str]:
+def _reduce(x: Register, factor: int, offset: int, ln2_parts: Sequence[float]) -> tuple[Register, Register]:
     """The n and r of exp(factor * x) = 2**n * exp(factor * r), with |factor * r| <= log(2) / 2.
 
     The factor is folded into the constants, so that it costs no instruction.
@@ -188,227 +98,174 @@ def _reduce(em: Emitter, x: str, factor: int, offset: int, ln2_parts: Sequence[f
     """
     # Adding this number leaves no bits for a fraction, so the sum is rounded to an integer, in its low bits. A
     # conversion to integers would be undefined for NaN; this gives some n, and r is NaN.
-    magic = em.constant(1.5 * 2**em.format.mantissa + offset)
-    shifted = em.fma(x, em.constant(factor / math.log(2)), magic)
-    n = em.binary("fsub", shifted, magic)
+    magic = 1.5 * 2 ** _format(x).mantissa + offset
+    shifted = x.fma(factor / math.log(2), magic)
+    n = shifted - magic
     r = x
     for part in ln2_parts:
-        r = em.fma(n, em.constant(-part / factor), r)
-    return em.bits_of(shifted), r
+        r = n.fma(-part / factor, r)
+    return _bits(shifted), r
 
 
-def _expm1_of_reduced(em: Emitter, r: str, factor: int) -> str:
+def _expm1_of_reduced(r: Register, factor: int) -> Register:
     """(exp(factor * r) - 1) / factor, without cancellation."""
-    tail = _horner(em, r, [c * factor ** (k + 1) for k, c in enumerate(em.format.exp_tail)])
-    return em.fma(tail, em.binary("fmul", r, r), r)
+    tail = _horner(r, [c * factor ** (k + 1) for k, c in enumerate(_format(r).exp_tail)])
+    return tail.fma(r * r, r)
 
 
-def _power_of_two(em: Emitter, biased: str) -> str:
+def _power_of_two(biased: Register, element: str) -> Register:
     """The float whose exponent is in the low bits; higher bits are dropped."""
-    return em.float_of(em.integer_binary("shl", biased, em.integer(em.format.mantissa)))
+    return (biased << _FORMATS[element].mantissa).cast("bitcast", element)
 
 
-def _exp(em: Emitter, operands: Sequence[str]) -> str:
-    form = em.format
-    x = em.at_most(operands[0], (form.bias + 2) * math.log(2))
-    x = em.at_least(x, -(form.bias + form.mantissa + 2) * math.log(2))
-    biased, r = _reduce(em, x, 1, 2 * form.bias, form.ln2_parts)
+def _exp(x: Register) -> Register:
+    form = _format(x)
+    x = _at_most(x, (form.bias + 2) * math.log(2))
+    x = _at_least(x, -(form.bias + form.mantissa + 2) * math.log(2))
+    biased, r = _reduce(x, 1, 2 * form.bias, form.ln2_parts)
     # 2**n alone need not be a float where the result is one, or is infinite or denormal: multiply by it in two halves.
-    half = em.integer_binary("lshr", biased, em.integer(1))
-    first, second = _power_of_two(em, half), _power_of_two(em, em.integer_binary("sub", biased, half))
-    return em.binary("fmul", em.fma(first, _expm1_of_reduced(em, r, 1), first), second)
+    half = biased.binary("lshr", 1)
+    first, second = _power_of_two(half, x.element), _power_of_two(biased - half, x.element)
+    return first.fma(_expm1_of_reduced(r, 1), first) * second
 
 
-def _expm1(em: Emitter, operands: Sequence[str]) -> str:
-    form = em.format
-    (original,) = operands
-    x = em.at_most(original, (form.bias + 1.25) * math.log(2))
-    x = em.at_least(x, -(form.mantissa + 3) * math.log(2))
+def _expm1(original: Register) -> Register:
+    form = _format(original)
+    x = _at_most(original, (form.bias + 1.25) * math.log(2))
+    x = _at_least(x, -(form.mantissa + 3) * math.log(2))
     # First half of the result, which is finite whenever the result is.
-    biased, r = _reduce(em, x, 1, form.bias - 1, form.ln2_parts)
-    scale = _power_of_two(em, biased)
-    half = em.fma(scale, _expm1_of_reduced(em, r, 1), em.binary("fsub", scale, em.constant(0.5)))
-    return _or_itself_near_zero(em, original, em.binary("fadd", half, half))
+    biased, r = _reduce(x, 1, form.bias - 1, form.ln2_parts)
+    scale = _power_of_two(biased, x.element)
+    half = scale.fma(_expm1_of_reduced(r, 1), scale - 0.5)
+    return _or_itself_near_zero(original, half + half)
 
 
-def _or_itself_near_zero(em: Emitter, x: str, y: str) -> str:
+def _or_itself_near_zero(x: Register, y: Register) -> Register:
     """``y``, but ``x`` where f(x) = x + O(x**2) rounds to it: that keeps -0.0 and denormals."""
-    near = em.compare("olt", em.intrinsic("fabs", x), em.constant(2.0 ** -(em.format.mantissa + 2)))
-    return em.select(near, x, y)
+    near = x.intrinsic("fabs") < 2.0 ** -(_format(x).mantissa + 2)
+    return near.select(x, y)
 
 
-def _tanh(em: Emitter, operands: Sequence[str]) -> str:
-    form = em.format
+def _tanh(original: Register) -> Register:
+    form = _format(original)
     # Where exp(2x) exceeds this power of 2, tanh rounds to 1.
-    x = em.at_most(em.intrinsic("fabs", operands[0]), (form.mantissa + 4) / 2 * math.log(2))
+    x = _at_most(original.intrinsic("fabs"), (form.mantissa + 4) / 2 * math.log(2))
     # A rounded log(2) is enough: the error grows with n, and its share in tanh falls faster.
-    biased, r = _reduce(em, x, 2, form.bias, [math.log(2)])
-    scale = _power_of_two(em, biased)
+    biased, r = _reduce(x, 2, form.bias, [math.log(2)])
+    scale = _power_of_two(biased, x.element)
     # With h = expm1(2x) / 2 = 2**n * expm1(2r) / 2 + (2**n - 1) / 2, tanh(x) = h / (h + 1), which cannot exceed 1.
-    h = em.fma(scale, _expm1_of_reduced(em, r, 2), em.fma(scale, em.constant(0.5), em.constant(-0.5)))
-    y = em.binary("fdiv", h, em.binary("fadd", h, em.constant(1)))
-    return em.intrinsic("copysign", y, operands[0])
+    h = scale.fma(_expm1_of_reduced(r, 2), scale.fma(0.5, -0.5))
+    return (h / (h + 1)).intrinsic("copysign", original)
 
 
-def _sigmoid(em: Emitter, operands: Sequence[str]) -> str:
-    form = em.format
+def _sigmoid(x: Register) -> Register:
+    form = _format(x)
     # Above, 1 + exp(-x) rounds to 1; below, the result rounds to 0.
-    x = em.at_most(operands[0], (form.mantissa + 3) * math.log(2))
-    x = em.at_least(x, -(form.bias + form.mantissa + 2) * math.log(2))
+    x = _at_most(x, (form.mantissa + 3) * math.log(2))
+    x = _at_least(x, -(form.bias + form.mantissa + 2) * math.log(2))
     # unit / (unit + unit * exp(-x)): so the divisor is finite where the result is a denormal number.
     down = form.mantissa + 9
-    biased, r = _reduce(em, x, -1, form.bias - down, form.ln2_parts)
-    exp_r = _horner(em, r, [1, -1, *(c * (-1) ** k for k, c in enumerate(form.exp_tail))])
-    unit = em.constant(2.0**-down)
-    return em.binary("fdiv", unit, em.fma(_power_of_two(em, biased), exp_r, unit))
+    biased, r = _reduce(x, -1, form.bias - down, form.ln2_parts)
+    exp_r = _horner(r, [1, -1, *(c * (-1) ** k for k, c in enumerate(form.exp_tail))])
+    unit = x.like(2.0**-down)
+    return unit / _power_of_two(biased, x.element).fma(exp_r, unit)
 
 
-def _softplus(em: Emitter, operands: Sequence[str]) -> str:
-    (x,) = operands
-    e = _exp(em, [em.assign(f"fneg {em.type} {em.intrinsic('fabs', x)}")])
+def _softplus(x: Register) -> Register:
+    e = _exp(-x.intrinsic("fabs"))
     # max(x, 0) + log(1 + e), where e <= 1, and log(1 + e) = 2 atanh(s) = d + d**3 / 12 + d**5 / 80 + ... with d = 2s
-    d = em.binary("fdiv", em.binary("fadd", e, e), em.binary("fadd", e, em.constant(2)))
-    z = em.binary("fmul", d, d)
-    series = _horner(em, z, [0.25**k / (2 * k + 1) for k in range(1, em.format.softplus_terms + 1)])
-    log1p_e = em.fma(series, em.binary("fmul", z, d), d)
-    return em.binary("fadd", em.at_least(x, 0), log1p_e)
+    d = (e + e) / (e + 2)
+    z = d * d
+    series = _horner(z, [0.25**k / (2 * k + 1) for k in range(1, _format(x).softplus_terms + 1)])
+    return _at_least(x, 0) + series.fma(z * d, d)
 
 
 # --- logarithms -------------------------------------------------------------------------------------------------------
 
 
-def _log_of(em: Emitter, x: str, scaled: str, extra: str | None = None, lost: str | None = None) -> str:
+def _log_of(x: Register, scaled: Register, extra: Register | None = None, lost: Register | None = None) -> Register:
     """log(x + lost), where ``scaled`` is x / 2**extra and not denormal, and ``lost`` is below rounding in x."""
-    form = em.format
-    bits = em.bits_of(scaled)
+    form = _format(x)
+    bits = _bits(scaled)
     # scaled = 2**k * m with sqrt(1/2) <= m < sqrt(2)
-    start = em.bits_of(em.constant(math.sqrt(0.5)))
-    k = em.integer_binary("ashr", em.integer_binary("sub", bits, start), em.integer(form.mantissa))
-    m = em.float_of(em.integer_binary("sub", bits, em.integer_binary("shl", k, em.integer(form.mantissa))))
-    magic = em.constant(1.5 * 2**form.mantissa)
-    exponent = em.binary("fsub", em.float_of(em.integer_binary("add", k, em.bits_of(magic))), magic)
+    k = (bits - _bits(x.like(math.sqrt(0.5)))) >> form.mantissa
+    m = (bits - (k << form.mantissa)).cast("bitcast", x.element)
+    magic = x.like(1.5 * 2**form.mantissa)
+    exponent = (k + _bits(magic)).cast("bitcast", x.element) - magic
     if extra is not None:
-        exponent = em.binary("fadd", exponent, extra)
-    f = em.binary("fsub", m, em.constant(1))
+        exponent = exponent + extra
+    f = m - 1
     if lost is not None:
-        f = em.fma(lost, em.binary("fdiv", m, x), f)
+        f = lost.fma(m / x, f)
     # log(1 + f) = 2 atanh(s) = f - (f**2 / 2 - s * (f**2 / 2 + 2 s**2 / 3 + 2 s**4 / 5 + ...)), the largest term exact
-    s = em.binary("fdiv", f, em.binary("fadd", f, em.constant(2)))
-    z = em.binary("fmul", s, s)
-    series = _horner(em, z, [2 / (2 * i + 1) for i in range(1, form.log_terms + 1)])
-    half_square = em.binary("fmul", em.binary("fmul", f, em.constant(0.5)), f)
+    s = f / (f + 2)
+    z = s * s
+    series = _horner(z, [2 / (2 * i + 1) for i in range(1, form.log_terms + 1)])
+    half_square = f * 0.5 * f
     high, low = form.ln2_parts
-    tail = em.fma(exponent, em.constant(low), em.binary("fmul", s, em.fma(series, z, half_square)))
-    y = em.fma(exponent, em.constant(high), em.binary("fsub", f, em.binary("fsub", half_square, tail)))
-    y = em.select(em.compare("olt", x, em.constant(math.inf)), y, x)
-    y = em.select(em.compare("oeq", x, em.constant(0)), em.constant(-math.inf), y)
-    return em.select(em.compare("olt", x, em.constant(0)), em.constant(math.nan), y)
+    tail = exponent.fma(low, s * series.fma(z, half_square))
+    y = exponent.fma(high, f - (half_square - tail))
+    y = (x < math.inf).select(y, x)
+    y = x.equals(0).select(-math.inf, y)
+    return (x < 0).select(math.nan, y)
 
 
-def _log(em: Emitter, operands: Sequence[str]) -> str:
-    (x,) = operands
-    form = em.format
+def _log(x: Register) -> Register:
+    form = _format(x)
     # The exponent of a denormal number is not in its bits.
     up = form.mantissa + 1
-    denormal = em.compare("olt", x, em.constant(2.0 ** (1 - form.bias)))
-    scaled = em.select(denormal, em.binary("fmul", x, em.constant(2.0**up)), x)
-    extra = em.select(denormal, em.constant(-up), em.constant(0))
-    return _log_of(em, x, scaled, extra=extra)
+    denormal = x < 2.0 ** (1 - form.bias)
+    return _log_of(x, denormal.select(x * 2.0**up, x), extra=denormal.select(x.like(-up), 0))
 
 
-def _log1p(em: Emitter, operands: Sequence[str]) -> str:
-    (x,) = operands
-    one = em.constant(1)
-    total = em.binary("fadd", x, one)
+def _log1p(x: Register) -> Register:
+    total = x + 1
     # Knuth's two-sum: what the addition rounded away.
-    of_x = em.binary("fsub", total, one)
-    lost_of_one = em.binary("fsub", one, em.binary("fsub", total, of_x))
-    lost = em.binary("fadd", lost_of_one, em.binary("fsub", x, of_x))
-    return _or_itself_near_zero(em, x, _log_of(em, total, total, lost=lost))
+    of_x = total - 1
+    lost = (1 - (total - of_x)) + (x - of_x)
+    return _or_itself_near_zero(x, _log_of(total, total, lost=lost))
 
 
 # --- selections -------------------------------------------------------------------------------------------------------
 
 
 def _extremum(condition: str) -> Function:
-    def emit(em: Emitter, operands: Sequence[str]) -> str:
-        a, b = operands
+    def extremum(a: Register, b: Register) -> Register:
         # A comparison with NaN is false, which selects b; if only a is NaN, select a.
-        y = em.select(em.compare(condition, a, b), a, b)
-        return em.select(em.compare("uno", a, a), a, y)
+        y = a.compare(condition, b).select(a, b)
+        return a.compare("uno", a).select(a, y)
 
-    return emit
-
-
-def _sign(em: Emitter, operands: Sequence[str]) -> str:
-    (x,) = operands
-    zero = em.constant(0)
-    y = em.select(em.compare("oeq", x, zero), zero, x)  # NaN stays
-    y = em.select(em.compare("ogt", x, zero), em.constant(1), y)
-    return em.select(em.compare("olt", x, zero), em.constant(-1), y)
+    return extremum
 
 
-def emit_clip(em: Emitter, operands: Sequence[str], a_min: float | None = None, a_max: float | None = None) -> str:
+def _sign(x: Register) -> Register:
+    y = x.equals(0).select(0, x)  # NaN stays
+    y = (x > 0).select(1, y)
+    return (x < 0).select(-1, y)
+
+
+def clip(x: Register, a_min: float | None = None, a_max: float | None = None) -> Register:
     """As ``np.clip`` with numbers, or None, for bounds."""
-    (x,) = operands
-    for bound, limited in ((a_min, em.at_least), (a_max, em.at_most)):
+    for bound, limited in ((a_min, _at_least), (a_max, _at_most)):
         if bound is not None:
-            x = em.constant(math.nan) if math.isnan(bound) else limited(x, bound)
+            x = x.like(math.nan) if math.isnan(bound) else limited(x, bound)
     return x
-
-
-def emit_number(em: Emitter, mask: str) -> str:
-    """1.0 where a mask is true, else 0.0."""
-    return em.select(mask, em.constant(1), em.constant(0))
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def _binary(operation: str) -> Function:
-    return lambda em, operands: em.binary(operation, *operands)
-
-
 def _intrinsic(name: str) -> Function:
-    return lambda em, operands: em.intrinsic(name, *operands)
+    return lambda *operands: operands[0].intrinsic(name, *operands[1:])
 
-
-def _comparison(condition: str) -> Function:
-    return lambda em, operands: em.compare(condition, *operands)
-
-
-def _mask_binary(operation: str) -> Function:
-    return lambda em, operands: em.assign(f"{operation} {em.mask_type} {operands[0]}, {operands[1]}")
-
-
-def _mask_not(em: Emitter, operands: Sequence[str]) -> str:
-    return em.assign(f"xor {em.mask_type} {operands[0]}, {em.mask(True)}")
-
-
-_MASKS: dict[str, Function] = {
-    "greater": _comparison("ogt"),
-    "greater_equal": _comparison("oge"),
-    "less": _comparison("olt"),
-    "less_equal": _comparison("ole"),
-    "equal": _comparison("oeq"),
-    "not_equal": _comparison("une"),
-    "isnan": lambda em, operands: em.compare("uno", operands[0], operands[0]),
-    "isfinite": lambda em, operands: em.compare("olt", em.intrinsic("fabs", operands[0]), em.constant(math.inf)),
-    "logical_and": _mask_binary("and"),
-    "logical_or": _mask_binary("or"),
-    "logical_not": _mask_not,
-    "bitwise_and": _mask_binary("and"),
-    "bitwise_or": _mask_binary("or"),
-    "invert": _mask_not,
-}
 
 FUNCTIONS: dict[str, Function] = {
-    "add": _binary("fadd"),
-    "subtract": _binary("fsub"),
-    "multiply": _binary("fmul"),
-    "divide": _binary("fdiv"),
-    "negative": lambda em, operands: em.assign(f"fneg {em.type} {operands[0]}"),
-    "square": lambda em, operands: em.binary("fmul", operands[0], operands[0]),
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "negative": operator.neg,
+    "square": lambda x: x * x,
     "sqrt": _intrinsic("sqrt"),
     "abs": _intrinsic("fabs"),
     "exp": _exp,
@@ -421,17 +278,50 @@ FUNCTIONS: dict[str, Function] = {
     "tanh": _tanh,
     "sigmoid": _sigmoid,
     "softplus": _softplus,
-    "relu": lambda em, operands: em.at_least(operands[0], 0),
+    "relu": lambda x: _at_least(x, 0),
     "maximum": _extremum("ogt"),
     "minimum": _extremum("olt"),
-    "where": lambda em, operands: em.select(*operands),
+    "where": lambda mask, a, b: mask.select(a, b),
     "sign": _sign,
     "floor": _intrinsic("floor"),
     "ceil": _intrinsic("ceil"),
     "rint": _intrinsic("rint"),
-    **_MASKS,
+    "greater": operator.gt,
+    "greater_equal": operator.ge,
+    "less": operator.lt,
+    "less_equal": operator.le,
+    "equal": lambda a, b: a.equals(b),
+    "not_equal": lambda a, b: a.compare("une", b),
+    "isnan": lambda x: x.compare("uno", x),
+    "isfinite": lambda x: x.intrinsic("fabs") < math.inf,
+    "logical_and": operator.and_,
+    "logical_or": operator.or_,
+    "logical_not": operator.invert,
+    "bitwise_and": operator.and_,
+    "bitwise_or": operator.or_,
+    "invert": operator.invert,
 }
-"""Emitters by the name of the engine's primitive or NumPy's ufunc."""
+"""Functions by the name of the engine's primitive or NumPy's ufunc. Comparisons return masks; see ``apply``."""
 
-RESULT_IS_MASK: frozenset[str] = frozenset(_MASKS)
-"""Functions that return masks. The logical and bitwise ones also take masks, and ``where`` as its first operand."""
+_OF_MASKS = frozenset({"logical_and", "logical_or", "logical_not", "bitwise_and", "bitwise_or", "invert"})
+
+
+def apply(name: str, kind: str, operands: Sequence[Register], **options: float | None) -> Register:
+    """``clip`` or one of ``FUNCTIONS``, with masks converted to numbers of type ``kind``, or the reverse, as needed.
+
+    Raises:
+        KeyError: there is no function of this name.
+    """
+    masks = len(operands) if name in _OF_MASKS else int(name == "where")
+    given = [as_mask(x) if i < masks else as_number(x, kind) for i, x in enumerate(operands)]
+    return clip(given[0], **options) if name == "clip" else FUNCTIONS[name](*given)
+
+
+def as_number(x: Register, kind: str) -> Register:
+    """1.0 where a mask is true, else 0.0; a number stays."""
+    return x.select(x.function.constant(kind, 1), 0) if x.element == "i1" else x
+
+
+def as_mask(x: Register) -> Register:
+    """Whether a number is not 0; a mask stays."""
+    return x if x.element == "i1" else x.compare("une", 0)

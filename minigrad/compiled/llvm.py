@@ -1,0 +1,420 @@
+"""Functions written as LLVM text, the language that the compiler reads.
+
+A function is written by running Python code once. Every operation appends an instruction: ``x + y`` of two registers
+appends an addition and returns the register of its result, and ``with f.loop(0, n) as i:`` appends a loop around what
+its block appends. Numbers that change in a loop are variables on the stack; the compiler moves them into registers.
+
+Types are LLVM's: ``i1`` (true or false), ``i32``, ``i64``, ``float``, ``double``, ``<8 x float>`` (a vector of eight),
+and ``float*`` for the address of floats (which LLVM writes ``ptr``).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+SIZES = {"i8": 1, "i32": 4, "i64": 8, "ptr": 8, "float": 4, "double": 8}
+"""Bytes of an element."""
+
+_BITS = {"i1": "i1", "i8": "i8", "i32": "i32", "i64": "i64", "float": "f32", "double": "f64"}
+
+
+def vector(element: str, lanes: int) -> str:
+    """The type of this many elements; of one, the element's own."""
+    return element if lanes == 1 else f"<{lanes} x {element}>"
+
+
+def _spelled(kind: str) -> str:
+    """A type as LLVM writes it."""
+    return "ptr" if kind.endswith("*") else kind
+
+
+@dataclass(frozen=True, eq=False)
+class Register:
+    """A value inside a function: a number, a vector of numbers, an address, or a constant.
+
+    Operators append instructions. A comparison gives ``i1`` in every lane, and is false for NaN; ``//`` and ``%`` are
+    for numbers that are not negative. A Python number as operand is a constant of the register's type. An address plus
+    an integer is the address so many elements further.
+    """
+
+    function: Function
+    type: str
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __bool__(self) -> bool:
+        raise TypeError("a register has its value when the code runs; use Function.when or Register.select")
+
+    @property
+    def typed(self) -> str:
+        """The type and the name, as in most operands."""
+        return f"{_spelled(self.type)} {self.name}"
+
+    @property
+    def lanes(self) -> int:
+        """Elements of a vector; 1 of anything else."""
+        return int(self.type[1:].split(" ", 1)[0]) if self.type[0] == "<" else 1
+
+    @property
+    def element(self) -> str:
+        """The type of an element of a vector, or at an address."""
+        return self.type.strip("<>").split(" x ")[-1].rstrip("*")
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it is a floating-point number or a vector of such."""
+        return self.element in ("float", "double")
+
+    def like(self, number: Register | float) -> Register:
+        """An operand for an operation with this register."""
+        return number if isinstance(number, Register) else self.function.constant(self.type, number)
+
+    def binary(self, operation: str, other: Register | float) -> Register:
+        """An instruction with two operands of one type, such as ``lshr``."""
+        return self.function.let(f"{operation} {self.typed}, {self.like(other)}", self.type)
+
+    def compare(self, condition: str, other: Register | float) -> Register:
+        """A comparison by LLVM's name; ``oeq`` ... are false for NaN, ``une`` ... true."""
+        operation = "fcmp" if self.is_float else "icmp"
+        kind = vector("i1", self.lanes)
+        return self.function.let(f"{operation} {condition} {self.typed}, {self.like(other)}", kind)
+
+    def __add__(self, other: Register | float) -> Register:
+        if self.type.endswith("*"):
+            offset = self.function.integer(other)
+            return self.function.let(f"getelementptr {self.element}, {self.typed}, {offset.typed}", self.type)
+        return self.binary("fadd" if self.is_float else "add", other)
+
+    def __sub__(self, other: Register | float) -> Register:
+        return self.binary("fsub" if self.is_float else "sub", other)
+
+    def __mul__(self, other: Register | float) -> Register:
+        return self.binary("fmul" if self.is_float else "mul", other)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __rsub__(self, other: float) -> Register:
+        return self.like(other) - self
+
+    def __truediv__(self, other: Register | float) -> Register:
+        return self.binary("fdiv", other)
+
+    def __floordiv__(self, other: Register | float) -> Register:
+        return self.binary("udiv", other)
+
+    def __mod__(self, other: Register | float) -> Register:
+        return self.binary("urem", other)
+
+    def __neg__(self) -> Register:
+        return self.function.let(f"fneg {self.typed}", self.type) if self.is_float else 0 - self
+
+    def __lshift__(self, other: Register | float) -> Register:
+        return self.binary("shl", other)
+
+    def __rshift__(self, other: Register | float) -> Register:
+        return self.binary("ashr", other)
+
+    def __and__(self, other: Register | float) -> Register:
+        return self.binary("and", other)
+
+    def __or__(self, other: Register | float) -> Register:
+        return self.binary("or", other)
+
+    def __invert__(self) -> Register:
+        return self.binary("xor", True if self.element == "i1" else -1)
+
+    def __lt__(self, other: Register | float) -> Register:
+        return self.compare("olt" if self.is_float else "slt", other)
+
+    def __le__(self, other: Register | float) -> Register:
+        return self.compare("ole" if self.is_float else "sle", other)
+
+    def __gt__(self, other: Register | float) -> Register:
+        return self.compare("ogt" if self.is_float else "sgt", other)
+
+    def __ge__(self, other: Register | float) -> Register:
+        return self.compare("oge" if self.is_float else "sge", other)
+
+    def equals(self, other: Register | float) -> Register:
+        """Whether two are equal, in every lane."""
+        return self.compare("oeq" if self.is_float else "eq", other)
+
+    def select(self, a: Register | float, b: Register | float) -> Register:
+        """``a`` where this mask is true, else ``b``; one of them may be a Python number."""
+        like = a if isinstance(a, Register) else b
+        assert isinstance(like, Register)
+        return self.function.let(f"select {self.typed}, {like.like(a).typed}, {like.like(b).typed}", like.type)
+
+    def intrinsic(self, name: str, *others: Register | float) -> Register:
+        """``llvm.<name>`` of this and further operands of its type, with a result of its type: fabs, smin, sqrt ..."""
+        operands = (self, *map(self.like, others))
+        return self.function.call(self.type, f"llvm.{name}.{_mangled(self.type)}", *operands)
+
+    def fma(self, b: Register | float, c: Register | float) -> Register:
+        """This times ``b`` plus ``c``, rounded once."""
+        return self.intrinsic("fma", b, c)
+
+    def cast(self, instruction: str, element: str) -> Register:
+        """Converted to another type of element: fpext, trunc, zext, bitcast, inttoptr ..."""
+        kind = element if element.endswith("*") else vector(element, self.lanes)
+        return self.function.let(f"{instruction} {self.typed} to {_spelled(kind)}", kind)
+
+    def pointing_to(self, element: str) -> Register:
+        """The same address, of elements of another type."""
+        return Register(self.function, f"{element}*", self.name)
+
+    def splat(self, lanes: int) -> Register:
+        """A vector with this number in every lane."""
+        if lanes == 1:
+            return self
+        kind = vector(self.type, lanes)
+        one = self.function.let(f"insertelement {kind} poison, {self.typed}, i64 0", kind)
+        return one.shuffle(one, [0] * lanes)
+
+    def shuffle(self, other: Register, order: Sequence[int]) -> Register:
+        """Lanes of two vectors: those of this one have the numbers from 0, those of the other follow."""
+        indices = ", ".join(f"i32 {i}" for i in order)
+        kind = vector(self.element, len(order))
+        return self.function.let(f"shufflevector {self.typed}, {other.typed}, <{len(order)} x i32> <{indices}>", kind)
+
+    def total(self) -> Register:
+        """The sum of all lanes, in whichever order is fastest."""
+        if self.lanes == 1:
+            return self
+        start = self.function.constant(self.element, -0.0)
+        name = f"llvm.vector.reduce.fadd.{_mangled(self.type)}"
+        return self.function.call(self.element, name, start, self, flags="reassoc ")
+
+    def largest(self) -> Register:
+        """The greatest of all lanes; NaN if one is."""
+        if self.lanes == 1:
+            return self
+        return self.function.call(self.element, f"llvm.vector.reduce.fmaximum.{_mangled(self.type)}", self)
+
+    def load(self, lanes: int = 1, mask: Register | None = None) -> Register:
+        """What is at this address: an element, or a vector of adjacent ones; 0 in lanes where the mask is false."""
+        f, kind, size = self.function, vector(self.element, lanes), SIZES[self.element]
+        if mask is None:
+            return f.let(f"load {kind}, {self.typed}, align {size}", kind)
+        name = f"llvm.masked.load.{_mangled(kind)}.p0"
+        return f.call(kind, name, self, f.constant("i32", size), mask, Register(f, kind, "zeroinitializer"))
+
+    def store(self, value: Register | float, mask: Register | None = None) -> None:
+        """Store a number, or a vector, at this address; with a mask only the lanes where it is true."""
+        f, size = self.function, SIZES[self.element]
+        if not isinstance(value, Register):
+            value = f.constant(self.element, value)
+        if mask is None:
+            f.do(f"store {value.typed}, {self.typed}, align {size}")
+        else:
+            f.call("void", f"llvm.masked.store.{_mangled(value.type)}.p0", value, self, f.constant("i32", size), mask)
+
+    def prefetch(self) -> None:
+        """Load the cache line of an address into the second-level cache; an invalid address is harmless."""
+        options = (self.function.constant("i32", number) for number in (0, 2, 1))  # to read, near, data
+        self.function.call("void", "llvm.prefetch.p0", self, *options)
+
+    def load_acquire(self) -> Register:
+        """Read a word that other threads write: what they wrote before it is visible afterwards."""
+        return self.function.let(f"load atomic i64, {self.typed} acquire, align 8", "i64")
+
+    def store_release(self, value: Register | float) -> None:
+        """Write a word that other threads read."""
+        self.function.do(f"store atomic {self.function.integer(value).typed}, {self.typed} release, align 8")
+
+    def exchange(self, old: Register | float, new: Register | float) -> Register:
+        """Write ``new`` to a word if it is ``old``, in one step for all threads; returns whether it was."""
+        f = self.function
+        old, new = f.integer(old), f.integer(new)
+        pair = f.let(f"cmpxchg {self.typed}, {old.typed}, {new.typed} acq_rel acquire", "{i64, i1}")
+        return f.let(f"extractvalue {pair.typed}, 1", "i1")
+
+
+def _mangled(kind: str) -> str:
+    """A type in the name of a function of LLVM's: f32, v16f32, i64."""
+    lanes, _, element = kind.strip("<>").rpartition(" x ")
+    return f"{'v' * bool(lanes)}{lanes}{_BITS[element]}"
+
+
+class Variable:
+    """A value that changes, on the stack of its function; created by ``Function.variable``."""
+
+    def __init__(self, function: Function, kind: str) -> None:
+        self._function, self._kind = function, kind
+        self._name = function.name("%s")
+        function.stack.append(f"  {self._name} = alloca {_spelled(kind)}")
+
+    def get(self) -> Register:
+        """The present value."""
+        return self._function.let(f"load {_spelled(self._kind)}, ptr {self._name}", self._kind)
+
+    def set(self, value: Register) -> None:
+        """Give it another value of its type."""
+        self._function.do(f"store {value.typed}, ptr {self._name}")
+
+
+class Function:
+    """Writes one function.
+
+    Args:
+        name: without ``@``.
+        parameters: types and names, with LLVM's attributes between: "i64 n, float* noalias a".
+        returns: the type of the result.
+        linkage: "internal" for functions that only others of the module call.
+        attributes: LLVM's.
+    """
+
+    def __init__(
+        self, name: str, parameters: str, returns: str = "void", linkage: str = "", attributes: str = "nounwind"
+    ) -> None:
+        self.stack: list[str] = []
+        self.lines: list[str] = []
+        self.declarations: dict[str, str] = {}
+        """By name, of the functions that it calls."""
+        self.parameters: list[Register] = []
+        self.called = name
+        self._returns = returns
+        self._count = 0
+        self._ends: list[str] = []
+        spelled = []
+        for parameter in filter(None, parameters.split(", ")):
+            kind, *options, register = parameter.split(" ")
+            spelled.append(" ".join([_spelled(kind), *options, f"%{register}"]))
+            self.parameters.append(Register(self, kind, f"%{register}"))
+        self._head = f"define {linkage} {_spelled(returns)} @{name}({', '.join(spelled)}) {attributes} {{"
+
+    def text(self) -> str:
+        """The whole function."""
+        last = "  ret void" if self._returns == "void" else "  unreachable"
+        return "\n".join([self._head, "entry:", *self.stack, *self.lines, last, "}\n"])
+
+    def name(self, stem: str) -> str:
+        """An unused name."""
+        self._count += 1
+        return f"{stem}{self._count}"
+
+    def do(self, instruction: str) -> None:
+        """Append an instruction without a result."""
+        self.lines.append(f"  {instruction}")
+
+    def let(self, instruction: str, kind: str) -> Register:
+        """Append an instruction whose result has this type."""
+        register = Register(self, kind, self.name("%v"))
+        self.do(f"{register} = {instruction}")
+        return register
+
+    def constant(self, kind: str, number: float) -> Register:
+        """A number, in every lane of a vector; rounded to the type."""
+        element = kind.strip("<>").split(" x ")[-1]
+        if element == "i1":
+            text = "true" if number else "false"
+        elif element in ("float", "double"):
+            if element == "float":
+                with np.errstate(over="ignore"):
+                    number = float(np.float32(number))
+            text = f"0x{struct.pack('>d', number).hex().upper()}"  # of a float, the bits of the same double
+        else:
+            text = str(int(number))
+        return Register(self, kind, text if kind == element else f"splat ({element} {text})")
+
+    def integer(self, number: Register | float) -> Register:
+        """An ``i64``."""
+        return number if isinstance(number, Register) else self.constant("i64", number)
+
+    def ramp(self, kind: str) -> Register:
+        """The vector of integers 0, 1, 2 ..."""
+        vector = Register(self, kind, "")
+        numbers = ", ".join(f"{vector.element} {lane}" for lane in range(vector.lanes))
+        return Register(self, kind, f"<{numbers}>" if vector.lanes > 1 else "0")
+
+    def first_lanes(self, lanes: int, count: Register | int) -> Register:
+        """A mask that is true in the first ``count`` lanes."""
+        if isinstance(count, int):
+            values = ", ".join(f"i1 {'true' if lane < count else 'false'}" for lane in range(lanes))
+            return Register(self, vector("i1", lanes), f"<{values}>")
+        return self.ramp(vector("i32", lanes)).compare("ult", count.cast("trunc", "i32").splat(lanes))
+
+    def address_of(self, name: str, element: str) -> Register:
+        """The address of a function or a global variable of the module."""
+        return Register(self, f"{element}*", f"@{name}")
+
+    def call(self, returns: str, callee: str | Register, *operands: Register | float, flags: str = "") -> Register:
+        """Call a function, by name or by address; Python integers are ``i64``. One by name declares itself."""
+        given = [self.integer(operand) for operand in operands]
+        if isinstance(callee, str):
+            types = ", ".join(_spelled(operand.type) for operand in given)
+            self.declarations[callee] = f"declare {_spelled(returns)} @{callee}({types})"
+            callee = Register(self, "ptr", f"@{callee}")
+        text = f"call {flags}{_spelled(returns)} {callee}({', '.join(operand.typed for operand in given)})"
+        if returns != "void":
+            return self.let(text, returns)
+        self.do(text)
+        return Register(self, "void", "")
+
+    def variable(self, value: Register | int) -> Variable:
+        """A value that changes, at first this one; a Python number is an ``i64``."""
+        value = self.integer(value)
+        variable = Variable(self, value.type)
+        variable.set(value)
+        return variable
+
+    @contextmanager
+    def loop(self, start: Register | int, stop: Register | int, step: int = 1) -> Iterator[Register]:
+        """Repeat for i = start, start + step, ... as long as i + step <= stop; yields i."""
+        counter = self.variable(start)
+        with self.forever():
+            i = counter.get()
+            after = i + step
+            with self.when(after > stop):
+                self.leave()
+            yield i
+            counter.set(after)
+
+    @contextmanager
+    def forever(self) -> Iterator[None]:
+        """Repeat until ``leave`` or ``give`` is reached."""
+        head, end = self.name("head"), self.name("end")
+        self._ends.append(end)
+        self._go_to(head, then=head)
+        yield
+        self._ends.pop()
+        self._go_to(head, then=end)
+
+    @contextmanager
+    def when(self, condition: Register) -> Iterator[None]:
+        """Run what follows only if the condition is true."""
+        then, end = self.name("then"), self.name("end")
+        self.do(f"br {condition.typed}, label %{then}, label %{end}")
+        self.lines.append(f"{then}:")
+        yield
+        self._go_to(end, then=end)
+
+    def leave(self) -> None:
+        """Leave the innermost loop."""
+        self._go_to(self._ends[-1], then=self.name("never"))
+
+    def give(self, value: Register | int) -> None:
+        """Return a value from the function."""
+        self.do(f"ret {self.integer(value).typed}")
+        self.lines.append(f"{self.name('never')}:")
+
+    def _go_to(self, label: str, then: str) -> None:
+        """End a block by a jump; the next one begins."""
+        self.do(f"br label %{label}")
+        self.lines.append(f"{then}:")
+
+
+def module(*parts: Function | str) -> str:
+    """A module of functions and of other text, with declarations of the functions that it calls but does not define."""
+    functions = [part for part in parts if isinstance(part, Function)]
+    declared = {name: line for f in functions for name, line in f.declarations.items()}
+    for f in functions:
+        declared.pop(f.called, None)
+    return "\n".join([*sorted(declared.values()), *(p if isinstance(p, str) else p.text() for p in parts)])
