@@ -13,8 +13,9 @@ import pytest
 
 from minigrad import concat, log_softmax, sigmoid, tanh, where
 from minigrad.compiled import jit
-from minigrad.compiled.rows import Body, Location, Slot, module
-from minigrad.graph import Graph, Op, TraceError, Value, evaluate, trace, width_of
+from minigrad.compiled.rows import Body, module
+from minigrad.compiled.slots import Fixed, Rows, Scratch, Slot, Total
+from minigrad.graph import Graph, Op, TraceError, Value, evaluate, trace
 from minigrad.primitives import pick, place
 from minigrad.scan.passes import lower
 
@@ -58,24 +59,24 @@ def run(
     memory: dict[Slot, Any] = {}
     for i, (value, array) in enumerate(zip(graph.inputs, arrays, strict=True)):
         if i < fixed:
-            slot = body.fixed[value] = body.slot("fixed", value.shape[-1] if value.shape else 1, value)
-            memory[slot] = Memory(slot.width, dtype, 1, array)
+            slot = body.fixed[value] = body.slot(Fixed, value, int(np.prod(value.shape)))
+            memory[slot] = Memory(slot.size, dtype, 1, array)
         else:
-            slot = body.slot("rows", width_of(value), value)
-            body.given[value] = Location(slot, 0)
+            body.given[value] = body.place(Rows, value)
+            slot = body.given[value].slot
             kind = np.int64 if value.dtype.kind in "iu" else dtype
             if kind == np.int64:
                 memory[slot] = np.ascontiguousarray(array, np.int64).reshape(ROWS, -1)
             else:
-                memory[slot] = Memory(slot.width, dtype, ROWS, array)
+                memory[slot] = Memory(slot.size, dtype, ROWS, array)
     outputs = [x for x in graph.outputs if isinstance(x, Value)]
     totals = []
     for x in outputs:
         if sums:
-            totals.append(body.slot("total", width_of(x), x))
+            totals.append(body.slot(Total, x))
             body.added.append((x, totals[-1]))
         elif exclusive:
-            body.exclusive[x] = Location(body.slot("rows", width_of(x), x), 0)
+            body.exclusive[x] = body.place(Rows, x)
         else:
             body.stored.append(x)
     code = body.generate()
@@ -83,9 +84,9 @@ def run(
     words = [0]
     for slot in code.slots:
         if slot not in memory:
-            count = {"total": 1, "scratch": block}.get(slot.kind, ROWS)
-            memory[slot] = Memory(slot.width, dtype, count)
-            if slot.kind == "total":
+            count = {Total: 1, Scratch: block}.get(type(slot), ROWS)
+            memory[slot] = Memory(slot.size, dtype, count)
+            if isinstance(slot, Total):
                 memory[slot].rows[...] = 0
         held = memory[slot]
         whole = held.whole if isinstance(held, Memory) else held
@@ -93,14 +94,13 @@ def run(
     args = np.array(words, np.int64)
     _RUN(library.address("body_run"))(args.ctypes.data, 0, block, 0, 0, ROWS)
     for slot, held in memory.items():
-        assert not isinstance(held, Memory) or held.untouched(), slot.kind
+        assert not isinstance(held, Memory) or held.untouched(), type(slot)
     if sums:
         return [memory[slot].rows[0] for slot in totals]
     found = []
     for x in outputs:
         where_it_is = body.exclusive[x] if exclusive else code.locations[x]
-        columns = slice(where_it_is.column, where_it_is.column + width_of(x))
-        found.append(memory[where_it_is.slot].rows[:, columns].reshape(x.shape))
+        found.append(where_it_is.view(memory[where_it_is.slot].rows, 1, x.shape[1:]))
     return found
 
 
@@ -295,8 +295,7 @@ def test_groups_of_several_widths_in_one_pass(dtype):
 def test_no_row_is_no_work():
     graph = trace(lambda x: tanh(x), np.ones((ROWS, 3)))[0]
     body = Body("body", graph.ops, "double", jit.vector_width("float64"), False)
-    slot = body.slot("rows", 3)
-    body.given[graph.inputs[0]] = Location(slot, 0)
+    body.given[graph.inputs[0]] = body.place(Rows, graph.inputs[0])
     body.stored = [x for x in graph.outputs if isinstance(x, Value)]
     library = jit.compile_ir(module([body.generate()]))
     # With no address at all: whatever touched memory would not live to tell.

@@ -6,45 +6,17 @@ import heapq
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from minigrad.compiled import jit
 from minigrad.compiled.emitter import FUNCTIONS, RESULT_IS_MASK, Emitter, emit_clip, emit_number
+from minigrad.compiled.slots import Indices, Location, LookedUp, Rows, Scratch, Slot, size_of
 from minigrad.graph import Op, Operand, TraceError, Value, columns_of, width_of
 
 ALIASES = frozenset({"getitem", "reshape", "concatenate"})
 """Operations without code: their results are parts of other results."""
-
-
-@dataclass(eq=False)
-class Slot:
-    """Memory whose address is an argument of the code.
-
-    Attributes:
-        kind: ``rows`` (a row per step and sequence), ``scratch`` (a row per sequence of a shard), ``coming`` and
-            ``going`` (two such blocks that swap roles at every step), ``looked_up`` (a row of a table), ``fixed`` (one
-            vector), ``packed`` (a matrix, packed for products), ``total`` (one row, the sum of all rows), ``scattered``
-            (a table of such), ``indices`` (an integer per row).
-        width: columns.
-        value: its content; None if it is not a single value.
-        indices: the slot of the indices, for ``looked_up`` and ``scattered``.
-    """
-
-    kind: str
-    width: int
-    value: Value | None = None
-    indices: Slot | None = None
-    number: int = -1
-
-
-@dataclass(frozen=True)
-class Location:
-    """A range of columns of a slot."""
-
-    slot: Slot
-    column: int
 
 
 @dataclass(eq=False)
@@ -61,6 +33,9 @@ class Code:
     slots: list[Slot]
     locations: dict[Value, Location]
     declarations: set[str] = field(default_factory=set)
+
+
+_Slot = TypeVar("_Slot", bound=Slot)
 
 
 class Body:
@@ -85,13 +60,23 @@ class Body:
         self.added: list[tuple[Value, Slot]] = []  # values to sum, and their slots
         self.fixed: dict[Value, Slot] = {}
         self.packed: dict[Value, Slot] = {}
-        self.indices: dict[Value, Slot] = {}  # by input
+        self.indices: dict[Value, Indices] = {}  # by input
 
-    def slot(self, kind: str, width: int, value: Value | None = None, indices: Slot | None = None) -> Slot:
-        """A new slot."""
-        slot = Slot(kind, width, value, indices, len(self.slots))
+    def slot(self, kind: type[_Slot], value: Value, size: int | None = None, **more: Any) -> _Slot:
+        """A new slot of a class, by default as large as a row of the value."""
+        slot = kind(
+            size_of(value) if size is None else size,
+            "i64" if value.dtype.kind in "iu" else self.dtype,
+            len(self.slots),
+            value,
+            **more,
+        )
         self.slots.append(slot)
         return slot
+
+    def place(self, kind: type[Slot], value: Value, **more: Any) -> Location:
+        """The location of a value in a new slot of its own."""
+        return Location.of(self.slot(kind, value, **more), value)
 
     # --- where everything lies ----------------------------------------------------------------------------------------
 
@@ -107,7 +92,7 @@ class Body:
                 continue
             joined = self._adjacent(op)
             if joined is not None:
-                self.same_location[op.output] = joined
+                self.same_location[op.output] = Location.of(joined.slot, op.output, joined.offset)
                 continue
             inputs = []
             column = 0
@@ -125,7 +110,7 @@ class Body:
             new_ops.append(joined_op)
         self.ops = new_ops
         self._copy_aliases()
-        self.own: dict[Value, Slot] = {}
+        self.own: dict[Value, Location] = {}
         stored_roots = {self.root(v) for v in self.stored if v not in self.given}
         self.stored_roots = stored_roots
 
@@ -137,7 +122,7 @@ class Body:
             value = op.output
             if op.name == "matmul":
                 location = self.given.get(self.root(op.values[0]))
-                if location is not None and location.slot.kind == "looked_up":  # rows at irregular distances
+                if location is not None and isinstance(location.slot, LookedUp):  # rows at irregular distances
                     rows = Value(op.values[0].shape, value.dtype)
                     ops.append(Op("alias", op.inputs[:1], {}, rows))
                     self.makers[rows] = ops[-1]
@@ -145,7 +130,8 @@ class Body:
             if op.name in ("getitem", "reshape") and value in asked:
                 whole = self.root(op.values[0])
                 location = self.given.get(whole)
-                if value in self.exclusive or whole in self.exclusive or (location and location.slot.kind != "rows"):
+                moving = location is not None and not isinstance(location.slot, Rows)
+                if value in self.exclusive or whole in self.exclusive or moving:
                     part = Value(value.shape, value.dtype)
                     ops.append(Op(op.name, op.inputs, op.options, part))
                     op = Op("alias", (part,), {}, value)
@@ -160,9 +146,10 @@ class Body:
         if any(p is None for p in locations):
             return None
         first = locations[0]
-        column = first.column  # type: ignore[union-attr]
+        column = first.offset  # type: ignore[union-attr]
         for x, location in zip(op.values, locations, strict=True):
-            if location.slot is not first.slot or location.column != column or location.slot.kind != "rows":  # type: ignore[union-attr]
+            adjacent = location.slot is first.slot and location.offset == column  # type: ignore[union-attr]
+            if not adjacent or not isinstance(location.slot, Rows):  # type: ignore[union-attr]
                 return None
             column += width_of(x)
         return first
@@ -190,19 +177,20 @@ class Body:
         if value in self.member:
             whole, column = self.member[value]
             location = self.location(whole)
-            return Location(location.slot, location.column + column)
+            return Location.of(location.slot, value, location.offset + column)
         op = self.makers[value]
         if op.name == "getitem":
             location = self.location(op.values[0])
             columns = columns_of(op)
             assert columns is not None
-            return Location(location.slot, location.column + columns[0])
+            return Location.of(location.slot, value, location.offset + columns[0])
         if op.name == "reshape":
-            return self.location(op.values[0])
+            location = self.location(op.values[0])
+            return Location.of(location.slot, value, location.offset)
         if value not in self.own:
-            kind = "rows" if value in self.stored_roots else "scratch"
-            self.own[value] = self.slot(kind, width_of(value), value)
-        return Location(self.own[value], 0)
+            kind = Rows if value in self.stored_roots else Scratch
+            self.own[value] = self.place(kind, value)
+        return self.own[value]
 
     # --- the order ----------------------------------------------------------------------------------------------------
 
@@ -270,20 +258,19 @@ class Body:
         for v in self.stored:
             self.location(v)
         text: list[str] = []
-        calls: list[str] = []
+        step = Emitter(self.dtype, 1)
         declarations: set[str] = set(jit.flushing()[2])
         for number, item in enumerate(order):
             if isinstance(item, Op):
-                calls.append(self._product(item, number))
+                self._product(step, item)
             else:
                 function = f"{self.name}_rows{number}"
                 lines, declared = self._segment(function, item)
                 text += lines
                 declarations |= declared
-                calls.append(f"call void @{function}(ptr %args, i64 %t, i64 %b0, i64 %b1)")
+                step.line(f"call void @{function}(ptr %args, i64 %t, i64 %b0, i64 %b1)")
         text.append(f"define internal void @{self.name}_step(ptr noalias readonly %args, i64 %t, i64 %b0, i64 %b1) {{")
-        text += [f"  {line}" for call in calls for line in call.split("\n")]
-        text += ["  ret void", "}", self._driver()]
+        text += [*step.lines, "ret void", "}", self._driver()]
         locations = {v: self.location(v) for v in (*self.stored, *self.given)}
         return Code("\n".join(text), self.slots, locations, declarations)
 
@@ -313,89 +300,20 @@ class Body:
                             self.in_memory.add(x)
         self.in_memory |= {v for v in stored_or_alias if v in where}
 
-    def _product(self, op: Op, number: int) -> str:
-        a, matrix = op.values
-        location, out = self.location(a), self.location(op.output)
+    def _product(self, em: Emitter, op: Op) -> None:
+        x, matrix = op.values
         k, n = matrix.shape
-        packed = self.packed[matrix]
-        lines = []
-        lines += self._address(f"%a{number}", location, "%b0", "%t", "%b0")
-        lines += self._address(f"%c{number}", out, "%b0", "%t", "%b0")
-        lines += [
-            *self._load_slot(f"%p{number}", packed, 0),
-            f"%p{number}p = inttoptr i64 %p{number} to ptr",
-            f"%f{number} = load i64, ptr %args",
-            f"%f{number}p = inttoptr i64 %f{number} to ptr",
-            f"%m{number} = sub i64 %b1, %b0",
-            *self._load_slot(f"%as{number}", location.slot, 2),
-            *self._load_slot(f"%cs{number}", out.slot, 2),
-            f"call void %f{number}p(i64 %m{number}, i64 {n}, i64 {k}, ptr %a{number}, i64 %as{number}, "
-            f"ptr %p{number}p, ptr %c{number}, i64 %cs{number}, i32 0)",
-        ]
-        return "\n".join(lines)
-
-    def _load_slot(self, register: str, slot: Slot, word: int) -> list[str]:
-        # The first word of the arguments is the address of the product's function.
-        offset = 1 + 3 * slot.number + word
-        return [
-            f"{register}.q = getelementptr i64, ptr %args, i64 {offset}",
-            f"{register} = load i64, ptr {register}.q",
-        ]
-
-    def _address(self, register: str, location: Location, row: str, t: str, first: str) -> list[str]:
-        """The address of a row's first element at a location, in ``register``; also ``register.base``."""
-        slot = location.slot
-        integers = slot.value is not None and slot.value.dtype.kind in "iu"  # 64 bits wide
-        size = 4 if self.dtype == "float" and not integers else 8
-        r = register
-        lines = [*self._load_slot(f"{r}.0", slot, 0)]
-        total = f"{r}.0"
-
-        def plus(expression: str, name: str) -> None:
-            nonlocal total
-            lines.append(f"{r}.{name} = {expression}")
-            lines.append(f"{r}.{name}s = mul i64 {r}.{name}, {size}")
-            lines.append(f"{r}.{name}t = add i64 {total}, {r}.{name}s")
-            total = f"{r}.{name}t"
-
-        if slot.kind in ("rows", "coming", "going"):
-            lines += self._load_slot(f"{r}.1", slot, 1)
-            step = t
-            if slot.kind != "rows":
-                lines.append(f"{r}.odd = and i64 {t}, 1")
-                step = f"{r}.odd"
-                if slot.kind == "going":
-                    lines.append(f"{r}.even = xor i64 {r}.odd, 1")
-                    step = f"{r}.even"
-            plus(f"mul i64 {step}, {r}.1", "ts")
-        if slot.kind in ("rows", "coming", "going", "scratch"):
-            lines += self._load_slot(f"{r}.2", slot, 2)
-            at = row
-            if slot.kind != "rows":
-                lines.append(f"{r}.row = sub i64 {row}, {first}")
-                at = f"{r}.row"
-            plus(f"mul i64 {at}, {r}.2", "bs")
-        if slot.kind in ("looked_up", "scattered"):
-            assert slot.indices is not None
-            index = slot.indices
-            lines += [
-                *self._load_slot(f"{r}.i0", index, 0),
-                *self._load_slot(f"{r}.i1", index, 1),
-                *self._load_slot(f"{r}.i2", index, 2),
-                f"{r}.it = mul i64 {t}, {r}.i1",
-                f"{r}.ib = mul i64 {row}, {r}.i2",
-                f"{r}.in = add i64 {r}.it, {r}.ib",
-                f"{r}.ip = inttoptr i64 {r}.i0 to ptr",
-                f"{r}.iq = getelementptr i64, ptr {r}.ip, i64 {r}.in",
-                f"{r}.ix = load i64, ptr {r}.iq",
-                *self._load_slot(f"{r}.2", slot, 2),
-            ]
-            plus(f"mul i64 {r}.ix, {r}.2", "bs")
-        if location.column:
-            lines.append(f"{r}.col = add i64 {total}, {location.column * size}")
-            total = f"{r}.col"
-        lines.append(f"{r} = inttoptr i64 {total} to ptr")
-        return lines
+        pointers, strides = [], []
+        for location in (self.location(x), self.location(op.output)):
+            pointers.append(pointer_to(em, location, "%b0"))
+            strides.append(location.slot.word(em, 2))
+        packed = self.packed[matrix].row(em, "%b0", "%t", "%b0")
+        product = em.assign("load ptr, ptr %args")
+        count = em.assign("sub i64 %b1, %b0")
+        em.line(
+            f"call void {product}(i64 {count}, i64 {n}, i64 {k}, ptr {pointers[0]}, i64 {strides[0]}, "
+            f"ptr {packed}, ptr {pointers[1]}, i64 {strides[1]}, i32 0)"
+        )
 
     def _segment(self, function: str, groups: list[tuple[int, list[Op]]]) -> tuple[list[str], set[str]]:
         writer = _Segment(self, groups)
@@ -435,6 +353,14 @@ loop:
 end:{leave}
   ret void
 }}"""
+
+
+def pointer_to(em: Emitter, location: Location, b: str) -> str:
+    """A pointer to a location in the row of sequence ``b``, in a function with the parameters of a step."""
+    row = location.slot.row(em, b, "%t", "%b0")
+    if not location.offset:
+        return row
+    return em.assign(f"getelementptr {location.slot.type}, ptr {row}, i64 {location.offset}")
 
 
 class _Ready:
@@ -535,6 +461,8 @@ class _Segment:
         self.lines: list[str] = []
         self.declarations: set[str] = set()
         self.count = itertools.count()
+        self.start = self.emitter(1)  # the beginning of a row: its addresses
+        self.start.lines = []
         self.scalars: dict[Value, str] = {}  # numbers of this row, and their splats by name
         self.masks: set[str] = set()
         self.label = "row"
@@ -548,8 +476,7 @@ class _Segment:
 
     def function(self, name: str) -> list[str]:
         head = [f"define internal void @{name}(ptr noalias readonly %args, i64 %t, i64 %b0, i64 %b1) {{", "entry:"]
-        self.addresses: dict[Location, str] = {}
-        self.row_lines: list[str] = []
+        self.addresses: dict[tuple[Slot, int], str] = {}
         body_lines = self.lines
         for width, group in self.groups:
             self._group(width, group)
@@ -565,15 +492,14 @@ class _Segment:
         ]
         start = ["%none = icmp sge i64 %b0, %b1", "br i1 %none, label %end, label %row", "row:"]
         start.append("%b = phi i64 [%b0, %entry], [%b.next, %latch]")
-        return head + start + self.row_lines + body_lines + foot
+        return head + start + self.start.lines + body_lines + foot
 
     def address(self, location: Location) -> str:
-        """A pointer to this row at a location."""
-        if location not in self.addresses:
-            register = f"%r{len(self.addresses)}"
-            self.addresses[location] = register
-            self.row_lines += self.body._address(register, location, "%b", "%t", "%b0")
-        return self.addresses[location]
+        """A pointer to a location in this row."""
+        key = location.slot, location.offset
+        if key not in self.addresses:
+            self.addresses[key] = pointer_to(self.start, location, "%b")
+        return self.addresses[key]
 
     def _group(self, width: int, group: list[Op]) -> None:
         if width == 1:
@@ -693,12 +619,7 @@ class _Segment:
         if value.dtype.kind not in "iu":
             raise TraceError("it picks by indices that are not integers", value.origin)
         if value not in self.scalars:
-            register = f"%index{next(self.count)}"
-            self.row_lines += [
-                *self.body._address(f"{register}.a", self.body.location(value), "%b", "%t", "%b0"),
-                f"{register} = load i64, ptr {register}.a",
-            ]
-            self.scalars[value] = register
+            self.scalars[value] = self.start.assign(f"load i64, ptr {self.address(self.body.location(value))}")
         return self.scalars[value]
 
     def _number(self, em: Emitter, x: Operand, known: Mapping[Value, str], j: str | None, live: str | None) -> str:
@@ -733,7 +654,7 @@ class _Segment:
                 return em.splat(scalar)
             scalar = emit_number(self.emitter(1), scalar)
             return em.splat(scalar)
-        pointer = self.address(self.body.location(x) if fixed is None else Location(fixed, 0))
+        pointer = self.address(self.body.location(x) if fixed is None else Location(fixed, 0, ()))
         if width == 1:
             one = self.emitter(1)
             return em.splat(one.assign(f"load {em.dtype}, ptr {pointer}"))
@@ -770,7 +691,7 @@ class _Segment:
 
     def _accumulate(self, em: Emitter, op: Op, known: Mapping[Value, str], j: str | None, live: str | None) -> None:
         x = self._number(em, op.inputs[0], known, j, live)
-        pointer = self.address(Location(op.options["slot"], op.options.get("column", 0)))
+        pointer = self.address(Location(op.options["slot"], 0, ()))
         old = self._load(em, pointer, j, live)
         self._store_at(em, pointer, em.binary("fadd", old, x), j, live)
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.compiled import gemm, jit, rows
+from minigrad.compiled import gemm, jit, rows, slots
 from minigrad.compiled.memory import address, empty, readable
 from minigrad.compiled.parallel import in_parallel, threads
-from minigrad.graph import Graph, Op, Operand, TraceError, Value, apply, evaluate, width_of
+from minigrad.graph import Graph, Op, Operand, TraceError, Value, apply, evaluate
 from minigrad.scan.lookup import Lookup, checked_indices
 from minigrad.scan.program import Program, Stage, Sum
 from minigrad.tensor import Array
@@ -124,17 +124,17 @@ class _Part:
     compiled: _Compiled
     lead: tuple[int, ...]
     shards: list[tuple[int, int]]
-    arrays: dict[rows.Slot, Array] = field(default_factory=dict)
+    arrays: dict[slots.Slot, Array] = field(default_factory=dict)
     arguments: list[Any] = field(default_factory=list)
     calls: list[functools.partial[None]] = field(default_factory=list)
-    later: list[rows.Slot] = field(default_factory=list)
-    fresh: list[tuple[rows.Slot, tuple[int, ...]]] = field(default_factory=list)
+    later: list[slots.Slot] = field(default_factory=list)
+    fresh: list[tuple[slots.Slot, tuple[int, ...]]] = field(default_factory=list)
     zeroed: list[Array] = field(default_factory=list)
     matrices: list[tuple[Value, Array]] = field(default_factory=list)
-    vectors: list[tuple[Value, rows.Slot]] = field(default_factory=list)
+    vectors: list[tuple[Value, slots.Slot]] = field(default_factory=list)
     work: dict[Any, Array] = field(default_factory=dict)
     given_away: set[Value] = field(default_factory=set)
-    made_anew: set[rows.Slot] = field(default_factory=set)
+    made_anew: set[slots.Slot] = field(default_factory=set)
 
 
 class _Pieces:
@@ -200,10 +200,10 @@ class _Compiled:
         self.library = jit.compile_ir(rows.module([code]))
         self.run = _RUN(self.library.address(f"{body.name}_run"))
         # Only for backward bodies: the slots of results, the sums, and the blocks of the carry's cotangents.
-        self.results: dict[Value, rows.Slot | Value] = {}
+        self.results: dict[Value, slots.Slot | Value] = {}
         self.totals: list[tuple[Sum, Value | None, Any]] = []
-        self.going: list[rows.Slot] = []
-        self.coming: list[rows.Slot] = []
+        self.going: list[slots.Slot] = []
+        self.coming: list[slots.Slot] = []
 
 
 class Executor:
@@ -235,7 +235,7 @@ class Executor:
         self.limits: dict[Value, int] = {}
         for op in program.graph.ops:
             if op.name in ("pick", "place"):
-                width = width_of(op.values[0] if op.name == "pick" else op.output)
+                width = slots.size_of(op.values[0] if op.name == "pick" else op.output)
                 if self.limits.setdefault(op.values[1], width) != width:
                     raise TraceError("it picks from rows of several widths by one index", op.output.origin)
         self.escaping, self.given = set(program.ys), set(program.xs)
@@ -277,27 +277,27 @@ class Executor:
         others = {x for op in ops for i, x in enumerate(op.values) if not (op.name == "matmul" and i == 1)}
         for x in prologue.outputs:
             if x in matrices:
-                body.packed[x] = body.slot("packed", x.shape[1], x)
+                body.packed[x] = body.slot(slots.Packed, x)
             if x in others:
-                body.fixed[x] = body.slot("fixed", x.shape[-1] if x.shape else 1, x)
-        indices: dict[Value, rows.Slot] = {}
+                body.fixed[x] = body.slot(slots.Fixed, x, math.prod(x.shape))
+        indices: dict[Value, slots.Indices] = {}
         for x in stage.rows:
             source = self.source.get(x)
             if source is None or stage.name == "table":
-                body.given[x] = rows.Location(body.slot("rows", width_of(x), x), 0)
+                body.given[x] = body.place(slots.Rows, x)
                 continue
             if source not in indices:
-                indices[source] = body.slot("indices", 1, self.indices[source])
-            body.given[x] = rows.Location(body.slot("looked_up", width_of(x), x, indices[source]), 0)
+                indices[source] = body.slot(slots.Indices, self.indices[source])
+            body.given[x] = body.place(slots.LookedUp, x, indices=indices[source])
         for x in stage.carry:
-            body.given[x] = rows.Location(body.slot("rows", width_of(x), x), 0)
+            body.given[x] = body.place(slots.Rows, x)
         body.indices = indices
         return body
 
     def _forward_body(self, stage: Stage, name: str, keep: bool) -> _Compiled:
         body = self._new(stage, name, stage.forward.ops, stage.forward.prologue)
         for x in stage.carried:
-            body.exclusive[x] = rows.Location(body.slot("rows", width_of(x), x), 0)
+            body.exclusive[x] = body.place(slots.Rows, x)
         wanted = list(stage.outputs)
         if keep and stage.backward is not None:
             wanted += [x for x in stage.backward.keeps if x not in wanted]
@@ -312,12 +312,12 @@ class Executor:
         body = self._new(stage, name, back.ops, back.prologue)
         for x in (*back.keeps, *(seed for seed in stage.d_outputs if seed is not None)):
             if x not in body.given:
-                body.given[x] = rows.Location(body.slot("rows", width_of(x), x), 0)
+                body.given[x] = body.place(slots.Rows, x)
         moving = {}
         for seed in stage.d_carried:
             if seed is not None:
-                moving[seed] = body.slot("coming", width_of(seed), seed)
-                body.given[seed] = rows.Location(moving[seed], 0)
+                moving[seed] = body.slot(slots.Coming, seed)
+                body.given[seed] = slots.Location.of(moving[seed], seed)
         made = {op.output for op in body.ops if op.name not in rows.ALIASES}
 
         def copied(x: Operand, like: Value) -> Value:
@@ -328,20 +328,20 @@ class Executor:
             )
             return copy
 
-        going: list[rows.Slot] = []
-        for x, d, coming in zip(stage.carry, stage.d_carry, stage.d_carried, strict=True):
+        going: list[slots.Slot] = []
+        for d, coming in zip(stage.d_carry, stage.d_carried, strict=True):
             if coming is None:
                 raise TraceError("its carry is no float")
             if not isinstance(d, Value) or d not in made or d in body.exclusive:
                 d = copied(0.0 if d is None else d, coming)
-            going.append(body.slot("going", width_of(x), d))
-            body.exclusive[d] = rows.Location(going[-1], 0)
+            going.append(body.slot(slots.Going, d))
+            body.exclusive[d] = slots.Location.of(going[-1], d)
         stored: list[Value] = []
 
         def in_memory(x: Value) -> Value:
             """A value equal to ``x`` that is stored for all rows."""
             location = body.given.get(x)
-            if x in body.exclusive or (location is not None and location.slot.kind != "rows"):
+            if x in body.exclusive or (location is not None and not isinstance(location.slot, slots.Rows)):
                 x = copied(x, x)
             if x not in body.given:
                 stored.append(x)
@@ -353,7 +353,7 @@ class Executor:
                 continue
             source = self.source.get(x)
             if source is not None and stage.name != "table":
-                slot = body.slot("scattered", width_of(x), x, body.indices[source])
+                slot = body.slot(slots.Scattered, x, indices=body.indices[source])
                 body.added.append((d, slot))
                 results[x] = slot
             else:
@@ -361,9 +361,9 @@ class Executor:
         totals: list[tuple[Sum, Any, Any]] = []
         for total in back.sums:
             if total.left is None:
-                slot = body.slot("total", width_of(total.right), total.right)
-                body.added.append((total.right, slot))
-                totals.append((total, None, slot))
+                row = body.slot(slots.Total, total.right)
+                body.added.append((total.right, row))
+                totals.append((total, None, row))
             else:
                 totals.append((total, in_memory(total.left), in_memory(total.right)))
         body.stored = list(dict.fromkeys(stored))
@@ -452,7 +452,7 @@ class Executor:
 
     def _ys(self, saved: Saved) -> list[Array]:
         """The outputs, each in its own memory, which later calls do not overwrite."""
-        taken: set[rows.Slot] = set()
+        taken: set[slots.Slot] = set()
         ys = []
         for value in self.program.ys:
             array = saved.known[value]
@@ -502,7 +502,7 @@ class Executor:
             if stage.name == "loop":
                 d_first = [np.array(part.arrays[going][1 - (end & 1)]) for going in part.compiled.going]
             for x, where in part.compiled.results.items():
-                if isinstance(where, rows.Slot):
+                if isinstance(where, slots.Slot):
                     total = part.arrays[where].sum(0)
                     _collect(cotangent, x, total if x.ndim == 2 else total[:, 0])
                 elif part.compiled.locations[where].slot in part.made_anew or x not in self.given:
@@ -567,36 +567,40 @@ class Executor:
         for slot in compiled.code.slots:
             value = slot.value
             array: Array | None = None
-            if slot.kind == "packed":
+            if isinstance(slot, slots.Packed):
                 assert value is not None
                 array = empty((gemm.packed_size(self.products.tile, *value.shape),), self.dtype)
                 array.fill(0)
                 part.matrices.append((value, array))
-            elif slot.kind == "fixed":
+            elif isinstance(slot, slots.Fixed):
                 assert value is not None
                 part.vectors.append((value, slot))
-            elif slot.kind == "scratch":
-                array = empty((len(shards), most, slot.width), self.dtype)
-            elif slot.kind == "total":
-                array = empty((len(shards), slot.width), self.dtype)
+            elif isinstance(slot, slots.Scratch):
+                array = empty((len(shards), most, slot.size), self.dtype)
+            elif isinstance(slot, slots.Total):
+                array = empty((len(shards), slot.size), self.dtype)
                 part.zeroed.append(array)
-            elif slot.kind == "scattered":
+            elif isinstance(slot, slots.Scattered):
                 assert slot.indices is not None
                 assert slot.indices.value is not None
                 length = workspace.tables[self.of_indices[slot.indices.value]]
-                array = empty((len(shards), length, slot.width), self.dtype)
+                array = empty((len(shards), length, slot.size), self.dtype)
                 part.zeroed.append(array)
-            elif slot.kind == "coming":
-                array = empty((2, workspace.batch, slot.width), self.dtype)
-                array = array if value is not None and value.ndim == 2 else array[..., 0]
-            elif slot.kind == "going":
+            elif isinstance(slot, slots.Going):
                 continue
-            elif value in compiled.body.given or value in compiled.body.exclusive or slot.kind != "rows":
+            elif isinstance(slot, slots.Coming):
+                array = empty((2, workspace.batch, slot.size), self.dtype)
+                array = array if value is not None and value.ndim == 2 else array[..., 0]
+            elif (
+                value in compiled.body.given
+                or value in compiled.body.exclusive
+                or isinstance(slot, slots.LookedUp | slots.Indices)
+            ):
                 part.later.append(slot)
             elif slot in escaping:
-                part.fresh.append((slot, (*lead, slot.width)))
+                part.fresh.append((slot, (*lead, slot.size)))
             else:
-                array = empty((*lead, slot.width), self.dtype)
+                array = empty((*lead, slot.size), self.dtype)
             if array is not None:
                 self._point(part, slot, array)
         for going, coming in zip(compiled.going, compiled.coming, strict=True):
@@ -617,23 +621,18 @@ class Executor:
             part.calls.append(functools.partial(compiled.run, ctypes.addressof(arguments), *numbers))
         return part
 
-    def _point(self, part: _Part, slot: rows.Slot, array: Array) -> None:
+    def _point(self, part: _Part, slot: slots.Slot, array: Array) -> None:
         """Set the address and strides of a slot in the arguments of a part's code."""
         part.arrays[slot] = array
         start_of, size, strides = address(array), array.itemsize, array.strides
         at = 1 + 3 * slot.number
-        kind = slot.kind
-        if kind in ("scratch", "total", "scattered"):
+        if isinstance(slot, slots.Scratch | slots.Total | slots.Scattered):
             for shard, arguments in enumerate(part.arguments):
-                arguments[at : at + 3] = (start_of + shard * strides[0], 0, slot.width)
+                arguments[at : at + 3] = (start_of + shard * strides[0], 0, slot.size)
             return
-        if kind in ("coming", "going"):  # rows are counted from the shard's first
-            for (start, _), arguments in zip(part.shards, part.arguments, strict=True):
-                arguments[at : at + 3] = (start_of + start * strides[1], strides[0] // size, strides[1] // size)
-            return
-        if kind in ("packed", "fixed"):
+        if isinstance(slot, slots.Packed | slots.Fixed):
             words = (start_of, 0, 0)
-        elif kind == "looked_up" or len(part.lead) == 1:
+        elif isinstance(slot, slots.LookedUp) or len(part.lead) == 1:
             words = (start_of, 0, strides[0] // size)
         elif part.compiled.body.loop:
             words = (start_of, strides[0] // size, strides[1] // size)
@@ -731,11 +730,7 @@ class Executor:
 def part_view(part: _Part, value: Value) -> Array:
     """The array of a value in a part's memory."""
     location = part.compiled.locations[value]
-    array = part.arrays[location.slot]
-    array = array[..., None] if array.ndim == len(part.lead) else array  # one number per row
-    if value.ndim == 1:
-        return array[..., location.column]
-    return array[..., location.column : location.column + value.shape[1]]
+    return location.view(part.arrays[location.slot], len(part.lead), value.shape[1:])
 
 
 def _collect(into: dict[Value, Array], value: Value, d: Array) -> None:
