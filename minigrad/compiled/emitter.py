@@ -1,4 +1,4 @@
-"""Elementwise mathematics as LLVM text, for kernels that do not use ``llvm`` yet; it is to be deleted with the last one.
+"""Elementwise mathematics as LLVM text, for kernels that do not use ``llvm`` yet.
 
 Kernel generators insert these lines into their functions. Exponentials and logarithms are polynomials, so that they
 stay in vector registers; they are computed here from power series, truncated where the rest is below rounding. Sines

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from minigrad.compiled import jit
+from minigrad.compiled.llvm import SIZES, Function, Register, module, vector
 
 DEPTH = 192
 """Rows of A and B that ``outer`` packs at a time: few enough for a panel of B to stay in the first-level cache."""
@@ -20,7 +21,8 @@ AHEAD = 24
 LINE = 64
 """Bytes of a cache line."""
 
-_DTYPES = {"float32": ("float", "f32", 4), "float64": ("double", "f64", 8)}
+SMALL = "nounwind noinline optsize"
+"""Attributes for short code, for functions that take little time."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +49,17 @@ class Tile:
     @property
     def scalar(self) -> str:
         """LLVM's name of the dtype."""
-        return _DTYPES[self.dtype][0]
+        return {"float32": "float", "float64": "double"}[self.dtype]
 
     @property
     def suffix(self) -> str:
         """The suffix of the functions' names."""
-        return _DTYPES[self.dtype][1]
+        return {"float32": "f32", "float64": "f64"}[self.dtype]
 
     @property
     def size(self) -> int:
         """Bytes of one number."""
-        return _DTYPES[self.dtype][2]
-
-    @property
-    def vector(self) -> str:
-        """The LLVM type of one register."""
-        return f"<{self.lanes} x {self.scalar}>"
+        return SIZES[self.scalar]
 
 
 def host_tile(dtype: str) -> Tile:
@@ -97,10 +94,11 @@ def ir(tile: Tile) -> str:
     kernels = [(rows, vectors, False) for rows in _heights(tile) for vectors in range(1, tile.vectors + 1)]
     kernels.append((tile.rows, tile.vectors, True))
     names = ", ".join(f"ptr @{_kernel_name(tile, *kernel)}" for kernel in kernels)
-    parts = [_declarations(tile), *(_tile_kernel(tile, *kernel) for kernel in kernels)]
-    parts.append(f"@tiles_{tile.suffix} = internal unnamed_addr constant [{len(kernels)} x ptr] [{names}]\n")
-    parts += [_rows(tile), _gemm(tile), _pack(tile), _pack_numbers(tile), _pack_narrow(tile), _outer(tile)]
-    return "\n".join(parts)
+    return module(
+        f"@tiles_{tile.suffix} = internal unnamed_addr constant [{len(kernels)} x ptr] [{names}]\n",
+        *(_tile_kernel(tile, *kernel) for kernel in kernels),
+        *(write(tile) for write in (_rows, _gemm, _pack, _pack_numbers, _pack_narrow, _outer)),
+    )
 
 
 def _round_up(number: int, multiple: int) -> int:
@@ -116,449 +114,280 @@ def _heights(tile: Tile) -> list[int]:
     return [tile.rows, tile.rows // 2, 1]
 
 
-class _Function:
-    """Builds the text of one function. Variables are on the stack; the optimiser moves them into registers.
-
-    Args:
-        head: the text between ``define`` and the attributes.
-        attributes: by default those for short code, for functions that take little time.
-    """
-
-    def __init__(self, head: str, attributes: str = "nounwind noinline optsize") -> None:
-        self._head = head
-        self._attributes = attributes
-        self._stack: list[str] = []
-        self._lines: list[str] = []
-        self._count = 0
-
-    def name(self, stem: str) -> str:
-        self._count += 1
-        return f"{stem}{self._count}"
-
-    def do(self, text: str) -> None:
-        self._lines.append(f"  {text}")
-
-    def let(self, text: str) -> str:
-        name = self.name("%v")
-        self.do(f"{name} = {text}")
-        return name
-
-    def variable(self, kind: str, value: str) -> str:
-        name = self.name("%s")
-        self._stack.append(f"  {name} = alloca {kind}")
-        self.do(f"store {kind} {value}, ptr {name}")
-        return name
-
-    def get(self, kind: str, variable: str) -> str:
-        return self.let(f"load {kind}, ptr {variable}")
-
-    def set(self, kind: str, variable: str, value: str) -> None:
-        self.do(f"store {kind} {value}, ptr {variable}")
-
-    def add(self, x: str | int, y: str | int) -> str:
-        return self.let(f"add i64 {x}, {y}")
-
-    def sub(self, x: str | int, y: str | int) -> str:
-        return self.let(f"sub i64 {x}, {y}")
-
-    def mul(self, x: str | int, y: str | int) -> str:
-        return self.let(f"mul i64 {x}, {y}")
-
-    def minimum(self, x: str | int, y: str | int) -> str:
-        return self.let(f"call i64 @llvm.smin.i64(i64 {x}, i64 {y})")
-
-    def at(self, kind: str, base: str, *offsets: str | int) -> str:
-        """The address at these offsets, in elements, from another."""
-        for offset in offsets:
-            base = self.let(f"getelementptr {kind}, ptr {base}, i64 {offset}")
-        return base
-
-    def _label(self, label: str) -> None:
-        self._lines.append(f"{label}:")
-
-    @contextmanager
-    def loop(self, start: str | int, stop: str | int, step: int = 1) -> Iterator[str]:
-        """Repeat for i = start, start + step, ... as long as i + step <= stop; yields i."""
-        head, body, end = (self.name(stem) for stem in ("head", "body", "end"))
-        counter = self.variable("i64", str(start))
-        self.do(f"br label %{head}")
-        self._label(head)
-        i = self.get("i64", counter)
-        after = self.add(i, step)
-        self.do(f"br i1 {self.let(f'icmp sle i64 {after}, {stop}')}, label %{body}, label %{end}")
-        self._label(body)
-        yield i
-        self.set("i64", counter, after)
-        self.do(f"br label %{head}")
-        self._label(end)
-
-    @contextmanager
-    def when(self, condition: str) -> Iterator[None]:
-        then, end = self.name("then"), self.name("end")
-        self.do(f"br i1 {condition}, label %{then}, label %{end}")
-        self._label(then)
-        yield
-        self.do(f"br label %{end}")
-        self._label(end)
-
-    def text(self) -> str:
-        lines = [f"define {self._head} {self._attributes} {{", "entry:", *self._stack, *self._lines, "  ret void", "}"]
-        return "\n".join(lines) + "\n"
-
-
-def _declarations(tile: Tile) -> str:
-    kinds = {_mangled(tile, lanes): f"<{lanes} x {tile.scalar}>" for lanes in {tile.lanes, tile.rows}}
-    lines = [f"declare i64 @llvm.{name}.i64(i64, i64)" for name in ("smin", "smax")]
-    lines.append("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-    lines.append(f"declare {tile.vector} @llvm.fmuladd.{_mangled(tile)}({tile.vector}, {tile.vector}, {tile.vector})")
-    for suffix, kind in sorted(kinds.items()):
-        mask = kind.replace(tile.scalar, "i1")
-        lines.append(f"declare {kind} @llvm.masked.load.{suffix}.p0(ptr, i32, {mask}, {kind})")
-        lines.append(f"declare void @llvm.masked.store.{suffix}.p0({kind}, ptr, i32, {mask})")
-    return "\n".join(lines) + "\n"
-
-
-def _mangled(tile: Tile, lanes: int | None = None) -> str:
-    return f"v{lanes or tile.lanes}{tile.suffix}"
-
-
-def _mask(f: _Function, lanes: int, live: str) -> str:
-    """True in the first ``live`` lanes."""
-    numbers = ", ".join(f"i32 {lane}" for lane in range(lanes))
-    limit = _splat(f, lanes, "i32", f.let(f"trunc i64 {live} to i32"))
-    return f.let(f"icmp ult <{lanes} x i32> <{numbers}>, {limit}")
-
-
-def _splat(f: _Function, lanes: int, kind: str, value: str) -> str:
-    first = f.let(f"insertelement <{lanes} x {kind}> poison, {kind} {value}, i64 0")
-    return f.let(
-        f"shufflevector <{lanes} x {kind}> {first}, <{lanes} x {kind}> poison, <{lanes} x i32> zeroinitializer"
-    )
-
-
-def _load(f: _Function, tile: Tile, address: str, mask: str | None = None, lanes: int | None = None) -> str:
-    lanes = lanes or tile.lanes
-    kind = f"<{lanes} x {tile.scalar}>"
-    if mask is None:
-        return f.let(f"load {kind}, ptr {address}, align {tile.size}")
-    return f.let(
-        f"call {kind} @llvm.masked.load.{_mangled(tile, lanes)}.p0(ptr {address}, i32 {tile.size}, "
-        f"<{lanes} x i1> {mask}, {kind} zeroinitializer)"
-    )
-
-
-def _store(
-    f: _Function, tile: Tile, value: str, address: str, mask: str | None = None, lanes: int | None = None
-) -> None:
-    lanes = lanes or tile.lanes
-    kind = f"<{lanes} x {tile.scalar}>"
-    if mask is None:
-        f.do(f"store {kind} {value}, ptr {address}, align {tile.size}")
-        return
-    f.do(
-        f"call void @llvm.masked.store.{_mangled(tile, lanes)}.p0({kind} {value}, ptr {address}, "
-        f"i32 {tile.size}, <{lanes} x i1> {mask})"
-    )
-
-
-def _prefetch(f: _Function, address: str) -> None:
-    """Prefetch the cache line of an address into the second-level cache; an invalid address is harmless."""
-    f.do(f"call void @llvm.prefetch.p0(ptr {address}, i32 0, i32 2, i32 1)")
-
-
-def _tile_kernel(tile: Tile, rows: int, vectors: int, packing: bool = False) -> str:
+def _tile_kernel(tile: Tile, rows: int, vectors: int, packing: bool = False) -> Function:
     """``tile_RxV``: a tile of C from R rows of A and V vectors of a panel of B, over all of k.
 
     The last vector of C has ``live`` lanes. Every step of k prefetches one line of the next data. With ``packing``, B
     is read unpacked, and the panel ``bp`` is written at the same time.
     """
-    f = _Function(
-        f"internal void @{_kernel_name(tile, rows, vectors, packing)}(i64 %k, ptr noalias %a, i64 %a_row, i64 %a_col, "
-        "ptr noalias %bp, ptr noalias %c, i64 %c_row, i64 %live, i1 %accumulate, ptr %next, i64 %next_step"
-        + (", ptr noalias %b, i64 %b_row)" if packing else ")"),
-        "nounwind",
+    t = tile.scalar
+    f = Function(
+        _kernel_name(tile, rows, vectors, packing),
+        f"i64 k, {t}* noalias a, i64 a_row, i64 a_col, {t}* noalias bp, {t}* noalias c, i64 c_row, i64 live, "
+        f"i1 accumulate, {t}* next, i64 next_step{f', {t}* noalias b, i64 b_row' if packing else ''}",
+        linkage="internal",
     )
-    vec, t = tile.vector, tile.scalar
+    k, a, a_row, a_col, bp, c, c_row, live, accumulate, following, next_step, *unpacked = f.parameters
+    b, b_row = unpacked if packing else (bp, f.integer(tile.columns))
+    zero = f.constant(vector(t, tile.lanes), 0)
     # A sum waits about four cycles for the previous one: with few rows, unroll several steps of k into separate sums.
     unroll = max(1, 4 // rows)
     cells = [(i, v) for i in range(rows) for v in range(vectors)]
-    sums = [{cell: f.variable(vec, "zeroinitializer") for cell in cells} for _ in range(unroll)]
-    a_at, bp_at, next_at = (f.variable("ptr", pointer) for pointer in ("%a", "%bp", "%next"))
-    b_at = f.variable("ptr", "%b") if packing else bp_at
-    ahead = f.mul("%b_row", AHEAD) if packing else "0"
+    sums = [{cell: f.variable(zero) for cell in cells} for _ in range(unroll)]
+    a_at, bp_at, b_at, next_at = (f.variable(pointer) for pointer in (a, bp, b, following))
+    ahead = b_row * AHEAD
     # By default the optimiser steps from row to row by additions, which compete with the products for slots.
-    offsets = [f.let(f'call i64 asm "", "=r,0"(i64 {f.mul("%a_row", i * tile.size)})') for i in range(rows)]
+    offsets = [(a_row * (i * tile.size)).opaque() for i in range(rows)]
 
     def steps(count: int) -> None:
-        a, bp, b = f.get("ptr", a_at), f.get("ptr", bp_at), f.get("ptr", b_at)
+        a, bp, b = a_at.get(), bp_at.get(), b_at.get()
         for u in range(count):
             # A single row reads the panels faster than they can be prefetched.
             if rows > 1:
-                following = f.get("ptr", next_at)
-                _prefetch(f, following)
-                f.set("ptr", next_at, f.at(t, following, "%next_step"))
+                following = next_at.get()
+                following.prefetch()
+                next_at.set(following + next_step)
+            columns = [v * tile.lanes for v in range(vectors)]
             if packing:
-                for v in range(vectors):
-                    _prefetch(f, f.at(t, b, ahead, v * tile.lanes))
-                row = [_load(f, tile, f.at(t, b, v * tile.lanes)) for v in range(vectors)]
-                for v in range(vectors):
-                    _store(f, tile, row[v], f.at(t, bp, u * tile.columns + v * tile.lanes))
-                b = f.at(t, b, "%b_row")
-            else:
-                row = [_load(f, tile, f.at(t, bp, u * tile.columns + v * tile.lanes)) for v in range(vectors)]
+                for column in columns:
+                    (b + ahead + column).prefetch()
+            row = [(b + column).load(tile.lanes) for column in columns]
+            if packing:
+                for column, part in zip(columns, row, strict=True):
+                    (bp + u * tile.columns + column).store(part)
+            b = b + b_row
             for i in range(rows):
-                number = _splat(f, tile.lanes, t, f.let(f"load {t}, ptr {f.at('i8', a, offsets[i])}"))
+                number = (a.pointing_to("i8") + offsets[i]).pointing_to(t).load().splat(tile.lanes)
                 for v in range(vectors):
-                    old = f.get(vec, sums[u][i, v])
-                    new = f.let(
-                        f"call {vec} @llvm.fmuladd.{_mangled(tile)}({vec} {number}, {vec} {row[v]}, {vec} {old})"
-                    )
-                    f.set(vec, sums[u][i, v], new)
-            a = f.at(t, a, "%a_col")
-        f.set("ptr", a_at, a)
-        f.set("ptr", bp_at, f.at(t, bp, count * tile.columns))
-        if packing:
-            f.set("ptr", b_at, b)
+                    sums[u][i, v].set(number.intrinsic("fmuladd", row[v], sums[u][i, v].get()))
+            a = a + a_col
+        a_at.set(a)
+        bp_at.set(bp + count * tile.columns)
+        b_at.set(b)
 
-    mask = _mask(f, tile.lanes, "%live")
+    mask = f.first_lanes(tile.lanes, live)
     masks = {(i, v): mask if v == vectors - 1 else None for i, v in cells}
-    addresses = {(i, v): f.at(t, "%c", f.mul("%c_row", i), v * tile.lanes) for i, v in cells}
-    with f.when("%accumulate"):
+    addresses = {(i, v): c + c_row * i + v * tile.lanes for i, v in cells}
+    with f.when(accumulate):
         for address in addresses.values():
-            _prefetch(f, address)
-    done = "0"
+            address.prefetch()
+    done = f.integer(0)
     if unroll > 1:
-        with f.loop(0, "%k", unroll):
+        with f.loop(0, k, unroll):
             steps(unroll)
-        done = f.sub("%k", f.let(f"and i64 %k, {unroll - 1}"))
-    with f.loop(done, "%k"):
+        done = k - k % unroll
+    with f.loop(done, k):
         steps(1)
-    for u in range(1, unroll):
+    totals = {cell: sums[0][cell] for cell in cells}
+    for total in sums[1:]:
         for cell in cells:
-            total = f.let(f"fadd {vec} {f.get(vec, sums[0][cell])}, {f.get(vec, sums[u][cell])}")
-            f.set(vec, sums[0][cell], total)
-
-    with f.when("%accumulate"):
+            totals[cell].set(totals[cell].get() + total[cell].get())
+    with f.when(accumulate):
         for cell in cells:
-            old = _load(f, tile, addresses[cell], masks[cell])
-            f.set(vec, sums[0][cell], f.let(f"fadd {vec} {f.get(vec, sums[0][cell])}, {old}"))
+            totals[cell].set(totals[cell].get() + addresses[cell].load(tile.lanes, masks[cell]))
     for cell in cells:
-        _store(f, tile, f.get(vec, sums[0][cell]), addresses[cell], masks[cell])
-    return f.text()
+        addresses[cell].store(totals[cell].get(), masks[cell])
+    return f
 
 
-def _rows(tile: Tile) -> str:
+def _rows(tile: Tile) -> Function:
     """``rows``: all rows of C for one panel of B. ``a_tile`` is the distance between full tiles of A.
 
     The next data begin at ``next``; the tiles share the work of prefetching them.
     """
-    f = _Function(
-        f"internal void @rows_{tile.suffix}(i64 %m, i64 %cols, i64 %k, ptr %a, i64 %a_tile, i64 %a_row, i64 %a_col, "
-        "ptr %bp, ptr %c, i64 %c_row, i1 %accumulate, ptr %next, i64 %next_tile, i64 %next_step)"
+    t = tile.scalar
+    f = Function(
+        f"rows_{tile.suffix}",
+        f"i64 m, i64 cols, i64 k, {t}* a, i64 a_tile, i64 a_row, i64 a_col, {t}* bp, {t}* c, i64 c_row, "
+        f"i1 accumulate, {t}* next, i64 next_tile, i64 next_step",
+        linkage="internal",
+        attributes=SMALL,
     )
-    last = f.let(f"udiv i64 {f.sub('%cols', 1)}, {tile.lanes}")
-    live = f.sub("%cols", f.mul(last, tile.lanes))
-    a_at, start = f.variable("ptr", "%a"), f.variable("i64", "0")
+    m, cols, k, a, a_tile, a_row, a_col, bp, c, c_row, accumulate, following, next_tile, next_step = f.parameters
+    last = (cols - 1) // tile.lanes
+    live = cols - last * tile.lanes
+    a_at, start = f.variable(a), f.variable(0)
+    tiles = f.address_of(f"tiles_{tile.suffix}", "ptr")
     for index, rows in enumerate(_heights(tile)):
-        entry = f.at("ptr", f"@tiles_{tile.suffix}", index * tile.vectors, last)
-        kernel = f.let(f"load ptr, ptr {entry}")
-        step = "%a_tile" if rows == tile.rows else f.mul("%a_row", rows)
-        with f.loop(f.get("i64", start), "%m", rows) as i:
-            a, c = f.get("ptr", a_at), f.at(tile.scalar, "%c", f.mul(i, "%c_row"))
-            turn = f.minimum(f.let(f"udiv i64 {i}, {tile.rows}"), tile.vectors)
-            following = f.at(tile.scalar, "%next", f.mul(turn, "%next_tile"))
-            f.do(
-                f"call void {kernel}(i64 %k, ptr {a}, i64 %a_row, i64 %a_col, ptr %bp, ptr {c}, i64 %c_row, "
-                f"i64 {live}, i1 %accumulate, ptr {following}, i64 %next_step)"
-            )
-            f.set("ptr", a_at, f.at(tile.scalar, a, step))
-            f.set("i64", start, f.add(i, rows))
-    return f.text()
+        kernel = (tiles + index * tile.vectors + last).load()
+        with f.loop(start.get(), m, rows) as i:
+            a = a_at.get()
+            turn = (i // tile.rows).intrinsic("smin", tile.vectors)
+            ahead = following + turn * next_tile
+            f.call("void", kernel, k, a, a_row, a_col, bp, c + i * c_row, c_row, live, accumulate, ahead, next_step)
+            a_at.set(a + (a_tile if rows == tile.rows else a_row * rows))
+            start.set(i + rows)
+    return f
 
 
-def _gemm(tile: Tile) -> str:
-    f = _Function(
-        f"void @gemm_{tile.suffix}(i64 %m, i64 %n, i64 %k, ptr noalias %a, i64 %a_row, ptr noalias %bp, "
-        "ptr noalias %c, i64 %c_row, i32 %accumulate)"
+def _gemm(tile: Tile) -> Function:
+    t, line = tile.scalar, LINE // tile.size
+    f = Function(
+        f"gemm_{tile.suffix}",
+        f"i64 m, i64 n, i64 k, {t}* noalias a, i64 a_row, {t}* noalias bp, {t}* noalias c, i64 c_row, i32 accumulate",
+        attributes=SMALL,
     )
-    more = f.let("icmp ne i32 %accumulate, 0")
-    line = LINE // tile.size
-    with _panels(f, tile) as (j, cols):
-        b, c = f.at(tile.scalar, "%bp", f.mul(j, "%k")), f.at(tile.scalar, "%c", j)
+    m, n, k, a, a_row, bp, c, c_row, accumulate = f.parameters
+    more = accumulate.compare("ne", 0)
+    with _panels(f, n, tile) as (j, cols):
         # After the last panel comes the first one, in the next time step.
-        after = f.add(j, tile.columns)
-        following = f.let(f"select i1 {f.let(f'icmp slt i64 {after}, %n')}, i64 {after}, i64 0")
-        f.do(
-            f"call void @rows_{tile.suffix}(i64 %m, i64 {cols}, i64 %k, ptr %a, i64 {f.mul('%a_row', tile.rows)}, "
-            f"i64 %a_row, i64 1, ptr {b}, ptr {c}, i64 %c_row, i1 {more}, "
-            f"ptr {f.at(tile.scalar, '%bp', f.mul(following, '%k'))}, i64 {f.mul('%k', line)}, i64 {line})"
-        )
-    return f.text()
+        after = j + tile.columns
+        ahead = bp + (after < n).select(after, 0) * k
+        f.call(
+            "void", f"rows_{tile.suffix}", m, cols, k, a, a_row * tile.rows, a_row, 1, bp + j * k, c + j, c_row, more,
+            ahead, k * line, line,
+        )  # fmt: skip
+    return f
 
 
 @contextmanager
-def _panels(f: _Function, tile: Tile) -> Iterator[tuple[str, str]]:
+def _panels(f: Function, n: Register, tile: Tile) -> Iterator[tuple[Register, Register]]:
     """Repeat for each panel of n columns; yields its first column and how many it has."""
-    with f.loop(0, f.add("%n", tile.columns - 1), tile.columns) as j:
-        yield j, f.minimum(f.sub("%n", j), tile.columns)
+    with f.loop(0, n + (tile.columns - 1), tile.columns) as j:
+        yield j, (n - j).intrinsic("smin", tile.columns)
 
 
-def _pack(tile: Tile) -> str:
-    f = _Function(
-        f"void @pack_{tile.suffix}(i64 %k, i64 %n, ptr noalias %b, i64 %b_row, i64 %b_col, ptr noalias %bp, "
-        "i64 %bp_k, i64 %k0, i64 %n0)"
-    )
+def _pack(tile: Tile) -> Function:
     t = tile.scalar
-    contiguous = f.let("icmp eq i64 %b_col, 1")
-    transposed = f.let(f"and i1 {f.let('icmp eq i64 %b_row, 1')}, {f.let('xor i1 ' + contiguous + ', true')}")
-    first = f.let(f"urem i64 %n0, {tile.columns}")
+    f = Function(
+        f"pack_{tile.suffix}",
+        f"i64 k, i64 n, {t}* noalias b, i64 b_row, i64 b_col, {t}* noalias bp, i64 bp_k, i64 k0, i64 n0",
+        attributes=SMALL,
+    )
+    k, n, b, b_row, b_col, bp, bp_k, k0, n0 = f.parameters
+    contiguous = b_col.equals(1)
+    transposed = b_row.equals(1) & ~contiguous
+    stop = n0 + n
     # The panels with columns n0 to n0 + n: the first and the last one may contain others too.
-    with f.loop(f.sub("%n0", first), f.add(f.add("%n0", "%n"), tile.columns - 1), tile.columns) as panel:
-        left = f.let(f"call i64 @llvm.smax.i64(i64 {panel}, i64 %n0)")
-        right = f.minimum(f.add(panel, tile.columns), f.add("%n0", "%n"))
-        cols = f.sub(right, left)
-        source = f.at(t, "%b", f.mul(f.sub(left, "%n0"), "%b_col"))
-        target = f.at(t, "%bp", f.mul(panel, "%bp_k"), f.mul("%k0", tile.columns), f.sub(left, panel))
-        full = f.let(f"and i1 {contiguous}, {f.let(f'icmp eq i64 {cols}, {tile.columns}')}")
-        with f.when(full), f.loop(0, "%k") as r:
-            row, target_row = f.at(t, source, f.mul(r, "%b_row")), f.at(t, target, f.mul(r, tile.columns))
-            for v in range(tile.vectors):
-                _store(f, tile, _load(f, tile, f.at(t, row, v * tile.lanes)), f.at(t, target_row, v * tile.lanes))
-        partial = f.let(f"xor i1 {full}, {contiguous}")
-        with f.when(partial), f.loop(0, f.add(cols, tile.lanes - 1), tile.lanes) as j:
-            mask = _mask(f, tile.lanes, f.minimum(f.sub(cols, j), tile.lanes))
-            with f.loop(0, "%k") as r:
-                row = _load(f, tile, f.at(t, source, f.mul(r, "%b_row"), j), mask)
-                _store(f, tile, row, f.at(t, target, f.mul(r, tile.columns), j), mask)
+    with f.loop(n0 - n0 % tile.columns, stop + (tile.columns - 1), tile.columns) as panel:
+        left = panel.intrinsic("smax", n0)
+        cols = (panel + tile.columns).intrinsic("smin", stop) - left
+        source = b + (left - n0) * b_col
+        target = bp + panel * bp_k + k0 * tile.columns + (left - panel)
+        full = contiguous & cols.equals(tile.columns)
+        with f.when(full), f.loop(0, k) as r:
+            row, target_row = source + r * b_row, target + r * tile.columns
+            for column in range(0, tile.columns, tile.lanes):
+                (target_row + column).store((row + column).load(tile.lanes))
+        with f.when(contiguous & ~full), f.loop(0, cols + (tile.lanes - 1), tile.lanes) as j:
+            mask = f.first_lanes(tile.lanes, (cols - j).intrinsic("smin", tile.lanes))
+            with f.loop(0, k) as r:
+                (target + r * tile.columns + j).store((source + r * b_row + j).load(tile.lanes, mask), mask)
         with f.when(transposed):
-            _pack_transposed(f, tile, source, target, cols)
-        neither = f.let(f"xor i1 {f.let(f'or i1 {contiguous}, {transposed}')}, true")
-        with f.when(neither):
-            _call_pack_numbers(f, tile, source, target, "0", cols)
-    return f.text()
+            _pack_transposed(f, tile, k, source, target, cols, b_row, b_col)
+        with f.when(~(contiguous | transposed)):
+            f.call("void", f"pack_numbers_{tile.suffix}", 0, k, cols, source, b_row, b_col, target)
+    return f
 
 
-def _call_pack_numbers(f: _Function, tile: Tile, source: str, target: str, row: str, cols: str) -> None:
-    f.do(
-        f"call void @pack_numbers_{tile.suffix}(i64 {row}, i64 %k, i64 {cols}, ptr {source}, i64 %b_row, i64 %b_col, "
-        f"ptr {target})"
-    )
-
-
-def _pack_numbers(tile: Tile) -> str:
+def _pack_numbers(tile: Tile) -> Function:
     """``pack_numbers``: a few columns of one panel, number by number, for a range of rows."""
-    f = _Function(
-        f"internal void @pack_numbers_{tile.suffix}(i64 %row, i64 %k, i64 %cols, ptr noalias %b, i64 %b_row, "
-        "i64 %b_col, ptr noalias %panel)",
-        "nounwind noinline optsize minsize",
-    )
     t = tile.scalar
-    with f.loop("%row", "%k") as r, f.loop(0, "%cols") as j:
-        number = f.let(f"load {t}, ptr {f.at(t, '%b', f.mul(r, '%b_row'), f.mul(j, '%b_col'))}")
-        f.do(f"store {t} {number}, ptr {f.at(t, '%panel', f.mul(r, tile.columns), j)}")
-    return f.text()
+    f = Function(
+        f"pack_numbers_{tile.suffix}",
+        f"i64 row, i64 k, i64 cols, {t}* noalias b, i64 b_row, i64 b_col, {t}* noalias panel",
+        linkage="internal",
+        attributes="nounwind noinline optsize minsize",
+    )
+    row, k, cols, b, b_row, b_col, panel = f.parameters
+    with f.loop(row, k) as r, f.loop(0, cols) as j:
+        (panel + r * tile.columns + j).store((b + r * b_row + j * b_col).load())
+    return f
 
 
-def _pack_transposed(f: _Function, tile: Tile, source: str, target: str, cols: str) -> None:
+def _pack_transposed(
+    f: Function, tile: Tile, k: Register, source: Register, target: Register, cols: Register, b_row: Register,
+    b_col: Register,
+) -> None:  # fmt: skip
     """Square blocks, transposed in registers; the edges number by number."""
-    t, side = tile.scalar, min(8, tile.lanes)
-    kind = f"<{side} x {t}>"
-    whole_rows, whole_cols = (f.let(f"and i64 {number}, {-side}") for number in ("%k", cols))
+    side = min(8, tile.lanes)
+    whole_rows, whole_cols = k & -side, cols & -side
     with f.loop(0, whole_cols, side) as j, f.loop(0, whole_rows, side) as r:
-        block = []
-        for i in range(side):
-            address = f.at(t, source, f.mul(f.add(j, i), "%b_col"), r)
-            block.append(f.let(f"load {kind}, ptr {address}, align {tile.size}"))
-        for i, row in enumerate(_transposed(f, kind, block)):
-            address = f.at(t, target, f.mul(f.add(r, i), tile.columns), j)
-            f.do(f"store {kind} {row}, ptr {address}, align {tile.size}")
-    _call_pack_numbers(f, tile, source, target, whole_rows, whole_cols)
-    right = f.at(t, source, f.mul(whole_cols, "%b_col"))
-    _call_pack_numbers(f, tile, right, f.at(t, target, whole_cols), "0", f.sub(cols, whole_cols))
+        block = [(source + (j + i) * b_col + r).load(side) for i in range(side)]
+        for i, row in enumerate(transposed(block)):
+            (target + (r + i) * tile.columns + j).store(row)
+    edges = f"pack_numbers_{tile.suffix}"
+    f.call("void", edges, whole_rows, k, whole_cols, source, b_row, b_col, target)
+    right, target = source + whole_cols * b_col, target + whole_cols
+    f.call("void", edges, 0, k, cols - whole_cols, right, b_row, b_col, target)
 
 
-def _transposed(f: _Function, kind: str, block: list[str]) -> list[str]:
+def transposed(block: list[Register]) -> list[Register]:
     """The columns of a square block of vectors: each round exchanges the off-diagonal quarters of smaller squares."""
     side = len(block)
     half = side // 2
     while half:
+        low = [c if not c & half else side + c - half for c in range(side)]
+        high = [c + half if not c & half else side + c for c in range(side)]
         exchanged = list(block)
         for i in range(side):
             if not i & half:
-                low = [c if not c & half else side + c - half for c in range(side)]
-                high = [c + half if not c & half else side + c for c in range(side)]
-                for index, order in ((i, low), (i + half, high)):
-                    indices = ", ".join(f"i32 {c}" for c in order)
-                    exchanged[index] = f.let(
-                        f"shufflevector {kind} {block[i]}, {kind} {block[i + half]}, <{side} x i32> <{indices}>"
-                    )
+                above, below = block[i], block[i + half]
+                exchanged[i], exchanged[i + half] = above.shuffle(below, low), above.shuffle(below, high)
         block = exchanged
         half //= 2
     return block
 
 
-def _pack_narrow(tile: Tile) -> str:
+def _pack_narrow(tile: Tile) -> Function:
     """``pack_narrow``: k x m numbers into panels as wide as a tile of C is high; nothing beyond m is written."""
-    f = _Function(
-        f"internal void @pack_narrow_{tile.suffix}(i64 %k, i64 %m, ptr noalias %a, i64 %a_row, ptr noalias %ap)"
-    )
     t, rows = tile.scalar, tile.rows
+    f = Function(
+        f"pack_narrow_{tile.suffix}",
+        f"i64 k, i64 m, {t}* noalias a, i64 a_row, {t}* noalias ap",
+        linkage="internal",
+        attributes=SMALL,
+    )
+    k, m, a, a_row, ap = f.parameters
     # Several panels at a time, so that a line is read once.
     together = 4
-    whole = f.let(f"and i64 %m, {-together * rows}")
-    with f.loop(0, whole, together * rows) as i, f.loop(0, "%k") as r:
-        source, target = f.at(t, "%a", f.mul(r, "%a_row"), i), f.at(t, "%ap", f.mul(i, "%k"), f.mul(r, rows))
+    whole = m & (-together * rows)
+    with f.loop(0, whole, together * rows) as i, f.loop(0, k) as r:
+        source, target = a + r * a_row + i, ap + i * k + r * rows
         for panel in range(together):
-            row = _load(f, tile, f.at(t, source, panel * rows), lanes=rows)
-            _store(f, tile, row, f.at(t, target, f.mul("%k", panel * rows)), lanes=rows)
-    with f.loop(whole, f.add("%m", rows - 1), rows) as i:
-        mask = _mask(f, rows, f.sub("%m", i))
-        target = f.at(t, "%ap", f.mul(i, "%k"))
-        with f.loop(0, "%k") as r:
-            row = _load(f, tile, f.at(t, "%a", f.mul(r, "%a_row"), i), mask, rows)
-            _store(f, tile, row, f.at(t, target, f.mul(r, rows)), lanes=rows)
-    return f.text()
+            (target + k * (panel * rows)).store((source + panel * rows).load(rows))
+    with f.loop(whole, m + (rows - 1), rows) as i:
+        mask = f.first_lanes(rows, m - i)
+        target = ap + i * k
+        with f.loop(0, k) as r:
+            (target + r * rows).store((a + r * a_row + i).load(rows, mask), mask)
+    return f
 
 
-def _outer(tile: Tile) -> str:
-    f = _Function(
-        f"void @outer_{tile.suffix}(i64 %m, i64 %n, i64 %k, ptr noalias %a, i64 %a_row, ptr noalias %b, i64 %b_row, "
-        "ptr noalias %c, i64 %c_row, i32 %accumulate, ptr noalias %work)"
+def _outer(tile: Tile) -> Function:
+    t, suffix = tile.scalar, tile.suffix
+    f = Function(
+        f"outer_{suffix}",
+        f"i64 m, i64 n, i64 k, {t}* noalias a, i64 a_row, {t}* noalias b, i64 b_row, {t}* noalias c, i64 c_row, "
+        f"i32 accumulate, {t}* noalias work",
+        attributes=SMALL,
     )
-    t = tile.scalar
-    given = f.let("icmp ne i32 %accumulate, 0")
-    panel = "%work"
-    tiles = f.at(t, "%work", DEPTH * tile.columns)
-    tall = f.let(f"icmp sge i64 %m, {tile.rows}")
+    m, n, k, a, a_row, b, b_row, c, c_row, accumulate, panel = f.parameters
+    given = accumulate.compare("ne", 0)
+    tiles = panel + DEPTH * tile.columns
+    tall = m >= tile.rows
     # Without rows, one empty block still writes the zeros.
-    stop = f.let("call i64 @llvm.smax.i64(i64 %k, i64 1)")
-    with f.loop(0, f.add(stop, DEPTH - 1), DEPTH) as start:
-        depth = f.minimum(f.sub("%k", start), DEPTH)
-        more = f.let(f"or i1 {given}, {f.let(f'icmp sgt i64 {start}, 0')}")
-        a, b = (f.at(t, f"%{name}", f.mul(start, f"%{name}_row")) for name in "ab")
-        f.do(f"call void @pack_narrow_{tile.suffix}(i64 {depth}, i64 %m, ptr {a}, i64 %a_row, ptr {tiles})")
-        with _panels(f, tile) as (j, cols):
-            source, target = f.at(t, b, j), f.at(t, "%c", j)
-            following = f.at(t, source, tile.columns)
+    with f.loop(0, k.intrinsic("smax", 1) + (DEPTH - 1), DEPTH) as start:
+        depth = (k - start).intrinsic("smin", DEPTH)
+        more = given | (start > 0)
+        b_here = b + start * b_row
+        f.call("void", f"pack_narrow_{suffix}", depth, m, a + start * a_row, a_row, tiles)
+        with _panels(f, n, tile) as (j, cols):
+            source, target = b_here + j, c + j
+            ahead = source + tile.columns
             # With a full tile of rows, the panel is packed while its first tile is computed.
-            by_the_way = f.let(f"and i1 {tall}, {f.let(f'icmp eq i64 {cols}, {tile.columns}')}")
-            done = f.let(f"select i1 {by_the_way}, i64 {tile.rows}, i64 0")
+            by_the_way = tall & cols.equals(tile.columns)
+            done = by_the_way.select(f.integer(tile.rows), 0)
             with f.when(by_the_way):
-                f.do(
-                    f"call void @{_kernel_name(tile, tile.rows, tile.vectors, packing=True)}(i64 {depth}, "
-                    f"ptr {tiles}, i64 1, i64 {tile.rows}, ptr {panel}, ptr {target}, i64 %c_row, i64 {tile.lanes}, "
-                    f"i1 {more}, ptr {following}, i64 %b_row, ptr {source}, i64 %b_row)"
-                )
-            with f.when(f.let(f"xor i1 {by_the_way}, true")):
-                f.do(
-                    f"call void @pack_{tile.suffix}(i64 {depth}, i64 {cols}, ptr {source}, i64 %b_row, i64 1, "
-                    f"ptr {panel}, i64 {depth}, i64 0, i64 0)"
-                )
-            a_rest = f.at(t, tiles, f.mul(done, depth))
-            f.do(
-                f"call void @rows_{tile.suffix}(i64 {f.sub('%m', done)}, i64 {cols}, i64 {depth}, ptr {a_rest}, "
-                f"i64 {f.mul(depth, tile.rows)}, i64 1, i64 {tile.rows}, ptr {panel}, "
-                f"ptr {f.at(t, target, f.mul(done, '%c_row'))}, i64 %c_row, i1 {more}, ptr {following}, "
-                f"i64 {LINE // tile.size}, i64 %b_row)"
-            )
-    return f.text()
+                kernel = _kernel_name(tile, tile.rows, tile.vectors, packing=True)
+                f.call(
+                    "void", kernel, depth, tiles, 1, tile.rows, panel, target, c_row, tile.lanes, more, ahead, b_row,
+                    source, b_row,
+                )  # fmt: skip
+            with f.when(~by_the_way):
+                f.call("void", f"pack_{suffix}", depth, cols, source, b_row, 1, panel, depth, 0, 0)
+            f.call(
+                "void", f"rows_{suffix}", m - done, cols, depth, tiles + done * depth, depth * tile.rows, 1, tile.rows,
+                panel, target + done * c_row, c_row, more, ahead, LINE // tile.size, b_row,
+            )  # fmt: skip
+    return f

@@ -65,7 +65,7 @@ class Register:
     @property
     def element(self) -> str:
         """The type of an element of a vector, or at an address."""
-        return self.type.strip("<>").split(" x ")[-1].rstrip("*")
+        return self.type.strip("<>").split(" x ")[-1].removesuffix("*")
 
     @property
     def is_float(self) -> bool:
@@ -197,6 +197,10 @@ class Register:
         if self.lanes == 1:
             return self
         return self.function.call(self.element, f"llvm.vector.reduce.fmaximum.{_mangled(self.type)}", self)
+
+    def opaque(self) -> Register:
+        """The same integer; the compiler cannot see how it was computed, so it is not computed again in another way."""
+        return self.function.let(f'call {self.type} asm "", "=r,0"({self.typed})', self.type)
 
     def load(self, lanes: int = 1, mask: Register | None = None) -> Register:
         """What is at this address: an element, or a vector of adjacent ones; 0 in lanes where the mask is false."""
