@@ -666,6 +666,31 @@ def test_results_are_the_callers_own(name, backend):
                 assert not np.may_share_memory(x, given_array)
 
 
+@every_backend
+@pytest.mark.parametrize("other", ["u", "v", "h", "a", "b"])
+def test_equal_gradients_of_two_inputs_are_two_arrays(other, backend):
+    """What else depends on one of the inputs is added to its gradient, not to that of another one."""
+
+    def step(params, h, x):
+        return tanh(h + params["u"] + params["v"] + x["a"] + x["b"]), ()
+
+    rng = np.random.default_rng(0)
+    shapes = {"u": (4,), "v": (4,), "h": (2, 4), "a": (3, 2, 4), "b": (3, 2, 4)}
+    inputs = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+
+    def loss(inputs):
+        more = (inputs[other] * 3).sum()  # made before the loop, and so added to what the loop's gradient gave
+        u, v, h, a, b = inputs.values()
+        last, _ = scan(step, {"u": u, "v": v}, h, {"a": a, "b": b})
+        return (last**2).sum() + more
+
+    with use_backend("reference"):
+        expected = minigrad.grad(loss)(inputs)
+    with use_backend(backend), no_reference_loop():
+        found = minigrad.grad(loss)(inputs)
+    assert_close(trees.leaves(found), trees.leaves(expected), np.float64)
+
+
 # --- what is promised beside numbers ----------------------------------------------------------------------------------
 
 
