@@ -30,10 +30,12 @@ def main() -> None:
     sections = {
         "train_step.py": ("A training step", by_problem),
         "foreign_cells.py": ("Cells that PyTorch does not have", by_problem),
+        "third_axis.py": ("Cells with a third axis", third_axis),
         "planner.py": ("What the planner does", planner),
         "sampling.py": ("Sampling, batch 1", by_problem),
         "startup.py": ("Starting", plain),
         "memory.py": ("Memory by length", memory),
+        "lengths.py": ("Batches of many sizes", lengths),
         "accuracy.py": ("Accuracy of float32", accuracy),
     }
     found = [json.loads(path.read_text()) for path in sorted(Path(sys.argv[1]).glob("*.json"))]
@@ -97,6 +99,24 @@ def by_problem(rows: Sequence[Row]) -> None:
         print()
 
 
+def third_axis(rows: Sequence[Row]) -> None:
+    """Milliseconds per step on each loop and in PyTorch, and seconds of planning."""
+    speed = [row for row in rows if row["table"] == "speed"]
+    if speed:
+        names, ratios = list(speed[0]["ms"]), list(speed[0]["speed"])
+        lines = []
+        for row in speed:
+            times = [f"{row['ms'][name]:.3g}" if name in row["ms"] else "" for name in names]
+            lines.append([row["name"], *times, *(f"{row['speed'].get(ratio, 0):.2f}" for ratio in ratios)])
+        table(["ms", *names, *(f"speed, {ratio}" for ratio in ratios)], lines)
+        print()
+    planned = [row for row in rows if row["table"] == "planning"]
+    if planned:
+        names = list(planned[0]["seconds"])
+        lines = [[row["name"], *(f"{row['seconds'].get(name, 0):.2f}" for name in names)] for row in planned]
+        table(["planning, s", *names], lines)
+
+
 def planner(rows: Sequence[Row]) -> None:
     for (cell, hidden, batch, length), some in _grouped(
         rows, lambda row: (row["cell"], row["hidden"], row["batch"], row["length"])
@@ -128,6 +148,23 @@ def memory(rows: Sequence[Row]) -> None:
             lines.append([str(length), *used])
         table(["T", *names], lines)
         print()
+
+
+def lengths(rows: Sequence[Row]) -> None:
+    lines = []
+    for row in rows:
+        code, peak = (" -> ".join(str(round(n / unit)) for n in row[key]) for key, unit in (("code", 1), ("peak", 1e6)))
+        times = [f"{row[key]:.2f}" for key in ("first epoch", "later epochs", "equal batches", "ratio")]
+        lines.append([f"`{row['cell']}`, {row['backend']}", code, peak, *times])
+    head = [
+        "compiled files, first batch -> an epoch",
+        "MB",
+        "ms, first epoch",
+        "later epochs",
+        "equal batches",
+        "ratio",
+    ]
+    table(["", *head], lines)
 
 
 def accuracy(rows: Sequence[Row]) -> None:
