@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from minigrad.compiled import jit
-from minigrad.compiled.llvm import SIZES, Function, Register, module, vector
+from minigrad.compiled.llvm import SIZES, Function, Register, module, transposed, vector
 
 DEPTH = 192
 """Rows of A and B that ``outer`` packs at a time: few enough for a panel of B to stay in the first-level cache."""
@@ -310,23 +310,6 @@ def _pack_transposed(
     f.call("void", edges, whole_rows, k, whole_cols, source, b_row, b_col, target)
     right, target = source + whole_cols * b_col, target + whole_cols
     f.call("void", edges, 0, k, cols - whole_cols, right, b_row, b_col, target)
-
-
-def transposed(block: list[Register]) -> list[Register]:
-    """The columns of a square block of vectors: each round exchanges the off-diagonal quarters of smaller squares."""
-    side = len(block)
-    half = side // 2
-    while half:
-        low = [c if not c & half else side + c - half for c in range(side)]
-        high = [c + half if not c & half else side + c for c in range(side)]
-        exchanged = list(block)
-        for i in range(side):
-            if not i & half:
-                above, below = block[i], block[i + half]
-                exchanged[i], exchanged[i + half] = above.shuffle(below, low), above.shuffle(below, high)
-        block = exchanged
-        half //= 2
-    return block
 
 
 def _pack_narrow(tile: Tile) -> Function:

@@ -174,9 +174,20 @@ class Register:
         """A vector with this number in every lane."""
         if lanes == 1:
             return self
-        kind = vector(self.type, lanes)
-        one = self.function.let(f"insertelement {kind} poison, {self.typed}, i64 0", kind)
+        one = Register(self.function, vector(self.type, lanes), "poison").with_lane(0, self)
         return one.shuffle(one, [0] * lanes)
+
+    def lane(self, number: int) -> Register:
+        """An element of a vector."""
+        if self.lanes == 1:
+            return self
+        return self.function.let(f"extractelement {self.typed}, i64 {number}", self.element)
+
+    def with_lane(self, number: int, value: Register) -> Register:
+        """The same vector with another element in one lane."""
+        if self.lanes == 1:
+            return value
+        return self.function.let(f"insertelement {self.typed}, {value.typed}, i64 {number}", self.type)
 
     def shuffle(self, other: Register, order: Sequence[int]) -> Register:
         """Lanes of two vectors: those of this one have the numbers from 0, those of the other follow."""
@@ -245,6 +256,40 @@ def _mangled(kind: str) -> str:
     """A type in the name of a function of LLVM's: f32, v16f32, i64."""
     lanes, _, element = kind.strip("<>").rpartition(" x ")
     return f"{'v' * bool(lanes)}{lanes}{_BITS[element]}"
+
+
+def transposed(block: Sequence[Register]) -> list[Register]:
+    """The columns of a square block, whose rows are vectors: as many lanes as vectors, a power of two."""
+    rows = list(block)
+    half = len(rows) // 2
+    while half:  # exchange the off-diagonal quarters of smaller and smaller squares
+        for i in range(len(rows)):
+            if not i & half:
+                rows[i], rows[i + half] = _halves(rows[i], rows[i + half], half)
+        half //= 2
+    return rows
+
+
+def totals(vectors: Sequence[Register]) -> Register:
+    """A vector whose lane i is the sum of all lanes of vector i; the number of vectors is a power of two."""
+    parts = list(vectors)
+    if len(parts) == 1:
+        return parts[0].total()
+    while (lanes := parts[0].lanes) > len(parts):
+        low, high = range(lanes // 2), range(lanes // 2, lanes)
+        parts = [x.shuffle(x, low) + x.shuffle(x, high) for x in parts]
+    while len(parts) > 1:
+        half = len(parts) // 2
+        pairs = [_halves(parts[i], parts[i + half], half) for i in range(half)]
+        parts = [low + high for low, high in pairs]
+    return parts[0]
+
+
+def _halves(a: Register, b: Register, half: int) -> tuple[Register, Register]:
+    """Of every group of 2 * half lanes the first half of ``a``, then that of ``b``; and the second halves likewise."""
+    low = [c if not c & half else a.lanes + c - half for c in range(a.lanes)]
+    high = [c + half if not c & half else a.lanes + c for c in range(a.lanes)]
+    return a.shuffle(b, low), a.shuffle(b, high)
 
 
 class Variable:
@@ -368,6 +413,12 @@ class Function:
         variable = Variable(self, value.type)
         variable.set(value)
         return variable
+
+    def memory(self, element: str, count: int) -> Register:
+        """The address of memory for so many elements, on the stack."""
+        name = self.name("%s")
+        self.stack.append(f"  {name} = alloca [{count} x {element}], align 64")
+        return Register(self, f"{element}*", name)
 
     @contextmanager
     def loop(self, start: Register | int, stop: Register | int, step: int = 1) -> Iterator[Register]:
