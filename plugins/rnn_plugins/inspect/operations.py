@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from minigrad.graph import Op, Value, trace
-from minigrad.scan.passes import Level, classify, split
+from minigrad.graph import Level, Op, Value, classify, trace
+from minigrad.scan.passes import split
 
 if TYPE_CHECKING:
     from rnn_plugins.tasks.task import Work

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad import trees
-from minigrad.graph import Graph, Op, Value, columns_of, evaluate, prune
-from minigrad.scan.passes import Level, classify, depends_on, split
+from minigrad.graph import Graph, Level, Op, Value, classify, columns_of, evaluate, prune
+from minigrad.scan.passes import depends_on, split
 from minigrad.scan.planned import graph_of
 from minigrad.tensor import PRIMITIVES
 from minigrad.trees import Tree
