@@ -7,6 +7,7 @@ the rules in ``primitives.py``.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -468,7 +469,9 @@ def infer(name: str, inputs: Sequence[Operand], options: Mapping[str, Any]) -> t
     if len(floats) > 1 or (floats and result.dtype.kind == "f" and result.dtype not in floats):
         met = {str(x.dtype) for x in values}
         raise TraceError(f"its {name} mixes {' and '.join(sorted(met if len(met) > 1 else {*met, str(result.dtype)}))}")
-    unit = next((n.unit for shape in shapes for n in shape if isinstance(n, Batch)), None)
+    given = options.get("shape", ())
+    lengths = itertools.chain(*shapes, given if isinstance(given, tuple | list) else (given,))
+    unit = next((n.unit for n in lengths if isinstance(n, Batch)), None)
     return result.shape if unit is None else with_batch(result.shape, unit), result.dtype
 
 
@@ -578,13 +581,19 @@ def apply(op: Op, args: Sequence[Any]) -> Any:
     return np.asarray(function_of(op.name)(*args, **op.options))
 
 
-def made_for(op: Op, args: Sequence[Any]) -> Op:
-    """An operation for these operands, with their batch size in its options."""
-    for x, array in zip(op.inputs, args, strict=True):
+def made_for(op: Op, args: Sequence[Any], batch: int | None = None) -> Op:
+    """An operation for these operands, with their batch size, or else ``batch``, in its options."""
+    batch = batch_of(op.inputs, args, batch)
+    return op if batch is None else Op(op.name, op.inputs, bound(op.options, batch), op.output)
+
+
+def batch_of(values: Sequence[Operand], arrays: Sequence[Any], default: int | None = None) -> int | None:
+    """The batch size of arrays that are these values; ``default`` if none of them has a batch axis."""
+    for x, array in zip(values, arrays, strict=True):
         for n, length in zip(x.shape if isinstance(x, Value) else (), np.shape(array), strict=False):
             if isinstance(n, Batch):
-                return Op(op.name, op.inputs, bound(op.options, length // n.times), op.output)
-    return op
+                return int(length) // n.times
+    return default
 
 
 def bound(option: Any, batch: int) -> Any:
@@ -610,16 +619,25 @@ def with_batch(option: Any, batch: int) -> Any:
     return Batch(batch, option // batch) if whole else option
 
 
+def symbolic(graph: Graph, batch: int) -> Graph:
+    """The traced graph with a ``Batch`` in place of this batch size and its multiples, in shapes and options."""
+    for value in (*graph.inputs, *graph.constants, *(op.output for op in graph.ops)):
+        value.shape = with_batch(value.shape, batch)
+    graph.ops = [Op(op.name, op.inputs, with_batch(op.options, batch), op.output) for op in graph.ops]
+    return graph
+
+
 def evaluate(graph: Graph, arrays: Sequence[Any], apply: Callable[[Op, Sequence[Any]], Any] = apply) -> list[Any]:
     """Execute the graph, each operation by ``apply``; return the outputs for these inputs."""
     known: dict[Value, Any] = dict(zip(graph.inputs, arrays, strict=True)) | graph.constants
+    batch = batch_of(graph.inputs, arrays) if graph.is_symbolic else None
     builder = next((x.builder for x in arrays if isinstance(x, Tracer)), None)
     caller = builder.origin if builder else None
     for op in graph.ops:
         if builder:  # when traced again, an operation keeps its line
             builder.origin = op.output.origin or caller
         args = [known[x] if isinstance(x, Value) else x for x in op.inputs]
-        known[op.output] = apply(made_for(op, args) if graph.is_symbolic else op, args)
+        known[op.output] = apply(made_for(op, args, batch) if graph.is_symbolic else op, args)
     if builder:
         builder.origin = caller
     return [known[x] if isinstance(x, Value) else x for x in graph.outputs]

@@ -9,7 +9,7 @@ import pytest
 
 from minigrad import concat, log_softmax, relu, sigmoid, tanh, trees, value_and_grad
 from minigrad.functions import affine
-from minigrad.graph import trace
+from minigrad.graph import symbolic, trace
 from minigrad.primitives import abs, exp, log, pick, softplus, sqrt, where
 from minigrad.scan.lookup import Lookup
 from minigrad.scan.numpy_backend import COLUMNS, ROWS, Executor
@@ -71,7 +71,9 @@ class Planned:
         is_float = [leaf.dtype.kind == "f" for tree in (params, carry, x) for leaf in trees.leaves(tree)]
         tables = [i for i, x in enumerate(xs) if isinstance(x, Lookup)]
         self.outputs = result[1]
-        self.executor = Executor(plan(graph, count, carries, tables=tables, wanted=wanted or is_float, without=without))
+        self.executor = Executor(
+            plan(symbolic(graph, TRACED), count, carries, tables=tables, wanted=wanted or is_float, without=without)
+        )
 
     def forward(self, params: Any, carry: Any, xs: Any, **options: Any) -> Any:
         steps, batch = xs[0].shape[:2]

@@ -22,7 +22,7 @@ from minigrad.compiled.memory import address, empty, readable
 from minigrad.compiled.parallel import in_parallel, threads
 from minigrad.graph import Graph, Op, Operand, TraceError, Value, apply, evaluate
 from minigrad.scan.lookup import Lookup, checked_indices
-from minigrad.scan.program import Program, Stage, Sum
+from minigrad.scan.program import Program, Stage, Sum, require_columns
 from minigrad.tensor import Array
 
 BLOCK = 64
@@ -217,6 +217,7 @@ class Executor:
     """
 
     def __init__(self, program: Program) -> None:
+        require_columns(program)
         self.program = program
         floats = {x.dtype for x in (*program.params, *program.carry, *program.xs) if x.dtype.kind == "f"}
         floats |= {op.output.dtype for op in program.graph.ops if op.output.dtype.kind == "f"}

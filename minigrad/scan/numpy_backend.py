@@ -18,7 +18,7 @@ import numpy as np
 from minigrad.graph import Value, evaluate, function_of, width_of
 from minigrad.scan.lookup import Lookup, checked_indices
 from minigrad.scan.numpy_layout import Arg, Buffer, Call, Code, Fold, Gather, Layout, Slot, calls_of
-from minigrad.scan.program import Program
+from minigrad.scan.program import Program, require_columns
 from minigrad.scan.reference import FLUSHED
 from minigrad.tensor import Array
 
@@ -262,6 +262,7 @@ class Executor:
     """Runs a program with NumPy."""
 
     def __init__(self, program: Program) -> None:
+        require_columns(program)
         self.program = program
         self._layouts: dict[Any, Layout] = {}
         self._pool: list[_Space] = []

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 
 from minigrad.graph import (
+    Batch,
     Builder,
     Graph,
     Level,
@@ -14,9 +17,7 @@ from minigrad.graph import (
     Operand,
     Value,
     classify,
-    columns_of,
     infer,
-    key_of,
     prune,
     share,
 )
@@ -26,37 +27,6 @@ from minigrad.tensor import PRIMITIVES
 def clean(graph: Graph) -> Graph:
     """The graph without repeated and unused operations, and with uniform constants as numbers."""
     return prune(share(_unalias(_fold_constants(graph))))
-
-
-def spell_out(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
-    """Indices that add axes to rows, or drop one, become columns and reshapes.
-
-    This pass precedes differentiation, so the derivative consists of such operations too.
-    """
-    level = classify(graph, levels)
-
-    def rewrite(builder: Builder, op: Op) -> Operand | None:
-        chooses = op.name == "getitem" and level[op.output] != Level.FIXED
-        return _without_axes(builder, op) if chooses else None
-
-    return _rewritten(graph, rewrite)
-
-
-def _without_axes(builder: Builder, op: Op) -> Operand | None:
-    """An index with new axes or a number, as slices followed by a reshape."""
-    (x,) = op.values
-    index = op.options["index"]
-    parts = index if isinstance(index, tuple) else (index,)
-    if any(part is not None and part is not ... and not isinstance(part, slice | int | np.integer) for part in parts):
-        return None
-    if all(part is ... or isinstance(part, slice) for part in parts):
-        return None
-    slices = tuple(
-        part if part is ... or isinstance(part, slice) else slice(int(part), int(part) + 1 or None)
-        for part in parts
-        if part is not None
-    )
-    return builder.emit("reshape", (emit(builder, "getitem", x, index=slices),), {"shape": op.output.shape}, op.output)
 
 
 def _rewritten(graph: Graph, rewrite: Callable[[Builder, Op], Operand | None]) -> Graph:
@@ -107,9 +77,22 @@ def _fold_constants(graph: Graph) -> Graph:
 def _unalias(graph: Graph) -> Graph:
     """Remove operations that change nothing, except copies that are outputs."""
     outputs = {x for x in graph.outputs if isinstance(x, Value)}
+    makers: dict[Value, Op] = {}
 
     def rewrite(builder: Builder, op: Op) -> Operand | None:
         x = op.inputs[0] if op.inputs else None
+        makers[op.output] = op
+        inner = makers.get(x) if isinstance(x, Value) and op.name in ("reshape", "transpose") else None
+        if inner is not None and inner.name == op.name:  # two in a row are one
+            x, options = inner.inputs[0], dict(op.options)
+            assert isinstance(x, Value)
+            if op.name == "transpose":
+                first, second = _axes(inner), _axes(op)
+                options = {"axes": tuple(first[axis] for axis in second)}
+            makers[op.output] = op = Op(op.name, (x,), options, op.output)
+            if (op.name == "reshape" and x.shape == op.output.shape) or _is_identity(op):
+                return x
+            return builder.emit(op.name, op.inputs, options, op.output)
         if not isinstance(x, Value) or x.shape != op.output.shape or x.dtype != op.output.dtype:
             return None
         if op.name == "alias" and op.output in outputs:
@@ -118,11 +101,23 @@ def _unalias(graph: Graph) -> Graph:
         if op.name == "getitem":  # the shape is unchanged
             parts = op.options["index"] if isinstance(op.options["index"], tuple) else (op.options["index"],)
             same = all(part is ... or (isinstance(part, slice) and part.step in (None, 1)) for part in parts)
+        if op.name == "transpose":
+            same = _is_identity(op)
         if op.name in ("multiply", "divide") and op.inputs[1] == 1 and not isinstance(op.inputs[1], Value):
             same = True
         return x if same else None
 
     return _rewritten(graph, rewrite)
+
+
+def _axes(op: Op) -> tuple[int, ...]:
+    count = op.output.ndim
+    axes = op.options["axes"]
+    return tuple(range(count)[::-1]) if axes is None else tuple(axis % count for axis in axes)
+
+
+def _is_identity(op: Op) -> bool:
+    return op.name == "transpose" and _axes(op) == tuple(range(op.output.ndim))
 
 
 _COMPARES = PRIMITIVES["add"]  # comparisons broadcast as addition does
@@ -247,9 +242,9 @@ def merge(graph: Graph, levels: Mapping[Value, Level], carry: int = 0) -> Graph:
 def lower(graph: Graph) -> Graph:
     """Rewrite operations that kernels do not support in terms of ones that they do.
 
-    ``log_softmax``, ``logsumexp``, ``mean`` and ``min`` become sums and maxima along the last axis; a scatter of
-    columns becomes a concatenation of its parts and zeros; a slice of a concatenation that is one of its parts is that
-    part.
+    ``log_softmax``, ``logsumexp``, ``mean`` and ``min`` become sums and maxima; a scatter along one axis becomes a
+    concatenation of its parts and zeros; a slice of a concatenation that is one of its parts is that part; an index
+    has a part for every axis.
     """
     makers: dict[Value, Op] = {}
 
@@ -268,21 +263,24 @@ def _lowered(builder: Builder, op: Op, makers: Mapping[Value, Op]) -> Operand | 
     x = op.inputs[0]
     if not isinstance(x, Value):
         return None
-    last = op.options.get("axis") in (-1, x.ndim - 1) and x.ndim == 2
-    keepdims = bool(op.options.get("keepdims"))
-    if op.name == "log_softmax" and last:
-        shifted = emit(builder, "subtract", x, emit(builder, "max", x, axis=1, keepdims=True))
-        total = emit(builder, "sum", emit(builder, "exp", shifted), axis=1, keepdims=True)
+    axis, keepdims = op.options.get("axis"), bool(op.options.get("keepdims"))
+    axes = range(x.ndim) if axis is None else normalize_axis_tuple(axis, x.ndim)
+    if op.name in ("log_softmax", "logsumexp", "mean") and any(isinstance(x.shape[a], Batch) for a in axes):
+        return None
+    if op.name == "log_softmax":
+        shifted = emit(builder, "subtract", x, emit(builder, "max", x, axis=axis, keepdims=True))
+        total = emit(builder, "sum", emit(builder, "exp", shifted), axis=axis, keepdims=True)
         return builder.emit("subtract", (shifted, emit(builder, "log", total)), {}, op.output)
-    if op.name == "logsumexp" and last:
-        top = emit(builder, "max", x, axis=1, keepdims=True)
+    if op.name == "logsumexp":
+        top = emit(builder, "max", x, axis=axis, keepdims=True)
         finite = emit(builder, "where", emit(builder, "isfinite", top), top, 0)  # a row of -inf gives -inf, not NaN
-        total = emit(builder, "sum", emit(builder, "exp", emit(builder, "subtract", x, finite)), axis=1, keepdims=True)
+        powers = emit(builder, "exp", emit(builder, "subtract", x, finite))
+        total = emit(builder, "sum", powers, axis=axis, keepdims=True)
         result = emit(builder, "add", emit(builder, "log", total), finite)
         return result if keepdims else builder.emit("reshape", (result,), {"shape": op.output.shape}, op.output)
-    if op.name == "mean" and last:
-        total = emit(builder, "sum", x, axis=1, keepdims=keepdims)
-        return builder.emit("multiply", (total, 1 / x.shape[1]), {}, op.output)
+    if op.name == "mean":
+        total = emit(builder, "sum", x, axis=axis, keepdims=keepdims)
+        return builder.emit("multiply", (total, 1 / math.prod(x.shape[a] for a in axes)), {}, op.output)
     if op.name == "min":
         top = emit(builder, "max", emit(builder, "multiply", x, -1), **op.options)
         return builder.emit("multiply", (top, -1), {}, op.output)
@@ -290,20 +288,48 @@ def _lowered(builder: Builder, op: Op, makers: Mapping[Value, Op]) -> Operand | 
         return builder.emit("multiply", (x, x), {}, op.output)
     if op.name == "negative":
         return builder.emit("multiply", (x, -1), {}, op.output)
-    if op.name == "scatter" and len(op.output.shape) == 2:
+    if op.name == "scatter":
         return _scattered(builder, op)
-    if op.name == "getitem" and key_of(op.options["index"]) == key_of((slice(None), None)):
-        return builder.emit("reshape", (x,), {"shape": op.output.shape}, op.output)
     if op.name == "getitem":
         maker = makers.get(x)
-        columns = columns_of(op)
-        if maker is not None and maker.name == "concatenate" and columns and maker.options["axis"] in (-1, 1):
-            start = 0
+        taken = _stretch(op)
+        if maker is not None and maker.name == "concatenate" and taken and maker.options["axis"] % x.ndim == taken[0]:
+            axis, start = taken[0], 0
             for part in maker.values:
-                if (start, start + part.shape[-1]) == columns and part.shape == op.output.shape:
+                if (start, start + part.shape[axis]) == taken[1:] and part.shape == op.output.shape:
                     return part
-                start += part.shape[-1]
+                start += part.shape[axis]
+        index = op.options["index"]
+        parts = index if isinstance(index, tuple) else (index,)
+        if taken and (len(parts) < x.ndim or ... in parts):
+            axis, start, stop = taken
+            whole = (*(slice(None),) * axis, slice(start, stop), *(slice(None),) * (x.ndim - axis - 1))
+            return builder.emit("getitem", (x,), {"index": whole}, op.output)
+        if len(parts) < x.ndim and not any(part is None or part is ... for part in parts):
+            return builder.emit(
+                "getitem", (x,), {"index": (*parts, *(slice(None),) * (x.ndim - len(parts)))}, op.output
+            )
     return None
+
+
+def _stretch(op: Op) -> tuple[int, int, int] | None:
+    """The axis and range of adjacent elements that a ``getitem`` takes, with all of other axes; otherwise None."""
+    (x,) = op.values
+    index = op.options["index"]
+    parts = list(index) if isinstance(index, tuple) else [index]
+    if x.ndim != op.output.ndim or any(not isinstance(part, slice) and part is not ... for part in parts):
+        return None
+    at = next((i for i, part in enumerate(parts) if part is ...), len(parts))
+    parts[at : at + 1] = [slice(None)] * (x.ndim - len(parts) + (at < len(parts)))
+    found = None
+    for axis, (part, n) in enumerate(zip(parts, x.shape, strict=True)):
+        start, stop, step = part.indices(n)
+        if (start, stop, step) == (0, n, 1):
+            continue
+        if found or stop <= start or (step != 1 and stop > start + 1):
+            return None
+        found = axis, start, stop
+    return found or (x.ndim - 1, 0, x.shape[-1])
 
 
 def join_rows(graph: Graph) -> Graph:
@@ -328,41 +354,44 @@ def join_rows(graph: Graph) -> Graph:
 
 
 def _scattered(builder: Builder, op: Op) -> Value | None:
-    """A scatter of columns as a concatenation, or a sum of such; None where it is another scatter."""
+    """A scatter along one axis as a concatenation, or a sum of such; None where it is another scatter."""
     whole = Value(op.output.shape, op.output.dtype)
     placed = []
     for part, index in zip(op.values, op.options["indices"], strict=True):
-        columns = columns_of(Op("getitem", (whole,), {"index": index}, part))
-        if columns is None:
+        taken = _stretch(Op("getitem", (whole,), {"index": index}, part))
+        if taken is None or part.shape != (*whole.shape[: taken[0]], taken[2] - taken[1], *whole.shape[taken[0] + 1 :]):
             return None
-        placed.append((columns, part))
-    placed.sort(key=lambda item: item[0])
-    rows: list[list[tuple[tuple[int, int], Value]]] = []  # parts that do not overlap share a row
-    for columns, part in placed:
-        row = next((row for row in rows if row[-1][0][1] <= columns[0]), None)
-        if row is None:
-            rows.append([(columns, part)])
+        placed.append((taken, part))
+    # A part that is the whole lies along any axis.
+    axes = {axis for (axis, start, stop), _ in placed if (start, stop) != (0, whole.shape[axis])}
+    if len(axes) > 1 or 0 in axes:
+        return None
+    axis = axes.pop() if axes else whole.ndim - 1
+    length = whole.shape[axis]
+    ranges = [((start, stop) if at == axis else (0, length), part) for (at, start, stop), part in placed]
+    ranges.sort(key=lambda item: item[0])
+    layers: list[list[tuple[tuple[int, int], Value]]] = []  # parts that do not overlap share a layer
+    for taken_range, part in ranges:
+        layer = next((layer for layer in layers if layer[-1][0][1] <= taken_range[0]), None)
+        if layer is None:
+            layers.append([(taken_range, part)])
         else:
-            row.append((columns, part))
+            layer.append((taken_range, part))
     total: Value | None = None
-    for row in rows:
+    before = (slice(None),) * axis
+    for layer in layers:
         parts: list[Operand] = []
         end = 0
-        for (start, stop), part in [*row, ((whole.shape[1],) * 2, row[-1][1])]:
+        for (start, stop), part in [*layer, ((length, length), layer[-1][1])]:
             if start > end:
-                column = (
-                    part if part.shape[1] == 1 else emit(builder, "getitem", part, index=(slice(None), slice(0, 1)))
-                )
-                zero = emit(builder, "where", False, column, 0)
-                parts.append(
-                    zero
-                    if start == end + 1
-                    else emit(builder, "broadcast_to", zero, shape=(whole.shape[0], start - end))
-                )
+                one = part if part.shape[axis] == 1 else emit(builder, "getitem", part, index=(*before, slice(0, 1)))
+                zero = emit(builder, "where", False, one, 0)
+                shape = (*whole.shape[:axis], start - end, *whole.shape[axis + 1 :])
+                parts.append(zero if zero.shape == shape else emit(builder, "broadcast_to", zero, shape=shape))
             if stop > start:
                 parts.append(part)
             end = stop
-        joined = emit(builder, "concatenate", *parts, axis=1)
+        joined = emit(builder, "concatenate", *parts, axis=axis)
         total = joined if total is None else emit(builder, "add", total, joined)
     return total
 

@@ -22,7 +22,7 @@ import numpy as np
 from minigrad import trees
 from minigrad.compiled import jit
 from minigrad.gradients import vjp
-from minigrad.graph import Graph, Op, Origin, TraceError, Value, key_of, origin_of, trace, with_batch
+from minigrad.graph import Graph, Origin, TraceError, Value, key_of, origin_of, symbolic, trace
 from minigrad.primitives import reshape, where
 from minigrad.scan import reference, stepping
 from minigrad.scan.lookup import Lookup
@@ -430,14 +430,11 @@ def _trace(call: _Call) -> tuple[Graph, Tree, Tree]:
         TraceError: the step does something that a graph cannot represent, or fails itself.
     """
     taken = {n for leaf in (*call.fixed, *call.states, *call.inputs) for n in leaf.shape}
-    batch, other = [n for n in _UNLIKELY if n not in taken][:2]
+    batch, other = [n for n in _UNLIKELY if not any(size and size % n == 0 for size in taken)][:2]
     graph, carried, ys = _trace_batch(call, batch)
     again, _, _ = _trace_batch(call, other)
     _require_same(graph, again, batch, other)
-    for value in (*graph.inputs, *graph.constants, *(op.output for op in graph.ops)):
-        value.shape = with_batch(value.shape, batch)
-    graph.ops = [Op(op.name, op.inputs, with_batch(op.options, batch), op.output) for op in graph.ops]
-    return graph, carried, ys
+    return symbolic(graph, batch), carried, ys
 
 
 def _require_same(one: Graph, two: Graph, batch: int, other: int) -> None:
@@ -448,7 +445,11 @@ def _require_same(one: Graph, two: Graph, batch: int, other: int) -> None:
     """
 
     def shape(value: Any, size: int) -> Any:
-        return tuple(None if n == size else n for n in value.shape) if hasattr(value, "shape") else ("number", value)
+        return (
+            tuple(("B", n // size) if n and n % size == 0 else n for n in value.shape)
+            if hasattr(value, "shape")
+            else ("number", value)
+        )
 
     def option(value: Any, size: int) -> Any:
         if isinstance(value, tuple | list):
@@ -457,7 +458,8 @@ def _require_same(one: Graph, two: Graph, batch: int, other: int) -> None:
             return "slice", option((value.start, value.stop, value.step), size)
         if isinstance(value, np.ndarray):
             return value.dtype, value.shape, value.tobytes()
-        return None if type(value) is int and value == size else key_of(value)
+        whole = type(value) is int and value > 0 and value % size == 0
+        return ("B", value // size) if whole else key_of(value)
 
     def lines(graph: Graph, size: int) -> Iterator[tuple[Any, Origin | None]]:
         labels = {

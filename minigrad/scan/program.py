@@ -6,8 +6,11 @@ shards. The planner decides what runs before, in and after the loop; the backend
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from numpy.lib.array_utils import normalize_axis_tuple
 
 from minigrad.graph import (
     Batch,
@@ -22,7 +25,8 @@ from minigrad.graph import (
     differentiate,
     prune,
 )
-from minigrad.scan.passes import clean, depends_on, join_rows, lower, merge, regroup, spell_out, split
+from minigrad.scan.passes import clean, depends_on, join_rows, lower, merge, regroup, split
+from minigrad.scan.rowwise import rowwise
 
 MAPS = frozenset(
     {
@@ -38,10 +42,13 @@ CHEAP = frozenset(
     {
         "add", "subtract", "multiply", "where", "clip", "alias", "greater", "greater_equal", "less",
         "less_equal", "equal", "not_equal", "sign", "abs", "relu", "maximum", "minimum", "logical_and",
-        "logical_or", "logical_not", "getitem", "reshape", "broadcast_to", "concatenate",
+        "logical_or", "logical_not", "getitem", "reshape", "transpose", "broadcast_to", "concatenate",
     }
 )  # fmt: skip
 """Operations that the backward pass repeats instead of reading their results from memory."""
+
+VIEWS = frozenset({"getitem", "reshape", "transpose"})
+"""Operations whose results are, as a rule, parts of their operands' memory, and are not kept beside those."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +56,11 @@ class Sum:
     """A sum over all rows of all steps: a parameter's gradient, or a part of one.
 
     Attributes:
-        left: for a product, the value (rows, m) that is transposed; None for a plain sum.
-        right: the value (rows, n), or (rows,), that is summed, or multiplied from the left by ``left`` transposed.
-        op: the operation; the result of a plain sum is this operation's options applied to an array with one row.
+        left: for a product, the value (rows, ..., m); None for a plain sum.
+        right: for a product, the value (rows, ..., n): the result (m, n) is the sum over all axes but the last of the
+            product of an element of ``left`` and one of ``right``. For a plain sum, the value that is summed.
+        op: the operation; the result of a plain sum is this operation's options applied to an array with one row, the
+            sum over all rows.
     """
 
     left: Value | None
@@ -84,8 +93,8 @@ class Stage:
     """A part of the step that runs over all rows (or, with a carry, step by step) before the next part starts.
 
     Attributes:
-        name: ``table`` (once for each row of a table that inputs are looked up in), ``input`` (before the loop),
-            ``loop`` or ``output`` (after it).
+        name: ``table`` (once for each row of a table that inputs are looked up in), ``context`` (once for each
+            sequence), ``input`` (before the loop), ``loop`` or ``output`` (after it).
         fixed: values equal for all rows.
         rows: values with a row per row.
         carry: the incoming carry.
@@ -98,6 +107,8 @@ class Stage:
         d_rows: the cotangents of ``rows``, which the backward body computes; None if not wanted.
         d_carry: likewise of ``carry``.
         d_fixed: whether the epilogue computes a cotangent, for each of ``fixed``.
+        by_step: whether it runs step by step over the rows of the batch: the loop, and a stage that reads a value with
+            one row per sequence.
     """
 
     name: str
@@ -113,6 +124,7 @@ class Stage:
     d_rows: list[Operand | None] = field(default_factory=list)
     d_carry: list[Operand | None] = field(default_factory=list)
     d_fixed: list[bool] = field(default_factory=list)
+    by_step: bool = False
 
 
 @dataclass(eq=False)
@@ -132,6 +144,9 @@ class Program:
         ys: the step's outputs.
         without: passes that were left out.
         tables: those of ``xs`` that are looked up in a table.
+        context: the inputs that are the same at every step of a sequence.
+        per_sequence: values with one row per sequence, not per sequence and step: these inputs, and results of the
+            stage ``context``. In other stages, the cotangent of such a value is one per step, to be added up.
     """
 
     graph: Graph
@@ -146,6 +161,8 @@ class Program:
     ys: list[Value]
     without: frozenset[str] = frozenset()
     tables: Sequence[Value] = ()
+    context: Sequence[Value] = ()
+    per_sequence: frozenset[Value] = frozenset()
 
 
 PASSES = ("split", "hoist", "merge", "fuse", "plan")
@@ -156,6 +173,7 @@ def plan(
     graph: Graph,
     params: int,
     carry: int,
+    context: int = 0,
     *,
     tables: Iterable[int] = (),
     wanted: Sequence[bool] | None = None,
@@ -164,9 +182,11 @@ def plan(
     """Plan a step.
 
     Args:
-        graph: a step; its inputs are the parameters, the carry and the inputs, its outputs the carry and the outputs.
+        graph: a step, with a symbolic batch; its inputs are the parameters, the carry, the context and the inputs, its
+            outputs the carry and the outputs.
         params: the number of inputs that are parameters.
         carry: the number that are carries.
+        context: the number that are the context.
         tables: the indices, among the step's inputs, of those that are rows of a table.
         wanted: for each input of the graph, whether its gradient is wanted; None if no gradient is.
         without: passes to leave out.
@@ -175,11 +195,11 @@ def plan(
         TraceError: an operation cannot be planned; the message names it.
     """
     without = frozenset(without)
-    levels = {
-        value: Level.FIXED if i < params else Level.STATE if i < params + carry else Level.INPUT
-        for i, value in enumerate(graph.inputs)
-    }
-    graph = clean(spell_out(graph, levels))
+    counts = ((Level.FIXED, params), (Level.STATE, carry), (Level.CONTEXT, context))
+    given = [level for level, count in counts for _ in range(count)]
+    given += [Level.INPUT] * (len(graph.inputs) - len(given))
+    levels = dict(zip(graph.inputs, given, strict=True))
+    graph = clean(rowwise(clean(graph)))
     if "split" not in without:
         graph = split(graph, levels)
     if "hoist" not in without:
@@ -188,7 +208,8 @@ def plan(
         graph = clean(merge(graph, levels, carry))
     graph = _own_outputs(graph, carry, levels)
     inputs = graph.inputs
-    xs, carries = inputs[params + carry :], inputs[params : params + carry]
+    carries, contexts = inputs[params : params + carry], inputs[params + carry : params + carry + context]
+    xs = inputs[params + carry + context :]
     level = classify(graph, levels)
     carried = [_rows(x, "carry", level) for x in graph.outputs[:carry]]
     ys = [_rows(x, "output", level) for x in graph.outputs[carry:]]
@@ -207,6 +228,8 @@ def plan(
             stage_of[value] = "loop" if value in in_loop else "output"
         elif "hoist" in without and carry:
             stage_of[value] = "loop"
+        elif level[value] == Level.CONTEXT:
+            stage_of[value] = "input" if value in ys else "context"
         else:
             origins = {x for x in op.values if level[x] != Level.FIXED}
             table = all(x in table_values or stage_of[x].startswith("table") for x in origins)
@@ -234,7 +257,8 @@ def plan(
                     active.add(op.output)
 
     stages = []
-    order = [f"table{i}" for i in range(len(table_values))] + ["input", "loop", "output"]
+    order = [*(f"table{i}" for i in range(len(table_values))), "context", "input", "loop", "output"]
+    per_sequence = set(contexts)
     read_by_all = set(ys)
     for name in order:
         ops = [op for op in row_ops if stage_of[op.output] == name]
@@ -251,34 +275,50 @@ def plan(
         }
         own = [*(carries if loop else []), *(op.output for op in ops)]
         outputs = [value for value in own if value in later or value in read_by_all]
-        stages.append(
-            _stage(
-                name.rstrip("0123456789"),
-                ops,
-                fixed,
-                carries if loop else [],
-                carried if loop else [],
-                outputs,
-                active if wanted is not None else None,
-                graph,
-            )
+        stage = _stage(
+            name.rstrip("0123456789"),
+            ops,
+            fixed,
+            carries if loop else [],
+            carried if loop else [],
+            outputs,
+            active if wanted is not None else None,
+            graph,
         )
+        if name == "context":
+            per_sequence.update(outputs)
+        else:
+            stage.by_step = loop or any(x in per_sequence for x in stage.rows)
+        stages.append(stage)
     d_prologue = None
     if wanted is not None:
-        given = Graph(prologue.inputs, list(fixed), prologue.ops, prologue.constants, prologue.names)
-        d_prologue = join_rows(clean(_backward_only(differentiate(given, inputs[:params]), len(fixed))))
+        whole = Graph(prologue.inputs, list(fixed), prologue.ops, prologue.constants, prologue.names)
+        d_prologue = join_rows(clean(_backward_only(differentiate(whole, inputs[:params]), len(fixed))))
     return Program(
-        graph, inputs[:params], fixed, prologue, d_prologue, carries, xs, stages, carried, ys, without, table_values
+        graph,
+        inputs[:params],
+        fixed,
+        prologue,
+        d_prologue,
+        carries,
+        xs,
+        stages,
+        carried,
+        ys,
+        without,
+        table_values,
+        contexts,
+        frozenset(per_sequence),
     )
 
 
 def _own_outputs(graph: Graph, carry: int, levels: Mapping[Value, Level]) -> Graph:
-    """The graph with copies of carries that are an input, another carry, or known before the loop, to be distinct."""
+    """The graph with copies of outputs that are inputs or of the context, and of carries known before the loop."""
     seen: set[Value] = set(graph.inputs)
     level = classify(graph, levels)
     ops, outputs = list(graph.ops), list(graph.outputs)
     for i, x in enumerate(outputs):
-        early = i < carry and isinstance(x, Value) and level[x] == Level.INPUT
+        early = isinstance(x, Value) and (level[x] == Level.CONTEXT or (i < carry and level[x] == Level.INPUT))
         if isinstance(x, Value) and ((x in seen and (i < carry or x in graph.inputs)) or early):
             outputs[i] = copy = Value(x.shape, x.dtype)
             ops.append(Op("alias", (x,), {}, copy))
@@ -355,10 +395,17 @@ def _stage(
     fixed_in_epilogue = [x for x in epilogue_inputs if kinds[x] == "fixed"]
     epilogue = Graph(epilogue_inputs, [d for d in d_fixed if isinstance(d, Value)], after, {}, {})
 
-    transposed = {
-        op.output: op.values[0] for op in joint.ops if op.name == "transpose" and kinds[op.output] == "turned"
-    }
-    totals = [Sum(transposed[op.values[0]] if op.name == "matmul" else None, op.values[-1], op) for op in sums]
+    # What is only reshaped or transposed in order to be a matrix over all rows.
+    behind = {op.output: op.values[0] for op in joint.ops if kinds[op.output] in ("turned", "merged")}
+
+    def rows_behind(x: Value) -> Value:
+        while x in behind:
+            x = behind[x]
+        return x
+
+    totals = [
+        Sum(rows_behind(op.values[0]) if op.name == "matmul" else None, rows_behind(op.values[-1]), op) for op in sums
+    ]
     operands = {x for total in totals for x in (total.left, total.right) if x is not None}
     reads = {x for op in backward for x in op.values} | operands
     kept, again = _kept_and_repeated(joint, kinds, {op.output for op in forward}, reads, operands, set(results))
@@ -386,7 +433,11 @@ def _kept_and_repeated(
     Cheap values with available operands are recomputed; operands of sums and results are in memory anyway.
     """
     makers = joint.makers()
-    kept = {x for x in reads & forward if x in operands or makers[x].name not in CHEAP}
+    kept = {
+        x
+        for x in reads & forward
+        if makers[x].name not in CHEAP or (x in operands and makers[x].name not in ("reshape", "transpose"))
+    }
     again: set[Value] = set()
 
     def inputs(value: Value) -> list[Value]:
@@ -413,8 +464,7 @@ def _kept_and_repeated(
             x = todo.pop()
             if x in kept or x in again or x not in forward:
                 continue
-            # Columns are not kept beside the value that they belong to.
-            if x in results or not (makers[x].name == "getitem" or repeatable(x)):
+            if x in results or not (makers[x].name in VIEWS or repeatable(x)):
                 kept.add(x)
             else:
                 again.add(x)
@@ -436,82 +486,108 @@ def _prologue(
 
 
 def _kinds(joint: Graph, given: Mapping[Value, str]) -> dict[Value, str]:
-    """Each value's kind: ``fixed``, ``rows``, ``turned`` (rows, transposed), ``sum`` (over rows), ``summed`` (of sums).
+    """Each value's kind.
+
+    ``fixed``, ``rows``, ``merged`` (rows whose axes are merged with the batch), ``turned`` (one of those, transposed),
+    ``sum`` (over rows) or ``summed`` (computed from sums).
 
     Raises:
         TraceError: an operation on rows cannot be executed row by row.
     """
     kinds = dict(given) | dict.fromkeys(joint.constants, "fixed")
-    batch = next((x.shape[0] for x, kind in given.items() if kind == "rows"), 0)
     for op in joint.ops:
         of = {kinds[x] for x in op.values}
         if of <= {"fixed"}:
-            kind = "fixed"
-            if any(isinstance(n, Batch) for n in op.output.shape):
-                raise TraceError(f"its {op.name} broadcasts a fixed value over the batch", op.output.origin)
+            kind = "rows" if any(isinstance(n, Batch) for n in op.output.shape) else "fixed"
         elif of & {"sum", "summed"}:
             kind = "summed"
-            if "rows" in of or "turned" in of:
+            if of - {"sum", "summed", "fixed"}:
                 raise TraceError(f"its {op.name} mixes rows with sums over the batch", op.output.origin)
         else:
-            kind = _row_kind(op, kinds, batch)
+            kind = _row_kind(op, kinds)
         kinds[op.output] = kind
     return kinds
 
 
-def _row_kind(op: Op, kinds: Mapping[Value, str], batch: int) -> str:
-    out, shapes = op.output.shape, [x.shape for x in op.values]
-    one_per_row = [(batch,), (batch, 1)]
-    if op.name == "matmul":
+def _row_kind(op: Op, kinds: Mapping[Value, str]) -> str:
+    name, out, options = op.name, op.output.shape, op.options
+    of = [kinds[x] for x in op.values]
+    if name == "matmul":
         a, b = op.values
-        if kinds[a] == "turned" and kinds[b] == "rows" and b.ndim == 2:
+        if of[0] == "turned" and of[1] in ("rows", "merged") and a.ndim == b.ndim == 2:
             return "sum"
-        if kinds[a] == "rows" and kinds[b] == "fixed" and (a.ndim, b.ndim) == (2, 2):
+        if of == ["rows", "fixed"] and b.ndim == 2:
             return "rows"
-    elif "turned" in {kinds[x] for x in op.values}:
+        if of == ["rows", "rows"] and a.ndim == b.ndim > 2:
+            return "rows"
+    elif name == "transpose" and of[0] in ("rows", "merged"):
+        axes = tuple(a % len(out) for a in options["axes"] or range(len(out))[::-1])
+        if axes[0] == 0 and of[0] == "rows":
+            return "rows"
+        if axes == (1, 0):
+            return "turned"
+    elif "turned" in of or "merged" in of:
         pass
-    elif op.name == "transpose" and len(shapes[0]) == 2 and tuple(op.options["axes"] or (1, 0)) == (1, 0):
-        return "turned"
-    elif op.name in ("sum", "max"):
-        axis = op.options["axis"]
-        axes = (
-            {a % len(shapes[0]) for a in (axis if isinstance(axis, tuple) else (axis,))} if axis is not None else {0, 1}
-        )
-        if axes == {1} and len(shapes[0]) == 2:
+    elif name in ("sum", "max"):
+        x = op.values[0]
+        axis = options["axis"]
+        if axis is not None and 0 not in normalize_axis_tuple(axis, x.ndim):
             return "rows"
-        if op.name == "sum" and 0 in axes:
+        if name == "sum":
             return "sum"
-    elif op.name == "getitem":
-        if columns_of(op) is not None:
+    elif name == "reshape":
+        if isinstance(out[0], Batch):
+            return "rows" if out[0].times == 1 else "merged"
+    elif name in ("getitem", "scatter", "cumsum", "pick", "concatenate"):
+        if out[:1] == op.values[0].shape[:1] and set(of) == {"rows"}:
             return "rows"
-    elif op.name == "concatenate":
-        if op.options["axis"] in (-1, 1) and len(out) == 2 and all(kinds[x] == "rows" for x in op.values):
-            return "rows"
-    elif op.name == "reshape":
-        if shapes[0] in one_per_row and out in one_per_row:
-            return "rows"
-    elif op.name == "pick":
-        if len(shapes[0]) == 2 and shapes[1] == (batch,) and kinds[op.values[0]] == kinds[op.values[1]] == "rows":
-            return "rows"
-    elif (
-        op.name in MAPS
-        and out[:1] == (batch,)
-        and len(out) <= 2
-        and all(_aligned(x, kinds[x], out, op.name) for x in op.values)
-    ):
+    elif name in MAPS and all(_aligned(x, kinds[x], out, name) for x in op.values):
         return "rows"
-    raise TraceError(
-        f"its {op.name} of {' and '.join(map(repr, op.values))} does not work row by row", op.output.origin
-    )
+    raise TraceError(f"its {name} of {' and '.join(map(repr, op.values))} does not work row by row", op.output.origin)
 
 
 def _aligned(x: Value, kind: str, out: tuple[int, ...], name: str) -> bool:
     """Whether an operand of an elementwise operation has, for each row, that row's elements or fixed ones."""
     if name == "place":
-        return kind == "rows" and len(x.shape) == 1
+        return kind == "rows" and x.ndim == len(out) - 1
+    inner = out[1:]
     if kind == "rows":
-        return x.shape == out or (len(out) == 2 and x.shape == (out[0], 1))
-    return all(n == 1 for n in x.shape) or (len(out) == 2 and x.shape in ((out[1],), (1, out[1])))
+        return x.ndim == len(out) and all(n in (1, m) for n, m in zip(x.shape[1:], inner, strict=True))
+    return x.ndim <= len(inner) and all(n in (1, m) for n, m in zip(x.shape[::-1], inner[::-1], strict=False))
+
+
+def require_columns(program: Program) -> None:
+    """Refuse rows with more than one axis, and a context.
+
+    Raises:
+        TraceError: an executor for columns cannot run this program.
+    """
+    for stage in program.stages:
+        bodies = [stage.forward, *([stage.backward] if stage.backward else [])]
+        if stage.name == "context" or (stage.by_step and stage.name != "loop"):
+            raise TraceError("it has a context")
+        for op in (op for body in bodies for op in body.ops):
+            wide = any(x.ndim > 2 for x in (op.output, *op.values))
+            if op.name == "matmul":
+                wide |= isinstance(op.values[1].shape[0], Batch)
+            elif op.name == "getitem":
+                wide |= columns_of(op) is None
+            elif op.name == "broadcast_to":
+                wide |= not any(isinstance(n, Batch) for x in op.values for n in x.shape)
+            elif op.name == "reshape":
+                wide |= op.output.shape[1:] not in ((), (1,))
+            if wide or op.name in ("transpose", "scatter", "cumsum"):
+                raise TraceError(
+                    f"its {op.name} of {' and '.join(map(repr, op.values))} does not work row by row", op.output.origin
+                )
+    for x in (*program.carry, *program.xs, *program.ys):
+        if x.ndim > 2:
+            raise TraceError("it has rows with several axes", x.origin)
+
+
+def multiplications(op: Op) -> int:
+    """The number of multiplications of a product for one row."""
+    return math.prod(op.output.shape[1:]) * op.values[0].shape[-1]
 
 
 def describe(program: Program) -> list[str]:
@@ -529,6 +605,6 @@ def describe(program: Program) -> list[str]:
 
 def _counts(ops: Sequence[Op]) -> str:
     products = [op for op in ops if op.name == "matmul"]
-    shapes = ", ".join("x".join(map(str, op.values[1].shape)) for op in products)
+    shapes = ", ".join("x".join(map(str, op.values[1].shape[-2:])) for op in products)
     maps = sum(op.name in MAPS for op in ops)
     return f"{len(products)} product{'s' * (len(products) != 1)}{f' ({shapes})' if shapes else ''}, {maps} elementwise"
