@@ -459,7 +459,10 @@ def infer(name: str, inputs: Sequence[Operand], options: Mapping[str, Any]) -> t
         if shape is not None:
             # All elements would cost more than the rest of a trace; one gives the dtype.
             examples: list[Any] = [np.ones((1,), x.dtype) if isinstance(x, Value) else x for x in inputs]
-            one = np.asarray(function_of(name)(*examples)) if _works_by_element(name) else examples[0]
+            if name in ("matmul", "concatenate"):
+                one = np.zeros((1,), np.result_type(*examples))
+            else:
+                one = examples[0] if name in _VIEWS else np.asarray(function_of(name)(*examples))
             result = np.broadcast_to(one.reshape(-1)[0], shape)
         else:
             # A non-float may be an index, and only index 0 always exists.
@@ -473,6 +476,9 @@ def infer(name: str, inputs: Sequence[Operand], options: Mapping[str, Any]) -> t
     lengths = itertools.chain(*shapes, given if isinstance(given, tuple | list) else (given,))
     unit = next((n.unit for n in lengths if isinstance(n, Batch)), None)
     return result.shape if unit is None else with_batch(result.shape, unit), result.dtype
+
+
+_VIEWS = frozenset({"getitem", "reshape", "transpose", "broadcast_to"})
 
 
 def _shape_of(name: str, shapes: Sequence[tuple[int, ...]], options: Mapping[str, Any]) -> tuple[int, ...] | None:
@@ -500,7 +506,7 @@ def _shape_of(name: str, shapes: Sequence[tuple[int, ...]], options: Mapping[str
         at = normalize_axis_index(options["axis"], len(x))
         rest = {(*shape[:at], *shape[at + 1 :]) for shape in shapes}
         return (*x[:at], sum(shape[at] for shape in shapes), *x[at + 1 :]) if len(rest) == 1 else None
-    if name in ("getitem", "reshape", "transpose", "broadcast_to"):  # views, without memory
+    if name in _VIEWS:  # without memory
         view = function_of(name)(np.broadcast_to(np.zeros(()), x), **options)
         return tuple(view.shape)
     return None

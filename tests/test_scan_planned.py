@@ -808,10 +808,6 @@ def _constant_output(p, h, x):
     return tanh(h + x), p["W"][:2] * 1.0
 
 
-def _constant_carry(p, h, x):
-    return np.ones(h.shape), tanh(h + x)
-
-
 def _reversed_columns(p, h, x):
     h = tanh(h[:, ::-1] + x)
     return h, h
@@ -830,7 +826,6 @@ REFUSED: dict[Any, tuple[int, str]] = {
     _over_the_batch: (1, "its mean of float64[B, 4] does not work row by row"),
     _size_of_batch: (1, "its operations depend on the size of the batch"),
     _constant_output: (0, "its output has no batch axis"),
-    _constant_carry: (0, "its carry depends on no input"),
     _reversed_columns: (1, "its getitem of float64[B, 4] does not work row by row"),
     _three_axes: (2, "its reshape of float64[B, 4] does not work row by row"),
 }
