@@ -386,7 +386,8 @@ def concatenation(d: Draft) -> str:
     rest = [
         (name, other)
         for name, other in d.shapes.items()
-        if len(other) == len(shape) and all(i == axis or n == m for i, (n, m) in enumerate(zip(other, shape, strict=True)))
+        if len(other) == len(shape)
+        and all(i == axis or n == m for i, (n, m) in enumerate(zip(other, shape, strict=True)))
     ]
     b = d.of(*reversed(rest))[0] if rest else a
     d.used.add(b)
@@ -599,7 +600,9 @@ def steps(draw: Any, kinks: bool = True) -> Step:
         else:
             value = draw(st.sampled_from([*made[::-1], *d.shapes]))
             width, size = math.prod(d.shapes[value]), math.prod(shape)
-            text = f"({value}.reshape(-1, {width}) @ {d.param(width, size)}).reshape({', '.join(map(str, (-1, *shape)))})"
+            text = (
+                f"({value}.reshape(-1, {width}) @ {d.param(width, size)}).reshape({', '.join(map(str, (-1, *shape)))})"
+            )
         d.used.add(value)
         new = d.add(f"tanh({text} + {name})")
         assert new is not None
@@ -647,7 +650,12 @@ def calls(draw: Any) -> dict[str, Any]:
         options["lengths"] = rng.integers(0, length + 1, batch)
     elif masked == "mask":
         options["mask"] = rng.random((length, batch)) < 0.6
-    return {"length": length, "batch": batch, "looked_up": draw(st.sampled_from([False, False, True])), "options": options}
+    return {
+        "length": length,
+        "batch": batch,
+        "looked_up": draw(st.sampled_from([False, False, True])),
+        "options": options,
+    }
 
 
 @every_backend

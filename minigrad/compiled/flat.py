@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minigrad.compiled import jit
-from minigrad.compiled.emitter import FUNCTIONS, RESULT_IS_MASK, Emitter, FloatType, emit_clip, emit_number
+from minigrad.compiled.llvm import Function, Register, module, vector
 from minigrad.compiled.memory import empty, readable
 from minigrad.compiled.parallel import in_parallel, threads
+from minigrad.compiled.vector_math import FUNCTIONS, apply, as_number
 from minigrad.graph import Graph, Operand, TraceError, Value, trace
 from minigrad.tensor import Array
 
@@ -31,7 +33,7 @@ WORTH_WIDENING = 1 << 16
 """Numbers below which a sum of squares is as fast in NumPy as in machine code."""
 
 _DOT_BLOCK = 1 << 13  # a longer product would start BLAS threads, which then spin beside ours
-_TYPES: dict[str, tuple[FloatType, Any]] = {
+_TYPES: dict[str, tuple[str, Any]] = {
     "float32": ("float", ctypes.c_float),
     "float64": ("double", ctypes.c_double),
 }
@@ -236,154 +238,64 @@ def _sum_kernel(dtype: str) -> _SumKernel | None:
 # --- code -------------------------------------------------------------------------------------------------------------
 
 
-def _elementwise_ir(graph: Graph, arrays: int, dtype: FloatType, width: int) -> str:
+def _elementwise_ir(graph: Graph, arrays: int, dtype: str, width: int) -> str:
     """A function ``fused(start, stop, *scalars, *arrays, *outs)``: whole vectors, then the rest one by one."""
-    numbers = [f"{dtype} %s{i}" for i in range(len(graph.inputs) - arrays)]
-    others = "".join(f", {x}" for x in (*numbers, *(f"ptr %p{i}" for i in range(arrays + len(graph.outputs)))))
-    vector, single = Emitter(dtype, width), Emitter(dtype, 1)
-    loops = [*_loop("vectors", vector, graph, arrays, others), *_loop("singles", single, graph, arrays, others)]
-    return "\n".join(
-        [
-            *sorted(vector.declarations | single.declarations),
-            *loops,
-            f"define void @fused(i64 %start, i64 %stop{others}) {{",
-            "%length = sub i64 %stop, %start",
-            f"%rest = srem i64 %length, {width}",
-            "%middle = sub i64 %stop, %rest",
-            f"call void @vectors(i64 %start, i64 %middle{others})",
-            f"call void @singles(i64 %middle, i64 %stop{others})",
-            "ret void",
-            "}",
-        ]
-    )
+    scalars = len(graph.inputs) - arrays
+    numbers = [f"{dtype} s{i}" for i in range(scalars)]
+    pointers = [f"{dtype}* p{i}" for i in range(arrays + len(graph.outputs))]
+    f = Function("fused", ", ".join(["i64 start", "i64 stop", *numbers, *pointers]))
+    start, stop, *others = f.parameters
+    middle = stop - (stop - start) % width
+    for first, last, lanes in ((start, middle, width), (middle, stop, 1)):
+        spread = [number.splat(lanes) for number in others[:scalars]]
+        with f.loop(first, last, lanes) as i:
+            at = [pointer + i for pointer in others[scalars:]]
+            results = _evaluate(graph, [pointer.load(lanes) for pointer in at[:arrays]] + spread)
+            for pointer, result in zip(at[arrays:], results, strict=True):
+                pointer.store(result)
+    return module(f)
 
 
-def _loop(name: str, em: Emitter, graph: Graph, arrays: int, others: str) -> list[str]:
-    """A loop over vectors of the emitter's width."""
-    scalars = [em.splat(f"%s{i}") for i in range(len(graph.inputs) - arrays)]
-    before, em.lines = em.lines, []
-    _emit_body(em, graph, arrays, scalars)
-    return [
-        f"define internal void @{name}(i64 %start, i64 %stop{others}) {{",
-        "entry:",
-        *before,
-        "br label %head",
-        "head:",
-        "%i = phi i64 [%start, %entry], [%next, %body]",
-        "%more = icmp slt i64 %i, %stop",
-        "br i1 %more, label %body, label %end",
-        "body:",
-        *em.lines,
-        f"%next = add i64 %i, {em.width}",
-        "br label %head",
-        "end:",
-        "ret void",
-        "}",
-    ]
+def _evaluate(graph: Graph, inputs: Sequence[Register]) -> list[Register]:
+    """The results for these elements."""
+    known = dict(zip(graph.inputs, inputs, strict=True))
+    kind = inputs[0].type
 
-
-def _emit_body(em: Emitter, graph: Graph, arrays: int, scalars: Sequence[str]) -> None:
-    """Load the elements at the index, compute, and store."""
-    size = em.format.bits // 8
-
-    def pointer(number: int) -> str:
-        return em.assign(f"getelementptr {em.dtype}, ptr %p{number}, i64 %i")
-
-    known: dict[Value, str] = {}
-    for i, value in enumerate(graph.inputs[:arrays]):
-        known[value] = em.assign(f"load {em.type}, ptr {pointer(i)}, align {size}")
-    known |= dict(zip(graph.inputs[arrays:], scalars, strict=True))
-    masks: set[str] = set()
-
-    def register(x: Operand) -> str:
+    def register(x: Operand) -> Register:
         if not isinstance(x, Value):
-            return em.constant(float(x))
+            return inputs[0].like(float(x))
         if x not in known:
             raise TraceError("it uses an array that is not an argument")
         return known[x]
 
-    def number(x: Operand) -> str:
-        found = register(x)
-        return emit_number(em, found) if found in masks else found
-
-    def mask(x: Operand) -> str:
-        found = register(x)
-        return found if found in masks else em.compare("une", found, em.constant(0))
-
     for op in graph.ops:
-        if op.name == "where":
-            result = em.select(mask(op.inputs[0]), *map(number, op.inputs[1:]))
-        elif op.name == "clip":
-            result = emit_clip(em, [number(op.inputs[0])], **op.options)
-        elif op.name in FUNCTIONS:
-            take = mask if op.name.startswith("logical") else number
-            result = FUNCTIONS[op.name](em, list(map(take, op.inputs)))
-        else:
+        if op.name not in FUNCTIONS and op.name != "clip":
             raise TraceError(f"its {op.name} works on more than one element, or has no machine code")
-        if op.name in RESULT_IS_MASK:
-            masks.add(result)
-        known[op.output] = result
-    for i, output in enumerate(graph.outputs, start=arrays):
-        em.line(f"store {em.type} {number(output)}, ptr {pointer(i)}, align {size}")
+        known[op.output] = apply(op.name, kind, [register(x) for x in op.inputs], **op.options)
+    return [as_number(register(output), kind) for output in graph.outputs]
 
 
-def _sum_ir(dtype: FloatType, width: int) -> str:
+def _sum_ir(dtype: str, width: int) -> str:
     """A function ``sum_of_squares(size, array)``."""
-    chains = range(8)  # of additions, independent of each other
-    many = width * len(chains)
-    loaded, vector = f"<{width} x {dtype}>", f"<{width} x double>"
-    fma, add = f"{vector} @llvm.fma.v{width}f64", f"double @llvm.vector.reduce.fadd.v{width}f64"
+    f = Function("sum_of_squares", f"i64 size, {dtype}* array", returns="double")
+    size, array = f.parameters
 
-    def widened(register: str, kind: str, wide: str) -> str:
-        return f"{register}.d = {'fpext' if dtype == 'float' else 'bitcast'} {kind} {register} to {wide}"
+    def element(i: Register, lanes: int) -> Register:
+        x = (array + i).load(lanes)
+        return x.cast("fpext", "double") if dtype == "float" else x
 
-    def chain(i: int) -> list[str]:
-        return [
-            f"%at{i} = add i64 %j, {i * width}",
-            f"%p{i} = getelementptr {dtype}, ptr %array, i64 %at{i}",
-            f"%x{i} = load {loaded}, ptr %p{i}, align {4 if dtype == 'float' else 8}",
-            widened(f"%x{i}", loaded, vector),
-            f"%new{i} = call {fma}({vector} %x{i}.d, {vector} %x{i}.d, {vector} %sum{i})",
-        ]
-
-    return "\n".join(
-        [
-            f"declare {fma}({vector}, {vector}, {vector})",
-            f"declare {add}(double, {vector})",
-            "define double @sum_of_squares(i64 %size, ptr %array) {",
-            "entry:",
-            f"%rest = srem i64 %size, {many}",
-            "%middle = sub i64 %size, %rest",
-            "br label %vectors",
-            "vectors:",
-            "%j = phi i64 [0, %entry], [%j.next, %vector]",
-            *(f"%sum{i} = phi {vector} [zeroinitializer, %entry], [%new{i}, %vector]" for i in chains),
-            "%j.more = icmp slt i64 %j, %middle",
-            "br i1 %j.more, label %vector, label %collect",
-            "vector:",
-            *(line for i in chains for line in chain(i)),
-            f"%j.next = add i64 %j, {many}",
-            "br label %vectors",
-            "collect:",
-            f"%all0 = fadd {vector} %sum0, zeroinitializer",
-            *(f"%all{i} = fadd {vector} %all{i - 1}, %sum{i}" for i in chains[1:]),
-            f"%lanes = call {add}(double 0.0, {vector} %all{chains[-1]})",
-            "br label %singles",
-            "singles:",
-            "%k = phi i64 [%middle, %collect], [%k.next, %single]",
-            "%total = phi double [%lanes, %collect], [%total.next, %single]",
-            "%k.more = icmp slt i64 %k, %size",
-            "br i1 %k.more, label %single, label %end",
-            "single:",
-            f"%q = getelementptr {dtype}, ptr %array, i64 %k",
-            f"%y = load {dtype}, ptr %q",
-            widened("%y", dtype, "double"),
-            "%square = fmul double %y.d, %y.d",
-            "%total.next = fadd double %total, %square",
-            "%k.next = add i64 %k, 1",
-            "br label %singles",
-            "end:",
-            "ret double %total",
-            "}",
-        ]
-    )
+    zero = f.constant(vector("double", width), 0)
+    sums = [f.variable(zero) for _ in range(8)]  # additions that need not wait for each other
+    many = width * len(sums)
+    middle = size - size % many
+    with f.loop(0, middle, many) as i:
+        for number, chain in enumerate(sums):
+            x = element(i + number * width, width)
+            chain.set(x.fma(x, chain.get()))
+    lanes = functools.reduce(operator.add, [chain.get() for chain in sums])
+    total = f.variable(functools.reduce(operator.add, [lanes.lane(i) for i in range(width)]))
+    with f.loop(middle, size) as i:
+        x = element(i, 1)
+        total.set(total.get() + x * x)
+    f.give(total.get())
+    return module(f)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from minigrad.compiled import jit
-from minigrad.compiled.llvm import SIZES, Function, Register, module, transposed, vector
+from minigrad.compiled.llvm import SIZES, Function, Register, addresses, module, transposed, vector
 
 DEPTH = 192
 """Rows of A and B that ``outer`` packs at a time: few enough for a panel of B to stay in the first-level cache."""
@@ -93,9 +93,8 @@ def ir(tile: Tile) -> str:
     """
     kernels = [(rows, vectors, False) for rows in _heights(tile) for vectors in range(1, tile.vectors + 1)]
     kernels.append((tile.rows, tile.vectors, True))
-    names = ", ".join(f"ptr @{_kernel_name(tile, *kernel)}" for kernel in kernels)
     return module(
-        f"@tiles_{tile.suffix} = internal unnamed_addr constant [{len(kernels)} x ptr] [{names}]\n",
+        addresses(f"tiles_{tile.suffix}", [_kernel_name(tile, *kernel) for kernel in kernels]),
         *(_tile_kernel(tile, *kernel) for kernel in kernels),
         *(write(tile) for write in (_rows, _gemm, _pack, _pack_numbers, _pack_narrow, _outer)),
     )
@@ -167,10 +166,10 @@ def _tile_kernel(tile: Tile, rows: int, vectors: int, packing: bool = False) -> 
 
     mask = f.first_lanes(tile.lanes, live)
     masks = {(i, v): mask if v == vectors - 1 else None for i, v in cells}
-    addresses = {(i, v): c + c_row * i + v * tile.lanes for i, v in cells}
+    places = {(i, v): c + c_row * i + v * tile.lanes for i, v in cells}
     with f.when(accumulate):
-        for address in addresses.values():
-            address.prefetch()
+        for place in places.values():
+            place.prefetch()
     done = f.integer(0)
     if unroll > 1:
         with f.loop(0, k, unroll):
@@ -184,9 +183,9 @@ def _tile_kernel(tile: Tile, rows: int, vectors: int, packing: bool = False) -> 
             totals[cell].set(totals[cell].get() + total[cell].get())
     with f.when(accumulate):
         for cell in cells:
-            totals[cell].set(totals[cell].get() + addresses[cell].load(tile.lanes, masks[cell]))
+            totals[cell].set(totals[cell].get() + places[cell].load(tile.lanes, masks[cell]))
     for cell in cells:
-        addresses[cell].store(totals[cell].get(), masks[cell])
+        places[cell].store(totals[cell].get(), masks[cell])
     return f
 
 

@@ -455,15 +455,26 @@ class Function:
         """Leave the innermost loop."""
         self._go_to(self._ends[-1], then=self.name("never"))
 
-    def give(self, value: Register | int) -> None:
-        """Return a value from the function."""
-        self.do(f"ret {self.integer(value).typed}")
+    def give(self, value: Register | int | None = None) -> None:
+        """Return from the function, with a value or without one."""
+        self.do("ret void" if value is None else f"ret {self.integer(value).typed}")
         self.lines.append(f"{self.name('never')}:")
 
     def _go_to(self, label: str, then: str) -> None:
         """End a block by a jump; the next one begins."""
         self.do(f"br label %{label}")
         self.lines.append(f"{then}:")
+
+
+def words(name: str, count: int = 1) -> str:
+    """The text of a global variable: integers of 64 bits, at first 0, on cache lines of their own."""
+    return f"@{name} = internal global [{count} x i64] zeroinitializer, align 64"
+
+
+def addresses(name: str, functions: Sequence[str]) -> str:
+    """The text of a global constant: the addresses of functions."""
+    listed = ", ".join(f"ptr @{function}" for function in functions)
+    return f"@{name} = internal unnamed_addr constant [{len(functions)} x ptr] [{listed}]"
 
 
 def module(*parts: Function | str) -> str:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from minigrad.compiled import jit
+from minigrad.compiled.llvm import Function, module
 
 
 def threads() -> int:
@@ -34,71 +35,6 @@ millisecond apart.
 FREE, TAKEN, DONE, OWN = range(4)
 """States of a task: not started, run by a worker, finished or cancelled, run by its owner."""
 
-# Functions that must not be interrupted are machine code: Python handles signals only between calls.
-_CODE = """
-define void @poll(ptr %word, i64 %old, i64 %times) {{
-entry:
-  br label %loop
-loop:
-  %i = phi i64 [0, %entry], [%i1, %wait]
-  %now = load atomic i64, ptr %word acquire, align 8
-  %same = icmp eq i64 %now, %old
-  br i1 %same, label %wait, label %end
-wait:{pause}
-  %i1 = add i64 %i, 1
-  %more = icmp ult i64 %i1, %times
-  br i1 %more, label %loop, label %end
-end:
-  ret void
-}}
-
-define i64 @take(ptr %words, i64 %count, i64 %as) {{
-entry:
-  br label %loop
-loop:
-  %i = phi i64 [0, %entry], [%i1, %next]
-  %more = icmp ult i64 %i, %count
-  br i1 %more, label %try, label %none
-try:
-  %word = getelementptr i64, ptr %words, i64 %i
-  %pair = cmpxchg ptr %word, i64 {FREE}, i64 %as acq_rel acquire
-  %mine = extractvalue {{i64, i1}} %pair, 1
-  br i1 %mine, label %found, label %next
-next:
-  %i1 = add i64 %i, 1
-  br label %loop
-found:
-  ret i64 %i
-none:
-  ret i64 -1
-}}
-
-define void @close(ptr %words, i64 %count) {{
-entry:
-  br label %loop
-loop:
-  %i = phi i64 [0, %entry], [%i1, %next]
-  %more = icmp ult i64 %i, %count
-  br i1 %more, label %try, label %end
-try:
-  %word = getelementptr i64, ptr %words, i64 %i
-  %pair = cmpxchg ptr %word, i64 {FREE}, i64 {DONE} acq_rel acquire
-  br label %runs
-runs:
-  call void @poll(ptr %word, i64 {TAKEN}, i64 {PATIENCE})
-  %now = load atomic i64, ptr %word acquire, align 8
-  %same = icmp eq i64 %now, {TAKEN}
-  br i1 %same, label %rest, label %next
-rest:{rest}
-  br label %runs
-next:
-  %i1 = add i64 %i, 1
-  br label %loop
-end:
-  ret void
-}}
-"""
-
 
 class _Code(NamedTuple):
     """Machine code for atomic access to words of memory.
@@ -119,15 +55,7 @@ class _Code(NamedTuple):
 
 @functools.cache
 def _code() -> _Code:
-    words = {"FREE": FREE, "TAKEN": TAKEN, "DONE": DONE, "PATIENCE": PATIENCE, "pause": "", "rest": ""}
-    declarations = []
-    if jit.is_x86():
-        words["pause"] = "\n  call void @llvm.x86.sse2.pause()"
-        declarations.append("declare void @llvm.x86.sse2.pause()")
-    if os.name == "posix":
-        words["rest"] = "\n  call i32 @usleep(i32 50)"
-        declarations.append("declare i32 @usleep(i32)")
-    library = jit.compile_ir("\n".join(declarations) + _CODE.format(**words))
+    library = jit.compile_ir(_ir())
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     return _Code(
         ctypes.CFUNCTYPE(None, pointer, number, number)(library.address("poll")),
@@ -135,6 +63,36 @@ def _code() -> _Code:
         ctypes.CFUNCTYPE(None, pointer, number)(library.address("close")),
         library,
     )
+
+
+def _ir() -> str:
+    """The functions of ``_Code``. They must not be interrupted, and Python handles signals only between calls."""
+    poll = Function("poll", "i64* word, i64 old, i64 times")
+    word, old, times = poll.parameters
+    with poll.loop(0, times):
+        with poll.when(word.load_acquire().compare("ne", old)):
+            poll.give()
+        if jit.is_x86():
+            poll.call("void", "llvm.x86.sse2.pause")
+
+    take = Function("take", "i64* words, i64 count, i64 as", returns="i64")
+    words, count, state = take.parameters
+    with take.loop(0, count) as i, take.when((words + i).exchange(FREE, state)):
+        take.give(i)
+    take.give(-1)
+
+    close = Function("close", "i64* words, i64 count")
+    words, count = close.parameters
+    with close.loop(0, count) as i:
+        word = words + i
+        word.exchange(FREE, DONE)
+        with close.forever():
+            close.call("void", "poll", word, TAKEN, PATIENCE)
+            with close.when(word.load_acquire().compare("ne", TAKEN)):
+                close.leave()
+            if os.name == "posix":
+                close.call("i32", "usleep", close.constant("i32", 50))
+    return module(poll, take, close)
 
 
 class _Job:

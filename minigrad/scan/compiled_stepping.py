@@ -30,7 +30,7 @@ class _SharedProduct:
 
     def __init__(self, products: Products) -> None:
         tile = products.tile
-        self.library = jit.compile_ir(sampler.shared_ir(tile.scalar, tile.size, tile.columns))
+        self.library = jit.compile_ir(sampler.shared_ir(tile.scalar, tile.columns))
         ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.library.address("use"))(products.gemm)
         self.address = self.library.address("shared")
         self.help = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.library.address("help"))
