@@ -19,7 +19,7 @@ from common import Contestant, Problem, Report, backends, comparison, console, o
 
 from minigrad import affine, concat, sigmoid, split, tanh, training
 from minigrad.scan import compiled_backend
-from minigrad.scan.planned import leave_out
+from minigrad.scan.plans import leave_out
 from minigrad.scan.program import PASSES
 from rnn_cells.lstm import LSTM
 

@@ -439,7 +439,8 @@ def function_of(name: str) -> Callable[..., Any]:
 _BY_ELEMENT = frozenset(f.__name__ for f in PIECEWISE_CONSTANT if isinstance(f, np.ufunc))
 
 
-def _works_by_element(name: str) -> bool:
+def works_by_element(name: str) -> bool:
+    """Whether an operation broadcasts its operands, and computes each element from theirs."""
     return PRIMITIVES[name].broadcasts if name in PRIMITIVES else name in _BY_ELEMENT
 
 
@@ -494,7 +495,7 @@ def _shape_of(name: str, shapes: Sequence[tuple[int, ...]], options: Mapping[str
             return None
         rows, columns = a[-2:-1] if len(x) > 1 else (), b[-1:] if len(shapes[1]) > 1 else ()
         return (*np.broadcast_shapes(a[:-2], b[:-2]), *rows, *columns)
-    if _works_by_element(name):
+    if works_by_element(name):
         return np.broadcast_shapes(*shapes) if all(np.ndim(option) == 0 for option in options.values()) else None
     if name in ("sum", "mean", "max", "min", "logsumexp"):
         axes = range(len(x)) if axis is None else normalize_axis_tuple(axis, len(x))

@@ -14,7 +14,7 @@ from command_line import SMALL, refused, settle, train, trained
 
 from minigrad import blas
 from minigrad.compiled import flat, jit
-from minigrad.scan import BACKENDS, available_backends, chosen_backend, planned, use_backend
+from minigrad.scan import BACKENDS, available_backends, chosen_backend, planned, plans, use_backend
 from rnn_cli.main import rnn
 from rnn_cli.options import BACKENDS as CHOICES
 from rnn_lab import blas_threads, sessions
@@ -65,9 +65,9 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 def ran_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The backends that were asked to run something."""
     asked: list[str] = []
-    make, loop = planned._Planned.executor, planned.reference.scan
+    make, loop = plans.Plan.executor, planned.reference.scan
 
-    def executor(self: planned._Planned, backend: str) -> planned.Executor:
+    def executor(self: plans.Plan, backend: str) -> plans.Executor:
         asked.append(backend)
         return make(self, backend)
 
@@ -75,7 +75,7 @@ def ran_on(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append("reference")
         return loop(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(planned._Planned, "executor", executor)
+    monkeypatch.setattr(plans.Plan, "executor", executor)
     monkeypatch.setattr(planned.reference, "scan", scan)
     return asked
 

@@ -9,7 +9,7 @@ from known_cells import Copy, Linear, subject_of
 from tiny_runs import TEXT, train
 
 from minigrad.graph import TraceError
-from minigrad.scan import available_backends, planned, use_backend
+from minigrad.scan import available_backends, plans, use_backend
 from rnn_lab.reporting import kinds, load, make_pages
 from rnn_lab.subject import of_run
 from rnn_plugins import registry
@@ -171,8 +171,8 @@ def test_the_memory_of_a_networks_plans_is_given_back_when_it_was_looked_at(back
     subjects = [subject_of(registry.make_cell(name, 7, 5, {}), dtype="float32") for name in ("gru", "lstm")]
 
     def kept():
-        plans = [plan for plan in planned._plans.values() if not isinstance(plan, TraceError)]
-        executors = [executor for plan in plans for executor in plan.executors.values()]
+        kept = [plan for plan in plans._plans.values() if not isinstance(plan, TraceError)]
+        executors = [executor for plan in kept for executor in plan.executors.values()]
         return sum(len(getattr(executor, "idle", None) or getattr(executor, "_pool", ())) for executor in executors)
 
     seen = []

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from known_cells import Copy, Deciding, Odd, on, subject_of
 
-import rnn_cells.anatomy
-from minigrad import graph, relu, sigmoid, tanh, trees
-from minigrad.scan import planned
+from minigrad import graph, relu, sigmoid, stepgraph, tanh, trees
 from rnn_cells import Cell, Stacked
 from rnn_cells.gru import GRU
 from rnn_cells.lstm import LSTM
@@ -276,8 +274,7 @@ def test_more_layers_of_one_kind_are_traced_and_planned_no_more_often(monkeypatc
         size = 40 + count  # which no other test has, so that nothing is remembered
         subject = subject_of(Stacked([GRU(7, size), *[GRU(size, size)] * count]))
         with monkeypatch.context() as patch:
-            for module in (rnn_cells.anatomy, planned):
-                patch.setattr(module, "trace", counted)
+            patch.setattr(stepgraph, "trace", counted)
             habits(subject.probe, WARM_UP, SEEN)
         return sum(ops)
 

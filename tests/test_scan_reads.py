@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from minigrad import Tensor, tanh
-from minigrad.scan import available_backends, planned, reads, use_backend
-from minigrad.scan.reads import Reads
+from minigrad import Tensor, reads, stepgraph, tanh
+from minigrad.reads import Reads
+from minigrad.scan import available_backends, plans, use_backend
 from minigrad.tensor import value_of
 from rnn_cells import Cell, Stacked
 from rnn_cells.gru import GRU
@@ -261,7 +261,7 @@ def test_a_change_of_what_a_step_reads_is_seen(how, backend, monkeypatch):
     cell = Reader(3, 3, how)
     last = outcome(cell, "reference")
     np.testing.assert_allclose(outcome(cell, backend), last, rtol=1e-5, atol=1e-6)
-    assert planned.identity_of(cell) == planned.identity_of(Reader(3, 3, how))
+    assert reads.identity_of(cell) == reads.identity_of(Reader(3, 3, how))
     for change in CHANGES[how]:
         change(monkeypatch)
         expected = outcome(cell, "reference")
@@ -362,10 +362,11 @@ class Counting(Cell):
 def traces(cell: Any, calls: int, monkeypatch: Any) -> tuple[int, int]:
     """How often a step is traced, and planned, in so many calls."""
     traced, made = [], []
-    trace, plan = planned._trace_batch, planned.plan
-    monkeypatch.setattr(planned, "_trace_batch", lambda *args: traced.append(1) or trace(*args))
-    monkeypatch.setattr(planned, "plan", lambda *args, **kwargs: made.append(1) or plan(*args, **kwargs))
-    monkeypatch.setattr(planned, "_plans", type(planned._plans)())
+    trace, plan = stepgraph._trial, plans.plan
+    monkeypatch.setattr(stepgraph, "_trial", lambda *args: traced.append(1) or trace(*args))
+    monkeypatch.setattr(plans, "plan", lambda *args, **kwargs: made.append(1) or plan(*args, **kwargs))
+    monkeypatch.setattr(plans, "_plans", type(plans._plans)())
+    monkeypatch.setattr(stepgraph, "_known", {})
     for _ in range(calls):
         outcome(cell, "numpy")
     return len(traced) // 2, len(made)
@@ -381,8 +382,8 @@ def test_what_was_planned_before_a_change_is_found_again(monkeypatch):
     cell = Reader(3, 3, "a global")
     assert traces(cell, 1, monkeypatch) == (1, 1)
     made = []
-    plan = planned.plan
-    monkeypatch.setattr(planned, "plan", lambda *args, **kwargs: made.append(1) or plan(*args, **kwargs))
+    plan = plans.plan
+    monkeypatch.setattr(plans, "plan", lambda *args, **kwargs: made.append(1) or plan(*args, **kwargs))
     for leak in (0.25, 0.5, 0.25, 0.5):
         monkeypatch.setattr(HERE, "LEAK", np.float32(leak))
         outcome(cell, "numpy")
@@ -397,8 +398,8 @@ def test_a_look_at_a_cell_reads_few_things(monkeypatch):
     monkeypatch.setattr(reads, "Reads", lambda classes: built.append(classes) or Reads(classes))
     reads._known.clear()
     for _ in range(3):
-        planned.identity_of(GRU(3, 4))
-        planned.identity_of(GRU(5, 6))
+        reads.identity_of(GRU(3, 4))
+        reads.identity_of(GRU(5, 6))
     assert built == [(GRU,)]
 
 
@@ -462,7 +463,7 @@ def test_what_cannot_be_looked_at_is_traced_anew(cell, backend, monkeypatch):
     reads._known.clear()
     for _ in range(3):
         with pytest.raises(TypeError):
-            planned.identity_of(cell)
+            reads.identity_of(cell)
     assert len(built) == 1  # it is looked at once
     outcome(cell, backend)
     put(HELD_OBJECTS[0], "a", 3)
@@ -486,11 +487,11 @@ def test_large_data_is_not_kept_by_plans_of_cells_that_mention_its_name(monkeypa
 
 @every_backend
 def test_a_constant_that_is_tried_with_many_values_takes_the_memory_of_few(backend, monkeypatch):
-    monkeypatch.setattr(planned, "_plans", type(planned._plans)())
-    for leak in np.linspace(0, 1, 2 * planned.LIVELY, dtype=np.float32):
+    monkeypatch.setattr(plans, "_plans", type(plans._plans)())
+    for leak in np.linspace(0, 1, 2 * plans.LIVELY, dtype=np.float32):
         monkeypatch.setattr(HERE, "LEAK", leak)
         outcome(Reader(3, 3, "a global"), backend)
-    executors = {executor for found in planned._plans.values() for executor in found.executors.values()}
-    assert len(executors) == 2 * planned.LIVELY
+    executors = {executor for found in plans._plans.values() for executor in found.executors.values()}
+    assert len(executors) == 2 * plans.LIVELY
     memory = [executor.idle if backend == "compiled" else executor._pool for executor in executors]
-    assert sum(map(bool, memory)) <= planned.LIVELY
+    assert sum(map(bool, memory)) <= plans.LIVELY

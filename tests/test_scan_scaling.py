@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minigrad import sigmoid, tanh, trees
+from minigrad import sigmoid, stepgraph, tanh
 from minigrad.graph import Graph
 from minigrad.scan import compiled_backend
 from minigrad.scan.numpy_layout import Layout
-from minigrad.scan.planned import graph_of
 from minigrad.scan.program import Program, plan
 from rnn_cells import Stacked
 from rnn_cells.gru import GRU
@@ -68,9 +67,9 @@ def graph_and_counts(name: str, size: int) -> tuple[Graph, int, int]:
     if name == "layers":
         cell = Stacked([GRU(4, 4)] * size)
         params, carry = cell.init_params(np.random.default_rng(0)), cell.init_carry(1)
-        xs = np.zeros((1, 1, 4), np.float32)
-        return graph_of(cell, params, carry, xs), len(trees.leaves(params)), len(trees.leaves(carry))
-    return graph_of(STEPS[name](size), PARAMS, np.ones((1, 4)), np.ones((1, 1, 4))), 2, 1
+        step = stepgraph.of(cell, params, carry, np.zeros((1, 4), np.float32))
+        return step.graph, step.params, step.carry
+    return stepgraph.of(STEPS[name](size), PARAMS, np.ones((1, 4)), np.ones((1, 4))).graph, 2, 1
 
 
 def planned(given: tuple[Graph, int, int]) -> Program:

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from minigrad import scan, trees, vjp, where
-from minigrad.graph import Graph, Op, Operand, TraceError, Value, columns_of, evaluate, trace
-from minigrad.scan.planned import form_of, identity_of
+from minigrad import scan, stepgraph, trees, vjp, where
+from minigrad.graph import Batch, Graph, Op, Operand, TraceError, Value, bound, columns_of, evaluate
+from minigrad.stepgraph import size_of
 from minigrad.tensor import PRIMITIVES
 from minigrad.trees import Tree
 from rnn_cells.cell import Cell
@@ -23,16 +23,8 @@ Array: TypeAlias = NDArray[Any]
 ACTIVATIONS = ("sigmoid", "tanh", "relu")
 """Primitives whose results can be saturated or dead."""
 
-_ROWS = 1013
-"""Batch size for tracing a step: no plausible width of a cell, so the two cannot be confused."""
-
 _GUESSED = 20
 """Assumed numbers computed per carried number, if a step cannot be traced; an LSTM has 12."""
-
-_KEPT = 64
-"""Number of cached graphs."""
-
-_graphs: dict[Any, Graph | TraceError] = {}
 
 
 @dataclass(frozen=True)
@@ -105,15 +97,15 @@ class Anatomy:
 
 def anatomy(cell: Cell) -> Anatomy:
     """The states and activations of a cell."""
-    params, carry = cell.init_params(np.random.default_rng(0)), cell.init_carry(_ROWS)
-    x = np.zeros((_ROWS, cell.input_size), np.float32)
+    params, carry = cell.init_params(np.random.default_rng(0)), cell.init_carry(1)
+    x = np.zeros((1, cell.input_size), np.float32)
     try:
-        graph = _graph(cell, params, carry, x)
+        graph = stepgraph.of(cell, params, carry, x).graph
     except TraceError as error:
         states = _states(cell, carry, None)
         return Anatomy(states, (), str(error), _GUESSED * sum(state.size for state in states))
     states = _states(cell, carry, graph)
-    numbers = sum(int(np.prod(op.output.shape[1:])) for op in graph.ops if op.output.shape[:1] == (_ROWS,))
+    numbers = sum(size_of(op.output) for op in graph.ops if any(isinstance(n, Batch) for n in op.output.shape))
     return Anatomy(states, tuple(_activations(cell, graph, states)), numbers=numbers)
 
 
@@ -150,7 +142,7 @@ class Tapped:
         """
         x, nudges = x if self.nudged else (x, ())
         try:
-            graph = _graph(self.cell, params, carry, x)
+            graph = stepgraph.of(self.cell, params, carry, x).graph
         except TraceError:
             if self.shown or self.fixed:
                 raise
@@ -168,8 +160,8 @@ class Tapped:
         def apply(op: Op, args: Sequence[Any]) -> Any:
             index = indices[op.output]
             if index in fixed:
-                number = fixed[index]
-                value = args[0] if number is None else np.full(op.output.shape, number, op.output.dtype)
+                number, shape = fixed[index], bound(op.output.shape, len(args[0]))
+                value = args[0] if number is None else np.full(shape, number, op.output.dtype)
             else:
                 value = _carry_out(op, args)
             for state in taps.pop(op.output, ()):
@@ -256,51 +248,6 @@ def jacobians(cell: Cell, params: Tree, carry: Tree, x: Any) -> Array:
     return np.concatenate([row.reshape(batch, width, -1) for row in rows], axis=-1)
 
 
-def _graph(cell: Cell, params: Tree, carry: Tree, x: Any) -> Graph:
-    """The step's graph for arrays of these shapes, cached; its outputs are the new states, then y.
-
-    Raises:
-        TraceError: the step cannot be traced.
-    """
-    given = params, carry, x
-
-    def key() -> Any:
-        try:
-            return identity_of(cell), form_of(given), tuple((leaf.shape, leaf.dtype) for leaf in trees.leaves(given))
-        except TypeError:  # the cell refers to something that may change unnoticed
-            return None
-
-    found = _graphs.get(key())
-    if found is None:
-        if len(_graphs) >= _KEPT:
-            _graphs.clear()
-        try:
-            found = _trace(cell, given)
-        except TraceError as error:
-            found = TraceError(str(error), error.origin)  # a new one, since the original keeps the frames alive
-        _graphs[key()] = found  # the key after tracing, since a step may change what it reads
-        _graphs.pop(None, None)
-    if isinstance(found, TraceError):
-        raise TraceError(str(found), found.origin)
-    return found
-
-
-def _trace(cell: Cell, given: tuple[Tree, Tree, Any]) -> Graph:
-    carry = given[1]
-    shapes = trees.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), given)
-    try:
-        graph, result = trace(cell, *shapes, names=("params", "carry", "x"))
-    except TraceError:
-        raise
-    except Exception as error:
-        raise TraceError(f"it fails on tensors that have no elements: {type(error).__name__}: {error}") from error
-    # A step may return its carry in another order, such as that of a dict's keys.
-    indices = trees.unflatten(result, range(len(graph.outputs)))
-    order = [index for _, index in trees.zip_leaves(carry, indices[0])]
-    graph.outputs = [graph.outputs[index] for index in [*order, *trees.leaves(indices[1])]]
-    return graph
-
-
 def _carry_out(op: Op, args: Sequence[Any]) -> Any:
     function: Callable[..., Any] = PRIMITIVES[op.name] if op.name in PRIMITIVES else getattr(np, op.name)
     return function(*args, **op.options)
@@ -354,7 +301,8 @@ def _activations(cell: Cell, graph: Graph, states: Sequence[State]) -> list[Acti
     found: list[Activation] = []
     named: Counter[tuple[int, str]] = Counter()
     for op in graph.ops:
-        if op.name not in ACTIVATIONS or op.output.shape[:1] != (_ROWS,):  # values equal at every step do not count
+        rows = op.output.shape[:1]  # values equal at every step do not count
+        if op.name not in ACTIVATIONS or not (rows and isinstance(rows[0], Batch) and rows[0].times == 1):
             continue
         layer, name = _origin(op, graph, makers, states_of, isinstance(cell, Stacked))
         pieces = [user for user in users.get(op.output, []) if user.name == "getitem" and columns_of(user)]
@@ -362,8 +310,7 @@ def _activations(cell: Cell, graph: Graph, states: Sequence[State]) -> list[Acti
         for piece in [op] if whole else pieces:
             named[layer, name] += 1
             unique = f"{name}#{named[layer, name]}" if named[layer, name] > 1 or not whole else name
-            size = int(np.prod(piece.output.shape[1:]))
-            found.append(Activation(unique, layer, op.name, size, indices[piece.output], whole))
+            found.append(Activation(unique, layer, op.name, size_of(piece.output), indices[piece.output], whole))
     return found
 
 

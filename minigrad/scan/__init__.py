@@ -8,7 +8,8 @@ from types import ModuleType
 from typing import Any
 
 from minigrad.scan.lookup import Lookup
-from minigrad.scan.planned import BACKENDS, available_backends, chosen_backend, release, scan, stepper, use_backend
+from minigrad.scan.planned import BACKENDS, available_backends, chosen_backend, scan, stepper, use_backend
+from minigrad.scan.plans import release
 
 __all__ = ["BACKENDS", "Lookup", "available_backends", "chosen_backend", "release", "scan", "stepper", "use_backend"]
 

@@ -20,7 +20,7 @@ A vanishing gradient ends in such numbers: rounding prevents them from becoming 
 them a hundred times slower.
 """
 
-Step = Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]
+Step = Callable[..., tuple[Tree, Tree]]
 
 
 def scan(
@@ -29,6 +29,7 @@ def scan(
     carry: Tree,
     xs: Tree,
     *,
+    context: Tree = None,
     lengths: Array | None = None,
     mask: Array | None = None,
     reverse: bool = False,
@@ -39,6 +40,7 @@ def scan(
     """
     xs = trees.map(lambda x: x.array() if isinstance(x, Lookup) else x, xs)
     length, batch_size = _sizes(xs)
+    _check_context(context, batch_size)
     live = live_steps(length, batch_size, lengths, mask)
     outputs: list[Tree] = [None] * length
     watching = observer.get()
@@ -49,7 +51,7 @@ def scan(
         if live is not None and not live[t].all():
             # A NaN in the padding must not reach a gradient, as 0 * NaN would.
             x = trees.map(lambda leaf, t=t: where(_rows(live[t], leaf), leaf, np.zeros((), leaf.dtype)), x)
-        new_carry, y = _step(step, params, carry, x)
+        new_carry, y = _step(step, params, carry, x, context)
         if live is not None:
             new_carry = trees.map(lambda new, old, t=t: where(_rows(live[t], new), new, old), new_carry, carry)
             y = trees.map(lambda out, t=t: where(_rows(live[t], out), out, 0), y)
@@ -61,15 +63,15 @@ def scan(
     if length:
         return carry, trees.map(lambda *ys: stack(ys), *outputs)
     # Without a step, one runs on zeros, to determine the shape of an output.
-    _, y = _step(step, params, carry, trees.map(lambda x: np.zeros(x.shape[1:], x.dtype), xs))
+    _, y = _step(step, params, carry, trees.map(lambda x: np.zeros(x.shape[1:], x.dtype), xs), context)
     empty = trees.map(lambda out: np.zeros((0, *out.shape), out.dtype), y)
-    given = [leaf.node for leaf in trees.leaves((params, carry, xs)) if isinstance(leaf, Tensor) and leaf.node]
+    given = [leaf.node for leaf in trees.leaves((params, carry, context, xs)) if isinstance(leaf, Tensor) and leaf.node]
     return carry, trees.map(lambda out: unvarying(out, given), empty) if given and is_recording() else empty
 
 
-def _step(step: Step, params: Tree, carry: Tree, x: Tree) -> tuple[Tree, Tree]:
+def _step(step: Step, params: Tree, carry: Tree, x: Tree, context: Tree) -> tuple[Tree, Tree]:
     """One step, with a check that the carry keeps its structure, shapes and dtypes."""
-    result = step(params, carry, x)
+    result = step(params, carry, x) if context is None else step(params, carry, x, context)
     if not (isinstance(result, tuple) and len(result) == 2):
         raise TypeError(f"scan: the step gave a {type(result).__name__}; expected a pair (carry, y)")
     try:
@@ -141,6 +143,19 @@ def _sizes(xs: Tree) -> tuple[int, int]:
         )
     length, batch_size = shapes.pop()
     return length, batch_size
+
+
+def _check_context(context: Tree, batch_size: int) -> None:
+    """Check that a context is a tree of arrays (B, ...)."""
+    for place, leaf in enumerate(trees.leaves(context)):
+        is_array = hasattr(leaf, "shape") and hasattr(leaf, "dtype") and not isinstance(leaf, Lookup)
+        if not is_array or leaf.shape[:1] != (batch_size,):
+            path = trees.paths(context)[place]
+            raise ValueError(
+                f"scan: the context{f' {path!r}' if path else ''} "
+                f"{f'has shape {leaf.shape}' if is_array else f'is a {type(leaf).__name__}'}; "
+                f"expected an array that starts with the batch axis, {batch_size} long"
+            )
 
 
 def _rows(live: Array, like: Any) -> Array:

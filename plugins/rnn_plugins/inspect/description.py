@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minigrad import trees
-from minigrad.graph import Graph, TraceError
-from minigrad.scan import chosen_backend
-from minigrad.scan.planned import graph_of, plan_of
+from minigrad import stepgraph, trees
+from minigrad.graph import TraceError
+from minigrad.scan import chosen_backend, reference
+from minigrad.scan.plans import plan_of
 from minigrad.scan.program import describe
+from minigrad.stepgraph import StepError, StepGraph
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_plugins import registry
@@ -174,7 +175,7 @@ def step_graph(spec: str, input_size: int, hidden_size: int, options: Mapping[st
     cell = registry.make_cell(spec, input_size, hidden_size, options)
     params, carry = _beginning(spec, cell)
     try:
-        return str(_graph(cell, params, carry))
+        return str(_graph(cell, params, carry).graph)
     except Exception as error:
         raise UserError(f"a step of the cell {spec!r} cannot be written as a graph: {_reason(error)}") from error
 
@@ -190,15 +191,19 @@ def _beginning(spec: str, cell: Cell) -> tuple[Tree, Tree]:
         ) from error
 
 
-def _graph(cell: Cell, params: Tree, carry: Tree) -> Graph:
-    return graph_of(cell, params, carry, np.zeros((1, 1, cell.input_size), np.float32))
+def _graph(cell: Cell, params: Tree, carry: Tree) -> StepGraph:
+    x = np.zeros((1, cell.input_size), np.float32)
+    try:
+        return stepgraph.of(cell, params, carry, x)
+    except StepError:
+        reference.scan(cell, params, carry, x[None])  # raises the cell's own error, if there is one
+        raise
 
 
 def _time_loop(cell: Cell, params: Tree, carry: Tree) -> TimeLoop:
     backend = chosen_backend()
     try:
-        graph = _graph(cell, params, carry)
-        program = plan_of(graph, len(trees.leaves(params)), len(trees.leaves(carry)), backend=backend)
+        program = plan_of(_graph(cell, params, carry), backend=backend)
     except Exception as error:
         return TimeLoop("reference", reason=_reason(error))
     return TimeLoop(backend, tuple(describe(program)))

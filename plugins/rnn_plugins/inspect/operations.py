@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-from minigrad.graph import Level, Op, Value, classify, trace
+from minigrad import stepgraph
+from minigrad.graph import Level, Op, Value, classify
 from minigrad.scan.passes import split
+from minigrad.stepgraph import size_of
 
 if TYPE_CHECKING:
     from rnn_plugins.tasks.task import Work
@@ -30,16 +31,11 @@ def operations(work: Work) -> int:
     Raises:
         TraceError: the step cannot be traced.
     """
-    graph, _ = trace(work.step, work.params, work.carry, work.x, names=("params", "carry", "x"))
-    levels = {value: _level(graph.names[value]) for value in graph.inputs}
-    graph = split(graph, levels)
-    varying = classify(graph, levels)
+    step = stepgraph.of(work.step, work.params, work.carry, work.x)
+    graph = split(step.graph, step.levels)
+    varying = classify(graph, step.levels)
     looked_up = graph.inputs[-1] if work.looked_up else None
     return sum(_count(op, looked_up) for op in graph.ops if varying[op.output] != Level.FIXED)
-
-
-def _level(name: str) -> Level:
-    return {"params": Level.FIXED, "carry": Level.STATE}.get(name.partition(".")[0], Level.INPUT)
 
 
 def _count(op: Op, looked_up: Value | None) -> int:
@@ -47,9 +43,5 @@ def _count(op: Op, looked_up: Value | None) -> int:
     if op.name in MOVES or (op.name == "matmul" and op.inputs[0] is looked_up):
         return 0
     if op.name == "matmul":
-        return 2 * _size(op.output) * op.values[0].shape[-1]
-    return max(map(_size, (op.output, *op.values)))
-
-
-def _size(value: Value) -> int:
-    return math.prod(value.shape)
+        return 2 * size_of(op.output) * op.values[0].shape[-1]
+    return max(map(size_of, (op.output, *op.values)))

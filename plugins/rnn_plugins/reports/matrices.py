@@ -8,10 +8,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from minigrad import trees
+from minigrad import stepgraph, trees
 from minigrad.graph import Graph, Level, Op, Value, classify, columns_of, evaluate, prune
 from minigrad.scan.passes import depends_on, split
-from minigrad.scan.planned import graph_of
 from minigrad.tensor import PRIMITIVES
 from minigrad.trees import Tree
 from rnn_cells import Cell, Stacked
@@ -69,19 +68,15 @@ class _Step:
             TraceError: the step cannot be traced.
         """
         params, carry = trees.cast((params, cell.init_carry(1)), np.float64)
-        xs = np.zeros((1, 1, cell.input_size))
-        graph = graph_of(cell, params, carry, xs)
-        counts = len(trees.leaves(params)), len(trees.leaves(carry))
-        levels = dict.fromkeys(graph.inputs, Level.INPUT)
-        levels |= dict.fromkeys(graph.inputs[: counts[0]], Level.FIXED)
-        levels |= dict.fromkeys(graph.inputs[counts[0] : sum(counts)], Level.STATE)
-        self.graph = split(graph, levels)
-        self.level = classify(self.graph, levels)
+        x = np.zeros((1, cell.input_size))
+        step = stepgraph.of(cell, params, carry, x)
+        self.graph = split(step.graph, step.levels)
+        self.level = classify(self.graph, step.levels)
         self.makers = self.graph.makers()
         states = anatomy(cell).states
-        self.states: dict[Value, State] = {self.graph.inputs[counts[0] + state.index]: state for state in states}
+        self.states: dict[Value, State] = {self.graph.inputs[step.params + state.index]: state for state in states}
         self.new_states = [self.graph.outputs[state.index] for state in states]
-        self._arrays = [*trees.leaves(params), *trees.leaves(carry), xs[0]]
+        self._arrays = trees.leaves((params, carry, x))
 
     def products(self) -> list[Op]:
         """Products of something that is made of a state with a matrix that is not."""

@@ -1,6 +1,6 @@
-"""What a step's code reads beside its arguments and fields: globals, closures, class attributes, and their contents.
+"""The identity of a step: its fields, and what its code reads beside them: globals, closures, class attributes.
 
-``Reads.unchanged`` tells whether any of it has changed since it was recorded.
+``Reads.unchanged`` tells whether any of what it reads has changed since it was recorded.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextvars import ContextVar
+from dataclasses import fields, is_dataclass
 from itertools import chain
 from operator import attrgetter, is_
 from types import (
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.tensor import Tensor
+from minigrad.trees import Tree
 
 MOST = 10_000
 """Objects beyond which comparing them costs more than tracing the step again."""
@@ -57,6 +59,46 @@ _BY_NAME = frozenset({"getattr", "globals", "vars", "__dict__", "attrgetter", "e
 """If code uses one of these, its string constants may be names."""
 
 _SEQUENCES = (list, tuple, set, frozenset, collections.deque)
+
+
+def identity_of(step: Any) -> Any:
+    """A hashable key that is equal only if two steps compute the same.
+
+    It also depends on everything that the step's code reads: globals, closures, class attributes.
+
+    Raises:
+        TypeError: there is none, because the step refers to something that may change unnoticed.
+    """
+    classes: dict[type, None] = {}
+    values = _fields_of(step, classes)
+    return values, read_by(tuple(classes))
+
+
+def _fields_of(step: Any, classes: dict[type, None]) -> Any:
+    """A hashable key of a step's fields; ``classes`` collects the classes of the steps in it."""
+    if is_dataclass(step) and not isinstance(step, type):
+        names = {part.name for part in fields(step)}
+        if not step.__dataclass_params__.frozen or set(vars(step)) != names:  # type: ignore[attr-defined]
+            raise TypeError  # it has more than its fields
+        classes[type(step)] = None
+        # Not the step itself, since its comparison may ignore a field.
+        return (type(step), *(_fields_of(getattr(step, part.name), classes) for part in fields(step)))
+    if isinstance(step, tuple):
+        return tuple(_fields_of(part, classes) for part in step)
+    if isinstance(step, float):
+        return type(step), step.hex()  # since 0.0 == -0.0
+    if step is None or isinstance(step, str | bool | int):
+        return type(step), step
+    raise TypeError
+
+
+def form_of(tree: Tree) -> Any:
+    """A hashable key of a tree's structure, types and numbers."""
+    if isinstance(tree, dict):
+        return (dict, *((key, form_of(child)) for key, child in tree.items()))
+    if isinstance(tree, tuple | list):
+        return (type(tree), *map(form_of, tree))
+    return tree if tree is None or isinstance(tree, int) else "leaf"
 
 
 class Reads:

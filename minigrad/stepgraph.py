@@ -1,0 +1,288 @@
+"""The graph of a step: traced once, for any batch size, with labelled inputs and what each of them depends on.
+
+Whatever has to know what a step computes reads this graph: the planner, steppers, reports, the printed equations.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from minigrad import trees
+from minigrad.graph import (
+    Batch,
+    Graph,
+    Level,
+    Op,
+    Operand,
+    TraceError,
+    Value,
+    blaming,
+    origin_of,
+    trace,
+    works_by_element,
+)
+from minigrad.primitives import reshape, where
+from minigrad.reads import form_of, identity_of
+from minigrad.tensor import is_recording
+from minigrad.trees import Tree
+
+_UNLIKELY = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)
+"""Batch sizes of trials: primes that are unlikely to equal another size of a step, or a sum or product of sizes."""
+
+_KEPT = 256
+
+_known: dict[Any, StepGraph | TraceError] = {}
+
+
+class StepError(TraceError):
+    """The step fails when it is traced; a real call reports the error, if there is one, more clearly."""
+
+
+@dataclass(frozen=True, eq=False)
+class StepGraph:
+    """A step as a graph.
+
+    Attributes:
+        graph: its inputs are the leaves of the parameters, the carry, the context and ``x``, and with a mask ``live``;
+            its outputs are the leaves of the new carry, in the order of the old one, and those of the output.
+            ``graph.names`` labels the inputs (``params.forget.W``). The batch size is a ``graph.Batch``.
+        params: the number of inputs that are parameters.
+        carry: the number that are carries.
+        context: the number that belong to the context.
+        carried: the new carry; a leaf is its index among the leaves of the old one.
+        ys: the output, with the number 0 as each leaf.
+    """
+
+    graph: Graph
+    params: int
+    carry: int
+    context: int
+    carried: Tree
+    ys: Tree
+
+    @cached_property
+    def levels(self) -> dict[Value, Level]:
+        """What each input depends on."""
+        counts = {Level.FIXED: self.params, Level.STATE: self.carry, Level.CONTEXT: self.context}
+        kinds = itertools.chain.from_iterable([level] * count for level, count in counts.items())
+        return dict(zip(self.graph.inputs, itertools.chain(kinds, itertools.repeat(Level.INPUT)), strict=False))
+
+
+def of(
+    step: Any, params: Tree, carry: Tree, x: Tree, context: Tree = None, *, zeroed: Sequence[bool] | None = None
+) -> StepGraph:
+    """The graph of a step, traced on the first call for arrays of these shapes.
+
+    It is kept for a step that has a safe identity (``reads.identity_of``); another one is traced at each call.
+
+    Args:
+        step: ``(params, carry, x) -> (carry, y)``; with a context ``(params, carry, x, context) -> (carry, y)``.
+        params: a tree of arrays; of all arrays only shapes and dtypes matter.
+        carry: a tree of arrays (B, ...), with any B, like the following ones.
+        x: the input of one step.
+        context: None if the step takes none.
+        zeroed: if given, the graph has a mask as its last input: where a sequence has no input, the carry is unchanged,
+            the output is zero, and so are those leaves of ``x`` for which this is true.
+
+    Raises:
+        TraceError: the step does something that a graph cannot represent, or fails.
+    """
+    given = (params, carry, context, x)
+    shapes = shapes_of(params), *(shapes_of(tree, 1) for tree in given[1:])
+    form, mask = form_of(given), None if zeroed is None else tuple(zeroed)
+
+    def key(recording: bool) -> Any:
+        try:
+            return identity_of(step), form, shapes, mask, recording
+        except TypeError:
+            return None
+
+    # A step may refuse to be traced while gradients are recorded, since it computes within no_grad.
+    found = _known.get(key(True))
+    if not isinstance(found, StepGraph) and not is_recording():
+        found = _known.get(key(False))
+    if found is None:
+        try:
+            found = _traced(step, given, mask)
+        except TraceError as error:
+            found = remembered(error)
+        if len(_known) >= _KEPT:
+            _known.clear()
+        _known[key(is_recording())] = found  # the key after tracing, since a step may change what it reads
+        _known.pop(None, None)
+    if isinstance(found, TraceError):
+        raise remembered(found)
+    return found
+
+
+def size_of(value: Value) -> int:
+    """The number of elements of a value per sequence."""
+    return math.prod(n.times if isinstance(n, Batch) else n for n in value.shape)
+
+
+def shapes_of(tree: Tree, skipped: int = 0) -> tuple[Any, ...]:
+    """The shape, without the first axes, and the dtype of every leaf."""
+    return tuple((leaf.shape[skipped:], leaf.dtype.str) for leaf in trees.leaves(tree))
+
+
+def remembered(error: TraceError) -> TraceError:
+    """A copy of the error without its traceback, which would keep the frames alive."""
+    return type(error)(str(error), error.origin)
+
+
+def _traced(step: Any, given: tuple[Tree, ...], zeroed: tuple[bool, ...] | None) -> StepGraph:
+    """Trace a step for two batch sizes, and put the symbol where they differ."""
+    params, carry, context, x = given
+    leading = {leaf.shape[:1] for leaf in trees.leaves((carry, context, x))}
+    if () in leading or len(leading) > 1:
+        raise TraceError("its carry, context and input do not start with one batch axis")
+    sizes = [n for tree in given for leaf in trees.leaves(tree) for n in leaf.shape if n]
+    batch, other = [n for n in _UNLIKELY if all(size % n for size in sizes)][:2]
+    graph, carried, ys = _trial(step, given, zeroed, batch)
+    again, _, _ = _trial(step, given, zeroed, other)
+    n, m, k = (len(trees.leaves(tree)) for tree in (params, carry, context))
+    return StepGraph(_symbolic(graph, again, batch, other), n, m, k, carried, ys)
+
+
+def _trial(step: Any, given: tuple[Tree, ...], zeroed: tuple[bool, ...] | None, batch: int) -> tuple[Graph, Tree, Tree]:
+    """The graph for one batch size, with the trees of the new carry and the output as in ``StepGraph``."""
+    params, *of_batch = (trees.map(lambda leaf: Value(leaf.shape, leaf.dtype), tree) for tree in given)
+    carry, context, x = (trees.map(lambda leaf: Value((batch, *leaf.shape[1:]), leaf.dtype), tree) for tree in of_batch)
+    arguments = {"params": params, "carry": carry, "context": context, "x": x}
+    if zeroed is not None:
+        arguments["live"] = Value((batch,), bool)
+    try:
+        graph, result = trace(lambda *some: _run(step, zeroed, *some), *arguments.values(), names=tuple(arguments))
+    except TraceError:
+        raise
+    except Exception as error:
+        # A function that needs elements often raises its own error without them.
+        origin = origin_of(error.__traceback__)
+        if "tracer" in str(error).lower() or "a Tensor was given where NumPy" in str(error):
+            raise TraceError("it hands a tensor to something that needs its elements", origin) from None
+        text = re.sub(rf"\b{batch}\b", "B", f"{type(error).__name__}: {error}")
+        raise StepError(f"it fails in a trial with another number of sequences, B: {text}", origin) from None
+    wrong = StepError(
+        "in a trial with another number of sequences, it gives no pair of a carry like the one it got, and an output"
+    )
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise wrong
+    count = len(trees.leaves(carry))
+    try:
+        indices = trees.unflatten(result[0], range(len(trees.leaves(result[0]))))
+        order = [index for _, index in trees.zip_leaves(carry, indices)]
+        pairs = trees.zip_leaves(carry, result[0])
+    except ValueError:
+        raise wrong from None
+    if any(np.shape(new) != old.shape or getattr(new, "dtype", None) != old.dtype for old, new in pairs):
+        raise wrong
+    if any(leaf.shape[:1] != (batch,) for leaf in trees.leaves(result[1]) if hasattr(leaf, "shape")):
+        raise TraceError("its output has no batch axis")
+    graph.outputs = [*(graph.outputs[index] for index in order), *graph.outputs[count:]]
+    return graph, trees.map(order.index, indices), trees.map(lambda _: 0, result[1])
+
+
+def _run(
+    step: Any, zeroed: Sequence[bool] | None, params: Tree, carry: Tree, context: Tree, x: Tree, *live: Any
+) -> Any:
+    """The step; with a mask, the carry is unchanged and the output is zero where a sequence has no input."""
+    more = () if context is None else (context,)
+    if zeroed is None:
+        return step(params, carry, x, *more)
+    (mask,) = live
+
+    def rows(like: Any) -> Any:
+        return mask if like.ndim == 1 else reshape(mask, mask.shape + (1,) * (like.ndim - 1))
+
+    flat = [
+        where(rows(leaf), leaf, np.zeros((), leaf.dtype)) if zero else leaf
+        for leaf, zero in zip(trees.leaves(x), zeroed, strict=True)
+    ]
+    new, y = step(params, carry, trees.unflatten(x, flat), *more)
+    new = trees.map(lambda after, before: where(rows(before), after, before), new, carry)
+    return new, trees.map(lambda out: where(rows(out), out, 0), y)
+
+
+def _symbolic(one: Graph, two: Graph, batch: int, other: int) -> Graph:
+    """The first of two traces, with a ``Batch`` for each number that differs as the batch sizes do.
+
+    Raises:
+        TraceError: they differ in something else.
+    """
+    different = TraceError("its operations depend on the size of the batch")
+
+    def merged(a: Any, b: Any) -> Any:
+        if isinstance(a, slice) and isinstance(b, slice):
+            return slice(*merged((a.start, a.stop, a.step), (b.start, b.stop, b.step)))
+        if isinstance(a, Mapping) and a.keys() == b.keys():
+            return {name: merged(part, b[name]) for name, part in a.items()}
+        if isinstance(a, tuple | list) and type(a) is type(b) and len(a) == len(b):
+            return type(a)(map(merged, a, b))
+        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+            if (a.shape, a.dtype, a.tobytes()) == (b.shape, b.dtype, b.tobytes()):
+                return a
+        elif type(a) is type(b) and repr(a) == repr(b):
+            return a
+        elif isinstance(a, int | np.integer) and a % batch == 0 and a // batch * other == b:
+            return Batch(batch, int(a // batch))
+        raise different
+
+    labels, theirs = one.labels(), two.labels()
+    graph = Graph(one.inputs, one.outputs, [], {}, one.names)
+    rows: dict[Value, Value] = {}  # constants with a row for each sequence: the row that all of them have
+
+    def constant(x: Value, y: Value) -> None:
+        if x in graph.constants or x in rows:
+            return
+        array, again = one.constants[x], two.constants[y]
+        x.shape = merged(x.shape, y.shape)
+        index = tuple(slice(0, 1) if isinstance(n, Batch) else slice(None) for n in x.shape)
+        row = np.array(merged(array[index], again[index]))
+        if np.broadcast_to(row, array.shape).tobytes() != array.tobytes():
+            raise different
+        if row.shape != array.shape:
+            rows[x] = Value(row.shape, row.dtype)
+        graph.constants[rows.get(x, x)] = row
+
+    def same(xs: Sequence[Operand], ys: Sequence[Operand]) -> None:
+        for x, y in itertools.zip_longest(xs, ys):
+            if isinstance(x, Value) and x in one.constants and isinstance(y, Value) and y in two.constants:
+                constant(x, y)
+            elif (labels[x] if isinstance(x, Value) else repr(x)) != (theirs[y] if isinstance(y, Value) else repr(y)):
+                raise different
+
+    def whole(x: Value) -> None:
+        if x in rows and x not in made:
+            made.add(x)
+            graph.ops.append(Op("broadcast_to", (rows[x],), {"shape": x.shape}, x))
+
+    made: set[Value] = set()
+    for x, y in zip(one.inputs, two.inputs, strict=True):
+        x.shape = merged(x.shape, y.shape)
+    for a, b in itertools.zip_longest(one.ops, two.ops):
+        with blaming((a or b).output):
+            if a is None or b is None or a.name != b.name:
+                raise different
+            same(a.inputs, b.inputs)
+            options = merged(a.options, b.options)
+            a.output.shape = merged(a.output.shape, b.output.shape)
+            inputs = tuple(rows.get(x, x) if isinstance(x, Value) else x for x in a.inputs)
+            shapes = [x.shape for x in inputs if isinstance(x, Value)]
+            if not works_by_element(a.name) or np.broadcast_shapes(*shapes) != a.output.shape:
+                inputs = a.inputs
+                for x in a.values:
+                    whole(x)
+            graph.ops.append(Op(a.name, inputs, options, a.output))
+    same(one.outputs, two.outputs)
+    for output in graph.outputs:
+        if isinstance(output, Value):
+            whole(output)
+    return graph
