@@ -32,7 +32,7 @@ from common import (
 )
 
 from minigrad import scan, sigmoid, trees, value_and_grad
-from minigrad.scan import planned
+from minigrad.scan import plans
 from rnn_cells import Cell
 
 
@@ -191,7 +191,7 @@ class Reasons(logging.Handler):
 
 def where_it_runs(backend: str) -> str:
     """The backend whose executor runs the step that was planned last, which may lack a kernel and be another one."""
-    found = [plan for plan in planned._plans.values() if isinstance(plan, planned._Planned)]
+    found = [plan for plan in plans._plans.values() if isinstance(plan, plans.Plan)]
     if backend == "reference" or not found:
         return "reference"
     return "compiled" if "compiled" in type(found[-1].executors[backend]).__module__ else "numpy"

@@ -19,10 +19,9 @@ from hypothesis import strategies as st
 from test_scan_planned import Sample, assert_close, every_backend, no_reference_loop, outcome, poisoned_memory
 
 import minigrad
-from minigrad import trees
+from minigrad import stepgraph, trees
 from minigrad.graph import evaluate
 from minigrad.scan import Lookup
-from minigrad.scan.planned import graph_of
 
 Shape = tuple[int, ...]
 """Of a row: the shape of a value without its batch axis."""
@@ -671,7 +670,7 @@ def test_the_graph_of_any_step_holds_for_every_batch(step):
     f = step.function()
     for batch in (1, 2):
         call = sample(step, 1, batch, np.float64, False, {})
-        graph = graph_of(f, call.params, call.carry, call.xs)
         x = trees.map(lambda array: array[0], call.xs)
+        graph = stepgraph.of(f, call.params, call.carry, x).graph
         found = evaluate(graph, trees.leaves((call.params, call.carry, x)))
         assert_close(found, trees.leaves(f(call.params, call.carry, x)), np.float64)
