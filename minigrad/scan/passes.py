@@ -83,7 +83,8 @@ def _unalias(graph: Graph) -> Graph:
         x = op.inputs[0] if op.inputs else None
         makers[op.output] = op
         inner = makers.get(x) if isinstance(x, Value) and op.name in ("reshape", "transpose") else None
-        if inner is not None and inner.name == op.name:  # two in a row are one
+        merging = any(isinstance(n, Batch) and n.times > 1 for n in op.output.shape)  # its operand has the rows' axes
+        if inner is not None and inner.name == op.name and not merging:  # two in a row are one
             x, options = inner.inputs[0], dict(op.options)
             assert isinstance(x, Value)
             if op.name == "transpose":
