@@ -277,9 +277,3 @@ def test_lanes_are_summed_and_compared(dtype, width):
     for reduce, oracle in (("total", np.sum), ("largest", np.max)):
         actual = Kernel(lambda x, reduce=reduce: getattr(x, reduce)().splat(width), 1, dtype, width)(x)
         np.testing.assert_array_equal(actual, np.repeat(oracle(x.reshape(-1, width), axis=1), width))
-
-
-def test_a_register_is_no_condition_of_python():
-    (x,) = Function("f", "i64 x").parameters
-    with pytest.raises(TypeError, match="when the code runs"):
-        assert x < 3

@@ -1,8 +1,16 @@
-"""Functions written as LLVM text, the language that the compiler reads.
+"""Write functions as LLVM text, the language that the compiler reads.
 
 A function is written by running Python code once. Every operation appends an instruction: ``x + y`` of two registers
 appends an addition and returns the register of its result, and ``with f.loop(0, n) as i:`` appends a loop around what
-its block appends. Numbers that change in a loop are variables on the stack; the compiler moves them into registers.
+its block appends. Numbers that change in a loop are variables on the stack; the compiler moves them into registers::
+
+    f = Function("total", "i64 n, float* x", returns="float")
+    n, x = f.parameters
+    total = f.variable(f.constant("float", 0))
+    with f.loop(0, n) as i:
+        total.set(total.get() + (x + i).load())
+    f.give(total.get())
+    text = module(f)
 
 Types are LLVM's: ``i1`` (true or false), ``i32``, ``i64``, ``float``, ``double``, ``<8 x float>`` (a vector of eight),
 and ``float*`` for the address of floats (which LLVM writes ``ptr``).
@@ -297,7 +305,7 @@ class Variable:
 
     def __init__(self, function: Function, kind: str) -> None:
         self._function, self._kind = function, kind
-        self._name = function.name("%s")
+        self._name = function.fresh("%s")
         function.stack.append(f"  {self._name} = alloca {_spelled(kind)}")
 
     def get(self) -> Register:
@@ -318,17 +326,22 @@ class Function:
         returns: the type of the result.
         linkage: "internal" for functions that only others of the module call.
         attributes: LLVM's.
+
+    Attributes:
+        name: of the function.
+        parameters: their registers, in order.
+        lines: the instructions after those of ``stack``, which reserve memory.
+        declarations: of functions that it calls, by name.
     """
 
     def __init__(
         self, name: str, parameters: str, returns: str = "void", linkage: str = "", attributes: str = "nounwind"
     ) -> None:
+        self.name = name
+        self.parameters: list[Register] = []
         self.stack: list[str] = []
         self.lines: list[str] = []
         self.declarations: dict[str, str] = {}
-        """By name, of the functions that it calls."""
-        self.parameters: list[Register] = []
-        self.called = name
         self._returns = returns
         self._count = 0
         self._ends: list[str] = []
@@ -344,7 +357,7 @@ class Function:
         last = "  ret void" if self._returns == "void" else "  unreachable"
         return "\n".join([self._head, "entry:", *self.stack, *self.lines, last, "}\n"])
 
-    def name(self, stem: str) -> str:
+    def fresh(self, stem: str) -> str:
         """An unused name."""
         self._count += 1
         return f"{stem}{self._count}"
@@ -355,7 +368,7 @@ class Function:
 
     def let(self, instruction: str, kind: str) -> Register:
         """Append an instruction whose result has this type."""
-        register = Register(self, kind, self.name("%v"))
+        register = Register(self, kind, self.fresh("%v"))
         self.do(f"{register} = {instruction}")
         return register
 
@@ -416,7 +429,7 @@ class Function:
 
     def memory(self, element: str, count: int) -> Register:
         """The address of memory for so many elements, on the stack."""
-        name = self.name("%s")
+        name = self.fresh("%s")
         self.stack.append(f"  {name} = alloca [{count} x {element}], align 64")
         return Register(self, f"{element}*", name)
 
@@ -435,7 +448,7 @@ class Function:
     @contextmanager
     def forever(self) -> Iterator[None]:
         """Repeat until ``leave`` or ``give`` is reached."""
-        head, end = self.name("head"), self.name("end")
+        head, end = self.fresh("head"), self.fresh("end")
         self._ends.append(end)
         self._go_to(head, then=head)
         yield
@@ -445,7 +458,7 @@ class Function:
     @contextmanager
     def when(self, condition: Register) -> Iterator[None]:
         """Run what follows only if the condition is true."""
-        then, end = self.name("then"), self.name("end")
+        then, end = self.fresh("then"), self.fresh("end")
         self.do(f"br {condition.typed}, label %{then}, label %{end}")
         self.lines.append(f"{then}:")
         yield
@@ -453,12 +466,12 @@ class Function:
 
     def leave(self) -> None:
         """Leave the innermost loop."""
-        self._go_to(self._ends[-1], then=self.name("never"))
+        self._go_to(self._ends[-1], then=self.fresh("never"))
 
     def give(self, value: Register | int | None = None) -> None:
         """Return from the function, with a value or without one."""
         self.do("ret void" if value is None else f"ret {self.integer(value).typed}")
-        self.lines.append(f"{self.name('never')}:")
+        self.lines.append(f"{self.fresh('never')}:")
 
     def _go_to(self, label: str, then: str) -> None:
         """End a block by a jump; the next one begins."""
@@ -482,5 +495,5 @@ def module(*parts: Function | str) -> str:
     functions = [part for part in parts if isinstance(part, Function)]
     declared = {name: line for f in functions for name, line in f.declarations.items()}
     for f in functions:
-        declared.pop(f.called, None)
+        declared.pop(f.name, None)
     return "\n".join([*sorted(declared.values()), *(p if isinstance(p, str) else p.text() for p in parts)])
