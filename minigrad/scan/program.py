@@ -260,19 +260,18 @@ def plan(
     order = [*(f"table{i}" for i in range(len(table_values))), "context", "input", "loop", "output"]
     per_sequence = set(contexts)
     read_by_all = set(ys)
-    for name in order:
-        ops = [op for op in row_ops if stage_of[op.output] == name]
+    by_stage = {name: _ops_of(name, row_ops, stage_of) for name in order}
+    for name, ops in by_stage.items():
         loop = name == "loop" and carry > 0
         if not ops and not loop:
             continue
         made = {op.output for op in ops}
-        later = {
-            x
-            for op in row_ops
-            if stage_of[op.output] != name
-            for x in op.values
-            if x in made or (loop and x in carries)
-        }
+        later: set[Value] = set()
+        for other in order:
+            if other != name:
+                made_there = {op.output for op in by_stage[other]}
+                read_there = {x for op in by_stage[other] for x in op.values} - made_there
+                later |= {x for x in read_there if x in made or (loop and x in carries)}
         own = [*(carries if loop else []), *(op.output for op in ops)]
         outputs = [value for value in own if value in later or value in read_by_all]
         stage = _stage(
@@ -310,6 +309,20 @@ def plan(
         contexts,
         frozenset(per_sequence),
     )
+
+
+def _ops_of(stage: str, ops: Sequence[Op], stage_of: Mapping[Value, str]) -> list[Op]:
+    """The operations of a stage. Each stage has its own views of the context, which are cheaper than copies."""
+    views = {op.output: op for op in ops if op.name in VIEWS and stage_of[op.output] == "context"}
+    own = [op for op in ops if stage_of[op.output] == stage and op.output not in views]
+    members = {op.output for op in own}
+    todo = [x for op in own for x in op.values if x in views]
+    while todo:
+        x = todo.pop()
+        if x not in members:
+            members.add(x)
+            todo += [y for y in views[x].values if y in views]
+    return [op for op in ops if op.output in members]
 
 
 def _own_outputs(graph: Graph, carry: int, levels: Mapping[Value, Level]) -> Graph:
