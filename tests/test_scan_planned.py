@@ -65,6 +65,7 @@ class Sample:
     carry: Any
     xs: Any
     options: dict[str, Any] = field(default_factory=dict)
+    context: Any = None
 
 
 def normal(rng: np.random.Generator, tree: Any, dtype: Any) -> Any:
@@ -95,7 +96,7 @@ def no_reference_loop() -> Iterator[None]:
 def outcome(sample: Sample, backend: str, seed: int = 0) -> tuple[list[Any], list[Any], list[Any]]:
     """All results without gradients, with them, and the gradients by everything that is a float."""
     rng = np.random.default_rng(seed)
-    inputs = (sample.params, sample.carry, sample.xs)
+    inputs = (sample.params, sample.carry, sample.xs, () if sample.context is None else sample.context)
     arrays = [array_of(x) for x in trees.leaves(inputs)]
     places = [i for i, x in enumerate(arrays) if is_float(x)]
 
@@ -103,7 +104,9 @@ def outcome(sample: Sample, backend: str, seed: int = 0) -> tuple[list[Any], lis
         leaves = trees.leaves(inputs)
         for i, x in zip(places, floats, strict=True):
             leaves[i] = Lookup(x, leaves[i].indices) if isinstance(leaves[i], Lookup) else x
-        return trees.leaves(scan(sample.step, *trees.unflatten(inputs, leaves), **sample.options))
+        *others, context = trees.unflatten(inputs, leaves)
+        options = sample.options if sample.context is None else {**sample.options, "context": context}
+        return trees.leaves(scan(sample.step, *others, **options))
 
     with use_backend(backend):
         floats = [arrays[i] for i in places]

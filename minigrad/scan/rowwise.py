@@ -388,7 +388,8 @@ class _Rewriter:
         if order != tuple(sorted(order)):
             x = self._emit("transpose", x, axes=order)
         x = self._shaped(x, (*x.shape[:to], math.prod(lengths), *x.shape[to + len(arrays) :]))
-        return self._emit("getitem", x, index=(*(slice(None),) * to, flat.reshape(-1)))
+        after = (slice(None),) * (len(x.shape) - to - 1)
+        return self._emit("getitem", x, index=(*(slice(None),) * to, flat.reshape(-1), *after))
 
     def _pick(self, op: Op) -> _Traced:
         x, indices = map(self._rows, op.inputs)
