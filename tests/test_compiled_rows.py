@@ -225,8 +225,8 @@ def test_an_index_that_is_no_integer_is_refused():
 
 def test_what_has_no_kernel_is_refused():
     x = Value((ROWS, 3), np.float64)
-    op = Op("cumsum", (x,), {"axis": 1}, Value((ROWS, 3), np.float64))
-    with pytest.raises(TraceError, match="its cumsum has no kernel"):
+    op = Op("arctan", (x,), {}, Value((ROWS, 3), np.float64))
+    with pytest.raises(TraceError, match="its arctan has no kernel"):
         run(Graph([x], [op.output], [op]), [np.ones((ROWS, 3))])
 
 

@@ -239,6 +239,24 @@ class Register:
         else:
             f.call("void", f"llvm.masked.store.{_mangled(value.type)}.p0", value, self, f.constant("i32", size), mask)
 
+    def gather(self, offsets: Register, mask: Register | None = None) -> Register:
+        """The elements at these distances from this address; 0 in lanes where the mask is false."""
+        f, kind = self.function, vector(self.element, offsets.lanes)
+        name = f"llvm.masked.gather.{_mangled(kind)}.v{offsets.lanes}p0"
+        return f.call(kind, name, *self._spread(offsets, mask), Register(f, kind, "zeroinitializer"))
+
+    def scatter(self, offsets: Register, value: Register, mask: Register | None = None) -> None:
+        """Store the lanes of a vector at these distances from this address; where the mask is false, nothing."""
+        name = f"llvm.masked.scatter.{_mangled(value.type)}.v{offsets.lanes}p0"
+        self.function.call("void", name, value, *self._spread(offsets, mask))
+
+    def _spread(self, offsets: Register, mask: Register | None) -> tuple[Register, Register, Register]:
+        """Addresses, their alignment and a mask, as operands of a gather or scatter."""
+        f, lanes = self.function, offsets.lanes
+        addresses = f.let(f"getelementptr {self.element}, {self.typed}, {offsets.typed}", f"<{lanes} x ptr>")
+        everywhere = f.constant(vector("i1", lanes), True)
+        return addresses, f.constant("i32", SIZES[self.element]), everywhere if mask is None else mask
+
     def prefetch(self) -> None:
         """Load the cache line of an address into the second-level cache; an invalid address is harmless."""
         options = (self.function.constant("i32", number) for number in (0, 2, 1))  # to read, near, data

@@ -1,22 +1,49 @@
-"""LLVM text for operations on rows: fused elementwise loops, reductions along a row, and matrix products."""
+"""Machine code for operations on rows: the order of operations, where their values lie, and matrix products.
+
+Operations whose elements are the same points share loops (``nests``). A slice, a transposed or a reshaped value is a
+view of the memory of another one; the parts of a concatenation are computed in their place.
+"""
 
 from __future__ import annotations
 
 import heapq
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
-from minigrad.compiled import jit
-from minigrad.compiled.emitter import FUNCTIONS, RESULT_IS_MASK, Emitter, emit_clip, emit_number
-from minigrad.compiled.slots import Indices, Location, LookedUp, Rows, Scratch, Slot, size_of
-from minigrad.graph import Op, Operand, TraceError, Value, columns_of, width_of
+from minigrad.compiled import jit, llvm
+from minigrad.compiled.llvm import Function, Register
+from minigrad.compiled.nests import Nest, Place, Root, Row, Work, axes_of, filling
+from minigrad.compiled.slots import (
+    PARAMETERS,
+    Indices,
+    Location,
+    LookedUp,
+    Rows,
+    Scratch,
+    Slot,
+    contiguous,
+    is_contiguous,
+    reshaped,
+    size_of,
+)
+from minigrad.graph import Op, Operand, Value
 
-ALIASES = frozenset({"getitem", "reshape", "concatenate"})
+ALIASES = frozenset({"getitem", "reshape", "transpose", "concatenate"})
 """Operations without code: their results are parts of other results."""
+
+LONGEST = 200
+"""Operations per function, since compiling takes longer than linearly in them."""
+
+WORTH_SHARING = 0.6
+"""Operations share loops if vectors stay at least so full, relative to before."""
+
+_Slot = TypeVar("_Slot", bound=Slot)
+Item = Op | list[list[Work]]
+"""A product, or a segment: nests for which one function goes once over the rows."""
 
 
 @dataclass(eq=False)
@@ -24,18 +51,14 @@ class Code:
     """The generated code of a body.
 
     Attributes:
-        text: functions in LLVM text; ``run`` is the entry point.
+        parts: the functions, of which ``run`` is the entry point, and further text.
         slots: its arguments, in this order.
         locations: the locations of the requested values.
     """
 
-    text: str
+    parts: list[Function | str]
     slots: list[Slot]
     locations: dict[Value, Location]
-    declarations: set[str] = field(default_factory=set)
-
-
-_Slot = TypeVar("_Slot", bound=Slot)
 
 
 class Body:
@@ -61,6 +84,9 @@ class Body:
         self.fixed: dict[Value, Slot] = {}
         self.packed: dict[Value, Slot] = {}
         self.indices: dict[Value, Indices] = {}  # by input
+        self.in_memory: set[Value] = set()
+        """Computed values that are stored."""
+        self._tables: list[str] = []
 
     def slot(self, kind: type[_Slot], value: Value, size: int | None = None, **more: Any) -> _Slot:
         """A new slot of a class, by default as large as a row of the value."""
@@ -81,138 +107,270 @@ class Body:
     # --- where everything lies ----------------------------------------------------------------------------------------
 
     def assign_memory(self) -> None:
-        """Assign memory: copy values needed at two locations, and find the values that must be stored."""
+        """Decide which values are parts or views of others, and copy those that cannot be."""
         self.makers = {op.output: op for op in self.ops}
-        self.member: dict[Value, tuple[Value, int]] = {}
-        self.same_location: dict[Value, Location] = {}
-        new_ops: list[Op] = []
-        for op in self.ops:
-            if op.name != "concatenate":
-                new_ops.append(op)
-                continue
-            joined = self._adjacent(op)
-            if joined is not None:
-                self.same_location[op.output] = Location.of(joined.slot, op.output, joined.offset)
-                continue
-            inputs = []
-            column = 0
-            for x in op.values:
-                if x not in self.makers or self.makers[x].name in ALIASES or x in self.member or x in self.exclusive:
-                    copy = Value(x.shape, x.dtype)
-                    new_ops.append(Op("alias", (x,), {}, copy))
-                    self.makers[copy] = new_ops[-1]
-                    x = copy
-                self.member[x] = (op.output, column)
-                column += width_of(x)
-                inputs.append(x)
-            joined_op = Op(op.name, tuple(inputs), op.options, op.output)
-            self.makers[op.output] = joined_op
-            new_ops.append(joined_op)
-        self.ops = new_ops
-        self._copy_aliases()
-        self.own: dict[Value, Location] = {}
-        stored_roots = {self.root(v) for v in self.stored if v not in self.given}
-        self.stored_roots = stored_roots
+        self.member: dict[Value, tuple[Value, Index]] = {}  # computed in their place in another value
+        self.same: dict[Value, Value] = {}  # by reshaped value: the one with the same elements
+        self.unfinished: dict[Value, Value] = {}  # states of a value before all its parts are added
+        self.own: dict[Value, Slot] = {}
+        self._layouts: dict[Value, Place] = {}
+        self._viewed = {op.values[0] for op in self.ops if is_view(op)}
+        self.ops = [new for op in self.ops for new in self._joined(op)]
+        self.ops = [new for op in self.ops for new in self._viewed_or_copied(op)]
+        self.stored_roots = {self.layout(v).root for v in self.stored if v not in self.given}
 
-    def _copy_aliases(self) -> None:
-        """Copy values that need their own location, but are views of values elsewhere."""
-        asked = {*self.stored, *self.exclusive}
-        ops: list[Op] = []
-        for op in self.ops:
-            value = op.output
-            if op.name == "matmul":
-                location = self.given.get(self.root(op.values[0]))
-                if location is not None and isinstance(location.slot, LookedUp):  # rows at irregular distances
-                    rows = Value(op.values[0].shape, value.dtype)
-                    ops.append(Op("alias", op.inputs[:1], {}, rows))
-                    self.makers[rows] = ops[-1]
-                    op = Op(op.name, (rows, op.inputs[1]), op.options, value)
-            if op.name in ("getitem", "reshape") and value in asked:
-                whole = self.root(op.values[0])
-                location = self.given.get(whole)
-                moving = location is not None and not isinstance(location.slot, Rows)
-                if value in self.exclusive or whole in self.exclusive or moving:
-                    part = Value(value.shape, value.dtype)
-                    ops.append(Op(op.name, op.inputs, op.options, part))
-                    op = Op("alias", (part,), {}, value)
-                    self.makers[part] = ops[-1]
-                    self.makers[value] = op
-            ops.append(op)
-        self.ops = ops
+    def _new(self, name: str, inputs: tuple[Operand, ...], like: Value, **options: Any) -> Op:
+        """An operation whose result is like another value."""
+        return self._made(Op(name, inputs, options, Value(like.shape, like.dtype)))
 
-    def _adjacent(self, op: Op) -> Location | None:
-        """The location of a concatenation whose parts are already adjacent."""
-        locations = [self.given.get(x) for x in op.values]
-        if any(p is None for p in locations):
-            return None
-        first = locations[0]
-        column = first.offset  # type: ignore[union-attr]
-        for x, location in zip(op.values, locations, strict=True):
-            adjacent = location.slot is first.slot and location.offset == column  # type: ignore[union-attr]
-            if not adjacent or not isinstance(location.slot, Rows):  # type: ignore[union-attr]
-                return None
-            column += width_of(x)
-        return first
+    def _made(self, op: Op) -> Op:
+        self.makers[op.output] = op
+        return op
 
-    def root(self, value: Value) -> Value:
-        """The value that owns the memory of ``value``."""
-        while True:
-            if value in self.given or value in self.exclusive or value in self.same_location:
-                return value
-            if value in self.member:
-                value = self.member[value][0]
-            elif value in self.makers and self.makers[value].name in ("getitem", "reshape"):
-                value = self.makers[value].values[0]
-            else:
-                return value
+    def _joined(self, op: Op) -> list[Op]:
+        """The parts of a concatenation, or of a scatter that covers all elements once, are computed in their place."""
+        if op.name not in ("concatenate", "scatter"):
+            return [op]
+        shape = op.output.shape[1:]
+        if op.name == "concatenate":
+            indices = _ranges(op)
+        else:
+            indices = [_inner_index(index, len(shape)) for index in op.options["indices"]]
+            if not _covers(shape, indices):
+                return self._added(op, indices)
+        ops, parts = [], []
+        for x, index in zip(op.values, indices, strict=True):
+            strides = _chosen(shape, contiguous(shape), index)[1]
+            maker = self.makers.get(x)
+            movable = maker is not None and not is_view(maker) and maker.name not in ("concatenate", "scatter")
+            if maker is not None and not is_contiguous(x.shape[1:], strides):
+                movable &= x not in self.stored and x not in self._viewed and maker.name != "matmul"
+            if not movable or x in self.member or x in self.exclusive:
+                ops.append(self._new("alias", (x,), x))
+                x = ops[-1].output
+            self.member[x] = op.output, index
+            parts.append(x)
+        return [*ops, self._made(Op("concatenate", tuple(parts), {}, op.output))]
+
+    def _added(self, op: Op, indices: Sequence[Index]) -> list[Op]:
+        """Any other scatter: zeros, to which each part is added."""
+        ops = [self._new("fill", (0.0,), op.output)]
+        for x, index in zip(op.values, indices, strict=True):
+            self.unfinished[ops[-1].output] = op.output
+            ops.append(self._new("add_to", (x, ops[-1].output), op.output, index=index))
+        last = ops.pop()
+        return [*ops, self._made(Op(last.name, last.inputs, last.options, op.output))]
+
+    def _viewed_or_copied(self, op: Op) -> list[Op]:
+        """Copy views that need memory of their own, and rows that a product cannot read where they are."""
+        value, x = op.output, op.inputs[0]
+        if op.name == "matmul" and op.values[1] in self.packed:
+            place = self.layout(op.values[0])
+            location = self.given.get(place.root) if isinstance(place.root, Value) else None
+            scattered = location is not None and isinstance(location.slot, LookedUp)
+            if scattered or _even_rows(op.values[0], place) is None:
+                copy = self._new("alias", (x,), op.values[0])
+                return [copy, self._made(Op(op.name, (copy.output, op.inputs[1]), op.options, value))]
+        if not is_view(op):
+            return [op]
+        assert isinstance(x, Value)
+        place_or_none = self._view(op)
+        if place_or_none is None:
+            return [self._made(Op("alias", (x,), {}, value))]
+        if op.name == "reshape" and value in self.exclusive and self._is_free(x):
+            self.exclusive[x] = Location.of(self.exclusive[value].slot, x, self.exclusive[value].offset)
+        elif value in self.exclusive or (value in self.stored and not self._can_be_kept(value, place_or_none)):
+            part = self._new(op.name, (x,), value, **op.options)
+            return [part, self._made(Op("alias", (part.output,), {}, value))]
+        if op.name == "reshape":
+            self.same[value] = x
+            return []
+        return [op]
+
+    def _is_free(self, x: Value) -> bool:
+        """Whether a value's memory can be chosen."""
+        moved = x in self.exclusive or x in self.member or x in self.stored or x in self.given
+        return not moved and x in self.makers and not is_view(self.makers[x])
+
+    def _can_be_kept(self, value: Value, place: Place) -> bool:
+        """Whether a view can be read where it is after the code has run."""
+        root = place.root
+        assert isinstance(root, Value)
+        moving = root in self.given and not isinstance(self.given[root].slot, Rows)
+        return not moving and root not in self.exclusive and is_contiguous(value.shape[1:], place.strides)
+
+    def _view(self, op: Op) -> Place | None:
+        """The place of a view; None if its elements are not evenly spaced."""
+        x = op.values[0]
+        place, shape = self.layout(x), x.shape[1:]
+        if op.name == "getitem":
+            offset, strides = _chosen(shape, place.strides, _inner_index(op.options["index"], len(shape)))
+            return Place(place.root, place.offset + offset, strides)
+        if op.name == "transpose":
+            return place._replace(strides=tuple(place.strides[axis - 1] for axis in op.options["axes"][1:]))
+        found = reshaped(shape, place.strides, op.output.shape[1:])
+        return None if found is None else place._replace(strides=found)
+
+    def layout(self, value: Value) -> Place:
+        """Where a value lies."""
+        if value not in self._layouts:
+            self._layouts[value] = self._find(value)
+        return self._layouts[value]
+
+    def _find(self, value: Value) -> Place:
+        location = self.given.get(value) or self.exclusive.get(value)
+        if location is not None:
+            return Place(value, location.offset, location.strides)
+        if value in self.unfinished:
+            return self.layout(self.unfinished[value])
+        if value in self.member:
+            whole, index = self.member[value]
+            place = self.layout(whole)
+            offset, strides = _chosen(whole.shape[1:], place.strides, index)
+            return Place(place.root, place.offset + offset, strides)
+        if is_view(self.makers[value]) or value in self.same:
+            found = self._view(self.makers[value])
+            assert found is not None
+            return found
+        return Place(value, 0, contiguous(value.shape[1:]))
+
+    def slot_of(self, root: Root) -> Slot:
+        """The slot of what a place belongs to; created for a computed value when it is first asked for."""
+        if isinstance(root, Slot):
+            return root
+        location = self.given.get(root) or self.exclusive.get(root)
+        if location is not None:
+            return location.slot
+        if root not in self.own:
+            self.own[root] = self.slot(Rows if root in self.stored_roots else Scratch, root)
+        return self.own[root]
 
     def location(self, value: Value) -> Location:
         """The location of a value."""
-        if value in self.given:
-            return self.given[value]
-        if value in self.exclusive:
-            return self.exclusive[value]
-        if value in self.same_location:
-            return self.same_location[value]
-        if value in self.member:
-            whole, column = self.member[value]
-            location = self.location(whole)
-            return Location.of(location.slot, value, location.offset + column)
-        op = self.makers[value]
-        if op.name == "getitem":
-            location = self.location(op.values[0])
-            columns = columns_of(op)
-            assert columns is not None
-            return Location.of(location.slot, value, location.offset + columns[0])
-        if op.name == "reshape":
-            location = self.location(op.values[0])
-            return Location.of(location.slot, value, location.offset)
-        if value not in self.own:
-            kind = Rows if value in self.stored_roots else Scratch
-            self.own[value] = self.place(kind, value)
-        return self.own[value]
+        root, offset, strides = self.layout(value)
+        return Location(self.slot_of(root), offset, strides)
+
+    # --- operations as functions of a point ---------------------------------------------------------------------------
+
+    def work(self, op: Op) -> Work:
+        """An operation with its space, and where its operands and its result are at each point of it."""
+        name, space = op.name, op.output.shape[1:]
+        inputs = op.inputs[:1] if name == "add_to" else op.inputs
+        values = tuple(self._source(x) if isinstance(x, Value) else x for x in inputs)
+        if name == "add_to" and "slot" in op.options:
+            space = op.values[0].shape[1:]
+            return Work(
+                name, op, space, values, self._places(inputs, space), Place(op.options["slot"], 0, contiguous(space))
+            )
+        out = self.layout(op.output)
+        if name == "add_to":
+            out, more = self._indexed(out, space, op.options["index"])
+            space = op.values[0].shape[1:]
+            return Work(name, op, space, values, self._places(inputs, space), out, **more)
+        if name == "getitem":
+            x = op.values[0]
+            place, more = self._indexed(self.layout(x), x.shape[1:], _inner_index(op.options["index"], x.ndim - 1))
+            return Work(name, op, space, values, (place,), out, **more)
+        if name in ("sum", "max"):
+            axes = _reduced(op)
+            space = op.values[0].shape[1:]
+            kept = iter(out.strides)
+            if not op.options.get("keepdims"):
+                out = out._replace(strides=tuple(0 if a in axes else next(kept) for a in range(len(space))))
+            return Work(name, op, space, values, self._places(inputs, space), out, axes)
+        if name == "matmul":
+            return self._dot(op, values)
+        if name == "pick":
+            chosen, index = map(self.layout, op.values)
+            first = chosen._replace(strides=chosen.strides[:-1])
+            return Work(name, op, space, values, (first, index), out, distance=chosen.strides[-1])
+        if name == "place":
+            places = tuple(place._replace(strides=(*place.strides, 0)) for place in map(self.layout, op.values))
+            return Work(name, op, space, values, places, out, along=(*[0] * (len(space) - 1), 1))
+        if name == "cumsum":
+            axis = op.options["axis"] % op.output.ndim - 1
+            along = tuple(int(a == axis) for a in range(len(space)))
+            return Work(name, op, space, values, self._places(inputs, space), out, along=along)
+        if name in ("alias", "fill") and op.values and op.values[0].shape != op.output.shape:
+            name, space = "alias", op.values[0].shape[1:]
+            strides = reshaped(op.output.shape[1:], out.strides, space)
+            assert strides is not None
+            out = out._replace(strides=strides)
+        return Work("alias" if name == "fill" else name, op, space, values, self._places(inputs, space), out)
+
+    def _dot(self, op: Op, values: tuple[Operand, ...]) -> Work:
+        """A product of rows with rows, (..., m, k) and (..., k, n), over the space (..., m, k, n)."""
+        a, b = op.values
+        *lead, m, n = op.output.shape[1:]
+        space = (*lead, m, a.shape[-1], n)
+        left, right, out = self.layout(a), self.layout(b), self.layout(op.output)
+        places = (
+            left._replace(strides=_aligned((*left.strides, 0), len(space))),
+            right._replace(strides=_aligned((*right.strides[:-2], 0, *right.strides[-2:]), len(space))),
+        )
+        out = out._replace(strides=(*out.strides[:-1], 0, out.strides[-1]))
+        return Work("dot", op, space, values, places, out, frozenset({len(space) - 2}))
+
+    def _places(self, inputs: Sequence[Operand], space: Sequence[int]) -> tuple[Place | None, ...]:
+        """The places of operands that broadcast to a space."""
+        found: list[Place | None] = []
+        for x in inputs:
+            if not isinstance(x, Value):
+                found.append(None)
+            elif x in self.fixed:
+                found.append(Place(self.fixed[x], 0, _aligned(contiguous(x.shape), len(space))))
+            else:
+                place = self.layout(x)
+                found.append(place._replace(strides=_aligned(place.strides, len(space))))
+        return tuple(found)
+
+    def _indexed(self, place: Place, shape: Sequence[int], index: Index) -> tuple[Place, dict[str, Any]]:
+        """A part of a place, and what ``Work`` must know if a table chooses elements along one axis."""
+        chosen = next((i for i, part in enumerate(index) if not isinstance(part, slice)), None)
+        if chosen is None:
+            offset, strides = _chosen(shape, place.strides, index)
+            return Place(place.root, place.offset + offset, strides), {}
+        slices = tuple(slice(None) if i == chosen else part for i, part in enumerate(index))
+        offset, strides = _chosen(shape, place.strides, slices)
+        numbers = np.asarray(index[chosen]) % shape[chosen]
+        table = f"{self.name}_table{len(self._tables)}"
+        self._tables.append(
+            f"@{table} = private constant [{len(numbers)} x i64] [{', '.join(f'i64 {n}' for n in numbers)}]"
+        )
+        one_hot = tuple(int(i == chosen) for i in range(len(shape)))
+        flat = tuple(0 if i == chosen else stride for i, stride in enumerate(strides))
+        return Place(place.root, place.offset + offset, flat), {
+            "along": one_hot, "table": table, "distance": place.strides[chosen],
+        }  # fmt: skip
+
+    def _source(self, value: Value) -> Value:
+        """The value with the same elements that an operation computes."""
+        while value in self.same:
+            value = self.same[value]
+        return value
 
     # --- the order ----------------------------------------------------------------------------------------------------
 
-    def schedule(self) -> list[Op | list[tuple[int, list[Op]]]]:
-        """Products, and between them segments: lists of groups, each a width and the operations that share a loop."""
-        ready = _Ready(
-            [op for op in self.ops if op.output not in self.same_location],
-            self.added,
-            {*self.given, *self.fixed, *self.packed, *self.same_location},
-        )
-        plan: list[Op | list[tuple[int, list[Op]]]] = []
+    def schedule(self) -> list[Item]:
+        """Products, and between them segments: nests, each the operations that share loops."""
+        added = [Op("add_to", (v,), {"slot": slot}, Value(v.shape, v.dtype)) for v, slot in self.added]
+        works: list[Work | Op] = []
+        for op in (*self.ops, *added):
+            product = op.name == "matmul" and op.values[1] in self.packed
+            works.append(op if product or is_view(op) or op.name == "concatenate" else self.work(op))
+        ready = _Ready(works, self._source, {*self.given, *self.fixed, *self.packed})
+        plan: list[Item] = []
         while ready.count:
-            segment: list[tuple[int, list[Op]]] = []
-            while True:
+            segment: list[list[Work]] = []
+            while sum(map(len, segment)) < LONGEST:
                 ready.pass_aliases()
-                width = ready.next_width()
-                if width is None:
+                size = ready.next_size()
+                if size is None:
                     break
-                segment.append((width, self._group(ready, width)))
+                segment.append(self._nest(ready, size))
             if segment:
                 plan.append(segment)
-            products = ready.take_products()
+            products = [] if ready.next_size() is not None else ready.take_products()
             if ready.count and not products and not segment:
                 raise AssertionError("a body that cannot be ordered")  # a graph's operations always can
             for op in products:
@@ -220,33 +378,69 @@ class Body:
             plan += products
         return plan
 
-    def _group(self, ready: _Ready, width: int) -> list[Op]:
-        """All operations of one width that can share the next loop, those after those that they need."""
-        group: list[Op] = []
-        local: set[Value] = set()  # computed in this loop, so available in registers
-        late: list[Value] = []  # available only after the loop
+    def _nest(self, ready: _Ready, size: int) -> list[Work]:
+        """All operations of one size that can share the next loops, those after those that they need."""
+        nest: list[Work] = []
+        local: set[Value] = set()  # computed in these loops, so available in registers
+        late: list[Value] = []  # available only after the loops
         put_off: list[int] = []
-        while wave := ready.take(width):
+        bounds: frozenset[int] = frozenset()
+        while wave := ready.take(size):
             for at in wave:
-                op = ready.ops[at]
-                if (group and not self.fuse) or (op.name == "pick" and op.values[0] in local):
+                work = ready.works[at]
+                assert isinstance(work, Work)
+                if (nest and not self._fits(work, nest, bounds)) or (
+                    work.name in ("pick", "getitem") and work.operands[0] in local
+                ):
                     put_off.append(at)
                     continue
                 ready.count -= 1
-                group.append(op)
-                if op.name not in REDUCTIONS or width == 1:
-                    local.add(op.output)
-                    if self.fuse:
-                        ready.made(op.output)
-                        continue
-                late.append(op.output)
-        for v, slot in ready.take_sums(width, local):
-            group.append(Op("<add>", (v,), {"slot": slot}, Value((), v.dtype)))
+                nest.append(work)
+                bounds |= work.bounds
+                if work.after or not self.fuse:
+                    late.append(work.op.output)
+                else:
+                    local.add(work.op.output)
+                    ready.made(work.op.output)
         for value in late:
             ready.made(value)
         for at in put_off:
             ready.put(at)
-        return group
+        return nest
+
+    def _fits(self, work: Work, nest: Sequence[Work], bounds: frozenset[int]) -> bool:
+        """Whether an operation can share a nest, and its vectors stay as full."""
+        if not self.fuse or work.alone or nest[0].alone:
+            return False
+        if work.bounds <= bounds:
+            return True
+        before, after = axes_of(work.size, bounds), axes_of(work.size, bounds | work.bounds)
+        assert before is not None
+        return after is not None and filling(after, self.width) >= WORTH_SHARING * filling(before, self.width)
+
+    def _find_memory(self, order: Sequence[Item]) -> None:
+        """Find the values that must be stored, and those that stay in a register between loops."""
+        where: dict[Value, tuple[int, int]] = {}
+        for i, item in enumerate(order):
+            for j, nest in enumerate(item if isinstance(item, list) else []):
+                where |= {work.op.output: (i, j) for work in nest}
+        self.in_memory = {*self.member, *self.exclusive, *self.unfinished}
+        roots = {self.layout(v).root for v in self.stored}
+        self.in_memory |= {root for root in roots if isinstance(root, Value)}
+        for op in self.ops:
+            if is_view(op):
+                self.in_memory.add(self._source(op.values[0]))
+        for i, item in enumerate(order):
+            if isinstance(item, Op):
+                self.in_memory.add(self._source(item.values[0]))
+                continue
+            for j, nest in enumerate(item):
+                for work in nest:
+                    elsewhere = [x for x in work.operands if isinstance(x, Value) and where.get(x, (i, j)) != (i, j)]
+                    # One number per row stays in a register until the row is finished.
+                    self.in_memory |= {x for x in elsewhere if size_of(x) > 1 or where[x][0] != i}
+                    if work.name in ("pick", "getitem") and isinstance(work.operands[0], Value):
+                        self.in_memory.add(work.operands[0])
 
     # --- the text -----------------------------------------------------------------------------------------------------
 
@@ -257,153 +451,114 @@ class Body:
         self._find_memory(order)
         for v in self.stored:
             self.location(v)
-        text: list[str] = []
-        step = Emitter(self.dtype, 1)
-        declarations: set[str] = set(jit.flushing()[2])
+        step = Function(f"{self.name}_step", PARAMETERS, linkage="internal")
+        functions: list[Function | str] = [*self._tables]
         for number, item in enumerate(order):
             if isinstance(item, Op):
                 self._product(step, item)
             else:
-                function = f"{self.name}_rows{number}"
-                lines, declared = self._segment(function, item)
-                text += lines
-                declarations |= declared
-                step.line(f"call void @{function}(ptr %args, i64 %t, i64 %b0, i64 %b1)")
-        text.append(f"define internal void @{self.name}_step(ptr noalias readonly %args, i64 %t, i64 %b0, i64 %b1) {{")
-        text += [*step.lines, "ret void", "}", self._driver()]
+                functions.append(self._segment(f"{self.name}_rows{number}", item))
+                step.call("void", f"{self.name}_rows{number}", *step.parameters)
         locations = {v: self.location(v) for v in (*self.stored, *self.given)}
-        return Code("\n".join(text), self.slots, locations, declarations)
+        return Code([*functions, step, self._driver()], self.slots, locations)
 
-    def _find_memory(self, order: Sequence[Op | list[tuple[int, list[Op]]]]) -> None:
-        """Find the values that must be stored, and those that stay in a register between loops."""
-        where: dict[Value, tuple[int, int]] = {}
-        for i, item in enumerate(order):
-            for j, (_, group) in enumerate(item if isinstance(item, list) else []):
-                for op in group:
-                    where[op.output] = (i, j)
-        self.in_memory: set[Value] = set(self.member) | set(self.exclusive)
-        stored_or_alias = set(self.stored)
-        for op in self.ops:
-            if op.name in ("getitem", "reshape"):
-                self.in_memory.add(op.values[0])
-        for i, item in enumerate(order):
-            if isinstance(item, Op):
-                self.in_memory.add(item.values[0])
-                continue
-            for j, (_, group) in enumerate(item):
-                for op in group:
-                    for x in op.values:
-                        # One number per row stays in a register until the row is finished.
-                        if where.get(x, (i, j)) != (i, j) and (width_of(x) > 1 or where[x][0] != i):
-                            self.in_memory.add(x)
-                        if op.name == "pick" and x is op.values[0]:
-                            self.in_memory.add(x)
-        self.in_memory |= {v for v in stored_or_alias if v in where}
+    def _segment(self, name: str, nests: Sequence[Sequence[Work]]) -> Function:
+        """A function that goes once over the rows."""
+        f = Function(name, PARAMETERS, linkage="internal")
+        _, _, start, stop = f.parameters
+        with f.loop(start, stop) as b:
+            row = Row(f, b, self)
+            for works in nests:
+                Nest(row, works).write()
+            row.end()
+        return f
 
-    def _product(self, em: Emitter, op: Op) -> None:
+    def _product(self, f: Function, op: Op) -> None:
+        """A product of rows with a packed matrix, for all rows at once if they are equally far apart."""
         x, matrix = op.values
         k, n = matrix.shape
-        pointers, strides = [], []
-        for location in (self.location(x), self.location(op.output)):
-            pointers.append(pointer_to(em, location, "%b0"))
-            strides.append(location.slot.word(em, 2))
-        packed = self.packed[matrix].row(em, "%b0", "%t", "%b0")
-        product = em.assign("load ptr, ptr %args")
-        count = em.assign("sub i64 %b1, %b0")
-        em.line(
-            f"call void {product}(i64 {count}, i64 {n}, i64 {k}, ptr {pointers[0]}, i64 {strides[0]}, "
-            f"ptr {packed}, ptr {pointers[1]}, i64 {strides[1]}, i32 0)"
-        )
+        _, _, first, end = f.parameters
+        count = end - first
+        code = f.parameters[0].pointing_to("ptr").load()
+        packed = self.packed[matrix].row(f, first)
+        sides: list[tuple[Register, Register, int]] = []
+        for value in (x, op.output):
+            place, slot = self.layout(value), self.location(value).slot
+            distance = _even_rows(value, place)
+            assert distance is not None
+            row = slot.row(f, first)
+            sides.append((row + place.offset if place.offset else row, slot.word(f, 2), distance))
+        (a, a_row, a_distance), (c, c_row, c_distance) = sides
+        per_row = size_of(x) // k
+        zero = f.constant("i32", 0)
+        if per_row == 1:
+            f.call("void", code, count, n, k, a, a_row, packed, c, c_row, zero)
+            return
+        even = a_row.equals(per_row * a_distance) & c_row.equals(per_row * c_distance)
+        with f.loop(0, even.select(1, count)) as i:
+            rows = even.select(count * per_row, per_row)
+            f.call("void", code, rows, n, k, a + i * a_row, a_distance, packed, c + i * c_row, c_distance, zero)
 
-    def _segment(self, function: str, groups: list[tuple[int, list[Op]]]) -> tuple[list[str], set[str]]:
-        writer = _Segment(self, groups)
-        return writer.function(function), writer.declarations
-
-    def _driver(self) -> str:
+    def _driver(self) -> Function:
         """The entry point: a loop over all steps, or over all rows in blocks."""
+        parameters = "i64* args, i64 t0, i64 steps, i64 dt, i64 b0, i64 b1"
+        f = Function(f"{self.name}_run", parameters)
+        args, start, steps, dt, first, end = f.parameters
         enter, leave, _ = jit.flushing()
+        f.lines.append(enter)
         if self.loop:
-            return f"""define void @{self.name}_run(ptr %args, i64 %t0, i64 %steps, i64 %dt, i64 %b0, i64 %b1) {{
-entry:{enter}
-  %none = icmp sle i64 %steps, 0
-  br i1 %none, label %end, label %loop
-loop:
-  %i = phi i64 [0, %entry], [%i1, %loop]
-  %t = phi i64 [%t0, %entry], [%t1, %loop]
-  call void @{self.name}_step(ptr %args, i64 %t, i64 %b0, i64 %b1)
-  %i1 = add i64 %i, 1
-  %t1 = add i64 %t, %dt
-  %more = icmp slt i64 %i1, %steps
-  br i1 %more, label %loop, label %end
-end:{leave}
-  ret void
-}}"""
-        return f"""define void @{self.name}_run(ptr %args, i64 %t0, i64 %block, i64 %dt, i64 %b0, i64 %b1) {{
-entry:{enter}
-  %none = icmp sge i64 %b0, %b1
-  br i1 %none, label %end, label %loop
-loop:
-  %b = phi i64 [%b0, %entry], [%next, %loop]
-  %next = add i64 %b, %block
-  %past = icmp sgt i64 %next, %b1
-  %stop = select i1 %past, i64 %b1, i64 %next
-  call void @{self.name}_step(ptr %args, i64 0, i64 %b, i64 %stop)
-  %more = icmp slt i64 %next, %b1
-  br i1 %more, label %loop, label %end
-end:{leave}
-  ret void
-}}"""
-
-
-def pointer_to(em: Emitter, location: Location, b: str) -> str:
-    """A pointer to a location in the row of sequence ``b``, in a function with the parameters of a step."""
-    row = location.slot.row(em, b, "%t", "%b0")
-    if not location.offset:
-        return row
-    return em.assign(f"getelementptr {location.slot.type}, ptr {row}, i64 {location.offset}")
+            with f.loop(0, steps) as i:
+                f.call("void", f"{self.name}_step", args, start + i * dt, first, end)
+        else:  # "steps" is the number of rows per block
+            row = f.variable(first)
+            with f.forever():
+                b = row.get()
+                with f.when(b >= end):
+                    f.leave()
+                after = (b + steps).intrinsic("smin", end)
+                f.call("void", f"{self.name}_step", args, 0, b, after)
+                row.set(after)
+        f.lines.append(leave)
+        return f
 
 
 class _Ready:
-    """Tracks which operations and sums have all their operands.
+    """Tracks which operations have all their operands.
+
+    Args:
+        works: all operations in order, those without loops as they are.
+        source: the computed value with the same elements as a value.
+        there: values that exist before.
 
     Attributes:
-        ops: all operations, in order.
-        count: the number of them, and of the sums, not yet taken.
+        count: the number of operations not yet taken.
     """
 
-    def __init__(self, ops: list[Op], sums: Sequence[tuple[Value, Slot]], there: Iterable[Value]) -> None:
-        self.ops = ops
-        self.count = len(ops) + len(sums)
-        there = set(there)
+    def __init__(self, works: Sequence[Work | Op], source: Callable[[Value], Value], there: set[Value]) -> None:
+        self.works, self.count = works, len(works)
         self._users: dict[Value, list[int]] = {}
         self._missing: list[int] = []
         self._aliases: list[int] = []
         self._products: list[int] = []
-        self._by_width: dict[int, list[int]] = {}  # heaps
-        self._sums_of: dict[Value, list[tuple[int, Value, Slot]]] = {}
-        self._sums: dict[int, list[tuple[int, Value, Slot]]] = {}
-        for at, op in enumerate(ops):
-            needed = {x for x in op.values if x not in there}
+        self._by_size: dict[int, list[int]] = {}  # heaps
+        for at, work in enumerate(works):
+            op = work if isinstance(work, Op) else work.op
+            needed = {source(x) for x in op.values} - there
             self._missing.append(len(needed))
             for x in needed:
                 self._users.setdefault(x, []).append(at)
             if not needed:
                 self.put(at)
-        for number, (v, slot) in enumerate(sums):
-            if v in there:
-                self._sums.setdefault(width_of(v), []).append((number, v, slot))
-            else:
-                self._sums_of.setdefault(v, []).append((number, v, slot))
 
     def put(self, at: int) -> None:
         """Mark an operation as ready."""
-        op = self.ops[at]
-        if op.name in ALIASES:
-            self._aliases.append(at)
-        elif op.name == "matmul":
+        work = self.works[at]
+        if isinstance(work, Work):
+            heapq.heappush(self._by_size.setdefault(work.size, []), at)
+        elif work.name == "matmul":
             self._products.append(at)
         else:
-            heapq.heappush(self._by_width.setdefault(_domain(op), []), at)
+            self._aliases.append(at)
 
     def made(self, value: Value) -> None:
         """Mark a value as computed."""
@@ -411,293 +566,100 @@ class _Ready:
             self._missing[at] -= 1
             if not self._missing[at]:
                 self.put(at)
-        for total in self._sums_of.pop(value, ()):
-            self._sums.setdefault(width_of(value), []).append(total)
 
     def pass_aliases(self) -> None:
         """Take ready operations that need no code."""
         while self._aliases:
             self.count -= 1
-            self.made(self.ops[self._aliases.pop()].output)
+            work = self.works[self._aliases.pop()]
+            assert isinstance(work, Op)
+            self.made(work.output)
 
-    def next_width(self) -> int | None:
-        """The width of the first ready operation, or else sum, with a loop; None if there is none."""
-        firsts = [(heap[0], width) for width, heap in self._by_width.items() if heap]
-        sums = [(min(number for number, _, _ in totals), width) for width, totals in self._sums.items() if totals]
-        return min(firsts)[1] if firsts else min(sums)[1] if sums else None
+    def next_size(self) -> int | None:
+        """The size of the first ready operation with loops; None if there is none."""
+        return min(((heap[0], size) for size, heap in self._by_size.items() if heap), default=(0, None))[1]
 
-    def take(self, width: int) -> list[int]:
-        """The ready operations of a width, in order."""
-        return sorted(self._by_width.pop(width, ()))
-
-    def take_sums(self, width: int, local: Iterable[Value]) -> list[tuple[Value, Slot]]:
-        """The ready sums of a width, including those of values in registers."""
-        taken = self._sums.pop(width, [])
-        for value in local:
-            taken += self._sums_of.pop(value, ())
-        self.count -= len(taken)
-        return [(v, slot) for _, v, slot in sorted(taken, key=lambda total: total[0])]
+    def take(self, size: int) -> list[int]:
+        """The ready operations of a size, in order."""
+        return sorted(self._by_size.pop(size, ()))
 
     def take_products(self) -> list[Op]:
         """The ready products, in order."""
         taken, self._products = sorted(self._products), []
         self.count -= len(taken)
-        return [self.ops[at] for at in taken]
+        return [work for work in map(self.works.__getitem__, taken) if isinstance(work, Op)]
 
 
-REDUCTIONS = frozenset({"sum", "max"})
+# --- indices and strides ----------------------------------------------------------------------------------------------
+
+Index = tuple[Any, ...]
+"""For each axis of a row a slice or, for one of them, an array of integers."""
 
 
-def _domain(op: Op) -> int:
-    """The number of columns of an operation's loop."""
-    return width_of(op.values[0]) if op.name in REDUCTIONS else width_of(op.output)
+def is_view(op: Op) -> bool:
+    """Whether the result of an operation is elements of its operand, evenly spaced."""
+    if op.name == "getitem":
+        index = op.options["index"]
+        return all(part is ... or isinstance(part, slice) for part in (index if isinstance(index, tuple) else (index,)))
+    return op.name in ("reshape", "transpose")
 
 
-class _Segment:
-    """One function: a loop over rows, with one loop over columns per group."""
+def _inner_index(index: Any, ndim: int) -> Index:
+    """An index of rows, without its first part, with one part for each axis of a row."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    at = next((i for i, part in enumerate(parts) if part is ...), len(parts))
+    parts[at : at + 1] = [slice(None)] * (ndim + 1 - len(parts) + (at < len(parts)))
+    return tuple(parts[1:])
 
-    def __init__(self, body: Body, groups: list[tuple[int, list[Op]]]) -> None:
-        self.body, self.groups = body, groups
-        self.lines: list[str] = []
-        self.declarations: set[str] = set()
-        self.count = itertools.count()
-        self.start = self.emitter(1)  # the beginning of a row: its addresses
-        self.start.lines = []
-        self.scalars: dict[Value, str] = {}  # numbers of this row, and their splats by name
-        self.masks: set[str] = set()
-        self.label = "row"
 
-    def emitter(self, width: int) -> Emitter:
-        em = Emitter(self.body.dtype, width)
-        em.lines = self.lines
-        em._count = self.count
-        em.declarations = self.declarations
-        return em
+def _ranges(op: Op) -> list[Index]:
+    """The indices of the parts of a concatenation."""
+    axis, end, indices = op.options["axis"] % op.output.ndim, 0, []
+    for x in op.values:
+        start, end = end, end + x.shape[axis]
+        indices.append(_inner_index((*[slice(None)] * axis, slice(start, end)), op.output.ndim - 1))
+    return indices
 
-    def function(self, name: str) -> list[str]:
-        head = [f"define internal void @{name}(ptr noalias readonly %args, i64 %t, i64 %b0, i64 %b1) {{", "entry:"]
-        self.addresses: dict[tuple[Slot, int], str] = {}
-        body_lines = self.lines
-        for width, group in self.groups:
-            self._group(width, group)
-        foot = [
-            "br label %latch",
-            "latch:",
-            "%b.next = add i64 %b, 1",
-            "%b.more = icmp slt i64 %b.next, %b1",
-            "br i1 %b.more, label %row, label %end",
-            "end:",
-            "ret void",
-            "}",
-        ]
-        start = ["%none = icmp sge i64 %b0, %b1", "br i1 %none, label %end, label %row", "row:"]
-        start.append("%b = phi i64 [%b0, %entry], [%b.next, %latch]")
-        return head + start + self.start.lines + body_lines + foot
 
-    def address(self, location: Location) -> str:
-        """A pointer to a location in this row."""
-        key = location.slot, location.offset
-        if key not in self.addresses:
-            self.addresses[key] = pointer_to(self.start, location, "%b")
-        return self.addresses[key]
+def _chosen(shape: Sequence[int], strides: Sequence[int], index: Index) -> tuple[int, tuple[int, ...]]:
+    """The offset and strides of slices of an array."""
+    offset, found = 0, []
+    for n, stride, part in zip(shape, strides, index, strict=True):
+        start, stop, step = part.indices(n)
+        offset += start * stride
+        found.append(step * stride if len(range(start, stop, step)) > 1 else 0)
+    return offset, tuple(found)
 
-    def _group(self, width: int, group: list[Op]) -> None:
-        if width == 1:
-            self._chunk(self.emitter(1), group, None, None, {})
-            return
-        W = self.body.width
-        reductions = [op for op in group if op.name in REDUCTIONS]
-        sums: dict[Value, str] = {}
-        full = width // W * W
-        em = self.emitter(W)
-        for op in reductions:
-            sums[op.output] = em.constant(0 if op.name == "sum" else float("-inf"))
-        if full:
-            number = next(self.count)
-            before, loop = self.label, f"g{number}"
-            self.lines += [f"br label %{loop}", f"{loop}:"]
-            self.lines.append(f"%j{number} = phi i64 [0, %{before}], [%j{number}.next, %{loop}]")
-            phis = {op.output: f"%acc{number}.{i}" for i, op in enumerate(reductions)}
-            for value, register in phis.items():
-                self.lines.append(f"{register} = phi {em.type} [{sums[value]}, %{before}], [{register}.next, %{loop}]")
-            self.label = loop
-            new = self._chunk(em, group, f"%j{number}", None, phis)
-            for value, register in phis.items():
-                self.lines.append(f"{register}.next = fadd {em.type} {new[value]}, {em.constant(-0.0)}")
-                sums[value] = f"{register}.next"
-            self.lines += [
-                f"%j{number}.next = add i64 %j{number}, {W}",
-                f"%j{number}.more = icmp slt i64 %j{number}.next, {full}",
-                f"br i1 %j{number}.more, label %{loop}, label %g{number}.end",
-                f"g{number}.end:",
-            ]
-            self.label = f"g{number}.end"
-        if width > full:
-            live = ", ".join(f"i1 {'true' if i < width - full else 'false'}" for i in range(W))
-            sums |= self._chunk(em, group, str(full), f"<{live}>", sums)
-        for op in reductions:
-            kind = f"v{W}f{em.format.bits}"
-            if op.name == "sum":
-                self.declarations.add(f"declare {em.dtype} @llvm.vector.reduce.fadd.{kind}({em.dtype}, {em.type})")
-                operands = f"{em.dtype} -0.0, {em.type} {sums[op.output]}"
-                call = f"call reassoc {em.dtype} @llvm.vector.reduce.fadd.{kind}({operands})"
-            else:
-                self.declarations.add(f"declare {em.dtype} @llvm.vector.reduce.fmaximum.{kind}({em.type})")
-                call = f"call {em.dtype} @llvm.vector.reduce.fmaximum.{kind}({em.type} {sums[op.output]})"
-            one = self.emitter(1)
-            result = one.assign(call)
-            self.scalars[op.output] = result
-            if op.output in self.body.in_memory:
-                self._store(one, op.output, result, None, None)
 
-    def _chunk(
-        self, em: Emitter, group: list[Op], j: str | None, live: str | None, sums: Mapping[Value, str]
-    ) -> dict[Value, str]:
-        """The operations of a group on one vector of columns (or one scalar); returns the new partial sums."""
-        known: dict[Value, str] = {}
-        new: dict[Value, str] = {}
-        for op in group:
-            if op.name == "<add>":
-                self._accumulate(em, op, known, j, live)
-                continue
-            if op.name in REDUCTIONS and em.width > 1:
-                x = self._number(em, op.values[0], known, j, live)
-                if live is not None:
-                    neutral = em.constant(0 if op.name == "sum" else float("-inf"))
-                    x = em.assign(f"select {em.mask_type} {live}, {em.type} {x}, {em.type} {neutral}")
-                name = "add" if op.name == "sum" else "maximum"
-                new[op.output] = FUNCTIONS[name](em, [sums[op.output], x])
-                continue
-            known[op.output] = result = self._compute(em, op, known, j, live)
-            if em.width == 1 and width_of(op.output) == 1:
-                self.scalars[op.output] = result
-            if op.output in self.body.in_memory:
-                stored = emit_number(em, result) if result in self.masks else result
-                self._store(em, op.output, stored, j, live)
-        return new
+def _covers(shape: Sequence[int], indices: Sequence[Index]) -> bool:
+    """Whether slices choose every element exactly once."""
+    if not all(isinstance(part, slice) for index in indices for part in index):
+        return False
+    count = np.zeros(shape, np.int8)
+    for index in indices:
+        count[index] += 1
+    return bool((count == 1).all())
 
-    def _compute(self, em: Emitter, op: Op, known: Mapping[Value, str], j: str | None, live: str | None) -> str:
-        name = op.name
-        if name in ("alias", "broadcast_to") or name in REDUCTIONS:  # a reduction over one column
-            return self._operand(em, op.inputs[0], known, j, live)
-        if name == "pick":
-            x, index = op.values
-            pointer, index_register = self.address(self.body.location(x)), self._index(index)
-            element = em.assign(f"getelementptr {em.dtype}, ptr {pointer}, i64 {index_register}")
-            return em.assign(f"load {em.dtype}, ptr {element}")
-        if name == "place":
-            x, index = op.values
-            return self._placed(em, self._operand(em, x, known, j, live), self._index(index), j)
-        if name == "where":
-            condition = self._mask(em, op.inputs[0], known, j, live)
-            return em.select(condition, *(self._number(em, x, known, j, live) for x in op.inputs[1:]))
-        if name == "clip":
-            if any(np.ndim(bound) for bound in op.options.values() if bound is not None):
-                raise TraceError("it clips to the elements of an array", op.output.origin)
-            return emit_clip(em, [self._number(em, op.inputs[0], known, j, live)], **op.options)
-        if name not in FUNCTIONS:
-            raise TraceError(f"its {name} has no kernel", op.output.origin)
-        take = self._mask if name.startswith("logical") else self._number
-        result = FUNCTIONS[name](em, [take(em, x, known, j, live) for x in op.inputs])
-        if name in RESULT_IS_MASK:
-            self.masks.add(result)
-        return result
 
-    def _placed(self, em: Emitter, x: str, index: str, j: str | None) -> str:
-        if em.width == 1:
-            here = em.assign(f"icmp eq i64 {index}, 0")
-        else:
-            vector = f"<{em.width} x i64>"
-            lanes = ", ".join(f"i64 {i}" for i in range(em.width))
-            offset = em.assign(f"sub i64 {index}, {j}")
-            one = em.assign(f"insertelement {vector} poison, i64 {offset}, i64 0")
-            wide = em.assign(f"shufflevector {vector} {one}, {vector} poison, <{em.width} x i32> zeroinitializer")
-            here = em.assign(f"icmp eq {vector} {wide}, <{lanes}>")
-        return em.select(here, x, em.constant(0))
+def _reduced(op: Op) -> frozenset[int]:
+    """The axes of a row that a reduction combines."""
+    axis, ndim = op.options["axis"], op.values[0].ndim
+    return frozenset(a % ndim - 1 for a in (axis if isinstance(axis, tuple) else (axis,)))
 
-    def _index(self, value: Value) -> str:
-        if value.dtype.kind not in "iu":
-            raise TraceError("it picks by indices that are not integers", value.origin)
-        if value not in self.scalars:
-            self.scalars[value] = self.start.assign(f"load i64, ptr {self.address(self.body.location(value))}")
-        return self.scalars[value]
 
-    def _number(self, em: Emitter, x: Operand, known: Mapping[Value, str], j: str | None, live: str | None) -> str:
-        register = self._operand(em, x, known, j, live)
-        return emit_number(em, register) if register in self.masks else register
+def _aligned(strides: Sequence[int], ndim: int) -> tuple[int, ...]:
+    """The strides of an array that is broadcast to so many axes; where its length is 1 they are 0."""
+    return tuple([*[0] * ndim, *strides][len(strides) :])
 
-    def _mask(self, em: Emitter, x: Operand, known: Mapping[Value, str], j: str | None, live: str | None) -> str:
-        if isinstance(x, bool):
-            return em.mask(x)
-        register = self._operand(em, x, known, j, live)
-        return register if register in self.masks else em.compare("une", register, em.constant(0))
 
-    def _operand(self, em: Emitter, x: Operand, known: Mapping[Value, str], j: str | None, live: str | None) -> str:
-        """A register with this vector of a value."""
-        if not isinstance(x, Value):
-            return em.constant(float(x))
-        if x in known:
-            return known[x]
-        if x.dtype.kind not in "fb":
-            raise TraceError(f"it computes with {x.dtype} numbers", x.origin)
-        register = self._loaded(em, x, j, live)
-        if isinstance(known, dict):
-            known[x] = register
-        return register
-
-    def _loaded(self, em: Emitter, x: Value, j: str | None, live: str | None) -> str:
-        fixed = self.body.fixed.get(x)
-        width = x.shape[-1] if fixed is not None and x.shape else 1 if fixed is not None else width_of(x)
-        if x in self.scalars:
-            scalar = self.scalars[x]
-            if scalar not in self.masks:
-                return em.splat(scalar)
-            scalar = emit_number(self.emitter(1), scalar)
-            return em.splat(scalar)
-        pointer = self.address(self.body.location(x) if fixed is None else Location(fixed, 0, ()))
-        if width == 1:
-            one = self.emitter(1)
-            return em.splat(one.assign(f"load {em.dtype}, ptr {pointer}"))
-        return self._load(em, pointer, j, live)
-
-    def _load(self, em: Emitter, pointer: str, j: str | None, live: str | None) -> str:
-        if em.width == 1:
-            return em.assign(f"load {em.dtype}, ptr {pointer}")
-        at = em.assign(f"getelementptr {em.dtype}, ptr {pointer}, i64 {j}")
-        align = em.format.bits // 8
-        if live is None:
-            return em.assign(f"load {em.type}, ptr {at}, align {align}")
-        function = f"@llvm.masked.load.v{em.width}f{em.format.bits}.p0"
-        self.declarations.add(f"declare {em.type} {function}(ptr, i32, {em.mask_type}, {em.type})")
-        return em.assign(
-            f"call {em.type} {function}(ptr {at}, i32 {align}, {em.mask_type} {live}, {em.type} zeroinitializer)"
-        )
-
-    def _store(self, em: Emitter, value: Value, register: str, j: str | None, live: str | None) -> None:
-        self._store_at(em, self.address(self.body.location(value)), register, j, live)
-
-    def _store_at(self, em: Emitter, pointer: str, register: str, j: str | None, live: str | None) -> None:
-        if em.width == 1:
-            em.line(f"store {em.dtype} {register}, ptr {pointer}")
-            return
-        at = em.assign(f"getelementptr {em.dtype}, ptr {pointer}, i64 {j}")
-        align = em.format.bits // 8
-        if live is None:
-            em.line(f"store {em.type} {register}, ptr {at}, align {align}")
-            return
-        function = f"@llvm.masked.store.v{em.width}f{em.format.bits}.p0"
-        self.declarations.add(f"declare void {function}({em.type}, ptr, i32, {em.mask_type})")
-        em.line(f"call void {function}({em.type} {register}, ptr {at}, i32 {align}, {em.mask_type} {live})")
-
-    def _accumulate(self, em: Emitter, op: Op, known: Mapping[Value, str], j: str | None, live: str | None) -> None:
-        x = self._number(em, op.inputs[0], known, j, live)
-        pointer = self.address(Location(op.options["slot"], 0, ()))
-        old = self._load(em, pointer, j, live)
-        self._store_at(em, pointer, em.binary("fadd", old, x), j, live)
+def _even_rows(value: Value, place: Place) -> int | None:
+    """The distance between the vectors along the last axis; None if it varies, or they are not adjacent numbers."""
+    *shape, n = value.shape[1:]
+    *strides, last = place.strides
+    found = reshaped(shape, strides, (math.prod(shape),)) if last == 1 or n == 1 else None
+    return None if found is None else found[0]
 
 
 def module(codes: Iterable[Code]) -> str:
     """One module of several bodies."""
-    codes = list(codes)
-    declarations = sorted(set().union(*(code.declarations for code in codes)))
-    return "\n\n".join([*declarations, *(code.text for code in codes)])
+    return llvm.module("\n".join(jit.flushing()[2]), *(part for code in codes for part in code.parts))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from minigrad.compiled.emitter import Emitter
+from minigrad.compiled.llvm import Function, Register
 from minigrad.graph import Value
 from minigrad.tensor import Array
 
@@ -15,6 +15,9 @@ WORDS = 3
 
 The first argument of all is the address of the function for products; slot i has the words from 1 + 3 i on.
 """
+
+PARAMETERS = "i64* noalias readonly args, i64 t, i64 b0, i64 b1"
+"""Of a function that computes the rows b0 to b1 of one step."""
 
 
 @dataclass(eq=False)
@@ -33,19 +36,17 @@ class Slot:
     number: int
     value: Value | None = None
 
-    def word(self, em: Emitter, index: int, kind: str = "i64") -> str:
-        """A register with one of the slot's arguments."""
-        at = em.assign(f"getelementptr i64, ptr %args, i64 {1 + WORDS * self.number + index}")
-        return em.assign(f"load {kind}, ptr {at}")
+    def word(self, f: Function, index: int, kind: str = "i64") -> Register:
+        """One of the slot's arguments, in a function with ``PARAMETERS``."""
+        return (f.parameters[0] + (1 + WORDS * self.number + index)).pointing_to(kind).load()
 
-    def row(self, em: Emitter, b: str, t: str, first: str) -> str:
-        """A pointer to the row of sequence ``b`` at step ``t``; ``first`` is the first row of the shard or block."""
-        return self.word(em, 0, "ptr")
+    def row(self, f: Function, b: Register) -> Register:
+        """The address of the row of sequence ``b``, in a function with ``PARAMETERS``."""
+        return self.word(f, 0, "ptr").pointing_to(self.type)
 
-    def _moved(self, em: Emitter, pointer: str, count: str, word: int) -> str:
-        """A pointer moved by this number of steps or rows."""
-        distance = em.assign(f"mul i64 {count}, {self.word(em, word)}")
-        return em.assign(f"getelementptr {self.type}, ptr {pointer}, i64 {distance}")
+    def _at(self, f: Function, step: Register, row: Register) -> Register:
+        """The address of a row among rows of several steps."""
+        return Slot.row(self, f, row) + step * self.word(f, 1) + row * self.word(f, 2)
 
 
 class Fixed(Slot):
@@ -63,9 +64,9 @@ class Total(Slot):
 class Rows(Slot):
     """A row per step and sequence."""
 
-    def row(self, em: Emitter, b: str, t: str, first: str) -> str:
+    def row(self, f: Function, b: Register) -> Register:
         """As in ``Slot``."""
-        return self._moved(em, self._moved(em, self.word(em, 0, "ptr"), t, 1), b, 2)
+        return self._at(f, f.parameters[1], b)
 
 
 class Indices(Rows):
@@ -75,27 +76,25 @@ class Indices(Rows):
 class Scratch(Slot):
     """Rows of intermediate values, counted from the first of the shard or block."""
 
-    def row(self, em: Emitter, b: str, t: str, first: str) -> str:
+    def row(self, f: Function, b: Register) -> Register:
         """As in ``Slot``."""
-        return self._moved(em, self.word(em, 0, "ptr"), em.assign(f"sub i64 {b}, {first}"), 2)
+        return Slot.row(self, f, b) + (b - f.parameters[2]) * self.word(f, 2)
 
 
 class Coming(Slot):
     """The cotangent of the outgoing carry: one of two blocks of rows, which swap roles at every step."""
 
-    def row(self, em: Emitter, b: str, t: str, first: str) -> str:
+    def row(self, f: Function, b: Register) -> Register:
         """As in ``Slot``."""
-        return self._moved(em, self._moved(em, self.word(em, 0, "ptr"), self._block(em, t), 1), b, 2)
-
-    def _block(self, em: Emitter, t: str) -> str:
-        return em.assign(f"and i64 {t}, 1")
+        return self._at(f, f.parameters[1] & 1, b)
 
 
-class Going(Coming):
+class Going(Slot):
     """The cotangent of the incoming carry: the other one of these blocks."""
 
-    def _block(self, em: Emitter, t: str) -> str:
-        return em.assign(f"xor i64 {super()._block(em, t)}, 1")
+    def row(self, f: Function, b: Register) -> Register:
+        """As in ``Slot``."""
+        return self._at(f, (f.parameters[1] & 1).binary("xor", 1), b)
 
 
 @dataclass(eq=False)
@@ -108,11 +107,11 @@ class LookedUp(Slot):
 
     indices: Slot | None = None
 
-    def row(self, em: Emitter, b: str, t: str, first: str) -> str:
+    def row(self, f: Function, b: Register) -> Register:
         """As in ``Slot``."""
         assert self.indices is not None
-        index = em.assign(f"load i64, ptr {self.indices.row(em, b, t, first)}")
-        return self._moved(em, self.word(em, 0, "ptr"), index, 2)
+        index = self.indices.row(f, b).load()
+        return Slot.row(self, f, b) + index * self.word(f, 2)
 
 
 class Scattered(LookedUp):
@@ -166,3 +165,30 @@ def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
         strides.append(0 if n == 1 else step)
         step *= n
     return tuple(reversed(strides))
+
+
+def reshaped(shape: Sequence[int], strides: Sequence[int], new: Sequence[int]) -> tuple[int, ...] | None:
+    """The strides of the same elements, in C order, in another shape; None if no strides describe them."""
+    runs: list[tuple[int, int]] = []  # axes that are evenly spaced together, the last first
+    for n, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if n == 1:
+            continue
+        if runs and stride == runs[-1][0] * runs[-1][1]:
+            runs[-1] = (runs[-1][0] * n, runs[-1][1])
+        else:
+            runs.append((n, stride))
+    found, rest, step = [], 1, 0
+    following = iter(runs)
+    for n in reversed(new):
+        if n > 1 and rest == 1:
+            rest, step = next(following)
+        if rest % n:
+            return None
+        found.append(0 if n == 1 else step)
+        rest, step = rest // n, step * n
+    return tuple(reversed(found))
+
+
+def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether elements are adjacent in C order."""
+    return all(n == 1 or a == b for n, a, b in zip(shape, strides, contiguous(shape), strict=True))
