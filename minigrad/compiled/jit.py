@@ -132,26 +132,6 @@ def is_x86() -> bool:
     return _has(_host()[1], "sse2")
 
 
-def flushing() -> tuple[str, str, tuple[str, ...]]:
-    """LLVM text that turns flushing of denormal numbers to zero on, and off again, and the declarations it needs.
-
-    Vanishing gradients become denormal, and some processors multiply such numbers a hundred times more slowly.
-    """
-    if not is_x86():
-        return "", "", ()
-    enter = """
-  %mode.old = alloca i32
-  %mode.new = alloca i32
-  call void @llvm.x86.sse.stmxcsr(ptr %mode.old)
-  %mode = load i32, ptr %mode.old
-  %mode.zero = or i32 %mode, 32832
-  store i32 %mode.zero, ptr %mode.new
-  call void @llvm.x86.sse.ldmxcsr(ptr %mode.new)"""
-    leave = """
-  call void @llvm.x86.sse.ldmxcsr(ptr %mode.old)"""
-    return enter, leave, ("declare void @llvm.x86.sse.stmxcsr(ptr)", "declare void @llvm.x86.sse.ldmxcsr(ptr)")
-
-
 @contextlib.contextmanager
 def without_denormals(f: Function) -> Iterator[None]:
     """Write a part of a function in which denormal numbers are 0.

@@ -504,21 +504,19 @@ class Body:
         parameters = "i64* args, i64 t0, i64 steps, i64 dt, i64 b0, i64 b1"
         f = Function(f"{self.name}_run", parameters)
         args, start, steps, dt, first, end = f.parameters
-        enter, leave, _ = jit.flushing()
-        f.lines.append(enter)
-        if self.loop:
-            with f.loop(0, steps) as i:
-                f.call("void", f"{self.name}_step", args, start + i * dt, first, end)
-        else:  # "steps" is the number of rows per block
-            row = f.variable(first)
-            with f.forever():
-                b = row.get()
-                with f.when(b >= end):
-                    f.leave()
-                after = (b + steps).intrinsic("smin", end)
-                f.call("void", f"{self.name}_step", args, 0, b, after)
-                row.set(after)
-        f.lines.append(leave)
+        with jit.without_denormals(f):
+            if self.loop:
+                with f.loop(0, steps) as i:
+                    f.call("void", f"{self.name}_step", args, start + i * dt, first, end)
+            else:  # "steps" is the number of rows per block
+                row = f.variable(first)
+                with f.forever():
+                    b = row.get()
+                    with f.when(b >= end):
+                        f.leave()
+                    after = (b + steps).intrinsic("smin", end)
+                    f.call("void", f"{self.name}_step", args, 0, b, after)
+                    row.set(after)
         return f
 
 
@@ -662,4 +660,4 @@ def _even_rows(value: Value, place: Place) -> int | None:
 
 def module(codes: Iterable[Code]) -> str:
     """One module of several bodies."""
-    return llvm.module("\n".join(jit.flushing()[2]), *(part for code in codes for part in code.parts))
+    return llvm.module(*(part for code in codes for part in code.parts))
