@@ -153,8 +153,6 @@ def _prepared(
     leaves = [*trees.leaves(params), *of_batch, *inputs]
     if not inputs or not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves):
         return None
-    if context is not None:  # no executor takes it yet
-        return None
     leading = inputs[0].shape[:2]
     if len(leading) != 2 or 0 in leading or any(leaf.shape[:2] != leading for leaf in inputs):
         return None
