@@ -19,7 +19,7 @@ and ``float*`` for the address of floats (which LLVM writes ``ptr``).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -41,13 +41,21 @@ def _spelled(kind: str) -> str:
     return "ptr" if kind.endswith("*") else kind
 
 
+def _operator(floats: str, integers: str) -> Callable[[Register, Register | float], Register]:
+    return lambda x, y: x.binary(floats if x.is_float else integers, y)
+
+
+def _comparison(floats: str, integers: str) -> Callable[[Register, Register | float], Register]:
+    return lambda x, y: x.compare(floats if x.is_float else integers, y)
+
+
 @dataclass(frozen=True, eq=False)
 class Register:
     """A value inside a function: a number, a vector of numbers, an address, or a constant.
 
-    Operators append instructions. A comparison gives ``i1`` in every lane, and is false for NaN; ``//`` and ``%`` are
-    for numbers that are not negative. A Python number as operand is a constant of the register's type. An address plus
-    an integer is the address so many elements further.
+    Operators append instructions. A comparison, or ``equals``, gives ``i1`` in every lane, and is false for NaN;
+    ``//`` and ``%`` are for numbers that are not negative. A Python number as operand is a constant of the register's
+    type. An address plus an integer is the address so many elements further.
     """
 
     function: Function
@@ -78,7 +86,7 @@ class Register:
     @property
     def is_float(self) -> bool:
         """Whether it is a floating-point number or a vector of such."""
-        return self.element in ("float", "double")
+        return not self.type.endswith("*") and self.element in ("float", "double")
 
     def like(self, number: Register | float) -> Register:
         """An operand for an operation with this register."""
@@ -100,59 +108,23 @@ class Register:
             return self.function.let(f"getelementptr {self.element}, {self.typed}, {offset.typed}", self.type)
         return self.binary("fadd" if self.is_float else "add", other)
 
-    def __sub__(self, other: Register | float) -> Register:
-        return self.binary("fsub" if self.is_float else "sub", other)
-
-    def __mul__(self, other: Register | float) -> Register:
-        return self.binary("fmul" if self.is_float else "mul", other)
-
+    __sub__, __mul__ = _operator("fsub", "sub"), _operator("fmul", "mul")
+    __truediv__, __floordiv__, __mod__ = _operator("fdiv", ""), _operator("", "udiv"), _operator("", "urem")
+    __lshift__, __rshift__ = _operator("", "shl"), _operator("", "ashr")
+    __and__, __or__ = _operator("", "and"), _operator("", "or")
+    __lt__, __le__ = _comparison("olt", "slt"), _comparison("ole", "sle")
+    __gt__, __ge__ = _comparison("ogt", "sgt"), _comparison("oge", "sge")
     __radd__, __rmul__ = __add__, __mul__
+    equals = _comparison("oeq", "eq")
 
     def __rsub__(self, other: float) -> Register:
         return self.like(other) - self
 
-    def __truediv__(self, other: Register | float) -> Register:
-        return self.binary("fdiv", other)
-
-    def __floordiv__(self, other: Register | float) -> Register:
-        return self.binary("udiv", other)
-
-    def __mod__(self, other: Register | float) -> Register:
-        return self.binary("urem", other)
-
     def __neg__(self) -> Register:
         return self.function.let(f"fneg {self.typed}", self.type) if self.is_float else 0 - self
 
-    def __lshift__(self, other: Register | float) -> Register:
-        return self.binary("shl", other)
-
-    def __rshift__(self, other: Register | float) -> Register:
-        return self.binary("ashr", other)
-
-    def __and__(self, other: Register | float) -> Register:
-        return self.binary("and", other)
-
-    def __or__(self, other: Register | float) -> Register:
-        return self.binary("or", other)
-
     def __invert__(self) -> Register:
         return self.binary("xor", True if self.element == "i1" else -1)
-
-    def __lt__(self, other: Register | float) -> Register:
-        return self.compare("olt" if self.is_float else "slt", other)
-
-    def __le__(self, other: Register | float) -> Register:
-        return self.compare("ole" if self.is_float else "sle", other)
-
-    def __gt__(self, other: Register | float) -> Register:
-        return self.compare("ogt" if self.is_float else "sgt", other)
-
-    def __ge__(self, other: Register | float) -> Register:
-        return self.compare("oge" if self.is_float else "sge", other)
-
-    def equals(self, other: Register | float) -> Register:
-        """Whether two are equal, in every lane."""
-        return self.compare("oeq" if self.is_float else "eq", other)
 
     def select(self, a: Register | float, b: Register | float) -> Register:
         """``a`` where this mask is true, else ``b``; one of them may be a Python number."""
