@@ -104,6 +104,11 @@ def test_a_step_keeps_its_values_with_the_batch_in_front(name):
     assert str(rowwise(rewritten)) == str(rewritten), "a second time it changes nothing"
 
 
+def test_parts_of_a_concatenation_without_elements_are_left_out():
+    graph = clean(rowwise(traced(lambda p, h: np.concatenate([h[:, 12:], h, h[:, :0]], 1) + h)))
+    assert [op.name for op in graph.ops] == ["add"]
+
+
 OUTPUTS = [name for name, step in STEPS.items() if isinstance(traced(step).outputs[0].shape[0], Batch)]  # type: ignore[union-attr]
 
 

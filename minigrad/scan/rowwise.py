@@ -287,8 +287,9 @@ class _Rewriter:
         axis %= len(first.shape)
         if axis == first.at or len({(x.at, x.major, x.minor) for x in parts}) != 1:
             self._refuse()
-        value = self._emit("concatenate", *[x.value for x in parts], axis=first.axis(axis))
         length = sum(x.shape[axis] for x in parts)
+        values = [x.value for x in parts if x.shape[axis]] or [first.value]  # kernels have at least one element
+        value = self._emit("concatenate", *values, axis=first.axis(axis))
         return first._replace(value=value, shape=(*first.shape[:axis], length, *first.shape[axis + 1 :]))
 
     def _pad(self, op: Op) -> _Traced:
