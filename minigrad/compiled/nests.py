@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from minigrad.compiled.llvm import Function, Register, Variable, vector
-from minigrad.compiled.slots import Slot, reshaped
+from minigrad.compiled.slots import Slot, contiguous, reshaped
 from minigrad.compiled.vector_math import FUNCTIONS, apply, as_number
 from minigrad.graph import Op, Operand, TraceError, Value
 
@@ -91,8 +91,8 @@ class Work:
             if not even or (i in self.reduced) != (i - 1 in self.reduced):
                 found.append(after)
         self.bounds = frozenset(found)
-        if not self.reduced and self.name in REDUCTIONS:
-            self.name = "multiply" if self.name == "dot" else "alias"
+        if (not self.reduced and self.name in REDUCTIONS) or (self.name == "cumsum" and not any(self.along)):
+            self.name = "multiply" if self.name == "dot" else "alias"  # of a single point
 
     @property
     def size(self) -> int:
@@ -216,8 +216,9 @@ class _Part:
         if work.name == "cumsum":
             self.over = frozenset(a for a, step in enumerate(self.along) if step)
         else:
-            kept = over_axes([j not in work.reduced and math.prod(work.space) for j in range(len(work.space))])
-            self.over = frozenset(a for a, step in enumerate(kept) if not step)
+            every = enumerate(contiguous(work.space))
+            steps = over_axes([0 if axis in work.reduced else step for axis, step in every])
+            self.over = frozenset(a for a, step in enumerate(steps) if not step)
         self.first: int | None = None
         self.sums: list[Variable] = []
 
