@@ -18,27 +18,38 @@ and ``float*`` for the address of floats (which LLVM writes ``ptr``).
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-
-import numpy as np
+from typing import NamedTuple
 
 SIZES = {"i8": 1, "i32": 4, "i64": 8, "ptr": 8, "float": 4, "double": 8}
 """Bytes of an element."""
 
-_BITS = {"i1": "i1", "i8": "i8", "i32": "i32", "i64": "i64", "float": "f32", "double": "f64"}
 
-
+@functools.cache
 def vector(element: str, lanes: int) -> str:
     """The type of this many elements; of one, the element's own."""
     return element if lanes == 1 else f"<{lanes} x {element}>"
 
 
-def _spelled(kind: str) -> str:
-    """A type as LLVM writes it."""
-    return "ptr" if kind.endswith("*") else kind
+class _Type(NamedTuple):
+    """What a type's name says: how LLVM writes it, an element (at an address, of a vector), and how many."""
+
+    spelled: str
+    element: str
+    lanes: int
+    is_float: bool
+
+
+@functools.cache
+def _type(kind: str) -> _Type:
+    if kind.endswith("*"):
+        return _Type("ptr", kind.removesuffix("*"), 1, False)
+    lanes, _, element = kind.strip("<>").rpartition(" x ")
+    return _Type(kind, element, int(lanes or 1), element in ("float", "double"))
 
 
 def _operator(floats: str, integers: str) -> Callable[[Register, Register | float], Register]:
@@ -49,7 +60,6 @@ def _comparison(floats: str, integers: str) -> Callable[[Register, Register | fl
     return lambda x, y: x.compare(floats if x.is_float else integers, y)
 
 
-@dataclass(frozen=True, eq=False)
 class Register:
     """A value inside a function: a number, a vector of numbers, an address, or a constant.
 
@@ -58,9 +68,11 @@ class Register:
     type. An address plus an integer is the address so many elements further.
     """
 
-    function: Function
-    type: str
-    name: str
+    __slots__ = ("function", "name", "type", "typed")
+
+    def __init__(self, function: Function, kind: str, name: str) -> None:
+        self.function, self.type, self.name = function, kind, name
+        self.typed = f"{_type(kind).spelled} {name}"  # as in most operands
 
     def __str__(self) -> str:
         return self.name
@@ -69,24 +81,19 @@ class Register:
         raise TypeError("a register has its value when the code runs; use Function.when or Register.select")
 
     @property
-    def typed(self) -> str:
-        """The type and the name, as in most operands."""
-        return f"{_spelled(self.type)} {self.name}"
-
-    @property
     def lanes(self) -> int:
         """Elements of a vector; 1 of anything else."""
-        return int(self.type[1:].split(" ", 1)[0]) if self.type[0] == "<" else 1
+        return _type(self.type).lanes
 
     @property
     def element(self) -> str:
         """The type of an element of a vector, or at an address."""
-        return self.type.strip("<>").split(" x ")[-1].removesuffix("*")
+        return _type(self.type).element
 
     @property
     def is_float(self) -> bool:
         """Whether it is a floating-point number or a vector of such."""
-        return not self.type.endswith("*") and self.element in ("float", "double")
+        return _type(self.type).is_float
 
     def like(self, number: Register | float) -> Register:
         """An operand for an operation with this register."""
@@ -144,7 +151,7 @@ class Register:
     def cast(self, instruction: str, element: str) -> Register:
         """Converted to another type of element: fpext, trunc, zext, bitcast, inttoptr ..."""
         kind = element if element.endswith("*") else vector(element, self.lanes)
-        return self.function.let(f"{instruction} {self.typed} to {_spelled(kind)}", kind)
+        return self.function.let(f"{instruction} {self.typed} to {_type(kind).spelled}", kind)
 
     def pointing_to(self, element: str) -> Register:
         """The same address, of elements of another type."""
@@ -250,10 +257,11 @@ class Register:
         return f.let(f"extractvalue {pair.typed}, 1", "i1")
 
 
+@functools.cache
 def _mangled(kind: str) -> str:
     """A type in the name of a function of LLVM's: f32, v16f32, i64."""
-    lanes, _, element = kind.strip("<>").rpartition(" x ")
-    return f"{'v' * bool(lanes)}{lanes}{_BITS[element]}"
+    element = {"float": "f32", "double": "f64"}.get(_type(kind).element, _type(kind).element)
+    return element if _type(kind).lanes == 1 else f"v{_type(kind).lanes}{element}"
 
 
 def transposed(block: Sequence[Register]) -> list[Register]:
@@ -296,11 +304,11 @@ class Variable:
     def __init__(self, function: Function, kind: str) -> None:
         self._function, self._kind = function, kind
         self._name = function.fresh("%s")
-        function.stack.append(f"  {self._name} = alloca {_spelled(kind)}")
+        function.stack.append(f"  {self._name} = alloca {_type(kind).spelled}")
 
     def get(self) -> Register:
         """The present value."""
-        return self._function.let(f"load {_spelled(self._kind)}, ptr {self._name}", self._kind)
+        return self._function.let(f"load {_type(self._kind).spelled}, ptr {self._name}", self._kind)
 
     def set(self, value: Register) -> None:
         """Give it another value of its type."""
@@ -338,9 +346,9 @@ class Function:
         spelled = []
         for parameter in filter(None, parameters.split(", ")):
             kind, *options, register = parameter.split(" ")
-            spelled.append(" ".join([_spelled(kind), *options, f"%{register}"]))
+            spelled.append(" ".join([_type(kind).spelled, *options, f"%{register}"]))
             self.parameters.append(Register(self, kind, f"%{register}"))
-        self._head = f"define {linkage} {_spelled(returns)} @{name}({', '.join(spelled)}) {attributes} {{"
+        self._head = f"define {linkage} {_type(returns).spelled} @{name}({', '.join(spelled)}) {attributes} {{"
 
     def text(self) -> str:
         """The whole function."""
@@ -358,19 +366,17 @@ class Function:
 
     def let(self, instruction: str, kind: str) -> Register:
         """Append an instruction whose result has this type."""
-        register = Register(self, kind, self.fresh("%v"))
-        self.do(f"{register} = {instruction}")
-        return register
+        name = self.fresh("%v")
+        self.lines.append(f"  {name} = {instruction}")
+        return Register(self, kind, name)
 
     def constant(self, kind: str, number: float) -> Register:
         """A number, in every lane of a vector; rounded to the type."""
-        element = kind.strip("<>").split(" x ")[-1]
+        element = _type(kind).element
         if element == "i1":
             text = "true" if number else "false"
-        elif element in ("float", "double"):
-            if element == "float":
-                with np.errstate(over="ignore"):
-                    number = float(np.float32(number))
+        elif _type(kind).is_float:
+            number = ctypes.c_float(number).value if element == "float" else number
             text = f"0x{struct.pack('>d', number).hex().upper()}"  # of a float, the bits of the same double
         else:
             text = str(int(number))
@@ -401,10 +407,10 @@ class Function:
         """Call a function, by name or by address; Python integers are ``i64``. One by name declares itself."""
         given = [self.integer(operand) for operand in operands]
         if isinstance(callee, str):
-            types = ", ".join(_spelled(operand.type) for operand in given)
-            self.declarations[callee] = f"declare {_spelled(returns)} @{callee}({types})"
+            types = ", ".join(_type(operand.type).spelled for operand in given)
+            self.declarations[callee] = f"declare {_type(returns).spelled} @{callee}({types})"
             callee = Register(self, "ptr", f"@{callee}")
-        text = f"call {flags}{_spelled(returns)} {callee}({', '.join(operand.typed for operand in given)})"
+        text = f"call {flags}{_type(returns).spelled} {callee}({', '.join(operand.typed for operand in given)})"
         if returns != "void":
             return self.let(text, returns)
         self.do(text)
