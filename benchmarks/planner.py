@@ -19,6 +19,7 @@ from common import Contestant, Problem, Report, backends, comparison, console, o
 
 from minigrad import affine, concat, sigmoid, split, tanh, training
 from minigrad.scan import compiled_backend
+from minigrad.scan.compiled_code import Forward
 from minigrad.scan.plans import leave_out
 from minigrad.scan.program import PASSES
 from rnn_cells.lstm import LSTM
@@ -73,19 +74,19 @@ def phases(problem: Problem, backend: str, steps: int) -> dict[str, float]:
         return wrapper
 
     def body(args: Any) -> str:
-        code = args[1].compiled.body
-        stage = "the time loop" if code.loop else "rows before and after it"
-        return f"{stage}, {'backward' if code.name.endswith('backward') else 'forward'}"
+        code = args[0].code
+        stage = "the time loop" if code.stage.name == "loop" else "rows before and after it"
+        return f"{stage}, {'forward' if isinstance(code, Forward) else 'backward'}"
 
-    executor = compiled_backend.Executor
-    for name, label in (
-        ("_run", body),
-        ("_pack", "packing matrices"),
-        ("_sums", "gradients of matrices, over all rows"),
-        ("start", "fixed values, forward"),
-        ("backward", "fixed values, backward"),
+    part, executor = compiled_backend.Part, compiled_backend.Executor
+    for owner, name, label in (
+        (part, "run", body),
+        (part, "_pack", "packing matrices"),
+        (part, "sums", "gradients of matrices, over all rows"),
+        (executor, "start", "fixed values, forward"),
+        (executor, "backward", "fixed values, backward"),
     ):
-        setattr(executor, name, timed(getattr(executor, name), label))
+        setattr(owner, name, timed(getattr(owner, name), label))
     training.clip_by_global_norm = timed(training.clip_by_global_norm, "the gradient's norm")
     plain_adam = common.adam
     common.adam = lambda: (found := plain_adam())._replace(update=timed(found.update, "Adam"))

@@ -10,37 +10,49 @@ import numpy as np
 from minigrad.tensor import Array
 
 WORTH_KEEPING = 1 << 16
-"""Bytes from which an array's memory is kept for the next array of that size."""
+"""Bytes from which an array's memory is kept for later arrays."""
 
 MOST_KEPT = 1 << 28
 """Maximum bytes of spare memory."""
 
 
 class _Pool:
-    """Spare memory by size."""
+    """Spare memory by size: never more than was in use at once, so that arrays of many sizes do not fill it.
+
+    Attributes:
+        used: bytes in use.
+        most: the largest number of bytes that were in use at once.
+        spare: memory to use again, by its size.
+        kept: bytes of spare memory.
+    """
 
     def __init__(self) -> None:
+        self.used = self.most = self.kept = 0
         self.spare: dict[int, list[Array]] = {}
-        self.kept = 0
 
-    def take(self, size: int) -> Array | None:
-        """Spare memory of this size, if there is any."""
+    def take(self, size: int) -> Array:
+        """Memory of this size: spare if there is any, otherwise new."""
         try:
             memory = self.spare[size].pop()
+            self.kept -= size
         except (KeyError, IndexError):
-            return None
-        self.kept -= size
+            memory = _aligned(size)
+        self.used += size
+        self.most = max(self.most, self.used)
         return memory
 
     def give(self, memory: Array) -> None:
         """Keep memory for reuse."""
-        if memory.size > MOST_KEPT:
+        size = memory.size
+        self.used -= size
+        limit = min(self.most, MOST_KEPT)
+        if size > limit:
             return
-        if self.kept + memory.size > MOST_KEPT:  # it was kept for an earlier workload
+        if self.kept + size > limit:  # it was kept for an earlier workload
             self.spare.clear()
             self.kept = 0
-        self.spare.setdefault(memory.size, []).append(memory)
-        self.kept += memory.size
+        self.spare.setdefault(size, []).append(memory)
+        self.kept += size
 
 
 _pool = _Pool()
@@ -59,6 +71,23 @@ class _Lease:
             self._pool.give(self._memory)
 
 
+class Growing:
+    """Memory for one array at a time; only a larger array than all before needs new memory."""
+
+    def __init__(self) -> None:
+        self._memory = _aligned(0)
+
+    def array(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """The array, whose content is undefined; earlier arrays become invalid."""
+        dtype = np.dtype(dtype)
+        size = math.prod(shape) * dtype.itemsize
+        if size > self._memory.size:
+            self._memory = _aligned(0)  # freed before more is allocated
+            self._memory = _aligned(_rounded(size))
+        array: Array = self._memory[:size].view(dtype).reshape(shape)
+        return array
+
+
 def address(array: Array) -> int:
     """The address of an array's memory; several times as fast as ``array.ctypes.data``."""
     return int(array.__array_interface__["data"][0])
@@ -71,9 +100,8 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Array:
     if size < WORTH_KEEPING:
         small: Array = _aligned(size).view(dtype).reshape(shape)
         return small
-    memory = _pool.take(size)
-    lease = _Lease(_aligned(size) if memory is None else memory, _pool)
-    array: Array = np.asarray(lease).view(dtype).reshape(shape)
+    lease = _Lease(_pool.take(_rounded(size)), _pool)
+    array: Array = np.asarray(lease)[:size].view(dtype).reshape(shape)
     return array
 
 
@@ -88,6 +116,12 @@ def readable(x: Any, dtype: Any, *, strided: bool = False) -> Array:
     array: Array = np.asarray(x, dtype, order=None if strided else "C")
     even = array.flags.aligned and (not strided or all(stride % array.itemsize == 0 for stride in array.strides))
     return array if even else array.copy()
+
+
+def _rounded(size: int) -> int:
+    """The least of eight sizes per power of two that holds so many bytes."""
+    step = max(64, 1 << size.bit_length() >> 4)
+    return -(-size // step) * step
 
 
 def _aligned(size: int) -> Array:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from minigrad.compiled.llvm import Function, Register
 from minigrad.graph import Value
@@ -20,6 +21,25 @@ PARAMETERS = "i64* noalias readonly args, i64 t, i64 b0, i64 b1"
 """Of a function that computes the rows b0 to b1 of one step."""
 
 
+@dataclass(frozen=True)
+class Extent:
+    """The rows of one call.
+
+    Attributes:
+        lead: the leading axes of rows: (T, B), (B,) for the context, or (V,) for a table.
+        batch: B.
+        shards: the number of ranges of rows, each computed by one thread.
+        block: the most rows of a shard that are computed at once.
+        tables: the lengths of tables, by the value of their indices.
+    """
+
+    lead: tuple[int, ...]
+    batch: int
+    shards: int
+    block: int
+    tables: Mapping[Value, int]
+
+
 @dataclass(eq=False)
 class Slot:
     """Memory whose address is an argument of the code; this one has a single row, the same for all rows of the code.
@@ -29,12 +49,20 @@ class Slot:
         type: of an element: ``float``, ``double`` or ``i64``.
         number: its position among the slots of the code.
         value: its content; None if it is not a single value.
+        zeroed: whether the memory must be zero before the code runs.
+        per_shard: whether each shard has its own memory, along the first axis.
     """
 
     size: int
     type: str
     number: int
     value: Value | None = None
+    zeroed: ClassVar[bool] = False
+    per_shard: ClassVar[bool] = False
+
+    def shape(self, extent: Extent) -> tuple[int, ...]:
+        """The shape of the memory for a call."""
+        return (self.size,)
 
     def word(self, f: Function, index: int, kind: str = "i64") -> Register:
         """One of the slot's arguments, in a function with ``PARAMETERS``."""
@@ -58,11 +86,21 @@ class Packed(Slot):
 
 
 class Total(Slot):
-    """The sum of a value over the rows of a shard; zero before the code runs."""
+    """The sum of a value over the rows of a shard."""
+
+    zeroed = per_shard = True
+
+    def shape(self, extent: Extent) -> tuple[int, ...]:
+        """As in ``Slot``."""
+        return extent.shards, self.size
 
 
 class Rows(Slot):
-    """A row per step and sequence."""
+    """A row per step and sequence; per sequence, if the distance between steps is 0."""
+
+    def shape(self, extent: Extent) -> tuple[int, ...]:
+        """As in ``Slot``."""
+        return *extent.lead, self.size
 
     def row(self, f: Function, b: Register) -> Register:
         """As in ``Slot``."""
@@ -73,8 +111,24 @@ class Indices(Rows):
     """An integer per step and sequence: the row of a table."""
 
 
+class Summed(Rows):
+    """A row per sequence, that the values of all its steps are added to."""
+
+    zeroed = True
+
+    def shape(self, extent: Extent) -> tuple[int, ...]:
+        """As in ``Slot``."""
+        return extent.batch, self.size
+
+
 class Scratch(Slot):
     """Rows of intermediate values, counted from the first of the shard or block."""
+
+    per_shard = True
+
+    def shape(self, extent: Extent) -> tuple[int, ...]:
+        """As in ``Slot``."""
+        return extent.shards, extent.block, self.size
 
     def row(self, f: Function, b: Register) -> Register:
         """As in ``Slot``."""
@@ -83,6 +137,10 @@ class Scratch(Slot):
 
 class Coming(Slot):
     """The cotangent of the outgoing carry: one of two blocks of rows, which swap roles at every step."""
+
+    def shape(self, extent: Extent) -> tuple[int, ...]:
+        """As in ``Slot``."""
+        return 2, extent.batch, self.size
 
     def row(self, f: Function, b: Register) -> Register:
         """As in ``Slot``."""
@@ -115,7 +173,15 @@ class LookedUp(Slot):
 
 
 class Scattered(LookedUp):
-    """The rows of a table, one table per shard, that values are added to; zero before the code runs."""
+    """The rows of a table, one table per shard, that values are added to."""
+
+    zeroed = per_shard = True
+
+    def shape(self, extent: Extent) -> tuple[int, ...]:
+        """As in ``Slot``."""
+        assert self.indices is not None
+        assert self.indices.value is not None
+        return extent.shards, extent.tables[self.indices.value], self.size
 
 
 @dataclass(frozen=True)

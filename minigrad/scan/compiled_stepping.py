@@ -12,7 +12,7 @@ import numpy as np
 from minigrad.compiled import jit, sampler
 from minigrad.compiled.memory import address, empty, readable
 from minigrad.compiled.parallel import in_parallel, threads
-from minigrad.scan.compiled_backend import Executor, Products, Saved, Workspace
+from minigrad.scan.compiled_backend import Executor, Products, Saved, Sizes, Workspace
 from minigrad.scan.lookup import Lookup, checked_indices
 from minigrad.tensor import Array
 
@@ -52,30 +52,29 @@ class Stepper:
     """
 
     def __init__(self, executor: Executor, params: Sequence[Array], carry: Sequence[Array], table: Array) -> None:
-        batch = len(carry[0])
-        key = (1, batch, False, (len(table),))
-        program = executor.program
+        batch, program = len(carry[0]), executor.program
         (source,) = program.xs
-        indices = np.zeros((1, batch), np.int64)
-        saved = Saved(executor, Workspace(key, [source]))
-        executor.start(saved, params, carry, [Lookup(table, indices)], keep=False)
-        self._saved, self._size = saved, len(table)
-        self._executor = executor
-        self._index = saved.known[executor.indices[source]]
-        wholes = [saved.known[before] for stage in program.stages for before in stage.carry]
-        afters = [saved.known[after] for stage in program.stages for after in stage.carried]
-        self._carry = list(zip(wholes, afters, strict=True))
-        self._calls = [
-            call
-            for number, stage in enumerate(program.stages)
-            if stage.name != "table"
-            for call in saved.workspace.parts[number, "forward"].calls
+        self._executor, self._size = executor, len(table)
+        # The workspace is this stepper's own, as its arguments may change below.
+        self._saved = saved = Saved(Workspace())
+        saved.workspace.sizes = Sizes(1, batch, False, (len(table),))
+        executor.start(saved, params, carry, [Lookup(table, np.zeros((1, batch), np.int64))], [])
+        self._index = saved.known[executor.inputs.indices[source]]
+        self._carry = [
+            (saved.known[before], saved.known[after])
+            for stage in program.stages
+            for before, after in zip(stage.carry, stage.carried, strict=True)
         ]
+        parts = [
+            saved.workspace.part(code, executor.products)
+            for code in executor.forwards
+            if code.stage.name not in ("table", "context")
+        ]
+        self._calls = [call for part in parts for call in part.calls]
         for (before, after), first in zip(self._carry, carry, strict=True):
             after[0] = first
             before[0] = first
-        parts = [part for (number, _), part in saved.workspace.parts.items() if program.stages[number].name != "table"]
-        bytes_read = sum(packed.nbytes for part in parts for _, packed in part.matrices)
+        bytes_read = sum(packed.nbytes for part in parts for packed in part.packed.values())
         self._shared: _SharedProduct | None = None
         if batch == 1 and bytes_read > CACHE_OF_ONE and threads() > 1:
             self._shared = _SharedProduct(executor.products)
@@ -129,7 +128,7 @@ class Stepper:
         work = empty((size + 64,), np.float64)
         state = ctypes.c_int64()
         draw = functools.partial(
-            _sampler(self._executor.type),
+            _sampler("float" if self._executor.dtype == np.float32 else "double"),
             address(given[0]), len(calls) // 7, address(given[1]), len(copies) // 3, address(self._index),
             address(scores), size, temperature, address(uniform), count, address(out), address(work),
             ctypes.addressof(state),
