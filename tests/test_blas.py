@@ -8,7 +8,7 @@ import pytest
 
 from minigrad import blas, mean, value_and_grad
 from minigrad.blas import Counts
-from minigrad.scan import numpy_threads, plans, scan, use_backend
+from minigrad.scan import numpy_backend, plans, scan, use_backend
 from rnn_cells.lstm import LSTM
 
 BIG, LITTLE = (2048, 512, 64), (512, 128, 32)
@@ -211,7 +211,7 @@ def test_a_planned_loop_asks_with_its_products(library: Library, monkeypatch: py
         return run(call, product, kind, steps)
 
     monkeypatch.setattr(blas, "best_of", best_of)
-    monkeypatch.setattr(numpy_threads.blas, "run", spy)
+    monkeypatch.setattr(numpy_backend.blas, "run", spy)
     monkeypatch.setattr(plans, "_plans", type(plans._plans)())
     cell = LSTM(64, 256)
     params, xs = cell.init_params(np.random.default_rng(0)), np.ones((5, 32, 64), np.float32)

@@ -11,8 +11,9 @@ from minigrad import concat, log_softmax, relu, sigmoid, tanh, trees, value_and_
 from minigrad.functions import affine
 from minigrad.graph import symbolic, trace
 from minigrad.primitives import abs, exp, log, pick, softplus, sqrt, where
+from minigrad.scan import numpy_backend
 from minigrad.scan.lookup import Lookup
-from minigrad.scan.numpy_backend import COLUMNS, ROWS, Executor
+from minigrad.scan.numpy_backend import ROWS, Executor
 from minigrad.scan.program import plan
 from minigrad.scan.reference import scan
 from rnn_cells import Cell
@@ -152,7 +153,7 @@ def on_first(cell: Any) -> Any:
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_every_cell(cell, kind, length, dtype):
     params, carry, x = case(cell, dtype, length)
-    size = {"dense": 0, "few tokens": 6, "more tokens": COLUMNS + 1, "many tokens": ROWS + 1}[kind]
+    size = {"dense": 0, "few tokens": 6, "more tokens": 120, "many tokens": ROWS + 1}[kind]
     given = looked_up(np.random.default_rng(2), size, length, dtype) if size else x
     check(on_first(cell), params, carry, [given], reverse=length == 2)
 
@@ -392,3 +393,27 @@ def test_workspaces_are_used_again_and_never_shared():
     del dropped
     assert len(pool) == 2
     assert other.space is None
+
+
+def test_batches_of_many_sizes_share_functions_and_memory(monkeypatch):
+    cell = LSTM(I, H)
+    params, carry, x = case(cell, np.float32, 200, batch=8)
+    planned = Planned(on_first(cell), params, carry, [x])
+
+    def train(length, batch):
+        some = trees.map(lambda c: c[:batch], carry)
+        _, ys, saved = planned.forward(params, some, [x[:length, :batch]], keep=True)
+        planned.executor.backward(saved, [None, None], ys)
+
+    def kept():
+        return [sum(map(len, space.values())) for space in planned.executor._pool]
+
+    train(200, 8)
+    (largest,) = kept()
+    monkeypatch.setattr(numpy_backend, "exec", lambda *_: pytest.fail("a function was made"), raising=False)
+    for length in range(1, 200):
+        train(length, 1 + length % 8)
+    assert kept() == [largest]
+    planned.executor.release()
+    train(3, 2)
+    assert kept()[0] < largest / 50

@@ -92,9 +92,9 @@ def make_executor(program: Program, backend: str) -> Executor:
         from minigrad.scan import compiled_backend
 
         return compiled_backend.Executor(program)
-    from minigrad.scan import numpy_threads
+    from minigrad.scan import numpy_backend
 
-    return numpy_threads.Executor(program)
+    return numpy_backend.Executor(program)
 
 
 _without: ContextVar[frozenset[str]] = ContextVar("without", default=frozenset())
