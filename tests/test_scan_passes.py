@@ -263,6 +263,16 @@ def test_matrices_of_several_widths():
     same_values(graph, after, arrays)
 
 
+def test_products_of_rows_of_any_shape_become_one():
+    params = {"A": normal(2, 1), "B": normal(2, 3)}
+    graph, levels, arrays = step_graph(
+        lambda p, h, x: (h.reshape(-1, 2, 2) @ p["A"], h.reshape(-1, 2, 2) @ p["B"]), params
+    )
+    after = merge(clean(graph), levels)
+    assert names(after) == ["concatenate", "reshape", "matmul", "getitem", "getitem"]
+    same_values(graph, after, arrays)
+
+
 @pytest.mark.parametrize(
     "step",
     [

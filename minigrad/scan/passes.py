@@ -213,7 +213,7 @@ def merge(graph: Graph, levels: Mapping[Value, Level], carry: int = 0) -> Graph:
     for op in graph.ops:
         if op.name == "matmul" and len(op.values) == 2:
             a, W = op.values
-            if (a.ndim, W.ndim) == (2, 2) and level[W] == Level.FIXED and level[a] != Level.FIXED:
+            if W.ndim == 2 and level[W] == Level.FIXED and level[a] != Level.FIXED:
                 groups.setdefault((a, op.output in in_loop), []).append(op)
     groups = {key: ops for key, ops in groups.items() if len(ops) > 1}
     # Fixed values come first, so that each group's matrices precede its product.
@@ -234,8 +234,9 @@ def merge(graph: Graph, levels: Mapping[Value, Level], carry: int = 0) -> Graph:
         product = emit(builder, "matmul", key[0], joined[key])
         start = 0
         for member in groups[key]:
-            stop = start + member.output.shape[1]
-            builder.emit("getitem", (product,), {"index": (slice(None), slice(start, stop))}, member.output)
+            stop = start + member.output.shape[-1]
+            index = (*[slice(None)] * (product.ndim - 1), slice(start, stop))
+            builder.emit("getitem", (product,), {"index": index}, member.output)
             start = stop
     return builder.graph
 
