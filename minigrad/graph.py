@@ -626,14 +626,6 @@ def with_batch(option: Any, batch: int) -> Any:
     return Batch(batch, option // batch) if whole else option
 
 
-def symbolic(graph: Graph, batch: int) -> Graph:
-    """The traced graph with a ``Batch`` in place of this batch size and its multiples, in shapes and options."""
-    for value in (*graph.inputs, *graph.constants, *(op.output for op in graph.ops)):
-        value.shape = with_batch(value.shape, batch)
-    graph.ops = [Op(op.name, op.inputs, with_batch(op.options, batch), op.output) for op in graph.ops]
-    return graph
-
-
 def evaluate(graph: Graph, arrays: Sequence[Any], apply: Callable[[Op, Sequence[Any]], Any] = apply) -> list[Any]:
     """Execute the graph, each operation by ``apply``; return the outputs for these inputs."""
     known: dict[Value, Any] = dict(zip(graph.inputs, arrays, strict=True)) | graph.constants

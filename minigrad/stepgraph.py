@@ -149,7 +149,7 @@ def _traced(step: Any, given: tuple[Tree, ...], zeroed: tuple[bool, ...] | None)
     graph, carried, ys = _trial(step, given, zeroed, batch)
     again, _, _ = _trial(step, given, zeroed, other)
     n, m, k = (len(trees.leaves(tree)) for tree in (params, carry, context))
-    return StepGraph(_symbolic(graph, again, batch, other), n, m, k, carried, ys)
+    return StepGraph(symbolic(graph, again, batch, other), n, m, k, carried, ys)
 
 
 def _trial(step: Any, given: tuple[Tree, ...], zeroed: tuple[bool, ...] | None, batch: int) -> tuple[Graph, Tree, Tree]:
@@ -211,8 +211,14 @@ def _run(
     return new, trees.map(lambda out: where(rows(out), out, 0), y)
 
 
-def _symbolic(one: Graph, two: Graph, batch: int, other: int) -> Graph:
+def symbolic(one: Graph, two: Graph, batch: int, other: int) -> Graph:
     """The first of two traces, with a ``Batch`` for each number that differs as the batch sizes do.
+
+    Args:
+        one: the trace for ``batch`` sequences, which is changed.
+        two: the trace for ``other`` sequences.
+        batch: see there.
+        other: see there.
 
     Raises:
         TraceError: they differ in something else.

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minigrad import concat, log_softmax, relu, sigmoid, tanh, trees, value_and_grad
+from minigrad import concat, log_softmax, relu, sigmoid, stepgraph, tanh, trees, value_and_grad
 from minigrad.functions import affine
-from minigrad.graph import symbolic, trace
 from minigrad.primitives import abs, exp, log, pick, softplus, sqrt, where
 from minigrad.scan import numpy_backend
 from minigrad.scan.lookup import Lookup
@@ -22,7 +21,6 @@ from rnn_cells.lstm import LSTM, CoupledLSTM, PeepholeLSTM
 from rnn_cells.rnn import IRNN, RNN
 
 B, I, H = 3, 4, 5  # noqa: E741
-TRACED = 13  # a batch of no other size in a graph
 
 
 class MGU(Cell):
@@ -56,25 +54,17 @@ def rounded(dtype: Any) -> dict[str, float]:
     return {"rtol": 1e-4, "atol": 1e-5} if dtype == np.float32 else {"rtol": 1e-10, "atol": 1e-12}
 
 
-def leaves_like(tree: Any, batch: int) -> Any:
-    return trees.map(lambda x: np.zeros((batch, *np.shape(x)[1:]), x.dtype), tree)
-
-
 class Planned:
     """A step with an executor, called as the reference scan is."""
 
     def __init__(self, step: Any, params: Any, carry: Any, xs: Any, without: Any = (), wanted: Any = None) -> None:
         """``xs`` is a list of arrays and Lookups."""
         self.params, self.carry = params, carry
-        x = [np.zeros((TRACED, *x.shape[2:]), x.dtype) for x in xs]
-        graph, result = trace(step, params, leaves_like(carry, TRACED), x)
-        count, carries = len(trees.leaves(params)), len(trees.leaves(carry))
+        x = [np.zeros(x.shape[1:], x.dtype) for x in xs]
+        found = stepgraph.of(step, params, carry, x)
         is_float = [leaf.dtype.kind == "f" for tree in (params, carry, x) for leaf in trees.leaves(tree)]
         tables = [i for i, x in enumerate(xs) if isinstance(x, Lookup)]
-        self.outputs = result[1]
-        self.executor = Executor(
-            plan(symbolic(graph, TRACED), count, carries, tables=tables, wanted=wanted or is_float, without=without)
-        )
+        self.executor = Executor(plan(found, tables=tables, wanted=wanted or is_float, without=without))
 
     def forward(self, params: Any, carry: Any, xs: Any, **options: Any) -> Any:
         steps, batch = xs[0].shape[:2]

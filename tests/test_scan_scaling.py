@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from minigrad import sigmoid, stepgraph, tanh
-from minigrad.graph import Graph
 from minigrad.scan import compiled_backend, numpy_backend
 from minigrad.scan.program import Program, plan
+from minigrad.stepgraph import StepGraph
 from rnn_cells import Stacked
 from rnn_cells.gru import GRU
 
@@ -62,18 +62,16 @@ def long_sum(size: int) -> Any:
 STEPS = {"chain": chain, "kept for long": kept_for_long, "many gates": many_gates, "a long sum": long_sum}
 
 
-def graph_and_counts(name: str, size: int) -> tuple[Graph, int, int]:
+def step_of(name: str, size: int) -> StepGraph:
     if name == "layers":
         cell = Stacked([GRU(4, 4)] * size)
         params, carry = cell.init_params(np.random.default_rng(0)), cell.init_carry(1)
-        step = stepgraph.of(cell, params, carry, np.zeros((1, 4), np.float32))
-        return step.graph, step.params, step.carry
-    return stepgraph.of(STEPS[name](size), PARAMS, np.ones((1, 4)), np.ones((1, 4))).graph, 2, 1
+        return stepgraph.of(cell, params, carry, np.zeros((1, 4), np.float32))
+    return stepgraph.of(STEPS[name](size), PARAMS, np.ones((1, 4)), np.ones((1, 4)))
 
 
-def planned(given: tuple[Graph, int, int]) -> Program:
-    graph, params, carry = given
-    return plan(graph, params, carry, wanted=[i < params for i in range(len(graph.inputs))])
+def planned(step: StepGraph) -> Program:
+    return plan(step, wanted=[i < step.params for i in range(len(step.graph.inputs))])
 
 
 def calls(run: Callable[[], Any]) -> int:
@@ -107,11 +105,11 @@ def test_four_times_the_operations_take_four_times_the_calls(name, way):
     if way == "compiled":
         pytest.importorskip("llvmlite")
     sizes = (5, 20) if name == "layers" else (25, 100)
-    given = [graph_and_counts(name, size) for size in sizes]
-    programs = [planned(graph) for graph in given]
+    given = [step_of(name, size) for size in sizes]
+    programs = [planned(step) for step in given]
     small, large = (
-        calls(lambda g=graph: planned(g)) if way == "plan" else calls(lambda p=program: WAYS[way](p))
-        for graph, program in zip(given, programs, strict=True)
+        calls(lambda s=step: planned(s)) if way == "plan" else calls(lambda p=program: WAYS[way](p))
+        for step, program in zip(given, programs, strict=True)
     )
     assert large < 5 * small
 
@@ -119,5 +117,5 @@ def test_four_times_the_operations_take_four_times_the_calls(name, way):
 @pytest.mark.usefixtures("no_compiler")
 @pytest.mark.parametrize("name", ["chain", "kept for long", "a long sum"])
 def test_a_step_may_be_longer_than_python_recurses(name):
-    program = planned(graph_and_counts(name, sys.getrecursionlimit() + 100))
+    program = planned(step_of(name, sys.getrecursionlimit() + 100))
     numpy_backend.Executor(program)

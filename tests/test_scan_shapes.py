@@ -730,7 +730,7 @@ def check_operation(op: Op, fixed: set[Value]) -> None:
 def test_a_program_of_any_step_consists_of_operations_on_rows(step):
     found = graph_of(sample(step, 1, 2, np.float64, False, {}))
     wanted = [True] * len(found.graph.inputs)
-    program = plan(found.graph, found.params, found.carry, found.context, wanted=wanted)
+    program = plan(found, wanted=wanted)
     for stage in program.stages:
         assert stage.backward is not None
         for body in (stage.forward, stage.backward):

@@ -184,16 +184,14 @@ def plan_of(step: StepGraph, *, backend: str) -> Program:
         TraceError: it cannot be planned, or the backend lacks a kernel.
     """
     wanted = [i < step.params for i in range(len(step.graph.inputs))]
-    program = plan(step.graph, step.params, step.carry, step.context, wanted=wanted)
+    program = plan(step, wanted=wanted)
     make_executor(program, backend)
     return program
 
 
 def _made(step: StepGraph, tables: tuple[int, ...], wanted: tuple[bool, ...] | None) -> Plan | TraceError:
     try:
-        program = plan(
-            step.graph, step.params, step.carry, step.context, tables=tables, wanted=wanted, without=_without.get()
-        )
+        program = plan(step, tables=tables, wanted=wanted, without=_without.get())
     except TraceError as error:
         return remembered(error)
     return Plan(program, step.carried, step.ys)

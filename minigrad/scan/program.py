@@ -27,6 +27,7 @@ from minigrad.graph import (
 )
 from minigrad.scan.passes import clean, depends_on, join_rows, lower, merge, regroup, split
 from minigrad.scan.rowwise import rowwise
+from minigrad.stepgraph import StepGraph
 
 MAPS = frozenset(
     {
@@ -170,10 +171,7 @@ PASSES = ("split", "hoist", "merge", "fuse", "plan")
 
 
 def plan(
-    graph: Graph,
-    params: int,
-    carry: int,
-    context: int = 0,
+    step: StepGraph,
     *,
     tables: Iterable[int] = (),
     wanted: Sequence[bool] | None = None,
@@ -182,12 +180,8 @@ def plan(
     """Plan a step.
 
     Args:
-        graph: a step, with a symbolic batch; its inputs are the parameters, the carry, the context and the inputs, its
-            outputs the carry and the outputs.
-        params: the number of inputs that are parameters.
-        carry: the number that are carries.
-        context: the number that are the context.
-        tables: the indices, among the step's inputs, of those that are rows of a table.
+        step: its graph.
+        tables: the indices, among the step's inputs (the leaves of x), of those that are rows of a table.
         wanted: for each input of the graph, whether its gradient is wanted; None if no gradient is.
         without: passes to leave out.
 
@@ -195,11 +189,8 @@ def plan(
         TraceError: an operation cannot be planned; the message names it.
     """
     without = frozenset(without)
-    counts = ((Level.FIXED, params), (Level.STATE, carry), (Level.CONTEXT, context))
-    given = [level for level, count in counts for _ in range(count)]
-    given += [Level.INPUT] * (len(graph.inputs) - len(given))
-    levels = dict(zip(graph.inputs, given, strict=True))
-    graph = clean(rowwise(clean(graph)))
+    params, carry, levels = step.params, step.carry, step.levels
+    graph = clean(rowwise(clean(step.graph)))
     if "split" not in without:
         graph = split(graph, levels)
     if "hoist" not in without:
@@ -208,8 +199,9 @@ def plan(
         graph = clean(merge(graph, levels, carry))
     graph = _own_outputs(graph, carry, levels)
     inputs = graph.inputs
-    carries, contexts = inputs[params : params + carry], inputs[params + carry : params + carry + context]
-    xs = inputs[params + carry + context :]
+    carries, contexts, xs = (
+        [x for x in inputs if levels[x] == level] for level in (Level.STATE, Level.CONTEXT, Level.INPUT)
+    )
     level = classify(graph, levels)
     carried = [_rows(x, "carry", level) for x in graph.outputs[:carry]]
     ys = [_rows(x, "output", level) for x in graph.outputs[carry:]]

@@ -68,7 +68,9 @@ class _Rewriter:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.builder = Builder(Graph(list(graph.inputs), [], [], dict(graph.constants), dict(graph.names)))
-        self.known: dict[Value, _Traced] = {x: self._given(x) for x in (*graph.inputs, *graph.constants)}
+        self.known: dict[Value, _Traced] = {
+            x: _Traced(x, x.shape, _batch_axis(x.shape)) for x in (*graph.inputs, *graph.constants)
+        }
         self.op: Op
 
     def rewritten(self) -> Graph:
@@ -87,19 +89,6 @@ class _Rewriter:
             outputs.append(x)
         self.builder.graph.outputs = outputs
         return self.builder.graph
-
-    def _given(self, x: Value) -> _Traced:
-        at = _batch_axis(x.shape)
-        if x not in self.graph.constants or at is None:
-            return _Traced(x, x.shape, at)
-        # An array of the batch's size was made in the step, with equal rows or refused.
-        array = self.builder.graph.constants.pop(x)
-        first = array.take([0], at)
-        if not np.array_equal(np.broadcast_to(first, array.shape), array, equal_nan=array.dtype.kind == "f"):
-            raise TraceError("its operations depend on the size of the batch", x.origin)
-        row = Value(first.shape, x.dtype)
-        self.builder.graph.constants[row] = first
-        return self._spread(_Traced(row, row.shape), x.shape)
 
     def _refuse(self) -> NoReturn:
         operands = " and ".join(map(repr, self.op.values))
