@@ -501,9 +501,9 @@ class DrawRead(Cell):
 
     def filterbank(self, centre, stride, variance):
         """(B, 1) each -> (B, N, A)."""
-        offsets = np.arange(1, self.filters + 1, dtype=np.float32) - np.float32(self.filters / 2 + 0.5)
+        offsets = np.arange(1, self.filters + 1, dtype=centre.dtype) - (self.filters / 2 + 0.5)
         mu = (self.side + 1) / 2 * (centre + 1) + offsets * stride  # (B, N)
-        distance = np.arange(1, self.side + 1, dtype=np.float32) - mu[:, :, None]
+        distance = np.arange(1, self.side + 1, dtype=centre.dtype) - mu[:, :, None]
         F = np.exp(-(distance**2) / (2 * variance[:, :, None]))
         return F / (np.sum(F, axis=-1, keepdims=True) + 1e-4)
 

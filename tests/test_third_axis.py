@@ -1,11 +1,12 @@
-"""The benchmark's cells with a third axis, and steps that read a context: sound, and equal to PyTorch's."""
+"""The benchmark's cells with a third axis, and steps that read a context: sound, planned, and equal to PyTorch's."""
 
+import numpy as np
 import pytest
 import third_axis_cells as cells
-from test_scan_planned import TOLERANCE
-from third_axis import CASES, Case, difference, our_gradient, torch_gradient
+from test_scan_planned import TOLERANCE, no_reference_loop
+from third_axis import CASES, Case, difference, our_gradient, torch_gradient, where_it_runs
 
-from minigrad.scan import use_backend
+from minigrad.scan import plans, use_backend
 from rnn_plugins.testing import check_cell
 
 TINY = {
@@ -48,3 +49,20 @@ def test_equals_its_peer(name):
     other, others = torch_gradient(tiny(name), "float64")()
     assert value == pytest.approx(other, rel=1e-12)
     assert difference(gradient, others) < TOLERANCE["float64"]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("backend", ["numpy"])
+@every_case
+def test_is_planned_and_equals_the_reference_loop(name, backend, dtype):
+    step = our_gradient(tiny(name), dtype)
+    with use_backend("reference"):
+        value, gradient = step()
+    plans._plans.clear()
+    with use_backend(backend), no_reference_loop():
+        for _ in range(2):  # the second call finds memory that the first one used
+            found, others = step()
+            assert found == pytest.approx(value, abs=TOLERANCE[dtype] * max(1, abs(value)))
+            assert difference(others, gradient) < TOLERANCE[dtype]
+            assert [array.dtype for array in others] == [np.dtype(dtype)] * len(others)
+        assert where_it_runs(backend) == backend
