@@ -1,13 +1,15 @@
 """What is the same at every step of a sequence: a scan with a context, on every backend against the equations."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
+from test_scan_planned import no_reference_loop
 
 import minigrad
 from minigrad import Tensor, concat, jvp, no_grad, softmax, tanh, trees, value_and_grad, where
-from minigrad.scan import Lookup, available_backends, scan, use_backend
+from minigrad.scan import Lookup, available_backends, planned, scan, use_backend
 
 every_backend = pytest.mark.parametrize("backend", ["reference", *available_backends()])
 
@@ -156,7 +158,7 @@ def test_values_and_all_gradients(name, options, backend):
 
     params, carry, xs, context = given
     expected = value_and_grad(loss(by_hand))(arrays)
-    with use_backend(backend):
+    with use_backend(backend), nullcontext() if backend == "reference" else no_reference_loop():
         found = value_and_grad(loss(scan))(arrays)
         results = scan(step, params, carry, xs, context=context, **OPTIONS[options])
     close(results, by_hand(step, params, carry, xs, context, **OPTIONS[options]))
@@ -279,6 +281,23 @@ def test_an_empty_context_is_one(backend):
                 return tanh(h + x), h
 
             scan(step, {}, np.ones((2, 3)), np.ones((4, 2, 3)), context=empty)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", ["attention", "a vector", "half of it"])
+@pytest.mark.parametrize("backend", available_backends())
+def test_single_steps(backend, name, batch):
+    step, params, carry, _, context = samples(np.float64, batch=batch)[name]
+    rng = np.random.default_rng(4)
+    table = rng.standard_normal((7, WIDTH))
+    with use_backend(backend):
+        prepared = planned.stepper(step, params, carry, table, context)
+    assert prepared is not None
+    for _ in range(4):
+        symbols = rng.integers(0, 7, batch)
+        carry, y = step(params, carry, table[symbols], context)
+        close(prepared(symbols), trees.leaves(y))
+        close(prepared.carry, trees.leaves(carry))
 
 
 @every_backend

@@ -39,26 +39,34 @@ class _SharedProduct:
 class Stepper:
     """Runs a program one step at a time, for few sequences and without gradients.
 
-    What depends on the parameters only is computed once. The program has one input, which is looked up in a table.
+    What is the same at every step is computed once. The program has one input, which is looked up in a table.
 
     Args:
         executor: the program, ready to run.
         params: as for ``Executor.forward``.
         carry: the initial carry, (B, ...) arrays.
         table: the table of inputs by symbol.
+        context: as for ``Executor.forward``.
 
     Attributes:
         ys: the outputs of the last step, (B, ...) arrays; the next step overwrites them.
     """
 
-    def __init__(self, executor: Executor, params: Sequence[Array], carry: Sequence[Array], table: Array) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        params: Sequence[Array],
+        carry: Sequence[Array],
+        table: Array,
+        context: Sequence[Array] = (),
+    ) -> None:
         batch, program = len(carry[0]), executor.program
         (source,) = program.xs
         self._executor, self._size = executor, len(table)
         # The workspace is this stepper's own, as its arguments may change below.
         self._saved = saved = Saved(Workspace())
         saved.workspace.sizes = Sizes(1, batch, False, (len(table),))
-        executor.start(saved, params, carry, [Lookup(table, np.zeros((1, batch), np.int64))], [])
+        executor.start(saved, params, carry, [Lookup(table, np.zeros((1, batch), np.int64))], context)
         self._index = saved.known[executor.inputs.indices[source]]
         self._carry = [
             (saved.known[before], saved.known[after])

@@ -233,7 +233,7 @@ class DrawingStepper(Stepper, Protocol):
         """Draw symbols from the output, each the next step's input; see ``compiled_stepping.Stepper``."""
 
 
-def stepper(step: Step, params: Tree, carry: Tree, table: Array) -> Stepper | None:
+def stepper(step: Step, params: Tree, carry: Tree, table: Array, context: Tree = None) -> Stepper | None:
     """Prepare a step to run many times without gradients, as in sampling; None if it cannot be planned.
 
     Args:
@@ -241,13 +241,14 @@ def stepper(step: Step, params: Tree, carry: Tree, table: Array) -> Stepper | No
         params: shared by all steps, plain arrays.
         carry: the initial state, (B, ...) arrays.
         table: (V, n); each step's input is one of its rows per sequence.
+        context: as for ``scan``.
     """
-    params, carry, table = map(_native, (params, carry, table))
+    params, carry, table, context = map(_native, (params, carry, table, context))
     backend, states = chosen_backend(), trees.leaves(carry)
     if backend == "reference" or observer.get() is not None or not states:
         return None
     xs = Lookup(table, np.zeros((1, len(states[0])), np.intp))
-    plan = _plan(Call(step, params, carry, None, xs, None, False, None))
+    plan = _plan(Call(step, params, carry, context, xs, None, False, None))
     if isinstance(plan, TraceError):
         _refuse(step, plan)
         return None
@@ -257,8 +258,8 @@ def stepper(step: Step, params: Tree, carry: Tree, table: Array) -> Stepper | No
 
             executor = plan.executor(backend)
             if isinstance(executor, compiled_backend.Executor):
-                return compiled_stepping.Stepper(executor, trees.leaves(params), states, table)
-        return stepping.Stepper(plan.program, trees.leaves(params), states, table)
+                return compiled_stepping.Stepper(executor, trees.leaves(params), states, table, trees.leaves(context))
+        return stepping.Stepper(plan.program, trees.leaves(params), states, table, trees.leaves(context))
     except TraceError as error:
         _refuse(step, error)
         return None

@@ -13,23 +13,31 @@ from minigrad.tensor import Array
 
 
 class Stepper:
-    """Runs a program one step at a time; what depends on the parameters only is computed once.
+    """Runs a program one step at a time; what is the same at every step is computed once.
 
     Args:
         program: with one input, which is looked up in a table.
         params: arrays in the order of the program's parameters.
         carry: the initial carry, (B, ...) arrays.
         table: the inputs by symbol, (V, n).
+        context: what is the same at every step, (B, ...) arrays.
 
     Attributes:
         carry: the carry after the last step.
     """
 
-    def __init__(self, program: Program, params: Sequence[Array], carry: Sequence[Array], table: Array) -> None:
+    def __init__(
+        self,
+        program: Program,
+        params: Sequence[Array],
+        carry: Sequence[Array],
+        table: Array,
+        context: Sequence[Array] = (),
+    ) -> None:
         self.carry = [np.asarray(x) for x in carry]
         batch = len(self.carry[0])
         fixed = dict(zip(program.fixed, evaluate(program.prologue, params), strict=True))
-        known: dict[Value, Any] = {}  # values equal at every step
+        known: dict[Value, Any] = dict(zip(program.context, context, strict=True))  # values equal at every step
         looked_up = {program.xs[0]: table}
         ops = []
         for stage in program.stages:
@@ -37,12 +45,13 @@ class Stepper:
             known |= {
                 x: y for x, y in zip(stage.forward.prologue.outputs, of_stage, strict=True) if isinstance(x, Value)
             }
-            if stage.name != "table":
+            if stage.name not in ("table", "context"):
                 ops += stage.forward.ops
                 continue
+            found = looked_up if stage.name == "table" else known
             for op in stage.forward.ops:
                 args = [looked_up.get(x, known.get(x)) if isinstance(x, Value) else x for x in op.inputs]
-                looked_up[op.output] = apply(made_for(op, args), args)
+                found[op.output] = apply(made_for(op, args, batch), args)
         names: dict[Value, str] = {}
         scope: dict[str, Any] = {}
 
@@ -65,7 +74,8 @@ class Stepper:
         for i, op in enumerate(ops):
             operands = ", ".join([*map(spell, op.inputs), *(f"{name}=o{i}_{name}" for name in op.options)])
             scope |= {f"o{i}_{name}": bound(option, batch) for name, option in op.options.items()}
-            scope[f"f{i}"] = np.dot if op.name == "matmul" else function_of(op.name)
+            rows_by_matrix = op.name == "matmul" and op.values[1].ndim == 2  # not a product of rows
+            scope[f"f{i}"] = np.dot if rows_by_matrix else function_of(op.name)
             names[op.output] = f"v{len(names)}"
             lines.append(f"{names[op.output]} = f{i}({operands})")
         given = ", ".join(f"carry{i}" for i in range(len(program.carry)))
