@@ -20,11 +20,11 @@ import numpy as np
 from minigrad.compiled import gemm, jit
 from minigrad.compiled.memory import Growing, address, empty, readable
 from minigrad.compiled.parallel import in_parallel, threads
-from minigrad.compiled.slots import WORDS, Extent, Slot, size_of
+from minigrad.compiled.slots import WORDS, Extent, Slot
 from minigrad.graph import Graph, Op, Value, apply, evaluate
 from minigrad.scan.compiled_code import Backward, Code, Forward, Inputs
 from minigrad.scan.lookup import Lookup, checked_indices
-from minigrad.scan.program import Program, require_columns
+from minigrad.scan.program import Program, multiplications
 from minigrad.tensor import Array
 
 BLOCK = 64
@@ -190,7 +190,7 @@ class Part:
     def _shards(self, count: int, steps: int) -> list[tuple[int, int]]:
         """Ranges of rows, one per thread; a single one if there is little work."""
         products = [op for op in self.code.stage.forward.ops if op.name == "matmul"]
-        work = sum(size_of(op.output) * op.values[0].shape[-1] for op in products) or 1000
+        work = sum(map(multiplications, products)) or 1000
         workers = threads() if work * count * (steps if self.code.stage.by_step else 1) > 2_000_000 else 1
         height = self.products.tile.rows
         share = max(1, round(count / workers / height)) * height if count >= height * workers else -(-count // workers)
@@ -369,7 +369,6 @@ class Executor:
     """
 
     def __init__(self, program: Program) -> None:
-        require_columns(program)
         self.program = program
         self.inputs = Inputs(program)
         self.dtype = self.inputs.dtype
