@@ -76,12 +76,14 @@ def test_the_tutorials_run_from_top_to_bottom(page, tmp_path, monkeypatch):
 
 
 def test_the_engine_page_computes(tmp_path):
-    (source,) = (block for block in blocks(ROOT / "docs" / "engine.md", "python") if "import" in block)
+    source, decoder = (block for block in blocks(ROOT / "docs" / "engine.md", "python") if "import" in block)
     names: dict[str, object] = {}
     exec(source, names)
     assert set(names["gradient"]) == {"W"}
     assert names["hessian_times_v"]["W"].shape == (3, 2)
     assert names["pullback"](names["output"])[0]["W"].shape == (3, 2)
+    exec(decoder, names)
+    assert names["weights"].shape == (names["T"], names["B"], names["S"])
 
 
 @pytest.mark.parametrize("name", ["report", "score", "compare", "sample", "eval"])
