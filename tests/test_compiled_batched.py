@@ -41,7 +41,7 @@ def multiply(a: np.ndarray, b: np.ndarray, c: np.ndarray, lanes: int, accumulate
     strides = [tuple(step // x.itemsize for step in x.strides) for x in (a, b, c)]
     dtype = {"float32": "float", "float64": "double"}[a.dtype.name]
     function = batched.product(
-        "product", shape=(m, n, k), strides=tuple(strides), dtype=dtype, lanes=lanes, accumulate=accumulate, linkage=""
+        "product", shape=(m, n, k), strides=strides, dtype=dtype, lanes=lanes, accumulate=accumulate, linkage=""
     )
     library = jit.compile_ir(module(function))
     ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3)(library.address("product"))(*(x.ctypes.data for x in (a, b, c)))

@@ -6,20 +6,18 @@ that is summed over: the strides decide which needs the fewest instructions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from minigrad.compiled import jit
 from minigrad.compiled.llvm import Function, Register, totals, transposed, vector
-
-Strides = tuple[int, int]
 
 
 def product(
     name: str,
     *,
     shape: tuple[int, int, int],
-    strides: tuple[Strides, Strides, Strides],
+    strides: Sequence[Sequence[int]],
     dtype: str,
     lanes: int,
     accumulate: bool = False,

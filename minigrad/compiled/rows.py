@@ -6,6 +6,7 @@ view of the memory of another one; the parts of a concatenation are computed in 
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from minigrad.compiled import jit, llvm
+from minigrad.compiled import batched, jit, llvm
 from minigrad.compiled.llvm import Function, Register
 from minigrad.compiled.nests import Nest, Place, Root, Row, Work, axes_of, filling
 from minigrad.compiled.slots import (
@@ -34,6 +35,9 @@ from minigrad.graph import Op, Operand, Value
 
 ALIASES = frozenset({"getitem", "reshape", "transpose", "concatenate"})
 """Operations without code: their results are parts of other results."""
+
+LARGE = 500
+"""Multiplications of a product of two matrices, for each row, from which it is faster in a kernel of its own."""
 
 LONGEST = 200
 """Operations per function, since compiling takes longer than linearly in them."""
@@ -356,8 +360,8 @@ class Body:
         added = [Op("add_to", (v,), {"slot": slot}, Value(v.shape, v.dtype)) for v, slot in self.added]
         works: list[Work | Op] = []
         for op in (*self.ops, *added):
-            product = op.name == "matmul" and op.values[1] in self.packed
-            works.append(op if product or is_view(op) or op.name == "concatenate" else self.work(op))
+            apart = self._is_large(op) or is_view(op) or op.name == "concatenate"
+            works.append(op if apart else self.work(op))
         ready = _Ready(works, self._source, {*self.given, *self.fixed, *self.packed})
         plan: list[Item] = []
         while ready.count:
@@ -432,7 +436,7 @@ class Body:
                 self.in_memory.add(self._source(op.values[0]))
         for i, item in enumerate(order):
             if isinstance(item, Op):
-                self.in_memory.add(self._source(item.values[0]))
+                self.in_memory |= {self._source(x) for x in item.values if x not in self.packed}
                 continue
             for j, nest in enumerate(item):
                 for work in nest:
@@ -454,8 +458,10 @@ class Body:
         step = Function(f"{self.name}_step", PARAMETERS, linkage="internal")
         functions: list[Function | str] = [*self._tables]
         for number, item in enumerate(order):
-            if isinstance(item, Op):
+            if isinstance(item, Op) and item.values[1] in self.packed:
                 self._product(step, item)
+            elif isinstance(item, Op):
+                functions.append(self._row_product(step, item, number))
             else:
                 functions.append(self._segment(f"{self.name}_rows{number}", item))
                 step.call("void", f"{self.name}_rows{number}", *step.parameters)
@@ -498,6 +504,36 @@ class Body:
         with f.loop(0, even.select(1, count)) as i:
             rows = even.select(count * per_row, per_row)
             f.call("void", code, rows, n, k, a + i * a_row, a_distance, packed, c + i * c_row, c_distance, zero)
+
+    def _is_large(self, op: Op) -> bool:
+        """Whether an operation is a product with a packed matrix, or one of rows with rows that needs no loops here."""
+        if op.name != "matmul" or op.values[1] in self.packed:
+            return op.name == "matmul"
+        m, n, k = *op.output.shape[-2:], op.values[0].shape[-1]
+        return min(m, n) > 1 and m * n * k >= LARGE
+
+    def _row_product(self, f: Function, op: Op, number: int) -> Function:
+        """A product of rows with rows, for every row; returns the kernel for these sizes."""
+        *lead, m, n = op.output.shape[1:]
+        places = [self.layout(x) for x in (*op.values, op.output)]
+        a, b, c = (place.strides[-2:] for place in places)
+        kernel = batched.product(
+            f"{self.name}_product{number}",
+            shape=(m, n, op.values[0].shape[-1]),
+            strides=(a, b, c),
+            dtype=self.dtype,
+            lanes=self.width,
+        )
+        _, _, first, end = f.parameters
+        with contextlib.ExitStack() as loops:
+            row = loops.enter_context(f.loop(first, end))
+            addresses = [self.slot_of(place.root).row(f, row) + place.offset for place in places]
+            for axis, length in enumerate(lead):
+                i = loops.enter_context(f.loop(0, length))
+                steps = [_aligned(place.strides[:-2], len(lead))[axis] for place in places]
+                addresses = [address + i * step for address, step in zip(addresses, steps, strict=True)]
+            f.call("void", kernel.name, *addresses)
+        return kernel
 
     def _driver(self) -> Function:
         """The entry point: a loop over all steps, or over all rows in blocks."""
