@@ -292,6 +292,25 @@ def test_groups_of_several_widths_in_one_pass(dtype):
     check(f, x, y, sums=True)
 
 
+@every_type
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 40, 40), (2, 3, 4), (9, 17, 5), (12, 28, 28)])
+def test_products_of_rows_with_rows(m, k, n, dtype):
+    a, b = normal(ROWS, 3, m, k, dtype=dtype), normal(ROWS, k, n, dtype=dtype, seed=1)
+    x, y = normal(ROWS, 1, k, m, dtype=dtype), normal(ROWS, 2, 3, n, k, dtype=dtype, seed=2)
+
+    def turned(x):
+        return x.transpose(*range(x.ndim - 2), x.ndim - 1, x.ndim - 2)
+
+    def both(a, b, x, y):
+        first = tanh(a)[:, :, ::-1] @ b.reshape(ROWS, 1, k, n)
+        second = turned(x).reshape(ROWS, 1, 1, m, k) @ turned(y)
+        return tanh(first), np.concatenate([second * 2, turned(y)], axis=3), turned(first)
+
+    check(both, a, b, x, y)
+    check(lambda a, b: a[:, 1:] @ b.reshape(ROWS, 1, k, n), a, b, exclusive=True)
+    check(lambda a, b: a @ b.reshape(ROWS, 1, k, n), a, b, sums=True)
+
+
 def test_no_row_is_no_work():
     graph = trace(lambda x: tanh(x), np.ones((ROWS, 3)))[0]
     body = Body("body", graph.ops, "double", jit.vector_width("float64"), False)
