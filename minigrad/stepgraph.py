@@ -96,7 +96,7 @@ def of(
         TraceError: the step does something that a graph cannot represent, or fails.
     """
     given = (params, carry, context, x)
-    shapes = shapes_of(params), *(shapes_of(tree, 1) for tree in given[1:])
+    shapes = tuple(shapes_of(trees.leaves(tree), i > 0) for i, tree in enumerate(given))
     form, mask = form_of(given), None if zeroed is None else tuple(zeroed)
 
     def key(recording: bool) -> Any:
@@ -128,9 +128,9 @@ def size_of(value: Value) -> int:
     return math.prod(n.times if isinstance(n, Batch) else n for n in value.shape)
 
 
-def shapes_of(tree: Tree, skipped: int = 0) -> tuple[Any, ...]:
-    """The shape, without the first axes, and the dtype of every leaf."""
-    return tuple((leaf.shape[skipped:], leaf.dtype.str) for leaf in trees.leaves(tree))
+def shapes_of(leaves: Sequence[Any], skipped: int) -> tuple[Any, ...]:
+    """The shape without so many axes in front, and the dtype of every array."""
+    return tuple((leaf.shape[skipped:], leaf.dtype.str) for leaf in leaves)
 
 
 def remembered(error: TraceError) -> TraceError:

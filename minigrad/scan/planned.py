@@ -148,27 +148,26 @@ def _prepared(
     reverse: bool,
 ) -> tuple[Call, Plan, Executor] | TraceError | None:
     """What is needed to run this call on a backend; None or the reason if it must run on the reference loop."""
-    inputs = trees.leaves(xs)
-    of_batch = trees.leaves((carry, context))
-    leaves = [*trees.leaves(params), *of_batch, *inputs]
+    given = params, carry, context, xs
+    fixed, states, contexts, inputs = map(trees.leaves, given)
+    leaves = (*fixed, *states, *contexts, *inputs)
     if not inputs or not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves):
         return None
     leading = inputs[0].shape[:2]
     if len(leading) != 2 or 0 in leading or any(leaf.shape[:2] != leading for leaf in inputs):
         return None
     length, batch = leading
-    if any(leaf.shape[:1] != (batch,) for leaf in of_batch):
+    if any(leaf.shape[:1] != (batch,) for leaf in (*states, *contexts)):
         return None
     live = live_steps(length, batch, lengths, mask)
     if live is not None and live.all():
         live = None
     # A table with more rows than the sequence has inputs is not worth a stage: the inputs are looked up first.
-    xs = trees.map(lambda x: x.array() if isinstance(x, Lookup) and len(x.table) > length * batch else x, xs)
-    nodes = [
-        x.node if isinstance(x, Tensor) else None for x in map(table_of, trees.leaves((params, carry, context, xs)))
-    ]
+    inputs = [x.array() if isinstance(x, Lookup) and len(x.table) > length * batch else x for x in inputs]
+    sources = [table_of(x) for x in inputs]
+    nodes = [x.node if isinstance(x, Tensor) else None for x in (*fixed, *states, *contexts, *sources)]
     keep = is_recording() and any(node is not None for node in nodes)
-    call = Call(step, params, carry, context, xs, live, reverse, nodes if keep else None)
+    call = Call(step, given, (fixed, states, contexts, inputs), live, reverse, nodes if keep else None)
     plan = _plan(call)
     if isinstance(plan, TraceError):
         return plan
@@ -184,18 +183,17 @@ def _prepared(
 
 def _plan(call: Call) -> Plan | TraceError:
     """The plan of a call; or why there is none."""
-    inputs, masked = trees.leaves(call.xs), call.live is not None
+    (params, carry, context, xs), inputs, masked = call.trees, call.leaves[3], call.live is not None
     tables = tuple(i for i, x in enumerate(inputs) if isinstance(x, Lookup))
     wanted = None if call.nodes is None else (*(node is not None for node in call.nodes), *[False] * masked)
     zeroed = tuple(x.dtype.kind == "f" and not isinstance(x, Lookup) for x in inputs) if masked else None
-    given = call.params, call.carry, call.context, call.xs
-    shapes = tuple(shapes_of(tree, skipped) for tree, skipped in zip(given, (0, 1, 1, 2), strict=True))
+    shapes = tuple(shapes_of(leaves, skipped) for leaves, skipped in zip(call.leaves, (0, 1, 1, 2), strict=True))
 
     def trace() -> StepGraph:
-        x = trees.map(lambda leaf: Value(leaf.shape[1:], leaf.dtype), call.xs)
-        return stepgraph.of(call.step, call.params, call.carry, x, call.context, zeroed=zeroed)
+        x = trees.map(lambda leaf: Value(leaf.shape[1:], leaf.dtype), xs)
+        return stepgraph.of(call.step, params, carry, x, context, zeroed=zeroed)
 
-    return find_plan(call.step, (form_of(given), shapes, zeroed), trace, tables, wanted)
+    return find_plan(call.step, (form_of(call.trees), shapes, zeroed), trace, tables, wanted)
 
 
 _refused: set[str] = set()
@@ -247,8 +245,10 @@ def stepper(step: Step, params: Tree, carry: Tree, table: Array, context: Tree =
     backend, states = chosen_backend(), trees.leaves(carry)
     if backend == "reference" or observer.get() is not None or not states:
         return None
+    fixed, contexts = trees.leaves(params), trees.leaves(context)
     xs = Lookup(table, np.zeros((1, len(states[0])), np.intp))
-    plan = _plan(Call(step, params, carry, context, xs, None, False, None))
+    call = Call(step, (params, carry, context, xs), (fixed, states, contexts, [xs]), None, False, None)
+    plan = _plan(call)
     if isinstance(plan, TraceError):
         _refuse(step, plan)
         return None
@@ -258,8 +258,8 @@ def stepper(step: Step, params: Tree, carry: Tree, table: Array, context: Tree =
 
             executor = plan.executor(backend)
             if isinstance(executor, compiled_backend.Executor):
-                return compiled_stepping.Stepper(executor, trees.leaves(params), states, table, trees.leaves(context))
-        return stepping.Stepper(plan.program, trees.leaves(params), states, table, trees.leaves(context))
+                return compiled_stepping.Stepper(executor, fixed, states, table, contexts)
+        return stepping.Stepper(plan.program, fixed, states, table, contexts)
     except TraceError as error:
         _refuse(step, error)
         return None

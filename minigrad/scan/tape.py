@@ -24,30 +24,25 @@ class Call:
 
     Attributes:
         step: the step.
-        params: as for ``scan``, as are the following three.
-        carry: see there.
-        context: see there.
-        xs: see there, but looked up already where that is faster.
+        trees: params, carry, context and xs, as for ``scan``.
+        leaves: those of each tree; an input may be looked up already, where that is faster.
         live: (T, B), false where a sequence has no input; None if all have.
         reverse: whether it runs from the last step to the first.
-        nodes: those of the leaves of all four trees in this order (of the table, for a ``Lookup``); None if nothing is
-            recorded.
+        nodes: those of all leaves in order (of the table, for a ``Lookup``); None if nothing is recorded.
     """
 
     step: Step
-    params: Tree
-    carry: Tree
-    context: Tree
-    xs: Tree
+    trees: tuple[Tree, Tree, Tree, Tree]
+    leaves: tuple[list[Any], list[Any], list[Any], list[Any]]
     live: Array | None
     reverse: bool
     nodes: list[Node | None] | None
 
     def run(self, plan: Plan, executor: Executor) -> tuple[Tree, Tree]:
         """The last carry and the outputs."""
-        inputs = trees.leaves(self.xs)
+        inputs = self.leaves[3]
         length, batch = inputs[0].shape[:2]
-        given = [*map(trees.leaves, (self.params, self.carry, self.context)), [table_of(x) for x in inputs]]
+        given = [*self.leaves[:3], [table_of(x) for x in inputs]]
         params, carry, context, sources = ([np.asarray(value_of(x)) for x in some] for some in given)
         xs = [
             Lookup(source, x.indices) if isinstance(x, Lookup) else source
@@ -79,9 +74,9 @@ class Call:
         """The backward rule of the loop."""
         step, live, reverse = self.step, self.live, self.reverse
         # The trees without their leaves: a node must not refer to tensors.
-        forms = tuple(trees.map(lambda _: 0, tree) for tree in (self.params, self.carry, self.context, self.xs))
-        indices = [x.indices if isinstance(x, Lookup) else None for x in trees.leaves(self.xs)]
-        carries = len(trees.leaves(self.carry))
+        forms = [trees.map(lambda _: 0, tree) for tree in self.trees]
+        indices = [x.indices if isinstance(x, Lookup) else None for x in self.leaves[3]]
+        carries = len(self.leaves[1])
 
         def rule(g: _Parts, y: Any, *inputs: Any) -> list[Any]:
             parts = [g.parts.get(i) for i in range(outputs)]
