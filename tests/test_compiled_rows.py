@@ -309,6 +309,7 @@ def test_products_of_rows_with_rows(m, k, n, dtype):
     check(both, a, b, x, y)
     check(lambda a, b: a[:, 1:] @ b.reshape(ROWS, 1, k, n), a, b, exclusive=True)
     check(lambda a, b: a @ b.reshape(ROWS, 1, k, n), a, b, sums=True)
+    check(lambda a, b: (tanh(a) @ b.reshape(ROWS, 1, k, n), (a * a) @ b.reshape(ROWS, 1, k, n)), a, b)  # of one kernel
 
 
 def test_no_row_is_no_work():

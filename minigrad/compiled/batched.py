@@ -34,7 +34,8 @@ def product(
         accumulate: whether the product is added to C.
         linkage: LLVM's.
     """
-    f = Function(name, f"{dtype}* noalias a, {dtype}* noalias b, {dtype}* noalias c", linkage=linkage)
+    parameters = ", ".join(f"{dtype}* noalias {matrix}" for matrix in "abc")
+    f = Function(name, parameters, linkage=linkage, attributes="nounwind noinline")  # inlined, it is optimised twice
     a, b, c = (_Matrix(base, *each) for base, each in zip(f.parameters, strides, strict=True))
     m, n, k = shape
     given = _Product(f, a, b, c, m, n, k, lanes, accumulate)

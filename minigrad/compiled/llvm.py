@@ -21,7 +21,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -484,6 +484,12 @@ def addresses(name: str, functions: Sequence[str]) -> str:
     """The text of a global constant: the addresses of functions."""
     listed = ", ".join(f"ptr @{function}" for function in functions)
     return f"@{name} = internal unnamed_addr constant [{len(functions)} x ptr] [{listed}]"
+
+
+def table(name: str, numbers: Iterable[int]) -> str:
+    """The text of a global constant: integers of 64 bits."""
+    listed = [f"i64 {number}" for number in numbers]
+    return f"@{name} = private constant [{len(listed)} x i64] [{', '.join(listed)}]"
 
 
 def module(*parts: Function | str) -> str:

@@ -91,6 +91,7 @@ class Body:
         self.in_memory: set[Value] = set()
         """Computed values that are stored."""
         self._tables: list[str] = []
+        self._kernels: dict[tuple[Any, Any], Function] = {}
 
     def slot(self, kind: type[_Slot], value: Value, size: int | None = None, **more: Any) -> _Slot:
         """A new slot of a class, by default as large as a row of the value."""
@@ -338,9 +339,7 @@ class Body:
         offset, strides = _chosen(shape, place.strides, slices)
         numbers = np.asarray(index[chosen]) % shape[chosen]
         table = f"{self.name}_table{len(self._tables)}"
-        self._tables.append(
-            f"@{table} = private constant [{len(numbers)} x i64] [{', '.join(f'i64 {n}' for n in numbers)}]"
-        )
+        self._tables.append(llvm.table(table, numbers))
         one_hot = tuple(int(i == chosen) for i in range(len(shape)))
         flat = tuple(0 if i == chosen else stride for i, stride in enumerate(strides))
         return Place(place.root, place.offset + offset, flat), {
@@ -461,12 +460,12 @@ class Body:
             if isinstance(item, Op) and item.values[1] in self.packed:
                 self._product(step, item)
             elif isinstance(item, Op):
-                functions.append(self._row_product(step, item, number))
+                self._row_product(step, item)
             else:
                 functions.append(self._segment(f"{self.name}_rows{number}", item))
                 step.call("void", f"{self.name}_rows{number}", *step.parameters)
         locations = {v: self.location(v) for v in (*self.stored, *self.given)}
-        return Code([*functions, step, self._driver()], self.slots, locations)
+        return Code([*functions, *self._kernels.values(), step, self._driver()], self.slots, locations)
 
     def _segment(self, name: str, nests: Sequence[Sequence[Work]]) -> Function:
         """A function that goes once over the rows."""
@@ -512,18 +511,15 @@ class Body:
         m, n, k = *op.output.shape[-2:], op.values[0].shape[-1]
         return min(m, n) > 1 and m * n * k >= LARGE
 
-    def _row_product(self, f: Function, op: Op, number: int) -> Function:
-        """A product of rows with rows, for every row; returns the kernel for these sizes."""
+    def _row_product(self, f: Function, op: Op) -> None:
+        """A product of rows with rows, for every row, by a kernel for such sizes and strides."""
         *lead, m, n = op.output.shape[1:]
         places = [self.layout(x) for x in (*op.values, op.output)]
-        a, b, c = (place.strides[-2:] for place in places)
-        kernel = batched.product(
-            f"{self.name}_product{number}",
-            shape=(m, n, op.values[0].shape[-1]),
-            strides=(a, b, c),
-            dtype=self.dtype,
-            lanes=self.width,
-        )
+        shape, strides = (m, n, op.values[0].shape[-1]), tuple(place.strides[-2:] for place in places)
+        if (shape, strides) not in self._kernels:
+            name = f"{self.name}_product{len(self._kernels)}"
+            kernel = batched.product(name, shape=shape, strides=strides, dtype=self.dtype, lanes=self.width)
+            self._kernels[shape, strides] = kernel
         _, _, first, end = f.parameters
         with contextlib.ExitStack() as loops:
             row = loops.enter_context(f.loop(first, end))
@@ -532,8 +528,7 @@ class Body:
                 i = loops.enter_context(f.loop(0, length))
                 steps = [_aligned(place.strides[:-2], len(lead))[axis] for place in places]
                 addresses = [address + i * step for address, step in zip(addresses, steps, strict=True)]
-            f.call("void", kernel.name, *addresses)
-        return kernel
+            f.call("void", self._kernels[shape, strides].name, *addresses)
 
     def _driver(self) -> Function:
         """The entry point: a loop over all steps, or over all rows in blocks."""
