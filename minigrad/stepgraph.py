@@ -260,10 +260,10 @@ def symbolic(one: Graph, two: Graph, batch: int, other: int) -> Graph:
 
     def same(xs: Sequence[Operand], ys: Sequence[Operand]) -> None:
         for x, y in itertools.zip_longest(xs, ys):
-            if isinstance(x, Value) and x in one.constants and isinstance(y, Value) and y in two.constants:
-                constant(x, y)
-            elif (labels[x] if isinstance(x, Value) else repr(x)) != (theirs[y] if isinstance(y, Value) else repr(y)):
+            if (labels[x] if isinstance(x, Value) else repr(x)) != (theirs[y] if isinstance(y, Value) else repr(y)):
                 raise different
+            if isinstance(x, Value) and isinstance(y, Value) and x in one.constants:
+                constant(x, y)
 
     def whole(x: Value) -> None:
         if x in rows and x not in made:

@@ -217,7 +217,10 @@ def test_a_size_of_the_step_is_not_taken_for_the_batch(width):
         assert str(found.graph.ops[0].output) == f"float64[B, {size}]"
 
 
+ARRAYS = normal(4), normal(4)
+
 DEPENDS: dict[str, Any] = {
+    "one of two arrays": lambda p, h, x: ((h + ARRAYS[0] + x) * ARRAYS[len(h) > 1010], h),
     "divided by it": lambda p, h, x: (h / len(h) + x, h),
     "a number for each": lambda p, h, x: (h + np.arange(len(h))[:, None] + x, h),
     "another one each": lambda p, h, x: (h + np.eye(len(h), 4) + x, h),
