@@ -1,14 +1,13 @@
-"""Run a planned step with NumPy only: every body of a program becomes one Python function of straight-line calls.
+"""Run a planned step with NumPy only: each body of the program becomes one Python function, a list of NumPy calls.
 
-The functions run over steps, or over blocks of rows in stages without a carry, and write into memory that is reused;
-nothing depends on the number of steps, so batches of many lengths share all of it.
+The functions run over steps, or over blocks of rows in stages without a carry, and write into memory that is reused.
+Nothing depends on the number of steps or the size of the batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,14 +16,17 @@ import numpy as np
 from minigrad import blas
 from minigrad.graph import Op, Operand, Value, bound, evaluate, function_of, key_of
 from minigrad.scan.lookup import Lookup, checked_indices
-from minigrad.scan.program import Body, Program, Stage
+from minigrad.scan.program import Program, Stage
 from minigrad.scan.reference import FLUSHED
 from minigrad.tensor import Array
 
 T = TypeVar("T")
 
-ROWS = 512
-"""Up to this number of rows, a table's gradient is a product with one-hot rows; rows of larger ones are sorted."""
+ROWS = 128
+"""Up to this number of rows, a table's gradient is a product with one-hot rows; for larger ones rows are sorted.
+
+Measured with 64 to 1024 columns and 512 to 2048 rows looked up, both take the same time at 65 to 500 rows.
+"""
 
 _BLOCK = 1 << 16
 """Elements per block of a value in a stage without a carry: so many stay in the cache."""
@@ -37,7 +39,7 @@ class Space(dict[Any, Array]):
     """Memory that is reused over calls: bytes by purpose, as many as the largest call needed."""
 
     def array(self, key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An array with undefined elements; it shares memory with earlier ones of this key."""
+        """An array with undefined elements, in the same memory as earlier ones of this key."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if key not in self or len(self[key]) < size:
             self[key] = np.empty(size, np.uint8)
@@ -45,267 +47,42 @@ class Space(dict[Any, Array]):
         return array
 
 
-# --- a body as a function ---------------------------------------------------------------------------------------------
+# --- operations that write into an array ------------------------------------------------------------------------------
 
 
-def _ufunc(name: str) -> np.ufunc | None:
-    found = getattr(np, "absolute" if name == "abs" else name, None)
-    return found if isinstance(found, np.ufunc) and name != "matmul" else None
+def _sigmoid(x: Array, out: Array) -> None:
+    e = np.minimum(x, 40)  # as in the primitive
+    np.exp(e, out=e)
+    np.divide(e, np.add(e, 1, out=out), out=out)
 
 
-def _is_view(op: Op, compact: set[Value]) -> bool:
-    """Whether NumPy computes an operation on rows without copying."""
-    x = op.inputs[0]
-    if not isinstance(x, Value) or x.shape[:1] != op.output.shape[:1]:
-        return False
-    match op.name:
-        case "getitem":
-            index = op.options["index"]
-            return all(isinstance(part, slice) for part in (index if isinstance(index, tuple) else (index,)))
-        case "reshape":
-            return x in compact or [n for n in x.shape if n != 1] == [n for n in op.output.shape if n != 1]
-        case name:
-            return name in ("alias", "transpose", "broadcast_to")
+def _where(test: Any, a: Any, b: Any, out: Array) -> None:
+    np.copyto(out, b)
+    np.copyto(out, a, where=np.not_equal(test, 0))
 
 
-def _along(op: Op, start: int, part: Value) -> tuple[slice, ...]:
-    """The index of a part of a concatenation."""
-    axis = op.options["axis"] % part.ndim
-    return (*[slice(None)] * axis, slice(start, start + part.shape[axis]))
+def _matmul(a: Array, b: Array, out: Array) -> None:
+    if b.ndim == 2 < out.ndim and out.flags.c_contiguous:  # one product instead of one per row
+        a, out = a.reshape(-1, a.shape[-1]), out.reshape(-1, out.shape[-1])
+    np.matmul(a, b, out=out)
 
 
-class _Code:
-    """A body as a Python function.
-
-    Attributes:
-        run: the function, called with a number of rows, a source of memory, and lists of arrays for the following.
-        constants: values that are equal at every step, by name.
-        iterated: values of which each step, or block, has its own rows, by name.
-        matrices: constants that are factors of products.
-        kept: values for which there must be memory for all rows.
-    """
-
-    def __init__(
-        self,
-        body: Body,
-        pairs: Sequence[tuple[Value, Operand]],
-        wanted: Sequence[Value],
-        constant: Iterable[Value] = (),
-        origin: Mapping[Value, Value] | None = None,
-        totals: Mapping[Value, Value] | None = None,
-        backward: bool = False,
-    ) -> None:
-        """Generate the function.
-
-        Args:
-            body: the operations.
-            pairs: the carry before and after a step.
-            wanted: values to store for all rows.
-            constant: given values that are equal at every step.
-            origin: for a given value whose rows are looked up, the input with the indices.
-            totals: given values, and their cotangents, to be summed over the steps.
-            backward: whether the carry is a cotangent, whose subnormal numbers become 0.
-        """
-        self.ops, self.wanted, self.origin, self.totals = body.ops, wanted, origin or {}, totals or {}
-        fixed = {x for x in body.prologue.outputs if isinstance(x, Value)}
-        self.constant = {*fixed, *constant}
-        self.matrices = {op.inputs[1] for op in body.ops if op.name == "matmul"} & fixed
-        self.widest = max((math.prod(op.output.shape[1:]) for op in body.ops), default=1)
-        self.constants: dict[str, Any] = {}
-        self.iterated: dict[str, Any] = {}
-        self._names: dict[Any, str] = {}
-        self._scope: dict[str, Any] = {"np": np, "bound": bound, "flush": _flush}
-        self._before: list[str] = []
-        self._lines: list[str] = []
-        self._free: dict[Any, list[str]] = {}
-        self._place(pairs, fixed)
-        self._generate(pairs, backward)
-
-    def _place(self, pairs: Sequence[tuple[Value, Operand]], fixed: set[Value]) -> None:
-        """Find the values that are stored for all rows, and those that are a part of another one's memory."""
-        made, wanted = {op.output for op in self.ops}, set(self.wanted)
-        compact = {x for op in self.ops for x in op.values if x not in made}
-        self.views: dict[Any, Op] = {}
-        self.roots: dict[Value, Value] = {}  # of views
-        for op in self.ops:
-            if op.inputs and op.inputs[0] not in fixed and _is_view(op, compact):
-                root = self.roots.get(op.values[0], op.values[0])
-                if op.output not in wanted or not (root in self.origin or root in self.constant):
-                    self.views[op.output], self.roots[op.output] = op, root
-            if op.output not in self.views or (op.name in ("reshape", "alias") and op.inputs[0] in compact):
-                compact.add(op.output)
-        self.own = made - self.views.keys()
-        self.after: dict[Any, Value] = {}  # of a carry whose new value is computed in its place, the old one
-        for before, after in pairs:
-            if after in self.own:
-                self.after.setdefault(after, before)
-        self.kept = {self.roots.get(x, x) for x in wanted} & self.own - self.after.keys()
-        # Parts of a concatenation are computed in its memory.
-        reshaped = {self.roots.get(op.values[0], op.values[0]) for op in self.ops if op.name == "reshape" and op.values}
-        joined: dict[Value, Value] = {}
-        for op in reversed(self.ops):
-            whole, start = joined.get(op.output, op.output), 0
-            for part in op.values if op.name == "concatenate" else ():
-                index = _along(op, start, part)
-                start = index[-1].stop
-                lasting = part in self.kept and whole not in self.kept | self.after.keys()
-                if part in self.own and not (lasting or part in self.after or part in joined or part in reshaped):
-                    self.views[part] = Op("getitem", (op.output,), {"index": index}, part)
-                    joined[part] = whole
-        self.kept -= joined.keys()
-        self.own -= joined.keys()
-        self.roots = joined | {x: joined.get(root, root) for x, root in self.roots.items()}
-
-    def full(self, x: Any, known: Mapping[Any, Array]) -> Array:
-        """A value for all rows."""
-        if x in known or x not in self.views:
-            return known[x]
-        op = self.views[x]
-        whole = self.full(op.inputs[0], known)
-        return function_of(op.name)(whole, **bound(op.options, len(whole)))  # type: ignore[no-any-return]
-
-    def _call(self, function: Any, args: Sequence[str], op: Op, out: str = "") -> str:
-        """A call of a NumPy function, with the options of an operation."""
-        name = f"{op.name}_{'to' if out else ''}"
-        self._scope[name] = function
-        words = [*args, *([f"out={out}"] if out else [])]
-        if op.options:
-            options = f"o{len(self._scope)}"
-            self._scope[options] = dict(op.options)
-            if key_of(bound(op.options, -1)) != key_of(dict(op.options)):
-                self._before.append(f"{options}_ = bound({options}, rows)")
-                options += "_"
-            words.append(f"**{options}")
-        return f"{name}({', '.join(words)})"
-
-    def _new(self, x: Any, kind: str = "v") -> str:
-        self._names[x] = f"{kind}{len(self._names)}"
-        return self._names[x]
-
-    def _buffer(self, like: Value) -> str:
-        """The name of memory for one step."""
-        free = self._free.setdefault((like.shape[1:], like.dtype), [])
-        if free and like not in self.origin:  # rows of a table are there from the start
-            return free.pop()
-        name = self._new(("buffer", len(self._names)), "b")
-        self._scope[f"d{name}"] = like.dtype
-        self._before.append(f"{name} = new({name!r}, {('rows', *like.shape[1:])}, d{name})".replace("'rows'", "rows"))
-        return name
-
-    def _operand(self, x: Operand, like: np.dtype[Any] | None = None) -> str:
-        """The name of an operand in the function; a number becomes an array ``like`` others, which is faster."""
-        if not isinstance(x, Value):
-            key = type(x), float(x).hex(), like
-            if key not in self._names:
-                self._scope[self._new(key, "n")] = x if like is None else np.asarray(x, like)
-            return self._names[key]
-        if x in self._names:
-            return self._names[x]
-        root = self.roots.get(x, x)
-        passing = root in self.own and root not in self.kept and root not in self.after
-        if not passing and root not in self.constant and root not in self.origin:
-            self.iterated[self._new(x)] = x
-            return self._names[x]
-        if x is not root:
-            op = self.views[x]
-            view = self._call(function_of(op.name), [self._operand(op.values[0])], op)
-            self._before.append(f"{self._new(x)} = {view}")
-        elif root in self.constant:
-            self.constants[self._new(x)] = x
-        else:
-            self._names[x] = self._buffer(x)
-            if x in self.origin:
-                index = "indices", self.origin[x]
-                if index not in self._names:
-                    self.iterated[self._new(index)] = index
-                self.constants[f"table_{self._names[x]}"] = x
-                self._gathers.append(
-                    f"np.take(table_{self._names[x]}, {self._names[index]}, 0, {self._names[x]}, 'clip')"
-                )
-        return self._names[x]
-
-    def _generate(self, pairs: Sequence[tuple[Value, Operand]], backward: bool) -> None:
-        self._gathers: list[str] = []
-        last = {self.roots.get(x, x): i for i, op in enumerate(self.ops) for x in op.values}
-        last |= {self.roots.get(x, x): len(self.ops) for _, x in (*pairs, *self.totals.items()) if isinstance(x, Value)}
-        ending: dict[int, list[Value]] = {}
-        for x, i in last.items():
-            if x in self.own and x not in self.kept and x not in self.after:
-                ending.setdefault(i, []).append(x)
-
-        def end(i: int) -> None:
-            for x in ending.pop(i, ()):
-                self._free.setdefault((x.shape[1:], x.dtype), []).append(self._names[x])
-
-        for i, op in enumerate(self.ops):
-            if self.views.get(op.output) is not op:
-                self._emit(op, partial(end, i))
-            end(i)
-        slots = []
-        for before, after in pairs:
-            if self.after.get(after) is before:
-                slots.append(self._operand(after))
-            else:
-                slots.append(self._new(("after", before)))
-                self.iterated[slots[-1]] = "after", before
-                self._lines.append(f"np.copyto({slots[-1]}, {self._operand(after)})")
-        for x, d in self.totals.items():
-            name = self._new(("total", x))
-            self.constants[name] = "total", x
-            self._lines.append(f"np.add({name}, {self._operand(d)}, out={name})")
-        if backward and pairs:
-            self._lines.append(f"if step % {FLUSHED} == 0: flush({', '.join(slots)})")
-        head = ["def run(rows, new, constants, iterated):", f"    [{', '.join(self.constants)}] = constants"]
-        head += [f"    {line}" for line in self._before]
-        head += [f"    for step, [{', '.join(self.iterated)}] in enumerate(zip(*iterated), 1):"]
-        self.text = "\n".join([*head, *(f"        {line}" for line in [*self._gathers, *self._lines, "pass"])])
-        exec(self.text, self._scope)
-        self.run = self._scope["run"]
-
-    def _emit(self, op: Op, end: Callable[[], None]) -> None:
-        """The calls for an operation; ``end`` frees the operands that it is the last to read."""
-        dtypes = {x.dtype for x in op.values}
-        like = next(iter(dtypes)) if len(dtypes) == 1 and op.output.dtype.kind == "f" else None
-        args = [self._operand(x, like) for x in op.inputs]
-        ufunc = _ufunc(op.name)
-        if ufunc is not None or op.name in ("sigmoid", "relu"):
-            end()  # the result may take the place of an operand
-        out = self._operand(op.output)
-        if ufunc is not None:
-            self._lines.append(self._call(ufunc, args, op, out))
-        elif op.name == "relu":
-            self._lines.append(f"np.maximum({args[0]}, {self._operand(0, like)}, out={out})")
-        elif op.name == "sigmoid":
-            # As in the primitive. The bound is an array, because NumPy is three times slower with a number.
-            e, one, bound = self._buffer(op.output), self._operand(1, like), ("bound", op.output.shape[1:], like)
-            if bound not in self._names:
-                self._before.append(f"{self._new(bound)} = np.full_like({e}, 40)")
-            self._lines += [f"np.minimum({args[0]}, {self._names[bound]}, out={e})", f"np.exp({e}, out={e})"]
-            self._lines += [f"np.add({e}, {one}, out={out})", f"np.divide({e}, {out}, out={out})"]
-            self._free[op.output.shape[1:], op.output.dtype].append(e)
-        elif op.name == "matmul":
-            self._lines.append(self._call(_product if op.output.ndim > 2 else np.matmul, args, op, out))
-        elif op.name == "where":
-            self._lines += [f"np.copyto({out}, {args[2]})", f"np.copyto({out}, {args[1]}, where={args[0]} != 0)"]
-        elif op.name in ("sum", "max"):
-            self._lines.append(self._call(np.sum if op.name == "sum" else np.max, args, op, out))
-        elif op.name == "concatenate":
-            start = 0
-            for x, arg in zip(op.values, args, strict=True):
-                index, place = _along(op, start, x), self.views.get(x)
-                start = index[-1].stop
-                if place is None or place.values != (op.output,) or place.options["index"] != index:
-                    self._lines.append(f"{out}[{':, ' * (len(index) - 1)}{index[-1].start}:{start}] = {arg}")
-        else:
-            self._lines.append(f"{out}[...] = {self._call(function_of(op.name), args, op)}")
+_INTO: dict[str, Callable[..., Any]] = {
+    "sigmoid": _sigmoid,
+    "where": _where,
+    "matmul": _matmul,
+    "relu": lambda x, out: np.maximum(x, 0, out=out),
+    "abs": np.absolute,
+    "sum": np.add.reduce,
+    "max": np.maximum.reduce,
+    "cumsum": np.add.accumulate,
+}
 
 
-def _product(a: Array, b: Array, out: Array) -> None:
-    """A product of rows of any shape; with a fixed matrix it is one over all of them."""
-    if b.ndim == 2 and out.flags.c_contiguous:
-        np.matmul(a.reshape(-1, a.shape[-1]), b, out=out.reshape(-1, out.shape[-1]))
-    else:
-        np.matmul(a, b, out=out)
+def _into(op: Op) -> Callable[..., Any] | None:
+    """The function that writes the result of an operation into ``out``; None if there is none."""
+    found = _INTO.get(op.name, getattr(np, op.name, None))
+    return found if op.name in _INTO or isinstance(found, np.ufunc) else None
 
 
 def _flush(*cotangents: Array) -> None:
@@ -321,22 +98,283 @@ def _matrix(x: Array) -> Array:
     return copy
 
 
+# --- a body as a function ---------------------------------------------------------------------------------------------
+
+
+class _Code:
+    """A body of a stage as a Python function.
+
+    Attributes:
+        stage: the stage.
+        body: the body.
+        backward: whether it is the backward one.
+        carry: the carry before a step and after it; backwards, its cotangents after and before it.
+        wanted: values whose rows at all steps are needed later.
+        totals: given values with one row per sequence, and their cotangents, to be added up over the steps.
+        kept: values with memory for all rows.
+        after: values computed in the memory of the carry after a step, with the carry before it.
+        views: values that are a part of another value's memory, with the operation that finds it.
+        constants: what is equal at every step, by name.
+        iterated: what is different at every step, or in every block, by name.
+        text: the function.
+    """
+
+    def __init__(self, program: Program, stage: Stage, origin: Mapping[Value, Value], backward: bool = False) -> None:
+        """Generate the function; ``origin`` has the values that are looked up, with the input that says where."""
+        self.stage, self.backward, self.origin = stage, backward, {} if stage.name == "table" else origin
+        alike = frozenset() if stage.name == "context" else program.per_sequence
+        back, self.totals = stage.backward, dict[Value, Value]()
+        self.wanted = [*stage.outputs, *(back.keeps if back else ())]
+        self.carry: list[tuple[Value, Operand]] = [*zip(stage.carry, stage.carried, strict=True)]
+        if backward:
+            assert back is not None
+            d_rows = {x: d for x, d in zip(stage.rows, stage.d_rows, strict=True) if isinstance(d, Value)}
+            self.totals = {x: d for x, d in d_rows.items() if x in alike}
+            self.wanted = [d for x, d in d_rows.items() if x not in alike]
+            self.wanted += [x for total in back.sums for x in (total.left, total.right) if x is not None]
+            self.carry = [(x, d or 0) for x, d in zip(stage.d_carried, stage.d_carry, strict=True) if x is not None]
+        self.body = back if backward and back else stage.forward
+        fixed = {x for x in self.body.prologue.outputs if isinstance(x, Value)}
+        self.constant = {*fixed, *alike}
+        self.matrices = {op.inputs[1] for op in self.body.ops if op.name == "matmul"} & fixed
+        self.widest = max((math.prod(op.output.shape[1:]) for op in self.body.ops), default=1)
+        self.constants: dict[str, Any] = {}
+        self.iterated: dict[str, Any] = {}
+        self._names: dict[Any, str] = {}
+        self._scope: dict[str, Any] = {"np": np, "bound": bound, "flush": _flush}
+        self._before: list[str] = []
+        self._lines: list[str] = []
+        self._free: dict[Any, list[str]] = {}
+        self._place(fixed)
+        self._write()
+
+    def _place(self, fixed: set[Value]) -> None:
+        """Find the values that have memory for all rows, and those that are a part of another value's memory."""
+        ops, wanted = self.body.ops, set(self.wanted)
+        self.views: dict[Any, Op] = {}
+        self.roots: dict[Value, Value] = {}  # of values that may share memory with another one: that one
+        self.own = {op.output for op in ops}
+        inline: set[Operand] = set()  # computed at every step, as only then it is known whether they share memory
+        for op in ops:
+            x, y = op.inputs[0], op.output
+            index = op.options.get("index", ())
+            basic = all(isinstance(part, slice) for part in (index if isinstance(index, tuple) else (index,)))
+            if not (op.name in ("alias", "getitem", "reshape", "transpose", "broadcast_to") and basic):
+                continue
+            if not isinstance(x, Value) or x in fixed or x.shape[:1] != y.shape[:1]:
+                continue
+            root = self.roots.get(x, x)
+            if op.name == "reshape" or x in inline or root in self.origin or root in self.constant:
+                if y in wanted:
+                    continue
+                inline.add(y)
+            else:
+                self.views[y] = op
+            self.own.discard(y)
+            self.roots[y] = root
+        self.after: dict[Any, Value] = {}
+        for before, after in self.carry:
+            if after in self.own:
+                self.after.setdefault(after, before)
+        self.kept = {self.roots.get(x, x) for x in wanted} & self.own - self.after.keys()
+        parts: dict[Value, Value] = {}  # of concatenations: they are computed in its memory
+        for op in reversed(ops):
+            whole = parts.get(op.output, op.output)
+            for part, index in _parts(op) if op.output in self.own else ():
+                lasts = part not in self.kept or whole in self.kept or whole in self.after
+                if part in self.own and part not in self.after and part not in parts and lasts:
+                    self.views[part] = Op("getitem", (op.output,), {"index": index}, part)
+                    parts[part] = whole
+        self.kept -= parts.keys()
+        self.own -= parts.keys()
+        self.roots = parts | {x: parts.get(root, root) for x, root in self.roots.items()}
+
+    def full(self, x: Any, known: Mapping[Any, Array]) -> Array:
+        """A value with all rows."""
+        if x in known:
+            return known[x]
+        op = self.views[x]
+        whole = self.full(op.inputs[0], known)
+        return function_of(op.name)(whole, **bound(op.options, len(whole)))  # type: ignore[no-any-return]
+
+    def _new(self, x: Any, kind: str = "v") -> str:
+        self._names[x] = f"{kind}{len(self._names)}"
+        return self._names[x]
+
+    def _buffer(self, like: Value) -> str:
+        """The name of memory for one step."""
+        shape, free = like.shape[1:], self._free.setdefault((like.shape[1:], like.dtype), [])
+        if free and like not in self.origin:  # looked-up rows are there before all others
+            return free.pop()
+        name = self._new(("memory", len(self._names)), "b")
+        self._scope[f"{name}_dtype"] = like.dtype
+        self._before.append(f"{name} = new({name!r}, (rows, {''.join(f'{n}, ' for n in shape)}), {name}_dtype)")
+        return name
+
+    def _call(self, function: Any, op: Op, args: Sequence[str], out: str = "") -> str:
+        """A call with the options of an operation."""
+        name = f"{op.name}{len(self._scope)}"
+        self._scope[name] = function
+        words = [*args, *(f"{key}={name}_{key}" for key in op.options), *([f"out={out}"] if out else [])]
+        for key, option in op.options.items():
+            self._scope[f"{name}_{key}"] = option
+            if key_of(bound(option, -1)) != key_of(option):
+                self._before.append(f"{name}_{key} = bound({name}_{key}_, rows)")
+                self._scope[f"{name}_{key}_"] = self._scope.pop(f"{name}_{key}")
+        return f"{name}({', '.join(words)})"
+
+    def _operand(self, x: Operand, like: np.dtype[Any] | None = None) -> str:
+        """The name of an operand in the function; a number becomes an array ``like`` others, which is faster."""
+        if not isinstance(x, Value):
+            key = type(x), float(x).hex(), like
+            if key not in self._names:
+                self._scope[self._new(key, "n")] = x if like is None else np.asarray(x, like)
+            return self._names[key]
+        if x in self._names:
+            return self._names[x]
+        root = self.roots.get(x, x)
+        if root in self.constant:
+            self.constants[self._new(x)] = x
+        elif root in self.origin:
+            self._names[x] = self._buffer(x)
+            index, table = ("indices", self.origin[x]), f"{self._names[x]}_table"
+            if index not in self._names:
+                self.iterated[self._new(index, "i")] = index
+            self.constants[table] = x
+            self._lookups.append(f"np.take({table}, {self._names[index]}, 0, {self._names[x]}, 'clip')")
+        elif root not in self.own or root in self.kept or root in self.after:
+            self.iterated[self._new(x)] = x
+        elif x in self.views:
+            op = self.views[x]
+            view = self._call(function_of(op.name), op, [self._operand(op.values[0])])
+            self._before.append(f"{self._new(x)} = {view}")
+        else:
+            self._names[x] = self._buffer(x)
+        return self._names[x]
+
+    def _write(self) -> None:
+        ops, end = self.body.ops, len(self.body.ops)
+        self._lookups: list[str] = []
+        last = {self.roots.get(x, x): i for i, op in enumerate(ops) for x in op.values}
+        last |= {self.roots.get(x, x): end for _, x in (*self.carry, *self.totals.items()) if isinstance(x, Value)}
+        ending: list[list[Value]] = [[] for _ in range(end + 1)]
+        for x in self.own & last.keys() - self.kept - self.after.keys():
+            ending[last[x]].append(x)
+        for op, ends in zip(ops, ending, strict=False):
+            if self.views.get(op.output) is not op:
+                self._operation(op, ends)
+            self._release(ends)
+        slots = []
+        for before, after in self.carry:
+            if self.after.get(after) is before:
+                slots.append(self._operand(after))
+            else:
+                slots.append(self._new(("after", before)))
+                self.iterated[slots[-1]] = "after", before
+                self._lines.append(f"np.copyto({slots[-1]}, {self._operand(after)})")
+        for x, d in self.totals.items():
+            total = self._new(("total", x), "t")
+            self.constants[total] = "total", x
+            self._lines.append(f"np.add({total}, {self._operand(d)}, out={total})")
+        if self.backward and slots:
+            self._lines.append(f"if step % {FLUSHED} == 0: flush({', '.join(slots)})")
+        head = ["def run(rows, new, constants, iterated):", f"    [{', '.join(self.constants)}] = constants"]
+        head += [f"    {line}" for line in self._before]
+        head += [f"    for step, [{', '.join(self.iterated)}] in enumerate(zip(*iterated), 1):"]
+        self.text = "\n".join([*head, *(f"        {line}" for line in [*self._lookups, *self._lines, "pass"])])
+        exec(self.text, self._scope)
+        self._run: Callable[..., None] = self._scope["run"]
+
+    def _release(self, values: list[Value]) -> None:
+        """Free the memory of values that are not read any more."""
+        while values:
+            x = values.pop()
+            self._free.setdefault((x.shape[1:], x.dtype), []).append(self._names[x])
+
+    def _operation(self, op: Op, ends: list[Value]) -> None:
+        """The call of an operation, the last one to read the values in ``ends``."""
+        if op.name == "concatenate":
+            out = self._operand(op.output)
+            for part, index in _parts(op):
+                place = self.views.get(part)
+                if place is None or place.values != (op.output,) or place.options["index"] != index:
+                    columns = f"{':, ' * (len(index) - 1)}{index[-1].start}:{index[-1].stop}"
+                    self._lines.append(f"{out}[{columns}] = {self._operand(part)}")
+            return
+        dtypes = {x.dtype for x in op.values}
+        like = op.output.dtype if dtypes == {op.output.dtype} and op.output.dtype.kind == "f" else None
+        args = [self._operand(x, like) for x in op.inputs]
+        if op.output in self.roots and op.output not in self.views:
+            self._lines.append(f"{self._new(op.output)} = {self._call(function_of(op.name), op, args)}")
+            return
+        function = _into(op)
+        if isinstance(function, np.ufunc) or op.name in ("sigmoid", "relu"):
+            self._release(ends)  # the result may take the place of an operand
+        out = self._operand(op.output)
+        if function is None:
+            self._lines.append(f"{out}[...] = {self._call(function_of(op.name), op, args)}")
+        else:
+            self._lines.append(self._call(function, op, args, out))
+
+    def run(self, saved: Saved, carry: Sequence[Array | None]) -> list[Array]:
+        """Run over all rows, with the carry before the first step; return the carry after the last one."""
+        assert saved.space is not None
+        stage, known, new, batch = self.stage, saved.known, saved.space.array, saved.batch
+        reverse = saved.reverse != self.backward
+        prologue = self.body.prologue
+        known.update(zip(prologue.outputs, evaluate(prologue, [known[x] for x in stage.fixed]), strict=True))
+        size = saved.rows(stage)
+        for x in self.kept:
+            known[x] = new(x, (size, *x.shape[1:]), x.dtype)
+        last = []
+        for (x, _), given in zip(self.carry, carry, strict=True):
+            state = new(x, (size + batch, *x.shape[1:]), x.dtype)
+            parts = state[:-batch], state[batch:]
+            known[x], known["after", x] = before, after = parts[::-1] if reverse else parts
+            np.copyto(before[-batch:] if reverse else before[:batch], 0 if given is None else given)
+            last.append(after[:batch] if reverse else after[-batch:])
+        known.update((after, known["after", before]) for after, before in self.after.items())
+        constants = [_matrix(known[x]) if x in self.matrices else known[x] for x in self.constants.values()]
+        arrays = [self.full(x, known) for x in self.iterated.values()]
+        if stage.by_step:
+            order = slice(None, None, -1 if reverse else 1)
+            self._run(batch, new, constants, [a.reshape(-1, batch, *a.shape[1:])[order] for a in arrays])
+        else:
+            block = max(1, min(size, _BLOCK // self.widest))
+            whole = size - size % block
+            self._run(block, new, constants, [a[:whole].reshape(-1, block, *a.shape[1:]) for a in arrays])
+            if whole < size:
+                self._run(size - whole, new, constants, [a[None, whole:] for a in arrays])
+        known.update((x, self.full(x, known)) for x in self.wanted)
+        return last
+
+
+def _parts(op: Op) -> list[tuple[Value, tuple[slice, ...]]]:
+    """The parts of a concatenation, and their indices."""
+    found, start = [], 0
+    for part in op.values if op.name == "concatenate" else ():
+        axis = op.options["axis"] % part.ndim
+        found.append((part, (*[slice(None)] * axis, slice(start, start + part.shape[axis]))))
+        start += part.shape[axis]
+    return found
+
+
 # --- a program --------------------------------------------------------------------------------------------------------
 
 
 class Saved:
-    """One call of a program: its arrays, by value, and the memory that they use.
+    """One call of a program: its arrays by value, and the memory that they use.
 
-    An array has one axis for all rows, in the order of time. The memory belongs to the call until it is released or
-    the call is deleted.
+    Arrays have one axis for all rows of all steps, in the order of time. The memory belongs to the call until it is
+    released or the call is deleted.
     """
 
     def __init__(self, pool: list[Space], args: tuple[Any, ...], steps: int, batch: int, reverse: bool) -> None:
         self.pool, self.args, self.steps, self.batch, self.reverse = pool, args, steps, batch, reverse
-        self.space: Space | None = None
-        with suppress(IndexError):  # another thread may have taken the last
-            self.space = pool.pop()
-        self.space = Space() if self.space is None else self.space
+        try:
+            self.space: Space | None = pool.pop()
+        except IndexError:
+            self.space = Space()
         self.known: dict[Any, Array] = {}
 
     def release(self) -> None:
@@ -356,37 +394,6 @@ class Saved:
             return len(self.known[stage.rows[0]])
         return self.batch if stage.name == "context" else self.steps * self.batch
 
-    def run(
-        self, code: _Code, stage: Stage, body: Body, carry: Mapping[Value, Array | None], backward: bool = False
-    ) -> list[Array]:
-        """Run a stage in one direction, with its carry before the first step; return that after the last one."""
-        assert self.space is not None
-        known, new, batch, reverse = self.known, self.space.array, self.batch, self.reverse != backward
-        known.update(zip(body.prologue.outputs, evaluate(body.prologue, [known[x] for x in stage.fixed]), strict=True))
-        size = self.rows(stage)
-        for x in code.kept:
-            known[x] = new(x, (size, *x.shape[1:]), x.dtype)
-        last = []
-        for x, given in carry.items():
-            state = new(x, (size + batch, *x.shape[1:]), x.dtype)
-            parts = state[:-batch], state[batch:]
-            known[x], known["after", x] = before, after = parts[::-1] if reverse else parts
-            np.copyto(before[-batch:] if reverse else before[:batch], 0 if given is None else given)
-            last.append(after[:batch] if reverse else after[-batch:])
-        known.update((after, known["after", before]) for after, before in code.after.items())
-        constants = [_matrix(known[x]) if x in code.matrices else known[x] for x in code.constants.values()]
-        arrays = [code.full(x, known) for x in code.iterated.values()]
-        if stage.by_step:
-            order = slice(None, None, -1 if reverse else 1)
-            code.run(batch, new, constants, [a.reshape(-1, batch, *a.shape[1:])[order] for a in arrays])
-        else:
-            block = max(1, min(size, _BLOCK // code.widest))
-            whole = size - size % block
-            code.run(block, new, constants, [a[:whole].reshape(-1, block, *a.shape[1:]) for a in arrays])
-            code.run(size % block, new, constants, [a[None, whole:] for a in arrays if whole < size])
-        known.update((x, code.full(x, known)) for x in code.wanted)
-        return last
-
 
 class Executor:
     """Runs a program with NumPy.
@@ -401,31 +408,18 @@ class Executor:
         for stage in program.stages:
             if stage.name == "table":
                 self.origin |= dict.fromkeys(stage.outputs, self.origin[stage.rows[0]])
+        self._forwards = [_Code(program, stage, self.origin) for stage in program.stages]
+        backwards = [stage for stage in reversed(program.stages) if stage.backward]
+        self._backwards = [_Code(program, stage, self.origin, backward=True) for stage in backwards]
         shapes = [op.values[1].shape for stage in program.stages for op in stage.forward.ops if op.name == "matmul"]
         deepest = max((shape[-2] for shape in shapes), default=1)
         self.product = deepest, sum(map(math.prod, shapes)) // deepest
-        self._codes = [*map(self._generate, program.stages)]
         self._pool: list[Space] = []
         self._itself = object()  # a unique key, which does not keep the program alive
 
     def release(self) -> None:
         """Free the memory of all idle workspaces."""
         self._pool.clear()
-
-    def _generate(self, stage: Stage) -> tuple[_Code, _Code | None]:
-        """The functions of a stage, forwards and backwards."""
-        origin = {} if stage.name == "table" else self.origin
-        constant: frozenset[Value] = frozenset() if stage.name == "context" else self.program.per_sequence
-        back, pairs = stage.backward, [*zip(stage.carry, stage.carried, strict=True)]
-        forward = _Code(stage.forward, pairs, [*stage.outputs, *(back.keeps if back else ())], constant, origin)
-        if back is None:
-            return forward, None
-        d_pairs = [(x, d or 0) for x, d in zip(stage.d_carried, stage.d_carry, strict=True) if x is not None]
-        rows = [(x, d) for x, d in zip(stage.rows, stage.d_rows, strict=True) if isinstance(d, Value)]
-        wanted = [d for x, d in rows if x not in constant]
-        wanted += [x for total in back.sums for x in (total.left, total.right) if x is not None]
-        totals = {x: d for x, d in rows if x in constant}
-        return forward, _Code(back, d_pairs, wanted, constant, origin, totals, backward=True)
 
     def _run(self, call: Callable[[], T], name: str, steps: int, batch: int) -> T:
         """Run a call with the measured number of threads for large products."""
@@ -475,9 +469,7 @@ class Executor:
             if isinstance(x, Lookup):
                 known["indices", value] = checked_indices(x.indices, len(x.table)).reshape(-1)
             known[value] = x.table if isinstance(x, Lookup) else x.reshape(-1, *x.shape[2:])
-        last: list[Array] = []
-        for stage, (code, _) in zip(program.stages, self._codes, strict=True):
-            last += saved.run(code, stage, stage.forward, dict(zip(stage.carry, carry, strict=False)))
+        last = [end for code in self._forwards for end in code.run(saved, carry if code.carry else [])]
         ys = [self._at_all_steps(saved, y).reshape(saved.steps, saved.batch, *y.shape[1:]) for y in program.ys]
         return [np.array(x) for x in last], [np.array(y) for y in ys]
 
@@ -519,76 +511,66 @@ class Executor:
         program, known = self.program, saved.known
         params, carry, xs, _ = saved.args
         d: dict[Value, Array] = {}
+
+        def add(x: Value, g: Array) -> None:
+            d[x] = d[x] + g if x in d else g
+
         for y, g in zip(program.ys, d_ys, strict=True):
             if g is not None:
-                _add(d, y, self._at_home(saved, y, g.reshape(-1, *g.shape[2:])))
+                add(y, self._like(saved, y, g.reshape(-1, *g.shape[2:])))
         d_first = [np.zeros(x.shape, x.dtype) for x in carry]
-        for stage, (_, code) in zip(program.stages[::-1], self._codes[::-1], strict=True):
-            body = stage.backward
-            assert body is not None
-            assert code is not None
+        for code in self._backwards:
+            stage, once = code.stage, code.stage.name in ("table", "context")
             for x, seed in zip(stage.outputs, stage.d_outputs, strict=True):
                 if seed is not None:
                     known[seed] = d[x] if x in d else np.zeros((saved.rows(stage), *x.shape[1:]), x.dtype)
             known.update((("total", x), np.zeros(known[x].shape, x.dtype)) for x in code.totals)
-            arriving = {i: x for i, x in enumerate(stage.d_carried) if x is not None}
-            first = saved.run(code, stage, body, {x: d_carry[i] for i, x in arriving.items()}, backward=True)
-            for i, last in zip(arriving, first, strict=True):
-                d_first[i] = np.array(last)
+            floats = [i for i, x in enumerate(stage.d_carried) if x is not None]
+            for i, end in zip(floats, code.run(saved, [d_carry[i] for i in floats]), strict=True):
+                d_first[i] = np.array(end)
             for x, dx in zip(stage.rows, stage.d_rows, strict=True):
                 if x in code.totals:
-                    _add(d, x, known["total", x])
+                    add(x, known["total", x])
                 elif isinstance(dx, Value):
-                    own = stage.name in ("table", "context")
-                    _add(d, x, known[dx] if own else self._at_home(saved, x, known[dx]))
-            self._add_sums(saved, stage, body, d)
+                    add(x, known[dx] if once else self._like(saved, x, known[dx]))
+            for x, g in self._sums(saved, code, (lambda x: known[x]) if once else partial(self._at_all_steps, saved)):
+                add(x, g)
         given = [d[x] if x in d else np.zeros(x.shape, x.dtype) for x in program.fixed if x.dtype.kind == "f"]
         assert program.d_prologue is not None
         d_params = [
             g if isinstance(g, np.ndarray) and g.shape == x.shape else np.full(x.shape, g, x.dtype)
             for x, g in zip(program.params, evaluate(program.d_prologue, [*params, *given]), strict=True)
         ]
-        tables = [x.table if isinstance(x, Lookup) else x for x in xs]
-        d_xs = [np.array(d[v]).reshape(x.shape) if v in d else None for v, x in zip(program.xs, tables, strict=True)]
+        shapes = [x.table.shape if isinstance(x, Lookup) else x.shape for x in xs]
+        d_xs = [np.array(d[x]).reshape(shape) if x in d else None for x, shape in zip(program.xs, shapes, strict=True)]
         return d_params, d_first, d_xs, [np.array(d[x]) if x in d else None for x in program.context]
 
-    def _at_home(self, saved: Saved, x: Value, g: Array) -> Array:
-        """The cotangents of a value's rows at all steps as one array like the value: of a table, or per sequence."""
+    def _like(self, saved: Saved, x: Value, g: Array) -> Array:
+        """The cotangents of a value's rows at all steps, added up for each row of a table or each sequence."""
         if x in self.program.per_sequence:
             return g.reshape(saved.steps, saved.batch, *g.shape[1:]).sum(axis=0)  # type: ignore[no-any-return]
         if x not in self.origin:
             return g
         size, indices = len(saved.known[x]), saved.known["indices", self.origin[x]]
-        if size <= ROWS:
-            onehot = np.zeros((size, len(indices)), g.dtype)
-            onehot[indices, np.arange(len(indices))] = 1
-            return onehot @ g.reshape(len(g), -1)
-        order = np.argsort(indices, kind="stable")
-        rows = indices[order]
-        starts = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]])
-        total = np.zeros((size, *g.shape[1:]), g.dtype)
-        total[rows[starts]] = np.add.reduceat(g[order], starts, axis=0)
-        return total
+        if size > ROWS:
+            return function_of("scatter")(g, indices=[indices], shape=(size, *g.shape[1:]))  # type: ignore[no-any-return]
+        onehot = np.zeros((size, len(indices)), g.dtype)
+        onehot[indices, np.arange(len(indices))] = 1
+        return (onehot @ g.reshape(len(g), -1)).reshape(size, *g.shape[1:])
 
-    def _add_sums(self, saved: Saved, stage: Stage, body: Body, d: dict[Value, Array]) -> None:
-        """A stage's sums over rows, and from them the cotangents of its fixed inputs."""
+    def _sums(self, saved: Saved, code: _Code, rows: Callable[[Value], Array]) -> list[tuple[Value, Array]]:
+        """The cotangents of a stage's fixed inputs, from sums over rows."""
         sums: dict[Value, Array] = {}
+        body = code.body
+        assert body.epilogue is not None
         for total in body.sums:
-            right, left = (
-                saved.known[x] if stage.name in ("table", "context") else self._at_all_steps(saved, x)
-                for x in (total.right, total.left or total.right)
-            )
+            right = rows(total.right)
             if total.left is None:
                 row = right.sum(axis=0)[None]
                 sums[total.op.output] = np.asarray(function_of(total.op.name)(row, **total.op.options))
             else:
+                left = rows(total.left)
                 sums[total.op.output] = left.reshape(-1, left.shape[-1]).T @ right.reshape(-1, right.shape[-1])
-        assert body.epilogue is not None
-        inputs = [sums[x] if x in sums else saved.known[x] for x in body.epilogue.inputs]
-        wanted = [x for x, there in zip(stage.fixed, stage.d_fixed, strict=True) if there]
-        for x, g in zip(wanted, evaluate(body.epilogue, inputs), strict=True):
-            _add(d, x, g)
-
-
-def _add(d: dict[Value, Array], x: Value, g: Array) -> None:
-    d[x] = d[x] + g if x in d else g
+        results = evaluate(body.epilogue, [sums[x] if x in sums else saved.known[x] for x in body.epilogue.inputs])
+        wanted = [x for x, there in zip(code.stage.fixed, code.stage.d_fixed, strict=True) if there]
+        return [*zip(wanted, results, strict=True)]
