@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -242,53 +242,52 @@ def symbolic(one: Graph, two: Graph, batch: int, other: int) -> Graph:
         raise different
 
     labels, theirs = one.labels(), two.labels()
-    graph = Graph(one.inputs, one.outputs, [], {}, one.names)
-    rows: dict[Value, Value] = {}  # constants with a row for each sequence: the row that all of them have
+    ops, constants = [], {}
 
-    def constant(x: Value, y: Value) -> None:
-        if x in graph.constants or x in rows:
-            return
-        array, again = one.constants[x], two.constants[y]
-        x.shape = merged(x.shape, y.shape)
-        index = tuple(slice(0, 1) if isinstance(n, Batch) else slice(None) for n in x.shape)
-        row = np.array(merged(array[index], again[index]))
-        if np.broadcast_to(row, array.shape).tobytes() != array.tobytes():
-            raise different
-        if row.shape != array.shape:
-            rows[x] = Value(row.shape, row.dtype)
-        graph.constants[rows.get(x, x)] = row
-
-    def same(xs: Sequence[Operand], ys: Sequence[Operand]) -> None:
+    def compare(xs: Sequence[Operand], ys: Sequence[Operand]) -> None:
         for x, y in itertools.zip_longest(xs, ys):
             if (labels[x] if isinstance(x, Value) else repr(x)) != (theirs[y] if isinstance(y, Value) else repr(y)):
                 raise different
-            if isinstance(x, Value) and isinstance(y, Value) and x in one.constants:
-                constant(x, y)
+            if isinstance(x, Value) and isinstance(y, Value) and x in one.constants and x not in constants:
+                x.shape = merged(x.shape, y.shape)
+                row = tuple(slice(0, 1) if isinstance(n, Batch) else slice(None) for n in x.shape)
+                array = merged(one.constants[x][row], two.constants[y][row])
+                if np.broadcast_to(array, one.constants[x].shape).tobytes() != one.constants[x].tobytes():
+                    raise different
+                constants[x] = np.array(array)
 
-    def whole(x: Value) -> None:
-        if x in rows and x not in made:
-            made.add(x)
-            graph.ops.append(Op("broadcast_to", (rows[x],), {"shape": x.shape}, x))
-
-    made: set[Value] = set()
     for x, y in zip(one.inputs, two.inputs, strict=True):
         x.shape = merged(x.shape, y.shape)
     for a, b in itertools.zip_longest(one.ops, two.ops):
         with blaming((a or b).output):
             if a is None or b is None or a.name != b.name:
                 raise different
-            same(a.inputs, b.inputs)
-            options = merged(a.options, b.options)
+            compare(a.inputs, b.inputs)
             a.output.shape = merged(a.output.shape, b.output.shape)
-            inputs = tuple(rows.get(x, x) if isinstance(x, Value) else x for x in a.inputs)
-            shapes = [x.shape for x in inputs if isinstance(x, Value)]
-            if not works_by_element(a.name) or np.broadcast_shapes(*shapes) != a.output.shape:
-                inputs = a.inputs
-                for x in a.values:
-                    whole(x)
-            graph.ops.append(Op(a.name, inputs, options, a.output))
-    same(one.outputs, two.outputs)
-    for output in graph.outputs:
-        if isinstance(output, Value):
-            whole(output)
-    return graph
+            ops.append(Op(a.name, a.inputs, merged(a.options, b.options), a.output))
+    compare(one.outputs, two.outputs)
+    return _spread(Graph(one.inputs, one.outputs, ops, constants, one.names))
+
+
+def _spread(graph: Graph) -> Graph:
+    """The graph with a broadcast, where needed, of constants that are one row of their value."""
+    rows = {x: Value(row.shape, row.dtype) for x, row in graph.constants.items() if row.shape != x.shape}
+    constants = {rows.get(x, x): array for x, array in graph.constants.items()}
+    missing, ops = set(rows), []
+
+    def spread(values: Iterable[Operand]) -> None:
+        for x in values:
+            if isinstance(x, Value) and x in missing:
+                missing.remove(x)
+                ops.append(Op("broadcast_to", (rows[x],), {"shape": x.shape}, x))
+
+    for op in graph.ops:
+        inputs = tuple(rows.get(x, x) if isinstance(x, Value) else x for x in op.inputs)
+        shapes = [x.shape for x in inputs if isinstance(x, Value)]
+        if works_by_element(op.name) and np.broadcast_shapes(*shapes) == op.output.shape:
+            ops.append(Op(op.name, inputs, op.options, op.output))
+        else:
+            spread(op.inputs)
+            ops.append(op)
+    spread(graph.outputs)
+    return Graph(graph.inputs, graph.outputs, ops, constants, graph.names)
