@@ -246,6 +246,14 @@ def test_lookups_beside_arrays_and_beside_each_other(backend):
 
 
 @every_backend
+@pytest.mark.parametrize("shape", [(), (2, 3), (1, 3, 2)])
+def test_a_lookup_of_rows_of_any_shape(shape, backend):
+    rng = np.random.default_rng(0)
+    xs = Lookup(rng.standard_normal((2, *shape)), rng.integers(0, 2, (7, 3)))
+    compare(Sample(lambda p, h, x: (tanh(h + x * x), h - x), {}, rng.standard_normal((3, *shape)), xs), backend)
+
+
+@every_backend
 def test_a_lookup_that_is_only_added(backend):
     rng = np.random.default_rng(0)
     xs = Lookup(rng.standard_normal((2, 4)), rng.integers(0, 2, (7, 3)))

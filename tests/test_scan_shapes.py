@@ -1,22 +1,27 @@
-"""Steps on rows with any number of axes, made at random as Python code: their graphs and programs."""
+"""Steps on rows with any number of axes, made at random as Python code, held against the reference loop.
+
+Values and all gradients are compared on every backend, and nothing may run on another one unseen.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_scan_planned import Sample, assert_close
+from test_scan_planned import Sample, assert_close, every_backend, no_reference_loop, outcome, poisoned_memory
 
 import minigrad
 from minigrad import stepgraph, trees
 from minigrad.graph import Batch, Op, Value, evaluate
-from minigrad.scan import Lookup
+from minigrad.scan import Lookup, numpy_backend, planned, use_backend
 from minigrad.scan.program import MAPS, plan
 
 Shape = tuple[int, ...]
@@ -595,12 +600,12 @@ SHAPES: tuple[Shape, ...] = ((3,), (2, 3), (), (1,), (4,), (2, 2, 3), (3, 2), (1
 
 
 @st.composite
-def steps(draw: Any, kinks: bool = True, context: bool = False) -> Step:
+def steps(draw: Any, kinks: bool = True, context: bool = False, inputs: int = 2) -> Step:
     """Steps of all kinds of expressions, or of those without kinks; every value is used or an output."""
     kinds = [name for name in KINDS if kinks or name not in KINKED]
     shapes = st.sampled_from(SHAPES)
-    some = [st.lists(shapes, min_size=1, max_size=2)] * 2 + [st.lists(shapes, min_size=context, max_size=2 * context)]
-    d = Draft(draw, *map(draw, some))
+    bounds = ((1, 2), (1, inputs), (int(context), 2 * context))
+    d = Draft(draw, *[draw(st.lists(shapes, min_size=least, max_size=most)) for least, most in bounds])
     for _ in range(draw(st.integers(1, 6))):
         used = set(d.used)
         if d.add(KINDS[draw(st.sampled_from(kinds))](d)) is None:
@@ -643,6 +648,80 @@ def sample(step: Step, length: int, batch: int, dtype: Any, looked_up: bool, opt
     context = {name: numbers(batch, *shape) for name, shape in step.context.items()} or None
     xs = {name: inputs(shape) for name, shape in step.xs.items()}
     return Sample(step.function(), params, carry, xs, options, context)
+
+
+@contextmanager
+def nothing_but(backend: str) -> Iterator[None]:
+    """Whatever runs on another backend within this block fails."""
+
+    def fail(program: Any) -> Any:
+        raise AssertionError("it ran on the NumPy backend")
+
+    compiled = backend == "compiled"
+    with no_reference_loop(), poisoned_memory() if compiled else nullcontext(), pytest.MonkeyPatch.context() as patch:
+        if compiled:
+            patch.setattr(numpy_backend, "Executor", fail)
+        yield
+
+
+def check(step: Step, backend: str, length: int, batch: int, dtype: Any, looked_up: bool, options: Any) -> None:
+    """A step is planned, and its values and gradients on a backend are those of the reference loop."""
+    call = sample(step, length, batch, dtype, looked_up, options)
+    expected = outcome(call, "reference")
+    with nothing_but(backend):
+        found = outcome(call, backend)
+    for actual, right in zip(found, expected, strict=True):
+        assert_close(actual, right, dtype)
+
+
+@st.composite
+def calls(draw: Any) -> dict[str, Any]:
+    """Lengths of batches and sequences, and what a scan is called with beside them."""
+    length, batch = draw(st.sampled_from([2, 1, 3])), draw(st.sampled_from([2, 1, 3, 9]))
+    rng = np.random.default_rng(1)
+    options: dict[str, Any] = {"reverse": True} if draw(st.booleans()) else {}
+    masked = draw(st.sampled_from(["", "", "lengths", "mask"]))
+    if masked == "lengths":
+        options["lengths"] = rng.integers(0, length + 1, batch)
+    elif masked == "mask":
+        options["mask"] = rng.random((length, batch)) < 0.6
+    return {
+        "length": length,
+        "batch": batch,
+        "looked_up": draw(st.sampled_from([False, False, True])),
+        "options": options,
+    }
+
+
+@every_backend
+@settings(max_examples=max(1, settings().max_examples // 2))  # compiling takes its time
+@given(data=st.data())
+def test_any_step_on_rows_of_any_shape(backend, data):
+    dtype = data.draw(st.sampled_from([np.float64, np.float32]))
+    step = data.draw(steps(kinks=dtype == np.float64, context=data.draw(st.booleans())))
+    check(step, backend, dtype=dtype, **data.draw(calls()))
+
+
+@every_backend
+@settings(max_examples=max(1, settings().max_examples // 5))
+@given(step=steps(inputs=1), batch=st.sampled_from([1, 3]))
+def test_any_step_is_prepared_to_run_once_at_a_time(backend, step, batch):
+    call = sample(step, 3, batch, np.float64, True, {})
+    ((name, x),) = call.xs.items()
+    carry = call.carry
+
+    @dataclass(frozen=True)
+    class Cell:
+        def __call__(self, params: Any, carry: Any, x: Any) -> Any:
+            return call.step(params, carry, {name: x})
+
+    with use_backend(backend):
+        prepared = planned.stepper(Cell(), call.params, carry, x.table)
+    assert prepared is not None
+    for symbols in x.indices:
+        carry, ys = call.step(call.params, carry, {name: x.table[symbols]})
+        assert_close(prepared(symbols), ys, np.float64)
+        assert_close(prepared.carry, trees.leaves(carry), np.float64)
 
 
 def graph_of(call: Sample) -> stepgraph.StepGraph:

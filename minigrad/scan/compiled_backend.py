@@ -277,12 +277,14 @@ class Part:
         """The sums over all rows, once ``run`` has computed these."""
         sums: list[Array] = []
         tasks: list[list[Callable[[], Any]]] = [[] for _ in range(threads())]
+        alive: list[Array] = []  # until the tasks have run
         for total, left, right in self.code.totals:
             if left is None:
                 row = arrays[right].sum(0).reshape(1, *total.right.shape[1:])
                 sums.append(np.sum(row, **total.op.options))
             else:
-                sums.append(self._outer(self._rows(arrays, left), self._rows(arrays, right), tasks))
+                alive += (of_left := self._rows(arrays, left), of_right := self._rows(arrays, right))
+                sums.append(self._outer(of_left, of_right, tasks))
         in_parallel([functools.partial(_one_after_another, some) for some in tasks if some])
         return sums
 
@@ -291,7 +293,8 @@ class Part:
         array, lead = self.view(arrays, value), self._extent.lead
         if array.ndim < len(lead) + value.ndim - 1:  # it has one row per sequence
             array = np.broadcast_to(array, lead + array.shape[1:])
-        return array.reshape(-1, array.shape[-1])
+        matrix = array.reshape(-1, array.shape[-1])
+        return matrix if matrix.strides[1] == matrix.itemsize else matrix.copy()
 
     def _outer(self, left: Array, right: Array, tasks: list[list[Callable[[], Any]]]) -> Array:
         """Left transposed times right, once ``tasks`` have run."""
