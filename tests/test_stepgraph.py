@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_scan_planned import no_reference_loop
 
 import minigrad
 from minigrad import concat, no_grad, reads, stepgraph, tanh, trees
@@ -205,6 +206,23 @@ def test_a_graph_computes_what_the_step_does_for_any_batch(name):
         outputs = evaluate(found.graph, trees.leaves((params, carry, x)))
         for got, expected in zip(outputs, trees.leaves(step(params, carry, x)), strict=True):
             np.testing.assert_allclose(got, expected, rtol=1e-12, strict=True)
+
+
+@pytest.mark.parametrize("backend", available_backends())
+@pytest.mark.parametrize("name", SIZES)
+def test_a_step_that_names_the_size_of_the_batch_is_planned(name, backend):
+    given = {"V": normal(2, 2), "b": normal(4)}, normal(3, 4), normal(5, 3, 4)
+
+    def loss(given: Any) -> Any:
+        last, ys = scan(SIZES[name], *given)
+        return (ys * ys).sum() + (last * 0.3).sum()
+
+    with use_backend("reference"):
+        expected = minigrad.value_and_grad(loss)(given)
+    with use_backend(backend), no_reference_loop():
+        found = minigrad.value_and_grad(loss)(given)
+    for got, right in zip(trees.leaves(found), trees.leaves(expected), strict=True):
+        np.testing.assert_allclose(np.asarray(got), np.asarray(right), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("width", [1009, 1013, 2018])
