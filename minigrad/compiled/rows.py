@@ -7,8 +7,8 @@ view of the memory of another one; the parts of a concatenation are computed in 
 from __future__ import annotations
 
 import contextlib
-import heapq
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -119,6 +119,7 @@ class Body:
         self.unfinished: dict[Value, Value] = {}  # states of a value before all its parts are added
         self.own: dict[Value, Slot] = {}
         self._layouts: dict[Value, Place] = {}
+        self._turn_products()
         self._viewed = {op.values[0] for op in self.ops if is_view(op)}
         self.ops = [new for op in self.ops for new in self._joined(op)]
         self.ops = [new for op in self.ops for new in self._viewed_or_copied(op)]
@@ -131,6 +132,25 @@ class Body:
     def _made(self, op: Op) -> Op:
         self.makers[op.output] = op
         return op
+
+    def _turn_products(self) -> None:
+        """Compute the transpose of a product as one, where only that is used: (A B)^T = B^T A^T."""
+        uses = Counter(x for op in self.ops for x in op.values) + Counter((*self.stored, *self.exclusive))
+        uses += Counter(v for v, _ in self.added)
+        turned: dict[Value, list[Op]] = {}
+        for op in self.ops:
+            x = op.inputs[0]
+            maker = self.makers.get(x) if op.name == "transpose" and isinstance(x, Value) else None
+            if maker is None or maker.name != "matmul" or maker.values[1] in self.packed or uses[maker.output] > 1:
+                continue
+            if (*op.options["axes"],) == _swapped(op.output.ndim):
+                sides = [
+                    self._made(Op("transpose", (y,), {"axes": _swapped(y.ndim)}, Value(_swap(y.shape), y.dtype)))
+                    for y in reversed(maker.values)
+                ]
+                new = self._made(Op("matmul", (sides[0].output, sides[1].output), {}, op.output))
+                turned |= {maker.output: [], op.output: [*sides, new]}
+        self.ops = [new for op in self.ops for new in turned.get(op.output, [op])]
 
     def _joined(self, op: Op) -> list[Op]:
         """The parts of a concatenation, or of a scatter that covers all elements once, are computed in their place."""
@@ -509,7 +529,7 @@ class Body:
         if op.name != "matmul" or op.values[1] in self.packed:
             return op.name == "matmul"
         m, n, k = *op.output.shape[-2:], op.values[0].shape[-1]
-        return min(m, n) > 1 and m * n * k >= LARGE
+        return min(m, n, k) > 1 and m * n * k >= LARGE
 
     def _row_product(self, f: Function, op: Op) -> None:
         """A product of rows with rows, for every row, by a kernel for such sizes and strides."""
@@ -569,7 +589,7 @@ class _Ready:
         self._missing: list[int] = []
         self._aliases: list[int] = []
         self._products: list[int] = []
-        self._by_size: dict[int, list[int]] = {}  # heaps
+        self._by_size: dict[int, list[int]] = {}
         for at, work in enumerate(works):
             op = work if isinstance(work, Op) else work.op
             needed = {source(x) for x in op.values} - there
@@ -583,7 +603,7 @@ class _Ready:
         """Mark an operation as ready."""
         work = self.works[at]
         if isinstance(work, Work):
-            heapq.heappush(self._by_size.setdefault(work.size, []), at)
+            self._by_size.setdefault(work.size, []).append(at)
         elif work.name == "matmul":
             self._products.append(at)
         else:
@@ -605,8 +625,8 @@ class _Ready:
             self.made(work.output)
 
     def next_size(self) -> int | None:
-        """The size of the first ready operation with loops; None if there is none."""
-        return min(((heap[0], size) for size, heap in self._by_size.items() if heap), default=(0, None))[1]
+        """The smallest size of a ready operation with loops, so that more large ones can share; None without one."""
+        return min((size for size, ready in self._by_size.items() if ready), default=None)
 
     def take(self, size: int) -> list[int]:
         """The ready operations of a size, in order."""
@@ -639,6 +659,15 @@ def _inner_index(index: Any, ndim: int) -> Index:
     at = next((i for i, part in enumerate(parts) if part is ...), len(parts))
     parts[at : at + 1] = [slice(None)] * (ndim + 1 - len(parts) + (at < len(parts)))
     return tuple(parts[1:])
+
+
+def _swapped(ndim: int) -> tuple[int, ...]:
+    """The axes with the last two exchanged."""
+    return (*range(ndim - 2), ndim - 1, ndim - 2)
+
+
+def _swap(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(shape[axis] for axis in _swapped(len(shape)))
 
 
 def _ranges(op: Op) -> list[Index]:
