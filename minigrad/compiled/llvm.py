@@ -343,6 +343,7 @@ class Function:
         self._returns = returns
         self._count = 0
         self._ends: list[str] = []
+        self.rolled = False  # whether a loop must not be unrolled
         spelled = []
         for parameter in filter(None, parameters.split(", ")):
             kind, *options, register = parameter.split(" ")
@@ -430,10 +431,19 @@ class Function:
         return Register(self, f"{element}*", name)
 
     @contextmanager
-    def loop(self, start: Register | int, stop: Register | int, step: int = 1) -> Iterator[Register]:
-        """Repeat for i = start, start + step, ... as long as i + step <= stop; yields i."""
+    def loop(
+        self, start: Register | int, stop: Register | int, step: int = 1, unroll: bool = True
+    ) -> Iterator[Register]:
+        """Repeat for i = start, start + step, ... as long as i + step <= stop; yields i.
+
+        Args:
+            start: the first i.
+            stop: the end.
+            step: the distance.
+            unroll: whether the compiler may write the block several times, which takes it long if loops are nested.
+        """
         counter = self.variable(start)
-        with self.forever():
+        with self.forever(unroll):
             i = counter.get()
             after = i + step
             with self.when(after > stop):
@@ -442,14 +452,15 @@ class Function:
             counter.set(after)
 
     @contextmanager
-    def forever(self) -> Iterator[None]:
-        """Repeat until ``leave`` or ``give`` is reached."""
+    def forever(self, unroll: bool = True) -> Iterator[None]:
+        """Repeat until ``leave`` or ``give`` is reached; ``unroll`` as in ``loop``."""
         head, end = self.fresh("head"), self.fresh("end")
         self._ends.append(end)
         self._go_to(head, then=head)
         yield
         self._ends.pop()
-        self._go_to(head, then=end)
+        self.rolled |= not unroll
+        self._go_to(head + ", !llvm.loop !0" * (not unroll), then=end)
 
     @contextmanager
     def when(self, condition: Register) -> Iterator[None]:
@@ -492,10 +503,15 @@ def table(name: str, numbers: Iterable[int]) -> str:
     return f"@{name} = private constant [{len(listed)} x i64] [{', '.join(listed)}]"
 
 
+_ROLLED = """!0 = distinct !{!0, !1}
+!1 = !{!"llvm.loop.unroll.disable"}"""
+
+
 def module(*parts: Function | str) -> str:
     """A module of functions and of other text, with declarations of the functions that it calls but does not define."""
     functions = [part for part in parts if isinstance(part, Function)]
     declared = {name: line for f in functions for name, line in f.declarations.items()}
     for f in functions:
         declared.pop(f.name, None)
-    return "\n".join([*sorted(declared.values()), *(p if isinstance(p, str) else p.text() for p in parts)])
+    texts = [p if isinstance(p, str) else p.text() for p in parts]
+    return "\n".join([*sorted(declared.values()), *texts, *([_ROLLED] if any(f.rolled for f in functions) else [])])

@@ -26,6 +26,9 @@ REDUCTIONS = frozenset({"sum", "max", "dot"})
 ACCUMULATORS = 8
 """Registers, at most, that a nest accumulates in."""
 
+UNROLLED = 4
+"""Iterations, at most, of a loop without vectors that the compiler may write one after the other."""
+
 Root = Value | Slot
 """What memory belongs to: a value, or a slot that exists without one."""
 
@@ -327,7 +330,7 @@ class Nest:
         """The loop over an axis, in one part or two: the point in it, and the vectors if the axis is the lanes."""
         f, n, width = self.f, self.axes[axis], self.width
         if axis != self.lanes:
-            with f.loop(0, n) as i:
+            with f.loop(0, n, unroll=n <= UNROLLED) as i:
                 yield {**point, axis: i}, []
             return
         step = block * width

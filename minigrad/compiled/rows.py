@@ -141,7 +141,7 @@ class Body:
         for op in self.ops:
             x = op.inputs[0]
             maker = self.makers.get(x) if op.name == "transpose" and isinstance(x, Value) else None
-            if maker is None or maker.name != "matmul" or maker.values[1] in self.packed or uses[maker.output] > 1:
+            if maker is None or maker.name != "matmul" or packs(maker) or uses[maker.output] > 1:
                 continue
             if (*op.options["axes"],) == _swapped(op.output.ndim):
                 sides = [
@@ -189,7 +189,7 @@ class Body:
     def _viewed_or_copied(self, op: Op) -> list[Op]:
         """Copy views that need memory of their own, and rows that a product cannot read where they are."""
         value, x = op.output, op.inputs[0]
-        if op.name == "matmul" and op.values[1] in self.packed:
+        if packs(op):
             place = self.layout(op.values[0])
             location = self.given.get(place.root) if isinstance(place.root, Value) else None
             scattered = location is not None and isinstance(location.slot, LookedUp)
@@ -328,7 +328,7 @@ class Body:
         a, b = op.values
         *lead, m, n = op.output.shape[1:]
         space = (*lead, m, a.shape[-1], n)
-        left, right, out = self.layout(a), self.layout(b), self.layout(op.output)
+        left, right, out = self._place_of(a), self._place_of(b), self.layout(op.output)
         places = (
             left._replace(strides=_aligned((*left.strides, 0), len(space))),
             right._replace(strides=_aligned((*right.strides[:-2], 0, *right.strides[-2:]), len(space))),
@@ -338,16 +338,12 @@ class Body:
 
     def _places(self, inputs: Sequence[Operand], space: Sequence[int]) -> tuple[Place | None, ...]:
         """The places of operands that broadcast to a space."""
-        found: list[Place | None] = []
-        for x in inputs:
-            if not isinstance(x, Value):
-                found.append(None)
-            elif x in self.fixed:
-                found.append(Place(self.fixed[x], 0, _aligned(contiguous(x.shape), len(space))))
-            else:
-                place = self.layout(x)
-                found.append(place._replace(strides=_aligned(place.strides, len(space))))
-        return tuple(found)
+        places = (self._place_of(x) if isinstance(x, Value) else None for x in inputs)
+        return tuple(p and p._replace(strides=_aligned(p.strides, len(space))) for p in places)
+
+    def _place_of(self, x: Value) -> Place:
+        """The place of rows, or of a value that is the same for all of them."""
+        return Place(self.fixed[x], 0, contiguous(x.shape)) if x in self.fixed else self.layout(x)
 
     def _indexed(self, place: Place, shape: Sequence[int], index: Index) -> tuple[Place, dict[str, Any]]:
         """A part of a place, and what ``Work`` must know if a table chooses elements along one axis."""
@@ -477,7 +473,7 @@ class Body:
         step = Function(f"{self.name}_step", PARAMETERS, linkage="internal")
         functions: list[Function | str] = [*self._tables]
         for number, item in enumerate(order):
-            if isinstance(item, Op) and item.values[1] in self.packed:
+            if isinstance(item, Op) and packs(item):
                 self._product(step, item)
             elif isinstance(item, Op):
                 self._row_product(step, item)
@@ -526,7 +522,7 @@ class Body:
 
     def _is_large(self, op: Op) -> bool:
         """Whether an operation is a product with a packed matrix, or one of rows with rows that needs no loops here."""
-        if op.name != "matmul" or op.values[1] in self.packed:
+        if op.name != "matmul" or packs(op):
             return op.name == "matmul"
         m, n, k = *op.output.shape[-2:], op.values[0].shape[-1]
         return min(m, n, k) > 1 and m * n * k >= LARGE
@@ -643,6 +639,14 @@ class _Ready:
 
 Index = tuple[Any, ...]
 """For each axis of a row a slice or, for one of them, an array of integers."""
+
+
+def packs(op: Op) -> bool:
+    """Whether an operation is a product with a fixed matrix that is packed; products with vectors share loops."""
+    if op.name != "matmul":
+        return False
+    x, matrix = op.values
+    return matrix.ndim == 2 and (x.ndim == 2 or 1 not in matrix.shape)
 
 
 def is_view(op: Op) -> bool:

@@ -98,8 +98,8 @@ class Code:
         self.given: dict[Slot, Value] = {}
         self.moving: list[tuple[Value, Slot, Slot]] = []
         self.totals: list[tuple[Sum, Value | None, Any]] = []
-        matrices = {op.values[1] for op in ops if op.name == "matmul"}
-        others = {x for op in ops for i, x in enumerate(op.values) if not (op.name == "matmul" and i == 1)}
+        matrices = {op.values[1] for op in ops if rows.packs(op)}
+        others = {x for op in ops for i, x in enumerate(op.values) if not (rows.packs(op) and i == 1)}
         for x in prologue.outputs:
             if isinstance(x, Value) and x in matrices:
                 self.body.packed[x] = self.body.slot(Packed, x)
