@@ -20,9 +20,10 @@ import numpy as np
 from minigrad.compiled import gemm, jit
 from minigrad.compiled.memory import Growing, address, empty, readable
 from minigrad.compiled.parallel import in_parallel, threads
-from minigrad.compiled.slots import WORDS, Extent, Slot
+from minigrad.compiled.rows import ALIASES
+from minigrad.compiled.slots import WORDS, Extent, Slot, size_of
 from minigrad.graph import Graph, Op, Value, apply, evaluate
-from minigrad.scan.compiled_code import Backward, Code, Forward, Inputs
+from minigrad.scan.compiled_code import Backward, Code, Forward, Inputs, function
 from minigrad.scan.lookup import Lookup, checked_indices
 from minigrad.scan.program import Program, multiplications
 from minigrad.tensor import Array
@@ -36,22 +37,6 @@ IDLE = 8
 PACKED_ALONE = 100_000
 """Numbers that one thread packs before a second would have started."""
 
-_PACK = ctypes.CFUNCTYPE(
-    None, *[ctypes.c_int64] * 2, ctypes.c_void_p, *[ctypes.c_int64] * 2, ctypes.c_void_p, *[ctypes.c_int64] * 3
-)
-_OUTER = ctypes.CFUNCTYPE(
-    None,
-    *[ctypes.c_int64] * 3,
-    ctypes.c_void_p,
-    ctypes.c_int64,
-    ctypes.c_void_p,
-    ctypes.c_int64,
-    ctypes.c_void_p,
-    ctypes.c_int64,
-    ctypes.c_int32,
-    ctypes.c_void_p,
-)
-
 
 class Products:
     """The library of matrix products for one float dtype."""
@@ -61,8 +46,8 @@ class Products:
         self.library = jit.compile_ir(gemm.ir(self.tile))
         suffix = self.tile.suffix
         self.gemm = self.library.address(f"gemm_{suffix}")
-        self.pack = _PACK(self.library.address(f"pack_{suffix}"))
-        self.outer = _OUTER(self.library.address(f"outer_{suffix}"))
+        self.pack = function(self.library, f"pack_{suffix}", "qqPqqPqqq")
+        self.outer = function(self.library, f"outer_{suffix}", "qqqPqPqPqiP")
 
 
 @functools.cache
@@ -89,15 +74,15 @@ class Sizes(NamedTuple):
 class Workspace:
     """The memory and the arguments of all codes, for one call at a time; calls may have any sizes."""
 
-    def __init__(self) -> None:
-        self.sizes = Sizes(0, 0, False, ())
+    def __init__(self, products: Products) -> None:
+        self.products, self.sizes = products, Sizes(0, 0, False, ())
         self._parts: dict[Code, Part] = {}
 
-    def part(self, code: Code, products: Products) -> Part:
+    def part(self, code: Code) -> Part:
         """A code with its memory."""
-        part = self._parts.get(code)
-        if part is None:
-            part = self._parts[code] = Part(code, products)
+        if code not in self._parts:
+            self._parts[code] = Part(code, self.products)
+        part = self._parts[code]
         if part.sizes != self.sizes:
             part.lay_out(self.sizes)
         return part
@@ -155,7 +140,8 @@ class Part:
 
     def lay_out(self, sizes: Sizes) -> None:
         """Prepare for calls of these sizes."""
-        self.sizes, code, stage = sizes, self.code, self.code.stage
+        self.sizes = None  # until all is done
+        code, stage = self.code, self.code.stage
         tables = dict(zip(code.inputs.indices, sizes.tables, strict=True))
         lead: tuple[int, ...] = (sizes.steps, sizes.batch)
         if stage.name == "table":
@@ -186,11 +172,13 @@ class Part:
             functools.partial(code.run, ctypes.addressof(arguments), *order, *rows)
             for rows, arguments in zip(shards, self.arguments, strict=True)
         ]
+        self.sizes = sizes
 
     def _shards(self, count: int, steps: int) -> list[tuple[int, int]]:
         """Ranges of rows, one per thread; a single one if there is little work."""
-        products = [op for op in self.code.stage.forward.ops if op.name == "matmul"]
-        work = sum(map(multiplications, products)) or 1000
+        ops = self.code.stage.forward.ops
+        products = sum(multiplications(op) for op in ops if op.name == "matmul")
+        work = max(products, sum(size_of(op.output) for op in ops if op.name not in ALIASES))
         workers = threads() if work * count * (steps if self.code.stage.by_step else 1) > 2_000_000 else 1
         height = self.products.tile.rows
         share = max(1, round(count / workers / height)) * height if count >= height * workers else -(-count // workers)
@@ -399,33 +387,10 @@ class Executor:
         keep: bool,
     ) -> tuple[list[Array], list[Array], Saved | None]:
         """Run the program along a sequence; see ``minigrad.scan``."""
+        program = self.program
         sizes = Sizes(steps, batch, reverse, tuple(len(x.table) for x in xs if isinstance(x, Lookup)))
-        workspace = self._workspace(sizes)
-        workspace.sizes = sizes
-        saved = Saved(workspace, None if "plan" in self.program.without else self.idle)
-        last, ys = self.start(saved, params, carry, xs, context)
-        return last, ys, saved if keep else None
-
-    def _workspace(self, sizes: Sizes) -> Workspace:
-        """An idle workspace, if possible one whose last call had these sizes; or a new one."""
-        for workspace in list(self.idle):
-            if workspace.sizes == sizes:
-                with suppress(ValueError):  # another thread may just have taken it
-                    self.idle.remove(workspace)
-                    return workspace
-        with suppress(IndexError):
-            return self.idle.pop()
-        return Workspace()
-
-    def release(self) -> None:
-        """Free the memory of all idle workspaces."""
-        self.idle.clear()
-
-    def start(
-        self, saved: Saved, params: Sequence[Array], carry: Sequence[Array], xs: Sequence[Any], context: Sequence[Array]
-    ) -> tuple[list[Array], list[Array]]:
-        """Run the program in the workspace of ``saved``: the last carry and the outputs."""
-        program, known, sizes = self.program, saved.known, saved.workspace.sizes
+        saved = Saved(self._workspace(sizes), None if "plan" in program.without else self.idle)
+        saved.workspace.sizes, known = sizes, saved.known
         saved.params, saved.fixed = params, evaluate(program.prologue, params, _apply)
         fixed = dict(zip(program.fixed, saved.fixed, strict=True))
         for value, x in zip((*program.xs, *program.context), (*xs, *context), strict=True):
@@ -438,19 +403,34 @@ class Executor:
                 known[value] = self._rows(x)
         last: list[Array] = []
         for code in self.forwards:
-            stage, part = code.stage, saved.workspace.part(code, self.products)
+            stage, part = code.stage, saved.workspace.part(code)
             for before, after, first in zip(stage.carry, stage.carried, carry, strict=False):
                 whole = part.carry(after)
-                whole[sizes.steps if sizes.reverse else 0] = first
+                whole[steps if reverse else 0] = first
                 known[before], known[after] = whole[:-1], whole[1:]
-                if sizes.reverse:
+                if reverse:
                     known[before], known[after] = known[after], known[before]
             arrays = part.run(_env(stage.forward.prologue, [fixed[x] for x in stage.fixed]), known)
             for value in code.body.stored:
                 known[value] = part.view(arrays, value)
-            last += [np.array(known[value][0 if sizes.reverse else -1]) for value in stage.carried]
+            last += [np.array(known[value][0 if reverse else -1]) for value in stage.carried]
             saved.arrays.append(arrays)
-        return last, self._ys(saved)
+        return last, self._ys(saved), saved if keep else None
+
+    def _workspace(self, sizes: Sizes) -> Workspace:
+        """An idle workspace, if possible one whose last call had these sizes; or a new one."""
+        for workspace in list(self.idle):
+            if workspace.sizes == sizes:
+                with suppress(ValueError):  # another thread may just have taken it
+                    self.idle.remove(workspace)
+                    return workspace
+        with suppress(IndexError):
+            return self.idle.pop()
+        return Workspace(self.products)
+
+    def release(self) -> None:
+        """Free the memory of all idle workspaces."""
+        self.idle.clear()
 
     def _ys(self, saved: Saved) -> list[Array]:
         """The outputs, each in its own memory, which later calls do not overwrite."""
@@ -478,7 +458,7 @@ class Executor:
         d_first: list[Array] = []
         first, end = (0, sizes.steps - 1) if sizes.reverse else (sizes.steps - 1, 0)
         for code in reversed(self.backwards):
-            stage, back, part = code.stage, code.back, saved.workspace.part(code, self.products)
+            stage, back, part = code.stage, code.back, saved.workspace.part(code)
             for value, seed in zip(stage.outputs, stage.d_outputs, strict=True):
                 if seed is not None:
                     arrived = cotangent.pop(value, None)

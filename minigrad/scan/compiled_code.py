@@ -27,7 +27,11 @@ from minigrad.compiled.slots import (
 from minigrad.graph import Graph, Op, Operand, TraceError, Value
 from minigrad.scan.program import Body, Program, Stage, Sum
 
-_RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 5)
+
+def function(library: jit.Library, name: str, kinds: str) -> Any:
+    """A function of a library, with a letter per argument: q and i for integers, d for doubles, P for addresses."""
+    types: dict[str, Any] = {"q": ctypes.c_int64, "i": ctypes.c_int32, "d": ctypes.c_double, "P": ctypes.c_void_p}
+    return ctypes.CFUNCTYPE(None, *[types[kind] for kind in kinds])(library.address(name))
 
 
 class Inputs:
@@ -125,7 +129,7 @@ class Code:
         self.locations = code.locations | self.body.exclusive
         self.arguments = 1 + WORDS * len(code.slots)
         self.library = jit.compile_ir(rows.module([code]))
-        self.run = _RUN(self.library.address(f"{self.body.name}_run"))
+        self.run = function(self.library, f"{self.body.name}_run", "Pqqqqq")
         taken = {*self.given, *self.body.packed.values(), *self.body.fixed.values()}
         taken |= {going for _, _, going in self.moving}
         self.own = [slot for slot in code.slots if slot not in taken]

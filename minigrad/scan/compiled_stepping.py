@@ -12,7 +12,8 @@ import numpy as np
 from minigrad.compiled import jit, sampler
 from minigrad.compiled.memory import address, empty, readable
 from minigrad.compiled.parallel import in_parallel, threads
-from minigrad.scan.compiled_backend import Executor, Products, Saved, Sizes, Workspace
+from minigrad.scan.compiled_backend import Executor, Products
+from minigrad.scan.compiled_code import function
 from minigrad.scan.lookup import Lookup, checked_indices
 from minigrad.tensor import Array
 
@@ -31,9 +32,9 @@ class _SharedProduct:
     def __init__(self, products: Products) -> None:
         tile = products.tile
         self.library = jit.compile_ir(sampler.shared_ir(tile.scalar, tile.columns))
-        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.library.address("use"))(products.gemm)
+        function(self.library, "use", "P")(products.gemm)
         self.address = self.library.address("shared")
-        self.help = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.library.address("help"))
+        self.help = function(self.library, "help", "P")
 
 
 class Stepper:
@@ -63,10 +64,11 @@ class Stepper:
         batch, program = len(carry[0]), executor.program
         (source,) = program.xs
         self._executor, self._size = executor, len(table)
-        # The workspace is this stepper's own, as its arguments may change below.
-        self._saved = saved = Saved(Workspace())
-        saved.workspace.sizes = Sizes(1, batch, False, (len(table),))
-        executor.start(saved, params, carry, [Lookup(table, np.zeros((1, batch), np.int64))], context)
+        xs = [Lookup(table, np.zeros((1, batch), np.int64))]
+        *_, saved = executor.forward(params, carry, xs, context, steps=1, batch=batch, reverse=False, keep=True)
+        assert saved is not None
+        saved.home = None  # the arguments of its workspace change below
+        self._saved = saved
         self._index = saved.known[executor.inputs.indices[source]]
         self._carry = [
             (saved.known[before], saved.known[after])
@@ -74,9 +76,7 @@ class Stepper:
             for before, after in zip(stage.carry, stage.carried, strict=True)
         ]
         parts = [
-            saved.workspace.part(code, executor.products)
-            for code in executor.forwards
-            if code.stage.name not in ("table", "context")
+            saved.workspace.part(code) for code in executor.forwards if code.stage.name not in ("table", "context")
         ]
         self._calls = [call for part in parts for call in part.calls]
         for (before, after), first in zip(self._carry, carry, strict=True):
@@ -151,8 +151,6 @@ class Stepper:
 @functools.cache
 def _sampler(dtype: str) -> Any:
     library = jit.compile_ir(sampler.ir(dtype))
-    kinds = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
-    kinds += [ctypes.c_int64, ctypes.c_double, ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 3]
-    function: Any = ctypes.CFUNCTYPE(None, *kinds)(library.address("sample"))
-    function.library = library  # keeps the library alive
-    return function
+    draw = function(library, "sample", "PqPqPPqdPqPPP")
+    draw.library = library  # keeps the library alive
+    return draw
