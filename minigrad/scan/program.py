@@ -21,7 +21,6 @@ from minigrad.graph import (
     TraceError,
     Value,
     classify,
-    columns_of,
     differentiate,
     prune,
 )
@@ -559,35 +558,6 @@ def _aligned(x: Value, kind: str, out: tuple[int, ...], name: str) -> bool:
     if kind == "rows":
         return x.ndim == len(out) and all(n in (1, m) for n, m in zip(x.shape[1:], inner, strict=True))
     return x.ndim <= len(inner) and all(n in (1, m) for n, m in zip(x.shape[::-1], inner[::-1], strict=False))
-
-
-def require_columns(program: Program) -> None:
-    """Refuse rows with more than one axis, and a context.
-
-    Raises:
-        TraceError: an executor for columns cannot run this program.
-    """
-    for stage in program.stages:
-        bodies = [stage.forward, *([stage.backward] if stage.backward else [])]
-        if stage.name == "context" or (stage.by_step and stage.name != "loop"):
-            raise TraceError("it has a context")
-        for op in (op for body in bodies for op in body.ops):
-            wide = any(x.ndim > 2 for x in (op.output, *op.values))
-            if op.name == "matmul":
-                wide |= isinstance(op.values[1].shape[0], Batch)
-            elif op.name == "getitem":
-                wide |= columns_of(op) is None
-            elif op.name == "broadcast_to":
-                wide |= not any(isinstance(n, Batch) for x in op.values for n in x.shape)
-            elif op.name == "reshape":
-                wide |= op.output.shape[1:] not in ((), (1,))
-            if wide or op.name in ("transpose", "scatter", "cumsum"):
-                raise TraceError(
-                    f"its {op.name} of {' and '.join(map(repr, op.values))} does not work row by row", op.output.origin
-                )
-    for x in (*program.carry, *program.xs, *program.ys):
-        if x.ndim > 2:
-            raise TraceError("it has rows with several axes", x.origin)
 
 
 def multiplications(op: Op) -> int:
