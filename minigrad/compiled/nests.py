@@ -135,7 +135,7 @@ class Memory(Protocol):
 
     dtype: str
     width: int
-    in_memory: set[Value]
+    in_memory: set[Root]
 
     def slot_of(self, root: Root) -> Slot:
         """The slot of a value's memory."""

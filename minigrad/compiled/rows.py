@@ -88,7 +88,7 @@ class Body:
         self.fixed: dict[Value, Slot] = {}
         self.packed: dict[Value, Slot] = {}
         self.indices: dict[Value, Indices] = {}  # by input
-        self.in_memory: set[Value] = set()
+        self.in_memory: set[Root] = set()
         """Computed values that are stored."""
         self._tables: list[str] = []
         self._kernels: dict[tuple[Any, Any], Function] = {}
@@ -302,7 +302,7 @@ class Body:
             kept = iter(out.strides)
             if not op.options.get("keepdims"):
                 out = out._replace(strides=tuple(0 if a in axes else next(kept) for a in range(len(space))))
-            return Work(name, op, space, values, self._places(inputs, space), out, axes)
+            return self._reduction(name, op, space, values, self._places(inputs, space), out, axes)
         if name == "matmul":
             return self._dot(op, values)
         if name == "pick":
@@ -334,7 +334,36 @@ class Body:
             right._replace(strides=_aligned((*right.strides[:-2], 0, *right.strides[-2:]), len(space))),
         )
         out = out._replace(strides=(*out.strides[:-1], 0, out.strides[-1]))
-        return Work("dot", op, space, values, places, out, frozenset({len(space) - 2}))
+        return self._reduction("dot", op, space, values, places, out, frozenset({len(space) - 2}))
+
+    def _reduction(
+        self,
+        name: str,
+        op: Op,
+        space: Sequence[int],
+        values: tuple[Operand, ...],
+        places: tuple[Place | None, ...],
+        out: Place,
+        reduced: frozenset[int],
+    ) -> Work:
+        """A reduction, with the axes in the order in which the memory of an operand that has all of them has them."""
+        whole = next((p for p in places if p and all(s for n, s in zip(space, p.strides, strict=True) if n > 1)), None)
+        if whole is not None:
+            order = sorted(range(len(space)), key=lambda axis: -abs(whole.strides[axis]))
+            turned = {p: p._replace(strides=tuple(p.strides[axis] for axis in order)) for p in (*places, out) if p}
+            space, reduced = [space[axis] for axis in order], frozenset(map(order.index, reduced))
+            values = tuple(self._root_or(x, p and turned[p], space) for x, p in zip(values, places, strict=True))
+            places, out = tuple(p and turned[p] for p in places), turned[out]
+        return Work(name, op, tuple(space), values, places, out, reduced)
+
+    def _root_or(self, x: Operand, place: Place | None, space: Sequence[int]) -> Operand:
+        """What owns the memory of an operand, if the space has its elements in its order; otherwise the operand."""
+        if place is None or not isinstance(place.root, Value) or place.root in self.fixed:
+            return x
+        root = self.layout(place.root)
+        ordered = is_contiguous(space, place.strides) and is_contiguous(place.root.shape[1:], root.strides)
+        same = ordered and place.offset == root.offset and math.prod(space) == size_of(place.root)
+        return place.root if same else x
 
     def _places(self, inputs: Sequence[Operand], space: Sequence[int]) -> tuple[Place | None, ...]:
         """The places of operands that broadcast to a space."""
@@ -433,9 +462,12 @@ class Body:
             return False
         if work.bounds <= bounds:
             return True
+        if not work.bounds >= bounds:
+            return False
         before, after = axes_of(work.size, bounds), axes_of(work.size, bounds | work.bounds)
         assert before is not None
-        return after is not None and filling(after, self.width) >= WORTH_SHARING * filling(before, self.width)
+        assert after is not None
+        return filling(after, self.width) >= WORTH_SHARING * filling(before, self.width)
 
     def _find_memory(self, order: Sequence[Item]) -> None:
         """Find the values that must be stored, and those that stay in a register between loops."""
@@ -445,21 +477,20 @@ class Body:
                 where |= {work.op.output: (i, j) for work in nest}
         self.in_memory = {*self.member, *self.exclusive, *self.unfinished}
         roots = {self.layout(v).root for v in self.stored}
-        self.in_memory |= {root for root in roots if isinstance(root, Value)}
-        for op in self.ops:
-            if is_view(op):
-                self.in_memory.add(self._source(op.values[0]))
+        self.in_memory |= roots
         for i, item in enumerate(order):
             if isinstance(item, Op):
-                self.in_memory |= {self._source(x) for x in item.values if x not in self.packed}
+                self.in_memory |= {self.layout(x).root for x in item.values if x not in self.packed}
                 continue
             for j, nest in enumerate(item):
                 for work in nest:
-                    elsewhere = [x for x in work.operands if isinstance(x, Value) and where.get(x, (i, j)) != (i, j)]
+                    values = [x for x in work.operands if isinstance(x, Value) and x not in self.fixed]
+                    self.in_memory |= {self.layout(x).root for x in values if x not in where}
+                    elsewhere = [x for x in values if where.get(x, (i, j)) != (i, j)]
                     # One number per row stays in a register until the row is finished.
                     self.in_memory |= {x for x in elsewhere if size_of(x) > 1 or where[x][0] != i}
-                    if work.name in ("pick", "getitem") and isinstance(work.operands[0], Value):
-                        self.in_memory.add(work.operands[0])
+                    if work.name in ("pick", "getitem"):
+                        self.in_memory.add(self.layout(values[0]).root)
 
     # --- the text -----------------------------------------------------------------------------------------------------
 
@@ -587,8 +618,11 @@ class _Ready:
         self._products: list[int] = []
         self._by_size: dict[int, list[int]] = {}
         for at, work in enumerate(works):
-            op = work if isinstance(work, Op) else work.op
-            needed = {source(x) for x in op.values} - there
+            if isinstance(work, Op):
+                needed = {source(x) for x in work.values} - there
+            else:  # the state of memory before it is the second input of an addition to it
+                before = work.op.values[1:] if work.name == "add_to" else ()
+                needed = {x for x in (*work.operands, *before) if isinstance(x, Value)} - there
             self._missing.append(len(needed))
             for x in needed:
                 self._users.setdefault(x, []).append(at)
