@@ -704,22 +704,23 @@ def test_any_step_on_rows_of_any_shape(backend, data):
 
 @every_backend
 @settings(max_examples=max(1, settings().max_examples // 5))
-@given(step=steps(inputs=1), batch=st.sampled_from([1, 3]))
-def test_any_step_is_prepared_to_run_once_at_a_time(backend, step, batch):
+@given(data=st.data(), batch=st.sampled_from([1, 3]))
+def test_any_step_is_prepared_to_run_once_at_a_time(backend, batch, data):
+    step = data.draw(steps(context=data.draw(st.booleans()), inputs=1))
     call = sample(step, 3, batch, np.float64, True, {})
     ((name, x),) = call.xs.items()
-    carry = call.carry
+    carry, more = call.carry, [] if call.context is None else [call.context]
 
     @dataclass(frozen=True)
     class Cell:
-        def __call__(self, params: Any, carry: Any, x: Any) -> Any:
-            return call.step(params, carry, {name: x})
+        def __call__(self, params: Any, carry: Any, x: Any, *context: Any) -> Any:
+            return call.step(params, carry, {name: x}, *context)
 
     with use_backend(backend):
-        prepared = planned.stepper(Cell(), call.params, carry, x.table)
+        prepared = planned.stepper(Cell(), call.params, carry, x.table, call.context)
     assert prepared is not None
     for symbols in x.indices:
-        carry, ys = call.step(call.params, carry, {name: x.table[symbols]})
+        carry, ys = call.step(call.params, carry, {name: x.table[symbols]}, *more)
         assert_close(prepared(symbols), ys, np.float64)
         assert_close(prepared.carry, trees.leaves(carry), np.float64)
 
