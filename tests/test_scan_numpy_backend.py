@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from minigrad import concat, log_softmax, relu, sigmoid, stepgraph, tanh, trees, value_and_grad
 from minigrad.functions import affine
 from minigrad.primitives import abs, exp, log, pick, softplus, sqrt, where
-from minigrad.scan import numpy_backend
+from minigrad.scan import numpy_code
 from minigrad.scan.lookup import Lookup
 from minigrad.scan.numpy_backend import ROWS, Executor
 from minigrad.scan.program import plan
@@ -400,10 +402,41 @@ def test_batches_of_many_sizes_share_functions_and_memory(monkeypatch):
 
     train(200, 8)
     (largest,) = kept()
-    monkeypatch.setattr(numpy_backend, "exec", lambda *_: pytest.fail("a function was made"), raising=False)
+    monkeypatch.setattr(numpy_code, "exec", lambda *_: pytest.fail("a function was made"), raising=False)
     for length in range(1, 200):
         train(length, 1 + length % 8)
     assert kept() == [largest]
     planned.executor.release()
     train(3, 2)
     assert kept()[0] < largest / 50
+
+
+def functions_of(cell):
+    params, carry, x = case(cell, np.float32, 2)
+    executor = Planned(on_first(cell), params, carry, [x]).executor
+    codes = [*executor._forwards, *executor._backwards]
+    return [[line.strip() for line in code.text.splitlines()] for code in codes if code.stage.name == "loop"]
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_every_call_of_a_loop_writes_into_memory_that_is_there(cell):
+    for lines in functions_of(cell):
+        loop = lines[next(i for i, line in enumerate(lines) if line.startswith("for step")) + 1 :]
+        for line in loop:
+            copies = re.fullmatch(r"\w+\[[:, \d]*\] = \w+|np\.copyto\(\w+, \w+\)", line)
+            assert "out=" in line or copies or line.startswith(("if step % 16 == 0: flush", "pass"))
+
+
+def test_the_functions_of_a_loop_have_few_calls_and_little_memory():
+    forward, backward = functions_of(LSTM(I, H))
+    assert sum("(" in line and "out=" in line for line in forward) == 14
+    assert sum("(" in line and "out=" in line for line in backward) == 24
+    assert sum(" = new(" in line for line in forward) == 3
+    assert sum(" = new(" in line for line in backward) == 5
+
+
+def test_the_function_in_the_documentation():
+    params, carry, x = {"W": np.ones((128, 128), np.float32)}, np.ones((B, 128), np.float32), np.ones((2, B, 128))
+    executor = Planned(lambda p, h, x: (tanh(h @ p["W"] + x[0]),) * 2, params, carry, [x.astype(np.float32)]).executor
+    (text,) = [code.text for code in executor._forwards]
+    assert text in (Path(__file__).parents[1] / "docs" / "engine.md").read_text()
