@@ -72,6 +72,8 @@ class Stepper:
         for i, x in enumerate(program.carry):
             names[x] = f"carry{i}"
         for i, op in enumerate(ops):
+            if op.output in names:  # stages have views of the context each
+                continue
             operands = ", ".join([*map(spell, op.inputs), *(f"{name}=o{i}_{name}" for name in op.options)])
             scope |= {f"o{i}_{name}": bound(option, batch) for name, option in op.options.items()}
             rows_by_matrix = op.name == "matmul" and op.values[1].ndim == 2  # not a product of rows
