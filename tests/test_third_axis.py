@@ -6,7 +6,7 @@ import third_axis_cells as cells
 from test_scan_planned import TOLERANCE, no_reference_loop
 from third_axis import CASES, Case, difference, our_gradient, torch_gradient, where_it_runs
 
-from minigrad.scan import plans, use_backend
+from minigrad.scan import available_backends, plans, use_backend
 from rnn_plugins.testing import check_cell
 
 TINY = {
@@ -52,7 +52,7 @@ def test_equals_its_peer(name):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("backend", ["numpy"])
+@pytest.mark.parametrize("backend", available_backends())
 @every_case
 def test_is_planned_and_equals_the_reference_loop(name, backend, dtype):
     step = our_gradient(tiny(name), dtype)
