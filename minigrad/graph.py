@@ -7,7 +7,6 @@ the rules in ``primitives.py``.
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -414,10 +413,10 @@ class Builder:
     def record(self, name: str, args: Sequence[Any], options: Mapping[str, Any] | None = None) -> Tracer:
         """Record an operation; return its value as a tracer."""
         inputs = tuple(map(self.operand, args))
-        output = Value(*infer(name, inputs, options or {}))
-        unit = next((n.unit for n in output.shape if isinstance(n, Batch)), None)
+        unit = _unit_of([x.shape for x in inputs if isinstance(x, Value)])
         if unit is not None:  # a rule computes with the numbers of shapes
             options = with_batch(options or {}, unit)
+        output = Value(*infer(name, inputs, options or {}))
         if self._recording and not is_recording() and output.dtype.kind == "f":
             raise TraceError("it computes within no_grad, and a graph has a gradient for everything that it computes")
         output.origin = self.origin or _origin(sys._getframe(1))
@@ -474,9 +473,22 @@ def infer(name: str, inputs: Sequence[Operand], options: Mapping[str, Any]) -> t
         met = {str(x.dtype) for x in values}
         raise TraceError(f"its {name} mixes {' and '.join(sorted(met if len(met) > 1 else {*met, str(result.dtype)}))}")
     given = options.get("shape", ())
-    lengths = itertools.chain(*shapes, given if isinstance(given, tuple | list) else (given,))
-    unit = next((n.unit for n in lengths if isinstance(n, Batch)), None)
-    return result.shape if unit is None else with_batch(result.shape, unit), result.dtype
+    unit = _unit_of([*shapes, given if isinstance(given, tuple | list) else (given,)])
+    if unit is None:
+        return result.shape, result.dtype
+    longer: tuple[int, ...] | None = None
+    with suppress(ValueError, IndexError):  # an option is a number that should be a Batch
+        longer = _shape_of(name, bound(shapes, unit + 1), bound(options, unit + 1))
+    if longer is None:
+        return with_batch(result.shape, unit), result.dtype
+    # Only an axis that is longer for a larger batch is a multiple of it.
+    axes = zip(result.shape, longer, strict=True)
+    return tuple(n if n == m or n % unit else Batch(unit, n // unit) for n, m in axes), result.dtype
+
+
+def _unit_of(shapes: Iterable[Iterable[int]]) -> int | None:
+    """The batch size of the trace that some of these shapes are from; None if none has a batch axis."""
+    return next((n.unit for shape in shapes for n in shape if isinstance(n, Batch)), None)
 
 
 _VIEWS = frozenset({"getitem", "reshape", "transpose", "broadcast_to"})
@@ -621,6 +633,8 @@ def with_batch(option: Any, batch: int) -> Any:
     if isinstance(option, slice):
         return slice(*(with_batch(part, batch) for part in (option.start, option.stop, option.step)))
     if type(option) in (tuple, list):
+        if any(isinstance(part, Batch) for part in option):  # a shape in which it is known
+            return option
         return type(option)(with_batch(part, batch) for part in option)
     whole = isinstance(option, int) and not isinstance(option, bool) and option > 0 and option % batch == 0
     return Batch(batch, option // batch) if whole else option

@@ -139,17 +139,24 @@ def remembered(error: TraceError) -> TraceError:
 
 
 def _traced(step: Any, given: tuple[Tree, ...], zeroed: tuple[bool, ...] | None) -> StepGraph:
-    """Trace a step for two batch sizes, and put the symbol where they differ."""
+    """Trace a step for two batch sizes that it has no other use for, and put the symbol where they differ."""
     params, carry, context, x = given
     leading = {leaf.shape[:1] for leaf in trees.leaves((carry, context, x))}
     if () in leading or len(leading) > 1:
         raise TraceError("its carry, context and input do not start with one batch axis")
-    sizes = [n for tree in given for leaf in trees.leaves(tree) for n in leaf.shape if n]
-    batch, other = [n for n in _UNLIKELY if all(size % n for size in sizes)][:2]
-    graph, carried, ys = _trial(step, given, zeroed, batch)
-    again, _, _ = _trial(step, given, zeroed, other)
     n, m, k = (len(trees.leaves(tree)) for tree in (params, carry, context))
-    return StepGraph(symbolic(graph, again, batch, other), n, m, k, carried, ys)
+    sizes = {size for tree in given for leaf in trees.leaves(tree) for size in leaf.shape}
+    while True:
+        batch, other = [n for n in _UNLIKELY if all(size % n or not size for size in sizes)][:2]
+        one, carried, ys = _trial(step, given, zeroed, batch)
+        two, _, _ = _trial(step, given, zeroed, other)
+        graph = symbolic(one, two, batch, other)
+        # Rules must not take another size for the batch's.
+        text = "".join(f"{op.options}{[x.shape for x in (*op.values, op.output)]}" for op in graph.ops)
+        made = set(map(int, re.findall(r"\d+", text)))
+        if all(size % batch or not size for size in made):
+            return StepGraph(graph, n, m, k, carried, ys)
+        sizes |= made
 
 
 def _trial(step: Any, given: tuple[Tree, ...], zeroed: tuple[bool, ...] | None, batch: int) -> tuple[Graph, Tree, Tree]:

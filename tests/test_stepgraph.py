@@ -235,6 +235,29 @@ def test_a_size_of_the_step_is_not_taken_for_the_batch(width):
         assert str(found.graph.ops[0].output) == f"float64[B, {size}]"
 
 
+@pytest.mark.parametrize("backend", available_backends())
+@pytest.mark.parametrize("width", [500, 1009, 2018])
+def test_a_size_that_the_planner_makes_is_not_taken_for_the_batch(width, backend):
+    """Two products are merged into one of 1009 columns, or multiplied by a constant that has so many."""
+    params = {"W": normal(3, 500), "V": normal(3, 509), "U": normal(3, 3)}
+    constant = normal(3, width)
+
+    def step(p: Any, h: Any, x: Any) -> Any:
+        a, b, c = tanh(h @ p["W"]), tanh(h @ p["V"]), tanh((h + x) @ constant)
+        return tanh(a[:, :3] + b[:, :3] * c[:, -3:] + x @ p["U"]), (a, b, c.reshape(-1, width, 1).sum(axis=2))
+
+    def loss(given: Any) -> Any:
+        return sum((y * y).sum() for y in scan(step, *given)[1])
+
+    given = params, normal(2, 3), normal(4, 2, 3)
+    with use_backend("reference"):
+        expected = minigrad.value_and_grad(loss)(given)
+    with use_backend(backend), no_reference_loop():
+        found = minigrad.value_and_grad(loss)(given)
+    for got, right in zip(trees.leaves(found), trees.leaves(expected), strict=True):
+        np.testing.assert_allclose(np.asarray(got), np.asarray(right), rtol=1e-9, atol=1e-9)
+
+
 ARRAYS = normal(4), normal(4)
 
 DEPENDS: dict[str, Any] = {
