@@ -6,6 +6,7 @@ What lies beyond a row of an operand is NaN, so that whatever is read there by m
 from __future__ import annotations
 
 import ctypes
+import time
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from minigrad.compiled import jit
 from minigrad.compiled.rows import Body, module
 from minigrad.compiled.slots import Fixed, Rows, Scratch, Slot, Total
 from minigrad.graph import Graph, Op, TraceError, Value, evaluate, trace
-from minigrad.primitives import pick, place
+from minigrad.primitives import pick, place, scatter
 from minigrad.scan.passes import lower
 
 pytestmark = pytest.mark.skipif(not jit.available(), reason="needs the extra jit")
@@ -310,6 +311,225 @@ def test_products_of_rows_with_rows(m, k, n, dtype):
     check(lambda a, b: a[:, 1:] @ b.reshape(ROWS, 1, k, n), a, b, exclusive=True)
     check(lambda a, b: a @ b.reshape(ROWS, 1, k, n), a, b, sums=True)
     check(lambda a, b: (tanh(a) @ b.reshape(ROWS, 1, k, n), (a * a) @ b.reshape(ROWS, 1, k, n)), a, b)  # of one kernel
+
+
+# --- rows of any shape ------------------------------------------------------------------------------------------------
+
+SHAPES = ((1, 1), (2, 3), (3, 16), (5, 17), (40, 33), (2, 3, 5), (3, 1, 7), (2, 16, 17), (2, 2, 3, 2))
+"""Last axes below a vector, of one, and beyond it."""
+
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+
+
+def along(axis: int, part: Any) -> Any:
+    """An index of rows along one axis."""
+    return (*[slice(None)] * axis, part)
+
+
+@every_type
+@every_shape
+def test_operands_are_broadcast_along_any_axis(shape, dtype):
+    x = normal(ROWS, *shape, dtype=dtype)
+    ones = [tuple(1 if i == axis else n for i, n in enumerate(shape)) for axis in range(len(shape))]
+    rows = [normal(ROWS, *one, dtype=dtype, seed=i) for i, one in enumerate(ones)]
+    fixed = [normal(*one, dtype=dtype, seed=i + 9) for i, one in enumerate(ones)]
+    check(lambda x, *rows: (x * sum(rows[1:], rows[0]), [where(x > y, tanh(x), y) for y in rows]), x, *rows)
+    check(lambda x, *rows: [tanh(x) * y for y in rows], x, *rows, exclusive=True)
+    check(lambda *given: [y * given[-1] + given[-1] for y in given[:-1]], *fixed, x, fixed=len(fixed))
+    check(lambda b, x: x - b, normal(shape[-1], dtype=dtype), x, fixed=1)
+
+
+@every_type
+@every_shape
+def test_sums_and_maxima_over_any_axes(shape, dtype):
+    x, y = normal(ROWS, *shape, dtype=dtype) - 3, normal(ROWS, *shape, dtype=dtype, seed=1)
+    every = range(1, len(shape) + 1)
+    check(lambda x: [(x.sum(axis=a), tanh(x).max(axis=a, keepdims=True)) for a in every], x)
+    check(lambda x: [x - (x * x).sum(axis=a, keepdims=True) + x.max(axis=a, keepdims=True) for a in every], x)
+    check(lambda x: (x.sum(axis=(1, 2)), x.max(axis=(1, len(shape)), keepdims=True), x.sum(axis=tuple(every))), x)
+    check(lambda x, y: [(x * y).sum(axis=a) for a in every], x, y)  # in one nest, over several axes
+    check(lambda x, y: (x * y, y.sum(axis=1), tanh(x).max(axis=-1)), x, y, sums=True)
+
+
+@every_type
+@every_shape
+@pytest.mark.parametrize(
+    "part", [slice(None, None, -1), slice(None, None, 2), slice(None, None, -2), slice(-1, None)], ids=str
+)
+def test_slices_are_views_along_any_axis(part, shape, dtype):
+    x = normal(ROWS, *shape, dtype=dtype)
+    every = range(1, len(shape) + 1)
+    check(lambda x: [(tanh(x)[along(a, part)], x[along(a, part)] * 2, x[along(a, part)].sum(axis=a)) for a in every], x)
+    check(lambda x: [scatter(tanh(x[along(a, part)]), indices=(along(a, part),), shape=x.shape) for a in every], x)
+
+
+@every_type
+@every_shape
+def test_scatters_add_what_overlaps_and_join_what_does_not(shape, dtype):
+    x = normal(ROWS, *shape, dtype=dtype)
+    even, odd, reverse = slice(None, None, 2), slice(1, None, 2), slice(None, None, -1)
+
+    def scattered(x, axis, *parts):
+        indices = tuple(along(axis, part) for part in parts)
+        return scatter(*(tanh(x[index]) for index in indices), indices=indices, shape=x.shape)
+
+    for axis in range(1, len(shape) + 1):
+        check(lambda x: scattered(x, axis, reverse, even), x)  # noqa: B023
+        check(lambda x: scattered(x, axis, reverse, even) * 2, x, exclusive=True)  # noqa: B023
+        if x.shape[axis] > 1:
+            check(lambda x: scattered(x, axis, odd, even), x)  # noqa: B023
+
+
+@every_type
+@every_shape
+def test_elements_are_chosen_by_constant_indices_along_any_axis(shape, dtype):
+    x = normal(ROWS, *shape, dtype=dtype)
+    for axis in range(1, len(shape) + 1):
+        index = along(axis, np.random.default_rng(0).integers(-x.shape[axis], x.shape[axis], 7))  # some several times
+        check(lambda x: (tanh(x)[index] * 2, x[index].sum(axis=1)), x)  # noqa: B023
+        check(lambda x: scatter(tanh(x[index]), indices=(index,), shape=x.shape), x)  # noqa: B023
+
+
+@every_type
+@every_shape
+def test_reshapes_and_transposes_are_views(shape, dtype):
+    x, y = normal(ROWS, *shape, dtype=dtype), normal(ROWS, *shape, dtype=dtype, seed=1)
+    backwards, count = (0, *range(len(shape), 0, -1)), int(np.prod(shape))
+
+    def f(x, y):
+        turned = tanh(x).transpose(backwards)
+        flat = (x * y).reshape(ROWS, count)
+        return (
+            turned * 2,
+            turned.reshape(ROWS, count),
+            turned + y.transpose(backwards),
+            flat,
+            tanh(flat),
+            turned.sum(axis=1),
+        )
+
+    check(f, x, y)
+    check(lambda x, y: (tanh(x).reshape(ROWS, count), (y * 2).transpose(backwards)), x, y, exclusive=True)
+    check(lambda x, y: (x.transpose(backwards), tanh(y).reshape(ROWS, *shape[::-1])), x, y, sums=True)
+
+
+@every_type
+@every_shape
+def test_concatenations_along_any_axis(shape, dtype):
+    x, y = normal(ROWS, *shape, dtype=dtype), normal(ROWS, *shape, dtype=dtype, seed=1)
+    for axis in range(1, len(shape) + 1):
+        check(lambda x, y: np.concatenate([tanh(x), y * 2, x, tanh(x)], axis=axis), x, y)  # noqa: B023
+        check(lambda x, y: tanh(np.concatenate([x.sum(axis=axis, keepdims=True), y], axis=axis)), x, y)  # noqa: B023
+
+
+@every_type
+@every_shape
+def test_cumulative_sums(shape, dtype):
+    x = normal(ROWS, *shape, dtype=dtype)
+    every = range(1, len(shape) + 1)
+    check(lambda x: [(tanh(x).cumsum(axis=a) * 2, x[along(a, slice(None, None, -1))].cumsum(axis=a)) for a in every], x)
+
+
+@every_type
+@every_shape
+def test_pick_and_place_in_rows_of_any_shape(shape, dtype):
+    x = normal(ROWS, *shape, dtype=dtype)
+    indices = np.random.default_rng(0).integers(0, shape[-1], (ROWS, *shape[:-1]))
+    check(lambda x, i: (pick(x, i), pick(tanh(x), i) * 2), x, indices)
+    check(lambda x, i: place(x.sum(axis=-1), i, size=shape[-1]) + x, x, indices)
+
+
+# --- what is shared ---------------------------------------------------------------------------------------------------
+
+
+def generated(f: Any, *arrays: Any, exclusive: tuple[int, ...] = ()) -> tuple[list[list[str]], list[int]]:
+    """The names of the operations of each nest of a function, and the sizes of scratch memory, for float32."""
+
+    def body() -> Body:
+        graph = lower(trace(f, *arrays)[0])
+        body = Body("body", graph.ops, "float", 16, False)
+        body.given = {value: body.place(Rows, value) for value in graph.inputs}
+        outputs = [x for x in graph.outputs if isinstance(x, Value)]
+        body.exclusive = {outputs[i]: body.place(Rows, outputs[i]) for i in exclusive}
+        body.stored = [x for x in outputs if x not in body.exclusive]
+        return body
+
+    ordered = body()
+    ordered.assign_memory()
+    nests = [[work.name for work in nest] for item in ordered.schedule() if isinstance(item, list) for nest in item]
+    return nests, [slot.size for slot in body().generate().slots if isinstance(slot, Scratch)]
+
+
+def test_a_matrix_memory_is_updated_and_read_in_one_pass():
+    heads, n = 4, 32
+    C, q, v, k = (normal(ROWS, heads, *s, dtype=np.float32) for s in ((n, n), (n, 1), (n, 1), (1, n)))
+    f, i = normal(ROWS, heads, 1, 1, dtype=np.float32), normal(ROWS, heads, 1, 1, dtype=np.float32)
+
+    def update(C, q, v, k, f, i):
+        C = f * C + i * (v @ k)
+        return C, (C @ q).reshape(ROWS, heads * n)
+
+    nests, scratch = generated(update, C, q, v, k, f, i, exclusive=(0,))
+    assert nests == [["multiply", "multiply", "multiply", "add", "dot"]]
+    assert scratch == []
+    check(update, C, q, v, k, f, i)
+
+    def turned(C, q, v, k, f, i):  # the product with the transposed matrix reads it in the same order
+        C = f * C + i * (v @ k)
+        return C, C.transpose(0, 1, 3, 2) @ q
+
+    assert generated(turned, C, q, v, k, f, i, exclusive=(0,)) == (nests, [])
+    check(turned, C, q, v, k, f, i)
+
+
+def test_attention_stores_scores_but_no_products():
+    memory, query = normal(ROWS, 40, 128, dtype=np.float32), normal(ROWS, 128, dtype=np.float32)
+
+    def attend(memory, query):
+        scores = (memory @ query.reshape(ROWS, 128, 1)).reshape(ROWS, 40)
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        weights = weights / weights.sum(axis=1, keepdims=True)
+        return (weights.reshape(ROWS, 40, 1) * memory).sum(axis=1)
+
+    nests, scratch = generated(attend, memory, query)
+    assert (nests[0], nests[-1]) == (["dot"], ["multiply", "sum"])
+    assert max(scratch) == 40
+    check(attend, memory, query)
+
+
+def test_gradients_along_both_axes_of_a_matrix_share_its_pass():
+    C, d, v, k = (normal(ROWS, *s, dtype=np.float32) for s in ((32, 32), (32, 32), (32, 1), (1, 32)))
+
+    def backward(C, d, v, k):
+        return (d * C).sum(axis=(1, 2)), (d * k).sum(axis=2), (d * v).sum(axis=1), C.transpose(0, 2, 1) @ v
+
+    nests, scratch = generated(backward, C, d, v, k)
+    assert [sorted(nest) for nest in nests] == [["dot", *["multiply"] * 3, *["sum"] * 3]]
+    assert scratch == []
+    check(backward, C, d, v, k)
+
+
+def test_operations_of_one_size_whose_axes_cross_have_loops_of_their_own():
+    x, y = normal(ROWS, 6, 10, dtype=np.float32), normal(ROWS, 10, 6, dtype=np.float32)
+
+    def f(x, y):
+        return x + x.sum(axis=2, keepdims=True), y + y.sum(axis=2, keepdims=True), (x * 2).reshape(ROWS, 60)
+
+    nests, _ = generated(f, x, y)
+    assert [len(nest) for nest in nests] == [2, 1, 1, 1]
+    check(f, x, y)
+
+
+def test_a_thousand_operations_are_generated_in_well_under_a_second():
+    def f(x):
+        for _ in range(250):
+            y = x.reshape(ROWS, 4, 1) * x.reshape(ROWS, 1, 4)
+            x = tanh(y.sum(axis=1) - x)
+        return x
+
+    start = time.process_time()
+    generated(f, normal(ROWS, 4, dtype=np.float32))  # twice in part
+    assert time.process_time() - start < 3
 
 
 def test_no_row_is_no_work():

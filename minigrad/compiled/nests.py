@@ -110,7 +110,7 @@ class Work:
     @property
     def after(self) -> bool:
         """Whether its result is known only after the nest."""
-        return bool(self.reduced) or self.name == "add_to"
+        return bool(self.reduced) or self.name in ("fill", "add_to")
 
 
 def axes_of(size: int, bounds: Iterable[int]) -> tuple[int, ...] | None:
@@ -436,7 +436,7 @@ class Nest:
         given = [self._operand(part, i, u, known) for i in range(1 if work.name == "place" else len(part.places))]
         if work.name == "place":
             return self._is_here(part, point, at).select(as_number(given[0], self.kind), 0)
-        if work.name in ("alias", "broadcast_to"):
+        if work.name in ("alias", "broadcast_to", "fill"):
             return given[0]
         if work.name == "clip" and any(np.ndim(bound) for bound in work.op.options.values() if bound is not None):
             raise TraceError("it clips to the elements of an array", work.op.output.origin)

@@ -316,12 +316,12 @@ class Body:
             axis = op.options["axis"] % op.output.ndim - 1
             along = tuple(int(a == axis) for a in range(len(space)))
             return Work(name, op, space, values, self._places(inputs, space), out, along=along)
-        if name in ("alias", "fill") and op.values and op.values[0].shape != op.output.shape:
-            name, space = "alias", op.values[0].shape[1:]
+        if name == "alias" and op.values and op.values[0].shape != op.output.shape:
+            space = op.values[0].shape[1:]
             strides = reshaped(op.output.shape[1:], out.strides, space)
             assert strides is not None
             out = out._replace(strides=strides)
-        return Work("alias" if name == "fill" else name, op, space, values, self._places(inputs, space), out)
+        return Work(name, op, space, values, self._places(inputs, space), out)
 
     def _dot(self, op: Op, values: tuple[Operand, ...]) -> Work:
         """A product of rows with rows, (..., m, k) and (..., k, n), over the space (..., m, k, n)."""
