@@ -162,21 +162,7 @@ class Executor:
         reverse: bool = False,
         keep: bool = False,
     ) -> tuple[list[Array], list[Array], Saved | None]:
-        """Run all steps.
-
-        Args:
-            params: the program's fixed inputs.
-            carry: the carry before the first step, (B, ...) each.
-            xs: for each of the step's inputs an array (T, B, ...), or a ``Lookup``.
-            context: the same at every step, (B, ...) each.
-            steps: T.
-            batch: B.
-            reverse: run from the last step to the first.
-            keep: whether a backward pass may follow.
-
-        Returns:
-            The carry after the last step, the outputs, (T, B, ...) each, and what ``backward`` needs.
-        """
+        """Run all steps; see ``plans.Executor``."""
         saved = Saved(self._pool, (params, carry, xs, context), steps, batch, reverse)
         last, ys = self._run(partial(self._forward, saved), "forward", steps, batch)
         if keep:
@@ -209,17 +195,7 @@ class Executor:
     def backward(
         self, saved: Saved, d_carry: Sequence[Array | None], d_ys: Sequence[Array | None]
     ) -> tuple[list[Array], list[Array], list[Array | None], list[Array | None]]:
-        """Run all steps backwards.
-
-        Args:
-            saved: from ``forward``.
-            d_carry: the cotangents of the carry after the last step; None is zero.
-            d_ys: the cotangents of the outputs.
-
-        Returns:
-            The cotangents of the parameters, of the carry before the first step (zeros if it is not a float), of the
-            inputs, for a ``Lookup`` of its table, and of the context; None if not wanted or absent.
-        """
+        """Run all steps backwards; see ``plans.Executor``."""
         steps, batch = saved.steps, saved.batch
         if saved.space is None:  # backward has run already, and has returned the memory
             _, _, again = self.forward(*saved.args, steps=steps, batch=batch, reverse=saved.reverse, keep=True)

@@ -163,7 +163,8 @@ class Code:
             x = chain[-1].inputs[0]
         array = known[x]
         for op in reversed(chain):
-            array = function_of(op.name)(array, **bound(op.options, len(array)))
+            options = bound(op.options, len(array)) if op.name == "broadcast_to" else op.options
+            array = function_of(op.name)(array, **options)
         return array
 
     def _passes(self, x: Value) -> bool:

@@ -36,12 +36,36 @@ class Executor(Protocol):
         reverse: bool,
         keep: bool,
     ) -> tuple[list[Array], list[Array], Any]:
-        """The last carry, the outputs (T, B, ...), and with ``keep`` what ``backward`` needs."""
+        """Run all steps.
+
+        Args:
+            params: the program's fixed inputs.
+            carry: the carry before the first step, (B, ...) each.
+            xs: for each of the step's inputs an array (T, B, ...), or a ``Lookup``.
+            context: the same at every step, (B, ...) each.
+            steps: T.
+            batch: B.
+            reverse: run from the last step to the first.
+            keep: whether a backward pass may follow.
+
+        Returns:
+            The carry after the last step, the outputs, (T, B, ...) each, and with ``keep`` what ``backward`` needs.
+        """
 
     def backward(
         self, saved: Any, d_carry: Sequence[Array | None], d_ys: Sequence[Array | None]
     ) -> tuple[list[Array], list[Array], list[Array | None], list[Array | None]]:
-        """The cotangents of params, the first carry, xs (for a ``Lookup``, of its table) and context."""
+        """Run all steps backwards.
+
+        Args:
+            saved: from ``forward``.
+            d_carry: the cotangents of the carry after the last step; None is zero.
+            d_ys: the cotangents of the outputs.
+
+        Returns:
+            The cotangents of the parameters, of the carry before the first step (zeros if it is not a float), of the
+            inputs, for a ``Lookup`` of its table, and of the context; None if not wanted or absent.
+        """
 
     def release(self) -> None:
         """Free the memory kept for further calls."""
