@@ -201,6 +201,30 @@ def test_threads_share_the_steps_of_a_stage_without_a_carry(monkeypatch):
     assert sum(name == "run" and tasks == 2 for name, tasks in found) == 2
 
 
+def test_a_gradient_of_a_vector_is_added_up_where_its_terms_are_computed(monkeypatch):
+    """And not from all its terms, which would take more memory than all the rest."""
+    from minigrad.scan import compiled_backend
+
+    rng = np.random.default_rng(0)
+    params = {"W": rng.standard_normal((4, 4)), "v": rng.standard_normal((4, 1))}
+    h, xs = rng.standard_normal((3, 4)), rng.standard_normal((6, 3, 7, 4))
+
+    def step(params: Any, h: Any, x: Any) -> Any:
+        h = np.tanh(h @ params["W"] + ((np.tanh(x + h[:, None]) @ params["v"]) * x).sum(axis=1))
+        return h, h
+
+    def loss(params: Any) -> Any:
+        return (scan(step, params, h, xs)[1] ** 2).sum()
+
+    products = recorded(monkeypatch, compiled_backend.Part, "_outer")
+    found = value_and_grad(loss)(params)[1]
+    assert [(left.shape, right.shape) for _, left, right, _ in products] == [((18, 4), (18, 4))]
+    with use_backend("reference"):
+        expected = value_and_grad(loss)(params)[1]
+    for name in params:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-10)
+
+
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 

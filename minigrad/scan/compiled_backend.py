@@ -268,8 +268,10 @@ class Part:
         alive: list[Array] = []  # until the tasks have run
         for total, left, right in self.code.totals:
             if left is None:
-                row = arrays[right].sum(0).reshape(1, *total.right.shape[1:])
-                sums.append(np.sum(row, **total.op.options))
+                row = arrays[right].sum(0)
+                if total.left is None:
+                    row = np.sum(row.reshape(1, *total.right.shape[1:]), **total.op.options)
+                sums.append(row.reshape(total.op.output.shape))
             else:
                 alive += (of_left := self._rows(arrays, left), of_right := self._rows(arrays, right))
                 sums.append(self._outer(of_left, of_right, tasks))

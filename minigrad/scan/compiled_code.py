@@ -187,10 +187,11 @@ class Backward(Code):
         pairs = zip(stage.rows, stage.d_rows, strict=True)
         self.results = {x: self._result(x, d) for x, d in pairs if isinstance(d, Value)}
         for total in back.sums:
-            if total.left is None:
-                self.totals.append((total, None, self._added(Total, total.right, total.right)))
-            else:
+            if total.left is not None and 1 not in total.op.output.shape:
                 self.totals.append((total, self._in_memory(total.left), self._in_memory(total.right)))
+            else:
+                row = total.right if total.left is None else self._product(total.left, total.right)
+                self.totals.append((total, None, self._added(Total, row, row)))
         self._compile()
         of = {x: self.locations[d].slot if isinstance(d, Value) else d for x, d in self.results.items()}
         self._give_away({slot for x, slot in of.items() if x in inputs.given and not slot.per_shard} & {*self.own})
@@ -202,6 +203,17 @@ class Backward(Code):
             Op("alias", (x,), {}, copy) if isinstance(x, Value) else Op("where", (False, like, x), {}, copy)
         )
         return copy
+
+    def _product(self, left: Value, right: Value) -> Value:
+        """Left transposed times right, of one row; one of the two has a single column."""
+        inner = np.broadcast_shapes(left.shape[1:], right.shape[1:])
+        product = Value((left.shape[0], *inner), left.dtype)
+        self.body.ops.append(Op("multiply", (left, right), {}, product))
+        if len(inner) == 1:
+            return product
+        row = Value((left.shape[0], inner[-1]), left.dtype)
+        self.body.ops.append(Op("sum", (product,), {"axis": tuple(range(1, len(inner))), "keepdims": False}, row))
+        return row
 
     def _in_memory(self, x: Value) -> Value:
         """A value equal to ``x`` that is stored for every row."""
