@@ -141,9 +141,9 @@ class Body:
         for op in self.ops:
             x = op.inputs[0]
             maker = self.makers.get(x) if op.name == "transpose" and isinstance(x, Value) else None
-            if maker is None or maker.name != "matmul" or packs(maker) or uses[maker.output] > 1:
+            if maker is None or maker.name != "matmul" or uses[maker.output] > 1:
                 continue
-            if (*op.options["axes"],) == _swapped(op.output.ndim):
+            if maker.values[1] not in {*self.packed, *self.fixed} and (*op.options["axes"],) == _swapped(op.output.ndim):
                 sides = [
                     self._made(Op("transpose", (y,), {"axes": _swapped(y.ndim)}, Value(_swap(y.shape), y.dtype)))
                     for y in reversed(maker.values)
