@@ -143,7 +143,8 @@ class Body:
             maker = self.makers.get(x) if op.name == "transpose" and isinstance(x, Value) else None
             if maker is None or maker.name != "matmul" or uses[maker.output] > 1:
                 continue
-            if maker.values[1] not in {*self.packed, *self.fixed} and (*op.options["axes"],) == _swapped(op.output.ndim):
+            fixed = maker.values[1] in self.packed or maker.values[1] in self.fixed
+            if not fixed and (*op.options["axes"],) == _swapped(op.output.ndim):
                 sides = [
                     self._made(Op("transpose", (y,), {"axes": _swapped(y.ndim)}, Value(_swap(y.shape), y.dtype)))
                     for y in reversed(maker.values)
