@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shlex
 import string
 from pathlib import Path
@@ -84,6 +85,15 @@ def test_the_engine_page_computes(tmp_path):
     assert names["pullback"](names["output"])[0]["W"].shape == (3, 2)
     exec(decoder, names)
     assert names["weights"].shape == (names["T"], names["B"], names["S"])
+
+
+def test_the_page_on_one_step_shows_what_the_engine_makes_of_it():
+    made = runpy.run_path(str(ROOT / "docs" / "one_step.py"))["blocks"]()
+    _, *shown = (ROOT / "docs" / "one-step.md").read_text(encoding="utf-8").split("```")[1::2]
+    assert [made[name].strip() for name in ("graph", "program", "numpy")] == [text.strip() for text in shown[:3]]
+    assert len(shown) == 6
+    for text in shown[3:]:
+        assert text.strip("\n") in made["llvm"], text
 
 
 @pytest.mark.parametrize("name", ["report", "score", "compare", "sample", "eval"])
