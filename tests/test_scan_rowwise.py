@@ -68,6 +68,7 @@ STEPS: dict[str, Any] = {
     "roll": lambda p, h: np.roll(cube(h), 1, 2),
     "pad": lambda p, h: np.pad(cube(h), ((0, 0), (1, 2), (0, 1)), constant_values=3.0),
     "tile": lambda p, h: np.tile(h[:, :2], (1, 3)),
+    "one index in an array": lambda p, h: np.take(h, [7], 1) * cube(h)[:, [1], 2],
     "repeat": lambda p, h: np.repeat(h, 3, 1),
     "norm": lambda p, h: np.linalg.norm(cube(h), axis=2),
     "prod": lambda p, h: np.prod(cube(h), axis=2),

@@ -379,7 +379,9 @@ class _Rewriter:
             x = self._emit("transpose", x, axes=order)
         x = self._shaped(x, (*x.shape[:to], math.prod(lengths), *x.shape[to + len(arrays) :]))
         after = (slice(None),) * (len(x.shape) - to - 1)
-        return self._emit("getitem", x, index=(*(slice(None),) * to, flat.reshape(-1), *after))
+        chosen = flat.reshape(-1)
+        part = slice(int(chosen[0]), int(chosen[0]) + 1) if len(chosen) == 1 else chosen
+        return self._emit("getitem", x, index=(*(slice(None),) * to, part, *after))
 
     def _pick(self, op: Op) -> _Traced:
         x, indices = map(self._rows, op.inputs)
