@@ -440,3 +440,14 @@ def test_the_function_in_the_documentation():
     executor = Planned(lambda p, h, x: (tanh(h @ p["W"] + x[0]),) * 2, params, carry, [x.astype(np.float32)]).executor
     (text,) = [code.text for code in executor._forwards]
     assert text in (Path(__file__).parents[1] / "docs" / "engine.md").read_text()
+
+
+def test_a_mask_beside_numbers_in_a_concatenation():
+    rng = np.random.default_rng(0)
+
+    def step(params, h, x):
+        mask = x[0] > h
+        both = concat(mask, x[0] * h)
+        return tanh(both[:, 1 : I + 1] + params["b"]), (both, mask)
+
+    check(step, {"b": rng.standard_normal(I)}, rng.standard_normal((B, I)), [rng.standard_normal((7, B, I))])

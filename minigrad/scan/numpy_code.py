@@ -147,8 +147,9 @@ class Code:
         for op in reversed(ops):
             whole = parts.get(op.output, op.output)
             for part, index in _parts(op) if op.output in self.own else ():
+                free = part in self.own and part not in self.after and part not in parts
                 lasts = part not in self.kept or whole in self.kept or whole in self.after
-                if part in self.own and part not in self.after and part not in parts and lasts:
+                if free and lasts and part.dtype == op.output.dtype:
                     self.views[part] = Op("getitem", (op.output,), {"index": index}, part)
                     parts[part] = whole
         self.kept -= parts.keys()
