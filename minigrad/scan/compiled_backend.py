@@ -234,24 +234,15 @@ class Part:
     def _pack(self, env: Mapping[Value, Any]) -> None:
         tasks: list[Callable[[], Any]] = []
         alive: list[Array] = []  # until the tasks have run
-        work = 0
         for value, packed in self.packed.items():
             matrix = env[value]
-            pieces = matrix.pieces if isinstance(matrix, _Pieces) else [(matrix, 0, 0)]
-            for piece, row, col in pieces:
-                piece = readable(piece, self.dtype, strided=True)
+            for given, *at in matrix.pieces if isinstance(matrix, _Pieces) else [(matrix, 0, 0)]:
+                piece = readable(given, self.dtype, strided=True)
                 alive.append(piece)
-                k, n = piece.shape
-                work += k * n
-                row_stride, col_stride = piece.strides
-                size = piece.itemsize
-                tasks.append(
-                    functools.partial(
-                        self.products.pack, k, n, address(piece), row_stride // size, col_stride // size,
-                        address(packed), matrix.shape[0], row, col,
-                    )
-                )  # fmt: skip
-        workers = threads() if work > PACKED_ALONE else 1
+                strides = [stride // piece.itemsize for stride in piece.strides]
+                whole = address(packed), matrix.shape[0], *at
+                tasks.append(functools.partial(self.products.pack, *piece.shape, address(piece), *strides, *whole))
+        workers = threads() if sum(piece.size for piece in alive) > PACKED_ALONE else 1
         in_parallel([functools.partial(_one_after_another, tasks[i::workers]) for i in range(workers)])
 
     def view(self, arrays: Mapping[Slot, Array], value: Value) -> Array:
@@ -307,42 +298,44 @@ class Part:
         return out
 
 
-class _Pieces:
+class _Pieces(NamedTuple):
     """A matrix that is assembled only when it is packed.
 
     Attributes:
         shape: of the whole.
-        pieces: arrays with their first row and column.
+        dtype: of its elements.
+        pieces: arrays, each with its first row and column.
     """
 
-    def __init__(self, shape: tuple[int, int], dtype: Any, pieces: list[tuple[Array, int, int]]) -> None:
-        self.shape, self.dtype = shape, dtype
-        self.pieces = pieces
+    shape: tuple[int, ...]
+    dtype: Any
+    pieces: list[tuple[Array, int, int]]
 
-    def transposed(self) -> _Pieces:
-        """The transposed matrix."""
-        return _Pieces(self.shape[::-1], self.dtype, [(piece.T, col, row) for piece, row, col in self.pieces])
 
-    def array(self) -> Array:
-        """The assembled matrix."""
-        out: Array = np.empty(self.shape, self.dtype)
-        for piece, row, col in self.pieces:
-            out[row : row + piece.shape[0], col : col + piece.shape[1]] = piece
-        return out
+def _array(x: Any) -> Any:
+    """An array; a matrix in pieces is assembled."""
+    if not isinstance(x, _Pieces):
+        return x
+    out: Array = np.empty(x.shape, x.dtype)
+    for piece, row, col in x.pieces:
+        out[row : row + piece.shape[0], col : col + piece.shape[1]] = piece
+    return out
 
 
 def _apply(op: Op, args: Sequence[Any]) -> Any:
     """As ``graph.apply``, but matrices that are only concatenated and transposed stay in pieces."""
-    if op.name == "concatenate" and op.options["axis"] == 1 and len(op.output.shape) == 2:
-        pieces, column = [], 0
+    pieces: list[tuple[Array, int, int]] = []
+    if op.name == "concatenate" and op.options["axis"] == 1 and op.output.ndim == 2:
+        column = 0
         for arg in args:
             inner = arg.pieces if isinstance(arg, _Pieces) else [(arg, 0, 0)]
             pieces += [(piece, row, col + column) for piece, row, col in inner]
             column += arg.shape[1]
-        return _Pieces(op.output.shape, op.output.dtype, pieces)
-    if op.name == "transpose" and isinstance(args[0], _Pieces):
-        return args[0].transposed()
-    return apply(op, [_array(arg) for arg in args])
+    elif op.name == "transpose" and isinstance(args[0], _Pieces):
+        pieces = [(piece.T, col, row) for piece, row, col in args[0].pieces]
+    else:
+        return apply(op, [_array(arg) for arg in args])
+    return _Pieces(op.output.shape, op.output.dtype, pieces)
 
 
 def _env(prologue: Graph, arrays: Sequence[Any]) -> dict[Value, Any]:
@@ -509,10 +502,6 @@ class Executor:
 
 def _collect(into: dict[Value, Array], value: Value, d: Array) -> None:
     into[value] = into[value] + d if value in into else d
-
-
-def _array(x: Any) -> Any:
-    return x.array() if isinstance(x, _Pieces) else x
 
 
 def _one_after_another(tasks: Sequence[Callable[[], Any]]) -> None:

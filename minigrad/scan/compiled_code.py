@@ -9,21 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.compiled import jit, rows
-from minigrad.compiled.slots import (
-    WORDS,
-    Coming,
-    Fixed,
-    Going,
-    Indices,
-    LookedUp,
-    Packed,
-    Rows,
-    Scattered,
-    Slot,
-    Summed,
-    Total,
-)
+from minigrad.compiled import jit, rows, slots
+from minigrad.compiled.slots import Slot
 from minigrad.graph import Graph, Op, Operand, TraceError, Value
 from minigrad.scan.program import Body, Program, Stage, Sum
 
@@ -106,20 +93,20 @@ class Code:
         others = {x for op in ops for i, x in enumerate(op.values) if not (rows.packs(op) and i == 1)}
         for x in prologue.outputs:
             if isinstance(x, Value) and x in matrices:
-                self.body.packed[x] = self.body.slot(Packed, x)
+                self.body.packed[x] = self.body.slot(slots.Packed, x)
             if isinstance(x, Value) and x in others:
-                self.body.fixed[x] = self.body.slot(Fixed, x, math.prod(x.shape))
+                self.body.fixed[x] = self.body.slot(slots.Fixed, x, math.prod(x.shape))
         for x in (*stage.carry, *stage.rows):
             source = None if stage.name == "table" else inputs.source.get(x)
             if source is None:
                 self._give(x)
                 continue
             if source not in self.body.indices:
-                self.body.indices[source] = self.body.slot(Indices, inputs.indices[source])
+                self.body.indices[source] = self.body.slot(slots.Indices, inputs.indices[source])
                 self.given[self.body.indices[source]] = inputs.indices[source]
-            self._give(x, LookedUp, indices=self.body.indices[source])
+            self._give(x, slots.LookedUp, indices=self.body.indices[source])
 
-    def _give(self, value: Value, kind: type[Slot] = Rows, **more: Any) -> None:
+    def _give(self, value: Value, kind: type[Slot] = slots.Rows, **more: Any) -> None:
         """Add a slot for a value that every call gives."""
         self.body.given[value] = location = self.body.place(kind, value, **more)
         self.given[location.slot] = value
@@ -127,7 +114,7 @@ class Code:
     def _compile(self) -> None:
         code = self.body.generate()
         self.locations = code.locations | self.body.exclusive
-        self.arguments = 1 + WORDS * len(code.slots)
+        self.arguments = 1 + slots.WORDS * len(code.slots)
         self.library = jit.compile_ir(rows.module([code]))
         self.run = function(self.library, f"{self.body.name}_run", "Pqqqqq")
         taken = {*self.given, *self.body.packed.values(), *self.body.fixed.values()}
@@ -135,11 +122,11 @@ class Code:
         self.own = [slot for slot in code.slots if slot not in taken]
         self.zeroed = [slot for slot in self.own if slot.zeroed]
 
-    def _give_away(self, slots: Set[Slot]) -> None:
+    def _give_away(self, away: Set[Slot]) -> None:
         """The caller gets the memory of these slots."""
-        self.away = slots
-        self.fresh = [slot for slot in self.own if slot in slots]
-        self.own = [slot for slot in self.own if slot not in slots]
+        self.away = away
+        self.fresh = [slot for slot in self.own if slot in away]
+        self.own = [slot for slot in self.own if slot not in away]
 
 
 class Forward(Code):
@@ -149,7 +136,7 @@ class Forward(Code):
         super().__init__(inputs, stage, name, stage.forward.ops, stage.forward.prologue)
         body = self.body
         for x in stage.carried:
-            body.exclusive[x] = location = body.place(Rows, x)
+            body.exclusive[x] = location = body.place(slots.Rows, x)
             self.given[location.slot] = x
         keeps = stage.backward.keeps if stage.backward is not None else []
         body.stored = [x for x in dict.fromkeys((*stage.outputs, *keeps)) if x not in body.exclusive]
@@ -176,13 +163,13 @@ class Backward(Code):
         for seed in stage.d_carried:
             if seed is None:
                 raise TraceError("its carry is no float")
-            body.given[seed] = body.place(Coming, seed)
+            body.given[seed] = body.place(slots.Coming, seed)
         made = {op.output for op in body.ops if op.name not in rows.ALIASES}
         for seed, d in zip(stage.d_carried, stage.d_carry, strict=True):
             assert seed is not None
             if not isinstance(d, Value) or d not in made or d in body.exclusive:
                 d = self._copied(0.0 if d is None else d, seed)
-            body.exclusive[d] = body.place(Going, d)
+            body.exclusive[d] = body.place(slots.Going, d)
             self.moving.append((seed, body.given[seed].slot, body.exclusive[d].slot))
         pairs = zip(stage.rows, stage.d_rows, strict=True)
         self.results = {x: self._result(x, d) for x, d in pairs if isinstance(d, Value)}
@@ -191,7 +178,7 @@ class Backward(Code):
                 self.totals.append((total, self._in_memory(total.left), self._in_memory(total.right)))
             else:
                 row = total.right if total.left is None else self._product(total.left, total.right)
-                self.totals.append((total, None, self._added(Total, row, row)))
+                self.totals.append((total, None, self._added(slots.Total, row, row)))
         self._compile()
         of = {x: self.locations[d].slot if isinstance(d, Value) else d for x, d in self.results.items()}
         self._give_away({slot for x, slot in of.items() if x in inputs.given and not slot.per_shard} & {*self.own})
@@ -218,7 +205,7 @@ class Backward(Code):
     def _in_memory(self, x: Value) -> Value:
         """A value equal to ``x`` that is stored for every row."""
         location = self.body.given.get(x)
-        elsewhere = location is not None and not isinstance(location.slot, Rows)
+        elsewhere = location is not None and not isinstance(location.slot, slots.Rows)
         if elsewhere or x in self.body.exclusive or (self.stage.by_step and x in self.inputs.per_sequence):
             x = self._copied(x, x)
         if x not in self.body.given and x not in self.body.stored:
@@ -235,7 +222,7 @@ class Backward(Code):
         """Where the cotangent of an input of the stage will be."""
         source = self.inputs.source.get(x)
         if source is not None and self.stage.name != "table":
-            return self._added(Scattered, x, d, indices=self.body.indices[source])
+            return self._added(slots.Scattered, x, d, indices=self.body.indices[source])
         if x in self.inputs.per_sequence and self.stage.by_step:
-            return self._added(Summed, x, d)
+            return self._added(slots.Summed, x, d)
         return self._in_memory(d)
