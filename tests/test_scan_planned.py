@@ -405,6 +405,9 @@ UNUSUAL: dict[str, tuple[Any, Any, Any, Any]] = {
     "some columns": (
         lambda p, h, x: (tanh(h @ p["W"] + x[:, :1]), x[:, 1:3]), {"W": W}, np.zeros(4), np.zeros(4),
     ),
+    "a column beside all of them reversed": (
+        lambda p, h, x: (tanh(h + x[:, ::-1]), x[:, :1] * 2), {}, np.zeros(17), np.zeros(17),
+    ),
     "columns that overlap": (
         lambda p, h, x: ((lambda n: (n, (n[:, :3], n[:, 2:])))(tanh(h + x))), {}, np.zeros(4), np.zeros(4),
     ),

@@ -111,6 +111,23 @@ def test_parts_of_a_concatenation_without_elements_are_left_out():
     assert [op.name for op in graph.ops] == ["add"]
 
 
+@pytest.mark.parametrize(
+    ("indices", "expected"),
+    [
+        ([7], slice(7, 8, 1)),
+        ([0, 1, 2], slice(0, 3, 1)),
+        ([1, 4, 7], slice(1, 10, 3)),
+        ([-1, -3, -5], slice(11, 5, -2)),
+        ([2, 1, 0], slice(2, None, -1)),
+        ([3, 3], np.array([3, 3])),
+        ([0, 1, 3], np.array([0, 1, 3])),
+    ],
+)
+def test_evenly_spaced_indices_are_a_slice(indices, expected):
+    (op,) = rowwise(traced(lambda p, h: h[:, indices])).ops
+    np.testing.assert_equal(op.options["index"], (slice(None), expected))
+
+
 OUTPUTS = [name for name, step in STEPS.items() if isinstance(traced(step).outputs[0].shape[0], Batch)]  # type: ignore[union-attr]
 
 

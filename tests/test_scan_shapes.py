@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -651,24 +651,36 @@ def sample(step: Step, length: int, batch: int, dtype: Any, looked_up: bool, opt
 
 
 @contextmanager
-def nothing_but(backend: str) -> Iterator[None]:
-    """Whatever runs on another backend within this block fails."""
+def nothing_but(backend: str, divided: bool) -> Iterator[None]:
+    """Whatever runs on another backend within this block fails; ``divided`` shares the least work between threads."""
 
     def fail(program: Any) -> Any:
         raise AssertionError("it ran on the NumPy backend")
 
-    compiled = backend == "compiled"
-    with no_reference_loop(), poisoned_memory() if compiled else nullcontext(), pytest.MonkeyPatch.context() as patch:
-        if compiled:
-            patch.setattr(numpy_backend, "Executor", fail)
-        yield
+    with no_reference_loop(), pytest.MonkeyPatch.context() as patch:
+        if divided:
+            patch.setattr(numpy_backend, "_BLOCK", 40)
+        if backend == "numpy":
+            yield
+            return
+        from minigrad.scan import compiled_backend
+
+        patch.setattr(numpy_backend, "Executor", fail)
+        if divided:
+            patch.setattr(compiled_backend, "BLOCK", 3)
+            patch.setattr(compiled_backend, "WORTH_SHARING", 0)
+            patch.setenv("MINIGRAD_THREADS", "2")
+        with poisoned_memory():
+            yield
 
 
-def check(step: Step, backend: str, length: int, batch: int, dtype: Any, looked_up: bool, options: Any) -> None:
+def check(
+    step: Step, backend: str, length: int, batch: int, dtype: Any, looked_up: bool, options: Any, divided: bool = False
+) -> None:
     """A step is planned, and its values and gradients on a backend are those of the reference loop."""
     call = sample(step, length, batch, dtype, looked_up, options)
     expected = outcome(call, "reference")
-    with nothing_but(backend):
+    with nothing_but(backend, divided):
         found = outcome(call, backend)
     for actual, right in zip(found, expected, strict=True):
         assert_close(actual, right, dtype)
@@ -690,6 +702,7 @@ def calls(draw: Any) -> dict[str, Any]:
         "batch": batch,
         "looked_up": draw(st.sampled_from([False, False, True])),
         "options": options,
+        "divided": draw(st.booleans()),
     }
 
 

@@ -391,7 +391,7 @@ class Nest:
         """An operation at a point, or at a vector of points."""
         work, output = part.work, part.work.op.output
         if work.name == "add_to":
-            moved = (self._index(part, point, at), work.distance) if work.along else ()
+            moved = (self._index(part, point, at), work.distance) if work.table is not None else ()
             old = self._read(self.row.base(part.out), part.out.strides, point, at, *moved)
             new = old + as_number(self._operand(part, 0, u, known), self.kind)
             self._store(part.out, new, point, at, *moved)

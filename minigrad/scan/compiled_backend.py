@@ -31,6 +31,9 @@ from minigrad.tensor import Array
 BLOCK = 64
 """Rows per block in a stage that does not run step by step, so that intermediate values stay in the cache."""
 
+WORTH_SHARING = 2_000_000
+"""Multiplications, or elements, of a stage above which threads share its rows."""
+
 IDLE = 8
 """Maximum number of idle workspaces; there are several only if several calls have waited for their backward pass."""
 
@@ -179,7 +182,7 @@ class Part:
         ops = self.code.stage.forward.ops
         products = sum(multiplications(op) for op in ops if op.name == "matmul")
         work = max(products, sum(size_of(op.output) for op in ops if op.name not in ALIASES))
-        workers = threads() if work * count * (steps if self.code.stage.by_step else 1) > 2_000_000 else 1
+        workers = threads() if work * count * (steps if self.code.stage.by_step else 1) > WORTH_SHARING else 1
         height = self.products.tile.rows
         share = max(1, round(count / workers / height)) * height if count >= height * workers else -(-count // workers)
         bounds = [min(i * share, count) for i in range(workers)] + [count]

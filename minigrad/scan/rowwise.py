@@ -379,9 +379,7 @@ class _Rewriter:
             x = self._emit("transpose", x, axes=order)
         x = self._shaped(x, (*x.shape[:to], math.prod(lengths), *x.shape[to + len(arrays) :]))
         after = (slice(None),) * (len(x.shape) - to - 1)
-        chosen = flat.reshape(-1)
-        part = slice(int(chosen[0]), int(chosen[0]) + 1) if len(chosen) == 1 else chosen
-        return self._emit("getitem", x, index=(*(slice(None),) * to, part, *after))
+        return self._emit("getitem", x, index=(*(slice(None),) * to, _slice_or_indices(flat.reshape(-1)), *after))
 
     def _pick(self, op: Op) -> _Traced:
         x, indices = map(self._rows, op.inputs)
@@ -471,6 +469,16 @@ class _Rewriter:
         alone = math.prod(rows.shape[1:-1]) == 1
         product = self._emit("matmul", self._shaped(rows, (rows.shape[0], rows.shape[-1])) if alone else rows, matrix)
         return self._shaped(product, (*rows.shape[:-1], matrix.shape[-1]))
+
+
+def _slice_or_indices(indices: Any) -> Any:
+    """A slice that takes the same elements, which are then not copied; the indices themselves if there is none."""
+    steps = set(np.diff(indices).tolist()) or {1}
+    if len(indices) == 0 or len(steps) > 1 or 0 in steps:
+        return indices
+    (step,) = steps
+    stop = int(indices[-1]) + step
+    return slice(int(indices[0]), stop if stop >= 0 else None, step)
 
 
 def _batch_axis(shape: tuple[int, ...]) -> int | None:
