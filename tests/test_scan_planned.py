@@ -406,7 +406,7 @@ UNUSUAL: dict[str, tuple[Any, Any, Any, Any]] = {
         lambda p, h, x: (tanh(h @ p["W"] + x[:, :1]), x[:, 1:3]), {"W": W}, np.zeros(4), np.zeros(4),
     ),
     "a column beside all of them reversed": (
-        lambda p, h, x: (tanh(h + x[:, ::-1]), x[:, :1] * 2), {}, np.zeros(17), np.zeros(17),
+        lambda p, h, x: (x[:, :1] * 2, tanh(h + x[:, ::-1]))[::-1], {}, np.zeros(17), np.zeros(17),
     ),
     "columns that overlap": (
         lambda p, h, x: ((lambda n: (n, (n[:, :3], n[:, 2:])))(tanh(h + x))), {}, np.zeros(4), np.zeros(4),
