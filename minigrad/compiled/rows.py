@@ -446,7 +446,7 @@ class Body:
                 ready.count -= 1
                 nest.append(work)
                 bounds |= work.bounds
-                if work.after or not self.fuse or work.op.output in self.unfinished:  # a part may be added in any order
+                if work.after or not self.fuse:
                     late.append(work.op.output)
                 else:
                     local.add(work.op.output)
