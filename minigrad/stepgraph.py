@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -147,16 +147,29 @@ def _traced(step: Any, given: tuple[Tree, ...], zeroed: tuple[bool, ...] | None)
     n, m, k = (len(trees.leaves(tree)) for tree in (params, carry, context))
     sizes = {size for tree in given for leaf in trees.leaves(tree) for size in leaf.shape}
     while True:
-        batch, other = [n for n in _UNLIKELY if all(size % n or not size for size in sizes)][:2]
+        free = [n for n in _UNLIKELY if all(size % n or not size for size in sizes)]
+        if len(free) < 2:
+            raise TraceError("its sizes leave no other number of sequences for a trial")
+        batch, other = free[:2]
         one, carried, ys = _trial(step, given, zeroed, batch)
         two, _, _ = _trial(step, given, zeroed, other)
         graph = symbolic(one, two, batch, other)
         # Rules must not take another size for the batch's.
-        text = "".join(f"{op.options}{[x.shape for x in (*op.values, op.output)]}" for op in graph.ops)
-        made = set(map(int, re.findall(r"\d+", text)))
+        made = {n for op in graph.ops for n in _numbers((op.options, [x.shape for x in (*op.values, op.output)]))}
         if all(size % batch or not size for size in made):
             return StepGraph(graph, n, m, k, carried, ys)
         sizes |= made
+
+
+def _numbers(option: Any) -> Iterator[int]:
+    """The integers in shapes and options, without multiples of the batch size."""
+    if isinstance(option, slice):
+        option = option.start, option.stop, option.step
+    if isinstance(option, tuple | list | Mapping):
+        for part in option.values() if isinstance(option, Mapping) else option:
+            yield from _numbers(part)
+    elif isinstance(option, int) and not isinstance(option, Batch):
+        yield option
 
 
 def _trial(step: Any, given: tuple[Tree, ...], zeroed: tuple[bool, ...] | None, batch: int) -> tuple[Graph, Tree, Tree]:

@@ -258,6 +258,19 @@ def test_a_size_that_the_planner_makes_is_not_taken_for_the_batch(width, backend
         np.testing.assert_allclose(np.asarray(got), np.asarray(right), rtol=1e-9, atol=1e-9)
 
 
+def test_numbers_in_an_array_of_indices_are_no_sizes():
+    indices = np.arange(1000, 1100)
+    found = of(lambda p, h, x: (h + x, np.take(h, indices, axis=1)), {}, normal(2, 1200), normal(2, 1200))
+    assert str(found.graph.outputs[1]) == "float64[B, 100]"
+
+
+def test_a_step_with_every_size_of_a_trial_is_refused():
+    x = [normal(2, size) for size in stepgraph._UNLIKELY[1:]]
+    with pytest.raises(TraceError) as caught:
+        of(lambda p, h, x: (h, x), {}, normal(2, 4), x)
+    assert str(caught.value) == "its sizes leave no other number of sequences for a trial"
+
+
 ARRAYS = normal(4), normal(4)
 
 DEPENDS: dict[str, Any] = {
