@@ -455,35 +455,43 @@ def infer(name: str, inputs: Sequence[Operand], options: Mapping[str, Any]) -> t
     shape: tuple[int, ...] | None = None
     with suppress(ValueError, IndexError):  # NumPy reports it in its own words
         shape = _shape_of(name, shapes, options)
-    with np.errstate(all="ignore"):
-        if shape is not None:
-            # All elements would cost more than the rest of a trace; one gives the dtype.
-            examples: list[Any] = [np.ones((1,), x.dtype) if isinstance(x, Value) else x for x in inputs]
-            if name in ("matmul", "concatenate"):
-                one = np.zeros((1,), np.result_type(*examples))
-            else:
-                one = examples[0] if name in _VIEWS else np.asarray(function_of(name)(*examples))
-            result = np.broadcast_to(one.reshape(-1)[0], shape)
-        else:
-            # A non-float may be an index, and only index 0 always exists.
-            examples = [np.full(x.shape, x.dtype.kind == "f", x.dtype) if isinstance(x, Value) else x for x in inputs]
+    if shape is not None:
+        shape = tuple(map(int, shape))
+        dtype = _dtype_of(name, tuple(x.dtype if isinstance(x, Value) else (type(x), x) for x in inputs))
+    else:
+        # A non-float may be an index, and only index 0 always exists.
+        examples = [np.full(x.shape, x.dtype.kind == "f", x.dtype) if isinstance(x, Value) else x for x in inputs]
+        with np.errstate(all="ignore"):
             result = np.asarray(function_of(name)(*examples, **options))
+        shape, dtype = result.shape, result.dtype
     floats = {x.dtype for x in values if x.dtype.kind == "f"}
-    if len(floats) > 1 or (floats and result.dtype.kind == "f" and result.dtype not in floats):
+    if len(floats) > 1 or (floats and dtype.kind == "f" and dtype not in floats):
         met = {str(x.dtype) for x in values}
-        raise TraceError(f"its {name} mixes {' and '.join(sorted(met if len(met) > 1 else {*met, str(result.dtype)}))}")
+        raise TraceError(f"its {name} mixes {' and '.join(sorted(met if len(met) > 1 else {*met, str(dtype)}))}")
     given = options.get("shape", ())
     unit = _unit_of([*shapes, given if isinstance(given, tuple | list) else (given,)])
     if unit is None:
-        return result.shape, result.dtype
+        return shape, dtype
     longer: tuple[int, ...] | None = None
     with suppress(ValueError, IndexError):  # an option is a number that should be a Batch
         longer = _shape_of(name, bound(shapes, unit + 1), bound(options, unit + 1))
     if longer is None:
-        return with_batch(result.shape, unit), result.dtype
+        return with_batch(shape, unit), dtype
     # Only an axis that is longer for a larger batch is a multiple of it.
-    axes = zip(result.shape, longer, strict=True)
-    return tuple(n if n == m or n % unit else Batch(unit, n // unit) for n, m in axes), result.dtype
+    axes = zip(shape, longer, strict=True)
+    return tuple(n if n == m or n % unit else Batch(unit, n // unit) for n, m in axes), dtype
+
+
+@functools.lru_cache(maxsize=1024)
+def _dtype_of(name: str, operands: tuple[Any, ...]) -> Any:
+    """The dtype of an operation's value; an operand is a dtype, or a number after its type."""
+    examples = [np.ones((1,), x) if isinstance(x, np.dtype) else x[1] for x in operands]
+    if name in ("matmul", "concatenate"):
+        return np.result_type(*examples)
+    if name in _VIEWS:
+        return examples[0].dtype
+    with np.errstate(all="ignore"):  # all elements would cost more than the rest of a trace; one gives the dtype
+        return np.asarray(function_of(name)(*examples)).dtype
 
 
 def _unit_of(shapes: Iterable[Iterable[int]]) -> int | None:
