@@ -123,6 +123,10 @@ def test_what_a_value_depends_on():
         (lambda p, h, x: (where(np.ones(4, bool), h, x) * 2, h), ["where", "multiply"]),
         (lambda p, h, x: (h + np.zeros((1, 4)) * p["b"], h), ["multiply", "add"]),
         (lambda p, h, x: (h + np.arange(4.0), h), ["add"]),
+        (lambda p, h, x: (h.reshape(B, 2, 2).reshape(B, 4, 1), h), ["reshape"]),
+        (lambda p, h, x: (h.reshape(B, 2, 2).reshape(B, 4), h), []),
+        (lambda p, h, x: (h.reshape(B, 2, 2).transpose(0, 2, 1).transpose(2, 0, 1), h), ["reshape", "transpose"]),
+        (lambda p, h, x: (h.T.T, h), []),
     ],
 )
 def test_clean(step, expected):
@@ -560,6 +564,12 @@ def test_a_product_that_only_outputs_need_is_made_after_the_loop():
     params = {"W": W, "V": V}
     program = planned(lambda p, h, x: (tanh(h @ p["W"] + x), h @ p["V"]), params, wanted=all_wanted(params))
     assert stages(program) == {"loop": ["matmul", "add", "tanh"], "output": ["matmul"]}
+
+
+def test_gradients_of_parts_of_a_matrix_are_joined_without_zeros():
+    backward = planned(elman, ELMAN, wanted=all_wanted(ELMAN)).d_prologue
+    assert backward is not None
+    assert [op.name for op in backward.ops if op.name in ("scatter", "concatenate")] == ["concatenate"]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
