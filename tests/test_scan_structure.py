@@ -4,6 +4,7 @@ import ctypes
 import functools
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
@@ -127,6 +128,31 @@ def test_a_batch_of_a_size_that_has_been_needs_no_memory_beside_its_results(monk
     for size in ((9, 5), (20, 1), (1, 9), (20, 9)):
         step(*size)
     assert not allocated
+
+
+def test_calls_of_many_sizes_at_once_do_not_share_memory():
+    cell = LSTM(3, 20)
+    params = cell.init_params(np.random.default_rng(0))
+
+    def gradient(seed: int) -> Any:
+        rng = np.random.default_rng(seed)
+        length, batch = rng.integers(1, 12, 2)
+        some = [rng.standard_normal((length, batch, 3)).astype(np.float32) for _ in range(2)]
+
+        def loss(params: Any) -> Any:
+            runs = [
+                scan(cell, params, cell.init_carry(batch), xs)[1] for xs in some
+            ]  # two wait for their backward pass
+            return sum((ys**2).sum() for ys in runs)
+
+        with use_backend("compiled"):  # in this thread
+            return value_and_grad(loss)(params)[1]
+
+    alone = [gradient(seed) for seed in range(60)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(gradient, range(60)))
+    for found, expected in zip(trees.leaves(together), trees.leaves(alone), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_outputs_that_are_carries_are_not_copied():
