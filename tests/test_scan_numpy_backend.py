@@ -12,7 +12,7 @@ import pytest
 from minigrad import concat, log_softmax, relu, sigmoid, stepgraph, tanh, trees, value_and_grad
 from minigrad.functions import affine
 from minigrad.primitives import abs, exp, log, pick, softplus, sqrt, where
-from minigrad.scan import numpy_code
+from minigrad.scan import numpy_backend, numpy_code
 from minigrad.scan.lookup import Lookup
 from minigrad.scan.numpy_backend import ROWS, Executor
 from minigrad.scan.program import plan
@@ -411,11 +411,11 @@ def test_batches_of_many_sizes_share_functions_and_memory(monkeypatch):
     assert kept()[0] < largest / 50
 
 
-def functions_of(cell):
+def functions_of(cell, stage="loop"):
     params, carry, x = case(cell, np.float32, 2)
     executor = Planned(on_first(cell), params, carry, [x]).executor
     codes = [*executor._forwards, *executor._backwards]
-    return [[line.strip() for line in code.text.splitlines()] for code in codes if code.stage.name == "loop"]
+    return [[line.strip() for line in code.text.splitlines()] for code in codes if code.stage.name == stage]
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
@@ -453,3 +453,18 @@ def test_a_mask_beside_numbers_in_a_concatenation():
         return tanh(both[:, 1 : I + 1] + params["b"]), (both, mask)
 
     check(step, {"b": rng.standard_normal(I)}, rng.standard_normal((B, I)), [rng.standard_normal((7, B, I))])
+
+
+def test_parts_of_one_array_are_joined_without_a_copy():
+    _, backward = functions_of(LSTM(I, H), "input")
+    (product,) = [line for line in backward if "out=" in line or "] = v" in line]
+    assert product.startswith("matmul")  # the gates' cotangents are columns of one array already
+    columns = np.arange(24.0).reshape(4, 6)
+    parts = [columns[:, :1], columns[:, 1:4], columns[:, 4:]]
+    whole = numpy_backend._beside(parts, 1)
+    assert np.shares_memory(whole, columns)
+    np.testing.assert_array_equal(whole, columns)
+    for others in (parts[::-1], [parts[0], parts[2]], [parts[0].copy(), parts[1]], [parts[0], columns.T[:4, :3]]):
+        joined = numpy_backend._beside(others, 1)
+        assert not np.shares_memory(joined, columns)
+        np.testing.assert_array_equal(joined, np.concatenate(others, 1))

@@ -54,6 +54,18 @@ def _matrix(x: Array) -> Array:
     return copy
 
 
+def _beside(parts: Sequence[Array], axis: int) -> Array:
+    """Arrays joined along an axis: without a copy if they are parts of one array, side by side."""
+    first, end = parts[0], parts[0].ctypes.data
+    for part in parts:
+        same = part.base is not None and part.base is first.base and part.strides == first.strides
+        if not same or part.ctypes.data != end:
+            return np.concatenate(parts, axis)
+        end += part.shape[axis] * part.strides[axis]
+    shape = (*first.shape[:axis], sum(part.shape[axis] for part in parts), *first.shape[axis + 1 :])
+    return np.lib.stride_tricks.as_strided(first, shape, first.strides)
+
+
 class Saved:
     """One call of a program: its arrays by value, and the memory that they use.
 
@@ -104,6 +116,8 @@ class Saved:
             np.copyto(before[-batch:] if reverse else before[:batch], 0 if given is None else given)
             last.append(after[:batch] if reverse else after[-batch:])
         known.update((after, known["after", before]) for after, before in code.after.items())
+        for y, op in code.joined.items():
+            known[y] = _beside([known[x] for x in op.values], op.options["axis"] % y.ndim)
         constants = [_matrix(known[x]) if x in code.matrices else known[x] for x in code.constants.values()]
         arrays = [code.full(x, known) for x in code.iterated.values()]
         if stage.by_step:

@@ -76,6 +76,7 @@ class Code:
         totals: given values with one row per sequence, and their cotangents, to be added up over the steps.
         kept: values with memory for all rows.
         after: values computed in the memory of the carry after a step, with the carry before it.
+        joined: concatenations of values that are complete before the first step, by their results.
         views: values that are a part of another value's memory, with the operation that finds it.
         constants: what is equal at every step, by name.
         iterated: what is different at every step, or in every block, by name.
@@ -121,6 +122,9 @@ class Code:
         self.roots: dict[Value, Value] = {}  # of values that may share memory with another one: that one
         self.own = {op.output for op in ops}
         inline: set[Operand] = set()  # computed at every step, as only then it is known whether they share memory
+        passing = {*self.own, *self.constant, *self.origin, *(before for before, _ in self.carry)}
+        self.joined = {op.output: op for op in ops if op.name == "concatenate" and not passing & {*op.values}}
+        self.own -= self.joined.keys()
         for op in ops:
             x, y = op.inputs[0], op.output
             index = op.options.get("index", ())
@@ -235,6 +239,8 @@ class Code:
             if self._passes(x):
                 ending[i].append(x)
         for op, ends in zip(ops, ending, strict=False):
+            if op.output in self.joined:
+                continue
             if self.views.get(op.output) is not op:
                 self._operation(op, ends)
             elif self._passes(self.roots[op.output]):
