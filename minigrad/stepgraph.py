@@ -228,7 +228,7 @@ def _run(
     ]
     new, y = step(params, carry, trees.unflatten(x, flat), *more)
     new = trees.map(lambda after, before: where(rows(before), after, before), new, carry)
-    return new, trees.map(lambda out: where(rows(out), out, 0), y)
+    return new, trees.map(lambda out: where(rows(out), out, False if out.dtype == bool else 0), y)
 
 
 def symbolic(one: Graph, two: Graph, batch: int, other: int) -> Graph:

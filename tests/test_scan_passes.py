@@ -594,6 +594,7 @@ def test_gradients_of_parts_of_a_matrix_are_joined_without_zeros():
         (lambda p, h, x: (h, x.reshape(2, -1)), "its reshape of float64[B, 4] does not work row by row"),
         (lambda p, h, x: (h, minigrad.cumsum(x, axis=0)), "its cumsum of float64[B, 4] does not work row by row"),
         (lambda p, h, x: (minigrad.max(h, axis=0) + h, x), "its max of float64[B, 4] does not work row by row"),
+        (lambda p, h, x: (tanh(h), x[:, :0]), "it computes with float64[B, 0], which has no elements"),
     ],
 )
 def test_what_does_not_work_row_by_row_is_refused(step, sentence):

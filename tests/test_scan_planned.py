@@ -540,18 +540,31 @@ def test_an_index_beyond_the_columns_is_refused(label, backend):
 
 
 @every_backend
+@pytest.mark.parametrize("columns", [(0, 4), (4, 0)], ids=str)
+def test_rows_without_elements_run_on_the_reference_loop(columns, backend):
+    rng = np.random.default_rng(0)
+    carry = tuple(rng.standard_normal((2, n)) for n in columns)
+    sample = Sample(lambda p, h, x: ((tanh(h[0]), h[1] * x), (h, x)), {}, carry, rng.standard_normal((3, 2, 1)))
+    for actual, expected in zip(outcome(sample, backend), outcome(sample, "reference"), strict=True):
+        assert_close(actual, expected, np.float64)
+
+
+@every_backend
 def test_outputs_that_are_no_floats(backend):
-    """They have the type that the reference loop gives them, wherever they run."""
+    """They have the type that the reference loop gives them, wherever they run, with padding or without."""
     rng = np.random.default_rng(0)
 
     def step(params, h, x):
         h = tanh(h + x)
         return h, (h > x, (h > 0) & (x > 0))
 
-    sample = Sample(step, {}, rng.standard_normal((3, 4)), rng.standard_normal((7, 3, 4)))
-    for actual, expected in zip(outcome(sample, backend), outcome(sample, "reference"), strict=True):
-        assert_close([x * 1.0 for x in actual], [x * 1.0 for x in expected], np.float64)
-        assert [x.dtype for x in actual] == [x.dtype for x in expected]
+    for lengths in ([7, 7, 7], [7, 0, 3]):
+        options = {"lengths": np.array(lengths)}
+        sample = Sample(step, {}, rng.standard_normal((3, 4)), rng.standard_normal((7, 3, 4)), options)
+        for actual, expected in zip(outcome(sample, backend), outcome(sample, "reference"), strict=True):
+            assert_close([x * 1.0 for x in actual], [x * 1.0 for x in expected], np.float64)
+            assert [x.dtype for x in actual] == [x.dtype for x in expected]
+        assert [x.dtype for x in outcome(sample, backend)[0]] == [np.float64, bool, bool]
 
 
 @every_backend

@@ -6,6 +6,7 @@ shards. The planner decides what runs before, in and after the loop; the backend
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -190,6 +191,7 @@ def plan(
     without = frozenset(without)
     params, carry, levels = step.params, step.carry, step.levels
     graph = clean(rowwise(clean(step.graph)))
+    _refuse_empty_rows(graph)
     if "split" not in without:
         graph = split(graph, levels)
     if "hoist" not in without:
@@ -314,6 +316,13 @@ def _ops_of(stage: str, ops: Sequence[Op], stage_of: Mapping[Value, str]) -> lis
             members.add(x)
             todo += [y for y in views[x].values if y in views]
     return [op for op in ops if op.output in members]
+
+
+def _refuse_empty_rows(graph: Graph) -> None:
+    """Raise a ``TraceError`` if rows have no elements, since kernels have at least one."""
+    for x in itertools.chain(graph.outputs, *((*op.values, op.output) for op in graph.ops)):
+        if isinstance(x, Value) and 0 in x.shape and isinstance(x.shape[0], Batch):
+            raise TraceError(f"it computes with {x!r}, which has no elements", x.origin)
 
 
 def _own_outputs(graph: Graph, carry: int, levels: Mapping[Value, Level]) -> Graph:

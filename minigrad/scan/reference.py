@@ -54,7 +54,7 @@ def scan(
         new_carry, y = _step(step, params, carry, x, context)
         if live is not None:
             new_carry = trees.map(lambda new, old, t=t: where(_rows(live[t], new), new, old), new_carry, carry)
-            y = trees.map(lambda out, t=t: where(_rows(live[t], out), out, 0), y)
+            y = trees.map(lambda out, t=t: where(_rows(live[t], out), out, False if out.dtype == bool else 0), y)
         carry, outputs[t] = new_carry, y
         if t % FLUSHED == 0 and watching is None:
             carry = trees.map(_flushed, carry)
