@@ -123,9 +123,9 @@ def test_what_a_value_depends_on():
         (lambda p, h, x: (where(np.ones(4, bool), h, x) * 2, h), ["where", "multiply"]),
         (lambda p, h, x: (h + np.zeros((1, 4)) * p["b"], h), ["multiply", "add"]),
         (lambda p, h, x: (h + np.arange(4.0), h), ["add"]),
-        (lambda p, h, x: (h.reshape(B, 2, 2).reshape(B, 4, 1), h), ["reshape"]),
-        (lambda p, h, x: (h.reshape(B, 2, 2).reshape(B, 4), h), []),
-        (lambda p, h, x: (h.reshape(B, 2, 2).transpose(0, 2, 1).transpose(2, 0, 1), h), ["reshape", "transpose"]),
+        (lambda p, h, x: (h.reshape(-1, 2, 2).reshape(-1, 4, 1), h), ["reshape"]),
+        (lambda p, h, x: (h.reshape(-1, 2, 2).reshape(-1, 4), h), []),
+        (lambda p, h, x: (h.reshape(-1, 2, 2).transpose(0, 2, 1).transpose(2, 0, 1), h), ["reshape", "transpose"]),
         (lambda p, h, x: (h.T.T, h), []),
     ],
 )
