@@ -371,6 +371,13 @@ class Executor:
             for i, stage in enumerate(program.stages)
             if stage.backward is not None
         ]
+        taken: set[Slot] = set()
+        self._copied: list[bool] = []  # whether an output lies in memory that is not its own
+        for y in program.ys:
+            slots = {code.locations[y].slot for code in self.forwards if y in code.locations}
+            slots = {slot for code in self.forwards for slot in slots & code.away} - taken
+            taken |= slots
+            self._copied.append(not slots)
 
     def forward(
         self,
@@ -413,7 +420,8 @@ class Executor:
                 known[value] = part.view(arrays, value)
             last += [np.array(known[value][0 if reverse else -1]) for value in stage.carried]
             saved.arrays.append(arrays)
-        return last, self._ys(saved), saved if keep else None
+        ys = [np.array(known[y]) if copy else known[y] for y, copy in zip(program.ys, self._copied, strict=True)]
+        return last, ys, saved if keep else None
 
     def _workspace(self, sizes: Sizes) -> Workspace:
         """An idle workspace, if possible one whose last call had these sizes; or a new one."""
@@ -429,18 +437,6 @@ class Executor:
     def release(self) -> None:
         """Free the memory of all idle workspaces."""
         self.idle.clear()
-
-    def _ys(self, saved: Saved) -> list[Array]:
-        """The outputs, each in its own memory, which later calls do not overwrite."""
-        taken: set[Slot] = set()
-        ys = []
-        for value in self.program.ys:
-            array = saved.known[value]
-            slots = {code.locations[value].slot for code in self.forwards if value in code.locations}
-            ours = {slot for code in self.forwards for slot in slots & code.away} - taken
-            taken |= ours
-            ys.append(array if ours else np.array(array))
-        return ys
 
     def backward(
         self, saved: Saved, d_carry: Sequence[Array | None], d_ys: Sequence[Array | None]
