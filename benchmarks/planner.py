@@ -83,7 +83,7 @@ def phases(problem: Problem, backend: str, steps: int) -> dict[str, float]:
         (part, "run", body),
         (part, "_pack", "packing matrices"),
         (part, "sums", "gradients of matrices, over all rows"),
-        (executor, "start", "fixed values, forward"),
+        (executor, "forward", "fixed values, forward"),
         (executor, "backward", "fixed values, backward"),
     ):
         setattr(owner, name, timed(getattr(owner, name), label))
