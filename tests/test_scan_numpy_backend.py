@@ -437,6 +437,48 @@ def test_the_functions_of_a_loop_have_few_calls_and_little_memory():
     assert not [line for line in (*forward, *backward) if re.match(r"\w+\[.*\] = |np\.copyto", line)]
 
 
+def test_numbers_are_arrays_for_numpy():
+    """It converts a number at every call, which takes longer than an operation on small arrays."""
+    params, carry, x = case(LSTM(I, H), np.float32, 2)
+    executor = Planned(on_first(LSTM(I, H)), params, carry, [x]).executor
+    scopes = [code._scope for code in (*executor._forwards, *executor._backwards)]
+    numbers = [value for scope in scopes for name, value in scope.items() if re.fullmatch(r"n\d+", name)]
+    assert numbers
+    assert all(isinstance(x, np.ndarray) and x.dtype == np.float32 for x in numbers)
+
+
+def test_matrices_of_products_are_copied_with_padding_once_per_call(monkeypatch):
+    padded = []
+    plain = numpy_backend._matrix
+    monkeypatch.setattr(numpy_backend, "_matrix", lambda x: padded.append(x.shape) or plain(x))
+    params, carry, x = case(LSTM(I, H), np.float32, 5)
+    Planned(on_first(LSTM(I, H)), params, carry, [x]).forward(params, carry, [x])
+    assert sorted(padded) == [(I, 4 * H), (H, 4 * H)]
+    square = np.arange(512.0 * 512).reshape(512, 512)
+    np.testing.assert_array_equal(plain(square), square)
+    assert plain(square).strides[0] % 4096
+
+
+def test_rows_of_rows_are_multiplied_by_a_matrix_in_one_product(monkeypatch):
+    rng = np.random.default_rng(0)
+    params, x = {"W": rng.standard_normal((H, H))}, rng.standard_normal((2, B, 4, H))
+    planned = Planned(lambda p, h, x: (tanh(h @ p["W"] + x[0]),) * 2, params, x[0], [x])
+    shapes = []
+    monkeypatch.setattr(numpy_code.np, "matmul", lambda a, b, out: shapes.append(a.shape) or np.dot(a, b, out=out))
+    planned.forward(params, x[0], [x])
+    assert shapes == [(4 * B, H)] * 2
+
+
+def test_a_stage_without_a_carry_runs_on_blocks_of_rows_that_stay_in_the_cache():
+    x = np.ones((500, 10, 100))
+    planned = Planned(lambda p, carry, x: ((), tanh(tanh(x[0] * 2) * 3) * 4), {}, (), [x], wanted=[False])
+    planned.forward({}, (), [x])
+    ((space,),) = [planned.executor._pool]
+    buffers = [len(memory) for name, memory in space.items() if isinstance(name, str)]
+    assert buffers
+    assert max(buffers) <= 8 * numpy_backend._BLOCK < x.nbytes
+
+
 def test_the_function_in_the_documentation():
     params, carry, x = {"W": np.ones((128, 128), np.float32)}, np.ones((B, 128), np.float32), np.ones((2, B, 128))
     executor = Planned(lambda p, h, x: (tanh(h @ p["W"] + x[0]),) * 2, params, carry, [x.astype(np.float32)]).executor
