@@ -479,6 +479,25 @@ def test_a_stage_without_a_carry_runs_on_blocks_of_rows_that_stay_in_the_cache()
     assert max(buffers) <= 8 * numpy_backend._BLOCK < x.nbytes
 
 
+def test_arrays_side_by_side_are_one_array():
+    whole = np.arange(24.0).reshape(2, 12)
+    parts = [whole[:, :3], whole[:, 3:4], whole[:, 4:9]]
+    joined = numpy_backend._beside(parts, 1)
+    np.testing.assert_array_equal(joined, whole[:, :9])
+    assert np.shares_memory(joined, whole)
+    for others in (parts[::-1], [parts[0], parts[2]], [parts[0], parts[1].copy()], [parts[0], whole[:, 9:3:-1]]):
+        np.testing.assert_array_equal(numpy_backend._beside(others, 1), np.concatenate(others, 1))
+
+
+def test_sums_over_many_rows_round_little():
+    x = np.random.default_rng(0).random((4000, 50, 4)).astype(np.float32)
+    params = {"b": np.ones(4, np.float32)}
+    planned = Planned(lambda p, carry, x: ((), x[0] * p["b"]), params, (), [x], wanted=[True, False])
+    _, _, saved = planned.forward(params, (), [x], keep=True)
+    (d,), _, _, _ = planned.executor.backward(saved, [], [np.ones_like(x)])
+    np.testing.assert_allclose(d, x.sum((0, 1), dtype=float), rtol=4e-6)
+
+
 def test_the_function_in_the_documentation():
     params, carry, x = {"W": np.ones((128, 128), np.float32)}, np.ones((B, 128), np.float32), np.ones((2, B, 128))
     executor = Planned(lambda p, h, x: (tanh(h @ p["W"] + x[0]),) * 2, params, carry, [x.astype(np.float32)]).executor
