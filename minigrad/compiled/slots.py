@@ -214,6 +214,8 @@ class Location:
         Returns:
             The same leading axes, then ``inner``; no copy.
         """
+        if array.shape[leading:] == inner:  # the whole row
+            return array
         lead = array.shape[:leading]
         row = array.reshape(*lead, math.prod(array.shape[leading:]))
         return row[..., self.offset : self.offset + math.prod(inner)].reshape(*lead, *inner)

@@ -242,9 +242,13 @@ class Part:
             for given, *at in matrix.pieces if isinstance(matrix, _Pieces) else [(matrix, 0, 0)]:
                 piece = readable(given, self.dtype, strided=True)
                 alive.append(piece)
-                strides = [stride // piece.itemsize for stride in piece.strides]
+                size, (down, right) = piece.itemsize, piece.strides
                 whole = address(packed), matrix.shape[0], *at
-                tasks.append(functools.partial(self.products.pack, *piece.shape, address(piece), *strides, *whole))
+                tasks.append(
+                    functools.partial(
+                        self.products.pack, *piece.shape, address(piece), down // size, right // size, *whole
+                    )
+                )
         workers = threads() if sum(piece.size for piece in alive) > PACKED_ALONE else 1
         in_parallel([functools.partial(_one_after_another, tasks[i::workers]) for i in range(workers)])
 
@@ -277,7 +281,7 @@ class Part:
         array, lead = self.view(arrays, value), self._extent.lead
         if array.ndim < len(lead) + value.ndim - 1:  # it has one row per sequence
             array = np.broadcast_to(array, lead + array.shape[1:])
-        matrix = array.reshape(-1, array.shape[-1])
+        matrix = array.reshape(-1, value.shape[-1])
         return matrix if matrix.strides[1] == matrix.itemsize else matrix.copy()
 
     def _outer(self, left: Array, right: Array, tasks: list[list[Callable[[], Any]]]) -> Array:
