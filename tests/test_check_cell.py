@@ -408,6 +408,11 @@ class FailsWithoutBatch(Good):
         return tanh(x - 0 * value_of(x).max())
 
 
+class ComputesASizeWithoutBatch(Good):
+    def activation(self, x):
+        return tanh(x.reshape(x.shape[0], -1))
+
+
 class WarnsWithoutBatch(Good):
     def activation(self, x):
         return tanh(x) + 0 * float(value_of(x).mean())
@@ -575,6 +580,10 @@ WRONG: dict[type[Cell], dict[str, str]] = {
     FailsWithoutBatch: {
         "small sizes": "with T = 4 and B = 0: "
         "ValueError: zero-size array to reduction operation maximum which has no identity"
+    },
+    ComputesASizeWithoutBatch: {
+        "small sizes": "with T = 4 and B = 0: ValueError: cannot reshape array of size 0 into shape (0,newaxis) "
+        "(without elements, no size can be computed for a -1 in a reshape: write the number)"
     },
     WarnsWithoutBatch: {"small sizes": "with T = 4 and B = 0: RuntimeWarning: Mean of empty slice"},
     FailsWithoutSteps: {

@@ -629,6 +629,20 @@ def test_describe():
     assert lines[1].endswith("values kept")
 
 
+def test_describe_counts_one_of_a_thing_and_shows_both_factors_of_a_product_within_rows():
+    def heads(params, h, x):
+        memory = (h @ params).reshape(-1, 2, 3, 4)
+        h = (memory @ x.reshape(-1, 2, 4, 1)).reshape(-1, 6)
+        return h, h
+
+    W = normal(6, 24)
+    lines = describe(planned(heads, W, normal(B, 6), normal(B, 8), wanted=[True, False, False]))
+    assert lines[1:] == [
+        "loop: 2 products (6x24, 2x3x4 @ 2x4x1), 0 elementwise; "
+        "backward 2 products (2x3x1 @ 2x1x4, 24x6), 1 elementwise, 1 sum deferred, 0 values kept"
+    ]
+
+
 @pytest.mark.parametrize("cell", [RNN(4, 4), LSTM(4, 4), GRU(4, 4), GRU(4, 4, reset="after")], ids=str)
 @pytest.mark.parametrize("without", [(), *((name,) for name in PASSES), PASSES])
 def test_no_pass_changes_what_a_cell_computes(cell, without):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from numpy.lib.array_utils import normalize_axis_tuple
 
@@ -581,14 +582,24 @@ def describe(program: Program) -> list[str]:
         counts = _counts(stage.forward.ops)
         line = f"{stage.name}: {counts}"
         if stage.backward is not None:
-            line += f"; backward {_counts(stage.backward.ops)}, {len(stage.backward.sums)} sums deferred"
-            line += f", {len(stage.backward.keeps)} values kept"
+            line += f"; backward {_counts(stage.backward.ops)}, {_count(stage.backward.sums, 'sum')} deferred"
+            line += f", {_count(stage.backward.keeps, 'value')} kept"
         lines.append(line)
     return lines
 
 
 def _counts(ops: Sequence[Op]) -> str:
     products = [op for op in ops if op.name == "matmul"]
-    shapes = ", ".join("x".join(map(str, op.values[1].shape[-2:])) for op in products)
+    shapes = ", ".join(_factors(*op.values) for op in products)
     maps = sum(op.name in MAPS for op in ops)
-    return f"{len(products)} product{'s' * (len(products) != 1)}{f' ({shapes})' if shapes else ''}, {maps} elementwise"
+    return f"{_count(products, 'product')}{f' ({shapes})' if shapes else ''}, {maps} elementwise"
+
+
+def _factors(a: Value, b: Value) -> str:
+    """The fixed matrix of a product; both parts of a row if neither is fixed."""
+    inner = [x.shape[1:] for x in (a, b)] if isinstance(b.shape[0], Batch) else [b.shape]
+    return " @ ".join("x".join(map(str, shape)) for shape in inner)
+
+
+def _count(things: Collection[Any], name: str) -> str:
+    return f"{len(things)} {name}{'s' * (len(things) != 1)}"

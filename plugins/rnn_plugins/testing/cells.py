@@ -302,6 +302,8 @@ def _small_sizes(cell: Cell, rng: np.random.Generator) -> None:
                 raise Failed("a gradient is not finite")
         except Exception as error:
             said = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+            if batch == 0 and "reshape" in said:
+                said += " (without elements, no size can be computed for a -1 in a reshape: write the number)"
             raise Failed(f"with T = {length} and B = {batch}: {said}") from error
 
 
