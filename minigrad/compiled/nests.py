@@ -156,27 +156,28 @@ class Row:
         self.numbers: dict[Value, Register] = {}
         """One number per row, in registers."""
         self._bases: dict[tuple[Slot, int], Register] = {}
-        self._start: list[str] = []
-        self._at = len(f.lines)
+        self._outside: int | None = None  # where the outermost open loop begins
 
     def base(self, place: Place) -> Register:
-        """The address of the first element of a place."""
+        """The address of the first element of a place, found before the loops that are open."""
         key = self.memory.slot_of(place.root), place.offset
         if key not in self._bases:
-            with self._beginning():
-                row = key[0].row(self.f, self.b)
-                self._bases[key] = row + place.offset if place.offset else row
+            lines, self.f.lines = self.f.lines, []
+            row = key[0].row(self.f, self.b)
+            self._bases[key] = row + place.offset if place.offset else row
+            at = len(lines) if self._outside is None else self._outside
+            self._outside = None if self._outside is None else at + len(self.f.lines)
+            lines[at:at] = self.f.lines
+            self.f.lines = lines
         return self._bases[key]
 
     @contextmanager
-    def _beginning(self) -> Iterator[None]:
-        lines, self.f.lines = self.f.lines, self._start
-        yield
-        self.f.lines = lines
-
-    def end(self) -> None:
-        """Insert the addresses at the beginning of the row."""
-        self.f.lines[self._at : self._at] = self._start
+    def loop(self, stop: int, step: int = 1, unroll: bool = True) -> Iterator[Register]:
+        """A loop within the row; see ``Function.loop``."""
+        outside, self._outside = self._outside, len(self.f.lines) if self._outside is None else self._outside
+        with self.f.loop(0, stop, step, unroll) as i:
+            yield i
+        self._outside = None if outside is None else self._outside
 
 
 @dataclass(frozen=True)
@@ -330,13 +331,13 @@ class Nest:
         """The loop over an axis, in one part or two: the point in it, and the vectors if the axis is the lanes."""
         f, n, width = self.f, self.axes[axis], self.width
         if axis != self.lanes:
-            with f.loop(0, n, unroll=n <= UNROLLED) as i:
+            with self.row.loop(n, unroll=n <= UNROLLED) as i:
                 yield {**point, axis: i}, []
             return
         step = block * width
         full = n // step * step
         if full > step:
-            with f.loop(0, full, step) as j:
+            with self.row.loop(full, step) as j:
                 yield point, [_Vector(j, u * width) for u in range(block)]
         elif full:
             yield point, [_Vector(0, u * width) for u in range(block)]

@@ -7,6 +7,8 @@ view of the memory of another one; the parts of a concatenation are computed in 
 from __future__ import annotations
 
 import contextlib
+import heapq
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -39,7 +41,7 @@ ALIASES = frozenset({"getitem", "reshape", "transpose", "concatenate"})
 LARGE = 500
 """Multiplications of a product of two matrices, for each row, from which it is faster in a kernel of its own."""
 
-LONGEST = 200
+LONGEST = 240
 """Operations per function, since compiling takes longer than linearly in them."""
 
 WORTH_SHARING = 0.6
@@ -402,9 +404,8 @@ class Body:
 
     def schedule(self) -> list[Item]:
         """Products, and between them segments: nests, each the operations that share loops."""
-        added = [Op("add_to", (v,), {"slot": slot}, Value(v.shape, v.dtype)) for v, slot in self.added]
         works: list[Work | Op] = []
-        for op in (*self.ops, *added):
+        for op in self._ordered():
             apart = self._is_large(op) or is_view(op) or op.name == "concatenate"
             works.append(op if apart else self.work(op))
         ready = _Ready(works, self._source, {*self.given, *self.fixed, *self.packed})
@@ -427,6 +428,19 @@ class Body:
             plan += products
         return plan
 
+    def _ordered(self) -> list[Op]:
+        """All operations, each just before the first that needs it, so that few values must be kept."""
+        added: dict[Value, list[Op]] = {}
+        for v, slot in self.added:
+            added.setdefault(self._source(v), []).append(Op("add_to", (v,), {"slot": slot}, Value(v.shape, v.dtype)))
+        ops = [new for op in self.ops for new in (op, *added.pop(op.output, ()))]
+        ops += itertools.chain.from_iterable(added.values())
+        first: dict[Value, int] = {}
+        for at in range(len(ops) - 1, -1, -1):
+            needed = first.setdefault(ops[at].output, at)
+            first |= {x: min(needed, first.get(x, needed)) for x in map(self._source, ops[at].values)}
+        return [op for _, op in sorted(enumerate(ops), key=lambda item: (first[item[1].output], item[0]))]
+
     def _nest(self, ready: _Ready, size: int) -> list[Work]:
         """All operations of one size that can share the next loops, those after those that they need."""
         nest: list[Work] = []
@@ -434,23 +448,21 @@ class Body:
         late: list[Value] = []  # available only after the loops
         put_off: list[int] = []
         bounds: frozenset[int] = frozenset()
-        while wave := ready.take(size):
-            for at in wave:
-                work = ready.works[at]
-                assert isinstance(work, Work)
-                if (nest and not self._fits(work, nest, bounds)) or (
-                    work.name in ("pick", "getitem") and work.operands[0] in local
-                ):
-                    put_off.append(at)
-                    continue
-                ready.count -= 1
-                nest.append(work)
-                bounds |= work.bounds
-                if work.after or not self.fuse:
-                    late.append(work.op.output)
-                else:
-                    local.add(work.op.output)
-                    ready.made(work.op.output)
+        while len(nest) < LONGEST and (at := ready.take(size)) is not None:
+            work = ready.works[at]
+            assert isinstance(work, Work)
+            moves = work.name in ("pick", "getitem") and work.operands[0] in local
+            if moves or (nest and not self._fits(work, nest, bounds)):
+                put_off.append(at)
+                continue
+            ready.count -= 1
+            nest.append(work)
+            bounds |= work.bounds
+            if work.after or not self.fuse:
+                late.append(work.op.output)
+            else:
+                local.add(work.op.output)
+                ready.made(work.op.output)
         for value in late:
             ready.made(value)
         for at in put_off:
@@ -510,21 +522,31 @@ class Body:
             elif isinstance(item, Op):
                 self._row_product(step, item)
             else:
-                functions.append(self._segment(f"{self.name}_rows{number}", item))
+                functions += self._segment(f"{self.name}_rows{number}", item)
                 step.call("void", f"{self.name}_rows{number}", *step.parameters)
         locations = {v: self.location(v) for v in (*self.stored, *self.given)}
         return Code([*functions, *self._kernels.values(), step, self._driver()], self.slots, locations)
 
-    def _segment(self, name: str, nests: Sequence[Sequence[Work]]) -> Function:
-        """A function that goes once over the rows."""
+    def _segment(self, name: str, nests: Sequence[Sequence[Work]]) -> list[Function]:
+        """A function that goes once over the rows; it is the last."""
         f = Function(name, PARAMETERS, linkage="internal")
         _, _, start, stop = f.parameters
         with f.loop(start, stop) as b:
-            row = Row(f, b, self)
-            for works in nests:
-                Nest(row, works).write()
-            row.end()
-        return f
+            if sum(map(len, nests)) <= 5000:
+                self._row(Row(f, b, self), nests)
+                return_first: list[Function] = []
+            else:  # the compiler would take thousands of addresses out of the loop
+                inner = Function(
+                    f"{name}_row", f"{PARAMETERS}, i64 b", linkage="internal", attributes="nounwind noinline"
+                )
+                self._row(Row(inner, inner.parameters[-1], self), nests)
+                f.call("void", inner.name, *f.parameters, b)
+                return_first = [inner]
+        return [*return_first, f]
+
+    def _row(self, row: Row, nests: Sequence[Sequence[Work]]) -> None:
+        for works in nests:
+            Nest(row, works).write()
 
     def _product(self, f: Function, op: Op) -> None:
         """A product of rows with a packed matrix, for all rows at once if they are equally far apart."""
@@ -617,7 +639,7 @@ class _Ready:
         self._missing: list[int] = []
         self._aliases: list[int] = []
         self._products: list[int] = []
-        self._by_size: dict[int, list[int]] = {}
+        self._by_size: dict[int, list[int]] = {}  # heaps
         for at, work in enumerate(works):
             if isinstance(work, Op):
                 needed = {source(x) for x in work.values} - there
@@ -634,7 +656,7 @@ class _Ready:
         """Mark an operation as ready."""
         work = self.works[at]
         if isinstance(work, Work):
-            self._by_size.setdefault(work.size, []).append(at)
+            heapq.heappush(self._by_size.setdefault(work.size, []), at)
         elif work.name == "matmul":
             self._products.append(at)
         else:
@@ -659,9 +681,10 @@ class _Ready:
         """The smallest size of a ready operation with loops, so that more large ones can share; None without one."""
         return min((size for size, ready in self._by_size.items() if ready), default=None)
 
-    def take(self, size: int) -> list[int]:
-        """The ready operations of a size, in order."""
-        return sorted(self._by_size.pop(size, ()))
+    def take(self, size: int) -> int | None:
+        """The first ready operation of a size; None if there is none."""
+        ready = self._by_size.get(size)
+        return heapq.heappop(ready) if ready else None
 
     def take_products(self) -> list[Op]:
         """The ready products, in order."""
