@@ -41,8 +41,8 @@ ALIASES = frozenset({"getitem", "reshape", "transpose", "concatenate"})
 LARGE = 500
 """Multiplications of a product of two matrices, for each row, from which it is faster in a kernel of its own."""
 
-LONGEST = 240
-"""Operations per function, since compiling takes longer than linearly in them."""
+LONGEST = 120
+"""Operations, about, per function, since compiling takes longer than linearly in them."""
 
 WORTH_SHARING = 0.6
 """Operations share loops if vectors stay at least so full, relative to before."""
@@ -528,25 +528,20 @@ class Body:
         return Code([*functions, *self._kernels.values(), step, self._driver()], self.slots, locations)
 
     def _segment(self, name: str, nests: Sequence[Sequence[Work]]) -> list[Function]:
-        """A function that goes once over the rows; it is the last."""
+        """A function that goes once over the rows, and others that it calls."""
         f = Function(name, PARAMETERS, linkage="internal")
+        functions = [f]
         _, _, start, stop = f.parameters
         with f.loop(start, stop) as b:
-            if sum(map(len, nests)) <= 5000:
-                self._row(Row(f, b, self), nests)
-                return_first: list[Function] = []
-            else:  # the compiler would take thousands of addresses out of the loop
-                inner = Function(
-                    f"{name}_row", f"{PARAMETERS}, i64 b", linkage="internal", attributes="nounwind noinline"
-                )
-                self._row(Row(inner, inner.parameters[-1], self), nests)
-                f.call("void", inner.name, *f.parameters, b)
-                return_first = [inner]
-        return [*return_first, f]
-
-    def _row(self, row: Row, nests: Sequence[Sequence[Work]]) -> None:
-        for works in nests:
-            Nest(row, works).write()
+            row = Row(f, b, self)
+            if sum(map(len, nests)) >= LONGEST:  # apart, where the compiler moves no addresses out of the loop
+                apart = Function(f"{name}_row", f"{PARAMETERS}, i64 b", linkage="internal", attributes="noinline")
+                f.call("void", apart.name, *f.parameters, b)
+                functions.append(apart)
+                row = Row(apart, apart.parameters[-1], self)
+            for works in nests:
+                Nest(row, works).write()
+        return functions
 
     def _product(self, f: Function, op: Op) -> None:
         """A product of rows with a packed matrix, for all rows at once if they are equally far apart."""
