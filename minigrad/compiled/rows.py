@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -429,16 +428,17 @@ class Body:
         return plan
 
     def _ordered(self) -> list[Op]:
-        """All operations, each just before the first that needs it, so that few values must be kept."""
-        added: dict[Value, list[Op]] = {}
-        for v, slot in self.added:
-            added.setdefault(self._source(v), []).append(Op("add_to", (v,), {"slot": slot}, Value(v.shape, v.dtype)))
-        ops = [new for op in self.ops for new in (op, *added.pop(op.output, ()))]
-        ops += itertools.chain.from_iterable(added.values())
-        first: dict[Value, int] = {}
+        """All operations; in a long body each just before the first that needs it, so that few values must be kept."""
+        added = [Op("add_to", (v,), {"slot": slot}, Value(v.shape, v.dtype)) for v, slot in self.added]
+        ops = [*self.ops, *added]
+        if len(ops) < LONGEST:
+            return ops
+        made = {op.output: at for at, op in enumerate(self.ops)}
+        first: dict[Value, int] = {op.output: made.get(self._source(op.values[0]), 0) for op in added}
         for at in range(len(ops) - 1, -1, -1):
             needed = first.setdefault(ops[at].output, at)
-            first |= {x: min(needed, first.get(x, needed)) for x in map(self._source, ops[at].values)}
+            if at < len(self.ops):
+                first |= {x: min(needed, first.get(x, needed)) for x in map(self._source, ops[at].values)}
         return [op for _, op in sorted(enumerate(ops), key=lambda item: (first[item[1].output], item[0]))]
 
     def _nest(self, ready: _Ready, size: int) -> list[Work]:
