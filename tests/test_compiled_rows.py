@@ -520,6 +520,24 @@ def test_operations_of_one_size_whose_axes_cross_have_loops_of_their_own():
     check(f, x, y)
 
 
+def test_parts_of_a_concatenation_are_computed_in_their_place():
+    x, y = normal(ROWS, 20, dtype=np.float32), normal(ROWS, 20, dtype=np.float32, seed=1)
+    assert generated(lambda x, y: np.concatenate([tanh(x), x * y], 1), x, y) == ([["tanh", "multiply"]], [])
+
+
+@pytest.mark.parametrize(("n", "nests"), [(32, []), (5, [["dot"]])])
+def test_large_products_of_rows_have_kernels_and_transposed_ones_are_not_copied(n, nests):
+    a, b = normal(ROWS, n, n, dtype=np.float32), normal(ROWS, n, n, dtype=np.float32, seed=1)
+    for f in (lambda a, b: a @ b, lambda a, b: (a @ b).transpose(0, 2, 1)):
+        assert generated(f, a, b) == (nests, [])
+
+
+def test_loops_are_not_shared_with_vectors_that_are_mostly_empty():
+    x = normal(ROWS, 15, dtype=np.float32)
+    nests, _ = generated(lambda x: (x * 2, x.reshape(ROWS, 5, 3).sum(axis=2)), x)
+    assert nests == [["multiply"], ["sum"]]
+
+
 def test_a_thousand_operations_are_generated_in_well_under_a_second():
     def f(x):
         for _ in range(250):
