@@ -14,7 +14,7 @@ import pytest
 
 from minigrad import concat, log_softmax, sigmoid, tanh, where
 from minigrad.compiled import jit
-from minigrad.compiled.rows import Body, module
+from minigrad.compiled.rows import LONGEST, Body, module
 from minigrad.compiled.slots import Fixed, Rows, Scratch, Slot, Total
 from minigrad.graph import Graph, Op, TraceError, Value, evaluate, trace
 from minigrad.primitives import pick, place, scatter
@@ -536,6 +536,21 @@ def test_loops_are_not_shared_with_vectors_that_are_mostly_empty():
     x = normal(ROWS, 15, dtype=np.float32)
     nests, _ = generated(lambda x: (x * 2, x.reshape(ROWS, 5, 3).sum(axis=2)), x)
     assert nests == [["multiply"], ["sum"]]
+
+
+def test_a_long_body_is_several_functions():
+    x, y = normal(ROWS, 17, dtype=np.float64), normal(ROWS, 1, dtype=np.float64, seed=1)
+
+    def f(x, y):
+        steps = [x]
+        for _ in range(80):
+            steps.append(tanh(steps[-1] * y) - x)
+        return steps[-1], sum(steps) * steps[40].sum(axis=1, keepdims=True)
+
+    nests, _ = generated(f, x, y)
+    assert max(map(len, nests)) == LONGEST
+    check(f, x, y)
+    check(f, x, y, sums=True)
 
 
 def test_a_thousand_operations_are_generated_in_well_under_a_second():
