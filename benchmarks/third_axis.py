@@ -265,6 +265,9 @@ def _compared(name: str, timings: dict[str, Timing]) -> tuple[dict[str, Any], li
             row["speed"][f"{fast} / {slow}"] = timings[fast].speed(timings[slow])
         printed.append(f"{row['speed'].get(f'{fast} / {slow}', float('nan')):.2f}")
     first = next(iter(told.values()), None)
+    others = next(iter(timings.values())).others
+    if others is not None and others > 0.05:
+        console.print(f"[yellow]{name} disturbed: other programs kept {others:.0%} of the cores busy[/yellow]")
     row["off by"] = {other: difference(found[1], first[1]) for other, found in told.items()} if first else {}
     printed.append(f"{max(row['off by'].values(), default=float('nan')):.1g}")
     return row, printed
