@@ -339,6 +339,10 @@ def test_arrays_of_the_context_are_not_written_to_and_may_lie_anywhere(backend):
             Lookup(np.ones((3, 2)), np.zeros((3, 3), int)),
             "scan: the context is a Lookup",
         ),
+        (
+            Lookup(np.ones((3, 2)), np.zeros(3, int)),
+            "scan: the context is a Lookup",
+        ),
     ],
 )  # fmt: skip
 def test_what_is_no_context_is_refused(context, sentence, backend):

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -547,6 +547,21 @@ def test_rows_without_elements_run_on_the_reference_loop(columns, backend):
     sample = Sample(lambda p, h, x: ((tanh(h[0]), h[1] * x), (h, x)), {}, carry, rng.standard_normal((3, 2, 1)))
     for actual, expected in zip(outcome(sample, backend), outcome(sample, "reference"), strict=True):
         assert_close(actual, expected, np.float64)
+
+
+@every_backend
+def test_integers_that_become_floats(backend):
+    rng = np.random.default_rng(0)
+
+    def step(params, carry, x):
+        count, h = carry
+        h = tanh(h + x["x"] * params / (1 + (count + x["n"])[:, None].astype(h.dtype)))
+        return (count + 1, h), (h, (h > 0).astype(np.int64))
+
+    xs = {"x": rng.standard_normal((7, 3, 4)), "n": rng.integers(0, 4, (7, 3))}
+    sample = Sample(step, rng.standard_normal(4), (np.arange(3), rng.standard_normal((3, 4))), xs)
+    compare(sample, backend)
+    compare(replace(sample, options={"lengths": np.array([7, 0, 3]), "reverse": True}), backend)
 
 
 @every_backend

@@ -159,6 +159,8 @@ def _prepared(
     length, batch = leading
     if any(leaf.shape[:1] != (batch,) for leaf in (*states, *contexts)):
         return None
+    if any(isinstance(leaf, Lookup) for leaf in (*fixed, *states, *contexts)):
+        return None
     live = live_steps(length, batch, lengths, mask)
     if live is not None and live.all():
         live = None

@@ -35,7 +35,7 @@ MAPS = frozenset(
         "add", "subtract", "multiply", "divide", "negative", "sqrt", "abs", "exp", "expm1", "log", "log1p",
         "sin", "cos", "tanh", "sigmoid", "softplus", "relu", "maximum", "minimum", "power", "where", "clip",
         "alias", "greater", "greater_equal", "less", "less_equal", "equal", "not_equal", "sign", "logical_and",
-        "logical_or", "logical_not", "floor", "ceil", "rint", "isnan", "isfinite", "broadcast_to", "place",
+        "logical_or", "logical_not", "floor", "ceil", "rint", "isnan", "isfinite", "broadcast_to", "place", "astype",
     }
 )  # fmt: skip
 """Operations that backends execute element by element."""
