@@ -237,8 +237,8 @@ def symbolic(one: Graph, two: Graph, batch: int, other: int) -> Graph:
     Args:
         one: the trace for ``batch`` sequences, which is changed.
         two: the trace for ``other`` sequences.
-        batch: see there.
-        other: see there.
+        batch: the batch size of ``one``.
+        other: the batch size of ``two``.
 
     Raises:
         TraceError: they differ in something else.
