@@ -560,6 +560,16 @@ def test_what_leaves_the_loop_and_what_stays():
     }
 
 
+def test_what_is_read_of_a_matrix_memory_is_read_in_the_loop():
+    def memory(p: Any, C: Any, x: Any) -> Any:
+        C = tanh(C + x[:, :, None] * x[:, None, :])
+        return C, minigrad.softmax(minigrad.einsum("bij,bj->bi", C, x)) @ p["W"]
+
+    found = stages(planned(memory, P, normal(B, 4, 4)))
+    assert found["loop"].count("matmul") == 1
+    assert "matmul" in found["output"], "what is small is computed for all steps at once"
+
+
 def test_a_product_that_only_outputs_need_is_made_after_the_loop():
     params = {"W": W, "V": V}
     program = planned(lambda p, h, x: (tanh(h @ p["W"] + x), h @ p["V"]), params, wanted=all_wanted(params))

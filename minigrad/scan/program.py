@@ -210,7 +210,7 @@ def plan(
 
     # The stage of each operation.
     table_values = [xs[i] for i in tables]
-    in_loop = depends_on(graph, carried) if carry else set()
+    in_loop = depends_on(graph, [*carried, *_readings(graph, level)]) if carry else set()
     stage_of: dict[Value, str] = dict.fromkeys(inputs, "given")
     for op in graph.ops:
         value = op.output
@@ -303,6 +303,22 @@ def plan(
         contexts,
         frozenset(per_sequence),
     )
+
+
+def _readings(graph: Graph, level: Mapping[Value, Level]) -> list[Value]:
+    """Results that are much smaller than a state of several axes that they read, as what is recalled from a memory.
+
+    In the loop the state is in the cache; after the loop the states of all steps would be read again.
+    """
+
+    def size(x: Value) -> int:
+        return math.prod(x.shape[1:])
+
+    return [
+        op.output
+        for op in graph.ops
+        if any(x.ndim > 2 and level[x] == Level.STATE and size(x) >= 4 * size(op.output) for x in op.values)
+    ]
 
 
 def _ops_of(stage: str, ops: Sequence[Op], stage_of: Mapping[Value, str]) -> list[Op]:
