@@ -51,8 +51,8 @@ def step_of(code: str) -> Any:
     assert isinstance(last, ast.Expr)
     program = compile(ast.Module(before, []), "<row>", "exec"), compile(ast.Expression(last.value), "<row>", "eval")
 
-    def step(p: Any, carry: Any, x: Any) -> Any:
-        names = {**NAMES, **p, **carry, **x}
+    def step(p: Any, carry: Any, x: Any, context: Any = None) -> Any:
+        names = {**NAMES, **p, **carry, **x, **(context or {})}
         exec(program[0], names)
         y = eval(program[1], names)
         mixed = y.reshape(len(y), -1).mean(axis=1)
@@ -70,7 +70,9 @@ def sample(code: str, dtype: Any = np.float32) -> Sample:
 
     params = {"W": numbers(6, 6), "V": numbers(2, 3, 3), "E": numbers(5, 6), "g": numbers(6), "b": numbers(6)}
     carry = {"h": numbers(B, 6), "M": numbers(B, 4, 6)}
-    return Sample(step_of(code), params, carry, {"x": numbers(4, B, 6), "i": rng.integers(0, 4, (4, B))})
+    xs = {"x": numbers(4, B, 6), "i": rng.integers(0, 4, (4, B))}
+    context = {"C": numbers(B, 5, 6)} if re.search(r"\bC\b", code) else None
+    return Sample(step_of(code), params, carry, xs, context=context)
 
 
 def test_the_tables_are_read():
