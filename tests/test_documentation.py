@@ -91,7 +91,7 @@ def test_the_page_on_one_step_shows_what_the_engine_makes_of_it():
     made = runpy.run_path(str(ROOT / "docs" / "one_step.py"))["blocks"]()
     _, *shown = (ROOT / "docs" / "one-step.md").read_text(encoding="utf-8").split("```")[1::2]
     assert [made[name].strip() for name in ("graph", "program", "numpy")] == [text.strip() for text in shown[:3]]
-    assert len(shown) == 6
+    assert len(shown) == 8
     for text in shown[3:]:
         assert text.strip("\n") in made["llvm"], text
 
