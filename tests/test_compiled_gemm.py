@@ -57,7 +57,7 @@ class Kernels:
         self.call("gemm", len(a), b.shape[1], len(b), a, strides(a)[0], bp, c, strides(c)[0], accumulate)
 
     def outer(self, a: np.ndarray, b: np.ndarray, c: np.ndarray, accumulate: bool = False) -> None:
-        work = np.full(gemm.outer_work(self.tile, *c.shape), np.nan, self.tile.dtype)
+        work = np.full(gemm.outer_work(self.tile, len(c)), np.nan, self.tile.dtype)
         sizes = (*c.shape, len(a))
         self.call("outer", *sizes, a, strides(a)[0], b, strides(b)[0], c, strides(c)[0], accumulate, work)
 

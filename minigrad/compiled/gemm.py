@@ -72,8 +72,8 @@ def packed_size(tile: Tile, k: int, n: int) -> int:
     return k * _round_up(n, tile.columns)
 
 
-def outer_work(tile: Tile, m: int, n: int) -> int:
-    """Elements of scratch memory that ``outer`` needs for an m x n result; ``n`` is unused."""
+def outer_work(tile: Tile, m: int) -> int:
+    """Elements of scratch memory that ``outer`` needs for a result of ``m`` rows."""
     return DEPTH * (_round_up(m, tile.rows) + tile.columns)
 
 

@@ -294,7 +294,7 @@ class Part:
         for some, start in zip(tasks, range(0, n, share), strict=False):
             width = min(n, start + share) - start
             key = (start // share, len(some))  # the thread's number, and the task's index
-            work = self._memory[key].array((gemm.outer_work(tile, m, width),), self.dtype)
+            work = self._memory[key].array((gemm.outer_work(tile, m),), self.dtype)
             some.append(
                 functools.partial(
                     self.products.outer, m, width, count, address(left), left.strides[0] // size,
