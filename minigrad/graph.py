@@ -236,6 +236,21 @@ def key_of(option: Any) -> Any:
     return id(option) if isinstance(option, np.ndarray) else (type(option), option)
 
 
+def columns_of(op: Op) -> tuple[int, int] | None:
+    """The columns that a ``getitem`` of a matrix takes of all rows, if they are adjacent; otherwise None."""
+    (x,) = op.values
+    index = op.options["index"]
+    parts = list(index) if isinstance(index, tuple) else [index]
+    if x.ndim != 2 or op.output.ndim != 2 or any(not isinstance(part, slice) and part is not ... for part in parts):
+        return None
+    at = next((i for i, part in enumerate(parts) if part is ...), len(parts))
+    parts[at : at + 1] = [slice(None)] * (2 - len(parts) + (at < len(parts)))
+    rows, (start, stop, step) = parts[0].indices(x.shape[0]), parts[1].indices(x.shape[1])
+    if rows != (0, x.shape[0], 1) or stop <= start or (step != 1 and stop > start + 1):
+        return None
+    return start, stop
+
+
 class Tracer(Tensor):
     """A tensor without elements, which records its operations in a graph."""
 
