@@ -27,7 +27,7 @@ from minigrad.scan.program import MAPS, plan
 Shape = tuple[int, ...]
 """Of a row: the shape of a value without its batch axis."""
 
-MOST = 100
+MOST = 200
 """Elements of a row of any value."""
 
 TRIAL = 5
@@ -596,7 +596,7 @@ def parts(d: Draft) -> str:
 
 # --- steps ------------------------------------------------------------------------------------------------------------
 
-SHAPES: tuple[Shape, ...] = ((3,), (2, 3), (), (1,), (4,), (2, 2, 3), (3, 2), (1, 4), (3, 1), (17,), (2, 16), (3, 1, 2))
+SHAPES: tuple[Shape, ...] = ((3,), (2, 3), (), (1,), (4,), (2, 2, 3), (3, 2), (1, 4), (3, 1), (17,), (2, 16), (3, 1, 2), (12, 8))
 
 
 @st.composite
