@@ -114,10 +114,11 @@ def of(
             found = _traced(step, given, mask)
         except TraceError as error:
             found = remembered(error)
-        if len(_known) >= _KEPT:
-            _known.clear()
-        _known[key(is_recording())] = found  # the key after tracing, since a step may change what it reads
-        _known.pop(None, None)
+        kept = key(is_recording())  # after tracing, since a step may change what it reads
+        if kept is not None:
+            if len(_known) >= _KEPT:
+                _known.clear()
+            _known[kept] = found
     if isinstance(found, TraceError):
         raise remembered(found)
     return found

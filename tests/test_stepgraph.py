@@ -88,6 +88,17 @@ def test_a_step_is_traced_once_for_all_that_read_its_graph(trials):
     assert len(trials) == 4
 
 
+def test_a_step_without_an_identity_is_not_kept_at_any_time(monkeypatch):
+    """Not even for a moment, at which another thread, or a call after an interruption, would take it for its own."""
+
+    class Known(dict[Any, Any]):
+        def __setitem__(self, key: Any, graph: Any) -> None:
+            raise AssertionError(key)
+
+    monkeypatch.setattr(stepgraph, "_known", Known())
+    of(lambda p, h, x: (tanh(h + x), h), {}, np.ones((2, 3)), np.ones((2, 3)))
+
+
 def test_a_description_traces_a_cell_once(trials):
     describe_cell("lstm", 3, 5, {})
     assert len(trials) == 2
