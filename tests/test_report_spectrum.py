@@ -16,7 +16,9 @@ from rnn_cells import Cell, Stacked
 from rnn_cells.anatomy import jacobians
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
+from rnn_plugins.reports.flow import Flow
 from rnn_plugins.reports.jacobians import jacobians_along, stretches
+from rnn_plugins.reports.lyapunov import Lyapunov
 from rnn_plugins.reports.matrices import Basic, basic_form, recurrent_matrices
 from rnn_plugins.reports.report import Look, compose, to_json
 from rnn_plugins.reports.spectrum import Spectrum, effort, histogram, measure_spectrum
@@ -428,6 +430,38 @@ def test_a_cell_that_carries_nothing():
     with pytest.raises(UserError) as error:
         Spectrum().measure(subject_of(Stateless(7, 4)), Look())
     assert str(error.value) == "the cell carries no state from step to step, so there is no Jacobian to measure"
+
+
+@dataclass(frozen=True)
+class Memory(Cell):
+    """A matrix as wide as the cell, which forgets half of itself at every step, and is read by a vector of ones."""
+
+    def init_params(self, rng):
+        return {"U": rng.normal(0, 1, (self.input_size, self.hidden_size)).astype(np.float32)}
+
+    def init_carry(self, batch_size):
+        return np.zeros((batch_size, self.hidden_size, self.hidden_size), np.float32)
+
+    def __call__(self, params, memory, x):
+        memory = memory / 2 + (x @ params["U"])[:, None]
+        return memory, memory.sum(axis=1)
+
+
+def test_a_cell_that_carries_so_much_that_its_jacobians_exceed_memory():
+    subject = subject_of(Memory(7, 180))
+    reason = (
+        "the cell carries 32,400 numbers, too many to measure Jacobians (32,400 x 32,400), which would take about {} "
+        "GB of memory: measure a smaller network (--hidden-size, or the cell's options)"
+    )
+    with pytest.raises(UserError) as error:
+        Spectrum().measure(subject, Look())
+    assert str(error.value) == reason.format(51)
+    with pytest.raises(UserError, match="too many to measure Jacobians"):
+        Lyapunov().measure(subject, Look())
+    found = Flow().measure(subject, Look(lags=8, positions=5))
+    assert found.notices[-1] == "the bound of the gradient is left out: " + reason.format(102)
+    assert found.verdict[0].startswith("Vanishes: half-life 1 steps")
+    assert [figure.key for figure in found.figures] == ["flow"]
 
 
 def test_states_that_grow_beyond_all_numbers():

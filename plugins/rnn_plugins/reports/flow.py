@@ -18,7 +18,7 @@ from rnn_cells import Cell, Stacked
 from rnn_cells.ablated import Ablated
 from rnn_cells.anatomy import State, indices_of_states
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports.jacobians import exp, jacobians_along, log, norm, stretches, width_of_carry
+from rnn_plugins.reports.jacobians import TooWide, exp, jacobians_along, log, norm, stretches, width_of_carry
 from rnn_plugins.reports.probe import Probe
 from rnn_plugins.reports.probing import draw_positions, is_short, losses_at_end, state_gradients, too_short
 from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report
@@ -201,6 +201,7 @@ def bounded(probe: Probe, lags: int, seed: int) -> Bounded:
 
     Raises:
         UserError: states or their derivatives overflow.
+        TooWide: the carry is too wide for Jacobians.
     """
     width = width_of_carry(probe.cell)
     lags = min(lags, max(LEAST_BOUNDED, BOUND_WORK // width**3))
@@ -259,7 +260,11 @@ class Flow(Report):
         lags, notices = _lags(probe, look)
         flow = measure_flow(probe, lags, look.positions, look.seed)
         means = flow.mean
-        limit = bounded(probe, lags, look.seed)
+        limit = None
+        try:
+            limit = bounded(probe, lags, look.seed)
+        except TooWide as error:
+            notices.append(f"the bound of the gradient is left out: {error}")
         if probe.anatomy.reason:
             notices.append(
                 f"the step cannot be traced ({probe.anatomy.reason}), so paths within a step from one state to "
@@ -276,11 +281,9 @@ class Flow(Report):
         ]
         main = flow.main
         order = [main, *(i for i in range(len(curves)) if i != main)]
-        allowed = np.where(limit.bound > TALLEST_BOUND * limit.measured.max(), np.nan, limit.bound)
-        back = np.arange(1, len(allowed) + 1)
         count = flow.norms[0].shape[1]
         what = f"over {count:,} positions of {probe.sequences}"
-        charts = (
+        charts = [
             Chart(
                 "flow",
                 "The gradient k steps back",
@@ -292,31 +295,37 @@ class Flow(Report):
                 f"carried state k steps before it, along all paths: the mean {what}, and the band that contains "
                 "80 % of them.",
             ),
-            Chart(
-                "bound",
-                "The gradient of the whole carry, beside its bound",
-                f"lag k, {probe.unit}s",
-                "|dL(t) / d carry(t-k)|, nats",
-                (Curve("carry", back, limit.measured), Curve("bound", back, allowed, role="bound")),
-                log_y=True,
-                definition="The norm of the derivative of the loss with respect to the whole carry, and its upper "
-                "bound: its value at lag 1 times the largest singular values of the Jacobians of the steps between; "
-                f"both are means over {STRETCHES} windows of {probe.sequences}. The bound is drawn as far as it is of "
-                "use.",
-            ),
-        )
+        ]
         quantities = [q for i in order for q in _quantities(flow, i, i == main, lags, what)]
-        quantities.append(
-            Quantity(
-                "bound_growth",
-                "growth of its bound",
-                limit.growth,
-                "per step",
-                "The geometric mean of the largest singular value of the carry's one-step Jacobian, along "
-                f"{STRETCHES} windows of {probe.sequences}.",
+        if limit is not None:
+            allowed = np.where(limit.bound > TALLEST_BOUND * limit.measured.max(), np.nan, limit.bound)
+            back = np.arange(1, len(allowed) + 1)
+            charts.append(
+                Chart(
+                    "bound",
+                    "The gradient of the whole carry, beside its bound",
+                    f"lag k, {probe.unit}s",
+                    "|dL(t) / d carry(t-k)|, nats",
+                    (Curve("carry", back, limit.measured), Curve("bound", back, allowed, role="bound")),
+                    log_y=True,
+                    definition="The norm of the derivative of the loss with respect to the whole carry, and its "
+                    "upper bound: its value at lag 1 times the largest singular values of the Jacobians of the steps "
+                    f"between; both are means over {STRETCHES} windows of {probe.sequences}. The bound is drawn as far "
+                    "as it is of use.",
+                )
             )
-        )
-        return Findings(tuple(quantities), charts, _verdict(probe, flow, lags, limit.growth), tuple(notices))
+            quantities.append(
+                Quantity(
+                    "bound_growth",
+                    "growth of its bound",
+                    limit.growth,
+                    "per step",
+                    "The geometric mean of the largest singular value of the carry's one-step Jacobian, along "
+                    f"{STRETCHES} windows of {probe.sequences}.",
+                )
+            )
+        verdict = _verdict(probe, flow, lags, limit.growth if limit else None)
+        return Findings(tuple(quantities), tuple(charts), verdict, tuple(notices))
 
 
 def _band(norms: Array) -> Array:
@@ -378,7 +387,7 @@ def _quantities(flow: Norms, place: int, is_main: bool, lags: int, what: str) ->
     ]
 
 
-def _verdict(probe: Probe, flow: Norms, lags: int, limit: float) -> tuple[str, ...]:
+def _verdict(probe: Probe, flow: Norms, lags: int, limit: float | None) -> tuple[str, ...]:
     """What it means, and what to try."""
     best = flow.farthest
     state, norms = flow.states[best], flow.mean[best].tolist()
@@ -436,7 +445,7 @@ def _option(probe: Probe, name: str) -> float | None:
     return None
 
 
-def _against_vanishing(probe: Probe, factor: float | None, distance: float, limit: float) -> tuple[str, ...]:
+def _against_vanishing(probe: Probe, factor: float | None, distance: float, limit: float | None) -> tuple[str, ...]:
     """What to try, with the values that follow from what was measured."""
     advice = []
     scale, bias = _option(probe, "recurrent_scale"), _option(probe, "forget_bias")
@@ -462,7 +471,7 @@ def _against_vanishing(probe: Probe, factor: float | None, distance: float, limi
     return (f"For a longer reach (which alone does not lower the loss), try {' or '.join(advice)}.",)
 
 
-def _against_explosion(probe: Probe, limit: float) -> str:
+def _against_explosion(probe: Probe, limit: float | None) -> str:
     scale = _option(probe, "recurrent_scale")
     smaller = ""
     if scale and limit:

@@ -15,7 +15,7 @@ from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.anatomy import indices_of_states, jacobians
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports.probe import Probe, require_finite
+from rnn_plugins.reports.probe import COPIES, Probe, require_finite
 from rnn_plugins.reports.probing import draw_positions, is_short, too_short
 
 if TYPE_CHECKING:
@@ -25,6 +25,13 @@ Array: TypeAlias = NDArray[Any]
 
 NUMBERS_AT_ONCE = 2_000_000
 """Numbers of Jacobians that are held together."""
+
+MOST_BYTES = 16e9
+"""Memory that the Jacobians of one step of all stretches may take, with all that they are computed from."""
+
+
+class TooWide(UserError):
+    """The cell carries too many numbers for its Jacobians to be measured."""
 
 
 class Stretches(NamedTuple):
@@ -65,9 +72,18 @@ def stretches(probe: Probe, look: Look, steps: int, count: int) -> Stretches:
 
     Raises:
         UserError: the sequences are too short, or the cell carries nothing.
+        TooWide: the Jacobians would take more than ``MOST_BYTES``.
     """
-    if not width_of_carry(probe.cell):
+    width = width_of_carry(probe.cell)
+    if not width:
         raise UserError("the cell carries no state from step to step, so there is no Jacobian to measure")
+    needed = count * width * probe.anatomy.numbers * COPIES * np.dtype(np.float64).itemsize
+    if needed > MOST_BYTES:
+        raise TooWide(
+            f"the cell carries {width:,} numbers, too many to measure Jacobians ({width:,} x {width:,}), which would "
+            f"take about {needed / 1e9:.0f} GB of memory: measure a smaller network (--hidden-size, or the cell's "
+            "options)"
+        )
     available = probe.longest()
     if available < 2:
         raise too_short(probe, "a Jacobian", 2)
