@@ -1481,18 +1481,20 @@ def check_recipe(
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """Memory that is read before anything is written there is NaN, and not by chance what is right."""
-    fresh = memory._aligned
+    """Memory that is read before anything is written there is NaN, and nothing is written beside it."""
+    fresh, made = memory._aligned, []
 
     def poisoned(size: int) -> Any:
-        array = fresh(size)
+        array = fresh(size + 128)
         array.fill(255)  # the bytes of a NaN
-        return array
+        made.append(array)
+        return array[64:-64]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "_aligned", poisoned)
         patch.setattr(memory, "WORTH_KEEPING", 1 << 62)  # none is used again
         yield
+    assert all((array[:64] == 255).all() and (array[-64:] == 255).all() for array in made)
 
 
 @every_backend
