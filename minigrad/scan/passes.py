@@ -380,13 +380,13 @@ def _scattered(builder: Builder, op: Op) -> Value | None:
         else:
             layer.append((taken_range, part))
     total: Value | None = None
-    before = (slice(None),) * axis
+    first = tuple(slice(0, 1) if i == axis else slice(None) for i in range(whole.ndim))
     for layer in layers:
         parts: list[Operand] = []
         end = 0
         for (start, stop), part in [*layer, ((length, length), layer[-1][1])]:
             if start > end:
-                one = part if part.shape[axis] == 1 else emit(builder, "getitem", part, index=(*before, slice(0, 1)))
+                one = part if part.shape[axis] == 1 else emit(builder, "getitem", part, index=first)
                 zero = emit(builder, "where", False, one, 0)
                 shape = (*whole.shape[:axis], start - end, *whole.shape[axis + 1 :])
                 parts.append(zero if zero.shape == shape else emit(builder, "broadcast_to", zero, shape=shape))
