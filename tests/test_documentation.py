@@ -88,6 +88,7 @@ def test_the_engine_page_computes(tmp_path):
 
 
 def test_the_page_on_one_step_shows_what_the_engine_makes_of_it():
+    pytest.importorskip("llvmlite")
     made = runpy.run_path(str(ROOT / "docs" / "one_step.py"))["blocks"]()
     _, *shown = (ROOT / "docs" / "one-step.md").read_text(encoding="utf-8").split("```")[1::2]
     assert [made[name].strip() for name in ("graph", "program", "numpy")] == [text.strip() for text in shown[:3]]

@@ -1,6 +1,7 @@
 """What is the same at every step of a sequence: a scan with a context, on every backend against the equations."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,13 @@ def close(found: Any, expected: Any, rtol: float = 1e-9) -> None:
         np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol)
 
 
+@contextmanager
+def only(backend: str) -> Iterator[None]:
+    """A backend, without falling back to the reference loop."""
+    with use_backend(backend), nullcontext() if backend == "reference" else no_reference_loop():
+        yield
+
+
 @every_backend
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("name", NAMES)
@@ -158,7 +166,7 @@ def test_values_and_all_gradients(name, options, backend):
 
     params, carry, xs, context = given
     expected = value_and_grad(loss(by_hand))(arrays)
-    with use_backend(backend), nullcontext() if backend == "reference" else no_reference_loop():
+    with only(backend):
         found = value_and_grad(loss(scan))(arrays)
         results = scan(step, params, carry, xs, context=context, **OPTIONS[options])
     close(results, by_hand(step, params, carry, xs, context, **OPTIONS[options]))
@@ -169,7 +177,7 @@ def test_values_and_all_gradients(name, options, backend):
 def test_in_single_precision(backend):
     step, *given = samples(np.float32)["attention"]
     params, carry, xs, context = given
-    with use_backend(backend):
+    with only(backend):
         found = scan(step, params, carry, xs, context=context)
     close(found, by_hand(step, params, carry, xs, context), rtol=1e-4)
 
@@ -185,7 +193,7 @@ def test_the_gradient_with_respect_to_one_of_them(wanted, backend):
 
     with use_backend("reference"):
         expected = value_and_grad(loss)(given[wanted])
-    with use_backend(backend):
+    with only(backend):
         close(value_and_grad(loss)(given[wanted]), expected)
 
 
@@ -222,7 +230,7 @@ def test_one_array_may_be_the_context_the_carry_and_a_part_of_the_loss(backend):
         return loss_of(loop(step, params, h, xs, context=h)) + (h * h).sum()
 
     expected = value_and_grad(lambda h: loss(h, by_hand))(h)
-    with use_backend(backend):
+    with only(backend):
         close(value_and_grad(lambda h: loss(h, scan))(h), expected)
 
 
@@ -245,7 +253,7 @@ def test_a_context_of_an_encoder(backend):
     both = {"encoder": encoder, "decoder": params}
     with use_backend("reference"):
         expected = value_and_grad(loss)(both)
-    with use_backend(backend):
+    with only(backend):
         close(value_and_grad(loss)(both), expected)
 
 
@@ -304,7 +312,7 @@ def test_single_steps(backend, name, batch):
 def test_without_gradients(backend):
     step, params, carry, xs, context = samples(np.float64)["attention"]
     expected = by_hand(step, params, carry, xs, context)
-    with use_backend(backend), no_grad():
+    with only(backend), no_grad():
         found = scan(step, params, carry, xs, context=trees.map(Tensor, context))
     assert all(getattr(leaf, "node", None) is None for leaf in trees.leaves(found))
     close(found, expected)
@@ -319,7 +327,7 @@ def test_arrays_of_the_context_are_not_written_to_and_may_lie_anywhere(backend):
     swapped = context["outputs"].astype(">f8")
     for outputs in (strange, swapped):
         outputs.flags.writeable = False
-        with use_backend(backend):
+        with only(backend):
             close(scan(step, params, carry, xs, context=context | {"outputs": outputs}), expected)
 
 

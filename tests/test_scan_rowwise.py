@@ -99,7 +99,7 @@ def test_a_step_keeps_its_values_with_the_batch_in_front(name):
     (output,) = graph.outputs
     at = next(i for i, n in enumerate(output.shape) if isinstance(n, Batch))  # type: ignore[union-attr]
     for batch in (1, 5):
-        h = RNG.standard_normal((batch, 12))
+        h = np.random.default_rng(batch).standard_normal((batch, 12))
         expected = np.moveaxis(np.asarray(step(P, h)), at, 0)
         (found,) = evaluate(rewritten, [*trees.leaves(P), h])
         np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=1e-12)
