@@ -238,17 +238,28 @@ def key_of(option: Any) -> Any:
 
 def columns_of(op: Op) -> tuple[int, int] | None:
     """The columns that a ``getitem`` of a matrix takes of all rows, if they are adjacent; otherwise None."""
+    taken = range_of(op)
+    return taken[1:] if taken and taken[0] == 1 and op.output.ndim == 2 else None
+
+
+def range_of(op: Op) -> tuple[int, int, int] | None:
+    """The axis and range of adjacent elements that a ``getitem`` takes, with all of other axes; otherwise None."""
     (x,) = op.values
     index = op.options["index"]
     parts = list(index) if isinstance(index, tuple) else [index]
-    if x.ndim != 2 or op.output.ndim != 2 or any(not isinstance(part, slice) and part is not ... for part in parts):
+    if x.ndim != op.output.ndim or any(not isinstance(part, slice) and part is not ... for part in parts):
         return None
     at = next((i for i, part in enumerate(parts) if part is ...), len(parts))
-    parts[at : at + 1] = [slice(None)] * (2 - len(parts) + (at < len(parts)))
-    rows, (start, stop, step) = parts[0].indices(x.shape[0]), parts[1].indices(x.shape[1])
-    if rows != (0, x.shape[0], 1) or stop <= start or (step != 1 and stop > start + 1):
-        return None
-    return start, stop
+    parts[at : at + 1] = [slice(None)] * (x.ndim - len(parts) + (at < len(parts)))
+    found = None
+    for axis, (part, n) in enumerate(zip(parts, x.shape, strict=True)):
+        start, stop, step = part.indices(n)
+        if (start, stop, step) == (0, n, 1):
+            continue
+        if found or stop <= start or (step != 1 and stop > start + 1):
+            return None
+        found = axis, start, stop
+    return found or (x.ndim - 1, 0, x.shape[-1])
 
 
 class Tracer(Tensor):

@@ -145,7 +145,7 @@ def _traced(step: Any, given: tuple[Tree, ...], zeroed: tuple[bool, ...] | None)
     leading = {leaf.shape[:1] for leaf in trees.leaves((carry, context, x))}
     if () in leading or len(leading) > 1:
         raise TraceError("its carry, context and input do not start with one batch axis")
-    n, m, k = (len(trees.leaves(tree)) for tree in (params, carry, context))
+    of_params, of_carry, of_context = (len(trees.leaves(tree)) for tree in (params, carry, context))
     sizes = {size for tree in given for leaf in trees.leaves(tree) for size in leaf.shape}
     while True:
         free = [n for n in _UNLIKELY if all(size % n or not size for size in sizes)]
@@ -158,7 +158,7 @@ def _traced(step: Any, given: tuple[Tree, ...], zeroed: tuple[bool, ...] | None)
         # Rules must not take another size for the batch's.
         made = {n for op in graph.ops for n in _numbers((op.options, [x.shape for x in (*op.values, op.output)]))}
         if all(size % batch or not size for size in made):
-            return StepGraph(graph, n, m, k, carried, ys)
+            return StepGraph(graph, of_params, of_carry, of_context, carried, ys)
         sizes |= made
 
 

@@ -97,7 +97,7 @@ class Saved:
     Attributes:
         workspace: the memory of the call.
         known: arrays by value, for all steps.
-        arrays: the arrays of the forward codes' slots, by stage.
+        arrays: the arrays of the forward codes' slots, by stage; a stepper, which calls the codes again, needs them.
         fixed: the values of ``Program.fixed``.
         params: as for ``Executor.forward``.
         home: the list that the workspace is added to when this is deleted; None for none.
@@ -395,7 +395,7 @@ class Executor:
         reverse: bool,
         keep: bool,
     ) -> tuple[list[Array], list[Array], Saved | None]:
-        """Run the program along a sequence; see ``minigrad.scan``."""
+        """Run all steps; see ``plans.Executor``."""
         program = self.program
         sizes = Sizes(steps, batch, reverse, tuple(len(x.table) for x in xs if isinstance(x, Lookup)))
         saved = Saved(self._workspace(sizes), None if "plan" in program.without else self.idle)
@@ -445,7 +445,7 @@ class Executor:
     def backward(
         self, saved: Saved, d_carry: Sequence[Array | None], d_ys: Sequence[Array | None]
     ) -> tuple[list[Array], list[Array], list[Array | None], list[Array | None]]:
-        """The cotangents of the parameters, the first carry, the inputs and the context."""
+        """Run all steps backwards; see ``plans.Executor``."""
         program, known, sizes = self.program, saved.known, saved.workspace.sizes
         fixed = dict(zip(program.fixed, saved.fixed, strict=True))
         cotangent: dict[Value, Array] = {}

@@ -26,10 +26,11 @@ class Inputs:
 
     Attributes:
         given: those of each step and of the context; their memory and that of their cotangents belongs to the caller.
-        source: for each value with a row per row of a table, the input that is looked up there.
+        source: as in ``Program.sources``.
         indices: for each input that is looked up, the value of its indices.
         limits: for each index that picks an element, the number of elements.
         per_sequence: as in ``Program``.
+        fuse: whether neighbouring operations share one pass over the rows.
         dtype: of all floats.
 
     Raises:
@@ -49,11 +50,7 @@ class Inputs:
         self.given = {*program.xs, *program.context}
         self.per_sequence = program.per_sequence
         self.fuse = "fuse" not in program.without
-        self.source = {x: x for x in program.tables}
-        for stage in program.stages:
-            if stage.name == "table":
-                (source,) = {self.source[x] for x in stage.rows}
-                self.source |= dict.fromkeys(stage.outputs, source)
+        self.source = program.sources()
         self.indices = {x: Value((0,), np.int64) for x in program.tables}
         self.limits: dict[Value, int] = {}
         for op in program.graph.ops:

@@ -68,7 +68,7 @@ class Stepper:
         *_, saved = executor.forward(params, carry, xs, context, steps=1, batch=batch, reverse=False, keep=True)
         assert saved is not None
         saved.home = None  # the arguments of its workspace change below
-        self._saved = saved
+        self._saved = saved  # its memory is in use
         self._index = saved.known[executor.inputs.indices[source]]
         self._carry = [
             (saved.known[before], saved.known[after])

@@ -142,10 +142,7 @@ class Executor:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.origin: dict[Value, Value] = {x: x for x in program.tables}
-        for stage in program.stages:
-            if stage.name == "table":
-                self.origin |= dict.fromkeys(stage.outputs, self.origin[stage.rows[0]])
+        self.origin = program.sources()
         self._forwards = [Code(program, stage, self.origin) for stage in program.stages]
         backwards = [stage for stage in reversed(program.stages) if stage.backward]
         self._backwards = [Code(program, stage, self.origin, backward=True) for stage in backwards]

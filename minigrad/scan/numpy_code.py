@@ -110,12 +110,13 @@ class Code:
         self._numbers = itertools.count()
         self._scope: dict[str, Any] = {"np": np, "flush": _flush}
         self._before: list[str] = []
+        self._lookups: list[str] = []
         self._lines: list[str] = []
         self._free: dict[Any, list[str]] = {}
-        self._place(fixed)
+        self._share(fixed)
         self._write()
 
-    def _place(self, fixed: set[Value]) -> None:
+    def _share(self, fixed: set[Value]) -> None:
         """Find the values that have memory for all rows, and those that are a part of another value's memory."""
         ops, wanted = self.body.ops, set(self.wanted)
         self.views: dict[Any, Op] = {}
@@ -231,7 +232,6 @@ class Code:
 
     def _write(self) -> None:
         ops, end = self.body.ops, len(self.body.ops)
-        self._lookups: list[str] = []
         last = {self.roots.get(x, x): i for i, op in enumerate(ops) for x in op.values}
         last |= {self.roots.get(x, x): end for _, x in (*self.carry, *self.totals.items()) if isinstance(x, Value)}
         ending: list[list[Value]] = [[] for _ in range(end + 1)]
@@ -278,8 +278,8 @@ class Code:
         if op.name == "concatenate":
             out = self._operand(op.output)
             for part, index in _parts(op):
-                place = self.views.get(part)
-                if place is None or place.values != (op.output,) or place.options["index"] != index:
+                view = self.views.get(part)
+                if view is None or view.values != (op.output,) or view.options["index"] != index:
                     columns = f"{':, ' * (len(index) - 1)}{index[-1].start}:{index[-1].stop}"
                     self._lines.append(f"{out}[{columns}] = {self._operand(part)}")
             return
@@ -291,7 +291,7 @@ class Code:
             return
         function = _into(op)
         if isinstance(function, np.ufunc) or op.name in ("sigmoid", "relu"):
-            self._release(ends)  # the result may take the place of an operand
+            self._release(ends)  # the result may overwrite an operand
         out = self._operand(op.output)
         if function is None:
             self._lines.append(f"{out}[...] = {self._call(function_of(op.name), op, args)}")

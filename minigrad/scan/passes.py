@@ -19,9 +19,10 @@ from minigrad.graph import (
     classify,
     infer,
     prune,
+    range_of,
     share,
+    works_by_element,
 )
-from minigrad.tensor import PRIMITIVES
 
 
 def clean(graph: Graph) -> Graph:
@@ -60,7 +61,7 @@ def _fold_constants(graph: Graph) -> Graph:
     }
 
     def rewrite(builder: Builder, op: Op) -> Operand | None:
-        if not any(value in uniform for value in op.values) or not PRIMITIVES.get(op.name, _COMPARES).broadcasts:
+        if not any(value in uniform for value in op.values) or not works_by_element(op.name):
             return None
         others = [x for x in op.values if x not in uniform]
         if not others or np.broadcast_shapes(*(x.shape for x in others)) != op.output.shape:
@@ -119,9 +120,6 @@ def _axes(op: Op) -> tuple[int, ...]:
 
 def _is_identity(op: Op) -> bool:
     return op.name == "transpose" and _axes(op) == tuple(range(op.output.ndim))
-
-
-_COMPARES = PRIMITIVES["add"]  # comparisons broadcast as addition does
 
 
 def split(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
@@ -294,7 +292,7 @@ def _lowered(builder: Builder, op: Op, makers: Mapping[Value, Op]) -> Operand | 
         return _scattered(builder, op)
     if op.name == "getitem":
         maker = makers.get(x)
-        taken = _stretch(op)
+        taken = range_of(op)
         if maker is not None and maker.name == "concatenate" and taken and maker.options["axis"] % x.ndim == taken[0]:
             axis, start = taken[0], 0
             for part in maker.values:
@@ -312,26 +310,6 @@ def _lowered(builder: Builder, op: Op, makers: Mapping[Value, Op]) -> Operand | 
                 "getitem", (x,), {"index": (*parts, *(slice(None),) * (x.ndim - len(parts)))}, op.output
             )
     return None
-
-
-def _stretch(op: Op) -> tuple[int, int, int] | None:
-    """The axis and range of adjacent elements that a ``getitem`` takes, with all of other axes; otherwise None."""
-    (x,) = op.values
-    index = op.options["index"]
-    parts = list(index) if isinstance(index, tuple) else [index]
-    if x.ndim != op.output.ndim or any(not isinstance(part, slice) and part is not ... for part in parts):
-        return None
-    at = next((i for i, part in enumerate(parts) if part is ...), len(parts))
-    parts[at : at + 1] = [slice(None)] * (x.ndim - len(parts) + (at < len(parts)))
-    found = None
-    for axis, (part, n) in enumerate(zip(parts, x.shape, strict=True)):
-        start, stop, step = part.indices(n)
-        if (start, stop, step) == (0, n, 1):
-            continue
-        if found or stop <= start or (step != 1 and stop > start + 1):
-            return None
-        found = axis, start, stop
-    return found or (x.ndim - 1, 0, x.shape[-1])
 
 
 def join_rows(graph: Graph) -> Graph:
@@ -360,7 +338,7 @@ def _scattered(builder: Builder, op: Op) -> Value | None:
     whole = Value(op.output.shape, op.output.dtype)
     placed = []
     for part, index in zip(op.values, op.options["indices"], strict=True):
-        taken = _stretch(Op("getitem", (whole,), {"index": index}, part))
+        taken = range_of(Op("getitem", (whole,), {"index": index}, part))
         if taken is None or part.shape != (*whole.shape[: taken[0]], taken[2] - taken[1], *whole.shape[taken[0] + 1 :]):
             return None
         placed.append((taken, part))

@@ -166,6 +166,15 @@ class Program:
     context: Sequence[Value] = ()
     per_sequence: frozenset[Value] = frozenset()
 
+    def sources(self) -> dict[Value, Value]:
+        """For each value with a row per row of a table, the input that is looked up there."""
+        found = {x: x for x in self.tables}
+        for stage in self.stages:
+            if stage.name == "table":
+                (source,) = {found[x] for x in stage.rows}
+                found |= dict.fromkeys(stage.outputs, source)
+        return found
+
 
 PASSES = ("split", "hoist", "merge", "fuse", "plan")
 """Passes that can be left out to measure their effect; the last two belong to the compiled backend."""
@@ -211,7 +220,7 @@ def plan(
     # The stage of each operation.
     table_values = [xs[i] for i in tables]
     in_loop = depends_on(graph, [*carried, *_readings(graph, level)]) if carry else set()
-    stage_of: dict[Value, str] = dict.fromkeys(inputs, "given")
+    stage_of = dict.fromkeys(inputs, "given") | {x: f"table{i}" for i, x in enumerate(table_values)}
     for op in graph.ops:
         value = op.output
         if level[value] == Level.FIXED:
@@ -225,14 +234,9 @@ def plan(
         elif level[value] == Level.CONTEXT:
             stage_of[value] = "input" if value in ys else "context"
         else:
-            origins = {x for x in op.values if level[x] != Level.FIXED}
-            table = all(x in table_values or stage_of[x].startswith("table") for x in origins)
-            ids = (
-                {str(table_values.index(x)) if x in table_values else stage_of[x][5:] for x in origins}
-                if table
-                else set()
-            )
-            stage_of[value] = f"table{ids.pop()}" if len(ids) == 1 and value not in ys else "input"
+            name, *others = {stage_of[x] for x in op.values if level[x] != Level.FIXED}
+            alone = name.startswith("table") and not others and value not in ys
+            stage_of[value] = name if alone else "input"
 
     fixed_ops = [op for op in graph.ops if level[op.output] == Level.FIXED]
     row_ops = [op for op in graph.ops if level[op.output] != Level.FIXED]
@@ -241,33 +245,24 @@ def plan(
     active: set[Value] = set()
     if wanted is not None:
         active = {value for value, want in zip(inputs, wanted, strict=True) if want}
+        # A recurrent value depends on everything that the carry depends on.
+        active.update(value for value in carries if value.dtype.kind == "f")
         for op in graph.ops:
             if op.output.dtype.kind == "f" and any(x in active for x in op.values):
                 active.add(op.output)
-        if carry:  # a recurrent value depends on everything that the carry depends on
-            active.update(value for value in carries if value.dtype.kind == "f")
-            for op in graph.ops:
-                if op.output.dtype.kind == "f" and any(x in active for x in op.values):
-                    active.add(op.output)
 
     stages = []
     order = [*(f"table{i}" for i in range(len(table_values))), "context", "input", "loop", "output"]
     per_sequence = set(contexts)
-    read_by_all = set(ys)
     by_stage = {name: _ops_of(name, row_ops, stage_of) for name in order}
+    read = {name: {x for op in ops for x in op.values} - {op.output for op in ops} for name, ops in by_stage.items()}
     for name, ops in by_stage.items():
         loop = name == "loop" and carry > 0
         if not ops and not loop:
             continue
-        made = {op.output for op in ops}
-        later: set[Value] = set()
-        for other in order:
-            if other != name:
-                made_there = {op.output for op in by_stage[other]}
-                read_there = {x for op in by_stage[other] for x in op.values} - made_there
-                later |= {x for x in read_there if x in made or (loop and x in carries)}
+        asked = set(ys).union(*(read[other] for other in order if other != name))
         own = [*(carries if loop else []), *(op.output for op in ops)]
-        outputs = [value for value in own if value in later or value in read_by_all]
+        outputs = [value for value in own if value in asked]
         stage = _stage(
             name.rstrip("0123456789"),
             ops,

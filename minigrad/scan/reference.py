@@ -147,10 +147,9 @@ def _sizes(xs: Tree) -> tuple[int, int]:
 
 def _check_context(context: Tree, batch_size: int) -> None:
     """Check that a context is a tree of arrays (B, ...)."""
-    for place, leaf in enumerate(trees.leaves(context)):
+    for path, leaf in zip(trees.paths(context), trees.leaves(context), strict=True):
         is_array = hasattr(leaf, "shape") and hasattr(leaf, "dtype") and not isinstance(leaf, Lookup)
         if not is_array or leaf.shape[:1] != (batch_size,):
-            path = trees.paths(context)[place]
             raise ValueError(
                 f"scan: the context{f' {path!r}' if path else ''} "
                 f"{f'has shape {leaf.shape}' if is_array else f'is a {type(leaf).__name__}'}; "

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
-from minigrad.graph import Batch, Builder, Graph, Op, Operand, TraceError, Value
+from minigrad.graph import Batch, Builder, Graph, Op, Operand, TraceError, Value, works_by_element
 from minigrad.scan.passes import emit
-from minigrad.tensor import PRIMITIVES, Tensor
+from minigrad.tensor import Tensor
 
 
 class _Traced(NamedTuple):
@@ -108,7 +108,7 @@ class _Rewriter:
             if op.name == "broadcast_to":
                 return self._spread(self._operand(op.inputs[0]), shape)
             self._refuse()
-        if op.name in ("broadcast_to", "alias", "astype") or PRIMITIVES.get(op.name, PRIMITIVES["add"]).broadcasts:
+        if op.name in ("broadcast_to", "alias", "astype") or works_by_element(op.name):
             return self._elementwise(op)
         rewrite: Callable[[Op], _Traced] | None = getattr(self, f"_{op.name}", None)
         return rewrite(op) if rewrite else self._refuse()
@@ -314,16 +314,14 @@ class _Rewriter:
         return self._chosen(self._rows(op.inputs[0]), op.options["index"], op.output.shape)
 
     def _take(self, op: Op) -> _Traced:
-        indices = op.inputs[1]
+        indices: Any = op.inputs[1]
         if isinstance(indices, Value):
             if indices not in self.graph.constants or self.known[indices].at is not None:
                 raise TraceError("it chooses elements by computed indices", op.output.origin)
-            chosen: Any = self.graph.constants[indices]
-        else:
-            chosen = np.asarray(indices)
+            indices = self.graph.constants[indices]
         x = self._rows(op.inputs[0])
         axis = op.options["axis"] % len(x.shape)
-        return self._chosen(x, (*(slice(None),) * axis, np.asarray(chosen)), op.output.shape)
+        return self._chosen(x, (*(slice(None),) * axis, np.asarray(indices)), op.output.shape)
 
     def _chosen(self, x: _Traced, index: Any, shape: tuple[int, ...]) -> _Traced:
         """The elements of ``x`` at an index, as a value of this traced shape."""
@@ -362,9 +360,8 @@ class _Rewriter:
         else:
             front, added = False, 0
         at = order.index(x.at) + (added if front else 0)
-        for i, (_, part) in enumerate(axes):  # new axes before the batch
-            if part is None and i < next(j for j, (axis, _) in enumerate(axes) if axis == x.at):
-                at += 1
+        position = next(i for i, (axis, _) in enumerate(axes) if axis == x.at)
+        at += sum(part is None for _, part in axes[:position])  # new axes before the batch
         return self._to(x._replace(value=sliced), x._replace(shape=shape, at=at))
 
     def _gathered(self, x: Value, arrays: dict[int, Any], to: int) -> Value:
