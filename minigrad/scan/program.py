@@ -217,32 +217,13 @@ def plan(
     carried = [_rows(x, "carry", level) for x in graph.outputs[:carry]]
     ys = [_rows(x, "output", level) for x in graph.outputs[carry:]]
 
-    # The stage of each operation.
     table_values = [xs[i] for i in tables]
-    in_loop = depends_on(graph, [*carried, *_readings(graph, level)]) if carry else set()
-    stage_of = dict.fromkeys(inputs, "given") | {x: f"table{i}" for i, x in enumerate(table_values)}
-    for op in graph.ops:
-        value = op.output
-        if level[value] == Level.FIXED:
-            continue
-        if value in carried:
-            stage_of[value] = "loop"
-        elif level[value] == Level.STATE:
-            stage_of[value] = "loop" if value in in_loop else "output"
-        elif "hoist" in without and carry:
-            stage_of[value] = "loop"
-        elif level[value] == Level.CONTEXT:
-            stage_of[value] = "input" if value in ys else "context"
-        else:
-            name, *others = {stage_of[x] for x in op.values if level[x] != Level.FIXED}
-            alone = name.startswith("table") and not others and value not in ys
-            stage_of[value] = name if alone else "input"
-
+    stage_of = _stage_names(graph, level, table_values, carried, ys, hoist="hoist" not in without)
     fixed_ops = [op for op in graph.ops if level[op.output] == Level.FIXED]
     row_ops = [op for op in graph.ops if level[op.output] != Level.FIXED]
     fixed = list(dict.fromkeys(x for op in row_ops for x in op.values if level[x] == Level.FIXED))
     prologue = prune(Graph(inputs[:params], list(fixed), fixed_ops, graph.constants, graph.names))
-    active: set[Value] = set()
+    active: set[Value] | None = None
     if wanted is not None:
         active = {value for value, want in zip(inputs, wanted, strict=True) if want}
         # A recurrent value depends on everything that the carry depends on.
@@ -270,7 +251,7 @@ def plan(
             carries if loop else [],
             carried if loop else [],
             outputs,
-            active if wanted is not None else None,
+            active,
             graph,
         )
         if name == "context":
@@ -298,6 +279,37 @@ def plan(
         contexts,
         frozenset(per_sequence),
     )
+
+
+def _stage_names(
+    graph: Graph,
+    level: Mapping[Value, Level],
+    tables: Sequence[Value],
+    carried: Sequence[Value],
+    ys: Sequence[Value],
+    *,
+    hoist: bool,
+) -> dict[Value, str]:
+    """The stage of each operation on rows, by its result; ``table0`` and so on for the tables."""
+    in_loop = depends_on(graph, [*carried, *_readings(graph, level)]) if carried else set()
+    names = dict.fromkeys(graph.inputs, "given") | {x: f"table{i}" for i, x in enumerate(tables)}
+    for op in graph.ops:
+        value = op.output
+        if level[value] == Level.FIXED:
+            continue
+        if value in carried:
+            names[value] = "loop"
+        elif level[value] == Level.STATE:
+            names[value] = "loop" if value in in_loop else "output"
+        elif not hoist and carried:
+            names[value] = "loop"
+        elif level[value] == Level.CONTEXT:
+            names[value] = "input" if value in ys else "context"
+        else:
+            name, *others = {names[x] for x in op.values if level[x] != Level.FIXED}
+            alone = name.startswith("table") and not others and value not in ys
+            names[value] = name if alone else "input"
+    return names
 
 
 def _readings(graph: Graph, level: Mapping[Value, Level]) -> list[Value]:

@@ -24,7 +24,7 @@ class _Traced(NamedTuple):
 
     Attributes:
         value: for rows, of the shape (B, *inner), where inner are the axes of ``shape`` in their order, with ``major``
-            and ``minor`` in the place of the batch axis if they are not 1.
+            and ``minor`` instead of the batch axis if they are not 1.
         shape: the traced shape.
         at: the axis of the batch; None if the value has no batch axis.
         major: element (i * B + b) * minor + j of that axis belongs to sequence b.
@@ -351,7 +351,7 @@ class _Rewriter:
         if arrays:
             first = min(arrays)
             where = [i for i, (axis, _) in enumerate(axes) if axis in arrays]
-            # NumPy puts the elements' axes in the place of the arrays, or before all if those are not neighbours.
+            # NumPy puts the elements' axes where the arrays are, or before all others if those are not neighbours.
             front = where[-1] - where[0] + 1 != len(where)
             before = sum(len(x.merged) if axis == x.at else 1 for axis in order if axis < first and not front)
             sliced = self._gathered(sliced, {x.axis(axis): part for axis, part in arrays.items()}, 1 + before)
