@@ -137,15 +137,17 @@ class Executor:
     """Runs a program with NumPy.
 
     Attributes:
+        program: the planned step.
+        source: as in ``Program.sources``.
         product: the shape (k, n) of a matrix with as much work as all products of one row of a step.
     """
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.origin = program.sources()
-        self._forwards = [Code(program, stage, self.origin) for stage in program.stages]
+        self.source = program.sources()
+        self._forwards = [Code(program, stage, self.source) for stage in program.stages]
         backwards = [stage for stage in reversed(program.stages) if stage.backward]
-        self._backwards = [Code(program, stage, self.origin, backward=True) for stage in backwards]
+        self._backwards = [Code(program, stage, self.source, backward=True) for stage in backwards]
         products = [op for stage in program.stages for op in stage.forward.ops if op.name == "matmul"]
         deepest = max((op.values[0].shape[-1] for op in products), default=1)
         self.product = deepest, sum(map(multiplications, products)) // deepest
@@ -197,8 +199,8 @@ class Executor:
     def _at_all_steps(self, saved: Saved, x: Value) -> Array:
         """A value with its rows at all steps."""
         array = saved.known[x]
-        if x in self.origin:
-            return array[saved.known["indices", self.origin[x]]]
+        if x in self.source:
+            return array[saved.known["indices", self.source[x]]]
         if x in self.program.per_sequence:
             return np.broadcast_to(array, (saved.steps, *array.shape)).reshape(-1, *array.shape[1:])
         return array
@@ -261,9 +263,9 @@ class Executor:
         """The cotangents of a value's rows at all steps, added up for each row of a table or each sequence."""
         if x in self.program.per_sequence:
             return g.reshape(saved.steps, saved.batch, *g.shape[1:]).sum(axis=0)  # type: ignore[no-any-return]
-        if x not in self.origin:
+        if x not in self.source:
             return g
-        size, indices = len(saved.known[x]), saved.known["indices", self.origin[x]]
+        size, indices = len(saved.known[x]), saved.known["indices", self.source[x]]
         if size > ROWS:
             return function_of("scatter")(g, indices=[indices], shape=(size, *g.shape[1:]))  # type: ignore[no-any-return]
         onehot = np.zeros((size, len(indices)), g.dtype)

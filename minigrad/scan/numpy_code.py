@@ -80,14 +80,15 @@ class Code:
         views: values that are a part of another value's memory, with the operation that finds it.
         constants: what is equal at every step, by name.
         iterated: what is different at every step, or in every block, by name.
+        widest: the largest number of elements of a result per row.
         matrices: constants that products are taken with.
         text: the function.
         run: the function, called with the number of rows of a step, a source of memory, and what the names stand for.
     """
 
-    def __init__(self, program: Program, stage: Stage, origin: Mapping[Value, Value], backward: bool = False) -> None:
-        """Generate the function; ``origin`` has the values that are looked up, with the input that says where."""
-        self.stage, self.backward, self.origin = stage, backward, {} if stage.name == "table" else origin
+    def __init__(self, program: Program, stage: Stage, source: Mapping[Value, Value], backward: bool = False) -> None:
+        """Generate the function; ``source`` is what ``Program.sources`` returns."""
+        self.stage, self.backward, self.source = stage, backward, {} if stage.name == "table" else source
         alike = frozenset() if stage.name == "context" else program.per_sequence
         back, self.totals = stage.backward, dict[Value, Value]()
         self.wanted = [*stage.outputs, *(back.keeps if back else ())]
@@ -123,7 +124,7 @@ class Code:
         self.roots: dict[Value, Value] = {}  # of values that may share memory with another one: that one
         self.own = {op.output for op in ops}
         inline: set[Operand] = set()  # computed at every step, as only then it is known whether they share memory
-        passing = {*self.own, *self.constant, *self.origin, *(before for before, _ in self.carry)}
+        passing = {*self.own, *self.constant, *self.source, *(before for before, _ in self.carry)}
         self.joined = {op.output: op for op in ops if op.name == "concatenate" and not passing & {*op.values}}
         self.own -= self.joined.keys()
         for op in ops:
@@ -135,7 +136,7 @@ class Code:
             if not isinstance(x, Value) or x in fixed or x.shape[:1] != y.shape[:1]:
                 continue
             root = self.roots.get(x, x)
-            if op.name == "reshape" or x in inline or root in self.origin or root in self.constant:
+            if op.name == "reshape" or x in inline or root in self.source or root in self.constant:
                 if y in wanted:
                     continue
                 inline.add(y)
@@ -184,7 +185,7 @@ class Code:
     def _buffer(self, like: Value) -> str:
         """The name of memory for one step."""
         free = self._free.setdefault((like.shape[1:], like.dtype), [])
-        if free and like not in self.origin:  # looked-up rows are there before all others
+        if free and like not in self.source:  # looked-up rows are there before all others
             return free.pop()
         name = f"b{next(self._numbers)}"
         self._before.append(f"{name} = new({name!r}, {like.shape!r}, {like.dtype.name!r})")
@@ -213,9 +214,9 @@ class Code:
         root = self.roots.get(x, x)
         if root in self.constant:
             self.constants[self._new(x)] = x
-        elif root in self.origin:
+        elif root in self.source:
             self._names[x] = self._buffer(x)
-            index, table = ("indices", self.origin[x]), f"{self._names[x]}_table"
+            index, table = ("indices", self.source[x]), f"{self._names[x]}_table"
             if index not in self._names:
                 self.iterated[self._new(index, "i")] = index
             self.constants[table] = x
