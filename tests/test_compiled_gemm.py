@@ -197,7 +197,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_compiled_code_is_kept_and_not_compiled_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer() == 42
     assert len(list(folder.iterdir())) == 1
-    monkeypatch.setattr(jit, "_compile", lambda texts: pytest.fail("compiled again"))
+    monkeypatch.setattr(jit, "_compile", lambda text: pytest.fail("compiled again"))
     assert answer() == 42
 
 
@@ -273,8 +273,8 @@ def test_a_folder_that_others_can_write_to_is_not_used(
     (path,) = folder.iterdir()
     folder.chmod(0o770)
     compiled: list[str] = []
-    compile_them = jit._compile
-    monkeypatch.setattr(jit, "_compile", lambda texts: (compiled.extend(texts), compile_them(texts))[1])
+    compile_it = jit._compile
+    monkeypatch.setattr(jit, "_compile", lambda text: (compiled.append(text), compile_it(text))[1])
     assert [answer(), answer()] == [42, 42]
     assert compiled == [CONSTANT, CONSTANT]
     assert caplog.messages == [
@@ -351,30 +351,6 @@ def test_an_unknown_function_is_told_with_those_there_are(folder: Path) -> None:
     library = jit.compile_ir(CONSTANT + "define internal i32 @hidden() { ret i32 1 }\n")
     with pytest.raises(KeyError, match=r"no compiled function 'question'\. Available names: answer"):
         library.address("question")
-
-
-CALLER = """
-declare i32 @answer()
-define i32 @twice() {
-  %a = call i32 @answer()
-  %b = add i32 %a, %a
-  ret i32 %b
-}
-"""
-
-
-def test_a_text_may_call_an_earlier_library_or_a_text_beside_it(folder: Path) -> None:
-    function = ctypes.CFUNCTYPE(ctypes.c_int32)
-    apart = jit.compile_ir(CALLER, libraries=[jit.compile_ir(CONSTANT)])
-    assert function(apart.address("twice"))() == 84
-    together = jit.compile_ir(CALLER, CONSTANT)
-    assert together.names == {"answer", "twice"}
-    assert function(together.address("twice"))() == 84
-
-
-def test_both_dtypes_fit_into_one_library(folder: Path) -> None:
-    library = jit.compile_ir(*(gemm.ir(tile) for tile in NARROW.values()))
-    assert library.names == {f"{name}_{suffix}" for name in SIGNATURES for suffix in ("f32", "f64")}
 
 
 def test_a_text_that_is_none_is_refused(folder: Path) -> None:

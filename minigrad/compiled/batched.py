@@ -20,10 +20,9 @@ def product(
     strides: Sequence[Sequence[int]],
     dtype: str,
     lanes: int,
-    accumulate: bool = False,
     linkage: str = "internal",
 ) -> Function:
-    """A function ``void name(ptr a, ptr b, ptr c)`` that computes C = A B, or C + A B, for matrices of these sizes.
+    """A function ``void name(ptr a, ptr b, ptr c)`` that computes C = A B for matrices of these sizes.
 
     Args:
         name: the function's name.
@@ -31,15 +30,14 @@ def product(
         strides: of A, B and C: elements from one row to the next, and from one column to the next.
         dtype: ``float`` or ``double``.
         lanes: numbers of that type per vector register.
-        accumulate: whether the product is added to C.
         linkage: LLVM's.
     """
     parameters = ", ".join(f"{dtype}* noalias {matrix}" for matrix in "abc")
     f = Function(name, parameters, linkage=linkage, attributes="nounwind noinline")  # inlined, it is optimised twice
     a, b, c = (_Matrix(base, *each) for base, each in zip(f.parameters, strides, strict=True))
     m, n, k = shape
-    given = _Product(f, a, b, c, m, n, k, lanes, accumulate)
-    turned = _Product(f, b.turned, a.turned, c.turned, n, m, k, lanes, accumulate)  # C^T = B^T A^T
+    given = _Product(f, a, b, c, m, n, k, lanes)
+    turned = _Product(f, b.turned, a.turned, c.turned, n, m, k, lanes)  # C^T = B^T A^T
     _, write = min([*given.ways(), *turned.ways()], key=lambda way: way[0])
     write()
     return f
@@ -75,7 +73,6 @@ class _Product:
     n: int
     k: int
     lanes: int
-    accumulate: bool
 
     def ways(self) -> Iterator[tuple[int, Callable[[], None]]]:
         """Each with about how many instructions it runs; the weights are fitted to measurements."""
@@ -163,16 +160,13 @@ class _Product:
                 self._store(totals([each.get() for each in sums]), i, j, columns)
 
     def _store(self, row: Register, i: Register, j: Register, columns: int) -> None:
-        """Store a vector, or the first columns of it, in C, or add it to C."""
+        """Store a vector, or the first columns of it, in C."""
         if self._adjacent(self.c):
             mask = None if columns == row.lanes else self.f.first_lanes(row.lanes, columns)
-            places = [(self.c.at(i, j), row, mask)]
-        else:
-            places = [(self.c.at(i, j + column), row.lane(column), None) for column in range(columns)]
-        for address, number, mask in places:
-            if self.accumulate:
-                number = number + address.load(number.lanes, mask)
-            address.store(number, mask)
+            self.c.at(i, j).store(row, mask)
+            return
+        for column in range(columns):
+            self.c.at(i, j + column).store(row.lane(column))
 
     def _parts(self, total: int, part: int) -> Iterator[tuple[Register, int]]:
         """What follows, written for each part of a range: a loop over the full parts, and the rest after it."""

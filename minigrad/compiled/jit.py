@@ -13,13 +13,14 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
-from minigrad.compiled.llvm import Function
+if TYPE_CHECKING:  # no text is written before something is compiled
+    from minigrad.compiled.llvm import Function
 
 _DEFINITION = re.compile(r"^define (?!.*\b(?:internal|private)\b[^@]*@)[^@]*@([\w.$-]+)\(", re.MULTILINE)
 _DIGEST_SIZE = hashlib.sha256().digest_size
@@ -32,17 +33,12 @@ class Library:
     Args:
         code: an object file from ``compile_ir``.
         names: the functions it exports.
-        libraries: libraries whose functions it may call by name.
     """
 
-    def __init__(self, code: bytes, names: frozenset[str], libraries: Sequence[Library] = ()) -> None:
+    def __init__(self, code: bytes, names: frozenset[str]) -> None:
         binding = _binding()
         _load_math_library()
         self.names = names
-        self._libraries = tuple(libraries)
-        for library in libraries:
-            for name in library.names:
-                binding.add_symbol(name, library.address(name))
         # The engine needs a module; all code that runs comes from the object file.
         self._engine = binding.create_mcjit_compiler(binding.parse_assembly(""), _target_machine())
         self._object = binding.ObjectFileRef.from_data(code)
@@ -66,32 +62,21 @@ def available() -> bool:
     return importlib.util.find_spec("llvmlite") is not None
 
 
-def compile_ir(text: str, *more: str, libraries: Sequence[Library] = ()) -> Library:
+def compile_ir(text: str) -> Library:
     """Compile LLVM text for this processor, or load it from the cache.
 
     Args:
         text: a module whose functions are called by address. It may call the functions of the C mathematics library.
-        more: further modules, compiled into one with it, so that their functions can call, and be inlined into, each
-            other.
-        libraries: libraries compiled before; the text may declare and call their functions.
 
     Raises:
         RuntimeError: the text is not valid LLVM text.
     """
-    texts = (text, *more)
-    names = frozenset(name for each in texts for name in _DEFINITION.findall(each))
-    path = cache_folder() / f"{_fingerprint(texts)}.o"
+    path = cache_folder() / f"{_fingerprint(text)}.o"
     code = _read(path)
     if code is None:
-        code = _compile(texts)
+        code = _compile(text)
         _write(path, code)
-    return Library(code, names, libraries)
-
-
-def assembly(text: str, *more: str) -> str:
-    """The assembly code of the same texts, for inspection."""
-    machine, module = _optimised((text, *more))
-    return str(machine.emit_assembly(module))
+    return Library(code, frozenset(_DEFINITION.findall(text)))
 
 
 def cache_folder() -> Path:
@@ -192,37 +177,30 @@ def _target_machine() -> Any:
     return target.create_target_machine(cpu=name, features=features, opt=3, jit=True)
 
 
-def _optimised(texts: Sequence[str]) -> tuple[Any, Any]:
-    """The target machine, and the optimised module of all texts."""
+def _compile(text: str) -> bytes:
+    """The object file of a text."""
     binding = _binding()
     machine = _target_machine()
-    module = binding.parse_assembly(texts[0])
-    for text in texts[1:]:
-        module.link_in(binding.parse_assembly(text))
+    module = binding.parse_assembly(text)
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
     module.verify()
-    # The texts are vectorised and unrolled as they should run, so LLVM's usual pipeline would double the time of
+    # The text is vectorised and unrolled as it should run, so LLVM's usual pipeline would double the time of
     # compiling and gain nothing.
     passes = binding.create_new_module_pass_manager()
     passes.add_sroa_pass()
     passes.add_instruction_combine_pass()
     passes.add_simplify_cfg_pass()
     passes.run(module, binding.create_pass_builder(machine, binding.create_pipeline_tuning_options()))
-    return machine, module
-
-
-def _compile(texts: Sequence[str]) -> bytes:
-    machine, module = _optimised(texts)
     return bytes(machine.emit_object(module))
 
 
-def _fingerprint(texts: Sequence[str]) -> str:
+def _fingerprint(text: str) -> str:
     """A name that differs whenever the compiled code might."""
     binding = _binding()
     llvmlite = importlib.import_module("llvmlite")
     compiler = f"llvmlite {llvmlite.__version__}, LLVM {binding.llvm_version_info}, layout 2"
-    return hashlib.sha256("\0".join((*_host(), compiler, *texts)).encode()).hexdigest()
+    return hashlib.sha256("\0".join((*_host(), compiler, text)).encode()).hexdigest()
 
 
 def _digest(path: Path, code: bytes) -> bytes:
