@@ -48,7 +48,7 @@ class Slot:
         size: elements of a row.
         type: of an element: ``float``, ``double`` or ``i64``.
         number: its position among the slots of the code.
-        value: its content; None if it is not a single value.
+        value: its content, or the value that the content is like.
         zeroed: whether the memory must be zero before the code runs.
         per_shard: whether each shard has its own memory, along the first axis.
     """
@@ -56,7 +56,7 @@ class Slot:
     size: int
     type: str
     number: int
-    value: Value | None = None
+    value: Value
     zeroed: ClassVar[bool] = False
     per_shard: ClassVar[bool] = False
 
@@ -163,11 +163,10 @@ class LookedUp(Slot):
         indices: the slot of the indices.
     """
 
-    indices: Slot | None = None
+    indices: Slot
 
     def row(self, f: Function, b: Register) -> Register:
         """As in ``Slot``."""
-        assert self.indices is not None
         index = self.indices.row(f, b).load()
         return Slot.row(self, f, b) + index * self.word(f, 2)
 
@@ -179,8 +178,6 @@ class Scattered(LookedUp):
 
     def shape(self, extent: Extent) -> tuple[int, ...]:
         """As in ``Slot``."""
-        assert self.indices is not None
-        assert self.indices.value is not None
         return extent.shards, extent.tables[self.indices.value], self.size
 
 

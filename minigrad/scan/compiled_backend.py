@@ -144,6 +144,7 @@ class Part:
     def lay_out(self, sizes: Sizes) -> None:
         """Prepare for calls of these sizes."""
         self.sizes = None  # until all is done
+        self._own, self.blocks = {}, []  # so that memory which is too small is freed
         code, stage = self.code, self.code.stage
         tables = dict(zip(code.inputs.indices, sizes.tables, strict=True))
         lead: tuple[int, ...] = (sizes.steps, sizes.batch)
@@ -162,7 +163,6 @@ class Part:
         for slot in code.own:
             self._own[slot] = array = self._memory[slot].array(slot.shape(self._extent), self.dtype)
             self._point(slot, array, array.ndim - 1)
-        self.blocks = []
         for seed, coming, going in code.moving:
             self._own[going] = array = self._own[coming]
             self._point(going, array, array.ndim - 1)
