@@ -16,7 +16,7 @@ import numpy as np
 
 from minigrad.compiled import jit
 from minigrad.compiled.llvm import Function, Register, module, vector
-from minigrad.compiled.memory import empty, readable
+from minigrad.compiled.memory import address, empty, readable
 from minigrad.compiled.parallel import in_parallel, threads
 from minigrad.compiled.vector_math import FUNCTIONS, apply, as_number
 from minigrad.graph import Graph, Operand, TraceError, Value, trace
@@ -154,7 +154,7 @@ def sum_of_squares(array: Array, *, compiled: bool = True) -> float:
     flat = np.ravel(array, order="K")
     kernel = _sum_kernel(flat.dtype.name) if compiled and flat.size > WORTH_WIDENING and _compilable([flat]) else None
     if kernel is not None:
-        return float(kernel.run(flat.size, flat.ctypes.data))
+        return float(kernel.run(flat.size, address(flat)))
     if flat.size <= _DOT_BLOCK:
         return float(np.dot(flat, flat))
     blocks = (flat[start : start + _DOT_BLOCK] for start in range(0, flat.size, _DOT_BLOCK))
@@ -218,7 +218,7 @@ class _Kernel:
     def call(self, arrays: Sequence[Array], scalars: Sequence[float], outs: Sequence[Array]) -> _Call:
         """The call that fills ``outs``."""
         both = [*(readable(x, x.dtype) for x in arrays), *outs]
-        return _Call(self.run, arrays[0].size, (*scalars, *(x.ctypes.data for x in both)), both)
+        return _Call(self.run, arrays[0].size, (*scalars, *map(address, both)), both)
 
 
 class _SumKernel:

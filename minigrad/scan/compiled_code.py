@@ -183,9 +183,7 @@ class Backward(Code):
     def _copied(self, x: Operand, like: Value) -> Value:
         """A distinct value equal to ``x``."""
         copy = Value(like.shape, like.dtype)
-        self.body.ops.append(
-            Op("alias", (x,), {}, copy) if isinstance(x, Value) else Op("where", (False, like, x), {}, copy)
-        )
+        self.body.ops.append(Op("alias", (x,), {}, copy))
         return copy
 
     def _product(self, left: Value, right: Value) -> Value:
