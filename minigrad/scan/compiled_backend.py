@@ -133,8 +133,10 @@ class Part:
         self.code, self.products = code, products
         self.dtype = code.inputs.dtype
         self.sizes: Sizes | None = None
-        # Zeros, since pieces of a matrix may leave gaps.
-        self.packed = {x: np.zeros(gemm.packed_size(products.tile, *x.shape), self.dtype) for x in code.body.packed}
+        # Memory from np.zeros begins within a cache line, so every vector of a panel would lie on two lines.
+        self.packed = {x: empty((gemm.packed_size(products.tile, *x.shape),), self.dtype) for x in code.body.packed}
+        for packed in self.packed.values():
+            packed.fill(0)  # pieces of a matrix may leave gaps
         self.arguments: list[ctypes.Array[ctypes.c_int64]] = []
         self.calls: list[functools.partial[None]] = []
         self.blocks: list[Array] = []
