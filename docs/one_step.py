@@ -66,7 +66,7 @@ def blocks() -> dict[str, str]:
     loop = next(stage for stage in program.stages if stage.name == "loop")
     with patch.object(jit, "vector_width", lambda dtype: 4):
         code = Forward(Inputs(program), loop, "loop", program.ys)
-        llvm = rows.module([code.body.generate()])
+        llvm = rows.module(code.body.generate())
     return {
         "graph": str(traced.graph),
         "program": listing(program),

@@ -81,7 +81,7 @@ def run(
         else:
             body.stored.append(x)
     code = body.generate()
-    library = jit.compile_ir(module([code]))
+    library = jit.compile_ir(module(code))
     words = [0]
     for slot in code.slots:
         if slot not in memory:
@@ -570,7 +570,7 @@ def test_no_row_is_no_work():
     body = Body("body", graph.ops, "double", jit.vector_width("float64"), False)
     body.given[graph.inputs[0]] = body.place(Rows, graph.inputs[0])
     body.stored = [x for x in graph.outputs if isinstance(x, Value)]
-    library = jit.compile_ir(module([body.generate()]))
+    library = jit.compile_ir(module(body.generate()))
     # With no address at all: whatever touched memory would not live to tell.
     args = np.zeros(7, np.int64)
     _RUN(library.address("body_run"))(args.ctypes.data, 0, 64, 0, 0, 0)

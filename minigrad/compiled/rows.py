@@ -10,7 +10,7 @@ import contextlib
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -775,6 +775,6 @@ def _even_rows(value: Value, place: Place) -> int | None:
     return None if found is None else found[0]
 
 
-def module(codes: Iterable[Code]) -> str:
-    """One module of several bodies."""
-    return llvm.module(*(part for code in codes for part in code.parts))
+def module(code: Code) -> str:
+    """The module of a body."""
+    return llvm.module(*code.parts)

@@ -112,7 +112,7 @@ class Code:
         code = self.body.generate()
         self.locations = code.locations | self.body.exclusive
         self.arguments = 1 + slots.WORDS * len(code.slots)
-        self.library = jit.compile_ir(rows.module([code]))
+        self.library = jit.compile_ir(rows.module(code))
         self.run = function(self.library, f"{self.body.name}_run", "Pqqqqq")
         taken = {*self.given, *self.body.packed.values(), *self.body.fixed.values()}
         taken |= {going for _, _, going in self.moving}
