@@ -569,6 +569,14 @@ def test_what_is_read_of_a_matrix_memory_is_read_in_the_loop():
     assert found["loop"].count("matmul") == 1
     assert "matmul" in found["output"], "what is small is computed for all steps at once"
 
+    def recalled(p: Any, C: Any, x: Any) -> Any:
+        C = tanh(C + (x @ p["W"])[:, :, None])
+        return C, minigrad.einsum("bij,bj->bi", C, x @ p["V"])
+
+    found = stages(planned(recalled, P, normal(B, 4, 4)))
+    assert list(found) == ["input", "loop"], "a view of what is read is no stage of its own"
+    assert found["input"].count("matmul") == 1, "products of an input are merged wherever they are needed"
+
 
 def test_a_product_that_only_outputs_need_is_made_after_the_loop():
     params = {"W": W, "V": V}

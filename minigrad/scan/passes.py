@@ -203,7 +203,8 @@ def regroup(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
 def merge(graph: Graph, levels: Mapping[Value, Level], carry: int = 0) -> Graph:
     """Products of one value with several fixed matrices become one: ``h @ [W_f, W_i, W_o, W_c]``, then its columns.
 
-    Products needed by the first ``carry`` outputs are merged separately from the rest, which can run after the loop.
+    Products of a state that the first ``carry`` outputs need are merged separately from the rest, which can run after
+    the loop.
     """
     level = classify(graph, levels)
     in_loop = depends_on(graph, [x for x in graph.outputs[:carry] if isinstance(x, Value)])
@@ -212,7 +213,7 @@ def merge(graph: Graph, levels: Mapping[Value, Level], carry: int = 0) -> Graph:
         if op.name == "matmul" and len(op.values) == 2:
             a, W = op.values
             if W.ndim == 2 and level[W] == Level.FIXED and level[a] != Level.FIXED:
-                groups.setdefault((a, op.output in in_loop), []).append(op)
+                groups.setdefault((a, level[a] == Level.STATE and op.output not in in_loop), []).append(op)
     groups = {key: ops for key, ops in groups.items() if len(ops) > 1}
     # Fixed values come first, so that each group's matrices precede its product.
     fixed = [op for op in graph.ops if level[op.output] == Level.FIXED]

@@ -321,11 +321,13 @@ def _readings(graph: Graph, level: Mapping[Value, Level]) -> list[Value]:
     def size(x: Value) -> int:
         return math.prod(x.shape[1:])
 
-    return [
-        op.output
-        for op in graph.ops
-        if any(x.ndim > 2 and level[x] == Level.STATE and size(x) >= 4 * size(op.output) for x in op.values)
-    ]
+    found: list[Value] = []
+    for op in graph.ops:
+        states = [x for x in op.values if x.ndim > 2 and level[x] == Level.STATE]
+        is_view = op.name in VIEWS and op.values[0] in found
+        if is_view or any(size(x) >= 4 * size(op.output) for x in states):
+            found.append(op.output)
+    return found
 
 
 def _ops_of(stage: str, ops: Sequence[Op], stage_of: Mapping[Value, str]) -> list[Op]:
