@@ -7,6 +7,7 @@ the rules in ``primitives.py``.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -131,6 +132,11 @@ class Value:
 
     def __repr__(self) -> str:
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+def row_size(value: Value) -> int:
+    """The number of elements of a row, of a value whose first axis is that of rows."""
+    return math.prod(value.shape[1:])
 
 
 Operand: TypeAlias = "Value | bool | int | float"

@@ -30,9 +30,8 @@ from minigrad.compiled.slots import (
     contiguous,
     is_contiguous,
     reshaped,
-    size_of,
 )
-from minigrad.graph import Op, Operand, Value
+from minigrad.graph import Op, Operand, Value, row_size
 
 ALIASES = frozenset({"getitem", "reshape", "transpose", "concatenate"})
 """Operations without code: their results are parts of other results."""
@@ -97,7 +96,7 @@ class Body:
     def slot(self, kind: type[_Slot], value: Value, size: int | None = None, **more: Any) -> _Slot:
         """A new slot of a class, by default as large as a row of the value."""
         slot = kind(
-            size_of(value) if size is None else size,
+            row_size(value) if size is None else size,
             "i64" if value.dtype.kind in "iu" else self.dtype,
             len(self.slots),
             value,
@@ -364,7 +363,7 @@ class Body:
             return x
         root = self.layout(place.root)
         ordered = is_contiguous(space, place.strides) and is_contiguous(place.root.shape[1:], root.strides)
-        same = ordered and place.offset == root.offset and math.prod(space) == size_of(place.root)
+        same = ordered and place.offset == root.offset and math.prod(space) == row_size(place.root)
         return place.root if same else x
 
     def _places(self, inputs: Sequence[Operand], space: Sequence[int]) -> tuple[Place | None, ...]:
@@ -501,7 +500,7 @@ class Body:
                     self.in_memory |= {self.layout(x).root for x in values if x not in where}
                     elsewhere = [x for x in values if where.get(x, (i, j)) != (i, j)]
                     # One number per row stays in a register until the row is finished.
-                    self.in_memory |= {x for x in elsewhere if size_of(x) > 1 or where[x][0] != i}
+                    self.in_memory |= {x for x in elsewhere if row_size(x) > 1 or where[x][0] != i}
                     if work.name in ("pick", "getitem"):
                         self.in_memory.add(self.layout(values[0]).root)
 
@@ -559,7 +558,7 @@ class Body:
             row = slot.row(f, first)
             sides.append((row + place.offset if place.offset else row, slot.word(f, 2), distance))
         (a, a_row, a_distance), (c, c_row, c_distance) = sides
-        per_row = size_of(x) // k
+        per_row = row_size(x) // k
         zero = f.constant("i32", 0)
         if per_row == 1:
             f.call("void", code, count, n, k, a, a_row, packed, c, c_row, zero)

@@ -218,11 +218,6 @@ class Location:
         return row[..., self.offset : self.offset + math.prod(inner)].reshape(*lead, *inner)
 
 
-def size_of(value: Value) -> int:
-    """The number of elements of a row of a value."""
-    return math.prod(value.shape[1:])
-
-
 def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
     """The strides in elements of an array in C order; 0 for an axis of one."""
     strides, step = [], 1

@@ -21,8 +21,8 @@ from minigrad.compiled import gemm, jit
 from minigrad.compiled.memory import Growing, address, empty, readable
 from minigrad.compiled.parallel import in_parallel, threads
 from minigrad.compiled.rows import ALIASES
-from minigrad.compiled.slots import WORDS, Extent, Slot, size_of
-from minigrad.graph import Graph, Op, Value, apply, evaluate
+from minigrad.compiled.slots import WORDS, Extent, Slot
+from minigrad.graph import Graph, Op, Value, apply, evaluate, row_size
 from minigrad.scan.compiled_code import Backward, Code, Forward, Inputs, function
 from minigrad.scan.lookup import Lookup, checked_indices
 from minigrad.scan.program import Program, multiplications
@@ -183,7 +183,7 @@ class Part:
         """Ranges of rows, one per thread; a single one if there is little work."""
         ops = self.code.stage.forward.ops
         products = sum(multiplications(op) for op in ops if op.name == "matmul")
-        work = max(products, sum(size_of(op.output) for op in ops if op.name not in ALIASES))
+        work = max(products, sum(row_size(op.output) for op in ops if op.name not in ALIASES))
         workers = threads() if work * count * (steps if self.code.stage.by_step else 1) > WORTH_SHARING else 1
         height = self.products.tile.rows
         share = max(1, round(count / workers / height)) * height if count >= height * workers else -(-count // workers)

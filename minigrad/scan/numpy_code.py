@@ -6,13 +6,12 @@ Nothing depends on the number of steps or the size of the batch. ``docs/engine.m
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from minigrad.graph import Op, Operand, Value, bound, function_of
+from minigrad.graph import Op, Operand, Value, bound, function_of, row_size
 from minigrad.scan.program import Program, Stage
 from minigrad.scan.reference import FLUSHED
 from minigrad.tensor import Array
@@ -104,7 +103,7 @@ class Code:
         fixed = {x for x in self.body.prologue.outputs if isinstance(x, Value)}
         self.constant = {*fixed, *alike}
         self.matrices = {op.inputs[1] for op in self.body.ops if op.name == "matmul"} & fixed
-        self.widest = max((math.prod(op.output.shape[1:]) for op in self.body.ops), default=1)
+        self.widest = max((row_size(op.output) for op in self.body.ops), default=1)
         self.constants: dict[str, Any] = {}
         self.iterated: dict[str, Any] = {}
         self._names: dict[Any, str] = {}

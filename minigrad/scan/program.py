@@ -7,7 +7,6 @@ shards. The planner decides what runs before, in and after the loop; the backend
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +24,7 @@ from minigrad.graph import (
     classify,
     differentiate,
     prune,
+    row_size,
 )
 from minigrad.scan.passes import clean, depends_on, join_rows, lower, merge, regroup, split
 from minigrad.scan.rowwise import rowwise
@@ -317,17 +317,13 @@ def _readings(graph: Graph, level: Mapping[Value, Level]) -> list[Value]:
 
     In the loop the state is in the cache; after the loop the states of all steps would be read again.
     """
-
-    def size(x: Value) -> int:
-        return math.prod(x.shape[1:])
-
-    found: list[Value] = []
+    found: dict[Value, None] = {}  # in order
     for op in graph.ops:
         states = [x for x in op.values if x.ndim > 2 and level[x] == Level.STATE]
         is_view = op.name in VIEWS and op.values[0] in found
-        if is_view or any(size(x) >= 4 * size(op.output) for x in states):
-            found.append(op.output)
-    return found
+        if is_view or any(row_size(x) >= 4 * row_size(op.output) for x in states):
+            found[op.output] = None
+    return list(found)
 
 
 def _ops_of(stage: str, ops: Sequence[Op], stage_of: Mapping[Value, str]) -> list[Op]:
@@ -597,7 +593,7 @@ def _aligned(x: Value, kind: str, out: tuple[int, ...], name: str) -> bool:
 
 def multiplications(op: Op) -> int:
     """The number of multiplications of a product for one row."""
-    return math.prod(op.output.shape[1:]) * op.values[0].shape[-1]
+    return row_size(op.output) * op.values[0].shape[-1]
 
 
 def describe(program: Program) -> list[str]:
