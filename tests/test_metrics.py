@@ -60,7 +60,8 @@ COMMON, WORDS = Score("the commonest class", "baseline", {"accuracy": 0.5}), "ba
             0.77,
             0.75,
             [
-                "The network's accuracy, 0.770, is better than that of the commonest class (0.500) and bag of words (0.750)."
+                "The network's accuracy, 0.770, is better than that of the commonest class (0.500) and bag of words "
+                "(0.750)."
             ],
         ),
         (
