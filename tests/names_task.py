@@ -16,7 +16,7 @@ from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.probe import Labels, Probe, Window
-from rnn_plugins.tasks.task import AT_ONCE, Batch, Data, Metric, Model, Network, Task, Work
+from rnn_plugins.tasks.task import AT_ONCE, Batch, Data, Metric, Model, Network, Prediction, Task, Work
 
 UNKNOWN = "?"
 """Stands for every letter that the training names do not have; the first of the symbols."""
@@ -151,13 +151,18 @@ class Names(Task):
     def guessing(self, facts):
         return math.log(len(facts["labels"]))
 
-    def predict(self, model, params, facts, files) -> Iterator[dict[str, Any]]:
-        for file in files:
-            for name in self._names(file, hashlib.sha256()):
-                scores = model.scores(params, self.pack([(self._encoded(name, facts), 0)]))
-                likely = np.asarray(softmax(scores))[0]
-                best = int(np.argmax(likely))
-                yield {"name": name, "language": facts["labels"][best], "probability": float(likely[best])}
+    takes_text = True
+
+    def inputs(self, file, facts):
+        yield from self._names(file, hashlib.sha256())
+
+    def predict(self, model, params, facts, inputs, *, top=1, explain=False) -> Iterator[Prediction]:
+        for name in inputs:
+            scores = model.scores(params, self.pack([(self._encoded(name, facts), 0)]))
+            likely = np.asarray(softmax(scores))[0]
+            best = int(np.argmax(likely))
+            record = {"name": name, "language": facts["labels"][best], "probability": float(likely[best])}
+            yield Prediction(f"{record['language']} {likely[best]:.2f}", record)
 
     def probe(self, model, params, examples, facts):
         return NamesProbe(model, params, examples, facts)

@@ -644,7 +644,7 @@ class EvaluatesTheFirst(Names):
 
 
 class WritesAList(Names):
-    def excerpt(self, model, params, facts, size, rng):
+    def excerpt(self, model, params, data, size, rng):
         return ["a"]
 
 

@@ -18,7 +18,6 @@ import rnn_lab
 from rnn_cli.main import rnn
 from rnn_lab.runs import Run
 from rnn_plugins.errors import UserError
-from rnn_plugins.tasks import task as tasks
 from rnn_plugins.testing import check_task
 
 ITALIAN = """Rossi Russo Ferrari Esposito Bianchi Romano Colombo Ricci Marino Greco Bruno Gallo Conti De Costa Giordano
@@ -158,7 +157,6 @@ def test_runs_of_two_tasks_are_listed_together():
 def test_an_epoch_is_shuffled_once(monkeypatch: pytest.MonkeyPatch):
     task, shuffles, make = names_task.Names(), [], np.random.default_rng
     data = task.read(FILES)
-    tasks._order.cache_clear()
     monkeypatch.setattr(np.random, "default_rng", lambda seed: shuffles.append(seed) or make(seed))
     steps = task.steps_per_epoch(data, 8)
     for step in range(2 * steps):

@@ -20,7 +20,7 @@ import numpy as np
 
 from minigrad import affine, mean, square, trees
 from minigrad.initializers import glorot_uniform
-from rnn_plugins.tasks.task import Batch, Data, Metric, Model, Task
+from rnn_plugins.tasks.task import Batch, Data, Metric, Model, Prediction, Task
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,11 @@ class Lines(Sums):
     def read(self, files, facts=None, *, purpose="train"):
         return Data(None, [Path(file).read_text() for file in files], {"width": 1}, tuple(files))
 
-    def predict(self, model, params, facts, files):
-        for file in files:
-            yield {"number": float(Path(file).read_text())}
+    def inputs(self, file, facts):
+        yield float(Path(file).read_text())
+
+    def predict(self, model, params, facts, inputs, *, top=1, explain=False):
+        return (Prediction(str(number), {"number": number}) for number in inputs)
 """
 
 TASK = ("--task", "./my_task.py:Sums")

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -287,13 +288,14 @@ class Run:
         """
         run, names = self.folder, _names(files)
         with reading(names):
-            found = run.task.predict(run.model, self.params, run.facts, names)
+            inputs = chain.from_iterable(run.task.inputs(name, run.facts) for name in names)
+            found = run.task.predict(run.model, self.params, run.facts, inputs)
         if found is None:
             raise UserError(
                 f"the run {run.name!r} was trained for the task {run.settings.task!r}, which has no predictions"
             )
         with on_backend("auto"), reading(names):
-            yield from found
+            yield from (dict(prediction.record) for prediction in found)
 
     def score(self, *files: Source, unknown: Unknown = "replace") -> scoring.Scoring:
         """How much each symbol of a text surprises the network; see ``rnn score``.

@@ -112,7 +112,7 @@ class Session:
         # Warnings are not needed: the loss shows whether the model diverges.
         with on_backend(self.trainer.settings.backend), np.errstate(all="ignore"):
             return problem.task.excerpt(
-                problem.model, state.params, self.run.facts, size, np.random.default_rng(state.step)
+                problem.model, state.params, problem.data, size, np.random.default_rng(state.step)
             )
 
     @property

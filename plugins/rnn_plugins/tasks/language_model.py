@@ -259,15 +259,13 @@ class LanguageModel(Task):
 
         return assess(_own(model), params, vocabulary_of(data.facts), data, name=name, training=training)
 
-    def excerpt(
-        self, model: AnyModel, params: Tree, facts: Mapping[str, Any], size: int, rng: np.random.Generator
-    ) -> str:
+    def excerpt(self, model: AnyModel, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str:
         """A text of ``size`` characters.
 
         Raises:
             UserError: the model's scores are not finite.
         """
-        language = self.language(model, facts)
+        language = self.language(model, data.facts)
         choice = Choice(never=language.vocabulary.unwritten)
         symbols = sample(language.model, params, language.opening, choice, rng)
         return "".join(write(symbols, language.vocabulary, size))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -16,7 +15,9 @@ from rnn_cells import Cell
 
 if TYPE_CHECKING:
     from rnn_plugins.language import Language
+    from rnn_plugins.language.sampling import Choice
     from rnn_plugins.reports.probe import Probe
+    from rnn_plugins.reports.report import Figure
 
 Part = Literal["train", "valid"]
 """A part of the data."""
@@ -31,6 +32,9 @@ compares them with those of the run. ``evaluate``: other examples, all of which 
 
 AT_ONCE = 256
 """Examples per batch of ``Task.evaluate``."""
+
+POOL = 50
+"""Batches whose examples are sorted by length together: few enough that each epoch has other batches."""
 
 
 class Batch(NamedTuple):
@@ -78,6 +82,7 @@ class Data:
         digest: SHA-256 of their content, in hexadecimal.
         about: size and kind of the data, in a phrase.
         notices: sentences for the user.
+        memo: what was computed from the data, to be used again.
     """
 
     train: Any
@@ -87,6 +92,7 @@ class Data:
     digest: str = ""
     about: str = ""
     notices: Sequence[str] = ()
+    memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,7 @@ class Assessment:
         verdict: sentences that compare the scores.
         notices: sentences for the user.
         details: more numbers, for JSON.
+        figures: tables and pictures, such as a confusion matrix.
     """
 
     scores: tuple[Score, ...]
@@ -145,6 +152,21 @@ class Assessment:
     verdict: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    figures: tuple[Figure, ...] = ()
+
+
+class Prediction(NamedTuple):
+    """What a network makes of one input.
+
+    Attributes:
+        text: a line for the terminal.
+        record: the same as JSON, with the input where that is a text.
+        figures: what explains it, where that was asked for.
+    """
+
+    text: str
+    record: Mapping[str, Any]
+    figures: tuple[Figure, ...] = ()
 
 
 class Work(NamedTuple):
@@ -211,6 +233,7 @@ class Task(ABC):
         default_files: the training data if the user names none.
         of_weights: the options that a run takes over with another run's weights; None for all.
         of_evaluation: options that replace a run's own when it reads other examples.
+        takes_text: whether ``predict`` and ``generate`` take a text as an input.
     """
 
     unit: ClassVar[str] = "examples"
@@ -220,6 +243,7 @@ class Task(ABC):
     default_files: ClassVar[tuple[str, ...]] = ()
     of_weights: ClassVar[tuple[str, ...] | None] = None
     of_evaluation: ClassVar[Mapping[str, Any]] = {}
+    takes_text: ClassVar[bool] = False
 
     @property
     def held_out_part(self) -> str:
@@ -270,6 +294,10 @@ class Task(ABC):
         """The number of units in some examples."""
         return 0 if examples is None else len(examples)
 
+    def length(self, example: Any) -> int:
+        """The number of steps of an example; the default ``batch`` puts examples of like length into one batch."""
+        return 0
+
     def steps_per_epoch(self, data: Data, size: int) -> int:
         """Training steps in one pass over the data."""
         return max(1, len(data.train) // size)
@@ -281,7 +309,7 @@ class Task(ABC):
     def batch(self, data: Data, step: int, size: int, rows: slice = slice(None)) -> Batch:
         """The batch of a step, counted from 0: a function of the step alone, so that training can resume anywhere.
 
-        By default, the examples in an order that is shuffled in each epoch.
+        By default, the examples in an order that is shuffled in each epoch, those of like length together.
 
         Args:
             data: as ``read`` returns it.
@@ -290,8 +318,30 @@ class Task(ABC):
             rows: the rows to return; the share of one of several processes that train together.
         """
         epoch, place = divmod(step, self.steps_per_epoch(data, size))
-        order = _order(epoch, len(data.train))[place * size : (place + 1) * size]
+        order = self._order(data, epoch, size)[place * size : (place + 1) * size]
         return self.pack([data.train[i] for i in order[rows]])
+
+    def _order(self, data: Data, epoch: int, size: int) -> NDArray[np.intp]:
+        """The order of the training examples in an epoch, as their indices.
+
+        They are shuffled. Then pools of ``POOL`` batches are sorted by length, and the batches are shuffled, so that a
+        batch has little padding, and no epoch begins with its short examples. What does not fill a batch comes last.
+        """
+        if data.memo.get("epoch") == (epoch, size):  # a training step must not take the time of a whole epoch's shuffle
+            found: NDArray[np.intp] = data.memo["order"]
+            return found
+        rng = np.random.default_rng(epoch)
+        order = rng.permutation(len(data.train))
+        if type(self).length is not Task.length:
+            if "lengths" not in data.memo:
+                data.memo["lengths"] = np.fromiter(map(self.length, data.train), np.intp, len(data.train))
+            lengths, whole = data.memo["lengths"], len(order) // size * size
+            pools = [order[start : min(start + POOL * size, whole)] for start in range(0, whole, POOL * size)]
+            alike = [pool[np.argsort(lengths[pool], kind="stable")].reshape(-1, size) for pool in pools]
+            batches = rng.permutation(np.concatenate(alike)) if alike else order[:0]
+            order = np.concatenate([batches.reshape(-1), order[whole:]])
+        data.memo.update(epoch=(epoch, size), order=order)
+        return order
 
     def pack(self, examples: Sequence[Any]) -> Batch:
         """Some examples as a batch, padded to the longest; required by the default ``batch`` and ``evaluate``."""
@@ -299,6 +349,8 @@ class Task(ABC):
 
     def evaluate(self, model: Model, params: Tree, examples: Any) -> dict[str, float]:
         """The metrics on some examples, including the loss; they do not depend on how the examples are batched."""
+        if type(self).length is not Task.length:
+            examples = sorted(examples, key=self.length)  # for less padding
         total = weight = 0.0
         for start in range(0, len(examples), AT_ONCE):
             some = examples[start : start + AT_ONCE]
@@ -363,14 +415,68 @@ class Task(ABC):
 
     # Optional parts: commands and reports that need one refuse a task without it.
 
-    def excerpt(
-        self, model: Model, params: Tree, facts: Mapping[str, Any], size: int, rng: np.random.Generator
-    ) -> str | None:
-        """A sample of the network's output to show during training, about ``size`` characters long."""
+    def excerpt(self, model: Model, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str | None:
+        """Some of the network's output to show during training, about ``size`` characters long.
+
+        Such as a sample of its text, or its predictions for a few held-out examples beside the truth.
+        """
         return None
 
-    def predict(self, model: Model, params: Tree, facts: Mapping[str, Any], files: Sequence[str]) -> Any:
-        """The network's predictions for inputs in files, an iterator of JSON-like records; None if it has none."""
+    def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[Any]:
+        """The inputs in a file, or in ``-``, standard input, one after the other, as ``predict`` takes them.
+
+        Raises:
+            UserError: the file cannot be read or is not of the task's kind: file, line, what was expected.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no inputs")
+
+    def predict(
+        self,
+        model: Model,
+        params: Tree,
+        facts: Mapping[str, Any],
+        inputs: Iterable[Any],
+        *,
+        top: int = 1,
+        explain: bool = False,
+    ) -> Iterator[Prediction] | None:
+        """The network's predictions, one per input, in order; None if the task has none.
+
+        Args:
+            model: the network.
+            params: its parameters.
+            facts: of the run.
+            inputs: as ``inputs`` gives them, or texts if ``takes_text``; they are taken as they are needed.
+            top: the number of alternatives in a record, the likeliest first.
+            explain: whether to add figures that explain the prediction.
+
+        Raises:
+            UserError: an input is unsuitable.
+        """
+        return None
+
+    def generate(
+        self,
+        model: Model,
+        params: Tree,
+        facts: Mapping[str, Any],
+        inputs: Iterable[Any],
+        choice: Choice,
+        rng: np.random.Generator,
+    ) -> Iterator[Prediction] | None:
+        """An output drawn from the network for each input, in order; None if the task draws none.
+
+        Args:
+            model: the network.
+            params: its parameters.
+            facts: of the run.
+            inputs: as for ``predict``.
+            choice: how to draw a symbol.
+            rng: draws.
+
+        Raises:
+            UserError: an input is unsuitable.
+        """
         return None
 
     def probe(self, model: Model, params: Tree, examples: Any, facts: Mapping[str, Any]) -> Probe | None:
@@ -380,9 +486,3 @@ class Task(ABC):
     def language(self, model: Model, facts: Mapping[str, Any]) -> Language | None:
         """The model as a language model; None if it is not one."""
         return None
-
-
-@lru_cache(maxsize=2)  # a training step must not take the time of a whole epoch's shuffle
-def _order(epoch: int, count: int) -> NDArray[np.intp]:
-    """The order of ``count`` examples in an epoch."""
-    return np.random.default_rng(epoch).permutation(count)

@@ -571,7 +571,7 @@ def _evaluate(bench: _Bench) -> float:
 def _offers(bench: _Bench) -> None:
     model, facts = bench.model(), bench.facts
     params = model.init_params(np.random.default_rng(0))
-    text = bench.task.excerpt(model, params, facts, 20, np.random.default_rng(0))
+    text = bench.task.excerpt(model, params, bench.data, 20, np.random.default_rng(0))
     if text is not None and not isinstance(text, str):
         raise Failed(f"excerpt returns a {type(text).__name__}; expected a text or None")
     guessing = bench.task.guessing(facts)

@@ -1,0 +1,130 @@
+"""Parts that the models of several tasks share: padding, masks, symbols, pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from minigrad import concat, sum, trees, where
+from minigrad import max as maximum
+from minigrad.scan import Lookup
+from minigrad.trees import Tree
+from rnn_cells import Bidirectional, Cell
+from rnn_plugins.errors import UserError
+from rnn_plugins.tasks.task import Network
+
+Array = NDArray[Any]
+
+Pool = Literal["last", "mean", "max"]
+"""How the outputs along a sequence become one vector."""
+
+T = TypeVar("T")
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Items in lists of at most ``size``, taken as they are needed."""
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some
+
+
+def padded(sequences: Sequence[ArrayLike], fill: float = 0) -> tuple[Array, Array]:
+    """Sequences (T_i, ...) side by side, (T, B, ...), padded at their ends, and their lengths, (B,).
+
+    Args:
+        sequences: one at least; all of one kind.
+        fill: the padding.
+    """
+    arrays = [np.asarray(sequence) for sequence in sequences]
+    lengths = np.array([len(array) for array in arrays])
+    together = np.full((lengths.max(), len(arrays), *arrays[0].shape[1:]), fill, arrays[0].dtype)
+    for i, array in enumerate(arrays):
+        together[: len(array), i] = array
+    return together, lengths
+
+
+def mask(lengths: Array, steps: int) -> Array:
+    """Which steps are before the end of their sequence, (T, B)."""
+    return np.arange(steps)[:, None] < lengths
+
+
+def masked_mean(values: Any, live: Array) -> Any:
+    """The mean of values (T, B) over the steps where ``live`` (T, B) is true."""
+    return sum(where(live, values, 0)) / max(int(live.sum()), 1)
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """Ids of symbols as inputs of a cell.
+
+    Attributes:
+        size: the number V of symbols.
+        width: of their embedding; 0 for one-hot inputs.
+        dtype: of the inputs.
+    """
+
+    size: int
+    width: int
+    dtype: str = "float32"
+
+    @property
+    def input_size(self) -> int:
+        """The width of an input."""
+        return self.width or self.size
+
+    def init_params(self, rng: np.random.Generator) -> Tree:
+        """The embedding, (V, E), of standard normal numbers; () for one-hot inputs."""
+        return rng.normal(0, 1, (self.size, self.width)).astype(self.dtype) if self.width else ()
+
+    def __call__(self, params: Tree, ids: Array) -> Lookup:
+        """The inputs for ids (T, B), as a lookup of rows, (T, B, input_size)."""
+        return Lookup(params if self.width else np.eye(self.size, dtype=self.dtype), ids)
+
+
+def recurrent(network: Network, width: int, directions: int = 1) -> Cell:
+    """The recurrent part for inputs of a width: one cell or stack, or one per direction."""
+    if directions == 1:
+        return network.make_cell(width)
+    return Bidirectional(network.make_cell(width), network.make_cell(width))
+
+
+def unroll(cell: Cell, params: Tree, xs: Any, lengths: Array, dtype: str, rng: np.random.Generator | None) -> Any:
+    """The outputs of a cell from its first carry along padded sequences, (T, B, output_size)."""
+    carry = trees.cast(cell.init_carry(len(lengths)), dtype)
+    return cell.unroll(params, carry, xs, lengths=lengths, rng=rng)[1]
+
+
+def pool(ys: Any, lengths: Array, how: Pool, cell: Cell) -> Any:
+    """Outputs (T, B, O) along padded sequences as one vector each, (B, O).
+
+    ``last`` takes the output at the last step that a direction reads: of the backward one, that is the first.
+    """
+    if how == "last":
+        rows = np.arange(len(lengths))
+        if isinstance(cell, Bidirectional):
+            ahead = cell.forward.output_size
+            return concat(ys[lengths - 1, rows, :ahead], ys[0, :, ahead:])
+        return ys[lengths - 1, rows]
+    live = mask(lengths, len(ys))[:, :, None]
+    if how == "mean":
+        return sum(where(live, ys, 0), axis=0) / lengths[:, None].astype(ys.dtype)
+    return maximum(where(live, ys, -np.inf), axis=0)
+
+
+def no_embedding(network: Network, why: str) -> None:
+    """Refuse the width of an embedding where there are no symbols.
+
+    Args:
+        network: the user's settings.
+        why: what the inputs are, as in "the inputs are images".
+
+    Raises:
+        UserError: a width is given.
+    """
+    if network.embedding_size:
+        raise UserError(f"--embedding-size is {network.embedding_size}, but {why}: leave it out")
