@@ -64,7 +64,7 @@ def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
         records=run.records,
         about=f"{', '.join([*words, subject.about])}, its best weights, of step {notes['step']:,}; "
         f"measured on {where} ({task.count(examples):,} {task.unit})",
-        notices=notices,
+        notices=(*subject.notices, *notices),
     )
 
 
@@ -146,6 +146,7 @@ def of_problem(label: str, cell: str, problem: Problem, params: Tree, settings: 
         examples=problem.data.valid,
         learnt=problem.data.train,
         about=f"{settings.num_layers} x {settings.hidden_size}, {trees.count(params):,} parameters",
+        notices=tuple(probe.notices),
     )
 
 

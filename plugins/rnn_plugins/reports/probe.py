@@ -71,6 +71,7 @@ class Probe(ABC):
         every_step: whether something is predicted after every step, and not only at the end of a sequence.
         numbers_per_output: how many numbers a loss makes of the output of one step, which bounds the steps that fit
             the memory.
+        notices: what is to be said of what is measured, a sentence each.
     """
 
     cell: Cell
@@ -81,6 +82,7 @@ class Probe(ABC):
     separate: ClassVar[bool] = True
     every_step: ClassVar[bool] = False
     numbers_per_output: int = 1
+    notices: Sequence[str] = ()
 
     @abstractmethod
     def longest(self, *, scored: bool = True) -> int:
@@ -159,18 +161,19 @@ class Probe(ABC):
         """The first carry of so many sequences."""
         return trees.cast(self.cell.init_carry(size), self.dtype)
 
-    def read(self, xs: Any, *, mask: Array | None = None) -> Tree:
+    def read(self, xs: Any, *, mask: Array | None = None, carry: Tree | None = None) -> Tree:
         """The carry after inputs (T, B, ...), from the first carry on.
 
         Args:
             xs: what the cell sees.
             mask: (T, B), false at steps that are not there.
+            carry: the first carry; None for the cell's own.
 
         Raises:
             UserError: the states overflow.
         """
         length, batch = xs.shape[:2]
-        carry = self.init_carry(batch)
+        carry = self.init_carry(batch) if carry is None else carry
         # Not rows_at_once, for which the step of a whole stack would be traced.
         carried = sum(leaf.nbytes for leaf in trees.leaves(carry))
         at_once = max(1, BYTES_AT_ONCE // (COMPUTED * max(carried, 1)))
