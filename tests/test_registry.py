@@ -94,8 +94,9 @@ def test_an_unknown_name_lists_the_known_and_suggests_the_nearest():
         error_of(registry.cell_class, "LSTM") == f"no cell called 'LSTM'. Did you mean 'lstm'? Installed: {installed}"
     )
     assert error_of(registry.cell_class, "xyz") == f"no cell called 'xyz'. Installed: {installed}"
+    installed = ", ".join(entry.name for entry in registry.entries("tasks"))
     assert error_of(registry.load, "tasks", "language-modle") == (
-        "no task called 'language-modle'. Did you mean 'language-model'? Installed: language-model"
+        f"no task called 'language-modle'. Did you mean 'language-model'? Installed: {installed}"
     )
 
 

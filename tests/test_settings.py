@@ -283,7 +283,7 @@ def test_a_setting_is_one_field(tmp_path: Path) -> None:
 def test_what_may_change_and_what_is_taken_over() -> None:
     assert set(named("changeable")) == {
         "files", "epochs", "steps", "max_time", "patience", "valid_every", "log_every", "backend", "flow",
-        "flow_every", "track",
+        "flow_every", "track", "valid", "test",
     }  # fmt: skip
     assert set(named("inherited")) == {
         "task", "task_option", "cell", "cell_option", "ablate", "hidden_size", "num_layers", "embedding_size", "level",

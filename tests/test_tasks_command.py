@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from rnn_cli.main import rnn
 from rnn_plugins import registry
 
+INSTALLED = ", ".join(entry.name for entry in registry.entries("tasks"))
+
 WRONG = """
 from names_task import Names
 
@@ -125,7 +127,7 @@ def test_a_task_is_shown_with_its_options_and_what_is_said_of_them() -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["show", "nams"], "no task called 'nams'. Installed: language-model"),
+        (["show", "nams"], f"no task called 'nams'. Installed: {INSTALLED}"),
         (["show", "./names"], "'./names' is neither the name of a task nor a Python file: use path/to/file.py:Class"),
         (["show", "names.py:Name"], "names.py has no class called 'Name'. Did you mean 'Names'? Its tasks: Names"),
         (["check", "names.py:Names:low=1"],

@@ -226,9 +226,11 @@ def test_every_option_may_stand_in_a_configuration_file() -> None:
         "resume": '""', "init-from": '""', "preset": '"char-rnn"', "valid-every": "3", "log-every": "2",
         "quiet": "true", "backend": '"reference"',
         "json": "false", "flow": "true", "flow-every": "5", "track": '"tensorboard"',
+        "test": '["fox.txt"]',
     }  # fmt: skip
     in_tables = {"cell-option", "task-option", "ablate"}
-    assert {option.opts[0][2:] for option in OPTIONS} == {*values, *in_tables, *ON_THE_LINE}
+    of_others = {"valid", "weighted"}  # not beside valid-fraction, and not of this task
+    assert {option.opts[0][2:] for option in OPTIONS} == {*values, *in_tables, *of_others, *ON_THE_LINE}
     lines = ['files = ["fox.txt"]', *(f"{key} = {value}" for key, value in values.items())]
     run = configured("\n".join(lines) + "\n[cell-option]\nforget_bias = 3\n[ablate]\noutput = 1\n")
     assert run.name == "mine"

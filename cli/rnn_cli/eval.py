@@ -53,10 +53,11 @@ def eval(ctx: click.Context, run_and_files: tuple[str, ...], unknown: str, backe
     if as_json:
         click.echo(console.as_json(evaluation.to_json(), indent=2))
     else:
-        _draw(evaluation)
+        draw(evaluation)
 
 
-def _draw(evaluation: Evaluation) -> None:
+def draw(evaluation: Evaluation) -> None:
+    """Print the scores as a table, and the verdict."""
     found = evaluation.assessment
     name = click.style(printable(evaluation.run), bold=True)
     click.echo(f"{name} on {printable(evaluation.source)}: {found.count:,} {found.unit} predicted\n")

@@ -118,6 +118,8 @@ def _attributes(name: str, known: About, kind: Kind) -> dict[str, Any]:
     if kind.type is bool:
         return {"is_flag": True}
     attributes = {"metavar": known.metavar or None, "shell_complete": COMPLETED.get(name)}
+    if kind.type is tuple:
+        return {"metavar": known.metavar, "multiple": True, "type": click.Path(readable=False)}
     if kind.type is dict:
         return attributes | {"multiple": True}
     if kind.choices:

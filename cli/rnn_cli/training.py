@@ -11,13 +11,17 @@ from contextlib import closing, contextmanager, nullcontext
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import click
+
 from rnn_cli.console import is_live, remark
 from rnn_cli.display import Display, Lines, Live, Records, duration, emit, measured, memory, tell
+from rnn_cli.tables import sentence
 from rnn_lab.printable import printable
 from rnn_plugins.errors import why
 from rnn_plugins.words import amount
 
 if TYPE_CHECKING:
+    from rnn_lab.evaluation import Evaluation
     from rnn_lab.sessions import Session
     from rnn_lab.tracking import TensorBoard
     from rnn_lab.trainer import Trainer
@@ -44,7 +48,7 @@ def carry_out(session: Session, *, quiet: bool, as_json: bool) -> int:
         try:
             if not quiet:
                 introduce(session)
-            with closing(trainer.events()) as events, tracker or nullcontext(), display:
+            with closing(session.events()) as events, tracker or nullcontext(), display:
                 for progress in events:
                     display.show(progress)
                     if tracker:
@@ -63,14 +67,27 @@ def carry_out(session: Session, *, quiet: bool, as_json: bool) -> int:
     if not quiet and not failed:
         conclude(session, at_once)
     if as_json:
-        emit({"outcome": session.outcome() | {"diagnosis": diagnosis}})
+        test = {"test": session.test.to_json()} if session.test else {}
+        emit({"outcome": session.outcome() | test | {"diagnosis": diagnosis}})
     elif not quiet and session.run.path.exists():
         tell(printable(result(session)))
+        if session.test:
+            show(session.test)
     if failed:
         return FAILED
     if diagnosis:
         return DIVERGED
     return 128 + signals[0] if signals and trainer.outcome in (None, "interrupted") else 0
+
+
+def show(evaluation: Evaluation) -> None:
+    """Print the evaluation on the test data."""
+    from rnn_cli.eval import draw
+
+    for notice in evaluation.notices:
+        remark(f"Note: {sentence(notice)}")
+    click.echo()
+    draw(evaluation)
 
 
 def introduce(session: Session) -> None:

@@ -84,6 +84,7 @@ def training(
 ) -> Training:
     """Train a network step by step: iterate over the result. The arguments are those of ``train``."""
     given = dict(settings)
+    given |= {name: _names(given[name]) for name in ("valid", "test") if name in given}
     if files:
         given["files"] = _names(files)
     Settings.require_names(given)
@@ -129,7 +130,7 @@ class Training:
             KeyboardInterrupt: it was interrupted, and the run is saved.
         """
         trainer = self._session.trainer
-        events = trainer.events()
+        events = self._session.events()
         interrupted = False
         # Steps run in another thread, so that Ctrl-C interrupts the waiting one and never a step.
         with ThreadPoolExecutor(1, "rnn_lab.training") as thread:

@@ -72,7 +72,8 @@ def evaluate(run: Run, files: Sequence[str] = (), **options: Any) -> Evaluation:
         raise UserError(f"{why}; give a FILE to evaluate on")
     else:
         data = dataclasses.replace(own, facts=run.facts)
-        source = f"{run.task.held_out_part} of {', '.join(run.manifest['data']['sources'])}"
+        held_out = f"{run.task.held_out_part} of {', '.join(run.manifest['data']['sources'])}"
+        source = ", ".join(run.settings.valid) or held_out
         if not run.held_out:
             raise UserError(f"the run {run.name!r} has no held-out data; name a FILE to evaluate on")
     training = None if own is None else own.train

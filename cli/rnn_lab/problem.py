@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -127,13 +128,63 @@ def reading(files: Sequence[str]) -> Iterator[None]:
 
 
 def read(
-    task: Task, files: Sequence[str], facts: Mapping[str, Any] | None = None, *, purpose: Purpose = "train"
+    task: Task,
+    files: Sequence[str],
+    facts: Mapping[str, Any] | None = None,
+    *,
+    purpose: Purpose = "train",
+    valid: Sequence[str] = (),
 ) -> Data:
     """The data that ``task.read`` returns.
+
+    Args:
+        task: the task.
+        files: as the user names them.
+        facts: of a run.
+        purpose: what they are read for.
+        valid: files with the held-out examples; without them, the task holds out some of ``files``.
 
     Raises:
         UserError: the files cannot be read, or the task fails on them.
     """
     with reading(files):
         data = task.read(files, facts, purpose=purpose)
-    return data if data.sources else replace(data, sources=tuple(files))
+    data = data if data.sources else replace(data, sources=tuple(files))
+    if not valid:
+        return data
+    held_out = read(to_evaluate(task), valid, data.facts, purpose="evaluate")
+    whole = task.with_held_out(data, held_out)
+    return replace(
+        whole,
+        digest=hashlib.sha256(f"{data.digest} {held_out.digest}".encode()).hexdigest(),
+        about=f"{data.about}; {task.count(whole.valid):,} {task.unit} of {', '.join(valid)} to validate on",
+        notices=(*data.notices, *held_out.notices),
+    )
+
+
+def to_evaluate(task: Task) -> Task:
+    """A task with the options with which it reads other examples than those of training."""
+    return replace(task, **task.of_evaluation)
+
+
+def without_held_out(task: Task, name: str, given: Mapping[str, Any]) -> Task:
+    """A task that holds out nothing of its files, because ``--valid`` names other ones.
+
+    Args:
+        task: the task.
+        name: its name as the user gave it.
+        given: its options that the user gave.
+
+    Raises:
+        UserError: it cannot, or the user asks for both.
+    """
+    if not any(f.name == "valid_fraction" for f in fields(task)):
+        raise UserError(
+            f"--valid needs a task with the option valid_fraction, which {name} does not have: leave it out"
+        )
+    if float(given.get("valid_fraction", 0)):
+        raise UserError(
+            f"--valid names the held-out data, and --valid-fraction {given['valid_fraction']} holds out some of FILES: "
+            "leave one of them out"
+        )
+    return replace(task, valid_fraction=0.0)  # type: ignore[call-arg]

@@ -242,7 +242,7 @@ class Run:
         """Its training and held-out data; None if they are gone or have changed, and a sentence that says why."""
         sources, facts = ", ".join(self.manifest["data"]["sources"]), self.facts
         try:
-            data = read(self.task, self.settings.files, facts, purpose="again")
+            data = read(self.task, self.settings.files, facts, purpose="again", valid=self.settings.valid)
         except UserError as error:
             return None, f"the data of the run {self.name!r} are not what they were: {error}"
         if data.digest != self.manifest["data"]["digest"]:

@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -29,11 +29,12 @@ from rnn_lab.ablation import ablations
 from rnn_lab.backends import is_compiled, on_backend, resolved
 from rnn_lab.blas_threads import Threads, changes_of, contradiction
 from rnn_lab.divergence import of_recurrence
+from rnn_lab.evaluation import Evaluation, evaluate
 from rnn_lab.paths import BEST, LAST
-from rnn_lab.problem import Problem, files_of, read
+from rnn_lab.problem import Problem, files_of, read, to_evaluate, without_held_out
 from rnn_lab.runs import Run, create_run, environment, network_of
 from rnn_lab.settings import COMMON, EPOCHS, MIN_STEPS, Backend, Settings, merge, named, option, warmed_up
-from rnn_lab.trainer import LEARNING_RATE, Trainer, verdict
+from rnn_lab.trainer import LEARNING_RATE, Progress, Trainer, verdict
 from rnn_plugins import registry
 from rnn_plugins.data.corpus import cache_folder
 from rnn_plugins.data.sources import is_pipe, label_of
@@ -71,12 +72,14 @@ class Session:
         problem: what is trained.
         trainer: trains it.
         notices: sentences for the user.
+        test: the evaluation on the test data, after training.
     """
 
     run: Run
     problem: Problem
     trainer: Trainer
     notices: list[str] = field(default_factory=list)
+    test: Evaluation | None = None
 
     def cost(self) -> Cost:
         """Measure memory and time of the next step, by computing it a few times and discarding the result."""
@@ -114,6 +117,23 @@ class Session:
             return problem.task.excerpt(
                 problem.model, state.params, problem.data, size, np.random.default_rng(state.step)
             )
+
+    def events(self) -> Generator[Progress, None, None]:
+        """Train to the end, as ``Trainer.events``, then evaluate the best weights on the test data if there are any."""
+        yield from self.trainer.events()
+        if self.trainer.settings.test and self.trainer.outcome in ("finished", "time", "patience"):
+            self.test = self._tested()
+
+    def _tested(self) -> Evaluation:
+        run, settings = self.run, self.trainer.settings
+        with on_backend(settings.backend):
+            found = evaluate(run, settings.test)
+        if before := run.manifest.get("test"):
+            seen = f"the test data were evaluated on before, after step {before['step']:,}"
+            found = replace(found, notices=(*found.notices, f"{seen}: what is chosen by that figure needs other data"))
+        record = {"step": self.trainer.state.step, "best_step": self.trainer.best["step"], **found.to_json()}
+        run.update(test=record)
+        return found
 
     @property
     def writes(self) -> bool:
@@ -261,13 +281,14 @@ def _resume(run: Run, given: Mapping[str, Any]) -> Session:
     advice = f"leave it out, or start a new run with its weights: --init-from {run.name}"
     _require_same(settings, run, fixed, advice)
     _require_same_task(task, run, [f.name for f in fields(task) if f.name not in of_weights], advice)
-    data = _read(task, settings.files, run)
+    data = _read(task, settings.files, run, settings.valid)
     recorded = run.manifest["data"]["digest"]
     if data.digest != recorded:
+        named = ", ".join(settings.files + settings.valid)
         raise UserError(
-            f"the data of the run {run.name!r} have changed: {', '.join(settings.files)} has the SHA-256 "
-            f"{data.digest[:12]}, and it was {recorded[:12]}; a run can be resumed only with the data that it began "
-            f"with: --init-from {run.name} starts a new one with its weights"
+            f"the data of the run {run.name!r} have changed: {named} has the SHA-256 {data.digest[:12]}, and it was "
+            f"{recorded[:12]}; a run can be resumed only with the data that it began with: --init-from {run.name} "
+            "starts a new one with its weights"
         )
     problem = Problem.of(task, run.model, data, settings.batch_size)
     trainer = Trainer(run, problem, settings)
@@ -429,9 +450,16 @@ def _prepare(
 
     notices = model_of.code_changed() if model_of else []
     task = _task(settings, model_of)
+    if settings.valid:
+        task = without_held_out(task, settings.task, settings.task_option)
     files = files_of(task, settings.task, settings.files)
     settings = replace(settings, files=files, backend=resolved(settings.backend))
-    data = _read(task, files, known) if known else read(task, files, weights_of.facts if weights_of else None)
+    if known:
+        data = _read(task, files, known, settings.valid)
+    else:
+        data = read(task, files, weights_of.facts if weights_of else None, valid=settings.valid)
+    if settings.test:  # so that a mistake in them is found before training
+        read(to_evaluate(task), settings.test, data.facts, purpose="evaluate")
     decided, problem = _resolve(settings, task, data, make_cell, made)
     params = trees.cast(weights_of.params(), decided.dtype) if weights_of else None
     manifest = {
@@ -533,7 +561,7 @@ def _of_weights(task: Task) -> tuple[str, ...]:
     return tuple(f.name for f in fields(task)) if task.of_weights is None else task.of_weights
 
 
-def _read(task: Task, files: Sequence[str], known: Run) -> Data:
+def _read(task: Task, files: Sequence[str], known: Run, valid: Sequence[str]) -> Data:
     """Read the data of a run again; those of standard input from the cache, or from standard input."""
     facts, remedy = known.facts, "put them back"
     purpose: Purpose = "resume"
@@ -543,7 +571,7 @@ def _read(task: Task, files: Sequence[str], known: Run) -> Data:
     try:
         if tuple(files) == known.settings.files and (pipes := [f for f in files if f != "-" and is_pipe(f)]):
             raise UserError(f"{pipes[0]!r} is a pipe")  # reading would wait for a writer
-        return read(task, files, facts, purpose=purpose)
+        return read(task, files, facts, purpose=purpose, valid=valid)
     except UserError as error:
         problem = str(error).partition(";")[0]  # the rest is advice on other files to train on
         raise UserError(f"the data of the run {known.name!r} cannot be read: {problem}; {remedy}") from None
@@ -588,10 +616,15 @@ def _pairs(options: Mapping[str, Any]) -> str:
 
 def _recorded(settings: Settings) -> dict[str, Any]:
     """Settings for the manifest, with absolute paths of files, and ``-`` for pipes."""
-    files = [f if f.startswith("builtin:") else "-" if is_pipe(f) else os.path.abspath(f) for f in settings.files]
+    files = [_absolute(file) for file in settings.files]
     if files.count("-") > 1:
         files = ["-"]  # standard input can be read only once, so it must contain all data
-    return replace(settings, files=tuple(files)).to_json()
+    valid, test = (tuple(map(_absolute, some)) for some in (settings.valid, settings.test))
+    return replace(settings, files=tuple(files), valid=valid, test=test).to_json()
+
+
+def _absolute(file: str) -> str:
+    return file if file.startswith("builtin:") else "-" if is_pipe(file) else os.path.abspath(file)
 
 
 def stem(source: str) -> str:

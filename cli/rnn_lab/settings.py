@@ -153,6 +153,10 @@ class CommonTaskOptions:
         aliases=("bptt",),
     )
 
+    weighted: bool | None = setting(
+        None, "Weigh each class by the inverse of its frequency, for unbalanced classes.", "Task", shared=True
+    )
+
 
 COMMON = tuple(f.name for f in fields(CommonTaskOptions))
 """Options of tasks that have names of their own on the command line."""
@@ -345,6 +349,24 @@ class Settings(Network, Training, CommonTaskOptions):
         inherited=True,
         shared=True,
     )
+    valid: tuple[str, ...] = setting(
+        (),
+        "Validate on this file; may be repeated.",
+        "Task",
+        computed="a share of FILES",
+        metavar="FILE",
+        changeable=True,
+        shared=True,
+    )
+    test: tuple[str, ...] = setting(
+        (),
+        "At the end, evaluate the best weights on this file, once; may be repeated.",
+        "Task",
+        computed="none",
+        metavar="FILE",
+        changeable=True,
+        shared=True,
+    )
     task_option: Mapping[str, Any] = setting(
         {},
         "Option of the task, as rnn tasks show NAME lists them; may be repeated.",
@@ -535,12 +557,14 @@ def apart(given: Mapping[str, Any]) -> dict[str, Any]:
         UserError: an option is not a pair, is invalid, or has two values.
     """
     from rnn_plugins.options import split_spec
+    from rnn_plugins.registry import full_name
 
     values = dict(given)
     for owner in ("cell", "task"):
         if isinstance(spec := values.get(owner), str):
             values[owner], options = split_spec(spec, owner)
             _add(values, f"{owner}_option", options, f"the {owner} {spec}")
+            values[owner] = full_name(f"{owner}s", values[owner])
     for f in fields(CommonTaskOptions):
         value = values.pop(f.name, None)
         if value is not None:

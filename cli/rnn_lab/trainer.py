@@ -156,7 +156,7 @@ class Trainer:
     def fresh_params(self) -> Tree:
         """The initial parameters of a run with this seed."""
         init, _ = _generators(self.settings)
-        return self.problem.init_params(init)
+        return self.problem.model.pretrained(self.problem.init_params(init))
 
     def resume(self) -> None:
         """Resume the run from its last saved state; records of later steps are dropped.

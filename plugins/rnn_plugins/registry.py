@@ -89,6 +89,17 @@ def entries(group: str) -> list[Entry]:
     return list(_entries(group, _path()))
 
 
+def full_name(group: str, name: str) -> str:
+    """The name for which another one is short.
+
+    If a distribution gives one class several names, the longest is its name, and the others are short for it.
+    """
+    values = {(entry.distribution, entry.value) for entry in entries(group) if entry.name == name}
+    return max(
+        (entry.name for entry in entries(group) if (entry.distribution, entry.value) in values), key=len, default=name
+    )
+
+
 def plugin_entries() -> list[Entry]:
     """The entries of other distributions, in all groups."""
     return [entry for group in _GROUPS for entry in entries(group) if entry.distribution != "rnn-lab"]
@@ -144,6 +155,8 @@ def given(group: str, spec: str) -> None:
 
 def describe(group: str, entry: Entry) -> Row:
     """An entry's row in a listing; errors are in the row and never raised."""
+    if (full := full_name(group, entry.name)) != entry.name:
+        return Row(f"Short for {full}.", None)
     try:
         found = load(group, entry.name)
         doc = found.__doc__ or ""

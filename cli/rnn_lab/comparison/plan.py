@@ -19,7 +19,7 @@ from minigrad.training import NotFinite
 from rnn_cells import Cell
 from rnn_lab.comparison import Watcher
 from rnn_lab.paths import folder_name, runs_folder
-from rnn_lab.problem import Problem, files_of, read
+from rnn_lab.problem import Problem, files_of, read, without_held_out
 from rnn_lab.runs import Run, network_of
 from rnn_lab.sessions import Session, start, stem
 from rnn_lab.settings import Settings
@@ -99,7 +99,7 @@ def train(plan: Plan, watcher: Watcher) -> tuple[dict[str, list[Run]], bool]:
             failure = None
             watcher.begin(session, number, total)
             try:
-                with closing(session.trainer.events()) as events:
+                with closing(session.events()) as events:
                     for progress in events:
                         watcher.show(progress)
             except NotFinite as error:
@@ -139,7 +139,9 @@ def plan(cells: Sequence[str], given: Mapping[str, Any], match: Match = "params"
         common = _timed(common)
     task = registry.make_task(common.task, common.task_option)
     common = replace(common, files=files_of(task, common.task, common.files))
-    data = read(task, common.files)
+    if common.valid:
+        task = without_held_out(task, common.task, common.task_option)
+    data = read(task, common.files, valid=common.valid)
     first = common.seed if common.seed is not None else secrets.randbelow(1_000_000)
     # Resolved here, because its default would depend on the hidden size.
     width = task.resolve(data.facts, network_of(common, lambda size: Cell(size, common.hidden_size))).embedding_size

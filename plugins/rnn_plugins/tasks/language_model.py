@@ -164,6 +164,12 @@ class LanguageModel(Task):
         )
         return Data(training, held_out, facts, corpus.sources, corpus.digest, about, tuple(notices))
 
+    def with_held_out(self, data: Data, held_out: Data) -> Data:
+        """The data with another text held out."""
+        ratio = "characters_per_symbol"
+        facts = {**data.facts, ratio: {**data.facts[ratio], "valid": held_out.facts[ratio]["valid"]}}
+        return dataclasses.replace(data, valid=held_out.valid, facts=facts)
+
     def check_facts(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         """Check the vocabulary, the opening, the range of the ratios, and the digest and size of the text.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -194,6 +194,16 @@ class Model(ABC):
     def init_params(self, rng: np.random.Generator) -> Tree:
         """New parameters."""
 
+    def pretrained(self, params: Tree) -> Tree:
+        """New parameters with those that were trained elsewhere in their places, such as word vectors from a file.
+
+        Called once, when a run begins with new parameters.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        return params
+
     def init_carry(self, size: int) -> Tree:
         """The carry between batches (truncated BPTT) for ``size`` sequences; () if there is none."""
         return ()
@@ -270,6 +280,10 @@ class Task(ABC):
         Raises:
             UserError: the network's settings do not suit the task.
         """
+
+    def with_held_out(self, data: Data, held_out: Data) -> Data:
+        """The data with held-out examples that were read from files of their own, for ``purpose`` "evaluate"."""
+        return replace(data, valid=held_out.valid)
 
     def check_facts(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         """Check facts from a file, as far as the task reads them, and return them.
