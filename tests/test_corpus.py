@@ -508,7 +508,7 @@ def test_standard_input_that_cannot_be_read(monkeypatch):
     def read(size):
         raise IsADirectoryError(errno.EISDIR, "Is a directory")
 
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=SimpleNamespace(read=read)))
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=SimpleNamespace(read1=read)))
     assert error_of("-") == "standard input cannot be read (is a directory); make it readable, or give another file"
 
 

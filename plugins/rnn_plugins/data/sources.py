@@ -3,6 +3,7 @@
 import glob
 import gzip
 import hashlib
+import io
 import os
 import stat
 import sys
@@ -14,7 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rnn_plugins.data import RUN
 from rnn_plugins.data.decoding import Changes, NoText, cleaned, decode, decoded
@@ -149,7 +150,7 @@ def find(sources: Sequence[str], level: Level, stack: ExitStack, *, pipes: bool 
     notices: list[str] = []
     for source in sources:
         if source == "-":
-            parts.append(_spool(Part(label_of([source]), source, piped=True), _standard_input(), stack))
+            parts.append(_spool(Part(label_of([source]), source, piped=True), standard_input(), stack))
         elif source.startswith("builtin:"):
             parts.append(_spool(Part(label_of([source]), source), _builtin(source.removeprefix("builtin:")), stack))
         else:
@@ -210,7 +211,7 @@ def read_bytes(path: str, label: str) -> bytes:
         UserError: It cannot be read.
     """
     if path == "-":
-        return b"".join(_standard_input())
+        return b"".join(standard_input())
     refuse_devices(label, path)
     try:
         return Path(path).read_bytes()
@@ -302,11 +303,12 @@ def _spool(part: Part, chunks: Iterator[bytes], stack: ExitStack) -> Part:
     return replace(part, path=file.name)
 
 
-def _standard_input() -> Iterator[bytes]:
+def standard_input() -> Iterator[bytes]:
+    """Its bytes, as soon as they arrive."""
     if sys.stdin is None:
         raise UserError("standard input is closed; pipe a text into it, or name a file")
     try:
-        while chunk := sys.stdin.buffer.read(CHUNK):
+        while chunk := cast(io.BufferedReader, sys.stdin.buffer).read1(CHUNK):
             yield chunk
     except OSError as error:
         raise _no_access("standard input", error) from None

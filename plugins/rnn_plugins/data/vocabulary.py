@@ -303,10 +303,17 @@ def show(symbol: str) -> str:
 
 
 @cache
+def marks() -> str:
+    """All combining marks, such as a Russian stress mark or a Hindi vowel sign.
+
+    Regular expressions do not count them among letters, which would cut words at them.
+    """
+    return "".join(chr(code) for code in range(0x10000) if unicodedata.category(chr(code)).startswith("M"))
+
+
+@cache
 def _pieces() -> re.Pattern[str]:
-    # `\w` excludes combining marks; without them, words would be cut at a Russian stress mark or a Hindi vowel sign.
-    marks = "".join(chr(code) for code in range(0x10000) if unicodedata.category(chr(code)).startswith("M"))
-    return re.compile(rf"\w[\w{marks}]{{0,63}}| {{1,16}}|\n{{1,16}}|\t{{1,16}}|[\s\S]")
+    return re.compile(rf"\w[\w{marks()}]{{0,63}}| {{1,16}}|\n{{1,16}}|\t{{1,16}}|[\s\S]")
 
 
 def _code_points(text: str) -> NDArray[Any]:
