@@ -92,13 +92,18 @@ def decoded(chunks: Iterable[bytes]) -> Iterator[str]:
     """
     rest = iter(chunks)
     head = b""
-    for chunk in rest:
-        head += chunk
-        if len(head) >= _LOOKED_AT:
-            break
+
+    def encoding() -> str:
+        """What it is probably, by its beginning."""
+        beginning = head
+        while len(beginning) < _LOOKED_AT and (more := next(rest, b"")):
+            beginning += more
+        return _encoding(beginning)
+
     decoder = codecs.getincrementaldecoder("utf-8")()
     position, ascii_only = 0, True
-    for chunk in chain([head] if head else [], rest, [b""]):
+    for chunk in chain(rest, [b""]):
+        head += chunk if len(head) < _LOOKED_AT else b""
         start = position - len(decoder.getstate()[0])
         try:
             text = decoder.decode(chunk, final=not chunk)
@@ -108,12 +113,12 @@ def decoded(chunks: Iterable[bytes]) -> Iterator[str]:
             if error.reason == "unexpected end of data" and (not ascii_only or error.end - error.start > 1):
                 flaw = f"is UTF-8 that ends inside its last character, at byte offset {offset}"
                 raise NoText(flaw, whole=offset) from None
-            encoding = _encoding(head)
-            name = f"is {encoding} and not UTF-8" if encoding.startswith("UTF") else "is not UTF-8"
-            raise NoText(f"{name} (0x{error.object[error.start]:02X} at byte offset {offset})", encoding) from None
+            probable = encoding()
+            name = f"is {probable} and not UTF-8" if probable.startswith("UTF") else "is not UTF-8"
+            raise NoText(f"{name} (0x{error.object[error.start]:02X} at byte offset {offset})", probable) from None
         if "\0" in text:
-            encoding = _encoding(head)
-            raise NoText(f"is {encoding} and not UTF-8 (it has NUL bytes)" if encoding else "has NUL bytes", encoding)
+            probable = encoding()
+            raise NoText(f"is {probable} and not UTF-8 (it has NUL bytes)" if probable else "has NUL bytes", probable)
         ascii_only = ascii_only and text.isascii()
         position += len(chunk)
         yield text

@@ -66,7 +66,8 @@ def read_vectors(file: str, words: Sequence[str]) -> tuple[NDArray[np.float32], 
     if not width:
         raise UserError(f"{name} has no vectors; expected a word and its numbers per line")
     if words and not rank.any():
-        raise UserError(f"{name} has a vector for none of the {amount(len(words), 'word')}; is it of another language?")
+        count = amount(len(words), "word")
+        raise UserError(f"{name} has a vector for none of the {count}; is it of another language?")
     return matrix, rank > 0
 
 
