@@ -56,8 +56,8 @@ def read_vectors(file: str, words: Sequence[str]) -> tuple[NDArray[np.float32], 
             vector = _vector(fields)
             if vector is None:
                 raise UserError(
-                    f"{name}, line {number}: what follows {word[:40]!r} are not {width} finite numbers; expected a word "
-                    "and its numbers, separated by blanks (the text format of GloVe or word2vec)"
+                    f"{name}, line {number}: what follows {word[:40]!r} are not {width} finite numbers; expected a "
+                    "word and its numbers, separated by blanks (the text format of GloVe or word2vec)"
                 )
             for i in wanted:
                 exact = 1 + (words[i].strip() == word)
