@@ -14,7 +14,7 @@ NumPy, with the same bits.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -167,6 +167,26 @@ def adamw(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8, *, we
         return params, {"step": np.array(step, np.int64), "mean": mean, "mean_square": mean_square}
 
     return Optimizer(init, update)
+
+
+def freezing(optimizer: Optimizer, frozen: Collection[str]) -> Optimizer:
+    """The optimiser for all parameters but the frozen ones, which stay as they are and have no part in its state.
+
+    Args:
+        optimizer: of the others.
+        frozen: paths of leaves, as `trees.paths` gives them; without any, it is `optimizer` itself.
+    """
+    if not frozen:
+        return optimizer
+
+    def others(tree: Tree) -> dict[str, Any]:
+        return {path: leaf for path, leaf in trees.flatten(tree).items() if path not in frozen}
+
+    def update(grads: Tree, state: Tree, params: Tree, learning_rate: float) -> tuple[Tree, Tree]:
+        new, state = optimizer.update(others(grads), state, others(params), learning_rate)
+        return trees.unflatten(params, (trees.flatten(params) | new).values()), state
+
+    return Optimizer(lambda params: optimizer.init(others(params)), update)
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {

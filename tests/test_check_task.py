@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -211,7 +212,7 @@ def test_a_right_task_passes_every_check(task):
     assert [check.name for check in report.checks] == [
         "options", "read", "model", "batch", "weight", "loss", "facts",
         "batches", "units", "read with facts", "rows", "padding", "dropout", "purity", "carry", "float32", "learning",
-        "metrics", "evaluate", "offers", "probe", "gradient",
+        "metrics", "evaluate", "held out", "offers", "predictions", "probe", "gradient",
     ]  # fmt: skip
     assert 0 < report.error < 1e-6
 
@@ -643,6 +644,62 @@ class EvaluatesTheFirst(Names):
         return super().evaluate(model, params, examples[:3])
 
 
+class HoldsOutAlways(names_task.Names):
+    def read(self, files, facts=None, *, purpose="train"):
+        data = super().read(files, facts, purpose=purpose)
+        return replace(data, valid=data.valid or data.train[:3])
+
+
+class PredictsTwice(names_task.Names):
+    def predict(self, model, params, facts, inputs, **options):
+        return (found for found in super().predict(model, params, facts, inputs, **options) for _ in range(2))
+
+
+class PredictsRecords(names_task.Names):
+    def predict(self, model, params, facts, inputs, **options):
+        return (found.record for found in super().predict(model, params, facts, inputs, **options))
+
+
+class PredictsLines(names_task.Names):
+    def predict(self, model, params, facts, inputs, **options):
+        return (found._replace(text="a\nb") for found in super().predict(model, params, facts, inputs, **options))
+
+
+class PredictsArrays(names_task.Names):
+    def predict(self, model, params, facts, inputs, **options):
+        found = super().predict(model, params, facts, inputs, **options)
+        return (prediction._replace(record={"scores": np.zeros(2)}) for prediction in found)
+
+
+class PredictsByPlace(names_task.Names):
+    def predict(self, model, params, facts, inputs, **options):
+        found = super().predict(model, params, facts, inputs, **options)
+        return (prediction._replace(text=str(place)) for place, prediction in enumerate(found))
+
+
+class PredictsAllAtOnce(names_task.Names):
+    def predict(self, model, params, facts, inputs, **options):
+        yield from list(super().predict(model, params, facts, list(islice(inputs, 5000)), **options))
+
+
+class ExplainsSomethingElse(names_task.Names):
+    def predict(self, model, params, facts, inputs, *, top=1, explain=False):
+        found = super().predict(model, params, facts, inputs, top=top)
+        return (prediction._replace(text="why") if explain else prediction for prediction in found)
+
+
+class HasNoInputs(names_task.Names):
+    def inputs(self, file, facts):
+        return iter([])
+
+
+class SaysItIsFrozen(names_task.Names):
+    def model(self, facts, network):
+        found = super().model(facts, network)
+        object.__setattr__(found, "frozen", lambda: ("head.b",))
+        return found
+
+
 class WritesAList(Names):
     def excerpt(self, model, params, data, size, rng):
         return ["a"]
@@ -707,6 +764,10 @@ DROPOUT = (
     "take the axis of the batch"
 )
 ANOTHER = "read for 'again' gives another batch of step 0; it must be the same"
+EXPLAINED = (
+    "the predictions for some inputs are ['Russian #', 'Italian #', 'Russian #', 'Italian #', 'Russian #'], and "
+    "['why', 'why', 'why', 'why', 'why'] with explain=True"
+)
 REVERSED = "loss is # in reverse order; expected #, as on the same examples before"
 FUNCTION = "it must be a function of its arguments"
 WIDE = (
@@ -846,6 +907,22 @@ WRONG: dict[type[Task], dict[str, str]] = {
     MeanOfMeans: {"evaluate": REVERSED},
     EvaluatesAtRandom: {"evaluate": "loss is # a second time; expected #, as on the same examples before"},
     EvaluatesTheFirst: {"evaluate": REVERSED},
+    HoldsOutAlways: {"held out": "with valid_fraction=0, 3 names are held out; expected none"},
+    PredictsTwice: {"predictions": "predict yields 10 predictions for 5 inputs; expected one for each"},
+    PredictsRecords: {"predictions": "predict yields a dict; expected a Prediction"},
+    PredictsLines: {"predictions": "the text of a prediction is 'a\\nb'; expected one line"},
+    PredictsArrays: {"predictions": "TypeError: Object of type ndarray is not JSON serializable"},
+    PredictsByPlace: {
+        "predictions": (
+            "the predictions for some inputs are ['0', '1', '2', '3', '4'], and ['0', '0', '0', '0', '0'] one by one"
+        ),
+    },
+    PredictsAllAtOnce: {
+        "predictions": "predict takes 5,000 inputs before its first prediction; expected at most 1,024",
+    },
+    ExplainsSomethingElse: {"predictions": EXPLAINED},
+    HasNoInputs: {"predictions": "inputs yields nothing of the files that were read"},
+    SaysItIsFrozen: {"gradient": "'head.b' is frozen, and the loss has a gradient with respect to it"},
     WritesAList: {"offers": "excerpt returns a list; expected a text or None"},
     ProbesNothing: {"probe": "probe returns a Classifier; expected a Probe or None"},
     ReadsBeforeTheName: {
@@ -872,7 +949,7 @@ def test_a_failing_report_raises_and_names_every_failure():
     with pytest.raises(CheckError) as caught:
         check_task(WithoutLoss(), NAMES).raise_if_failed()
     assert str(caught.value) == (
-        "WithoutLoss() fails 1 of 22 checks:\n  metrics: evaluate returns accuracy; the loss must be among them"
+        "WithoutLoss() fails 1 of 24 checks:\n  metrics: evaluate returns accuracy; the loss must be among them"
     )
 
 

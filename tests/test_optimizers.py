@@ -21,6 +21,7 @@ from minigrad.optimizers import (
     adamw,
     clip_by_global_norm,
     clip_by_value,
+    freezing,
     global_norm,
     rmsprop,
     sgd,
@@ -383,6 +384,23 @@ def test_clip_by_value_keeps_nan_and_bounds_infinity() -> None:
 def test_clipping_keeps_dtypes_and_0d_arrays(clip: Callable[[Any], Any]) -> None:
     clipped = clip([np.full(3, 9, np.float32), np.array(9, np.float32)])
     assert all(isinstance(leaf, np.ndarray) and leaf.dtype == np.float32 for leaf in clipped)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_frozen_parameters_stay_as_they_are(name: str) -> None:
+    rng = np.random.default_rng(0)
+    params = {"table": rng.normal(size=(4, 3)), "cell": {"W": rng.normal(size=(3, 3)), "b": rng.normal(size=3)}}
+    plain, some = OPTIMIZERS[name](), freezing(OPTIMIZERS[name](), {"table", "cell.b"})
+    state, whole_state, trained, whole = some.init(params), plain.init(params), params, params
+    assert trees.count(state) < trees.count(whole_state) or name == "sgd"
+    for _ in range(3):
+        grads = trees.map(lambda leaf: rng.normal(size=leaf.shape), params)
+        trained, state = some.update(grads, state, trained, 0.1)
+        whole, whole_state = plain.update(grads, whole_state, whole, 0.1)
+    assert trees.structure(trained) == trees.structure(params)
+    assert trained["table"] is params["table"]
+    assert trained["cell"]["b"] is params["cell"]["b"]
+    np.testing.assert_array_equal(trained["cell"]["W"], whole["cell"]["W"])
 
 
 @pytest.mark.parametrize("bound", [0, -1.0, math.nan])

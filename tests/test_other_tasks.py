@@ -15,6 +15,7 @@ from command_line import SMALL, refused, settle, timeless, train, trained
 from test_documentation import blocks, commands
 
 import rnn_lab
+from minigrad import trees
 from rnn_cli.main import rnn
 from rnn_lab.runs import Run
 from rnn_plugins.errors import UserError
@@ -65,7 +66,7 @@ def content(run: Run) -> dict[str, Any]:
 
 def test_it_keeps_what_a_task_promises():
     check_task(names_task.Names(), FILES).raise_if_failed()
-    assert "names passes all 22 checks" in invoke("tasks", "check", "names", *FILES).stdout
+    assert "names passes all 24 checks" in invoke("tasks", "check", "names", *FILES).stdout
 
 
 def test_it_is_listed_and_shown():
@@ -311,3 +312,45 @@ def test_the_page_on_tasks_is_a_task(tmp_path: Path):
     for words in commands(page):
         more = ["--steps", "3", "--hidden-size", "6", "--seeds", "1"] if words[0] == "compare" else []
         invoke(*words, *(["--steps", "3", "--hidden-size", "6"] if words[0] == "train" else more))
+
+
+PRETRAINED = """
+from names_task import *
+
+
+@dataclass(frozen=True)
+class Lent(Classifier):
+    "A head that was trained elsewhere, and that training leaves as it is."
+
+    def pretrained(self, params):
+        return params | {"head": params["head"] | {"b": params["head"]["b"] + np.float32(0.5)}}
+
+    def frozen(self):
+        return ("head.b",)
+
+    def scores(self, params, batch, rng=None):
+        bias = np.asarray(value_of(params["head"]["b"]))
+        return super().scores(params | {"head": params["head"] | {"b": bias}}, batch, rng)
+
+
+class Frozen(Names):
+    def model(self, facts, network):
+        found = super().model(facts, network)
+        return Lent(found.cell, found.symbols, found.labels, found.network)
+
+
+from minigrad.tensor import value_of
+"""
+
+
+def test_parameters_that_were_trained_elsewhere_may_stay_as_they_are():
+    Path("frozen.py").write_text(PRETRAINED)
+    settings = {"task": "./frozen.py:Frozen", "hidden_size": 4, "seed": 1, "optimizer": "adamw:weight_decay=0.5"}
+    run = rnn_lab.train(FILES, steps=6, name="lent", learning_rate=0.1, **settings)
+    np.testing.assert_array_equal(run.params["head"]["b"], np.float32([0.5, 0.5]))
+    assert not any("head.b" in path for path in trees.paths(run.folder.last()[0]["optimizer"]))
+    run.resume(steps=12)
+    once = rnn_lab.train(FILES, steps=12, name="once", learning_rate=0.1, schedule="constant", **settings)
+    np.testing.assert_array_equal(once.params["head"]["b"], np.float32([0.5, 0.5]))
+    assert np.any(once.params["head"]["W"] != run.params["head"]["W"])
+    rnn_lab.check_task("./frozen.py:Frozen", FILES).raise_if_failed()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import trees
+from minigrad.optimizers import freezing
 from minigrad.training import Details, NotFinite, start, train
 from minigrad.trees import Tree
 from rnn_cells import Cell
@@ -158,7 +159,7 @@ def _train(
     Raises:
         NotFinite: a loss or a gradient is not finite.
     """
-    optimizer = settings.make_optimizer()
+    optimizer = freezing(settings.make_optimizer(), problem.model.frozen())
     clip_norm, clip_value = settings.clipping()
     state = start(params, optimizer, problem.init_carry(), rng)
 

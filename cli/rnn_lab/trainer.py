@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from minigrad import blas, checkpoint, trees
+from minigrad.optimizers import freezing
 from minigrad.training import NotFinite, StepRecord, TrainingState, start, train
 from minigrad.trees import Tree
 from rnn_lab import records
@@ -132,7 +133,7 @@ class Trainer:
         self.broken = ""
         self.learning_rate = settings.learning_rate or LEARNING_RATE
         self.schedule = settings.make_schedule(self.learning_rate, self.total_steps, steps_per_epoch)
-        self.optimizer = settings.make_optimizer()
+        self.optimizer = freezing(settings.make_optimizer(), problem.model.frozen())
         self.tally = Tally()
         self.repeats: list[list[float]] = []
         self.saved = 0

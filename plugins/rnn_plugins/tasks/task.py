@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -203,6 +203,10 @@ class Model(ABC):
             UserError: the file cannot be read.
         """
         return params
+
+    def frozen(self) -> Collection[str]:
+        """The paths of parameters that training leaves as they are; the loss must not differentiate by them."""
+        return ()
 
     def init_carry(self, size: int) -> Tree:
         """The carry between batches (truncated BPTT) for ``size`` sequences; () if there is none."""

@@ -7,8 +7,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property, partial
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.gru import GRU
 from rnn_plugins.reports.probe import Probe
-from rnn_plugins.tasks.task import AT_ONCE, Batch, Data, Model, Network, Task
+from rnn_plugins.tasks.task import AT_ONCE, Batch, Data, Model, Network, Prediction, Task
 from rnn_plugins.testing.checks import (
     DIFFERENCE,
     Array,
@@ -55,6 +56,9 @@ LEARNING_STEPS, LEARNING_RATE = 40, 0.01
 
 CANDIDATES, UNLIKE, EXAMPLES = 64, 4, 37
 """Examples from which those of different shapes are chosen, how many of those, and how many are evaluated."""
+
+PREDICTED, AHEAD = 5, 4 * AT_ONCE
+"""Inputs that are predicted, and how many may be taken before the first prediction."""
 
 
 def check_task(
@@ -480,9 +484,14 @@ def _float32(bench: _Bench) -> None:
 
 
 def _gradient(bench: _Bench) -> float:
-    batch, carry = bench.batch(0), bench.carry(bench.size)
+    batch, carry, frozen = bench.batch(0), bench.carry(bench.size), bench.exact.frozen()
+    _, _, gradients = bench.loss_and_gradient(carry, batch)
     worst = 0.0
-    for i, path in enumerate(trees.paths(bench.params)):
+    for i, (path, gradient) in enumerate(trees.flatten(gradients).items()):
+        if path in frozen:
+            if np.any(gradient):
+                raise Failed(f"{path!r} is frozen, and the loss has a gradient with respect to it")
+            continue
 
         def draw(i: int = i) -> tuple[Callable[..., Tree], list[Array]]:
             params = bench.draw()
@@ -581,6 +590,43 @@ def _offers(bench: _Bench) -> None:
         work.step(work.params, work.carry, work.x)
 
 
+def _held_out(bench: _Bench) -> None:
+    if any(field.name == "valid_fraction" for field in fields(bench.given)):
+        data = replace(bench.given, valid_fraction=0.0).read(bench.files)  # type: ignore[call-arg]
+        if held_out := bench.given.count(data.valid):
+            raise Failed(f"with valid_fraction=0, {held_out:,} {bench.given.unit} are held out; expected none")
+
+
+def _predictions(bench: _Bench) -> None:
+    task, facts = bench.task, bench.facts
+    predict = partial(task.predict, bench.exact, bench.params, facts)
+    if predict([]) is None:
+        return
+    inputs = list(islice(chain.from_iterable(task.inputs(file, facts) for file in bench.files), PREDICTED))
+    if not inputs:
+        raise Failed("inputs yields nothing of the files that were read")
+    found = list(predict(inputs, top=2) or ())
+    if len(found) != len(inputs):
+        raise Failed(f"predict yields {len(found)} predictions for {len(inputs)} inputs; expected one for each")
+    for prediction in found:
+        if not isinstance(prediction, Prediction):
+            raise Failed(f"predict yields a {type(prediction).__name__}; expected a Prediction")
+        if "\n" in prediction.text:
+            raise Failed(f"the text of a prediction is {prediction.text!r}; expected one line")
+        json.dumps(prediction.record, allow_nan=False)
+    alone = [prediction.text for single in inputs for prediction in predict(iter([single]), top=2) or ()]
+    if alone != (together := [prediction.text for prediction in found]):
+        raise Failed(f"the predictions for some inputs are {together}, and {alone} one by one")
+    pulled: list[int] = []
+    endless = (pulled.append(i) or inputs[i % len(inputs)] for i in count())  # type: ignore[func-returns-value]
+    next(iter(predict(endless) or ()))
+    if len(pulled) > AHEAD:
+        raise Failed(f"predict takes {len(pulled):,} inputs before its first prediction; expected at most {AHEAD:,}")
+    explained = [prediction.text for prediction in predict(inputs, top=2, explain=True) or ()]
+    if explained != together:
+        raise Failed(f"the predictions for some inputs are {together}, and {explained} with explain=True")
+
+
 def _probe(bench: _Bench) -> float:
     probe = bench.task.probe(bench.exact, bench.params, bench.examples, bench.facts)
     if probe is None:
@@ -638,7 +684,9 @@ _EVERY: dict[str, _Checker] = {
     "learning": _learning,
     "metrics": _metrics,
     "evaluate": _evaluate,
+    "held out": _held_out,
     "offers": _offers,
+    "predictions": _predictions,
     "probe": _probe,
 }
 
