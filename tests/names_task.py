@@ -2,7 +2,9 @@
 
 import hashlib
 import math
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -154,14 +156,15 @@ class Names(Task):
     takes_text = True
 
     def inputs(self, file, facts):
-        yield from self._names(file, hashlib.sha256())
+        with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as lines:
+            yield from filter(None, (line.decode().strip() for line in lines))
 
     def predict(self, model, params, facts, inputs, *, top=1, explain=False) -> Iterator[Prediction]:
         for name in inputs:
             scores = model.scores(params, self.pack([(self._encoded(name, facts), 0)]))
             likely = np.asarray(softmax(scores))[0]
             best = int(np.argmax(likely))
-            record = {"name": name, "language": facts["labels"][best], "probability": float(likely[best])}
+            record = {"input": name, "language": facts["labels"][best], "probability": float(likely[best])}
             yield Prediction(f"{record['language']} {likely[best]:.2f}", record)
 
     def probe(self, model, params, examples, facts):

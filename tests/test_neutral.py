@@ -21,14 +21,12 @@ NAMED = re.compile(
     re.IGNORECASE,
 )
 
-WRITES = "; expected a language model: name a run of the task language-model"
-
 ALLOWED = {
     ("rnn_lab/settings.py", "language-model"): "the default of --task",
-    ("rnn_lab/runs.py", WRITES): "advice: the task whose runs will do",
     ("rnn_lab/api.py", "rnn_plugins.data.vocabulary"): "the type of what Run.sample and Run.score take",
     ("rnn_lab/api.py", "rnn_lab.language"): "Run.sample and Run.score, as the commands of these names",
     ("rnn_lab/api.py", "rnn_plugins.language.sampling"): "likewise",
+    ("rnn_lab/predicting.py", "rnn_plugins.language.sampling"): "how a symbol of an output is drawn",
     ("rnn_lab/runs.py", "rnn_lab.language"): "runs of versions that knew no tasks",
     ("rnn_lab/runs.py", "rnn_plugins.language"): "the type of what a task may offer",
     ("rnn_plugins/reports/subject.py", "rnn_plugins.language"): "likewise",

@@ -30,10 +30,7 @@ FILES = ("Italian.txt", "Czech.txt")
 NETWORK = ("--hidden-size", "6", "--batch-size", "8", "--seed", "1", "--learning-rate", "0.02")
 TRAINED = ("--task", "names", *FILES, *NETWORK, "--steps", "24", "--valid-every", "6", "--log-every", "4")
 
-REFUSED = (
-    "Error: the run 'names' was trained for the task 'names'; expected a language model: name a run "
-    "of the task language-model\n"
-)
+REFUSED = "Error: names is a run of the task names, which writes no text: rnn predict names FILE\n"
 
 
 @pytest.fixture(autouse=True)
@@ -134,14 +131,14 @@ def test_it_predicts():
     run = rnn_lab.train(FILES, task="names", hidden_size=6, steps=60, seed=1, learning_rate=0.02)
     Path("some.txt").write_text("Rossi\nNovotny\n")
     records = list(run.predict("some.txt"))
-    assert [(record["name"], record["language"]) for record in records] == [("Rossi", "Italian"), ("Novotny", "Czech")]
+    assert [(record["input"], record["language"]) for record in records] == [("Rossi", "Italian"), ("Novotny", "Czech")]
     assert all(0.5 <= record["probability"] <= 1 for record in records)
     assert "accuracy" in run._repr_html_()
     text = rnn_lab.train("fox.txt", hidden_size=5, steps=2)
     with pytest.raises(UserError) as refused:
-        list(text.predict("some.txt"))
+        text.predict("some.txt")
     assert str(refused.value) == (
-        f"the run {text.name!r} was trained for the task 'language-model', which has no predictions"
+        f"{text.name} is a run of the task language-model, which predicts nothing of an input: rnn sample {text.name}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The arguments of several commands: a run, and files."""
+"""The arguments of several commands: a run, and files or other inputs."""
 
 from __future__ import annotations
 
@@ -27,3 +27,26 @@ def find_run_and_files(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]
         if len(arguments) > 1:
             raise
         raise UserError(f"{first!r} is neither a file nor a run: {no_run}") from None
+
+
+def find_run_and_inputs(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...], bool]:
+    """The run, its inputs, and whether it is named.
+
+    The first argument is a run if there is one of that name; otherwise the run is the newest, and the argument a file,
+    or a text if that run reads texts.
+
+    Raises:
+        UserError: there is no run, or the first argument is neither.
+    """
+    from rnn_lab.predicting import is_source
+    from rnn_lab.runs import find_run
+
+    if not arguments:
+        return find_run(), (), False
+    try:
+        return find_run(arguments[0]), arguments[1:], True
+    except UserError as no_run:
+        run = find_run()
+        if is_source(arguments[0]) or run.task.takes_text:
+            return run, arguments, False
+        raise UserError(f"{arguments[0]!r} is neither a file nor a run: {no_run}") from None

@@ -21,6 +21,20 @@ BACKEND = click.option("--backend", type=BACKENDS, default="auto", show_default=
 """For commands that do not train; a resumed run keeps its backend."""
 
 
+def _as_pairs(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
+    return pairs("task_option", value, "beam=5")
+
+
+TASK_OPTION = click.option(
+    "--task-option",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_as_pairs,
+    help="Change an option of the task that the weights do not depend on; may be repeated.",
+)
+"""For commands that use a run."""
+
+
 UNKNOWN = click.option(
     "--unknown",
     type=click.Choice(["error", "skip", "replace"]),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,14 +15,13 @@ import numpy as np
 from minigrad.training import NotFinite
 from minigrad.trees import Tree
 from rnn_cells import Cell
-from rnn_lab import evaluation, runs, sessions
+from rnn_lab import evaluation, predicting, runs, sessions
 from rnn_lab.backends import on_backend
 from rnn_lab.comparison import Watcher, comparison
 from rnn_lab.comparison.plan import SEEDS, Match, plan
 from rnn_lab.comparison.plan import train as train_all
 from rnn_lab.drawing import page as drawing
 from rnn_lab.language import scoring, writing
-from rnn_lab.problem import reading
 from rnn_lab.reporting import kinds as kinds_of
 from rnn_lab.reporting import load as load_reports
 from rnn_lab.reporting import make_pages
@@ -281,22 +279,34 @@ class Run:
             found = evaluation.evaluate(self.folder, _names(files), **options)
         return dict(found.assessment.scores[0].metrics)
 
-    def predict(self, *files: Source) -> Iterator[dict[str, Any]]:
-        """The network's predictions for the inputs in files, one record per input.
+    def predict(
+        self, inputs: Source | Iterable[Any], *, top: int = 1, explain: bool = False, **options: Any
+    ) -> Iterator[dict[str, Any]]:
+        """The network's predictions, one record per input, as ``rnn predict --json`` prints them.
+
+        Inputs are taken as they are needed, so there may be any number of them.
+
+        Args:
+            inputs: texts, arrays, or files in the format of the training data; one text or file, or several.
+            top: the number of alternatives in a record, the likeliest first.
+            explain: whether to add what each prediction depends on, as ``figures``.
+            **options: options of its task that replace the run's, such as ``beam=5``.
 
         Raises:
-            UserError: its task has no predictions for files, or the files are unsuitable.
+            UserError: its task has no predictions, or an input is unsuitable.
         """
-        run, names = self.folder, _names(files)
-        with reading(names):
-            inputs = chain.from_iterable(run.task.inputs(name, run.facts) for name in names)
-            found = run.task.predict(run.model, self.params, run.facts, inputs)
-        if found is None:
-            raise UserError(
-                f"the run {run.name!r} was trained for the task {run.settings.task!r}, which has no predictions"
-            )
-        with on_backend("auto"), reading(names):
-            yield from (dict(prediction.record) for prediction in found)
+        answer = predicting.predictor(self.folder, top=top, explain=explain, **options)
+        given = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+        return self._records(predicting.inputs_of(self.folder, given, **options), answer)
+
+    def _records(self, inputs: Iterator[Any], answer: predicting.Answer) -> Iterator[dict[str, Any]]:
+        answers = iter(predicting.Answers(inputs, answer))
+        while True:
+            with on_backend("auto"):  # and not while the caller does something else
+                prediction = next(answers, None)
+            if prediction is None:
+                return
+            yield predicting.record_of(prediction)
 
     def score(self, *files: Source, unknown: Unknown = "replace") -> scoring.Scoring:
         """How much each symbol of a text surprises the network; see ``rnn score``.

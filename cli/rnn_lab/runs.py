@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import shlex
 import shutil
 import stat
 import time
@@ -106,6 +107,11 @@ class Run:
         """The folder's name."""
         return self.path.name
 
+    @property
+    def quoted(self) -> str:
+        """Its name, as a shell takes it."""
+        return shlex.quote(self.name)
+
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """The content of ``run.json``.
@@ -188,13 +194,16 @@ class Run:
 
     @cached_property
     def model(self) -> Model:
-        """Its model, without the weights.
+        """Its model, without the weights; as ``model_of``."""
+        return self.model_of(self.task)
+
+    def model_of(self, task: Task) -> Model:
+        """The model, without the weights, of its task with other options, as ``reader`` returns it.
 
         Raises:
             UserError: the distribution of its cell or task is not installed; the message names it.
         """
         network = network_of(self.settings, self.make_cell)
-        task = self.task
         registry.class_of_run("cells", self.name, self.manifest["cell"])  # its errors are not errors in the facts
         return self._read("facts", lambda facts: task.model(facts, network))
 
@@ -208,23 +217,50 @@ class Run:
         model, task = self.model, self.task
         if found := self._read("facts", lambda facts: task.language(model, facts)):
             return found
-        raise UserError(
-            f"the run {self.name!r} was trained for the task {self.settings.task!r}; expected a language model: name a "
-            "run of the task language-model"
-        )
+        raise self.refusal("continues no text" if self.generates else "writes no text")
+
+    @property
+    def predicts(self) -> bool:
+        """Whether its task predicts something of an input."""
+        return type(self.task).predict is not Task.predict
+
+    @property
+    def generates(self) -> bool:
+        """Whether its task draws outputs for an input."""
+        return type(self.task).generate is not Task.generate
+
+    def refusal(self, lack: str) -> UserError:
+        """The error for a command that needs what its task does not offer; it names a command to use.
+
+        Args:
+            lack: such as "writes no text".
+        """
+        use = f"predict {self.quoted} FILE" if self.predicts else f"eval {self.quoted}"
+        if not self.predicts and self.task.language(self.model, self.facts):
+            use = f"sample {self.quoted}"
+        return UserError(f"{self.name} is a run of the task {self.settings.task}, which {lack}: rnn {use}")
 
     def reader(self, **options: Any) -> Task:
-        """Its task with the options for reading other examples.
+        """Its task with the options for reading and using other examples.
 
         Args:
             options: options of the task that replace its own and those of ``of_evaluation``.
 
         Raises:
-            UserError: the task has no such option, or a value is invalid.
+            UserError: the task has no such option, a value is invalid, or the weights depend on it.
         """
         own = {f.name: getattr(self.task, f.name) for f in fields(self.task)}
         values = {**own, **self.task.of_evaluation, **options}
-        return registry.build_task(type(self.task), self.settings.task, values)
+        task = registry.build_task(type(self.task), self.settings.task, values)
+        for name in options:
+            here, there = getattr(task, name), own[name]
+            if here != there and (task.of_weights is None or name in task.of_weights):
+                shown = [str(value).lower() if isinstance(value, bool) else value for value in (here, there)]
+                raise UserError(
+                    f"--task-option {name} is {shown[0]}, and the weights of the run {self.name!r} are for {shown[1]}: "
+                    "leave it out"
+                )
+        return task
 
     def read(self, files: Sequence[str], **options: Any) -> Data:
         """Read examples from files to evaluate its model on; all of them are in ``valid``.

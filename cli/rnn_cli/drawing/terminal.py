@@ -10,7 +10,7 @@ from rnn_cli.console import results
 from rnn_cli.drawing import characters
 from rnn_cli.drawing.characters import Screen, filled
 from rnn_lab.drawing.words import number, shown
-from rnn_plugins.reports.report import Chart, Image, Page, Quantity, Table
+from rnn_plugins.reports.report import Chart, Figure, Image, Page, Quantity, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,14 +29,25 @@ def draw(pages: Sequence[Page]) -> None:
     If it is not a terminal, they are at most 80 columns wide, or COLUMNS if that is less, and contain no control
     sequences; nor do they if the environment variable NO_COLOR is set.
     """
-    console = results()
-    coloured = console.is_terminal and console.color_system is not None and not console.no_color
-    width = console.width if console.is_terminal else min(console.width, 80)
-    screen = Screen(max(width, NARROWEST), console.encoding, coloured)
+    console, screen = _screen()
     for index, page in enumerate(pages):
         if index:
             _print(console, screen)
         _page(page, console, screen)
+
+
+def draw_figures(figures: Sequence[Figure]) -> None:
+    """Print figures as ``draw`` does those of a page, each after an empty line."""
+    console, screen = _screen()
+    _figures(figures, console, screen)
+
+
+def _screen() -> tuple[Console, Screen]:
+    """Standard output, and its width and abilities."""
+    console = results()
+    coloured = console.is_terminal and console.color_system is not None and not console.no_color
+    width = console.width if console.is_terminal else min(console.width, 80)
+    return console, Screen(max(width, NARROWEST), console.encoding, coloured)
 
 
 def _page(page: Page, console: Console, screen: Screen) -> None:
@@ -46,7 +57,20 @@ def _page(page: Page, console: Console, screen: Screen) -> None:
     for table in _quantities(page, screen):
         _print(console, screen)
         _print(console, screen, table)
-    for figure in page.figures:
+    _figures(page.figures, console, screen)
+    if any(page.verdict.values()) or page.notices or page.failed:
+        _print(console, screen)
+    for label, sentences in page.verdict.items():
+        if sentences:
+            _say(console, screen, " ".join(sentences), label if several else "")
+    for notice in page.notices:
+        _say(console, screen, notice, "Note")
+    for label, why in page.failed.items():
+        _say(console, screen, why, label)
+
+
+def _figures(figures: Sequence[Figure], console: Console, screen: Screen) -> None:
+    for figure in figures:
         _print(console, screen)
         _say(console, screen, figure.title, style="bold")
         if isinstance(figure, Table):
@@ -62,15 +86,6 @@ def _page(page: Page, console: Console, screen: Screen) -> None:
             if not screen.coloured:  # a coloured blank can be a mark
                 line.rstrip()
             _print(console, screen, line)
-    if any(page.verdict.values()) or page.notices or page.failed:
-        _print(console, screen)
-    for label, sentences in page.verdict.items():
-        if sentences:
-            _say(console, screen, " ".join(sentences), label if several else "")
-    for notice in page.notices:
-        _say(console, screen, notice, "Note")
-    for label, why in page.failed.items():
-        _say(console, screen, why, label)
 
 
 def _print(console: Console, screen: Screen, what: object = "") -> None:

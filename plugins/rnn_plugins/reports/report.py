@@ -351,21 +351,22 @@ def _alike(curve: Curve, other: Curve) -> bool:
 
 def to_json(pages: Iterable[Page]) -> dict[str, Any]:
     """Every number of the pages with its definition, as JSON takes them: NaN and infinities are None."""
-    return {page.kind: _plain(page) for page in pages}
+    return {page.kind: plain(page) for page in pages}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Figures, mappings, sequences and numbers as JSON takes them: NaN and infinities are None."""
     if is_dataclass(value) and not isinstance(value, type):
         kind = {"type": type(value).__name__.lower()} if isinstance(value, Figure) else {}
-        return kind | {part.name: _plain(getattr(value, part.name)) for part in fields(value)}
+        return kind | {part.name: plain(getattr(value, part.name)) for part in fields(value)}
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, str):
         return value
     if isinstance(value, Sequence):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,195 @@
+"""What a trained network makes of inputs: texts, files, standard input or arrays, in the order in which they come."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from rnn_lab.problem import reading
+from rnn_lab.runs import Run
+from rnn_plugins.errors import UserError
+from rnn_plugins.language.sampling import Choice
+from rnn_plugins.reports.report import Page, Table, plain
+from rnn_plugins.tasks.task import Prediction, Task
+
+AT_ONCE = 256
+"""Maximum number of inputs that a task gets in one call."""
+
+IN_PAGE = 500
+"""Maximum number of predictions on a page."""
+
+OF_DATA = re.compile(
+    r"\.(txt|md|tex|tsv|csv|jsonl?|conllu?|npz|npy|png|jpe?g|gif|bmp|idx|ubyte)(\.gz)?$|-ubyte(\.gz)?$", re.IGNORECASE
+)
+"""Endings of files of data: a text with one of them is meant as a file."""
+
+Answer = Callable[[Sequence[Any]], Iterator[Prediction]]
+"""What gives the predictions for some inputs, one each."""
+
+
+def is_source(text: str) -> bool:
+    """Whether an argument is data rather than a text: a file, a folder, ``-`` or a built-in source."""
+    return text == "-" or text.startswith("builtin:") or os.path.exists(text)
+
+
+def inputs_of(run: Run, given: Iterable[Any], **options: Any) -> Iterator[Any]:
+    """The inputs for a run, one after the other.
+
+    Args:
+        run: the run.
+        given: texts, files as the run's task reads them, ``-``, or anything else that its task takes, such as arrays.
+        options: of the task, which replace the run's.
+
+    Raises:
+        UserError: a file cannot be read or does not exist, or the task takes no texts.
+    """
+    task = run.reader(**options)
+    for item in given:
+        if isinstance(item, os.PathLike) or (isinstance(item, str) and is_source(item)):
+            yield from _of_file(run, task, os.fspath(item))
+        elif isinstance(item, str):
+            yield _text(run, item)
+        else:
+            yield item
+
+
+def _of_file(run: Run, task: Task, file: str) -> Iterator[Any]:
+    if type(task).inputs is Task.inputs:
+        use = f"rnn predict {run.quoted} TEXT" if task.takes_text else f"rnn eval {run.quoted}"
+        raise UserError(f"{run.name} is a run of the task {run.settings.task}, which reads no inputs from files: {use}")
+    with reading([file]):
+        yield from task.inputs(file, run.facts)
+
+
+def _text(run: Run, text: str) -> str:
+    """A text, unless it is meant as a file or the task takes none."""
+    if not run.task.takes_text:
+        raise UserError(f"there is no file {text!r}; the task {run.settings.task} takes files as inputs, not texts")
+    folder = text.partition("/")[0] if "/" in text else None
+    if OF_DATA.search(text) or (folder is not None and (not folder or os.path.isdir(folder))):
+        raise UserError(
+            f"there is no file {text!r}; if that is a text, give it on standard input: rnn predict {run.quoted} -"
+        )
+    return text
+
+
+def predictor(run: Run, *, top: int = 1, explain: bool = False, **options: Any) -> Answer:
+    """What predicts with a run's best weights.
+
+    Args:
+        run: the run.
+        top: the number of alternatives in a record.
+        explain: whether to add figures that explain each prediction.
+        options: of the task, which replace the run's; none on which its weights depend.
+
+    Raises:
+        UserError: the run's task predicts nothing, or an option is invalid.
+    """
+    if top < 1:
+        raise UserError(f"--top is {top}; it must be at least 1")
+    if not run.predicts:
+        raise run.refusal("predicts nothing of an input")
+    task, facts = run.reader(**options), run.facts
+    model, params = run.model_of(task), run.params()
+    return _checked(run, lambda some: task.predict(model, params, facts, some, top=top, explain=explain))
+
+
+def generator(run: Run, choice: Choice, rng: np.random.Generator, count: int = 1, **options: Any) -> Answer:
+    """What draws outputs from a run's best weights.
+
+    Args:
+        run: the run.
+        choice: how to draw a symbol.
+        rng: draws.
+        count: outputs per input.
+        options: as for ``predictor``.
+
+    Raises:
+        UserError: the run's task draws no outputs, or an option is invalid.
+    """
+    if not run.generates:
+        raise run.refusal("draws no output for an input")
+    task, facts = run.reader(**options), run.facts
+    model, params = run.model_of(task), run.params()
+
+    def draw(some: Sequence[Any]) -> Iterator[Prediction] | None:
+        repeated = [one for one in some for _ in range(count)]
+        return task.generate(model, params, facts, repeated, choice, rng)
+
+    return _checked(run, draw)
+
+
+def _checked(run: Run, answer: Callable[[Sequence[Any]], Iterator[Prediction] | None]) -> Answer:
+    """The same, with errors in sentences."""
+
+    def checked(some: Sequence[Any]) -> Iterator[Prediction]:
+        with reading(["an input"]):
+            found = answer(some)
+            if found is None:
+                raise run.refusal("has no predictions with these options")
+            yield from found
+
+    return checked
+
+
+class Answers:
+    """The predictions for inputs, which are taken as they are needed and never kept: an iterator.
+
+    ``pending`` gives those for the inputs that have been taken so far, so that whoever provides inputs slowly can have
+    them before the next.
+    """
+
+    def __init__(self, inputs: Iterable[Any], answer: Answer) -> None:
+        self._inputs, self._answer = inputs, answer
+        self._taken: list[Any] = []
+
+    def pending(self) -> Iterator[Prediction]:
+        """The predictions for the inputs that have none yet."""
+        some, self._taken = self._taken, []
+        if some:
+            yield from self._answer(some)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        """The predictions; an unsuitable input raises ``UserError`` after those for the inputs before it."""
+        try:
+            for one in self._inputs:
+                self._taken.append(one)
+                if len(self._taken) == AT_ONCE:
+                    yield from self.pending()
+        except UserError:
+            yield from self.pending()
+            raise
+        yield from self.pending()
+
+
+def record_of(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as JSON, with the figures that explain it if it has some."""
+    figures = {"figures": plain(prediction.figures)} if prediction.figures else {}
+    return {**plain(prediction.record), **figures}
+
+
+def pages_of(run: Run, source: str, predictions: Sequence[Prediction], more: bool = False) -> list[Page]:
+    """Predictions as pages: a table of all, and one page for each that is explained.
+
+    Args:
+        run: the run.
+        source: the inputs in words.
+        predictions: those to show.
+        more: whether there are more, which are left out.
+    """
+    rows = [
+        (number, str(prediction.record.get("input", "")), prediction.text)
+        for number, prediction in enumerate(predictions, start=1)
+    ]
+    table = Table("predictions", "Predictions", ("#", "INPUT", "PREDICTION"), tuple(rows))
+    notices = (f"The first {len(rows):,} are shown; --json has all.",) if more else ()
+    question = f"What does {run.name} make of {source}?"
+    pages = [Page("predictions", "Predictions", question, (run.name,), figures=(table,), notices=notices)]
+    for number, text, answer in rows:
+        if figures := predictions[number - 1].figures:
+            pages.append(Page(f"prediction-{number}", answer, text, (run.name,), figures=figures))
+    return pages
