@@ -99,7 +99,9 @@ def test_the_page_on_one_step_shows_what_the_engine_makes_of_it():
 
 @pytest.mark.parametrize("name", ["report", "score", "compare", "sample", "eval", "predict"])
 def test_every_option_of_a_command_stands_in_the_documentation(name):
-    text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("commands.md", "reports.md", "predict.md"))
+    text = "".join(
+        (ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("commands.md", "reports.md", "predict.md")
+    )
     command = rnn.get_command(click.Context(rnn), name)
     for parameter in command.params:
         for option in parameter.opts if isinstance(parameter, click.Option) else []:

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import names_task
 import pytest
 import tiny_runs
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+import rnn_lab
 from rnn_cli import completion
 from rnn_cli.console import columns
 from rnn_cli.main import COMMANDS, rnn
@@ -60,6 +62,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_runs.train(home, CYRILLIC, "Онегин")
     tiny_runs.train(home, CYRILLIC, "дядя", hidden_size=8)
     (home / "cell.py").write_text(CELL, encoding="utf-8")
+    (home / "names.py").write_text(Path(names_task.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("RNN_RUNS", "runs")
+        patch.setenv("RNN_LAB_CACHE", "cache")
+        small = {"hidden_size": 4, "steps": 2, "seed": 1}
+        rnn_lab.train(["Онегин.txt", "дядя.txt"], task="./names.py:Names", name="имена", **small)
     return home
 
 
@@ -75,6 +84,8 @@ ALL = [
     ["train", "Онегин.txt", "--steps", "4", "--hidden-size", "4", "--seed", "1"],
     ["train", "Онегин.txt", "--steps", "4", "--hidden-size", "4", "--seed", "1", "--json"],
     ["sample", "Онегин", "--length", "20", "--prime", "дядя", "--seed", "1"],
+    ["predict", "имена", "дядя"],
+    ["predict", "имена", "дядя", "--json"],
     ["eval", "Онегин"],
     ["eval", "Онегин", "--json"],
     ["score", "Онегин", "дядя.txt"],

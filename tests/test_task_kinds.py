@@ -144,7 +144,7 @@ def test_a_file_that_is_missing_is_a_mistake_whatever_a_task_makes_of_it():
     trained("--task", "./my_task.py:Lines", "some.txt", *SMALL, "--name", "lines")
     Path("some.txt").unlink()
     with pytest.raises(UserError, match=r"^none.txt: no such file or directory$"):
-        list(rnn_lab.load("lines").predict("none.txt"))
+        list(rnn_lab.load("lines").predict(Path("none.txt")))
     result = CliRunner().invoke(rnn, ["eval", "lines"])
     assert result.exit_code == 2
     assert result.stderr.startswith("Error: the data of the run 'lines' are not what they were: ")
