@@ -217,6 +217,7 @@ def _unpacked(content: bytes, label: str) -> bytes:
 
 
 def _damaged(label: str, kind: str, problem: str) -> UserError:
+    problem = problem if len(problem) <= 100 else problem[:100] + "..."  # zipfile quotes whole members
     return UserError(f"{label} is not a complete {kind} file ({problem}); copy or download it again")
 
 

@@ -256,6 +256,7 @@ class _Table:
     def __init__(self, file: str, digest: Hash | None) -> None:
         self.name = name_of(file)
         found = lines(file, digest)
+        csv.field_size_limit(LONGEST)  # by default less than a long text has
         self.start, self.first = next(((n, line) for n, line in enumerate(found, 1) if not _blank(line)), (0, ""))
         if not self.start:
             raise UserError(f"{self.name} is empty; expected a table, or lines of text")
@@ -299,7 +300,6 @@ class _Table:
             yield number, [line] if self.kind == "lines" else line.split("\t")
 
     def _quoted(self, separator: str) -> Iterator[tuple[int, list[str]]]:
-        csv.field_size_limit(LONGEST)  # by default less than a long text has
         reader = csv.reader((line + "\n" for line in self.lines), delimiter=separator, strict=True)
         while True:
             line = self.start + reader.line_num
