@@ -259,6 +259,19 @@ def test_images_that_share_a_scale_have_the_same_characters_for_the_same_values(
     assert shown(0.1, 0.03, 1e-2, np.inf) == "#+=@"
 
 
+def test_words_below_columns_widen_them_or_stand_downwards() -> None:
+    def foot(words: tuple[str, ...], width: int) -> list[str]:
+        image = Image("i", "t", "c", "r", np.zeros((1, len(words))), "v", words, ("row",))
+        shown = lines(image, Screen(width=width))
+        return [line.removeprefix("     ") for line in shown[3 : shown.index("     c")]]
+
+    assert foot(("yes", "no"), 40) == ["yes no"]
+    assert foot(("le", "chat", "noir"), 40) == ["le   chat noir"]
+    assert foot(("le", "chat", "noir"), 20) == ["l  c  n", "e  h  o", "   a  i", "   t  r"]
+    assert foot(("much longer than this is wide",) * 3, 40) == ["0  1  2"]
+    assert foot(("a", "\n"), 40) == ["a  ↵"]
+
+
 def test_large_images_are_means_of_blocks() -> None:
     values = np.add.outer(np.arange(48.0), np.zeros(300))
     shown = lines(Image("i", "t", "c", "r", values, "v"))

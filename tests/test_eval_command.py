@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 from tiny_runs import TEXT, train
 
+import rnn_lab
 from minigrad import checkpoint, log_softmax
-from rnn_cli.eval import _rank
 from rnn_cli.main import rnn
 from rnn_lab.evaluation import Evaluation, evaluate
 from rnn_lab.paths import BEST
@@ -308,7 +308,7 @@ def test_the_comparison_in_words(loss, expected):
 
 def test_a_perplexity_beyond_all_numbers_is_null_in_json():
     huge = Score("run", "model", {"loss": 800.0, "perplexity": math.inf})
-    record = Evaluation("run", "a text", Assessment((huge,), {}, 1, "characters"), ()).to_json()
+    record = Evaluation("run", "a text", Assessment((huge,), {}, 1, "characters"), "loss", ()).to_json()
     assert record["scores"][0]["perplexity"] is None
     assert record["verdict"] == []
 
@@ -383,6 +383,104 @@ def test_what_becomes_of_the_unknown_is_no_question_of_a_task_without_it(call, n
 
 
 def test_the_best_score_is_the_first_row_in_the_direction_of_its_metric():
-    more, less = Metric("", "max"), Metric("nats", "min")
-    assert _rank(0.9, more) < _rank(0.1, more) < _rank(None, more)
-    assert _rank(0.1, less) < _rank(0.9, less) < _rank(None, less)
+    metrics = {"loss": Metric("nats", "min"), "accuracy": Metric("", "max")}
+    scores = (
+        Score("a", "model", {"loss": 0.9, "accuracy": 0.1}),
+        Score("b", "baseline", {"loss": None, "accuracy": 0.9}),
+        Score("c", "baseline", {"loss": 0.1}),
+    )
+    found = Assessment(scores, metrics, 1, "names")
+    for metric, order in (("loss", "cab"), ("accuracy", "bac")):
+        assert "".join(score.name for score in Evaluation("a", "", found, metric, ()).ranked()) == order
+
+
+PICTURED = """
+from names_task import Names
+from rnn_plugins.tasks import metrics
+from rnn_plugins.tasks.task import Metric, Score
+from dataclasses import dataclass, replace
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Pictured(Names):
+    kept: int = 0  # classes of which there are pictures
+
+    of_weights = ("lower",)
+
+    def assess(self, model, params, data, *, name, training=None):
+        found = super().assess(model, params, data, name=name, training=training)
+        true = np.array([label for _, label in data.valid])
+        labels = data.facts["labels"]
+        scores = (*found.scores, Score("the commonest class", "baseline", {"accuracy": 0.5}))
+        figures = (metrics.per_class(true, true, labels), metrics.confusion(true, true, labels))
+        verdict = metrics.verdict(scores, "accuracy", Metric("", "max"))
+        return replace(found, scores=scores, figures=figures[self.kept :], verdict=verdict)
+"""
+
+
+@pytest.fixture
+def pictured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RNN_RUNS", "runs")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    Path("pictured.py").write_text(PICTURED)
+    Path("Italian.txt").write_text("Rossi\nRusso\nFerrari\nEsposito\nBianchi\nRomano\nColombo\nRicci\nMarino\nGreco\n")
+    Path("Russian.txt").write_text(
+        "Ivanov\nSmirnov\nPopov\nPetrov\nSokolov\nLebedev\nKozlov\nNovikov\nMorozov\nVolkov\n"
+    )
+    small = {"hidden_size": 6, "steps": 60, "seed": 1, "learning_rate": 0.03}
+    return rnn_lab.train(["Italian.txt", "Russian.txt"], task="./pictured.py:Pictured", name="names", **small)
+
+
+def test_a_tasks_pictures_are_drawn_and_written(pictured):
+    result = CliRunner().invoke(rnn, ["eval", "names", "--html", "page.html"])
+    assert (result.exit_code, result.stderr) == (0, "Written: page.html\n")
+    accuracy = pictured.evaluate()["accuracy"]
+    assert (
+        result.stdout.split("\n\n", 1)[1]
+        == f"""                      NATS  ACCURACY
+the model            {pictured.evaluate()["loss"]:.3f}     {accuracy:.3f}
+the commonest class            0.250
+
+Metrics by class
+CLASS    COUNT  PREDICTED  PRECISION  RECALL  F1
+────────────────────────────────────────────────
+Italian      1          1          1       1   1
+Russian      1          1          1       1   1
+
+Confusion matrix
+true class
+Italian │@@@@@@@@........
+Russian │........@@@@@@@@
+        └────────────────
+         Italian Russian
+         predicted class
+         0 ..::--==++**##%%@@ 1  share of the true class
+
+The network's accuracy, {accuracy:.3f}, is better than that of the commonest
+class (0.250).
+"""
+    )
+    page = Path("page.html").read_text()
+    assert "<h1>Evaluation of names</h1>" in page
+    assert "How well does names predict the held-out part of" in page
+    assert [page.index(title) for title in ("Scores", "Metrics by class", "Confusion matrix")] == sorted(
+        page.index(title) for title in ("Scores", "Metrics by class", "Confusion matrix")
+    )
+    assert "is better than that of the commonest class" in page
+    record = json.loads(CliRunner().invoke(rnn, ["eval", "names", "--json"]).stdout)
+    assert [figure["key"] for figure in record["figures"]] == ["classes", "confusion"]
+    assert record["figures"][1]["values"] == [[1.0, 0.0], [0.0, 1.0]]
+
+
+def test_an_option_of_the_task_changes_the_evaluation(pictured):
+    result = CliRunner().invoke(rnn, ["eval", "names", "--task-option", "kept=2"])
+    assert result.exit_code == 0
+    assert "Confusion" not in result.stdout
+    result = CliRunner().invoke(rnn, ["eval", "names", "--task-option", "lower=true"])
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "Error: --task-option lower is true, and the weights of the run 'names' are for false: leave it out\n",
+    )

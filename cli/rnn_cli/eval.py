@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,8 @@ import click
 from rnn_cli import completion, console, piped
 from rnn_cli.arguments import find_run_and_files
 from rnn_cli.console import remark
-from rnn_cli.options import BACKEND, TRUST, UNKNOWN
+from rnn_cli.options import BACKEND, TASK_OPTION, TRUST, UNKNOWN
+from rnn_cli.output import check_page, write
 from rnn_cli.tables import prose, sentence, table
 from rnn_lab.printable import printable
 
@@ -24,11 +24,21 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("run_and_files", metavar="[RUN] [FILE]...", nargs=-1, shell_complete=completion.runs_or_files)
 @UNKNOWN
+@TASK_OPTION
 @BACKEND
 @TRUST
+@click.option("--html", metavar="FILE", type=click.Path(readable=False), help="Write a self-contained HTML page.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.pass_context
-def eval(ctx: click.Context, run_and_files: tuple[str, ...], unknown: str, backend: Backend, as_json: bool) -> None:
+def eval(
+    ctx: click.Context,
+    run_and_files: tuple[str, ...],
+    unknown: str,
+    task_option: dict[str, str],
+    backend: Backend,
+    html: str | None,
+    as_json: bool,
+) -> None:
     """Measure a trained network on data, beside baselines.
 
     RUN defaults to the newest run. FILE is data of its task: for a language model a text, a folder, a glob, - (standard
@@ -38,6 +48,8 @@ def eval(ctx: click.Context, run_and_files: tuple[str, ...], unknown: str, backe
     on the run's training text. bz2 and xz compress the same symbols: alone, and primed, which is what the symbols add
     to the compressed size of the training text.
     """
+    if html is not None:
+        check_page("html", html)
     from rnn_lab.backends import on_backend
     from rnn_lab.evaluation import evaluate
 
@@ -45,11 +57,17 @@ def eval(ctx: click.Context, run_and_files: tuple[str, ...], unknown: str, backe
     if not files:
         piped.ignored(f"rnn eval {shlex.quote(run.name)} - reads it as data")
     given = ctx.get_parameter_source("unknown") is click.core.ParameterSource.COMMANDLINE
-    options = {"unknown": unknown} if given else {}
+    options = task_option | ({"unknown": unknown} if given else {})
     with on_backend(backend):
         evaluation = evaluate(run, files, **options)
     for notice in evaluation.notices:
         remark(f"Note: {sentence(notice)}")
+    if html is not None:  # first, since the reader of standard output may exit early
+        from rnn_lab.drawing import page
+
+        found = evaluation.assessment
+        about = [f"{found.count:,} {found.unit} of {evaluation.source}"]
+        write(html, page.html([evaluation.page()], f"Evaluation of {run.name}", about))
     if as_json:
         click.echo(console.as_json(evaluation.to_json(), indent=2))
     else:
@@ -57,29 +75,26 @@ def eval(ctx: click.Context, run_and_files: tuple[str, ...], unknown: str, backe
 
 
 def draw(evaluation: Evaluation) -> None:
-    """Print the scores as a table, and the verdict."""
+    """Print the scores as a table, the task's tables and pictures, and the verdict."""
     found = evaluation.assessment
     name = click.style(printable(evaluation.run), bold=True)
     click.echo(f"{name} on {printable(evaluation.source)}: {found.count:,} {found.unit} predicted\n")
-    order = [*found.metrics]
-    first = found.metrics[order[0]]
-    scores = sorted(found.scores, key=lambda score: _rank(score.metrics[order[0]], first))
+    scores = evaluation.ranked()
     rows = [
         ["the model" if score.kind == "model" else score.name]
-        + [_shown(score.metrics.get(metric), found.metrics[metric]) for metric in order]
+        + [_shown(score.metrics.get(name), metric) for name, metric in found.metrics.items()]
         for score in scores
     ]
-    heads = ["", *(metric.head or name.upper() for name, metric in found.metrics.items())]
+    heads = ["", *evaluation.heads()]
     bold = scores.index(found.scores[0])
-    click.echo(table(rows, heads, align="<" + ">" * len(heads), bold=bold))
+    click.echo(table(rows, heads, align="<" + ">" * len(heads), bold=bold), nl=not found.figures)
+    if found.figures:
+        from rnn_cli.drawing import terminal
+
+        terminal.draw_figures(found.figures)
+        click.echo()
     if found.verdict:
         click.echo(prose(" ".join(found.verdict)), nl=False)
-
-
-def _rank(value: float | None, metric: Metric) -> float:
-    if value is None:
-        return math.inf
-    return value if metric.direction == "min" else -value
 
 
 def _shown(value: float | None, metric: Metric) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 from rnn_lab.problem import read
 from rnn_lab.runs import Run
 from rnn_plugins.errors import UserError
-from rnn_plugins.tasks.task import Assessment, Data
+from rnn_plugins.reports.report import Page, Quantity, Table, plain
+from rnn_plugins.tasks.task import Assessment, Data, Score
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,49 @@ class Evaluation:
         run: the run's name.
         source: the examples that it was evaluated on, in words.
         assessment: the scores.
+        by: the metric by which scores are put in order.
         notices: sentences for the user.
     """
 
     run: str
     source: str
     assessment: Assessment
+    by: str
     notices: tuple[str, ...]
+
+    def ranked(self) -> list[Score]:
+        """The scores, the best first; those without the metric come last."""
+        better = 1 if self.assessment.metrics[self.by].direction == "min" else -1
+
+        def place(score: Score) -> float:
+            value = score.metrics.get(self.by)
+            return math.inf if value is None else better * value
+
+        return sorted(self.assessment.scores, key=place)
+
+    def heads(self) -> list[str]:
+        """The heads of the columns of metrics."""
+        return [metric.head or name.upper() for name, metric in self.assessment.metrics.items()]
+
+    def page(self) -> Page:
+        """The evaluation as a page: the scores, the task's tables and pictures, and the verdict."""
+        found = self.assessment
+        rows = [
+            ("the model" if score.kind == "model" else score.name, *map(score.metrics.get, found.metrics))
+            for score in self.ranked()
+        ]
+        scores = Table("scores", "Scores", ("", *self.heads()), tuple(rows))
+        count = Quantity("count", f"{found.unit} predicted", found.count)
+        return Page(
+            "eval",
+            "Evaluation",
+            f"How well does {self.run} predict {self.source}?",
+            (self.run,),
+            {self.run: (count,)},
+            (scores, *found.figures),
+            {self.run: found.verdict},
+            tuple(f"{notice[:1].upper()}{notice[1:].rstrip('.')}." for notice in self.notices),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The evaluation as JSON; an infinite number is null."""
@@ -45,6 +82,7 @@ class Evaluation:
             "scores": scores,
             "verdict": list(self.assessment.verdict),
             "notices": list(self.notices),
+            **({"figures": plain(self.assessment.figures)} if self.assessment.figures else {}),
         }
 
 
@@ -77,9 +115,11 @@ def evaluate(run: Run, files: Sequence[str] = (), **options: Any) -> Evaluation:
         if not run.held_out:
             raise UserError(f"the run {run.name!r} has no held-out data; name a FILE to evaluate on")
     training = None if own is None else own.train
-    assessment = run.task.assess(run.model, run.params(), data, name=run.name, training=training)
+    task = reader if options else run.task
+    assessment = task.assess(run.model_of(task), run.params(), data, name=run.name, training=training)
     notices += [*assessment.notices, *run.code_changed()]
-    return Evaluation(run.name, source, assessment, tuple(notices))
+    by = task.best[0] if task.best[0] in assessment.metrics else next(iter(assessment.metrics))
+    return Evaluation(run.name, source, assessment, by, tuple(notices))
 
 
 def remembered(run: Run, data: Data, own: Data | None) -> list[str]:

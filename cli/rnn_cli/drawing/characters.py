@@ -26,6 +26,9 @@ from rnn_plugins.reports.report import Array, Chart, Colouring, Curve, Image
 
 CHART_ROWS, IMAGE_ROWS = 14, 24
 
+DOWNWARDS = 16
+"""The longest word that is written downwards below a column."""
+
 MARKERS, BOUNDS, REFERENCES = "ox+*#@%&", "-=~^", ".:',"
 """The characters of curves: one per curve, so that curves differ without colour."""
 
@@ -198,7 +201,7 @@ def image(figure: Image, screen: Screen) -> list[Text]:
     room = screen.width - margin - 3
     # With a floor, infinite values have a colour, so they count in the mean.
     blocks = _means(coloured_values(figure, values) if figure.floor else values, IMAGE_ROWS, room)
-    wide = max(min(3, room // blocks.shape[1]), 1)
+    wide = _width(figure, values.shape[1], blocks.shape[1], room, screen)
     axis = image_axis(figure)
     levels = _levels(axis.position(coloured_values(figure, blocks)), len(SHADES))
     side, corner, foot = screen.axis()[1:]
@@ -256,11 +259,28 @@ def _shade(level: int | None, wide: int, screen: Screen) -> Text:
     return Text(SHADES[level] * wide)
 
 
+def _width(figure: Image, all_columns: int, blocks: int, room: int, screen: Screen) -> int:
+    """The width of a block: at most 3, unless the words below the columns fit with a wider one."""
+    if figure.x_ticks and blocks == all_columns:
+        longest = max(cell_len(screen.text(word)) for word in figure.x_ticks)
+        if longest >= 3 and longest < room // blocks:
+            return longest + 1
+    return max(min(3, room // blocks), 1)
+
+
 def _columns(figure: Image, all_columns: int, blocks: int, wide: int, indent: int, screen: Screen) -> list[Text]:
-    """The labels below the columns: their words if they fit, else some of their numbers."""
+    """The labels below the columns: their words, downwards where they are wider than a block, or some numbers."""
     words = [screen.text(word) for word in figure.x_ticks]
-    if words and blocks == all_columns and max(map(cell_len, words)) <= wide:
-        return [Text(" " * indent + "".join(_fitted(word, wide) for word in words))]
+    if words and blocks == all_columns:
+        longest = max(map(cell_len, words))
+        if longest <= wide:
+            return [Text(" " * indent + "".join(_fitted(word, wide) for word in words))]
+        if longest <= DOWNWARDS and all(cell_len(letter) <= wide for word in words for letter in word):
+            rows = itertools.zip_longest(*words, fillvalue=" ")
+            lines = [Text(" " * indent + "".join(_fitted(letter, wide) for letter in row)) for row in rows]
+            for line in lines:
+                line.rstrip()
+            return lines
     shown = range(0, blocks, max(-(-blocks * wide // 6) // wide, 1))
     marks = [(block * wide, str(block * all_columns // blocks)) for block in shown]
     return [Text(_ruler(marks, blocks * wide + 1, indent))]
