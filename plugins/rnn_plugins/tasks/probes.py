@@ -57,7 +57,7 @@ class _Sequences(Probe):
     recurrent: Cell
     weights: Mapping[str, Any]
     inputs: Sequence[Array]
-    goals: Sequence[Any]
+    goals: Sequence[Any] | Array
     see: Callable[[Any, Array], Any]
     score: Callable[..., Any]
     dtype: str = "float32"
@@ -270,5 +270,5 @@ def _enough(steps: Array) -> int:
     return int(np.sort(steps)[-min(ENOUGH, len(steps))]) if len(steps) else 0
 
 
-def _some(goals: Sequence[Any], which: Array) -> Any:
+def _some(goals: Sequence[Any] | Array, which: Array) -> Any:
     return goals[which] if isinstance(goals, np.ndarray) else np.array([goals[index] for index in which])
