@@ -14,6 +14,9 @@ from rnn_plugins.errors import UserError
 
 Array: TypeAlias = NDArray[Any]
 
+BUILTIN = "builtin:memory"
+"""The name of generated sequences, which ``:SEED`` may follow."""
+
 NOTHING = -1
 """The target of a step after which nothing is to be predicted."""
 
@@ -271,6 +274,18 @@ class Stream:
         """The sequences themselves, or those of a training step."""
         key = [self.seed, 0] if step is None else [self.seed, 1, step]
         return PROBLEMS[self.problem].draw(np.random.default_rng(key), size or self.count, self.lag)
+
+
+def seed_of(name: str) -> int:
+    """The seed of generated sequences by their name: ``builtin:memory``, 0, or ``builtin:memory:SEED``.
+
+    Raises:
+        UserError: it is another name.
+    """
+    seed = name.removeprefix(f"{BUILTIN}:") if name != BUILTIN else "0"
+    if not (seed.isascii() and seed.isdigit()):
+        raise UserError(f"{name!r} is not understood; expected {BUILTIN}, or {BUILTIN}:SEED with a whole number")
+    return int(seed)
 
 
 class Memoryless:

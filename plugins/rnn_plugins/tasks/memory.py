@@ -15,19 +15,8 @@ from minigrad.initializers import glorot_uniform, zeros
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
-from rnn_plugins.data.sequences import (
-    NOTHING,
-    PROBLEMS,
-    Drawn,
-    Memoryless,
-    Problem,
-    Stream,
-    chance,
-    read_text,
-    write_answer,
-    write_target,
-    write_text,
-)
+from rnn_plugins.data import sequences
+from rnn_plugins.data.sequences import BUILTIN, NOTHING, PROBLEMS, Drawn, Memoryless, Problem, Stream
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks import metrics
 from rnn_plugins.tasks.blocks import Symbols, chunks, masked_mean, no_embedding, padded, unroll
@@ -51,8 +40,6 @@ if TYPE_CHECKING:
     from rnn_plugins.reports.report import Figure
 
 Array: TypeAlias = NDArray[Any]
-
-BUILTIN = "builtin:memory"
 
 HELD_OUT, PROBED = 1000, 50
 """Sequences that are held out, and that reports measure at least."""
@@ -208,13 +195,8 @@ class Memory(Task):
                 f"the task generates its data: expected {BUILTIN} or {BUILTIN}:SEED, such as {BUILTIN}:1; got "
                 f"{', '.join(files) or 'nothing'}"
             )
-        seed = files[0].removeprefix(BUILTIN).removeprefix(":") or "0"
-        if not (seed.isascii() and seed.isdigit() and files[0] in (BUILTIN, f"{BUILTIN}:{seed}")):
-            raise UserError(
-                f"{files[0]!r} is not understood; expected {BUILTIN}, or {BUILTIN}:SEED with a whole number"
-            )
         lag = self.lag or self.kind.lag
-        train = Stream(self.problem, lag, int(seed))
+        train = Stream(self.problem, lag, sequences.seed_of(files[0]))
         facts = facts or {"problem": self.problem, "lag": lag}
         digest = hashlib.sha256(repr(train).encode()).hexdigest()
         about = (
@@ -301,7 +283,7 @@ class Memory(Task):
 
     def guessing(self, facts: Mapping[str, Any]) -> float:
         """The loss without memory, where that is known, or of uniform guessing."""
-        return chance(self.problem, facts["lag"])
+        return sequences.chance(self.problem, facts["lag"])
 
     def assess(self, model: Model, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
         """The network's metrics, and those of a prediction that remembers nothing.
@@ -315,7 +297,9 @@ class Memory(Task):
         loss = self.metrics["loss"]
         verdict = [*metrics.verdict(scores, "loss", loss)]
         if self.problem == "copy":
-            verdict.append(f"The loss without memory, 10 ln 8 / (T + 20), is {chance('copy', examples.lag):.4f}.")
+            verdict.append(
+                f"The loss without memory, 10 ln 8 / (T + 20), is {sequences.chance('copy', examples.lag):.4f}."
+            )
         takes = f"{100 * SOLVED_SHARE:g} % of the sequences right"
         if not self.kind.classes:
             takes = f"a mean squared error below {SOLVED_ERROR:g}"
@@ -324,27 +308,32 @@ class Memory(Task):
 
     def excerpt(self, model: Model, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str:
         """Some held-out sequences, with what the network answers, and the truth where it is wrong."""
-        examples: Stream = data.valid
-        drawn = _batch(examples.draw(), slice(0, min(SHOWN, len(examples)))).inputs
-        answers, targets = np.asarray(_own(model).answers(params, drawn)), examples.draw().targets[..., :SHOWN]
+        drawn, targets, _ = _batch(data.valid.draw(), slice(0, SHOWN))
+        answers = np.asarray(_own(model).answers(params, drawn))
         right, lines = self._right(answers, targets), []
         for i, length in enumerate(drawn.lengths):
             inputs = drawn.inputs[:length, i]
-            line = f"{write_text(self.problem, inputs, WIDE)} {write_answer(self.problem, inputs, answers[..., i, :])}"
-            lines.append(line if right[i] else f"{line} (true: {write_target(self.problem, inputs, targets[..., i])})")
+            line = f"{sequences.write_text(self.problem, inputs, WIDE)} {sequences.write_answer(self.problem, inputs, answers[..., i, :])}"
+            lines.append(
+                line if right[i] else f"{line} (true: {sequences.write_target(self.problem, inputs, targets[..., i])})"
+            )
         return "\n".join(lines)
 
     def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[Array]:
-        """The sequences in a file, one on a line, as ``read_text`` takes them.
+        """The sequences in a file, one on a line, as ``read_text`` takes them; or generated ones.
 
         Raises:
             UserError: the file cannot be read, or a line is no such sequence.
         """
         from rnn_plugins.data.tables import records
 
+        if file.startswith(BUILTIN):
+            drawn = Stream(self.problem, facts["lag"], sequences.seed_of(file), HELD_OUT).draw()
+            yield from (drawn.inputs[:length, i] for i, length in enumerate(drawn.lengths))
+            return
         for record in records(file, ("text",), bare=("text",)):
             try:
-                yield read_text(self.problem, record.values["text"], facts["lag"])
+                yield sequences.read_text(self.problem, record.values["text"], facts["lag"])
             except UserError as error:
                 raise record.mistake(str(error)) from None
 
@@ -365,7 +354,10 @@ class Memory(Task):
         """
         own = _own(model)
         for some in chunks(inputs, PREDICTED):
-            arrays = [read_text(self.problem, item, facts["lag"]) if isinstance(item, str) else item for item in some]
+            arrays = [
+                sequences.read_text(self.problem, item, facts["lag"]) if isinstance(item, str) else item
+                for item in some
+            ]
             together, lengths = padded(arrays)
             ys = np.asarray(own.outputs(params, Drawn(together, lengths, lengths)))
             scores = np.asarray(affine(params["head"], ys))
@@ -374,8 +366,11 @@ class Memory(Task):
 
     def _prediction(self, inputs: Array, scores: Array, top: int, explain: bool) -> Prediction:
         """The answer to one sequence, from the head's outputs along it, (n, classes)."""
-        answer = write_answer(self.problem, inputs, scores[-1] if self.kind.at_end else scores)
-        text, line = write_text(self.problem, inputs), f"{write_text(self.problem, inputs, WIDE)}\t{answer}"
+        answer = sequences.write_answer(self.problem, inputs, scores[-1] if self.kind.at_end else scores)
+        text, line = (
+            sequences.write_text(self.problem, inputs),
+            f"{sequences.write_text(self.problem, inputs, WIDE)}\t{answer}",
+        )
         record: dict[str, Any] = {"input": text, "output": answer if self.kind.classes else float(scores[-1, 0])}
         figures = (self._answers(inputs, scores),) if explain else ()
         if not (self.kind.classes and self.kind.at_end):
