@@ -412,7 +412,7 @@ class Pictured(Names):
         found = super().assess(model, params, data, name=name, training=training)
         true = np.array([label for _, label in data.valid])
         labels = data.facts["labels"]
-        scores = (*found.scores, Score("the commonest class", "baseline", {"accuracy": 0.5}))
+        scores = (*found.scores, Score("the commonest class", "baseline", {"accuracy": 0.25}))
         figures = (metrics.per_class(true, true, labels), metrics.confusion(true, true, labels))
         verdict = metrics.verdict(scores, "accuracy", Metric("", "max"))
         return replace(found, scores=scores, figures=figures[self.kept :], verdict=verdict)
@@ -459,8 +459,8 @@ Russian │........@@@@@@@@
          predicted class
          0 ..::--==++**##%%@@ 1  share of the true class
 
-The network's accuracy, {accuracy:.3f}, is better than that of the commonest
-class (0.250).
+The network's accuracy, {accuracy:.3f}, is better than that of the commonest class
+(0.250).
 """
     )
     page = Path("page.html").read_text()
