@@ -19,7 +19,7 @@ from rnn_plugins.data import sequences
 from rnn_plugins.data.sequences import BUILTIN, NOTHING, PROBLEMS, Drawn, Memoryless, Problem, Stream
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks import metrics
-from rnn_plugins.tasks.blocks import Symbols, chunks, masked_mean, no_embedding, padded, unroll
+from rnn_plugins.tasks.blocks import Symbols, chunks, masked_mean, no_embedding, padded, pool, unroll
 from rnn_plugins.tasks.task import (
     AT_ONCE,
     Assessment,
@@ -100,9 +100,7 @@ class Reader(Model):
     def answers(self, params: Tree, drawn: Drawn, rng: np.random.Generator | None = None) -> Any:
         """The head's outputs: (B, classes) at the end, or (T, B, classes)."""
         ys = self.outputs(params, drawn, rng)
-        if self.problem.at_end:
-            ys = ys[drawn.lengths - 1, np.arange(len(drawn.lengths))]
-        return affine(params["head"], ys)
+        return affine(params["head"], pool(ys, drawn.lengths, "last", self.cell) if self.problem.at_end else ys)
 
     def loss(self, params: Tree, carry: Tree, batch: Batch, rng: np.random.Generator | None) -> tuple[Any, Tree]:
         """The mean squared error, or the mean of -log p(target)."""
@@ -232,10 +230,6 @@ class Memory(Task):
             no_embedding(network, f"the problem {self.problem} reads numbers")
         return Reader(network.make_cell(symbols.input_size if symbols else 2), self.kind, symbols, network)
 
-    def fit(self, data: Data, size: int) -> tuple[Memory, int, str]:
-        """Nothing is reduced, since the sequences have no end."""
-        return self, size, ""
-
     def count(self, examples: Stream | None) -> int:
         """The number of sequences, or of symbols to write in them."""
         if not examples:
@@ -294,12 +288,10 @@ class Memory(Task):
         examples: Stream = data.valid
         scores = [Score(name, "model", self.evaluate(model, params, examples))]
         scores.append(Score("no memory", "baseline", self._evaluate(Memoryless(examples).answers, examples)))
-        loss = self.metrics["loss"]
-        verdict = [*metrics.verdict(scores, "loss", loss)]
+        verdict = [*metrics.verdict(scores, "loss", self.metrics["loss"])]
         if self.problem == "copy":
-            verdict.append(
-                f"The loss without memory, 10 ln 8 / (T + 20), is {sequences.chance('copy', examples.lag):.4f}."
-            )
+            formula = sequences.chance("copy", examples.lag)
+            verdict.append(f"The loss without memory, 10 ln 8 / (T + 20), is {formula:.4f}.")
         takes = f"{100 * SOLVED_SHARE:g} % of the sequences right"
         if not self.kind.classes:
             takes = f"a mean squared error below {SOLVED_ERROR:g}"
@@ -313,10 +305,9 @@ class Memory(Task):
         right, lines = self._right(answers, targets), []
         for i, length in enumerate(drawn.lengths):
             inputs = drawn.inputs[:length, i]
-            line = f"{sequences.write_text(self.problem, inputs, WIDE)} {sequences.write_answer(self.problem, inputs, answers[..., i, :])}"
-            lines.append(
-                line if right[i] else f"{line} (true: {sequences.write_target(self.problem, inputs, targets[..., i])})"
-            )
+            answer = sequences.write_answer(self.problem, inputs, answers[..., i, :])
+            truth = "" if right[i] else f" (true: {sequences.write_target(self.problem, inputs, targets[..., i])})"
+            lines.append(f"{sequences.write_text(self.problem, inputs, WIDE)} {answer}{truth}")
         return "\n".join(lines)
 
     def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[Array]:
@@ -395,9 +386,7 @@ class Memory(Task):
                 Curve("answer", steps, scores[:, 0]),
                 Curve("sum so far", steps, np.cumsum(inputs.prod(axis=1)), role="reference"),
             )
-            definition = (
-                "The network's answer if the sequence ended after each step, and the sum of the marked numbers."
-            )
+            definition = "The answer if the sequence ended after each step, and the sum of the marked numbers."
             return Chart("answers", title, "step", "answer", curves, definition=definition)
         return Image(
             "answers",
@@ -432,11 +421,13 @@ class Memory(Task):
             "far": (far * examples.lag if far else None, words),
         }
         if kind.at_end:
-
-            def at_end(weights: Any, ys: Any, lengths: Array, goals: Array) -> Any:
-                return _errors(kind, affine(weights["head"], ys[lengths - 1, np.arange(len(lengths))]), goals)
-
-            return AtEnd(goals=drawn.targets, score=at_end, **shared)
+            return AtEnd(
+                goals=drawn.targets,
+                score=lambda weights, ys, n, goals: _errors(
+                    kind, affine(weights["head"], pool(ys, n, "last", own.cell)), goals
+                ),
+                **shared,
+            )
         return EveryStep(
             goals=list(drawn.targets.T),
             score=lambda weights, ys, goals: _errors(kind, affine(weights["head"], ys), goals),
