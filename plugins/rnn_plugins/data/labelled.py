@@ -1,0 +1,230 @@
+"""Texts, rows of numbers and images with their classes, from tables, and from files and folders named after a class."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from rnn_plugins.data.images import is_images, read_images
+from rnn_plugins.data.lines import Hash, lines, name_of
+from rnn_plugins.data.sources import is_pipe
+from rnn_plugins.data.tables import SUFFIXES, records, rows_of_numbers
+from rnn_plugins.errors import UserError, why
+from rnn_plugins.words import amount, listing
+
+Kind = Literal["texts", "rows", "images"]
+"""What a file has: texts, a table of numbers whose rows are sequences, or images."""
+
+
+class Found(NamedTuple):
+    """A text, a row or an image with its class.
+
+    Attributes:
+        where: file and line, or the image's name, for messages.
+        value: a text, or numbers (H, W, C); of a row (F / width, width, 1).
+        label: its class; empty if there is none.
+    """
+
+    where: str
+    value: Any
+    label: str
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How files are read.
+
+    Attributes:
+        text_column: of a table of texts.
+        label_column: of a table.
+        width: numbers per step of the rows of a table.
+        image_size: the height and width that pictures are scaled to; 0 leaves them as they are.
+    """
+
+    text_column: str = "text"
+    label_column: str = "label"
+    width: int = 1
+    image_size: int = 0
+
+    def kind(self, files: Sequence[str]) -> Kind:
+        """What files or folders have, by their names and first lines.
+
+        Raises:
+            UserError: they are of several kinds.
+        """
+        kinds = {file: self._kind(file) for file in files}
+        first, kind = next(iter(kinds.items()))
+        for file, other in kinds.items():
+            if other != kind:
+                raise UserError(f"{name_of(file)} has {other} and {first} has {kind}; give files of one kind")
+        return kind
+
+    def labelled(self, file: str, kind: Kind, digest: Hash, notices: list[str]) -> Iterator[Found]:
+        """The texts or the rows of a file, with their classes.
+
+        Args:
+            file: its path; that of a folder for texts.
+            kind: what it has.
+            digest: takes the content.
+            notices: takes sentences.
+
+        Raises:
+            UserError: the file cannot be read, is not of that kind, or has something without a class.
+        """
+        if kind == "rows":
+            return self.rows(file, digest=digest, notices=notices)
+        if os.path.isdir(file):
+            return self._folder(file, digest, notices)
+        return self._table(file, digest) if self._is_table(file) else _lines(file, digest, notices)
+
+    def images(
+        self, files: Sequence[str], how: Mapping[str, Any], digest: Hash, notices: list[str]
+    ) -> tuple[list[Found], dict[str, Any]]:
+        """The images of files, and how they are read: shape, white and label_column of ``read_images``.
+
+        Args:
+            files: their paths, or those of folders.
+            how: as it was found in the files that were trained on; empty for those.
+            digest: takes the content.
+            notices: takes sentences.
+
+        Raises:
+            UserError: a file cannot be read, or its images have no classes or another size.
+        """
+        found: list[Found] = []
+        for file in files:
+            images = read_images(file, size=self.image_size, **how)
+            if images.labels is None:
+                raise UserError(f"{name_of(file)} has images without classes: {images.unlabelled}")
+            how = how or {"shape": images.shape, "white": images.white, "label_column": images.label_column}
+            digest.update(images.digest.encode())
+            notices += images.notices
+            found += map(Found, images.names, images.pixels, images.labels)
+        return found, dict(how)
+
+    def texts(self, file: str) -> Iterator[Found]:
+        """Texts whose class is not needed: those of a table, or the lines of a file."""
+        for record in records(file, (self.text_column,), bare=(self.text_column,)):
+            yield Found(f"{record.file}, line {record.line}", record.values[self.text_column], "")
+
+    def rows(
+        self, file: str, size: int = 0, *, digest: Hash | None = None, notices: list[str] | None = None
+    ) -> Iterator[Found]:
+        """The rows of a table of numbers.
+
+        In a table without a header, the class is the last number.
+
+        Args:
+            file: its path; ``-`` for standard input.
+            size: the number of values in a row if that is known, and rows need no class; 0 otherwise.
+            digest: takes the content.
+            notices: takes sentences.
+
+        Raises:
+            UserError: as ``rows_of_numbers``, or there is no class, or the width does not divide the number of columns.
+        """
+        name, label = name_of(file), self.label_column
+        columns, rows = rows_of_numbers(file, label_column=label, labelled=False, time_column="", digest=digest)
+        bare = columns == tuple(str(i + 1) for i in range(len(columns)))
+        last = None
+        for row in rows:
+            if last is None:
+                last = bare and row.label is None and len(columns) > 1 and (not size or len(columns) == size + 1)
+                if not last and row.label is None and not size:
+                    raise UserError(
+                        f"{name} has no column {label!r} for the class; its columns are {listing(columns)}: name one "
+                        "with --task-option label_column=NAME"
+                    )
+                if last and notices is not None:
+                    notices.append(f"{name} has no header, so the last of its {len(columns)} columns is the class")
+                if (len(columns) - last) % self.width:
+                    raise UserError(
+                        f"{name} has {amount(len(columns) - last, 'column')} of numbers, and width is {self.width}; "
+                        "expected a multiple of the width, which is the numbers of one step"
+                    )
+            values = row.values[:-1] if last else row.values
+            found = f"{row.values[-1]:.15g}" if last else row.label or ""
+            yield Found(f"{row.file}, line {row.line}", np.array(values).reshape(-1, self.width, 1), found)
+
+    def _kind(self, file: str) -> Kind:
+        if is_pipe(file):
+            return "texts"
+        if is_images(file):
+            return "images"
+        return "texts" if os.path.isdir(file) or not self._has_numbers(file) else "rows"
+
+    def _table(self, file: str, digest: Hash) -> Iterator[Found]:
+        for record in records(file, (self.text_column, self.label_column), digest=digest):
+            label = record.values[self.label_column].strip()
+            if not label:
+                raise record.mistake(f"the column {self.label_column!r} is empty; expected the class of the text")
+            yield Found(f"{record.file}, line {record.line}", record.values[self.text_column], label)
+
+    def _is_table(self, file: str) -> bool:
+        """Whether a file is a table of texts by its ending, or has the columns of one."""
+        if is_pipe(file) or Path(file.lower().removesuffix(".gz")).suffix in SUFFIXES:
+            return True
+        try:
+            next(records(file, (self.text_column, self.label_column)))
+        except UserError:
+            return False
+        return True
+
+    def _has_numbers(self, file: str) -> bool:
+        """Whether the first row of a file has numbers, several of them."""
+        try:
+            columns, rows = rows_of_numbers(file, label_column=self.label_column, labelled=False, time_column="")
+            return len(columns) > 1 and self.text_column not in columns and next(rows, None) is not None
+        except UserError:
+            return False
+
+    def _folder(self, folder: str, digest: Hash, notices: list[str]) -> Iterator[Found]:
+        """The texts of a folder: a line of each file, or each file in the folder of a class."""
+        try:
+            entries = sorted(entry for entry in Path(folder).iterdir() if not entry.name.startswith("."))
+            classes = [entry for entry in entries if entry.is_dir()]
+            inside = {entry: sorted(file for file in entry.rglob("*") if file.is_file()) for entry in classes}
+        except OSError as error:
+            raise UserError(f"the folder {folder!r} cannot be read: {why(error)}") from None
+        files = [entry for entry in entries if not entry.is_dir()]
+        if tables := [file.name for file in files if Path(file.name.removesuffix(".gz")).suffix.lower() in SUFFIXES]:
+            raise UserError(
+                f"the folder {folder!r} has tables ({listing(tables)}); give the tables themselves: "
+                f"{shlex.quote(str(Path(folder, tables[0])))}"
+            )
+        if not classes and not files:
+            raise UserError(f"the folder {folder!r} is empty; expected a text file, or a folder, for each class")
+        if classes and files:
+            notices.append(
+                f"of the folder {folder!r}, the folders were read; left out: {listing(file.name for file in files)}"
+            )
+        for entry in classes:
+            if not inside[entry]:
+                raise UserError(f"the folder {str(entry)!r} is empty; expected a file for each text of its class")
+            for file in inside[entry]:
+                digest.update(f"{entry.name}\0".encode("utf-8", "surrogateescape"))
+                yield Found(str(file), "\n".join(lines(str(file), digest)), entry.name)
+        for file in files if not classes else ():
+            yield from _lines(str(file), digest, notices)
+
+
+def _lines(file: str, digest: Hash, notices: list[str]) -> Iterator[Found]:
+    """The lines of a file whose name is their class."""
+    label = Path(file.removesuffix(".gz")).stem
+    digest.update(f"{label}\0".encode("utf-8", "surrogateescape"))
+    blank, number = [], 0
+    for number, line in enumerate(lines(file, digest), 1):
+        if line.strip():
+            yield Found(f"{file}, line {number}", line.strip(), label)
+        else:
+            blank.append(str(number))
+    if len(blank) == number:
+        raise UserError(f"{file} has no text; expected one on each line, of the class {label!r}")
+    if blank:
+        notices.append(f"{file}: {amount(len(blank), 'empty line')} left out (line {listing(blank)})")
