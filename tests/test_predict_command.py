@@ -174,13 +174,13 @@ def test_a_page_has_the_first_predictions_and_says_so(folder, monkeypatch):
 
 MISTAKES = {
     ("names", "some.tsv"): (
-        "there is no file 'some.tsv'; if that is a text, give it on standard input: rnn predict names -"
+        "there is no file 'some.tsv'; if that is a text, give it on standard input, with - as INPUT"
     ),
     ("names", "runs/Rossi"): (
-        "there is no file 'runs/Rossi'; if that is a text, give it on standard input: rnn predict names -"
+        "there is no file 'runs/Rossi'; if that is a text, give it on standard input, with - as INPUT"
     ),
     ("names", "/nowhere"): (
-        "there is no file '/nowhere'; if that is a text, give it on standard input: rnn predict names -"
+        "there is no file '/nowhere'; if that is a text, give it on standard input, with - as INPUT"
     ),
     ("files", "Rossi"): "there is no file 'Rossi'; the task ./names.py:Files takes files as inputs, not texts",
     ("silent", "Italian.txt"): (

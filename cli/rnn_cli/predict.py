@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import sys
-import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
-from rnn_cli import completion, console
+from rnn_cli import completion
 from rnn_cli.arguments import find_run_and_inputs
 from rnn_cli.console import remark
 from rnn_cli.options import BACKEND, TASK_OPTION, TRUST
 from rnn_cli.output import check_page, write
 from rnn_cli.tables import sentence
-from rnn_lab.printable import NEWLINE, printable
 from rnn_plugins.errors import UserError
 from rnn_plugins.words import amount
 
 if TYPE_CHECKING:
     from rnn_lab.settings import Backend
-    from rnn_plugins.tasks.task import Prediction
-
-SHOWN_EVERY = 0.1
-"""Maximum number of seconds that a prediction waits for others to be printed with it."""
 
 
 @click.command()
@@ -54,11 +46,11 @@ def predict(
     """
     if html is not None:
         check_page("html", html)
-    from rnn_cli.prompt import before_reading
+    from rnn_cli.printer import Printer
     from rnn_lab import predicting
     from rnn_lab.backends import on_backend
 
-    run, inputs, named = find_run_and_inputs(run_and_inputs)
+    run, inputs, named = find_run_and_inputs(run_and_inputs, lambda run: run.predicts)
     answer = predicting.predictor(run, top=top, explain=explain, **task_option)
     if not inputs and (sys.stdin is None or sys.stdin.isatty()):
         what = "a FILE, a text in quotes, or - for standard input" if run.task.takes_text else "a FILE"
@@ -69,11 +61,9 @@ def predict(
     if not named:
         remark(f"From the run {run.name}.")
     answers = predicting.Answers(predicting.inputs_of(run, inputs, **task_option), answer)
-    printer = Printer(as_json, explain, html is not None)
-    with on_backend(backend), before_reading(lambda: printer.all(answers.pending())):
-        for prediction in answers:
-            printer.one(prediction)
-    printer.flush()
+    printer = Printer(as_json, predicting.IN_PAGE if html is not None else 0)
+    with on_backend(backend):
+        printer.follow(answers)
     if explain and printer.count and not printer.explained:
         remark(f"Note: The task {run.settings.task} explains none of these predictions.")
     if html is not None:
@@ -82,61 +72,3 @@ def predict(
         source = ", ".join("standard input" if text == "-" else text for text in inputs)
         pages = predicting.pages_of(run, source, printer.kept, printer.count > len(printer.kept))
         write(html, page.html(pages, f"Predictions of {run.name}", [amount(printer.count, "input")]))
-
-
-class Printer:
-    """Print predictions, and keep the first ones for a page.
-
-    Args:
-        as_json: whether to print records.
-        explain: whether to draw figures.
-        keep: whether to keep any.
-
-    Attributes:
-        count: the number of predictions.
-        explained: whether one had figures.
-        kept: the first ones.
-    """
-
-    def __init__(self, as_json: bool, explain: bool, keep: bool) -> None:
-        from rnn_lab.predicting import IN_PAGE
-
-        self.as_json, self.explain, self._room = as_json, explain, IN_PAGE if keep else 0
-        self.count, self.explained = 0, False
-        self.kept: list[Prediction] = []
-        self._shown = time.monotonic()
-        self._watched = sys.stdout.isatty()
-        if isinstance(sys.stdout, io.TextIOWrapper) and not as_json:
-            sys.stdout.reconfigure(errors="replace")
-
-    def one(self, prediction: Prediction) -> None:
-        """Print a prediction."""
-        from rnn_lab.predicting import record_of
-
-        self.count += 1
-        self.explained = self.explained or bool(prediction.figures)
-        if len(self.kept) < self._room:
-            self.kept.append(prediction)
-        if self.as_json:
-            sys.stdout.write(console.as_json(record_of(prediction)) + "\n")
-        else:
-            text = prediction.text.replace("\n", NEWLINE)
-            sys.stdout.write((printable(text) if self._watched else text) + "\n")
-            if prediction.figures:
-                from rnn_cli.drawing import terminal
-
-                terminal.draw_figures(prediction.figures)
-                sys.stdout.write("\n")
-        if time.monotonic() - self._shown > SHOWN_EVERY:
-            self.flush()
-
-    def all(self, predictions: Iterator[Prediction]) -> None:
-        """Print some predictions at once."""
-        for prediction in predictions:
-            self.one(prediction)
-        self.flush()
-
-    def flush(self) -> None:
-        """Let what is printed be read."""
-        sys.stdout.flush()
-        self._shown = time.monotonic()

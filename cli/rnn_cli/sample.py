@@ -1,10 +1,11 @@
-"""``rnn sample``: generate text with a trained network, on standard output; notes go to standard error."""
+"""``rnn sample``: generate text, or outputs for inputs, on standard output; notes go to standard error."""
 
 from __future__ import annotations
 
 import io
 import re
 import secrets
+import shlex
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ import click
 from click.core import ParameterSource
 
 from rnn_cli import completion, piped
+from rnn_cli.arguments import find_run_and_inputs
 from rnn_cli.console import is_stuck, remark, unless_stuck
 from rnn_cli.options import BACKEND, MEANINGLESS, TRUST
 from rnn_cli.output import is_special, try_file
@@ -41,6 +43,9 @@ RENAMED = {
     "words": "length",  # PyTorch's word_language_model
 }
 """Names of options in other programs."""
+
+OF_OUTPUTS = ("run_and_inputs", "temperature", "top_k", "top_p", "greedy", "count", "seed", "backend")
+"""Parameters that apply to outputs drawn for inputs."""
 
 SHOWN_EVERY = 0.02
 """Seconds between flushes of standard output: often enough that symbols seem to appear one by one."""
@@ -82,7 +87,7 @@ def _translate(arguments: Iterable[str], flags: Mapping[str, bool]) -> Iterator[
 
 
 @click.command(cls=SampleCommand)
-@click.argument("run", required=False, shell_complete=completion.runs)
+@click.argument("run_and_inputs", metavar="[RUN] [INPUT]...", nargs=-1, shell_complete=completion.runs_or_files)
 @click.option("--prime", metavar="TEXT", help="Beginning of the text; it is printed too.")
 @click.option(
     "--prime-file", metavar="FILE", type=click.Path(allow_dash=True, readable=False), help="Read the prime from a file."
@@ -131,7 +136,7 @@ def _translate(arguments: Iterable[str], flags: Mapping[str, bool]) -> Iterator[
 def sample(
     ctx: click.Context,
     /,
-    run: str | None,
+    run_and_inputs: tuple[str, ...],
     prime: str | None,
     prime_file: str | None,
     length: int,
@@ -153,6 +158,10 @@ def sample(
 
     RUN defaults to the newest run. Without a prime, the text begins as after a line feed.
 
+    A run of a task that writes something for an input, such as captions or translations, takes INPUT as rnn predict
+    does, and draws --count outputs for each; of the options, those of drawing apply: --temperature, --top-k, --top-p,
+    --greedy and --seed.
+
     A text saved with --save-state and continued with --load-state is the same as one generated in one call: the random
     draws continue too, unless --seed is given. A prime is then read from that state.
     """
@@ -162,12 +171,19 @@ def sample(
 
         from rnn_lab.backends import on_backend
         from rnn_lab.language import state
-        from rnn_lab.runs import find_run
         from rnn_plugins.language.sampling import Choice
 
         Choice(**choosing)  # report values out of range before searching the run
-        chosen = find_run(run)
+        chosen, inputs, _ = find_run_and_inputs(run_and_inputs, lambda run: run.generates)
+        if chosen.generates:
+            _generate(ctx, chosen, inputs, Choice(**choosing), backend)
+            return
         language = chosen.language
+        if inputs:
+            raise UserError(
+                f"{chosen.name} is a run of the task {chosen.settings.task}, which takes no INPUT but the beginning of "
+                f"a text: rnn sample {chosen.quoted} --prime {shlex.quote(inputs[0])}"
+            )
         vocabulary, network = language.vocabulary, language.model
         choice = Choice(**choosing, never=() if allow_unknown else vocabulary.unwritten)
         if prime is None and prime_file is None:
@@ -216,6 +232,38 @@ def sample(
         with unless_stuck():
             sys.stdout.flush()
         ctx.exit(130)
+
+
+def _generate(ctx: click.Context, run: Run, inputs: tuple[str, ...], choice: Choice, backend: Backend) -> None:
+    """Print outputs that are drawn for inputs.
+
+    Raises:
+        UserError: there is no input, or an option does not apply.
+    """
+    import numpy as np
+
+    from rnn_cli.printer import Printer
+    from rnn_lab import predicting
+    from rnn_lab.backends import on_backend
+
+    for name in ctx.params:
+        if name not in OF_OUTPUTS and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UserError(
+                f"--{name.replace('_', '-')} is for runs that continue a text, and {run.name} is a run of the task "
+                f"{run.settings.task}: leave it out"
+            )
+    if not inputs:
+        what = "a FILE, a text in quotes, or - for standard input" if run.task.takes_text else "a FILE"
+        raise UserError(f"there is no input: rnn sample {run.quoted} takes {what}")
+    seed = ctx.params["seed"]
+    if choice.draws and seed is None:
+        seed = secrets.randbelow(1_000_000)
+    answer = predicting.generator(run, choice, np.random.default_rng(seed), ctx.params["count"])
+    for notice in run.code_changed():
+        remark(f"Note: {sentence(notice)}")
+    remark(f"From the run {run.name}{f', with --seed {seed}' if choice.draws else ''}.")
+    with on_backend(backend):
+        Printer().follow(predicting.Answers(predicting.inputs_of(run, inputs), answer))
 
 
 class Start(NamedTuple):
