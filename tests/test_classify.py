@@ -5,13 +5,23 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import sys
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from command_line import trained
 
+import rnn_lab
+from minigrad import sum as total
+from minigrad import trees
 from rnn_cells import GRU, LSTM
+from rnn_cli.main import rnn
 from rnn_plugins.errors import UserError
+from rnn_plugins.reports.report import Chart, Image
+from rnn_plugins.tasks.attribution import TOLERANCE, integrated_gradients
 from rnn_plugins.tasks.classify import Classify
 from rnn_plugins.tasks.task import Network
 from rnn_plugins.testing import check_task
@@ -384,3 +394,336 @@ def test_damaged_facts_of_numbers(damage, message):
     assert task.check_facts(facts) == facts
     with pytest.raises(ValueError, match=message):
         task.check_facts({**facts, **damage})
+
+
+# The network
+
+
+def test_padding_and_pooling_by_hand():
+    """Each way to pool, computed step by step for each text alone."""
+    rows = [("pos", "a fine film"), ("neg", "dull"), ("pos", "warm and witty"), ("neg", "so flat a plot of the year")]
+    file = table(Path("r.tsv"), rows)
+    for how in ("last", "mean", "max", "attention"):
+        data, model, params = built(Classify(pool=how, valid_fraction=0, directions=2), file)
+        batch = Classify(pool=how).pack(data.train)
+        found = np.asarray(model.scores(params, batch.inputs))
+        for example, scores in zip(data.train, found, strict=True):
+            xs = np.eye(len(data.facts["tokens"]["symbols"]), dtype=np.float32)[example.xs]
+            outputs = []
+            for way, steps in (("forward", xs), ("backward", xs[::-1])):
+                cell, carry = getattr(model.cell, way), np.zeros((1, 6), np.float32)
+                ys = []
+                for x in steps:
+                    carry, y = cell(params["cell"][way], carry, x[None])
+                    ys.append(np.asarray(y)[0])
+                outputs.append(np.stack(ys if way == "forward" else ys[::-1]))
+            ys = np.concatenate(outputs, 1)  # (T, 12)
+            if how == "last":
+                pooled = np.concatenate([ys[-1, :6], ys[0, 6:]])
+            elif how == "attention":
+                weights = params["attention"]
+                energy = (np.tanh(ys @ weights["W"] + weights["b"]) @ weights["v"])[:, 0]
+                shares = np.exp(energy) / np.exp(energy).sum()
+                pooled = shares @ ys
+            else:
+                pooled = getattr(ys, how)(0)
+            np.testing.assert_allclose(scores, pooled @ params["head"]["W"] + params["head"]["b"], atol=1e-5)
+
+
+def test_weights_make_classes_count_alike():
+    file = table(Path("r.tsv"), [*[row for row in reviews(40) if row[0] == "pos"], ("neg", "dull"), ("neg", "so flat")])
+    task = Classify(weighted=True, valid_fraction=0)
+    data, model, params = built(task, file)
+    weights = {example.label: example.weight for example in data.train}
+    assert weights == {0: pytest.approx(22 / 4), 1: pytest.approx(22 / 40)}
+    batch = task.pack(data.train)
+    assert batch.weight == pytest.approx(22)
+    plain = Classify(valid_fraction=0).read([file])
+    losses = [
+        Classify().evaluate(model, params, [example for example in plain.train if example.label == label])["loss"]
+        for label in (0, 1)
+    ]
+    assert float(model.loss(params, (), batch, None)[0]) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert task.evaluate(model, params, data.train)["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_words_are_dropped_to_the_unknown_one_in_training_alone():
+    _, model, params = built(Classify(word_dropout=0.5), table(Path("r.tsv"), reviews()))
+    xs = np.full((1000, 1), 3)
+    kept = np.asarray(model.see(params, xs, np.random.default_rng(0)).indices)
+    assert set(kept.reshape(-1).tolist()) == {0, 3}
+    assert 0.4 < (kept == 0).mean() < 0.6
+    assert (np.asarray(model.see(params, xs).indices) == 3).all()
+
+
+def test_dropout_is_on_embeddings_and_before_the_head():
+    _, model, params = built(Classify(), table(Path("r.tsv"), reviews()), embedding_size=8, dropout=0.5)
+    seen = np.asarray(model.see(params, np.full((200, 3), 1), np.random.default_rng(0)))
+    assert 0.4 < (seen == 0).mean() < 0.6
+    flat = params | {"head": {"W": np.ones((6, 2), np.float32), "b": np.zeros(2, np.float32)}}
+    ys = np.ones((4, 500, 6), np.float32)
+    sums = np.asarray(model.judge(flat, ys, np.full(500, 4), np.random.default_rng(0)))[:, 0]
+    assert set(np.round(sums).tolist()) == {0, 2, 4, 6, 8, 10, 12}
+    assert (np.asarray(model.judge(flat, ys, np.full(500, 4)))[:, 0] == 6).all()
+
+
+def test_an_embedding_of_numbers_is_refused():
+    data = Classify().read([numbers(Path("shapes.csv"))])
+    with pytest.raises(UserError, match=r"^--embedding-size is 4, but the inputs are rows: leave it out$"):
+        Classify().model(data.facts, network(4))
+
+
+def glove(path: Path) -> str:
+    path.write_text("fine 1 0 0.5\ndull -1 0 0.5\nunseen 9 9 9\n")
+    return str(path)
+
+
+def test_vectors_are_those_of_the_file_and_stay_if_they_are_frozen():
+    file, vectors = table(Path("r.tsv"), reviews()), glove(Path("glove.txt"))
+    task = Classify(embedding=vectors, freeze=True)
+    data, model, params = built(task, file)
+    symbols = data.facts["tokens"]["symbols"]
+    assert data.facts["vectors"] == 3
+    assert data.notices == (f"glove.txt has vectors of 3 numbers for 2 of {len(symbols)} symbols",)
+    after = model.pretrained(params)
+    assert after["embedding"][symbols.index("fine")].tolist() == [1, 0, 0.5]
+    assert after["embedding"][symbols.index("dull")].tolist() == [-1, 0, 0.5]
+    np.testing.assert_array_equal(after["embedding"][symbols.index("film")], params["embedding"][symbols.index("film")])
+    with pytest.raises(UserError) as error:
+        task.model(data.facts, network(8))
+    assert str(error.value) == "--embedding-size is 8, and the vectors of 'glove.txt' have 3 numbers: leave it out"
+    options = ["--task-option", "embedding=glove.txt", "--task-option", "freeze=true", "--optimizer", "adamw"]
+    run, _ = trained("--task", "classify", "r.tsv", *SMALL, *options)
+    Path("glove.txt").unlink()  # a run has all that it needs
+    trained_weights = rnn_lab.load(run.name).folder.params()
+    assert trained_weights["embedding"][symbols.index("fine")].tolist() == [1, 0, 0.5]
+
+
+# Use
+
+SMALL = [
+    "--hidden-size",
+    "8",
+    "--batch-size",
+    "8",
+    "--seed",
+    "1",
+    "--steps",
+    "120",
+    "--valid-every",
+    "40",
+    "--learning-rate",
+    "0.02",
+]
+
+
+def learnt(*arguments: str) -> rnn_lab.Run:
+    run, _ = trained("--task", "classify", *arguments)
+    return rnn_lab.load(run.name)
+
+
+def test_a_network_learns_and_is_compared_with_baselines():
+    run = learnt(table(Path("r.tsv"), reviews(200)), *SMALL)
+    found = run.evaluate()
+    assert found["accuracy"] == 1
+    result = CliRunner().invoke(rnn, ["eval", run.folder.name])
+    assert result.exit_code == 0, result.output
+    assert "the commonest class    0.5000    0.3333  0.693" in result.stdout
+    assert "bag of words           1.0000    1.0000" in result.stdout
+    assert "is better than that of the commonest class (0.5000). The network is level with bag of words (1.0000)." in (
+        " ".join(result.stdout.split())
+    )
+
+
+def test_the_baselines_are_those_of_scikit_learn():
+    text = pytest.importorskip("sklearn.feature_extraction.text")
+    from sklearn.linear_model import LogisticRegression
+
+    rows = reviews(120, seed=3)
+    rows = [(label, f"{words} {reviews(120, seed=4)[i][1]}") for i, (label, words) in enumerate(rows)]
+    task = Classify(valid_fraction=0.25)
+    data, model, params = built(task, table(Path("r.tsv"), rows))
+    found = task.assess(model, params, data, name="run", training=data.train)
+    line = [int(example.where.rpartition(" ")[2]) - 2 for example in (*data.train, *data.valid)]
+    texts, labels = [rows[i][1] for i in line], [rows[i][0] for i in line]
+    counter = text.CountVectorizer(token_pattern=r"\S+")
+    fitted = LogisticRegression(max_iter=200).fit(counter.fit_transform(texts[:90]), labels[:90])
+    expected = fitted.score(counter.transform(texts[90:]), labels[90:])
+    common, bag = found.scores[1:]
+    assert (bag.name, bag.metrics["accuracy"]) == ("bag of words", pytest.approx(expected))
+    assert 0 < expected < 1
+    assert common.metrics["accuracy"] == 0.5
+    assert found.figures[0].heads[0] == "CLASS"
+    assert found.figures[1].values.shape == (2, 2)
+
+
+def test_without_scikit_learn_a_sentence_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    task = Classify(level="char")
+    data, model, params = built(task, table(Path("r.tsv"), reviews()))
+    found = task.assess(model, params, data, name="run", training=data.train)
+    assert [score.name for score in found.scores] == ["run", "the commonest class"]
+    assert found.notices == (
+        "the baseline bag of character n-grams needs the extra metrics: pip install 'rnn-lab[metrics]'",
+    )
+
+
+def test_predictions_are_labels_with_probabilities():
+    run = learnt(table(Path("r.tsv"), reviews(200)), *SMALL)
+    first, second = run.predict(["a fine film", "the dull plot"], top=2)
+    assert (first["input"], first["label"], second["label"]) == ("a fine film", "pos", "neg")
+    assert [share["label"] for share in first["top"]] == ["pos", "neg"]
+    assert first["top"][0]["probability"] == first["probability"]
+    assert sum(share["probability"] for share in first["top"]) == pytest.approx(1)
+    assert [*run.predict(["a fine film"])] == [{key: first[key] for key in ("input", "label", "probability")}]
+    Path("lines.txt").write_text("a fine film\nthe dull plot\n")
+    Path("t.tsv").write_text("id\ttext\n1\ta fine film\n2\tthe dull plot\n")
+    for file in ("lines.txt", "t.tsv"):
+        assert [record["label"] for record in run.predict(file)] == ["pos", "neg"]
+    Path("empty.txt").write_text("a fine film\n \nflat\n")
+    result = CliRunner().invoke(rnn, ["predict", run.folder.name, "empty.txt"])
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "Error: empty.txt, line 2: the text is empty; expected at least one word\n",
+    )
+
+
+def test_predictions_need_no_memory_for_what_comes_later():
+    data, model, params = built(Classify(), table(Path("r.tsv"), reviews()))
+    taken = count()
+    endless = (f"a fine film {next(taken)}" for _ in iter(int, 1))
+    found = [*islice(Classify().predict(model, params, data.facts, endless), 300)]
+    assert (len(found), next(taken)) == (300, 512)
+    assert [*Classify().predict(model, params, data.facts, [])] == []
+
+
+def test_inputs_of_the_wrong_kind():
+    texts, model, params = built(Classify(), table(Path("r.tsv"), reviews()))
+    with pytest.raises(UserError) as error:
+        list(Classify().predict(model, params, texts.facts, [np.zeros(3)]))
+    assert str(error.value) == "the network was trained on texts; expected a text, and got a ndarray"
+    with pytest.raises(UserError, match=r"^text 2: the text is empty; expected at least one word$"):
+        list(Classify().predict(model, params, texts.facts, ["fine", " "]))
+    rows, model, params = built(Classify(width=3), numbers(Path("shapes.csv")))
+    with pytest.raises(UserError) as error:
+        list(Classify(width=3).predict(model, params, rows.facts, ["a film"]))
+    assert str(error.value) == (
+        "the network was trained on rows; expected a file with rows, or an array of numbers, and got the text 'a film'"
+    )
+
+
+@pytest.mark.parametrize("kind", ["rows", "images"])
+def test_arrays_and_files_of_numbers_have_the_same_predictions(kind):
+    task = Classify(width=3, order="permuted")
+    file = numbers(Path("shapes.csv")) if kind == "rows" else images(Path("shapes.npz"))
+    data, model, params = built(task, file)
+    facts = json.loads(json.dumps(data.facts))
+    of_file = [*task.predict(model, params, facts, task.inputs(file, facts))]
+    assert len(of_file) == 24
+    if kind == "rows":
+        arrays = [np.array(list(map(float, line.split(",")))[:9]) for line in Path(file).read_text().split()]
+        assert of_file[3].record["input"] == "shapes.csv, line 4"
+        Path("bare.csv").write_text("".join(line.rpartition(",")[0] + "\n" for line in Path(file).read_text().split()))
+        again = [*task.predict(model, params, facts, task.inputs("bare.csv", facts))]
+        assert [found.record["probability"] for found in again] == [found.record["probability"] for found in of_file]
+    else:
+        arrays = list(np.load(file)["images"])
+    of_arrays = [*task.predict(model, params, facts, arrays)]
+    for one, other in zip(of_file, of_arrays, strict=True):
+        assert one.record["probability"] == pytest.approx(other.record["probability"], rel=1e-6)
+        assert one.record["label"] == other.record["label"]
+    assert of_arrays[3].record["input"] == f"{kind[:-1]} 4"
+
+
+def test_an_excerpt_has_predictions_beside_the_truth():
+    task = Classify(valid_fraction=0.2)
+    data, model, params = built(task, table(Path("r.tsv"), reviews(60)))
+    bold = params | {"head": {"W": np.zeros((6, 2), np.float32), "b": np.array([2, 0], np.float32)}}
+    lines = task.excerpt(model, bold, data, 400, np.random.default_rng(0)).splitlines()
+    texts = {text for _, text in reviews(60)}
+    assert len(lines) == 6
+    for line in lines:
+        assert line.startswith(("neg 0.88 (right)  ", "neg 0.88 (true: pos)  "))
+        assert line.partition(")  ")[2].replace("<unk>", "") in texts or "<unk>" in line
+    assert (
+        task.excerpt(model, bold, Classify(valid_fraction=0).read(data.sources), 400, np.random.default_rng(0)) is None
+    )
+
+
+# Explanations
+
+
+def test_contributions_to_a_square_are_exact():
+    xs = np.array([[1.0, -2], [3, 0.5]])
+    found = integrated_gradients(lambda batch: total(batch, axis=(0, 2)) ** 2, xs)  # x_i times the sum
+    np.testing.assert_allclose(found.values, xs * xs.sum())
+    assert (found.score, found.baseline, found.exact) == (6.25, 0, True)
+
+
+def test_contributions_that_are_not_exact_say_so():
+    xs = np.full((1, 1), 1e6)
+    found = integrated_gradients(lambda batch: total(np.sin(batch), axis=(0, 2)) * 1000, xs)
+    assert not found.exact
+
+
+@pytest.mark.parametrize("pool", ["last", "mean", "max", "attention"])
+def test_contributions_sum_to_the_difference_of_log_odds(pool):
+    """Completeness, the axiom of Sundararajan et al.: within TOLERANCE of the difference."""
+    task = Classify(pool=pool)
+    data, model, params = built(task, table(Path("r.tsv"), reviews()), embedding_size=5)
+    params = trees.map(lambda x: x * 4, params)
+    for text in ("a fine film", "dull", "the plot of the year so flat and cold of a film"):
+        (found,) = task.predict(model, params, data.facts, [text], explain=True)
+        record, (figure,) = found.record, found.figures
+        xs = data_of(model, params, task, data.facts, text)
+        label = data.facts["labels"].index(record["label"])
+
+        def odds(inputs, label=label):
+            scores = np.asarray(model.read(params, inputs, np.array([len(inputs)])), np.float64)[0]
+            shares = np.exp(scores) / np.exp(scores).sum()
+            return np.log(shares[label] / (1 - shares[label]))
+
+        assert record["score"] == pytest.approx(odds(xs), abs=1e-4)
+        assert record["baseline_score"] == pytest.approx(odds(np.zeros_like(xs)), abs=1e-4)
+        difference = record["score"] - record["baseline_score"]
+        assert record["exact"]
+        assert sum(record["contributions"]) == pytest.approx(difference, abs=TOLERANCE * max(1, abs(difference)))
+        assert "".join(figure.symbols).split() == text.split()
+        np.testing.assert_array_equal(figure.values, record["contributions"])
+        assert figure.high == -figure.low == np.abs(figure.values).max()
+
+
+def data_of(model, params, task, facts, text):
+    ids = np.array(
+        [facts["tokens"]["symbols"].index(word) if word in facts["tokens"]["symbols"] else 0 for word in text.split()]
+    )
+    return params["embedding"][ids][:, None]
+
+
+def test_an_image_is_explained_by_a_picture_and_a_row_by_a_chart():
+    for order in ("rows", "pixels", "permuted"):
+        task = Classify(order=order)
+        data, model, params = built(task, images(Path("shapes.npz")))
+        given = next(task.inputs("shapes.npz", data.facts))
+        (found,) = task.predict(model, params, data.facts, [given], explain=True)
+        (figure,) = found.figures
+        assert isinstance(figure, Image)
+        assert figure.values.shape == (3, 3)
+        assert figure.values.sum() == pytest.approx(sum(found.record["contributions"]))
+        black = np.load("shapes.npz")["images"][0, :, :, 0] == 0
+        assert (figure.values[black] == 0).all()
+    task = Classify()
+    data, model, params = built(task, numbers(Path("shapes.csv")))
+    (found,) = task.predict(model, params, data.facts, [np.arange(9)], explain=True)
+    (figure,) = found.figures
+    assert isinstance(figure, Chart)
+    np.testing.assert_allclose(figure.curves[0].y, found.record["contributions"])
+
+
+def test_reports_measure_a_run():
+    run = learnt(
+        table(Path("r.tsv"), reviews(200)), *SMALL, "--task-option", "directions=2", "--task-option", "pool=mean"
+    )
+    result = CliRunner().invoke(rnn, ["report", run.folder.name, "--lags", "4", "--positions", "20"])
+    assert result.exit_code == 0, result.output
+    assert "The network reads in both directions" in " ".join(result.output.split())

@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from rnn_plugins.data.images import read_images
 from rnn_plugins.data.labelled import Found, Reader
 from rnn_plugins.data.splits import split
 from rnn_plugins.data.tokens import Tokens
-from rnn_plugins.data.vocabulary import MAX_WORDS, NOUNS, Level
+from rnn_plugins.data.vocabulary import MAX_WORDS, Level
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.model import ONE_HOT_LIMIT
 from rnn_plugins.tasks.blocks import Symbols, chunks, no_embedding, padded, recurrent
@@ -27,8 +27,11 @@ from rnn_plugins.tasks.classifier import Classifier, Pool
 from rnn_plugins.tasks.metrics import NEEDS_METRICS, accuracy, confusion, macro_f1, per_class, verdict
 from rnn_plugins.tasks.sequences import (
     SHOWN,
+    Example,
+    Input,
     Order,
     Sequences,
+    described,
     facts_of_numbers,
     facts_of_texts,
     labels_of,
@@ -48,7 +51,7 @@ from rnn_plugins.tasks.task import (
     Score,
     Task,
 )
-from rnn_plugins.words import amount, listing
+from rnn_plugins.words import listing
 
 if TYPE_CHECKING:
     from rnn_plugins.reports.probe import Probe
@@ -58,29 +61,6 @@ Array = NDArray[Any]
 
 WIDEST_EMBEDDING = 128
 """The default width of an embedding, unless the hidden size is smaller."""
-
-
-class Example(NamedTuple):
-    """A sequence with its class.
-
-    Attributes:
-        xs: ids (T,), or numbers (T, n).
-        label: the index of its class.
-        weight: in the mean loss.
-        where: file and line, or the name of an image.
-    """
-
-    xs: Array
-    label: int
-    weight: float = 1.0
-    where: str = ""
-
-
-class Input(NamedTuple):
-    """A sequence without a class, and how it is called in a prediction."""
-
-    shown: str
-    xs: Array
 
 
 @dataclass(frozen=True)
@@ -202,7 +182,7 @@ class Classify(Task):
         examples = self._examples(found, facts)
         train, valid = ([examples[i] for i in some] for some in (training, held_out))
         return Data(
-            train, valid, facts, tuple(files), digest.hexdigest(), self._about(facts, train, valid), tuple(notices)
+            train, valid, facts, tuple(files), digest.hexdigest(), described(facts, train, valid), tuple(notices)
         )
 
     def _examples(self, found: Sequence[Found], facts: Mapping[str, Any]) -> list[Example]:
@@ -220,23 +200,6 @@ class Classify(Task):
                 )
             examples.append(Example(encode(each), label, float(weights[label]), each.where))
         return examples
-
-    def _about(self, facts: Mapping[str, Any], train: Sequence[Example], valid: Sequence[Example]) -> str:
-        counts = Counter(example.label for example in (*train, *valid))
-        classes = listing(f"{facts['labels'][label]} {counts[label]:,}" for label in sorted(counts))
-        told = f"{amount(counts.total(), facts['kind'][:-1])} in {len(counts)} classes ({classes})"
-        if train:
-            told += f", {len(train):,} to train on, {len(valid):,} held out"
-        if facts["kind"] != "texts":
-            steps, width = (train or valid)[0].xs.shape
-            return f"{told}; {amount(steps, 'step')} of {amount(width, 'number')}"
-        tokens = Tokens.from_json(facts["tokens"])
-        unknown = np.mean(np.concatenate([example.xs for example in valid or train]) == 0)
-        part = "held-out " if train and valid else ""
-        return (
-            f"{told}; a vocabulary of {len(tokens):,}, with {100 * unknown:.1f} % of the {part}{NOUNS[tokens.level]}s "
-            "unknown"
-        )
 
     def check_facts(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         """Check labels, counts, tokens and shapes.
@@ -379,7 +342,7 @@ class Classify(Task):
         else:
             found = self.reader.texts(file) if encode.tokens else self.reader.rows(file, math.prod(encode.shape))
         for each in found:
-            yield Input(each.value if encode.tokens else each.where, encode(each))
+            yield encode.input(each)
 
     def predict(
         self,
@@ -398,7 +361,7 @@ class Classify(Task):
         """
         encode, own, labels = Sequences.of(facts, self.order), _own(model), facts["labels"]
         numbered = enumerate(inputs, 1)
-        for some in chunks((_input(encode, given, number) for number, given in numbered), AT_ONCE):
+        for some in chunks((encode.given(given, number) for number, given in numbered), AT_ONCE):
             found = self._log_probabilities(own, params, [Example(given.xs, 0) for given in some])
             for given, row in zip(some, found, strict=True):
                 likely = np.argsort(-row, kind="stable")[: max(1, top)].tolist()
@@ -409,7 +372,7 @@ class Classify(Task):
                 if explain:
                     from rnn_plugins.tasks.explaining import explanation
 
-                    figures, more = explanation(own, params, encode, given.xs, likely[0], labels[likely[0]])
+                    figures, more = explanation(own, params, encode, given, likely[0], labels[likely[0]])
                     record |= more
                 yield Prediction(f"{told}  {short(given.shown)}", record, figures)
 
@@ -462,14 +425,6 @@ class Classify(Task):
 def _own(model: Model) -> Classifier:
     assert isinstance(model, Classifier)
     return model
-
-
-def _input(encode: Sequences, given: Any, number: int) -> Input:
-    """An input as ``inputs`` gives it, or one given from Python."""
-    if isinstance(given, Input):
-        return given
-    found = encode.given(given, number)
-    return Input(found.value if encode.tokens else found.where, encode(found))
 
 
 def _measured(found: Array, examples: Sequence[Example]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from minigrad.trees import Tree
 from rnn_plugins.reports.report import Chart, Colouring, Curve, Figure, Image
 from rnn_plugins.tasks.attribution import Contributions, integrated_gradients
 from rnn_plugins.tasks.classifier import Classifier
-from rnn_plugins.tasks.sequences import Sequences, numbers
+from rnn_plugins.tasks.sequences import Input, Sequences, numbers
 
 Array = NDArray[Any]
 
@@ -25,7 +25,7 @@ def log_odds(logits: Any, label: int) -> Any:
 
 
 def explanation(
-    model: Classifier, params: Tree, sequences: Sequences, xs: Array, label: int, name: str
+    model: Classifier, params: Tree, sequences: Sequences, given: Input, label: int, name: str
 ) -> tuple[tuple[Figure, ...], dict[str, Any]]:
     """The contributions of a sequence's steps to the log odds of a class, as a figure and as JSON.
 
@@ -35,7 +35,7 @@ def explanation(
         model: the network.
         params: its parameters.
         sequences: how the sequence was made.
-        xs: ids (T,), or numbers (T, n).
+        given: the sequence.
         label: the class.
         name: of the class.
 
@@ -44,7 +44,7 @@ def explanation(
         difference of ``score`` and ``baseline_score`` within the tolerance of ``integrated_gradients``, or else
         ``exact`` is false.
     """
-    seen = model.see(params, numbers(xs)[:, None])
+    seen = model.see(params, numbers(given.xs)[:, None])
     seen = np.asarray(seen.array() if isinstance(seen, Lookup) else seen, model.dtype)[:, 0]  # (T, n)
 
     def score(batch: Any) -> Any:
@@ -58,10 +58,10 @@ def explanation(
         "baseline_score": found.baseline,
         "exact": found.exact,
     }
-    return (_figure(sequences, found, steps, xs, name),), record
+    return (_figure(sequences, found, steps, given.shown, name),), record
 
 
-def _figure(sequences: Sequences, found: Contributions, steps: Array, xs: Array, name: str) -> Figure:
+def _figure(sequences: Sequences, found: Contributions, steps: Array, shown: str, name: str) -> Figure:
     title = f"What speaks for {name}"
     baseline = "an embedding of zeros" if sequences.tokens else "black" if sequences.kind == "images" else "the mean"
     least = "" if found.exact else " The integral is not exact: the sum should be their difference."
@@ -71,7 +71,7 @@ def _figure(sequences: Sequences, found: Contributions, steps: Array, xs: Array,
         f"baseline.{least}"
     )
     if tokens := sequences.tokens:
-        symbols = tuple(tokens.symbols[i] + " " * (tokens.level == "word") for i in xs.tolist())
+        symbols = tuple(piece + " " * (tokens.level == "word") for piece in tokens.pieces(shown))
         most = float(np.abs(steps).max())
         return Colouring("contributions", title, symbols, steps, -most, most, "nats", told)
     picture = sequences.picture(found.values)  # (H, W)

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.data.vocabulary import NOUNS, Level
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks.classifier import vectors_of
-from rnn_plugins.words import amount
+from rnn_plugins.words import amount, listing
 
 Array = NDArray[Any]
 
@@ -26,6 +26,34 @@ Order = Literal["rows", "pixels", "permuted"]
 
 SHOWN = 60
 """Characters of a text in a line."""
+
+
+class Example(NamedTuple):
+    """A sequence with its class.
+
+    Attributes:
+        xs: ids (T,), or numbers (T, n).
+        label: the index of its class.
+        weight: in the mean loss.
+        where: file and line, or the name of an image.
+    """
+
+    xs: Array
+    label: int
+    weight: float = 1.0
+    where: str = ""
+
+
+class Input(NamedTuple):
+    """A sequence without a class.
+
+    Attributes:
+        shown: the text, or the place of numbers.
+        xs: ids (T,), or numbers (T, n).
+    """
+
+    shown: str
+    xs: Array
 
 
 @dataclass(frozen=True)
@@ -110,12 +138,22 @@ class Sequences:
         steps = values.reshape(-1, self.shape[2])
         return np.asarray(steps[list(self.permutation)] if self.order == "permuted" else steps)
 
-    def given(self, value: Any, number: int) -> Found:
-        """An input given from Python, a text or an array, as an example without a class.
+    def input(self, found: Found) -> Input:
+        """An example as an input of predictions.
+
+        Raises:
+            UserError: as for a sequence.
+        """
+        return Input(found.value if self.tokens else found.where, self(found))
+
+    def given(self, value: Any, number: int) -> Input:
+        """An input of predictions that may have been given from Python, as a text or as an array.
 
         Raises:
             UserError: it is something else.
         """
+        if isinstance(value, Input):
+            return value
         where = f"{self.noun} {number}"
         if isinstance(value, str) != (self.kind == "texts"):
             came = f"the text {short(value)!r}" if isinstance(value, str) else f"a {type(value).__name__}"
@@ -123,7 +161,7 @@ class Sequences:
             raise UserError(f"the network was trained on {self.kind}; expected {wanted}, and got {came}")
         if self.kind == "images":
             value = as_image(value, shape=self.shape, white=self.white, label=where)
-        return Found(where, value if self.tokens else np.asarray(value), "")
+        return self.input(Found(where, value if self.tokens else np.asarray(value), ""))
 
     def written(self, xs: Array, where: str) -> str:
         """A sequence as a text, or where it comes from."""
@@ -219,6 +257,25 @@ def facts_of_numbers(kind: Kind, examples: Sequence[Found], how: Mapping[str, An
     places = np.random.default_rng(0).permutation(shape[0] * shape[1]).tolist() if order == "permuted" else []
     facts = {"shape": list(shape), "white": 0, "label_column": "", "scaling": list(scaling), "permutation": places}
     return facts | {name: value for name, value in how.items() if name != "shape"}
+
+
+def described(facts: Mapping[str, Any], train: Sequence[Example], valid: Sequence[Example]) -> str:
+    """The number and the kind of examples in a phrase."""
+    counts = Counter(example.label for example in (*train, *valid))
+    classes = listing(f"{facts['labels'][label]} {counts[label]:,}" for label in sorted(counts))
+    told = f"{amount(counts.total(), facts['kind'][:-1])} in {len(counts)} classes ({classes})"
+    if train:
+        told += f", {len(train):,} to train on, {len(valid):,} held out"
+    if facts["kind"] != "texts":
+        steps, width = (train or valid)[0].xs.shape
+        return f"{told}; {amount(steps, 'step')} of {amount(width, 'number')}"
+    tokens = Tokens.from_json(facts["tokens"])
+    unknown = np.mean(np.concatenate([example.xs for example in valid or train]) == 0)
+    part = "held-out " if train and valid else ""
+    return (
+        f"{told}; a vocabulary of {len(tokens):,}, with {100 * unknown:.1f} % of the {part}{NOUNS[tokens.level]}s "
+        "unknown"
+    )
 
 
 def numbers(xs: Array) -> Array:
