@@ -77,7 +77,8 @@ def test_it_is_trained_by_its_own_metric():
     run, result = trained(*TRAINED, "--name", "names", "--task-option", "valid_fraction=0.2")
     assert "Italian.txt, Czech.txt: 61 names of 2 languages\n" in result.stderr
     assert "names/s" in result.stderr
-    assert result.stderr.endswith("Evaluate it: rnn eval names\n")
+    advice = "Evaluate it: rnn eval names\nPredict with it: rnn predict names Italian.txt\n"
+    assert result.stderr.endswith(advice)
     best = max(record["valid_accuracy"] for record in run.records() if "valid_accuracy" in record)
     assert best > 0.5
     assert result.stdout.startswith(f"runs/names: accuracy {best:.3f} (")

@@ -175,11 +175,7 @@ class Live(Display):
             return Text(self.word or "the first step ...")
         console = errors()
         lines: list[RenderableType] = [self._bar(self.progress), self._numbers(self.progress)]
-        if len(self.validations) > 1:
-            bars = ASCII_BARS if console.options.ascii_only else BARS
-            values = [record[f"valid_{self.session.trainer.metric}"] for record in self.validations]
-            curve = sparkline(values, max(10, console.width - 40), bars)
-            lines.append(Text(f"held out   {values[0]:.3f} {curve} {values[-1]:.3f}", no_wrap=True))
+        lines += self._curves()
         lines += self._flow_lines()
         for words, style in (
             (self.session.verdict(self.validations), "italic"),
@@ -194,6 +190,34 @@ class Live(Display):
             title = f"after step {self.excerpt_step:,}"
             lines.append(Panel(text, title=title, title_align="left", height=room + 2, border_style="dim"))
         return Group(*lines)
+
+    def _curves(self) -> list[Text]:
+        """The deciding metric on held-out data, and the loss where that is another; an arrow says which way is better.
+
+        Validations without a number for a metric are left out of its curve.
+        """
+        from rich.text import Text
+
+        console, task = errors(), self.session.problem.task
+        plain = console.options.ascii_only
+        arrows = {"min": "v", "max": "^"} if plain else {"min": "↓", "max": "↑"}
+        names = list(dict.fromkeys((self.session.trainer.metric, "loss")))
+        curves = {
+            name: [record[f"valid_{name}"] for record in self.validations if f"valid_{name}" in record]
+            for name in names
+        }
+        words = {name: task.metrics[name].word or name.replace("_", " ") for name in names}
+        heads = {name: f"{words[name]} {arrows[task.metrics[name].direction]}" for name in names}
+        heads = heads if len(heads) > 1 else dict.fromkeys(heads, "held out")
+        width = max(9, *map(len, heads.values()))
+        lines = []
+        for name, values in curves.items():
+            if len(values) > 1:
+                first, last = (number(value, task.metrics[name].digits) for value in (values[0], values[-1]))
+                room = console.width - width - len(first) - len(last) - 4
+                curve = sparkline(values, max(10, min(room, console.width - 40)), ASCII_BARS if plain else BARS)
+                lines.append(Text(f"{heads[name]:<{width}}  {first} {curve} {last}", no_wrap=True))
+        return lines
 
     def _flow_lines(self) -> list[Text]:
         """A line per state: the gradient by lag on a logarithmic scale, and its meaning."""
@@ -292,7 +316,7 @@ def amount(run: Run, name: str, metrics: Mapping[str, float]) -> str:
     """One metric with its unit, or with its name if it has none."""
     metric = run.task.metrics[name]
     value = number(metrics[name], metric.digits)
-    return f"{value} {metric.unit}" if metric.unit else f"{name} {value}"
+    return f"{value} {metric.unit}" if metric.unit else f"{metric.word or name.replace('_', ' ')} {value}"
 
 
 def number(value: float, digits: int = 3) -> str:

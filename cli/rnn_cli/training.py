@@ -133,8 +133,13 @@ def conclude(session: Session, at_once: bool) -> None:
     if words := session.verdict():
         remark(words)
     if trainer.outcome != "diverged":
-        advice = f"Sample from it: rnn sample {name}" if session.writes else f"Evaluate it: rnn eval {name}"
-        remark(advice)
+        if session.writes:
+            remark(f"Sample from it: rnn sample {name}")
+        else:
+            remark(f"Evaluate it: rnn eval {name}")
+        if session.run.predicts:
+            file = (*trainer.settings.valid, *trainer.settings.files)[0]
+            remark(f"Predict with it: rnn predict {name} {shlex.quote(file)}")
 
 
 def unsaved(session: Session, error: OSError) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from rnn_lab.problem import read
 from rnn_lab.runs import Run
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports.report import Page, Quantity, Table, plain
+from rnn_plugins.reports.report import Page, Table, plain
 from rnn_plugins.tasks.task import Assessment, Data, Score
 
 
@@ -56,16 +56,14 @@ class Evaluation:
             for score in self.ranked()
         ]
         scores = Table("scores", "Scores", ("", *self.heads()), tuple(rows))
-        count = Quantity("count", f"{found.unit} predicted", found.count)
         return Page(
             "eval",
             "Evaluation",
             f"How well does {self.run} predict {self.source}?",
             (self.run,),
-            {self.run: (count,)},
-            (scores, *found.figures),
-            {self.run: found.verdict},
-            tuple(f"{notice[:1].upper()}{notice[1:].rstrip('.')}." for notice in self.notices),
+            figures=(scores, *found.figures),
+            verdict={self.run: found.verdict},
+            notices=tuple(f"{notice[:1].upper()}{notice[1:].rstrip('.')}." for notice in self.notices),
         )
 
     def to_json(self) -> dict[str, Any]:

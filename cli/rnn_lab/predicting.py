@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -171,7 +172,7 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
 
 
 def pages_of(run: Run, source: str, predictions: Sequence[Prediction], more: bool = False) -> list[Page]:
-    """Predictions as pages: a table of all, and one page for each that is explained.
+    """Predictions as pages: a table of all, and what explains them, if they are explained.
 
     Args:
         run: the run.
@@ -179,15 +180,40 @@ def pages_of(run: Run, source: str, predictions: Sequence[Prediction], more: boo
         predictions: those to show.
         more: whether there are more, which are left out.
     """
-    rows = [
-        (number, str(prediction.record.get("input", "")), prediction.text)
+    columns = [column for column in _columns(predictions) if column != "input"]
+    rows = tuple(
+        (number, *(_shown(prediction.record.get(column)) for column in ("input", *columns)))
         for number, prediction in enumerate(predictions, start=1)
-    ]
-    table = Table("predictions", "Predictions", ("#", "INPUT", "PREDICTION"), tuple(rows))
+    )
+    heads = ("#", "INPUT", *(column.replace("_", " ").upper() for column in columns))
     notices = (f"The first {len(rows):,} are shown; --json has all.",) if more else ()
     question = f"What does {run.name} make of {source}?"
+    table = Table("predictions", "Predictions", heads, rows)
     pages = [Page("predictions", "Predictions", question, (run.name,), figures=(table,), notices=notices)]
-    for number, text, answer in rows:
-        if figures := predictions[number - 1].figures:
-            pages.append(Page(f"prediction-{number}", answer, text, (run.name,), figures=figures))
+    explanations = tuple(
+        replace(figure, title=f"{number}. {figure.title}")
+        for number, prediction in enumerate(predictions, start=1)
+        for figure in prediction.figures
+    )
+    if explanations:
+        question = "What does each prediction depend on?"
+        pages.append(Page("explanations", "Explanations", question, (run.name,), figures=explanations))
     return pages
+
+
+def _columns(predictions: Sequence[Prediction]) -> list[str]:
+    """The parts of records that a table has room for: words and numbers, but no lists of numbers or tables."""
+    found = (
+        name for prediction in predictions for name, value in prediction.record.items() if _shown(value) is not None
+    )
+    return list(dict.fromkeys(found))
+
+
+def _shown(value: Any) -> str | float | int | None:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return " ".join(value)
+    return value if isinstance(value, str | float | int) else None
