@@ -10,6 +10,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+import names_task
 import pytest
 from command_line import SMALL, settle
 from rich.console import Console
@@ -27,7 +28,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def picture(session: sessions.Session, width: int, height: int, **options: Any) -> tuple[display.Live, str]:
-    console = Console(width=width, height=height, file=io.StringIO(), force_terminal=True, color_system=None, **options)
+    options = {"file": io.StringIO(), "force_terminal": True, "color_system": None} | options
+    console = Console(width=width, height=height, **options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(display, "errors", lambda: console)
         live = display.Live(session)
@@ -65,6 +67,31 @@ def test_the_picture_on_a_terminal() -> None:
     assert session.verdict() not in _drawn(
         live, Console(width=80, file=io.StringIO())
     )  # for it is said after the picture
+
+
+@pytest.mark.parametrize(
+    ("encoding", "up", "down", "bars"), [("utf-8", "↑", "↓", "▁▂▃▄▅▆▇█"), ("ascii", "^", "v", "_.:=+*#-")]
+)
+def test_another_metric_has_its_curve_beside_that_of_the_loss(encoding: str, up: str, down: str, bars: str) -> None:
+    Path("names.py").write_text(Path(names_task.__file__).read_text())
+    Path("Italian.txt").write_text("Rossi\nRusso\nFerrari\nEsposito\nBianchi\nRomano\nColombo\nRicci\nMarino\nGreco\n")
+    Path("Russian.txt").write_text(
+        "Ivanov\nSmirnov\nPopov\nPetrov\nSokolov\nLebedev\nKozlov\nNovikov\nMorozov\nVolkov\n"
+    )
+    settings = {"task": "./names.py:Names", "files": ("Italian.txt", "Russian.txt"), "steps": 20, "valid_every": 4}
+    session = sessions.start({**settings, "hidden_size": 5, "seed": 1, "learning_rate": 0.03})
+    session.excerpt = lambda size: "Italian 0.71 (right)  Rossi"  # type: ignore[method-assign]
+    file = io.TextIOWrapper(io.BytesIO(), encoding)
+    live, drawn = picture(session, 80, 30, file=file)
+    rows = drawn.splitlines()
+    first, last = live.validations[0], live.validations[-1]
+    for row, name, arrow in ((rows[5], "accuracy", up), (rows[6], "loss", down)):
+        shown = re.fullmatch(rf"{name} {re.escape(arrow)} +(\S+) (\S+) (\S+)", row)
+        assert shown, row
+        assert shown.groups()[::2] == (f"{first[f'valid_{name}']:.3f}", f"{last[f'valid_{name}']:.3f}")
+        assert len(shown[2]) == len(live.validations)
+        assert set(shown[2]) <= set(bars)
+    assert "Italian 0.71 (right)  Rossi" in drawn
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])

@@ -161,7 +161,7 @@ class Session:
         if self.trainer.outcome == "time":
             longer = "a longer --max-time"
         known = list(self.run.records() if records is None else records)
-        return verdict(known, done, guessing, self.trainer.learning_rate, longer)
+        return verdict(known, done, guessing, self.trainer.learning_rate, longer, self.trainer.metric == "loss")
 
     def outcome(self) -> dict[str, Any]:
         """How the run ended, as JSON."""

@@ -499,6 +499,7 @@ def verdict(
     guessing: float | None,
     rate: float,
     longer: str = "more --epochs",
+    by_loss: bool = True,
 ) -> str:
     """Whether the model has learnt anything, and whether it over- or underfits, in words.
 
@@ -508,6 +509,7 @@ def verdict(
         guessing: the loss of uniform guessing; None if undefined.
         rate: the highest learning rate of the schedule.
         longer: the option that makes such a run longer.
+        by_loss: whether the loss chooses the weights that are kept.
     """
     known = [r for r in records if r.get("valid_loss") is not None]
     if not known:
@@ -518,15 +520,16 @@ def verdict(
     since = len(known) - 1 - best
     risen, regained = held_out - known[best]["valid_loss"], training - known[best]["train_loss"]
     lower = f"a lower --learning-rate (it was {rate:.2g})"
+    kept = ", whose weights are kept," if by_loss else ""
     if since >= 2 and risen > 0.01 and regained < 0:
         return (
-            f"It overfits: the held-out loss has risen by {risen:.3f} nats since step {known[best]['step']}, whose "
-            "weights are kept, while the training loss kept falling. More data, --dropout or a smaller model help."
+            f"It overfits: the held-out loss has risen by {risen:.3f} nats since step {known[best]['step']}{kept} "
+            "while the training loss kept falling. More data, --dropout or a smaller model help."
         )
     if since and min(risen, regained) > 0.05:
         return (
-            f"It has got worse: both losses have risen since step {known[best]['step']}, whose weights are kept, the "
-            f"held-out one by {risen:.3f} nats. Try {lower}."
+            f"It has got worse: both losses have risen since step {known[best]['step']}{kept or ','} the held-out one "
+            f"by {risen:.3f} nats. Try {lower}."
         )
     if guessing is not None and held_out > 0.98 * guessing and done >= 0.5:
         beside = f"the held-out loss is {held_out:.4g} nats, and guessing costs {guessing:.4g}"
