@@ -539,8 +539,7 @@ def test_the_baselines_are_those_of_scikit_learn():
     text = pytest.importorskip("sklearn.feature_extraction.text")
     from sklearn.linear_model import LogisticRegression
 
-    rows = reviews(120, seed=3)
-    rows = [(label, f"{words} {reviews(120, seed=4)[i][1]}") for i, (label, words) in enumerate(rows)]
+    rows = [(label if i % 5 else "pos", words) for i, (label, words) in enumerate(reviews(120, seed=3))]  # with noise
     task = Classify(valid_fraction=0.25)
     data, model, params = built(task, table(Path("r.tsv"), rows))
     found = task.assess(model, params, data, name="run", training=data.train)
@@ -551,8 +550,7 @@ def test_the_baselines_are_those_of_scikit_learn():
     expected = fitted.score(counter.transform(texts[90:]), labels[90:])
     common, bag = found.scores[1:]
     assert (bag.name, bag.metrics["accuracy"]) == ("bag of words", pytest.approx(expected))
-    assert 0 < expected < 1
-    assert common.metrics["accuracy"] == 0.5
+    assert common.metrics["accuracy"] < expected < 1
     assert found.figures[0].heads[0] == "CLASS"
     assert found.figures[1].values.shape == (2, 2)
 
