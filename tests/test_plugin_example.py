@@ -1,4 +1,4 @@
-"""A plugin as its user meets it: two wheels, a fresh environment, and the command line there.
+"""Plugins as their user meets them: wheels, a fresh environment, and the command line there.
 
 It takes a while: wheels are built and an environment is made, once for the whole module. The network is not needed,
 since the dependencies come from the environment that runs the tests.
@@ -17,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "plugins" / "examples" / "rnn-cell-mgu"
+TASK = ROOT / "plugins" / "examples" / "rnn-task-parity"
 
 
 class Environment:
@@ -56,17 +57,18 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     folder = tmp_path_factory.mktemp("plugin")
     build_wheel(ROOT, folder / "wheels")
     build_wheel(EXAMPLE, folder / "wheels")
+    build_wheel(TASK, folder / "wheels")
     venv.create(folder / "env")
     made = Environment(folder)
     made.pip("install", "--no-index", "--no-deps", *sorted((folder / "wheels").glob("*.whl")))
-    # The dependencies stand after the environment's own packages, so the two wheels hide whatever is installed there.
+    # The dependencies stand after the environment's own packages, so the wheels hide whatever is installed there.
     purelib = made.succeed("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
     Path(purelib, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return made
 
 
-def test_both_come_from_their_wheels(environment):
-    code = "import minigrad, rnn_cells, rnn_plugins, rnn_cli, rnn_cell_mgu as m; print(m.__file__, rnn_cli.__file__)"
+def test_all_come_from_their_wheels(environment):
+    code = "import rnn_cli, rnn_cell_mgu as m, rnn_task_parity as p; print(m.__file__, p.__file__, rnn_cli.__file__)"
     for file in environment.succeed("python", "-c", code).split():
         assert Path(file).is_relative_to(environment.folder / "env")
 
@@ -129,3 +131,43 @@ def test_the_same_cell_without_packaging(environment):
     environment.succeed("rnn", "cells", "check", spec)
     environment.succeed("rnn", "train", "--cell", spec, "builtin:hello", "--steps", "2", "--name", "file-run")
     environment.succeed("rnn", "sample", "file-run", "--length", "5")
+
+
+def test_a_task_is_listed_and_checked_and_its_own_test_passes(environment):
+    (line,) = [line for line in environment.succeed("rnn", "tasks").splitlines() if line.split()[:1] == ["parity"]]
+    assert line.split()[1:3] == ["rnn-task-parity", "0.1.0"]
+    out = environment.succeed("rnn", "tasks", "check", "parity:longest=5,examples=40")
+    assert "parity passes all " in out
+    shutil.copytree(TASK, environment.folder / "task")
+    out = environment.succeed("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", environment.folder / "task")
+    assert "1 passed" in out
+
+
+def test_a_task_trains_predicts_and_says_what_a_run_needs(environment):
+    (environment.folder / "bits.txt").write_text(
+        "\n".join(f"{n:0{size}b}" for size in range(1, 6) for n in range(2**size))
+    )
+    (environment.folder / "more.txt").write_text("0110\n\n1\n")
+    small = ("--cell", "rnn", "--hidden-size", "12", "--seed", "1", "--learning-rate", "0.03", "--steps", "600")
+    environment.succeed("rnn", "train", "--task", "parity:valid_fraction=0", "bits.txt", "--name", "bits", *small)
+    environment.succeed("rnn", "train", "--task", "parity:examples=300,longest=4", "--name", "generated", *small)
+    for run in ("bits", "generated"):
+        out = environment.succeed("rnn", "predict", run, "more.txt", "111")
+        assert [line.split()[0] for line in out.splitlines()] == ["even", "odd", "odd"], run
+        (score,) = json.loads(environment.succeed("rnn", "eval", run, "bits.txt", "--json"))["scores"]
+        assert score["accuracy"] > 0.9
+    record = json.loads(environment.succeed("rnn", "predict", "bits", "0110", "--json", "--top", "2"))
+    assert (record["input"], record["parity"], len(record["top"])) == ("0110", "even", 2)
+    wrong = environment.run("rnn", "predict", "bits", "0120")
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "Error: '0120' is not a string of bits; expected 0 and 1, such as 0110\n",
+    )
+
+    environment.pip("uninstall", "-y", "rnn-task-parity")
+    missing = environment.run("rnn", "predict", "bits", "0110")
+    assert (missing.returncode, " ".join(missing.stderr.split())) == (
+        2,
+        "Error: run 'bits' uses the task 'parity' from the distribution rnn-task-parity 0.1.0, which is not installed: "
+        "pip install rnn-task-parity",
+    )
