@@ -89,7 +89,7 @@ def test_all_translations_of_a_source_are_in_one_part():
     )
     unknown = [int((p.target == 0).sum()) for p in data.valid]
     share = sum(unknown) / sum(len(p.target) - 1 for p in [*data.train, *data.valid])
-    assert data.notices[1] == f"{share:.2%} of the words in the targets are not in the vocabulary"
+    assert data.notices[1] == f"{100 * share:.1f} % of the words in the targets are not in the vocabulary"
 
 
 def test_parallel_files_are_the_pairs_of_one():

@@ -112,7 +112,8 @@ def _by_length(written: Mapping[str, str], references: Mapping[str, Sequence[str
         if some:
             scores = text_scores([written[source] for source in some], [references[source] for source in some])
             between = f"{least}" if least == most else f"{least} to {most}"
-            rows.append((between, len(some), scores["bleu"], scores["chrf"], scores["exact"]))
+            shown = (None if score is None else round(score, METRICS[name].digits) for name, score in scores.items())
+            rows.append((between, len(some), *shown))
         least = most + 1
     return Table(
         "lengths",

@@ -153,7 +153,7 @@ class Translate(Task):
         valid = [pair for pair in coded if purpose == "evaluate" or pair.text in held_out]
         for name, sides in (("sources", [p.source for p in coded]), ("targets", [p.target for p in coded])):
             if unknown := _unknown(sides):
-                notices.append(f"{unknown:.2%} of the {self.unit} in the {name} are not in the vocabulary")
+                notices.append(f"{100 * unknown:.1f} % of the {self.unit} in the {name} are not in the vocabulary")
         about = (
             f"{len(texts):,} pairs of {len(sources):,} sources; vocabularies of {len(source):,} and {len(target):,} "
             f"{self.unit}; {len(train):,} pairs to train on, {len(valid):,} held out"
@@ -255,13 +255,16 @@ class Translate(Task):
         source, target = tokens_of(facts)
         sources = [_encoded(source, text) for text in texts]
         found: list[Any] = [None] * len(texts)
-        order = sorted(range(len(texts)), key=lambda i: len(sources[i]))
-        for some in chunks(order, max(1, AT_ONCE // (width * len(target)))):
+        order, start = sorted(range(len(texts)), key=lambda i: -len(sources[i])), 0
+        while start < len(texts):
+            size = max(len(target), len(sources[order[start]]) * model.encoder.output_size)
+            some = order[start : start + max(1, min(TOGETHER, AT_ONCE // (width * size)))]
             ids, lengths = padded([sources[i] for i in some])
             first, context = model.begin(params, model.encode(params, ids, lengths), lengths)
             limits = np.minimum(facts["longest"], 3 * lengths + MARGIN)
             for i, result in zip(some, decode(first, context, limits), strict=True):
                 found[i] = result
+            start += len(some)
         return found
 
     def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[str]:
