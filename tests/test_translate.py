@@ -30,9 +30,10 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.language.sampling import Choice
 from rnn_plugins.tasks import text_scores
 from rnn_plugins.tasks.decoding import END
+from rnn_plugins.tasks.pairs import tokens_of
 from rnn_plugins.tasks.task import Data, Network
 from rnn_plugins.tasks.text_scores import WITHOUT, grouped, word_for_word
-from rnn_plugins.tasks.translate import Translate, tokens_of
+from rnn_plugins.tasks.translate import Translate
 from rnn_plugins.testing import check_task
 
 PAIRS = """Go.	Va !
@@ -138,6 +139,7 @@ def test_without_files_there_is_a_sentence():
         ("sampling_epochs", 0, "sampling_epochs is 0; it must be at least 1"),
         ("length_penalty", -0.5, "length_penalty is -0.5; it must be at least 0"),
         ("sampling", 1.0, "sampling is 1; it must be at least 0 and below 1"),
+        ("freeze", True, "freeze needs pretrained vectors: give embedding their file"),
         ("valid_fraction", -0.1, "valid_fraction is -0.1; it must be at least 0 and below 1"),
     ],
 )
@@ -149,6 +151,7 @@ def test_options_out_of_range(option: str, value: float, message: str):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"vectors": -1}, "vectors is -1; expected a width, or 0 for none"),
         ({"longest": 0}, "longest is 0; expected a whole number of at least 1"),
         ({"target": Tokens.build(["a"], "char").to_json()}, "a vocabulary does not begin with <unk> <end>"),
     ],
@@ -214,6 +217,43 @@ def test_other_names_of_generated_pairs(name: str):
 def test_it_passes_the_checks(level: Any, attention: Any, directions: Any):
     task = Translate(level=level, attention=attention, directions=directions, valid_fraction=0.2, max_words=6)
     check_task(task, ["pairs.tsv"]).raise_if_failed()
+
+
+@pytest.fixture
+def vectors() -> str:
+    Path("vectors.txt").write_text("I 1 2 3\nran 4 5 6\naway 7 8 10\nelephant 0 0 1\n")
+    return "vectors.txt"
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_pretrained_vectors_of_the_sources(vectors: str, freeze: bool):
+    task = Translate(embedding=vectors, freeze=freeze, valid_fraction=0)
+    data = task.read(["pairs.tsv"])
+    source = tokens_of(data.facts)[0]
+    assert data.notices == (f"vectors.txt has vectors of 3 of the {len(source) - 2} words of sources",)
+    model = task.model(data.facts, network())
+    params = model.pretrained(model.init_params(np.random.default_rng(0)))
+    ids = [source.symbols.index(f" {word}") for word in ("I", "ran", "away")]
+    np.testing.assert_array_equal(params["source"][ids], [[1, 2, 3], [4, 5, 6], [7, 8, 10]])
+    assert model.frozen() == (("source",) if freeze else ())
+    assert bool(np.delete(params["source"], ids, 0).any()) != freeze
+    gradient = value_and_grad(lambda p: model.loss(p, (), task.pack(data.train), None)[0])(params)[1]
+    assert bool(np.any(gradient["source"])) != freeze
+    with pytest.raises(UserError) as caught:
+        task.model(data.facts, network(embedding_size=4))
+    assert str(caught.value) == ("--embedding-size is 4, and the vectors of 'vectors.txt' have 3 numbers: leave it out")
+
+
+def test_many_words_need_an_embedding():
+    task = Translate()
+    facts = task.read(["pairs.tsv"]).facts
+    many = Tokens("char", ("<unk>", "<end>", *map(chr, range(0x4E00, 0x4E00 + 3000))), 2, spaces=True)
+    with pytest.raises(UserError) as caught:
+        task.model({**facts, "source": many.to_json()}, network(embedding_size=0))
+    assert str(caught.value) == (
+        "--embedding-size is 0, so 3,002 words would be one-hot vectors, which are for at most 2,048: give a width, "
+        "such as 256, or set max_words"
+    )
 
 
 def stack(width: int, hidden: int) -> Cell:

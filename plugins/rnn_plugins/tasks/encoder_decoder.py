@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad import trees
+from minigrad.scan import Lookup
+from minigrad.tensor import value_of
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
 from rnn_plugins.tasks import task
 from rnn_plugins.tasks.blocks import Symbols, mask, masked_mean, pool
 from rnn_plugins.tasks.decoding import Decoder
+from rnn_plugins.tasks.tagger import Vectors, vectors_of
 from rnn_plugins.tasks.task import Batch
 
 Array = NDArray[Any]
@@ -31,16 +34,37 @@ class Translator(task.Model):
         source: the encoder's inputs.
         encoder: one cell or stack, or one per direction.
         decoder: the decoder.
+        vectors: pretrained vectors of the sources' words; None if there are none.
     """
 
     source: Symbols
     encoder: Cell
     decoder: Decoder
+    vectors: Vectors | None = None
 
     def init_params(self, rng: np.random.Generator) -> Tree:
         """``source``, the embedding; ``encoder`` and ``decoder``."""
         params = {"source": self.source.init_params(rng), "encoder": self.encoder.init_params(rng)}
         return trees.cast(params | {"decoder": self.decoder.init_params(rng)}, self.decoder.dtype)
+
+    def pretrained(self, params: Tree) -> Tree:
+        """The parameters with pretrained vectors of the sources' words.
+
+        A word without a vector gets random numbers of their deviation, or zeros if vectors are not trained.
+        """
+        if self.vectors is None:
+            return params
+        matrix, known = vectors_of(self.vectors.file, self.vectors.words)
+        others = 0 if self.vectors.freeze else params["source"] * matrix[known].std()
+        return params | {"source": np.where(known[:, None], matrix, others).astype(self.decoder.dtype)}
+
+    def frozen(self) -> tuple[str, ...]:
+        """The embedding of the sources, if pretrained vectors are not trained."""
+        return ("source",) if self.vectors and self.vectors.freeze else ()
+
+    def see(self, params: Tree, ids: Array) -> Lookup:
+        """What the encoder reads of sources (S, B)."""
+        return self.source(value_of(params["source"]) if self.frozen() else params["source"], ids)
 
     def shapes_known(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the embeddings and the head."""
@@ -52,7 +76,7 @@ class Translator(task.Model):
 
     def encode(self, params: Tree, ids: Array, lengths: Array, rng: np.random.Generator | None = None) -> Any:
         """The outputs of the encoder for sources (S, B), (S, B, output_size)."""
-        xs: Any = self.source(params["source"], ids)
+        xs: Any = self.see(params, ids)
         if self.decoder.dropout and rng is not None:
             xs = drop_steps(xs.array(), self.decoder.dropout, self.decoder.variational, rng)
         carry = trees.cast(self.encoder.init_carry(len(lengths)), self.decoder.dtype)

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minigrad.trees import Tree
-from rnn_plugins.data.dates import dates
 from rnn_plugins.data.splits import split
-from rnn_plugins.data.tables import pairs
 from rnn_plugins.data.tokens import Tokens
-from rnn_plugins.data.vocabulary import NOUNS, UNK, Level
+from rnn_plugins.data.vocabulary import NOUNS, Level
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.model import ONE_HOT_LIMIT
 from rnn_plugins.tasks import task
 from rnn_plugins.tasks.blocks import Symbols, chunks, mask, padded, recurrent
 from rnn_plugins.tasks.decoding import AT_ONCE, END, Attention, Decoder, Hypothesis
 from rnn_plugins.tasks.encoder_decoder import Translator
+from rnn_plugins.tasks.pairs import SPECIALS, Pair, encoded, share_unknown, texts_of, tokens_of
+from rnn_plugins.tasks.tagger import Vectors, vectors_of
 from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task
 
 if TYPE_CHECKING:  # imported only where they are used
@@ -33,33 +32,17 @@ if TYPE_CHECKING:  # imported only where they are used
 
 Array = NDArray[Any]
 
-SPECIALS = (UNK, "<end>")
-"""Symbols without a text of their own, with the ids ``UNKNOWN`` and ``END`` of decoding."""
-
 WIDEST_EMBEDDING = 256
 """The default width of embeddings, unless the hidden size is smaller."""
+
+LARGEST_ONE_HOT = 2048
+"""The largest vocabulary that may be used without an embedding."""
 
 TOGETHER = 256
 """Sources whose translations are searched for together, those of like length in one batch."""
 
 MARGIN = 20
 """A translation has at most this number of symbols and three times those of its source."""
-
-
-class Pair(NamedTuple):
-    """A source and its translation.
-
-    Attributes:
-        source: ids, and ``END``.
-        target: likewise.
-        text: the source.
-        translation: the target.
-    """
-
-    source: Array
-    target: Array
-    text: str
-    translation: str
 
 
 @dataclass(frozen=True)
@@ -75,6 +58,8 @@ class Translate(Task):
         max_words: the number of words in each vocabulary, the commonest; 0 for all.
         lower: whether to lower-case all texts.
         valid_fraction: the share of the sources that is held out.
+        embedding: a file of word vectors in the text format of GloVe or word2vec, for the sources to begin with.
+        freeze: whether those vectors are not trained.
         directions: in which the encoder reads: 1 forwards, 2 forwards and backwards.
         attention: how the decoder reads the encoder's outputs: none, bahdanau or luong.
         sampling: the share of the decoder's inputs in training that are its own predictions instead of the target's.
@@ -87,6 +72,8 @@ class Translate(Task):
     max_words: int = 8000
     lower: bool = False
     valid_fraction: float = 0.05
+    embedding: str = ""
+    freeze: bool = False
     directions: Literal[1, 2] = 2
     attention: Attention = "luong"
     sampling: float = 0.0
@@ -115,6 +102,8 @@ class Translate(Task):
         for name in ("valid_fraction", "sampling"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name):g}; it must be at least 0 and below 1")
+        if self.freeze and not self.embedding:
+            raise ValueError("freeze needs pretrained vectors: give embedding their file")
 
     @property
     def unit(self) -> str:  # type: ignore[override]
@@ -124,7 +113,10 @@ class Translate(Task):
     # Reading
 
     def read(self, files: Sequence[str], facts: Mapping[str, Any] | None = None, *, purpose: Purpose = "train") -> Data:
-        """Read pairs of texts. The facts are both ``Tokens``, and the ``longest`` target's number of symbols.
+        """Read pairs of texts.
+
+        The facts are both ``Tokens``, the ``longest`` target's number of symbols, and the width of given ``vectors``,
+        or 0.
 
         Raises:
             UserError: as ``tables.pairs``, or a text is empty, or there are no pairs to train on.
@@ -132,7 +124,7 @@ class Translate(Task):
         if not files:
             raise UserError("there are no texts: name a FILE of pairs, or builtin:dates")
         digest = hashlib.sha256()
-        texts = list(_texts(files, digest))
+        texts = list(texts_of(files, digest))
         sources = {source: None for source, _ in texts}
         held_out: set[str] = set()
         if purpose != "evaluate":
@@ -146,13 +138,19 @@ class Translate(Task):
                 "source": made[0].to_json(),
                 "target": made[1].to_json(),
                 "longest": max(len(made[1].pieces(target)) for _, target in training) + 1,
+                "vectors": 0,
             }
+            if self.embedding:
+                matrix, known = vectors_of(self.embedding, _words(made[0]))
+                facts["vectors"] = matrix.shape[1]
+                words = len(known) - len(SPECIALS)
+                notices.append(f"{self.embedding} has vectors of {known.sum():,} of the {words:,} words of sources")
         source, target = tokens_of(facts)
-        coded = [Pair(_encoded(source, a), _encoded(target, b), a, b) for a, b in texts]
+        coded = [Pair(encoded(source, a), encoded(target, b), a, b) for a, b in texts]
         train = [pair for pair in coded if purpose != "evaluate" and pair.text not in held_out]
         valid = [pair for pair in coded if purpose == "evaluate" or pair.text in held_out]
         for name, sides in (("sources", [p.source for p in coded]), ("targets", [p.target for p in coded])):
-            if unknown := _unknown(sides):
+            if unknown := share_unknown(sides):
                 notices.append(f"{100 * unknown:.1f} % of the {self.unit} in the {name} are not in the vocabulary")
         about = (
             f"{len(texts):,} pairs of {len(sources):,} sources; vocabularies of {len(source):,} and {len(target):,} "
@@ -174,6 +172,8 @@ class Translate(Task):
             raise ValueError(f"a vocabulary does not begin with {' '.join(SPECIALS)}")
         if type(facts["longest"]) is not int or facts["longest"] < 1:
             raise ValueError(f"longest is {facts['longest']!r}; expected a whole number of at least 1")
+        if type(facts["vectors"]) is not int or facts["vectors"] < 0:
+            raise ValueError(f"vectors is {facts['vectors']!r}; expected a width, or 0 for none")
         return facts
 
     # Training
@@ -183,17 +183,33 @@ class Translate(Task):
         if network.embedding_size is not None:
             return network
         one_hot = max(map(len, tokens_of(facts))) <= ONE_HOT_LIMIT
-        return replace(network, embedding_size=0 if one_hot else min(network.hidden_size, WIDEST_EMBEDDING))
+        width = facts["vectors"] or (0 if one_hot else min(network.hidden_size, WIDEST_EMBEDDING))
+        return replace(network, embedding_size=width)
 
     def model(self, facts: Mapping[str, Any], network: Network) -> Translator:
-        """The encoder and the decoder."""
+        """The encoder and the decoder.
+
+        Raises:
+            UserError: the width of embeddings is not that of pretrained vectors, or 0 for many symbols.
+        """
         network = self.resolve(facts, network)
-        source, target = tokens_of(facts)
-        symbols = Symbols(len(source), network.embedding_size or 0, network.dtype)
+        (source, target), width = tokens_of(facts), network.embedding_size or 0
+        if facts["vectors"] not in (0, width):
+            raise UserError(
+                f"--embedding-size is {width}, and the vectors of {self.embedding!r} have {facts['vectors']} numbers: "
+                "leave it out"
+            )
+        if not width and (most := max(len(source), len(target))) > LARGEST_ONE_HOT:
+            raise UserError(
+                f"--embedding-size is 0, so {most:,} {self.unit} would be one-hot vectors, which are for at most "
+                f"{LARGEST_ONE_HOT:,}: give a width, such as {WIDEST_EMBEDDING}, or set max_words"
+            )
+        symbols = Symbols(len(source), width, network.dtype)
         encoder = recurrent(network, symbols.input_size, self.directions)
         size = encoder.output_size
         decoder = Decoder.make(network, len(target), attention=self.attention, memory_size=size, summary_size=size)
-        return Translator(symbols, encoder, decoder)
+        vectors = Vectors(self.embedding, _words(source), self.freeze) if facts["vectors"] else None
+        return Translator(symbols, encoder, decoder, vectors)
 
     def count(self, examples: Sequence[Pair] | None) -> int:
         """The symbols of the targets, their ends included."""
@@ -253,7 +269,7 @@ class Translate(Task):
     ) -> list[Any]:
         """What ``decode(carry, context, limits)`` gives for each text, those of like length in one batch."""
         source, target = tokens_of(facts)
-        sources = [_encoded(source, text) for text in texts]
+        sources = [encoded(source, text) for text in texts]
         found: list[Any] = [None] * len(texts)
         order, start = sorted(range(len(texts)), key=lambda i: -len(sources[i])), 0
         while start < len(texts):
@@ -269,7 +285,7 @@ class Translate(Task):
 
     def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[str]:
         """The sources in a file of pairs, or of one text per line."""
-        for source, _ in _texts([file], None, targets=False):
+        for source, _ in texts_of([file], None, targets=False):
             yield source
 
     def predict(
@@ -321,7 +337,7 @@ class Translate(Task):
         from rnn_plugins.reports.report import Image
 
         source, target = tokens_of(facts)
-        read = _encoded(source, text)
+        read = encoded(source, text)
         lengths = np.array([len(read)])
         first, context = model.begin(params, model.encode(params, read[:, None], lengths), lengths)
         before = np.concatenate([[END], ids])[:, None]
@@ -403,7 +419,7 @@ class Translate(Task):
             weights=params,
             inputs=[pair.source for pair in examples],
             goals=range(len(examples)),
-            see=lambda weights, ids: own.source(weights["source"], ids),
+            see=own.see,
             score=score,
             dtype=own.decoder.dtype,
             unit=NOUNS[self.level],
@@ -415,40 +431,9 @@ class Translate(Task):
         )
 
 
-def tokens_of(facts: Mapping[str, Any]) -> tuple[Tokens, Tokens]:
-    """The symbols of the sources and of the targets.
-
-    Raises:
-        ValueError: the facts are damaged.
-    """
-    return Tokens.from_json(facts["source"]), Tokens.from_json(facts["target"])
-
-
-def _texts(files: Sequence[str], digest: Any, *, targets: bool = True) -> Iterator[tuple[str, str]]:
-    """The pairs in files; without ``targets``, those may be empty."""
-    generated = [file for file in files if file.startswith("builtin:")]
-    for file in generated:
-        for pair in dates(file.removeprefix("builtin:")):
-            if digest is not None:
-                digest.update("\t".join(pair).encode())
-            yield pair
-    read = [file for file in files if file not in generated]
-    for record in pairs(read, targets=targets, digest=digest):
-        values = record.values
-        for name in ("source", "target")[: 1 + targets]:
-            if not values[name].strip():
-                raise record.mistake(f"the {name} is empty; expected a text")
-        yield values["source"].strip(), values.get("target", "").strip()
-
-
-def _encoded(tokens: Tokens, text: str) -> Array:
-    return np.append(tokens.encode(text), END)
-
-
-def _unknown(ids: Sequence[Array]) -> float:
-    """The share of unknown symbols, ends left out."""
-    counts = Counter(np.concatenate(ids).tolist())
-    return counts[0] / max(counts.total() - counts[END], 1)
+def _words(tokens: Tokens) -> tuple[str, ...]:
+    """The symbols as a file of vectors has them, without the space before a word."""
+    return tuple(symbol.strip() or symbol for symbol in tokens.symbols)
 
 
 def _on_one_line(text: str) -> str:
