@@ -171,6 +171,7 @@ def rows_of_numbers(
     label_column: str = "",
     time_column: str | None = None,
     labelled: bool = True,
+    only: Sequence[str] = (),
     digest: Hash | None = None,
 ) -> tuple[tuple[str, ...], Iterator[Row]]:
     """The columns and the rows of a table of numbers, CSV or TSV.
@@ -182,6 +183,7 @@ def rows_of_numbers(
         label_column: the column of labels, which is none of the values; empty for none.
         time_column: the column of times, likewise; None for the first one named as in ``TIMES``, empty for none.
         labelled: whether the column of labels is needed; otherwise labels are None where it is missing.
+        only: the columns of numbers that are wanted, in that order; if there are none, all.
         digest: takes the content of the file.
 
     Raises:
@@ -199,12 +201,13 @@ def rows_of_numbers(
     _check_header(table.name, line, header, header)
     if time_column is None:
         time_column = next((name for name in header if name.lower() in TIMES and name != label_column), "")
-    for name in (label_column, time_column):
+    for name in (label_column, time_column, *only):
         if name and name not in header and (labelled or name != label_column):
             raise _mistake(table.name, line, _no_column(name, header))
     label = header.index(label_column) if label_column in header else None
     time = header.index(time_column) if time_column in header else None
     places = [place for place in range(len(header)) if place not in (label, time)]
+    places = [header.index(name) for name in only] or places
     columns = tuple(header[place] for place in places)
     if not columns:
         raise _mistake(table.name, line, "there is no column of numbers")
@@ -217,11 +220,12 @@ def frames(
     label_column: str = "",
     time_column: str | None = None,
     labelled: bool = True,
+    only: Sequence[str] = (),
     digest: Hash | None = None,
 ) -> Frames:
     """A whole table of numbers; the arguments and errors are those of ``rows_of_numbers``."""
     columns, rows = rows_of_numbers(
-        file, label_column=label_column, time_column=time_column, labelled=labelled, digest=digest
+        file, label_column=label_column, time_column=time_column, labelled=labelled, only=only, digest=digest
     )
     values, labels, numbers, times = array("d"), [], [], []
     for row in rows:
