@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_plugins.errors import UserError
+from rnn_plugins.words import amount, listing
 
 Array: TypeAlias = NDArray[Any]
 
 BUILTIN = "builtin:seasons"
 """The name of a generated series, which ``:LENGTH`` and ``:LENGTH:SEED`` may follow."""
 
-HOURS, DAY, WEEK = 2688, 24, 168
-"""The length of the generated series (16 weeks), and its seasons."""
+HOURS, DAY, WEEK = 8736, 24, 168
+"""The length of the generated series (a year), and its seasons."""
 
 ORIGINS = 400
 """Forecasts that an evaluation makes of a series at most."""
@@ -72,7 +73,7 @@ def windows(series: tuple[Array, ...], starts: Sequence[tuple[int, Array]], leng
 
 def window_of(season: int, rows: int) -> int:
     """How many steps to read before a forecast: one and a half seasons, but at most half of the rows."""
-    return max(1, min(max(season * 3 // 2, SHORTEST_WINDOW), LONGEST_WINDOW, (rows - 1) // 2))
+    return max(2, min(max(season * 3 // 2, SHORTEST_WINDOW), LONGEST_WINDOW, (rows - 1) // 2))
 
 
 def origins(first: int, last: int) -> Array:
@@ -203,3 +204,51 @@ def naive_errors(examples: Windows, horizon: int, season: int) -> Array:
         history = examples.series[which][: start + examples.length - horizon]
         found.append((seasonal_naive(history, horizon, season) if season else np.zeros_like(truth)) - truth)
     return np.stack(found, axis=1).astype(np.float64)
+
+
+def measures(errors: Array, scale: Sequence[float]) -> dict[str, float]:
+    """The metrics of errors (H, M, F) in standard deviations: ``mse``, ``mae``, and ``mase`` where it is defined.
+
+    MASE divides the mean absolute error of each column by ``scale``, that of the seasonal naive forecast within the
+    training part (Hyndman and Koehler 2006), which is 0 where the series repeats exactly.
+    """
+    found = {"mse": float(np.square(errors).mean()), "mae": float(np.abs(errors).mean())}
+    if all(scale):
+        found["mase"] = float((np.abs(errors).mean(axis=(0, 1)) / scale).mean())
+    return found
+
+
+def as_series(item: Any, columns: Sequence[str]) -> Series:
+    """A series, or an array (N, F) of one, as a series.
+
+    Raises:
+        UserError: it has other columns, no rows, or a number that is not finite.
+    """
+    one = item if isinstance(item, Series) else Series("series", np.asarray(item, np.float64))
+    values = one.values[:, None] if one.values.ndim == len(columns) == 1 else one.values
+    if values.ndim != 2 or values.shape[1] != len(columns) or not len(values) or not np.isfinite(values).all():
+        raise UserError(
+            f"{one.name} has numbers of shape {one.values.shape}; expected finite ones, (N, {len(columns)}), with the "
+            f"columns {listing(columns)}"
+        )
+    return Series(one.name, values)
+
+
+def check_facts(facts: Mapping[str, Any]) -> None:
+    """Check that there are finite numbers for each column, and whole numbers of steps.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    count = len(facts["columns"])
+    for name in ("mean", "deviation", "scale"):
+        numbers = np.array(facts[name], np.float64)
+        if numbers.shape != (count,) or not np.isfinite(numbers).all():
+            raise ValueError(f"{name} is {facts[name]!r}; expected {amount(count, 'finite number')}")
+    if not all(deviation > 0 for deviation in facts["deviation"]):
+        raise ValueError(f"deviation is {facts['deviation']!r}; expected numbers above 0")
+    if not (facts["targets"] and all(type(place) is int and 0 <= place < count for place in facts["targets"])):
+        raise ValueError(f"targets is {facts['targets']!r}; expected places of {amount(count, 'column')}")
+    for name in ("season", "window", "horizon"):
+        if not (type(facts[name]) is int and facts[name] > 0):
+            raise ValueError(f"{name} is {facts[name]!r}; expected a whole number above 0")

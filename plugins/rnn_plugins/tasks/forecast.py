@@ -209,31 +209,21 @@ class Forecast(Task):
             found.append(Series(file, values))
         held_out = 0.0 if purpose == "evaluate" else self.valid_fraction
         splits = [len(one.values) - round(len(one.values) * held_out) for one in found]
-        if facts is None:
-            facts = self._facts(
-                columns, [Series(s.name, s.values[:n]) for s, n in zip(found, splits, strict=True)], notices
-            )
+        starts = [Series(one.name, one.values[:split]) for one, split in zip(found, splits, strict=True)]
+        facts = facts or self._facts(columns, starts, notices)
         window, horizon = facts["window"], facts["horizon"]
         scaled = tuple(series.standardised(one.values, facts) for one in found)
         train, valid = list[tuple[int, Array]](), list[tuple[int, Array]]()
         for which, (one, split) in enumerate(zip(found, splits, strict=True)):
-            rows = len(one.values)
+            rows, first = len(one.values), window if purpose == "evaluate" else split
+            _require(one, split, window + horizon, f"a window of {window} and a horizon of {horizon}")
             if purpose != "evaluate":
-                _require(one, split, window + horizon, f"a window of {window} and a horizon of {horizon}")
                 train.append((which, np.arange(split - window - horizon + 1)))
-            first = window if purpose == "evaluate" else split
-            if purpose == "evaluate" or first < rows:
-                _require(one, rows, window + horizon, f"a window of {window} and a horizon of {horizon}")
-                if rows - first < horizon:
-                    raise UserError(
-                        f"{one.name}: {amount(rows - first, 'row')} at the end are held out, fewer than the horizon "
-                        f"of {horizon}: raise valid_fraction, which is {held_out:g}, or lower the horizon"
-                    )
+            if first < rows:
+                _require_held_out(one, rows - first, horizon, held_out)
                 valid.append((which, series.origins(first, rows - horizon) - window))
-        about = (
-            f"{sum(len(one.values) for one in found):,} rows of {listing(columns)} in "
-            f"{amount(len(found), 'file')}; window {window}, horizon {horizon}, season {facts['season']}"
-        )
+        rows = sum(len(one.values) for one in found)
+        about = f"{rows:,} rows of {listing(columns)}; window {window}, horizon {horizon}, season {facts['season']}"
         parts = series.windows(scaled, train, window + horizon), series.windows(scaled, valid, window + horizon)
         return Data(*parts, facts, tuple(files), digest.hexdigest(), about, notices)
 
@@ -270,23 +260,8 @@ class Forecast(Task):
         }
 
     def check_facts(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Check that there are finite numbers for each column, and whole numbers of steps.
-
-        Raises:
-            ValueError: they are damaged.
-        """
-        count = len(facts["columns"])
-        for name in ("mean", "deviation", "scale"):
-            numbers = np.array(facts[name], np.float64)
-            if numbers.shape != (count,) or not np.isfinite(numbers).all():
-                raise ValueError(f"{name} is {facts[name]!r}; expected {amount(count, 'finite number')}")
-        if not (facts["targets"] and all(type(t) is int and 0 <= t < count for t in facts["targets"])):
-            raise ValueError(f"targets is {facts['targets']!r}; expected places of columns below {count}")
-        if not all(d > 0 for d in facts["deviation"]):
-            raise ValueError("a deviation is not above 0")
-        for name in ("season", "window", "horizon"):
-            if not (type(facts[name]) is int and facts[name] > 0):
-                raise ValueError(f"{name} is {facts[name]!r}; expected a whole number above 0")
+        """Check them, as ``series.check_facts`` does."""
+        series.check_facts(facts)
         return facts
 
     def model(self, facts: Mapping[str, Any], network: Network) -> NextValues:
@@ -312,7 +287,7 @@ class Forecast(Task):
         """
         own = _own(model)
         loss, errors = self._errors(own, params, examples)
-        return {"loss": loss} | _measures(errors[..., own.targets], own.scale)
+        return {"loss": loss} | series.measures(errors[..., own.targets], own.scale)
 
     def _errors(self, model: NextValues, params: Tree, examples: Windows) -> tuple[float, Array]:
         """The mean loss of some windows, and the errors after them, (horizon, M, F)."""
@@ -345,8 +320,8 @@ class Forecast(Task):
         found = {name: errors[..., own.targets]}
         for rival, steps in rivals.items():
             found[rival] = series.naive_errors(examples, self.horizon, steps)[..., own.targets]
-        scores = [Score(rival, "baseline", _measures(found[rival], own.scale)) for rival in rivals]
-        scores = [Score(name, "model", {"loss": loss} | _measures(found[name], own.scale)), *scores]
+        scores = [Score(rival, "baseline", series.measures(found[rival], own.scale)) for rival in rivals]
+        scores = [Score(name, "model", {"loss": loss} | series.measures(found[name], own.scale)), *scores]
         verdict = metrics.verdict(scores, "mse", self.metrics["mse"])
         mase = scores[0].metrics.get("mase")
         if mase is not None:
@@ -404,7 +379,7 @@ class Forecast(Task):
         """
         own, window, horizon = _own(model), facts["window"], facts["horizon"]
         for some in chunks(inputs, PREDICTED):
-            given = [_checked(item, facts) for item in some]
+            given = [series.as_series(item, facts["columns"]) for item in some]
             ahead = self._ahead(own, params, [one.values[-window:] for one in given], facts)
             known = [one.values[:-horizon][-window:] for one in given] if explain else []
             back = iter(self._ahead(own, params, [values for values in known if len(values)], facts))
@@ -454,20 +429,6 @@ class Forecast(Task):
         )
 
 
-def _checked(item: Any, facts: Mapping[str, Any]) -> Series:
-    """An input as a series."""
-    one = item if isinstance(item, Series) else Series("series", np.asarray(item, np.float64))
-    values, columns = one.values, facts["columns"]
-    if values.ndim == 1 and len(columns) == 1:
-        values = values[:, None]
-    if values.ndim != 2 or values.shape[1] != len(columns) or not len(values) or not np.isfinite(values).all():
-        raise UserError(
-            f"{one.name} has numbers of shape {one.values.shape}; expected finite ones, (N, {len(columns)}), with the "
-            f"columns {listing(columns)}"
-        )
-    return Series(one.name, values)
-
-
 def _names(text: str) -> tuple[str, ...]:
     """Names with commas between."""
     return tuple(filter(None, (name.strip() for name in text.split(","))))
@@ -481,16 +442,12 @@ def _require(one: Series, rows: int, needed: int, what: str) -> None:
         )
 
 
-def _measures(errors: Array, scale: Sequence[float]) -> dict[str, float]:
-    """The metrics of errors (H, M, targets) in standard deviations.
-
-    MASE divides the mean absolute error by that of the seasonal naive forecast within the training part (Hyndman and
-    Koehler 2006).
-    """
-    found = {"mse": float(np.square(errors).mean()), "mae": float(np.abs(errors).mean())}
-    if all(scale):  # it is 0 where the series repeats exactly
-        found["mase"] = float((np.abs(errors).mean(axis=(0, 1)) / scale).mean())
-    return found
+def _require_held_out(one: Series, rows: int, horizon: int, share: float) -> None:
+    if rows < horizon:
+        raise UserError(
+            f"{one.name}: {amount(rows, 'row')} at the end are held out, fewer than the horizon of {horizon}: raise "
+            f"valid_fraction, which is {share:g}, or lower the horizon"
+        )
 
 
 def _own(model: Model) -> NextValues:
