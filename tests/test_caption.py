@@ -342,6 +342,22 @@ def test_convolutions_are_those_of_pytorch():
     np.testing.assert_allclose(patches(x) @ W.reshape(27, 4), wanted.permute(0, 2, 3, 1).numpy(), atol=1e-12)
 
 
+def test_images_are_shifted_in_training_and_nowhere_else():
+    task = Caption(shift=2)
+    data = task.read(["builtin:scenes:8"])
+    plain, batch, again = Caption().batch(data, 3, 8), task.batch(data, 3, 8), task.batch(data, 3, 8)
+    assert np.array_equal(batch.inputs[0], again.inputs[0])
+    assert np.array_equal(batch.targets, plain.targets)
+    found = []
+    for before, after in zip(plain.inputs[0], batch.inputs[0], strict=True):
+        wide = np.pad(before, ((2, 2), (2, 2), (0, 0)), mode="edge")
+        offsets = [(i, j) for i in range(5) for j in range(5) if np.array_equal(wide[i : i + 32, j : j + 32], after)]
+        assert len(offsets) == 1
+        found += offsets
+    assert len(set(found)) > 4
+    assert np.array_equal(task.pack(data.train).inputs[0], Caption().pack(data.train).inputs[0])
+
+
 @cache
 def trained(attention):
     """A network that knows eight scenes by heart."""

@@ -24,7 +24,7 @@ from rnn_plugins.tasks.blocks import chunks, mask, padded
 from rnn_plugins.tasks.captioner import Captioner, strip
 from rnn_plugins.tasks.decoding import END, UNKNOWN, Attention, Decoder, Hypothesis
 from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task
-from rnn_plugins.tasks.vision import Convolutions
+from rnn_plugins.tasks.vision import Convolutions, shifted
 
 if TYPE_CHECKING:  # imported only where they are used
     from rnn_plugins.language.sampling import Choice
@@ -87,6 +87,7 @@ class Caption(Task):
         split_column: the column that says train, valid or test; empty for none.
         group_column: the column of a group, such as a topic, whose accuracy is measured; if the table has it.
         size: the height and width that pictures are scaled to; 0 takes them as they are.
+        shift: the largest number of pixels by which images are shifted at random in training, down and across.
         convolutions: the number of layers, each of which halves height and width.
         filters: the channels of the first layer; each further one has twice as many as the one before.
         attention: how the decoder looks at the patches: none, bahdanau or luong.
@@ -103,6 +104,7 @@ class Caption(Task):
     split_column: str = ""
     group_column: str = "group"
     size: int = 0
+    shift: int = 0
     convolutions: int = 3
     filters: int = 32
     attention: Attention = "none"
@@ -125,9 +127,8 @@ class Caption(Task):
         Raises:
             ValueError: an option is out of range.
         """
-        for name, least in (
-            ("max_words", 0), ("size", 0), ("convolutions", 1), ("filters", 1), ("beam", 1), ("length_penalty", 0),
-        ):  # fmt: skip
+        for name in ("max_words", "size", "shift", "length_penalty", "convolutions", "filters", "beam"):
+            least = int(name in ("convolutions", "filters", "beam"))
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if not 0 <= self.valid_fraction < 1:
@@ -249,6 +250,15 @@ class Caption(Task):
     def length(self, example: Example) -> int:
         """The number of symbols of its caption."""
         return len(example.ids)
+
+    def batch(self, data: Data, step: int, size: int, rows: slice = slice(None)) -> Batch:
+        """Captions of like lengths; their images are shifted."""
+        found = super().batch(data, step, size, rows)
+        if not self.shift:
+            return found
+        offsets = np.random.default_rng([step]).integers(0, 2 * self.shift + 1, (size, 2))[rows]
+        pixels, lengths = found.inputs
+        return found._replace(inputs=(shifted(pixels, offsets, self.shift), lengths))
 
     def pack(self, examples: Sequence[Example]) -> Batch:
         """Images (B, H, W, C) with the lengths of their captions, (B,); targets (T, B), padded with ends."""

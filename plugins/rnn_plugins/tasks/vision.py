@@ -77,3 +77,10 @@ def patches(x: Any) -> Any:
     return concat(
         *(x[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2] for i in range(REACH) for j in range(REACH))
     )
+
+
+def shifted(images: Array, offsets: Array, most: int) -> Array:
+    """Images (B, H, W, C), each shifted down and across by ``most`` minus its offsets (B, 2); edges are repeated."""
+    height, width = images.shape[1:3]
+    wide = np.pad(images, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
+    return np.stack([image[i : i + height, j : j + width] for image, (i, j) in zip(wide, offsets, strict=True)])
