@@ -1,5 +1,6 @@
 """Captions of images: files, the network, what it writes, and its scores."""
 
+import json
 import os
 import re
 from functools import cache
@@ -8,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+import rnn_lab
 from minigrad import value_and_grad
 from minigrad.optimizers import adam
 from rnn_cells.gru import GRU
 from rnn_cells.lstm import LSTM
+from rnn_cli.main import rnn
 from rnn_plugins.data.scenes import COLOURS, held_out, scenes
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.sampling import Choice
@@ -497,3 +501,37 @@ def test_emoji():
         assert (len(data.train), len(data.valid)) == (1083, 134)
         assert data.train[0].caption == caption
         assert {e.group for e in chain(data.train, data.valid)} > {"flags", "objects"}
+
+
+# The commands
+
+
+def test_from_training_to_prediction(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("RNN_RUNS", str(tmp_path / "runs"))
+    arguments = ["--cell", "lstm", "--hidden-size", "8", "--steps", "3", "--seed", "0", "--name", "few"]
+    options = ["--task-option", "filters=2", "--task-option", "attention=luong", "--task-option", "split_column=split"]
+
+    def run(*words):
+        result = CliRunner().invoke(rnn, words)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    run("train", "--task", "caption", *files, *arguments, *options)
+    Image.fromarray(PIXELS[1]).save(tmp_path / "one.png")
+    (line,) = run("predict", "few", str(tmp_path / "one.png"), "--json").splitlines()
+    record = json.loads(line)
+    assert record["input"] == "one.png"
+    every = [json.loads(line) for line in run("predict", "few", files[0], "--json").splitlines()]
+    assert every[1]["caption"] == record["caption"]
+    (from_python,) = rnn_lab.load("few").predict([PIXELS[1]])
+    assert from_python["caption"] == record["caption"]
+    assert from_python["log_probability"] == pytest.approx(record["log_probability"])
+    with pytest.raises(UserError, match="image 0 has images of 4x4; expected 8x8"):
+        list(rnn_lab.load("few").predict([PIXELS[1][:4, :4]]))
+    assert "columns of patches" in run("predict", "few", str(tmp_path / "one.png"), "--explain")
+    assert len(run("sample", "few", str(tmp_path / "one.png"), "--count", "3", "--seed", "0").splitlines()) == 3
+    scores = run("eval", "few")
+    assert "the nearest image" in scores
+    assert "GROUP" in scores
+    assert "the commonest caption" in run("eval", "few", *files)
+    assert "nats" in run("report", "few", "--kind", "flow", "--lags", "2", "--positions", "2")

@@ -73,8 +73,8 @@ class Caption(Task):
     """Write captions of images, word by word.
 
     Convolutions see the image; what they give becomes the first state of a decoder, which writes the caption symbol by
-    symbol. With attention it also looks at the patches of the image at each step. Files are a file of images (NPZ, IDX,
-    CSV) and a table of captions, row n for image n or by a column of names; or a folder of pictures and a table of
+    symbol. With attention it also looks at the patches of the image at each step. Files are a file of images (NPZ or
+    IDX) and a table of captions, row n for image n or by a column of names; or a folder of pictures and a table of
     names and captions. All captions of an image are in one part.
 
     Attributes:
