@@ -78,6 +78,7 @@ KINDS = {
     "attention": (Tag(attention="luong", weighted=True), ("words.tsv",)),
     "few words": (Tag(max_words=4, lower=True, seq_length=3), ("words.tsv",)),
     "frames": (Tag(seq_length=7), FRAMES),
+    "features": (Tag(differences=True, scale="recording", valid_fraction=0.4), FRAMES),
     "whole frames": (Tag(valid_fraction=0.4, weighted=True), FRAMES),
 }
 
@@ -134,6 +135,29 @@ def test_frames_are_standardised_by_the_training_part():
     raw = np.genfromtxt("two.csv", delimiter=",", skip_header=1)[:, 1:3]
     other = Tag().read(["two.csv"], data.facts, purpose="evaluate").valid[0].xs
     np.testing.assert_allclose(other * data.facts["deviation"] + data.facts["mean"], raw)
+
+
+def test_frames_are_read_with_differences_and_by_recording():
+    task = Tag(differences=True, scale="recording", valid_fraction=0)
+    data = task.read(FRAMES)
+    raw = np.genfromtxt("two.csv", delimiter=",", skip_header=1)[:, 1:3]
+    both = np.hstack([raw, np.vstack([[0, 0], raw[1:] - raw[:-1]])])
+    expected = (both - both.mean(0)) / both.std(0)
+    np.testing.assert_allclose(data.train[1].xs, expected, atol=1e-9)  # the training part's mean is then 0 too
+    assert Encoder(data.facts).features == ["x", "noise", "change of x", "change of noise"]
+    _, model, params = built(task, FRAMES)
+    (found,) = task.predict(model, params, data.facts, [raw * 100 + 7], explain=True)
+    (same,) = task.predict(model, params, data.facts, [raw])
+    np.testing.assert_allclose(found.record["probabilities"], same.record["probabilities"], rtol=1e-4)
+    assert found.figures[0].y_ticks == ("x", "noise", "change of x", "change of noise")
+    data = Tag(differences=True, valid_fraction=0).read(FRAMES)
+    assert data.facts["mean"][2] == pytest.approx(
+        np.concatenate([np.diff(x, prepend=x[0]) for x in (column(name) for name in FRAMES)]).mean()
+    )
+
+
+def column(name):
+    return np.genfromtxt(name, delimiter=",", skip_header=1)[:, 1]
 
 
 def test_a_column_that_never_changes_is_0():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,11 @@ from rnn_plugins.words import listing
 
 Array: TypeAlias = NDArray[Any]
 
-LONGEST_WORD = 32
+LONGEST_WORD = 20
 """Letters of a word that are read: of a longer one, half of them from its beginning and half from its end."""
+
+Scale = Literal["training", "recording"]
+"""What frames are standardised by: the mean and deviation of the training part, or of each recording, before that."""
 
 REMEMBERED = 1 << 16
 """Words whose letters are remembered."""
@@ -95,7 +98,8 @@ class Encoder:
     """From sequences to examples, by the facts of a run.
 
     The facts are ``kind`` (tokens or frames), ``labels``, and their ``counts`` in the training part; of tokens
-    ``words`` and ``letters`` (None if they are not read); of frames ``columns``, ``mean`` and ``deviation``.
+    ``words`` and ``letters`` (None if they are not read); of frames ``columns``, ``differences`` and ``scale``, as
+    ``features`` takes them, and ``mean`` and ``deviation`` of the features.
 
     Attributes:
         kind: of the sequences.
@@ -104,6 +108,7 @@ class Encoder:
         words: the words; None for frames.
         letters: the letters; None if they are not read.
         columns: of frames.
+        features: of frames, such as "x" and "change of x".
 
     Raises:
         ValueError: the facts are damaged; a ``KeyError`` or ``TypeError`` means the same.
@@ -120,13 +125,17 @@ class Encoder:
         self.weights = (balanced if weighted else np.ones(len(counts))).astype(np.float32)
         self.words = self.letters = None
         self.columns: list[str] = []
+        self.features: list[str] = []
         if self.kind == "tokens":
             self.words = Tokens.from_json(facts["words"])
             self.letters = Tokens.from_json(facts["letters"]) if facts["letters"] else None
         else:
             self.columns = facts["columns"]
+            self._differences, self._scale = facts["differences"], facts["scale"]
+            changes = [f"change of {name}" for name in self.columns] if self._differences else []
+            self.features = [*self.columns, *changes]
             self._mean, self._deviation = (np.array(facts[name], np.float64) for name in ("mean", "deviation"))
-            if not self._mean.shape == self._deviation.shape == (len(self.columns),):
+            if not self._mean.shape == self._deviation.shape == (len(self.features),):
                 raise ValueError("its mean and deviation are not a number per column")
         self._spelling = lru_cache(REMEMBERED)(self._letters)
 
@@ -166,7 +175,8 @@ class Encoder:
 
     def recording(self, frames: Array) -> Example:
         """Frames (T, F) as an example without labels."""
-        return _without_labels((frames - self._mean) / self._deviation)
+        found = features(frames, self._differences, self._scale)
+        return _without_labels((found - self._mean) / self._deviation)
 
     def _letters(self, word: str) -> Array:
         assert self.letters is not None
@@ -176,6 +186,28 @@ class Encoder:
 
 def _without_labels(xs: Array, tokens: tuple[str, ...] = (), spelling: tuple[Array, ...] = ()) -> Example:
     return Example(tokens, xs, spelling, np.zeros(len(xs), np.intp), np.ones(len(xs), np.float32))
+
+
+def features(frames: Array, differences: bool, scale: Scale) -> Array:
+    """Frames (T, F) as a network reads them, (T, F), or (T, 2 F) with differences.
+
+    Args:
+        frames: of one recording.
+        differences: whether to add the change of each number since the frame before, 0 at the first frame.
+        scale: ``recording`` to subtract each column's mean and divide by its deviation, within the recording.
+    """
+    if differences:
+        frames = np.hstack([frames, np.diff(frames, axis=0, prepend=frames[:1])])
+    if scale == "training":
+        return frames
+    found: Array = (frames - frames.mean(0)) / deviation(frames)
+    return found
+
+
+def deviation(values: Array) -> Array:
+    """The standard deviation of each column, 1 where all its numbers are the same: (N, F) gives (F,)."""
+    # Rounding makes the deviation of equal numbers not quite 0.
+    return np.where(np.ptp(values, axis=0) > 0, values.std(0), 1.0)
 
 
 def require_columns(sequence: Tagged, columns: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from rnn_cells.ablated import Ablated
 from rnn_plugins.data import tagged
 from rnn_plugins.data.lines import lines
 from rnn_plugins.data.splits import split
-from rnn_plugins.data.tagged import NOUNS, Encoder, Example, Tagged
+from rnn_plugins.data.tagged import NOUNS, Encoder, Example, Scale, Tagged
 from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks import blocks
@@ -70,6 +70,8 @@ class Tag(Task):
         seq_length: cuts training sequences into pieces of at most so many steps; 0 leaves them whole.
         text_column: the number of the column of tokens, from 1; by default the first.
         label_column: the number of the column of tags, by default the last; of frames the name, by default label.
+        differences: whether the change of each number since the frame before is read too.
+        scale: what frames are standardised by, the training part alone, or first each recording by itself.
         time_column: the name of a column of times in frames, which is left out; by default one that is called so.
         valid_fraction: the share of the sequences that is held out.
     """
@@ -86,6 +88,8 @@ class Tag(Task):
     seq_length: int = 0
     text_column: str = ""
     label_column: str = ""
+    differences: bool = False
+    scale: Scale = "training"
     time_column: str = ""
     valid_fraction: float = 0.1
 
@@ -96,7 +100,16 @@ class Tag(Task):
         "accuracy": Metric("", "max", "ACCURACY"),
         "macro_f1": Metric("", "max", "MACRO-F1", word="macro-F1"),
     }
-    of_weights: ClassVar[tuple[str, ...]] = ("characters", "max_words", "lower", "attention", "directions")
+    of_weights: ClassVar[tuple[str, ...]] = (
+        "directions",
+        "characters",
+        "attention",
+        "max_words",
+        "lower",
+        "embedding",
+        "differences",
+        "scale",
+    )
     takes_text: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -183,10 +196,11 @@ class Tag(Task):
             columns = found[0].columns
             for sequence in found:
                 tagged.require_columns(sequence, columns)
-            values = np.concatenate([sequence.frames for sequence in train if sequence.frames is not None])
-            deviation = values.std(0)
-            scale = {"mean": values.mean(0).tolist(), "deviation": np.where(deviation > 0, deviation, 1.0).tolist()}
-            return facts | {"columns": list(columns)} | scale
+            how = {"differences": self.differences, "scale": self.scale}
+            read = (tagged.features(s.frames, self.differences, self.scale) for s in train if s.frames is not None)
+            values = np.concatenate([*read])
+            mean, deviation = values.mean(0).tolist(), tagged.deviation(values).tolist()
+            return facts | how | {"columns": list(columns), "mean": mean, "deviation": deviation}
         texts = [sequence.tokens for sequence in train]
         words = Tokens.build(texts, "word", limit=self.max_words, lower=self.lower)
         occurring = Counter(word for text in texts for word in words.pieces(text))
@@ -241,7 +255,7 @@ class Tag(Task):
         size, words, speller, vectors = network.embedding_size or 0, None, None, None
         if encoder.words is None:
             blocks.no_embedding(network, "the inputs are frames of numbers")
-            width = len(encoder.columns)
+            width = len(encoder.features)
         else:
             if facts["vectors"] not in (0, size):
                 raise UserError(

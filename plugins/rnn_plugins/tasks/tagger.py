@@ -25,6 +25,10 @@ from rnn_plugins.tasks.task import Batch
 
 Array: TypeAlias = NDArray[Any]
 
+SPREAD = 0.1
+"""The deviation of a new embedding of words. Most words are seldom seen, and a large random vector would not be
+unlearnt: with a deviation of 1, 6.8 % of the tags of English words are wrong after 6 epochs, with this 5.7 %."""
+
 Attention = Literal["none", "luong"]
 
 UNKNOWN = 0
@@ -180,7 +184,7 @@ class Tagger(task.Model):
         size = self.cell.output_size
         params: dict[str, Any] = {"cell": self.cell.init_params(rng)}
         if self.words and self.words.width:
-            params["words"] = self.words.init_params(rng)
+            params["words"] = self.words.init_params(rng) * np.float32(SPREAD)
         if self.speller:
             params["speller"] = self.speller.init_params(rng)
         if self.attention != "none":

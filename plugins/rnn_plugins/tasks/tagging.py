@@ -235,7 +235,7 @@ def explanation(tagger: Tagger, params: Tree, example: Example, guessed: Array, 
             "column",
             _influence(tagger, params, xs, guessed, slice(None))[0].T,
             "gradient times input",
-            y_ticks=tuple(encoder.columns),
+            y_ticks=tuple(encoder.features),
             definition="What each column of a frame contributes to the scores of the labels predicted at all frames.",
         )
     if len(xs) > LONGEST:
