@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from tiny_runs import TEXT
 from tiny_runs import train as trained
 
+import rnn_lab
 from rnn_cli.main import rnn
 from rnn_lab.comparison import comparison
 from rnn_lab.paths import METRICS
@@ -253,3 +254,12 @@ def test_as_a_process():
     assert "Loss against characters seen" in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
     assert sorted(os.listdir("runs")) == ["gru-hello-s3", "rnn-hello-s3"]
+
+
+def test_a_task_may_have_several_names():
+    small = {"files": ("fox.txt",), "hidden_size": 4, "steps": 2, "seed": 1}
+    for task in ("lm", "language-model"):
+        rnn_lab.train(task=task, name=task, **small)
+    code, out, _ = compare("lm language-model")
+    assert code == 0
+    assert "The runs" in out

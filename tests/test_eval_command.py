@@ -21,6 +21,7 @@ from rnn_lab.evaluation import Evaluation, evaluate
 from rnn_lab.paths import BEST
 from rnn_lab.runs import Run
 from rnn_lab.sessions import start
+from rnn_lab.subject import of_run
 from rnn_plugins.errors import UserError
 from rnn_plugins.language import assessment
 from rnn_plugins.language.ngrams import NGram
@@ -484,3 +485,18 @@ def test_an_option_of_the_task_changes_the_evaluation(pictured):
         2,
         "Error: --task-option lower is true, and the weights of the run 'names' are for false: leave it out\n",
     )
+
+
+def test_what_was_measured_is_named_as_it_was_given(pictured):
+    small = {"hidden_size": 4, "steps": 4, "seed": 1}
+    files = [f"{name}.txt" for name in ("a", "b", "c", "d", "e")]
+    for file in files:
+        Path(file).write_text(Path("Italian.txt").read_text())
+    rnn_lab.train(files, task="./pictured.py:Pictured", name="many", **small)
+    Path("other").mkdir()
+    Path("other/a.txt").write_text("Bianchi\n")
+    rnn_lab.train(files, task="./pictured.py:Pictured", name="given", valid=("other/a.txt",), **small)
+    assert evaluate(Run(Path("runs/many"))).source == "the held-out part of a.txt, b.txt, c.txt, 2 more"
+    assert evaluate(Run(Path("runs/given"))).source == str(Path("other/a.txt").resolve())
+    for name, where in (("many", "the held-out part of a.txt, b.txt, c.txt, 2 more"), ("given", "other/a.txt")):
+        assert f"{where} (" in of_run(Run(Path("runs", name))).about

@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import names_task
 import pytest
 from click.testing import CliRunner
 from command_line import SMALL, settle, train, trained
@@ -111,6 +112,28 @@ def test_a_comparison_executes_nothing_either(home: Path) -> None:
     result = CliRunner().invoke(rnn, ["compare", "--trust", "plain", "theirs"])
     assert "--trust" not in result.stdout
     assert Path("executed").exists()
+
+
+def test_a_comparison_of_runs_that_all_execute_a_file_names_the_command_that_trusts_it() -> None:
+    Path("names.py").write_text(Path(names_task.__file__).read_text())
+    Path("Italian.txt").write_text("Rossi\nRusso\nFerrari\nEsposito\nBianchi\nRomano\nColombo\nRicci\nMarino\nGreco\n")
+    Path("Czech.txt").write_text("Novak\nSvoboda\nNovotny\nDvorak\nCerny\nKucera\nVesely\nHorak\nNemec\nMarek\n")
+    small = ["--hidden-size", "4", "--steps", "3", "--seed", "1"]
+    for name in ("one", "two"):
+        trained("--task", "./names.py:Names", "Italian.txt", "Czech.txt", *small, "--name", name)
+    shutil.rmtree("state")
+    for command in (["compare", "one", "two"], ["predict", "one", "Rossi"], ["sample", "one", "Rossi"]):
+        result = CliRunner().invoke(rnn, command)
+        again = " ".join(["rnn", command[0], "--trust", *command[1:]])
+        assert (result.exit_code, result.stdout, result.stderr) == (
+            2,
+            "",
+            f"Error: the run 'one' would execute the task file {Path('names.py').resolve()}, which you have never "
+            f"given with --task: read it, and if you trust it, repeat the command with --trust: {again}\n",
+        )
+    result = CliRunner().invoke(rnn, ["compare", "--trust", "one", "two"])
+    assert result.exit_code == 0, result.output
+    assert "The highest accuracy is that of" in result.stdout
 
 
 def test_ones_own_file_needs_no_flag_until_it_is_edited() -> None:

@@ -18,7 +18,7 @@ from rnn_cli.display import Display, Lines, Live, Records, duration, emit, measu
 from rnn_cli.tables import sentence
 from rnn_lab.printable import printable
 from rnn_plugins.errors import why
-from rnn_plugins.words import amount
+from rnn_plugins.words import amount, brief
 
 if TYPE_CHECKING:
     from rnn_lab.evaluation import Evaluation
@@ -93,11 +93,10 @@ def show(evaluation: Evaluation) -> None:
 def introduce(session: Session) -> None:
     """Print what is trained, and the time and memory that it needs."""
     problem, trainer, run = session.problem, session.trainer, session.run
-    settings, cost, named = trainer.settings, session.cost(), problem.data.sources
-    sources = [*named[:3], *([f"{len(named) - 3:,} more"] if len(named) > 3 else [])]
+    settings, cost = trainer.settings, session.cost()
     for notice in session.notices:
         remark(f"Note: {notice}.")
-    remark(": ".join(filter(None, [", ".join(sources), problem.data.about])))
+    remark(": ".join(filter(None, [brief(problem.data.sources), problem.data.about])))
     remark(
         f"{run.manifest['cell']['cell']}, {settings.num_layers} x {settings.hidden_size}: "
         f"{run.manifest['parameters']:,} parameters, about {memory(cost.bytes)} of memory"

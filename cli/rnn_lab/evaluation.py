@@ -14,6 +14,7 @@ from rnn_lab.runs import Run
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Page, Table, plain
 from rnn_plugins.tasks.task import Assessment, Data, Score
+from rnn_plugins.words import brief
 
 
 @dataclass(frozen=True)
@@ -102,21 +103,21 @@ def evaluate(run: Run, files: Sequence[str] = (), **options: Any) -> Evaluation:
     notices = [f"{why}; so there are no baselines of it to compare with"] if why else []
     if files:
         data = read(reader, files, run.facts, purpose="evaluate")
-        source = ", ".join(files)
+        source = brief(files)
         notices = [*data.notices, *notices, *remembered(run, data, own)]
     elif own is None:
         raise UserError(f"{why}; give a FILE to evaluate on")
     else:
         data = dataclasses.replace(own, facts=run.facts)
-        held_out = f"{run.task.held_out_part} of {', '.join(run.manifest['data']['sources'])}"
-        source = ", ".join(run.settings.valid) or held_out
+        source = run.measured_on
         if not run.held_out:
             raise UserError(f"the run {run.name!r} has no held-out data; name a FILE to evaluate on")
     training = None if own is None else own.train
     task = reader if options else run.task
     assessment = task.assess(run.model_of(task), run.params(), data, name=run.name, training=training)
     notices += [*assessment.notices, *run.code_changed()]
-    by = task.best[0] if task.best[0] in assessment.metrics else next(iter(assessment.metrics))
+    known = [name for name in (task.best[0], *assessment.metrics) if all(name in s.metrics for s in assessment.scores)]
+    by = next((name for name in known if name in assessment.metrics), next(iter(assessment.metrics)))
     return Evaluation(run.name, source, assessment, by, tuple(notices))
 
 

@@ -45,7 +45,7 @@ from rnn_plugins import registry
 from rnn_plugins.errors import UserError, did_you_mean
 from rnn_plugins.language import Language
 from rnn_plugins.tasks.task import Data, Model, Network, Part, Task
-from rnn_plugins.words import listing
+from rnn_plugins.words import brief, listing
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -274,15 +274,27 @@ class Run:
         """
         return read(self.reader(**options), files, self.facts, purpose="evaluate")
 
+    @property
+    def sources(self) -> str:
+        """The files of its data, in a phrase."""
+        return brief(self.manifest["data"]["sources"])
+
+    @property
+    def measured_on(self) -> str:
+        """The data that its metrics are of, in words."""
+        if self.held_out and self.settings.valid:
+            return brief(self.settings.valid)
+        return f"{self.task.held_out_part if self.held_out else 'the training data'} of {self.sources}"
+
     def data(self) -> tuple[Data | None, str]:
         """Its training and held-out data; None if they are gone or have changed, and a sentence that says why."""
-        sources, facts = ", ".join(self.manifest["data"]["sources"]), self.facts
+        facts = self.facts
         try:
             data = read(self.task, self.settings.files, facts, purpose="again", valid=self.settings.valid)
         except UserError as error:
             return None, f"the data of the run {self.name!r} are not what they were: {error}"
         if data.digest != self.manifest["data"]["digest"]:
-            return None, f"the data of the run {self.name!r} are not what they were: {sources} has changed since"
+            return None, f"the data of the run {self.name!r} are not what they were: {self.sources} has changed since"
         return data, ""
 
     def make_cell(self, input_size: int) -> Cell:

@@ -24,7 +24,7 @@ from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.subject import Subject
 from rnn_plugins.tasks.task import Data, Task
-from rnn_plugins.words import amount
+from rnn_plugins.words import amount, brief
 
 
 def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
@@ -43,13 +43,12 @@ def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
     if files:
         data = run.read(files)
         examples, notices = data.valid, tuple(data.notices)
-        where = ", ".join(files)
+        where = brief(files)
     elif own is None:
         raise UserError(f"{reason}; --text FILE measures it on other data")
     else:
         examples = own.valid if run.held_out else own.train
-        part = task.held_out_part if run.held_out else "the training data"
-        where = f"{part} of {', '.join(run.manifest['data']['sources'])}"
+        where = run.measured_on
     params, notes = run.load(BEST)
     problem = Problem(
         task, model, Data(examples if own is None else own.train, examples, run.facts), settings.batch_size

@@ -1,6 +1,9 @@
 """Counts and lists of names in messages."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+FEW = 3
+"""The number of names in a phrase that names some."""
 
 NAMED = 8
 """The number of names in a message before "and n more"."""
@@ -14,6 +17,11 @@ def listing(names: Iterable[str], total: int | None = None) -> str:
     if more:
         return f"{', '.join(named)} and {more:,} more"
     return " and ".join(filter(None, [", ".join(named[:-1]), named[-1]]))
+
+
+def brief(names: Sequence[str]) -> str:
+    """``a, b, c, 15 more``: the first three names, and the number of the rest."""
+    return ", ".join([*names[:FEW], *([f"{len(names) - FEW:,} more"] if len(names) > FEW else [])])
 
 
 def amount(count: int, noun: str) -> str:

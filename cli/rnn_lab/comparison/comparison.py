@@ -20,6 +20,7 @@ from rnn_lab.blame import blaming
 from rnn_lab.comparison.statistics import level, rank, welch
 from rnn_lab.runs import Run
 from rnn_lab.subject import of_run
+from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.inspect.operations import operations
 from rnn_plugins.options import listed
@@ -28,6 +29,8 @@ from rnn_plugins.reports.probe import Probe
 from rnn_plugins.reports.report import Chart, Curve, Page, Quantity, Table
 from rnn_plugins.reports.structure import closed_rightly
 from rnn_plugins.tasks.task import Metric
+from rnn_plugins.trust import Untrusted
+from rnn_plugins.words import listing
 
 Array: TypeAlias = NDArray[Any]
 
@@ -240,19 +243,22 @@ def compare(groups: Mapping[str, Sequence[Run]], told: Callable[[str], None] = l
     Raises:
         UserError: none of them has results.
     """
-    tasks: dict[str, str] = {}
+    meant = {entry.name: entry.value for entry in registry.entries("tasks")}  # a task may have several names
+    tasks: dict[str, Run] = {}
     for run in (run for runs in groups.values() for run in runs):
-        tasks.setdefault(run.settings.task, run.name)
+        tasks.setdefault(meant.get(run.settings.task, run.settings.task), run)
     if len(tasks) > 1:
-        named = ", ".join(f"{run!r} of the task {task}" for task, run in tasks.items())
+        named = ", ".join(f"{run.name!r} of the task {run.settings.task}" for run in tasks.values())
         raise UserError(f"the runs are of several tasks ({named}), whose metrics cannot be compared: name runs of one")
     contestants, failed, notices = [], {}, list[str]()
+    errors: list[UserError] = []
     for label, runs in groups.items():
         trials, reasons = [], []
         for run in runs:
             try:
                 trial = read(run)
             except UserError as error:
+                errors.append(error)
                 reasons.append(str(error))
                 continue
             told(run.name)
@@ -265,6 +271,8 @@ def compare(groups: Mapping[str, Sequence[Run]], told: Callable[[str], None] = l
         else:
             failed[label] = "; ".join(reasons)
     if not contestants:
+        if all(isinstance(error, Untrusted) for error in errors):
+            raise errors[0]  # whoever catches it adds the command that trusts all files
         raise UserError("; ".join(failed.values()))
     trials = [trial for contestant in contestants for trial in contestant.trials]
     unfair, notes = _fairness(trials)
@@ -294,17 +302,23 @@ def _labelled(name: str, about: Metric) -> tuple[str, str]:
 
 
 def _amount(value: float, metric: tuple[str, Metric]) -> str:
-    """A value with its unit, or with the metric's name if it has none."""
+    """A value with its unit, or with the metric's word if it has none."""
     name, about = metric
-    return f"{value:.{about.digits}f} {about.unit or name}"
+    return f"{value:.{about.digits}f} {about.unit or about.word or name}"
+
+
+def _data_of(run: Run) -> str:
+    """The files of a run, and those that it was validated on if they are others."""
+    validated = f" with {listing(run.settings.valid)} to validate" if run.settings.valid else ""
+    return f"{run.sources}{validated}"
 
 
 def _fairness(trials: Sequence[Trial]) -> tuple[list[str], list[str]]:
     """Why metrics cannot be compared, and other notes on them."""
     unfair, notes = [], []
-    data = {trial.run.manifest["data"]["digest"]: trial.run.manifest["data"]["sources"] for trial in trials}
+    data = {trial.run.manifest["data"]["digest"]: trial.run for trial in trials}
     if len(data) > 1:
-        named = "; ".join(", ".join(sources) for sources in data.values())
+        named = "; ".join(_data_of(run) for run in data.values())
         unfair.append(f"the runs were not trained on the same data ({named})")
     in_training = [trial.run.name for trial in trials if not trial.held_out]
     if len(in_training) == len(trials):
@@ -468,7 +482,10 @@ def _runs(contestants: Sequence[Contestant]) -> Table:
         for trial in contestant.trials
     )
     of_unit = Counter(about[name].unit for name in metrics)
-    heads = [about[name].unit if of_unit[about[name].unit] == 1 and about[name].unit else name for name in metrics]
+    heads = [
+        about[name].unit if of_unit[about[name].unit] == 1 and about[name].unit else about[name].word or name
+        for name in metrics
+    ]
     units = " and ".join(f"{name.replace('_', ' ')} in {about[name].unit}" for name in metrics if about[name].unit)
     return Table(
         "runs",
