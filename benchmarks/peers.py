@@ -37,11 +37,12 @@ def packed(problem: Problem, params: Any) -> Any:
     return {
         "embedding": params["embedding"],
         "head": params["head"],
-        "layers": [_packed_layer(problem.cell, problem.hidden, layer) for layer in layers],
+        "layers": [packed_layer(problem.cell, problem.hidden, layer) for layer in layers],
     }
 
 
-def _packed_layer(cell: str, hidden: int, params: Any) -> Any:
+def packed_layer(cell: str, hidden: int, params: Any) -> Any:
+    """The parameters of one layer with its gates side by side; see ``packed``."""
     if cell in ("rnn", "irnn"):
         return {"input": params["U"], "recurrent": params["W"], "bias": params["b"]}
     gates = [params[name] for name in GATES[cell]]
@@ -68,13 +69,19 @@ def torch_layer(problem: Problem, params: Any) -> Any:
     cls = getattr(torch.nn, TORCH_LAYERS[problem.cell])
     layer = cls(problem.embedding, problem.hidden, problem.layers, **options)
     layer.load_state_dict({name: torch.tensor(value) for name, value in torch_state(problem, params).items()})
+    one_bias(layer, problem.cell, problem.hidden)
+    return layer
+
+
+def one_bias(layer: Any, cell: str, hidden: int) -> None:
+    """Let a layer learn one bias per gate, as we have: the second stays where it is, but GRU's candidate's."""
+    import torch
+
     for name, parameter in layer.named_parameters():
         if name.startswith("bias_hh"):
-            # We have one bias a gate and PyTorch two; all of the second but GRU's candidate's stays where it is.
             learns = torch.zeros_like(parameter)
-            learns[2 * problem.hidden :] = problem.cell == "gru"
+            learns[2 * hidden :] = cell == "gru"
             parameter.register_hook(partial(torch.mul, learns))
-    return layer
 
 
 def torch_state(problem: Problem, params: Any) -> dict[str, Any]:
