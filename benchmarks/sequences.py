@@ -3,9 +3,9 @@
 Batches of random words whose lengths are those of film reviews and of short sentences, examples of like length
 together. The same model everywhere, from the same parameters, on the same batches: for classify an embedding, a cell in
 one direction or two, its last outputs, a linear head; for translate an encoder in two directions and a decoder with
-attention as in Luong et al. 2015, which reads what its head read before. Padding is masked. Cross-entropy, gradients
-clipped to norm 5, Adam, float32. PyTorch's side is in ``sequences_torch.py``. A turn goes through the same batches, from
-the examples to the update. The mean losses of the third turn show that all compute the same.
+attention as in Luong et al. 2015, which reads what its head read. Padding is masked. Cross-entropy, gradients
+clipped to norm 5, Adam, float32. PyTorch's side is in ``sequences_torch.py``. A turn goes through the same batches,
+from the examples to the update. The mean losses of the third turn show that all compute the same.
 """
 
 from __future__ import annotations

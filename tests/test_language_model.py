@@ -4,6 +4,7 @@ import pytest
 from minigrad import log_softmax
 from rnn_cells.gru import GRU
 from rnn_cells.rnn import IRNN
+from rnn_plugins.errors import UserError
 from rnn_plugins.language.model import Model
 from rnn_plugins.tasks.language_model import LanguageModel
 from rnn_plugins.tasks.task import Data
@@ -68,3 +69,13 @@ def test_batches_walk_along_lanes_of_their_own():
             start = b * 33 + step % 8 * 4
             assert batch.inputs[:, b].tolist() == list(range(start, start + 4))
             assert batch.targets[:, b].tolist() == list(range(start + 1, start + 5))
+
+
+def test_a_text_of_one_symbol_cannot_be_evaluated(tmp_path):
+    (tmp_path / "one.txt").write_text("a")
+    task, facts = LanguageModel(), LanguageModel().read(["builtin:hello"]).facts
+    with pytest.raises(UserError) as caught:
+        task.read([str(tmp_path / "one.txt")], facts | {"vocabulary": {"level": "byte"}}, purpose="evaluate")
+    assert str(caught.value) == (
+        f"{tmp_path}/one.txt has only one byte; expected at least two, since the first is not predicted"
+    )

@@ -3,30 +3,37 @@
 import contextlib
 import gzip
 import io
+import json
 import signal
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from mutations import mutated
 
+from minigrad.scan import use_backend
+from rnn_cells.gru import GRU
 from rnn_plugins.data.conll import sentences
 from rnn_plugins.data.images import read_images
 from rnn_plugins.data.tables import frames, pairs, records
 from rnn_plugins.data.vectors import read_vectors
 from rnn_plugins.errors import UserError
+from rnn_plugins.registry import entries, make_task
+from rnn_plugins.tasks.task import Data, Network, Task
 
 SECONDS = 60
 """What takes longer hangs."""
 
-LONGEST = 1000
+LONGEST = 2000
 """Characters of a message: it quotes no huge field."""
 
 EXAMPLES = 10
@@ -139,6 +146,50 @@ READERS: dict[str, Subject] = {
 }
 
 
+@dataclass(frozen=True)
+class Work:
+    """A task and the files that it reads.
+
+    Attributes:
+        task: its name.
+        files: good files, by name.
+        given: what the user names.
+        options: of the task.
+    """
+
+    task: str
+    files: dict[str, bytes]
+    given: tuple[str, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+LINES_OF = {f"{label}.txt": rows("", "", TEXTS[i::3]) for i, label in enumerate(("pos", "neg", "none"))}
+TEXTS_OF = {f"texts/c{i % 3}/{i}.txt": text.encode() for i, text in enumerate(TEXTS)}
+PICTURES = {f"pictures/c{i % 3}/{i}.png": png(20 * i) for i in range(9)}
+IDX = {"i-images-idx3-ubyte": idx(PIXELS), "i-labels-idx1-ubyte": idx(np.arange(COUNT, dtype=np.uint8) % 3)}
+TASKS: dict[str, Work] = {
+    "language-model": Work("language-model", {"a.txt": PLAIN * 4}, ("a.txt",), {"seq_length": 8}),
+    "classify-tsv": Work("classify", {"a.tsv": TSV}, ("a.tsv",)),
+    "classify-csv": Work("classify", {"a.csv": CSV}, ("a.csv",), {"level": "char", "pool": "max"}),
+    "classify-jsonl": Work("classify", {"a.jsonl": JSONL}, ("a.jsonl",), {"level": "byte"}),
+    "classify-lines": Work("classify", LINES_OF, tuple(LINES_OF), {"directions": 2, "lower": True}),
+    "classify-texts": Work("classify", TEXTS_OF, ("texts",), {"pool": "attention"}),
+    "classify-numbers": Work("classify", {"a.csv": NUMBERS}, ("a.csv",), {"width": 5}),
+    "classify-idx": Work("classify", IDX, ("i-images-idx3-ubyte",)),
+    "classify-npz": Work("classify", {"a.npz": NPZ}, ("a.npz",), {"order": "permuted"}),
+    "classify-pictures": Work("classify", PICTURES, ("pictures",), {"order": "pixels", "weighted": True}),
+    "classify-vectors": Work("classify", {"a.tsv": TSV, "v.txt": VECTORS}, ("a.tsv",), {"embedding": "v.txt"}),
+    "tag-conll": Work("tag", {"a.tsv": CONLL}, ("a.tsv",), {"characters": 3}),
+    "tag-conll-u": Work("tag", {"a.conllu": CONLL_U}, ("a.conllu",), {"attention": "luong"}),
+    "tag-frames": Work("tag", {"a.csv": FRAMES, "b.csv": FRAMES}, ("a.csv", "b.csv"), {"label_column": "phase"}),
+    "tag-vectors": Work("tag", {"a.tsv": CONLL, "v.txt": VECTORS}, ("a.tsv",), {"embedding": "v.txt", "freeze": True}),
+    "translate-tsv": Work("translate", {"a.tsv": PAIRS}, ("a.tsv",)),
+    "translate-parallel": Work("translate", {"a.en": PLAIN, "a.fr": PLAIN}, ("a.en", "a.fr"), {"level": "char"}),
+}
+GENERATED = {"memory"}
+"""Tasks that read no files."""
+
+
 @contextlib.contextmanager
 def folder_of(files: dict[str, bytes]) -> Iterator[None]:
     """A working folder with these files alone."""
@@ -178,7 +229,7 @@ def contents() -> list[bytes]:
     return [content for subject in READERS.values() for content in subject.files.values()]
 
 
-def damage(subject: Subject, data: st.DataObject) -> dict[str, bytes]:
+def damage(subject: Subject | Work, data: st.DataObject) -> dict[str, bytes]:
     name = data.draw(st.sampled_from(sorted(subject.files)))
     return subject.files | {name: data.draw(mutated(subject.files[name], contents()))}
 
@@ -196,8 +247,101 @@ def test_readers(name, data):
         accepted(subject.read)
 
 
+def careless() -> list[float]:
+    return [float(line.split(",")[1]) for line in Path("a.csv").read_text(encoding="utf-8").splitlines()[1:]]
+
+
+@pytest.mark.parametrize("error", [ValueError, IndexError, UnicodeDecodeError])
+def test_a_careless_reader_is_found_out(error):
+    """Each kind of mistake that it makes is among those that the damage provokes."""
+
+    @settings(max_examples=1000, database=None, derandomize=True, phases=[Phase.generate])
+    @given(st.data())
+    def provoke(data):
+        with folder_of(damage(Subject({"a.csv": FRAMES}, careless), data)):
+            try:
+                careless()
+            except Exception as found:
+                assert type(found) is not error
+
+    with pytest.raises(AssertionError):
+        provoke()
+
+
 @pytest.mark.parametrize("name", READERS)
 def test_readers_take_the_good_files(name):
     subject = READERS[name]
     with folder_of(subject.files):
         subject.read()
+
+
+# Tasks --------------------------------------------------------------------------------------------------------
+
+
+def network() -> Network:
+    return Network(lambda width: GRU(width, 3), 3)
+
+
+@cache
+def good(name: str) -> tuple[Task, Data, Any, Any]:
+    """The task, what it reads in its good files, and a network for that with its parameters."""
+    work = TASKS[name]
+    task = make_task(work.task, work.options)
+    with folder_of(work.files):
+        data = task.read(work.given)
+        model = task.model(data.facts, network())
+        return task, data, model, model.pretrained(model.init_params(np.random.default_rng(0)))
+
+
+def learn(task: Task, data: Data) -> None:
+    """What training does with what was read: facts through JSON, a model, one batch, one evaluation."""
+    facts = task.check_facts(json.loads(json.dumps(data.facts, allow_nan=False)))
+    assert all(isinstance(sentence, str) for sentence in (data.about, data.digest, *data.notices))
+    model = task.model(facts, network())
+    params = model.pretrained(model.init_params(np.random.default_rng(0)))
+    if task.count(data.train):
+        fitted, size, _ = task.fit(data, 4)
+        batch = fitted.batch(data, 0, size)
+        assert np.isfinite(float(model.loss(params, model.init_carry(size), batch, None)[0]))
+    if task.count(data.valid):
+        task.evaluate(model, params, data.valid)
+
+
+def use(name: str) -> None:
+    """What evaluation and prediction do with files, by a network that good files have trained."""
+    work, (task, known, model, params) = TASKS[name], good(name)
+    found = accepted(lambda: task.read(work.given, known.facts, purpose="evaluate"))
+    if found:
+        task.evaluate(model, params, found.valid)
+    if type(task).inputs is Task.inputs:
+        return
+    for file in work.given:
+        inputs = accepted(lambda file=file: list(islice(task.inputs(file, known.facts), 300)))
+        if inputs:
+            predictions = accepted(lambda inputs=inputs: list(task.predict(model, params, known.facts, inputs)))
+            assert predictions is None or len(predictions) == len(inputs)
+
+
+@pytest.mark.parametrize("name", TASKS)
+@settings(max_examples=examples(len(TASKS)))
+@given(st.data())
+def test_tasks(name, data):
+    work, (task, *_) = TASKS[name], good(name)
+    with folder_of(damage(work, data)), no_hang(), use_backend("numpy"):
+        found = accepted(lambda: task.read(work.given))
+        if found:
+            accepted(lambda: learn(task, found))
+        use(name)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_tasks_take_the_good_files(name):
+    task, data, *_ = good(name)
+    with folder_of(TASKS[name].files), use_backend("numpy"):
+        learn(task, data)
+        use(name)
+
+
+def test_each_task_reads_damaged_files():
+    installed = {entry.name for entry in entries("tasks") if entry.distribution == "rnn-lab"}
+    assert installed == {work.task for work in TASKS.values()} | GENERATED | {"lm"}

@@ -432,5 +432,8 @@ def test_messages_on_labels():
         "a.csv, line 1: there is no column 'phase'. Did you mean 'fase'? The columns are 'x' and 'fase'"
     )
     assert error("x,phase\n1,\n") == "a.csv, line 2: the column 'phase' is empty; expected a label"
+    assert error("x,phase\n1," + "a" * 201) == (
+        "a.csv, line 2: the column 'phase' has 201 characters; expected a label"
+    )
     assert error("phase\na\n") == "a.csv, line 1: there is no column of numbers"
     assert error("phase,x\na,1\n", time_column="when").startswith("a.csv, line 1: there is no column 'when'.")

@@ -8,11 +8,14 @@ FEW = 3
 NAMED = 8
 """The number of names in a message before "and n more"."""
 
+LONGEST = 200
+"""The number of characters of a name in a message before "..."."""
+
 
 def listing(names: Iterable[str], total: int | None = None) -> str:
     """``a, b and c``: the first eight names, and the number of the rest of ``total`` (by default, of those given)."""
     names = list(names)
-    named = names[:NAMED]
+    named = [name if len(name) <= LONGEST else f"{name[:LONGEST]}..." for name in names[:NAMED]]
     more = (total or len(names)) - len(named)
     if more:
         return f"{', '.join(named)} and {more:,} more"

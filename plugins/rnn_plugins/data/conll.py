@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rnn_plugins.data.lines import Hash, lines, name_of
+from rnn_plugins.data.tables import label_flaw
 from rnn_plugins.errors import UserError
 from rnn_plugins.words import amount
 
@@ -122,9 +123,10 @@ class _Columns:
             return None
         token = fields[self.token - 1].strip()
         tag = fields[self.tag - 1].strip() if self.tag else None
-        for field, what, column in ((token, "token", self.token), (tag, "tag", self.tag)):
-            if field == "":
-                raise UserError(f"{place}: the {what} (column {column}) is empty")
+        if not token:
+            raise UserError(f"{place}: the token (column {self.token}) is empty")
+        if tag is not None and (flaw := label_flaw(tag)):
+            raise UserError(f"{place}: the tag (column {self.tag}) {flaw}")
         return token, tag
 
     def _number(self, column: int, place: str) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from rnn_plugins.data.images import is_images, read_images
 from rnn_plugins.data.lines import Hash, lines, name_of
 from rnn_plugins.data.sources import is_pipe
-from rnn_plugins.data.tables import SUFFIXES, records, rows_of_numbers
+from rnn_plugins.data.tables import SUFFIXES, label_flaw, records, rows_of_numbers
 from rnn_plugins.errors import UserError, why
 from rnn_plugins.words import amount, listing
 
@@ -162,8 +162,8 @@ class Reader:
     def _table(self, file: str, digest: Hash) -> Iterator[Found]:
         for record in records(file, (self.text_column, self.label_column), digest=digest):
             label = record.values[self.label_column].strip()
-            if not label:
-                raise record.mistake(f"the column {self.label_column!r} is empty; expected the class of the text")
+            if flaw := label_flaw(label):
+                raise record.mistake(f"the column {self.label_column!r} {flaw}; expected the class of the text")
             yield Found(f"{record.file}, line {record.line}", record.values[self.text_column], label)
 
     def _is_table(self, file: str) -> bool:

@@ -16,6 +16,9 @@ from rnn_plugins.errors import UserError
 LONGEST = 1 << 24
 """Characters in a line, or in a field; more are a file of another kind, or an unclosed quote."""
 
+LABEL = 200
+"""Characters in a label; more are a text, which is in the wrong column."""
+
 GZIP = b"\x1f\x8b"
 
 

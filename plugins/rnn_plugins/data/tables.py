@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_plugins.data.lines import LONGEST, Hash, lines, name_of
+from rnn_plugins.data.lines import LABEL, LONGEST, Hash, lines, name_of
 from rnn_plugins.errors import UserError, did_you_mean
 from rnn_plugins.words import amount, listing
 
@@ -243,6 +243,13 @@ def frames(
     )
 
 
+def label_flaw(field: str) -> str:
+    """Why a field is no label, as the predicate of a sentence; empty if it is one."""
+    if not field.strip():
+        return "is empty"
+    return f"has {len(field):,} characters" if len(field) > LABEL else ""
+
+
 # Rows ---------------------------------------------------------------------------------------------------------
 
 
@@ -345,7 +352,7 @@ def _records(table: _Table, columns: Sequence[str], optional: Sequence[str], bar
         count += 1
         yield Record(table.name, line, {name: row[place] for name, place in places.items()})
     if not count:
-        raise UserError(f"{table.name} has a header and no rows; expected rows with {listing(header)}")
+        raise UserError(f"{table.name} has a header and no rows; expected rows with {_names(header)}")
 
 
 def _objects(table: _Table, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Record]:
@@ -410,11 +417,11 @@ def _numbers(
         values = [_number(fields[place]) for place in places]
         if None in values:
             place = places[values.index(None)]
-            field, name = fields[place], header[place]
+            field, name = fields[place], header[place][:_SHOWN]
             found = f"is {_shown(field)}" if field.strip() else "is empty"
             raise _mistake(table.name, line, f"the column {name!r} {found}; expected a finite number")
-        if label is not None and not fields[label].strip():
-            raise _mistake(table.name, line, f"the column {header[label]!r} is empty; expected a label")
+        if label is not None and (flaw := label_flaw(fields[label])):
+            raise _mistake(table.name, line, f"the column {header[label][:_SHOWN]!r} {flaw}; expected a label")
         yield Row(
             table.name,
             line,
@@ -464,7 +471,7 @@ def _number(field: str) -> float | None:
 
 def _check_header(name: str, line: int, header: Sequence[str], wanted: Iterable[str]) -> None:
     if twice := [column for column in wanted if header.count(column) > 1]:
-        raise _mistake(name, line, f"the column {twice[0]!r} occurs twice in the header; rename one of them")
+        raise _mistake(name, line, f"the column {_shown(twice[0])} occurs twice in the header; rename one of them")
 
 
 def _mistake(name: str, line: int, problem: str) -> UserError:
@@ -472,15 +479,15 @@ def _mistake(name: str, line: int, problem: str) -> UserError:
 
 
 def _no_column(name: str, known: Iterable[str], noun: str = "column") -> str:
-    known = [column[:_SHOWN] for column in known]
-    there = f"The {noun}s are {listing(map(repr, known))}" if known else f"There are no {noun}s"
+    known = list(known)
+    there = f"The {noun}s are {listing(map(_shown, known))}" if known else f"There are no {noun}s"
     return f"there is no {noun} {name!r}.{did_you_mean(name, known)} {there}"
 
 
 def _other_length(row: Sequence[str], header: Sequence[str]) -> str:
     return (
         f"it has {amount(len(row), 'field')} where {len(header)} {'is' if len(header) == 1 else 'are'} expected "
-        f"({listing(column[:_SHOWN] for column in header)})"
+        f"({_names(header)})"
     )
 
 
@@ -495,6 +502,10 @@ def _badly_quoted(error: csv.Error, separator: str) -> str:
             "a quote in the field"
         )
     return f"it is not CSV ({error})"
+
+
+def _names(columns: Sequence[str]) -> str:
+    return listing(column if len(column) <= _SHOWN else column[:_SHOWN] + "..." for column in columns)
 
 
 def _shown(field: str) -> str:

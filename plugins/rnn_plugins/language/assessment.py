@@ -68,13 +68,10 @@ def assess(
         training: the training symbols, for the n-grams; None to leave the n-grams out.
 
     Raises:
-        UserError: there are fewer than two symbols, or the loss is not finite.
+        UserError: the loss is not finite.
     """
     tokens = data.valid
     unit, symbol = UNITS[vocabulary.level], {"char": "CHAR", "byte": "BYTE", "word": "TOKEN"}[vocabulary.level]
-    if len(tokens) < 2:
-        text = ", ".join(data.sources)
-        raise UserError(f"{text} has only one {unit}; expected at least two, since the first is not predicted")
     sizes = Sizes(len(tokens) - 1, *vocabulary.measure(tokens[1:]), vocabulary.words(tokens[1:]))
     loss = model.evaluate(params, tokens)
     if not math.isfinite(loss):

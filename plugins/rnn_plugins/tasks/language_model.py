@@ -103,6 +103,11 @@ class LanguageModel(Task):
                 files, level=self.level, valid_fraction=self.valid_fraction, vocabulary=known, unknown=self.unknown
             )
         if purpose == "evaluate":
+            if len(corpus.tokens) < 2:
+                raise UserError(
+                    f"{', '.join(files)} has only one {NOUNS[corpus.vocabulary.level]}; expected at least two, since "
+                    "the first is not predicted"
+                )
             return self._data(corpus, corpus.tokens[:0], corpus.tokens)
         training, held_out = split(corpus, self.valid_fraction)
         if len(training) < 2:
