@@ -11,7 +11,21 @@ from hypothesis import strategies as st
 
 Draw = Callable[[st.SearchStrategy], object]
 
-NUMBERS = [b"nan", b"-inf", b"1e999", b"1e38", b"-1", b"0", b"", b"1_000", b"seven", b"9" * 5000, b"0.1.2", b"\xd9\xa3"]
+NUMBERS = [
+    b"nan",
+    b"-inf",
+    b"1e999",
+    b"1e300",
+    b"-1e38",
+    b"-1",
+    b"0",
+    b"",
+    b"1_000",
+    b"seven",
+    b"9" * 5000,
+    b"0.1.2",
+    b"\xd9\xa3",
+]
 STRAYS = [
     b"\0",
     b'"',

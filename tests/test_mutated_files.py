@@ -166,6 +166,9 @@ class Work:
 LINES_OF = {f"{label}.txt": rows("", "", TEXTS[i::3]) for i, label in enumerate(("pos", "neg", "none"))}
 TEXTS_OF = {f"texts/c{i % 3}/{i}.txt": text.encode() for i, text in enumerate(TEXTS)}
 PICTURES = {f"pictures/c{i % 3}/{i}.png": png(20 * i) for i in range(9)}
+NAMED = [name.removeprefix("pictures/") for name in PICTURES]
+COLOURED = RNG.integers(0, 256, (COUNT, 6, 6, 3)).astype(np.uint8)
+DATED = rows(",", "date,x,y", [f"2024-01-{i + 1:02d}" for i in range(40)], SERIES[:, 0], SERIES[:, 1])
 IDX = {"i-images-idx3-ubyte": idx(PIXELS), "i-labels-idx1-ubyte": idx(np.arange(COUNT, dtype=np.uint8) % 3)}
 TASKS: dict[str, Work] = {
     "language-model": Work("language-model", {"a.txt": PLAIN * 4}, ("a.txt",), {"seq_length": 8}),
@@ -185,6 +188,24 @@ TASKS: dict[str, Work] = {
     "tag-vectors": Work("tag", {"a.tsv": CONLL, "v.txt": VECTORS}, ("a.tsv",), {"embedding": "v.txt", "freeze": True}),
     "translate-tsv": Work("translate", {"a.tsv": PAIRS}, ("a.tsv",)),
     "translate-parallel": Work("translate", {"a.en": PLAIN, "a.fr": PLAIN}, ("a.en", "a.fr"), {"level": "char"}),
+}
+TASKS |= {
+    "caption-npz": Work(
+        "caption",
+        {"a.npz": npz(images=COLOURED), "a.tsv": rows("\t", "caption\tgroup", TEXTS, LABELS)},
+        ("a.npz", "a.tsv"),
+        {"convolutions": 1, "filters": 2},
+    ),
+    "caption-folder": Work(
+        "caption",
+        PICTURES | {"a.csv": rows(",", "image,caption", NAMED, quoted(TEXTS[:9]))},
+        ("pictures", "a.csv"),
+        {"convolutions": 1, "filters": 2, "attention": "luong"},
+    ),
+    "forecast-csv": Work("forecast", {"a.csv": DATED}, ("a.csv",), {"horizon": 2, "window": 4, "season": 3}),
+    "forecast-tsv": Work(
+        "forecast", {"a.tsv": DATED.replace(b",", b"\t"), "b.csv": DATED}, ("a.tsv", "b.csv"), {"horizon": 3}
+    ),
 }
 GENERATED = {"memory"}
 """Tasks that read no files."""
