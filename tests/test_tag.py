@@ -362,7 +362,7 @@ def test_sizes_that_do_not_suit():
     )
     write("many.tsv", [[(f"w{i}", "XY"[i % 2])] for i in range(LARGEST_ONE_HOT)])
     assert message(built, Tag(valid_fraction=0), ["many.tsv"], embedding_size=0) == (
-        "--embedding-size is 0, so 4,097 words would be one-hot vectors, which are for at most 4,096: give a width, "
+        "--embedding-size is 0, so 1,025 words would be one-hot vectors, which are for at most 1,024: give a width, "
         "such as 128, or set max_words"
     )
     _, model, params = built(Tag(valid_fraction=0, max_words=50), ["many.tsv"], embedding_size=0)
@@ -535,6 +535,7 @@ def test_inputs_of_other_kinds():
     expected = "the network was trained on frames; expected a CSV file, or an array of frames with 2 numbers each, and"
     assert given("up") == f"{expected} got the text 'up'"
     assert given(np.zeros((3, 4))) == f"{expected} got a ndarray of shape (3, 4)"
+    assert given(np.zeros((0, 2))) == "a recording has no frames; expected one at least"
     assert given(np.full((3, 2), np.nan)) == (
         "a frame has a number that is not finite; leave such frames out, or fill them in"
     )

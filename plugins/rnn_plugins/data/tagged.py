@@ -117,6 +117,7 @@ class Encoder:
     def __init__(self, facts: Mapping[str, Any], *, weighted: bool = False) -> None:
         self.kind: str = facts["kind"]
         self.labels: list[str] = facts["labels"]
+        self._numbers = {label: i for i, label in enumerate(self.labels)}
         counts = np.array(facts["counts"], np.float64)
         if counts.shape != (len(self.labels),) or not counts.sum() > 0:
             raise ValueError("it does not have a count per label")
@@ -145,15 +146,14 @@ class Encoder:
         Raises:
             UserError: a label is not known, or frames have other columns.
         """
-        known = {label: i for i, label in enumerate(self.labels)}
         for step, label in enumerate(sequence.labels):
-            if label not in known:
+            if label not in self._numbers:
                 raise sequence.mistake(
                     step,
                     f"the label {label!r} is not in the training data, which have {listing(self.labels)}."
-                    f"{did_you_mean(label, known)}",
+                    f"{did_you_mean(label, self.labels)}",
                 )
-        tags = np.array([known[label] for label in sequence.labels], np.intp)
+        tags = np.array([self._numbers[label] for label in sequence.labels], np.intp)
         return self.unlabelled(sequence)._replace(tags=tags, weights=self.weights[tags])
 
     def unlabelled(self, sequence: Tagged) -> Example:

@@ -44,7 +44,7 @@ LETTER_WIDTH = 32
 TOGETHER = 1 << 14
 """Steps of a batch of ``evaluate`` and ``predict``, with padding."""
 
-LARGEST_ONE_HOT = 4096
+LARGEST_ONE_HOT = 1024
 """The largest vocabulary that may be read without an embedding."""
 
 

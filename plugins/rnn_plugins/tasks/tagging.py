@@ -75,7 +75,7 @@ def assess(
         scores.append(Score(rival, "baseline", values))
     metrics = dict(task.metrics)
     figures: list[Figure] = [per_class(true, ours, labels), confusion(true, ours, labels)]
-    if all(map(BIO.fullmatch, labels)) and any(label.startswith("B-") for label in labels):
+    if all(map(BIO.fullmatch, labels)):
         try:
             entities = [_entities(guesses, examples, labels) for guesses in (guessed, *rivals.values())]
         except ImportError:
@@ -157,9 +157,11 @@ def example_of(given: Any, encoder: Encoder) -> Example:
     else:
         frames = None if isinstance(given, str) else np.asarray(given)
         if frames is not None and frames.dtype.kind in "iuf" and frames.shape[1:] == (len(encoder.columns),):
-            if np.isfinite(frames).all():
-                return encoder.recording(frames)
-            raise UserError("a frame has a number that is not finite; leave such frames out, or fill them in")
+            if not len(frames):
+                raise UserError("a recording has no frames; expected one at least")
+            if not np.isfinite(frames).all():
+                raise UserError("a frame has a number that is not finite; leave such frames out, or fill them in")
+            return encoder.recording(frames)
         wanted = f"a CSV file, or an array of frames with {len(encoder.columns)} numbers each"
     came = f"the text {given!r}" if isinstance(given, str) else f"a {type(given).__name__}"
     shape = f" of shape {given.shape}" if isinstance(given, np.ndarray) else ""
