@@ -642,6 +642,24 @@ def test_the_commands_work_on_a_run():
     assert invoke(rnn, ["report", "t", "--kind", "flow", "--lags", "3"]).exit_code == 0
 
 
+def test_parameters_of_stacks_in_two_directions_are_reported_by_layer():
+    small = ("--hidden-size", "4", "--steps", "20", "--log-every", "5", "--num-layers", "2")
+    trained("words.tsv", "--task", "tag", *small, "--name", "deep", "--task-option", "characters=2")
+    result = CliRunner().invoke(rnn, ["report", "deep", "--kind", "parameters", "--json", "-"])
+    assert result.exit_code == 0, result.output
+    figures = {figure["key"]: figure for figure in json.loads(result.stdout)["reports"]["parameters"]["figures"]}
+    labels = [curve["label"] for curve in figures["gradient_norms"]["curves"]]
+    assert sorted(labels) == ["head", "layer1", "layer2", "speller", "words"]
+    inside = [curve["label"] for curve in figures["gradient_norms.layer2"]["curves"]]
+    assert sorted(inside) == sorted(
+        f"{direction}.{part}" for direction in ("forward", "backward") for part in parts_of(load("deep"))
+    )
+
+
+def parts_of(run):
+    return trees.flatten(run.params["cell"]["forward"]["1"])
+
+
 def test_frames_are_trained_on_from_the_command_line():
     trained(
         *(*FRAMES[:2], "--valid", FRAMES[2], "--task", "tag", "--hidden-size", "12", "--steps", "80"),

@@ -137,10 +137,19 @@ def _layers(subject: Subject, paths: Iterable[str]) -> dict[str, list[str]]:
     stacked = isinstance(subject.probe.cell, Stacked)
     layers: dict[str, list[str]] = {}
     for path in paths:
-        first, _, rest = path.partition(".")
-        name = f"layer{int(rest.partition('.')[0]) + 1}" if first == "cell" and stacked else first
+        name, *rest = path.split(".")
+        if name == "cell" and stacked:  # of two directions, each has a stack
+            name = f"layer{int(next(filter(str.isdecimal, rest))) + 1}"
         layers.setdefault(name, []).append(path)
     return layers
+
+
+def _within(layer: str, path: str) -> str:
+    """The name of a parameter in its layer: without the layer's own."""
+    _, *rest = path.split(".")
+    if layer.startswith("layer"):
+        rest.remove(str(int(layer.removeprefix("layer")) - 1))
+    return ".".join(rest)
 
 
 def _charts(norms: Norms, layers: Mapping[str, list[str]], records: list[Mapping[str, Any]]) -> list[Chart]:
@@ -149,8 +158,7 @@ def _charts(norms: Norms, layers: Mapping[str, list[str]], records: list[Mapping
     charts = _three("", "by layer", by_layer, {name: name for name in layers})
     for layer, paths in layers.items():
         if len(paths) > 1:
-            prefix = 2 if layer.startswith("layer") else 1
-            names = {path: ".".join(path.split(".")[prefix:]) for path in paths}
+            names = {path: _within(layer, path) for path in paths}
             gradients, _, ratios = _three(f".{layer}", f"of {layer}, by parameter", norms, names)
             charts += [gradients, ratios]
     looks = [record for record in records if record.get("units")]
