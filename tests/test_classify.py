@@ -333,6 +333,11 @@ def test_other_files_must_be_like_those_of_training(name):
     assert str(error.value) == expected
 
 
+def test_what_came_through_a_pipe_is_not_waited_for():
+    with pytest.raises(UserError, match=r"^they came through a pipe and were not saved$"):
+        Classify().read(["-"], purpose="again")
+
+
 def test_images_and_rows_of_another_size_are_refused():
     facts = Classify().read([images(Path("shapes.npz"))]).facts
     np.savez("large.npz", images=np.zeros((4, 5, 5, 1), np.uint8), labels=np.array(["bar", "box"] * 2))

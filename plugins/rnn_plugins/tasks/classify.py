@@ -17,6 +17,7 @@ from minigrad import log_softmax, pick
 from minigrad.trees import Tree
 from rnn_plugins.data.images import read_images
 from rnn_plugins.data.labelled import Found, Reader
+from rnn_plugins.data.sources import is_pipe
 from rnn_plugins.data.splits import split
 from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.data.vocabulary import MAX_WORDS, Level
@@ -155,6 +156,8 @@ class Classify(Task):
                 f"there is nothing to classify: name a table with the columns {self.text_column} and "
                 f"{self.label_column}, a text file for each class, or images with classes"
             )
+        if purpose == "again" and any(map(is_pipe, files)):
+            raise UserError("they came through a pipe and were not saved")
         reader, digest, notices = self.reader, hashlib.sha256(), list[str]()
         kind = reader.kind(files)
         if facts and kind != facts["kind"]:
