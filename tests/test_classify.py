@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from command_line import trained
+from test_documentation import ROOT, commands
 
 import rnn_lab
 from minigrad import sum as total
@@ -730,3 +731,45 @@ def test_reports_measure_a_run():
     result = CliRunner().invoke(rnn, ["report", run.folder.name, "--lags", "4", "--positions", "20"])
     assert result.exit_code == 0, result.output
     assert "The network reads in both directions" in " ".join(result.output.split())
+
+
+def test_real_files_are_read_whole(data):
+    task = Classify(level="char", valid_fraction=0.2)
+    names = task.read([str(data / "names")])
+    assert (len(names.train), len(names.valid), len(names.facts["labels"])) == (16_040, 4_010, 18)
+    reviews = Classify(valid_fraction=0).read([str(data / "reviews-train.tsv")])
+    assert reviews.facts["counts"] == [4271, 4287]
+    digits = Classify(width=8).read([str(data / "digits.csv.gz")])
+    assert (len(digits.train) + len(digits.valid), digits.train[0].xs.shape) == (1797, (8, 8))
+    mnist = Classify().read([str(data / "mnist" / "t10k-images-idx3-ubyte.gz")], purpose="train")
+    assert (len(mnist.train), len(mnist.valid), mnist.facts["labels"]) == (9000, 1000, list("0123456789"))
+
+
+def idx(path: Path, number: int) -> None:
+    """Images and their classes in MNIST's own format, packed."""
+    rng = np.random.default_rng(number)
+    header = bytes([0, 0, 8, 3]) + b"".join(size.to_bytes(4, "big") for size in (number, 3, 3))
+    path.write_bytes(gzip.compress(header + rng.integers(0, 256, number * 9).astype(np.uint8).tobytes()))
+    labels = bytes([0, 0, 8, 1]) + number.to_bytes(4, "big") + bytes(i % 2 for i in range(number))
+    Path(str(path).replace("images-idx3", "labels-idx1")).write_bytes(gzip.compress(labels))
+
+
+def test_the_commands_of_the_page_run():
+    for name in ("reviews", "reviews-train", "reviews-valid"):
+        table(Path(f"{name}.tsv"), reviews(40))
+    Path("names").mkdir()
+    Path("names/Greek.txt").write_text("Adamou\nKonstantinou\nPapadopoulos\n" * 4)
+    Path("names/Irish.txt").write_text("Byrne\nFlynn\nMurphy\n" * 4)
+    rng = np.random.default_rng(0)
+    lines = [",".join(map(str, [*rng.integers(0, 17, 64), i % 10])) for i in range(60)]
+    Path("digits.csv.gz").write_bytes(gzip.compress(("\n".join(lines) + "\n").encode()))
+    Path("mnist").mkdir()
+    idx(Path("mnist/train-images-idx3-ubyte.gz"), 20)
+    idx(Path("mnist/t10k-images-idx3-ubyte.gz"), 10)
+    quick = ["--hidden-size", "4", "--steps", "2"]
+    ran = commands(ROOT / "docs" / "classify.md")
+    assert {"train", "eval", "predict", "compare"} <= {words[0] for words in ran}
+    for words in ran:
+        more = {"train": quick, "compare": [*quick, "--seeds", "2"]}.get(words[0], [])
+        result = CliRunner().invoke(rnn, [*words, *more])
+        assert result.exit_code == 0, (words, result.output)

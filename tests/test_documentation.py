@@ -20,7 +20,8 @@ TUTORIALS = [ROOT / "README.md", ROOT / "docs" / "cells.md"]
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [block for name, block in found if name == language]
 
 
 def commands(page: Path) -> list[list[str]]:
