@@ -389,6 +389,9 @@ def test_reports_measure_it(part):
     subject = of_problem("net", "gru", problem, params, Settings(batch_size=5), 0.1)
     pages = make_pages(load(("flow", "heatmap", "memory", "saturation")), [subject], Look(lags=6, positions=40))
     assert not [page.failed for page in pages if page.failed]
+    words = " ".join(str(page) for page in pages)
+    assert "nats" not in words
+    assert "by less than 0.01." in words or "still lowers the loss, by 0." in words
 
 
 def test_runs_with_other_horizons_are_not_compared():

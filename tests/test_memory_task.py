@@ -376,6 +376,7 @@ def test_reports_measure_it(name):
     kinds = ("flow", "heatmap", "saturation", *(["memory"] if name == "copy" else []))
     pages = make_pages(load(kinds), [subject], Look(lags=6, positions=40))
     assert not [page.failed for page in pages if page.failed]
+    assert (pages[0].figures[0].y_label == "|dL(t) / ds(t-k)|, nats") == (name != "adding")
 
 
 def test_the_flow_is_told_beside_the_lag():

@@ -288,7 +288,7 @@ class Flow(Report):
                 "flow",
                 "The gradient k steps back",
                 f"lag k, {probe.unit}s",
-                "|dL(t) / ds(t-k)|, nats",
+                probe.in_loss("|dL(t) / ds(t-k)|"),
                 tuple(curves[i] for i in order),
                 log_y=True,
                 definition="The Euclidean norm of the derivative of the loss at a position with respect to each "
@@ -305,7 +305,7 @@ class Flow(Report):
                     "bound",
                     "The gradient of the whole carry, beside its bound",
                     f"lag k, {probe.unit}s",
-                    "|dL(t) / d carry(t-k)|, nats",
+                    probe.in_loss("|dL(t) / d carry(t-k)|"),
                     (Curve("carry", back, limit.measured), Curve("bound", back, allowed, role="bound")),
                     log_y=True,
                     definition="The norm of the derivative of the loss with respect to the whole carry, and its "

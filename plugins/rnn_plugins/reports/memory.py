@@ -26,10 +26,10 @@ FEWER = 4
 """By how much it divides ``Look.positions``: each of its positions gives a loss at every lag."""
 
 FORGOTTEN = 0.01
-"""The rise of the loss in nats below which what lies further back is called forgotten."""
+"""The rise of the loss below which what lies further back is called forgotten."""
 
 DRAWN = (1e-3, 20.0)
-"""The range of rises in nats that is drawn: what is smaller does not matter, and much of it is rounding."""
+"""The range of rises that is drawn: what is smaller does not matter, and much of it is rounding."""
 
 WIDTH = 1.15
 """The ratio of the lags between which losses are averaged; small lags stand alone."""
@@ -40,8 +40,8 @@ class Rise:
     """How much a loss rises when only the last inputs are the true ones.
 
     Attributes:
-        rise: (K, P), in nats: row k - 1 is what it rises by with the last k inputs alone, at each of P positions.
-        loss: (K, P), in nats: what it is with all inputs.
+        rise: (K, P): row k - 1 is what it rises by with the last k inputs alone, at each of P positions.
+        loss: (K, P): what it is with all inputs.
     """
 
     rise: Array
@@ -120,7 +120,7 @@ def reach(lags: Array, rise: Array, threshold: float = FORGOTTEN) -> float | Non
 class Memory(Report):
     """How far back the input matters.
 
-    The rise of the loss, in nats, when all inputs before the last k are replaced by those before another position,
+    The rise of the loss when all inputs before the last k are replaced by those before another position,
     against k (in the manner of Khandelwal, He, Qi and Jurafsky 2018, arXiv:1805.04623).
     """
 
@@ -162,6 +162,7 @@ class Memory(Report):
         error = by_group.std(axis=1, ddof=1) / math.sqrt(count)
         centres = np.sqrt(edges[:-1] * (edges[1:] - 1.0))
         last = reach(centres, rise)
+        forgotten = _losses_of(FORGOTTEN, probe)
         unit, before = probe.unit, "all" if probe.separate else f"the {lags:,}"
         what = (
             f"the mean over {count:,} positions of {probe.sequences} of how much the loss rises when the last k inputs "
@@ -171,7 +172,7 @@ class Memory(Report):
             "memory",
             "The rise of the loss when only the last inputs are known",
             f"known {unit}s k",
-            "rise of the loss, nats",
+            probe.in_loss("rise of the loss"),
             (Curve("", centres, rise, rise - 2 * error, rise + 2 * error),),
             log_x=True,
             log_y=True,
@@ -182,25 +183,25 @@ class Memory(Report):
         quantities = [
             Quantity(
                 "reach",
-                f"lag at which the rise falls below {FORGOTTEN:g} nats",
+                f"lag at which the rise falls below {forgotten}",
                 last,
                 f"{unit}s",
-                f"The number k at which it first falls below {FORGOTTEN:g} nats, interpolated: {what}.",
+                f"The number k at which it first falls below {forgotten}, interpolated: {what}.",
                 f"not within {lags:,}",
             ),
-            *(_rise_at(k, edges, rise, error, what) for k in (1, 10, 100, 1000) if k <= lags),
+            *(_rise_at(k, edges, rise, error, what, probe) for k in (1, 10, 100, 1000) if k <= lags),
             Quantity(
                 "full_loss",
                 "loss with all inputs",
                 float(found.loss.mean()),
-                "nats",
+                probe.loss_unit,
                 f"The mean loss at the same positions with all that is before them, {lags:,} {unit}s and more.",
             ),
         ]
-        return Findings(tuple(quantities), (chart,), _verdict(last, lags, rise, unit), tuple(notices))
+        return Findings(tuple(quantities), (chart,), _verdict(last, lags, rise, probe), tuple(notices))
 
 
-def _rise_at(lag: int, edges: Array, rise: Array, error: Array, what: str) -> Quantity:
+def _rise_at(lag: int, edges: Array, rise: Array, error: Array, what: str, probe: Probe) -> Quantity:
     place = int(np.searchsorted(edges, lag, side="right")) - 1
     first, last = int(edges[place]), int(edges[place + 1]) - 1
     over = f"k from {first} to {last}" if last > first else f"k = {lag}"
@@ -208,14 +209,21 @@ def _rise_at(lag: int, edges: Array, rise: Array, error: Array, what: str) -> Qu
         f"rise_{lag}",
         f"rise at lag {lag}",
         float(rise[place]),
-        "nats",
+        probe.loss_unit,
         f"For {over}, {what}; its standard error is {error[place]:.2g}.",
     )
 
 
-def _verdict(last: float | None, lags: int, rise: Array, unit: str) -> tuple[str, ...]:
+def _verdict(last: float | None, lags: int, rise: Array, probe: Probe) -> tuple[str, ...]:
+    unit, forgotten = probe.unit, _losses_of(FORGOTTEN, probe)
     if last is None:
-        return (f"Remembers: what lies more than {lags:,} {unit}s back still lowers the loss, by {rise[-1]:.2g} nats.",)
+        left = _losses_of(rise[-1], probe, ".2g")
+        return (f"Remembers: what lies more than {lags:,} {unit}s back still lowers the loss, by {left}.",)
     if last <= 1:
-        return (f"Knows no more than the last {unit}: all before it lowers the loss by less than {FORGOTTEN:g} nats.",)
-    return (f"The last {last:.3g} {unit}s count: all before them lowers the loss by less than {FORGOTTEN:g} nats.",)
+        return (f"Knows no more than the last {unit}: all before it lowers the loss by less than {forgotten}.",)
+    return (f"The last {last:.3g} {unit}s count: all before them lowers the loss by less than {forgotten}.",)
+
+
+def _losses_of(amount: float, probe: Probe, digits: str = "g") -> str:
+    """An amount with the unit of the losses: "0.01 nats"."""
+    return f"{amount:{digits}} {probe.loss_unit}".strip()

@@ -69,6 +69,7 @@ class Probe(ABC):
         sequence: what a sequence is, in the singular: text, name, recording.
         separate: whether there are many sequences, each with a beginning of its own, and not one long one.
         every_step: whether something is predicted after every step, and not only at the end of a sequence.
+        loss_unit: of the losses; empty for squares of numbers.
         numbers_per_output: how many numbers a loss makes of the output of one step, which bounds the steps that fit
             the memory.
         notices: what is to be said of what is measured, a sentence each.
@@ -81,6 +82,7 @@ class Probe(ABC):
     sequence: str = "sequence"
     separate: ClassVar[bool] = True
     every_step: ClassVar[bool] = False
+    loss_unit: str = "nats"
     numbers_per_output: int = 1
     notices: Sequence[str] = ()
 
@@ -122,7 +124,7 @@ class Probe(ABC):
 
     @abstractmethod
     def loss(self, outputs: Any, targets: Array) -> Any:
-        """Losses in nats, differentiable.
+        """Losses in ``loss_unit``, differentiable.
 
         Args:
             outputs: of the cell, (..., B, output_size).
@@ -151,6 +153,10 @@ class Probe(ABC):
     def anatomy(self) -> Anatomy:
         """The parts of the cell's step."""
         return anatomy(self.cell)
+
+    def in_loss(self, what: str) -> str:
+        """The label of an axis with the unit of the losses: "norm, nats"."""
+        return f"{what}, {self.loss_unit}" if self.loss_unit else what
 
     @property
     def sequences(self) -> str:

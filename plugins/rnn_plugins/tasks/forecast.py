@@ -424,6 +424,7 @@ class Forecast(Task):
             score=score,
             dtype=own.network.dtype,
             sequence="window",
+            loss_unit="",
             numbers_per_output=own.columns,
             far=(facts["season"] if facts["season"] > 1 else None, "the season of the series is"),
         )

@@ -416,6 +416,7 @@ class Memory(Task):
             "inputs": inputs,
             "see": own.see,
             "dtype": own.network.dtype,
+            "loss_unit": "nats" if kind.classes else "",
             "numbers_per_output": max(1, len(kind.classes)),
             "written": lambda i: Labels(kind.inputs_shown(inputs[i]), kind.targets_shown(drawn.targets[..., i])),
             "far": (far * examples.lag if far else None, words),

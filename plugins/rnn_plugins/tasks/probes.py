@@ -49,7 +49,8 @@ class _Sequences(Probe):
         key: where the recurrent part's parameters are in ``weights``.
         first: ``first(weights, which)``: the carry before the first step of the sequences ``which`` (B,); None for the
             cell's own.
-        numbers_per_output: as in ``Probe``.
+        loss_unit: as in ``Probe``.
+        numbers_per_output: likewise.
         written: ``written(index)``: a text for each input and each target of a sequence; None if they have none.
         far: as ``Probe.distance`` returns it.
     """
@@ -65,6 +66,7 @@ class _Sequences(Probe):
     sequence: str = "sequence"
     key: str = "cell"
     first: Callable[[Any, Array], Tree] | None = None
+    loss_unit: str = "nats"
     numbers_per_output: int = 1
     written: Callable[[int], Labels] | None = None
     far: tuple[float | None, str] = (None, "")
