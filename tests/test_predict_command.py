@@ -166,9 +166,14 @@ def test_explanations_are_drawn_recorded_and_written(folder):
 
 def test_a_page_has_the_first_predictions_and_says_so(folder, monkeypatch):
     monkeypatch.setattr(predicting, "IN_PAGE", 2)
-    assert call("loud", "Rossi", "Popov", "Greco", "--html", "page.html")[0] == 0
+    monkeypatch.setattr(predicting, "EXPLAINED", 1)
+    assert call("loud", "Rossi", "Popov", "Greco", "--explain", "--html", "page.html")[0] == 0
     page = (folder / "page.html").read_text()
-    assert "The first 2 are shown; --json has all." in page
+    assert "What does loud make of &#x27;Rossi&#x27;, &#x27;Popov&#x27;, &#x27;Greco&#x27;?" in page
+    assert "The first 2 are shown; " in page
+    assert "The first 1 are explained; " in page
+    assert "1. Letters of Rossi" in page
+    assert "2. Letters of Popov" not in page
     assert "Popov" in page
     assert "<td>Greco" not in page
     assert "<li>3 inputs</li>" in page

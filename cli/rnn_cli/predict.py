@@ -14,7 +14,7 @@ from rnn_cli.options import BACKEND, TASK_OPTION, TRUST
 from rnn_cli.output import check_page, write
 from rnn_cli.tables import sentence
 from rnn_plugins.errors import UserError
-from rnn_plugins.words import amount
+from rnn_plugins.words import amount, brief
 
 if TYPE_CHECKING:
     from rnn_lab.settings import Backend
@@ -69,6 +69,9 @@ def predict(
     if html is not None:
         from rnn_lab.drawing import page
 
-        source = ", ".join("standard input" if text == "-" else text for text in inputs)
+        names = [
+            "standard input" if text == "-" else text if predicting.is_source(text) else f"'{text}'" for text in inputs
+        ]
+        source = brief(names)
         pages = predicting.pages_of(run, source, printer.kept, printer.count > len(printer.kept))
         write(html, page.html(pages, f"Predictions of {run.name}", [amount(printer.count, "input")]))

@@ -20,8 +20,8 @@ from rnn_plugins.tasks.task import Prediction, Task
 AT_ONCE = 256
 """Maximum number of inputs that a task gets in one call."""
 
-IN_PAGE = 500
-"""Maximum number of predictions on a page."""
+IN_PAGE, EXPLAINED = 500, 50
+"""Maximum numbers of predictions, and of those with explanations, on a page."""
 
 OF_DATA = re.compile(
     r"\.(txt|md|tex|tsv|csv|jsonl?|conllu?|npz|npy|png|jpe?g|gif|bmp|idx|ubyte)(\.gz)?$|-ubyte(\.gz)?$", re.IGNORECASE
@@ -186,18 +186,20 @@ def pages_of(run: Run, source: str, predictions: Sequence[Prediction], more: boo
         for number, prediction in enumerate(predictions, start=1)
     )
     heads = ("#", "INPUT", *(column.replace("_", " ").upper() for column in columns))
-    notices = (f"The first {len(rows):,} are shown; --json has all.",) if more else ()
     question = f"What does {run.name} make of {source}?"
     table = Table("predictions", "Predictions", heads, rows)
+    notices = (f"The first {len(rows):,} are shown; --json has all.",) if more else ()
     pages = [Page("predictions", "Predictions", question, (run.name,), figures=(table,), notices=notices)]
-    explanations = tuple(
-        replace(figure, title=f"{number}. {figure.title}")
-        for number, prediction in enumerate(predictions, start=1)
-        for figure in prediction.figures
-    )
-    if explanations:
+    explained = [(number, found.figures) for number, found in enumerate(predictions, start=1) if found.figures]
+    if explained:
+        figures = tuple(
+            replace(figure, title=f"{number}. {figure.title}")
+            for number, some in explained[:EXPLAINED]
+            for figure in some
+        )
         question = "What does each prediction depend on?"
-        pages.append(Page("explanations", "Explanations", question, (run.name,), figures=explanations))
+        notices = (f"The first {EXPLAINED} are explained; --json has all.",) if len(explained) > EXPLAINED else ()
+        pages.append(Page("explanations", "Explanations", question, (run.name,), figures=figures, notices=notices))
     return pages
 
 
