@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from rnn_plugins.data import lines as lines_module
-from rnn_plugins.data.tables import frames, pairs, records, rows_of_numbers
+from rnn_plugins.data.tables import frames, pairs, records, rows_of_numbers, standardised
 from rnn_plugins.errors import UserError
 
 BOTH = ("text", "label")
@@ -358,6 +358,8 @@ def test_messages_on_pairs(files, message):
     assert str(caught.value) == message
 
 
+NUMBER = "a number, below 1e+100 and above -1e+100"
+
 # Numbers ------------------------------------------------------------------------------------------------------
 
 
@@ -401,13 +403,13 @@ def test_rows_of_numbers_are_a_stream():
     ("content", "message"),
     [
         *[
-            (f"x,y\n1,2\n3,{field}\n", f"a.csv, line 3: the column 'y' is {field!r}; expected a finite number")
-            for field in ("nan", "inf", "1e999", "word", "1_000", "1.2.3")
+            (f"x,y\n1,2\n3,{field}\n", f"a.csv, line 3: the column 'y' is {field!r}; expected {NUMBER}")
+            for field in ("nan", "inf", "1e999", "-1e100", "word", "1_000", "1.2.3")
         ],
-        ("x,y\n1,\n", "a.csv, line 2: the column 'y' is empty; expected a finite number"),
+        ("x,y\n1,\n", f"a.csv, line 2: the column 'y' is empty; expected {NUMBER}"),
         (
             "x,y\n1," + "z" * 99 + "\n",
-            f"a.csv, line 2: the column 'y' is '{'z' * 40}...'; expected a finite number",
+            f"a.csv, line 2: the column 'y' is '{'z' * 40}...'; expected {NUMBER}",
         ),
         ("x,y\n1,2,3\n", "a.csv, line 2: it has 3 fields where 2 are expected (x and y)"),
         ("x,y\n", "a.csv has a header and no rows; expected rows of numbers"),
@@ -437,3 +439,14 @@ def test_messages_on_labels():
     )
     assert error("phase\na\n") == "a.csv, line 1: there is no column of numbers"
     assert error("phase,x\na,1\n", time_column="when").startswith("a.csv, line 1: there is no column 'when'.")
+
+
+def test_standardised():
+    values = np.array([[1.0, 2.0], [3.0, 4.0]])
+    np.testing.assert_array_equal(standardised(values, [1, 2], [2, 2], "a.csv"), [[0, 0], [1, 1]])
+    for mean, deviation, shown in ((0.0, 1e-15, "4e+15"), (0.0, 1e-310, "inf"), (-1e16, 1.0, "1e+16")):
+        with pytest.raises(UserError) as caught:
+            standardised(values, mean, deviation, "a.csv, line 2")
+        assert str(caught.value) == (
+            f"a.csv, line 2: a number is {shown} deviations from the mean of the training data; expected at most 1e+15"
+        )

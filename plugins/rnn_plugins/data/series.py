@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from rnn_plugins.data import tables
 from rnn_plugins.errors import UserError
 from rnn_plugins.words import amount, listing
 
@@ -100,9 +101,13 @@ def scales(parts: Sequence[Series], columns: Sequence[str], season: int) -> dict
     return {"mean": together.mean(axis=0).tolist(), "deviation": deviation.tolist(), "scale": scale.tolist()}
 
 
-def standardised(values: Array, facts: Mapping[str, Any]) -> Array:
-    """Values (..., F) without the mean of each column, in its standard deviations, float32."""
-    return np.asarray((values - facts["mean"]) / facts["deviation"], np.float32)
+def standardised(one: Series, facts: Mapping[str, Any]) -> Array:
+    """The values of a series without the mean of each column, in its standard deviations, float32.
+
+    Raises:
+        UserError: a value is too far from the mean.
+    """
+    return tables.standardised(one.values, facts["mean"], facts["deviation"], one.name).astype(np.float32)
 
 
 def in_units(values: Array, facts: Mapping[str, Any]) -> Array:

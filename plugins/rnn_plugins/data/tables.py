@@ -5,7 +5,6 @@ In CSV, fields are quoted as usual. In TSV, a quote is a character like any othe
 
 import csv
 import json
-import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rnn_plugins.data.lines import LABEL, LONGEST, Hash, lines, name_of
 from rnn_plugins.errors import UserError, did_you_mean
@@ -33,6 +32,12 @@ SUFFIXES: dict[str, Kind] = {
 
 TIMES = ("time", "timestamp", "date", "datetime", "ds")
 """Names of columns that are times and not values."""
+
+LARGEST = 1e100
+"""A number is below this, so that squares and sums are finite."""
+
+FARTHEST = 1e15
+"""Deviations of a number from the mean of the training data; farther ones are damage, whose squares overflow."""
 
 _SHOWN = 40  # characters of a field in a message
 
@@ -61,7 +66,7 @@ class Row(NamedTuple):
     Attributes:
         file: its name.
         line: the number of its first line, from 1.
-        values: F finite numbers.
+        values: F numbers below ``LARGEST``.
         label: its label, if labels were asked for.
         time: the field of its time column, if it has one.
     """
@@ -188,7 +193,7 @@ def rows_of_numbers(
 
     Raises:
         UserError: the file cannot be read, has no rows or no numbers, lacks a column, or has a row that is damaged,
-            of another length, or has something else than a finite number.
+            of another length, or has something else than a number below ``LARGEST``.
     """
     table = _Table(file, digest)
     if table.kind == "jsonl" or _guess(table.first) == "jsonl":
@@ -241,6 +246,23 @@ def frames(
         numbers,
         [time for time in times if time is not None] or None,
     )
+
+
+def standardised(values: ArrayLike, mean: ArrayLike, deviation: ArrayLike, place: str) -> NDArray[np.float64]:
+    """Numbers without a mean, in deviations; ``place`` names where they are.
+
+    Raises:
+        UserError: a number is too far from the mean.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        found: NDArray[np.float64] = np.divide(np.subtract(values, mean), deviation, dtype=np.float64)
+    most = np.abs(found).max(initial=0)
+    if not most < FARTHEST:
+        raise UserError(
+            f"{place}: a number is {most:.2g} deviations from the mean of the training data; expected at most "
+            f"{FARTHEST:g}"
+        )
+    return found
 
 
 def label_flaw(field: str) -> str:
@@ -419,7 +441,8 @@ def _numbers(
             place = places[values.index(None)]
             field, name = fields[place], header[place][:_SHOWN]
             found = f"is {_shown(field)}" if field.strip() else "is empty"
-            raise _mistake(table.name, line, f"the column {name!r} {found}; expected a finite number")
+            expected = f"expected a number, below {LARGEST:g} and above {-LARGEST:g}"
+            raise _mistake(table.name, line, f"the column {name!r} {found}; {expected}")
         if label is not None and (flaw := label_flaw(fields[label])):
             raise _mistake(table.name, line, f"the column {header[label][:_SHOWN]!r} {flaw}; expected a label")
         yield Row(
@@ -461,12 +484,12 @@ def _blank(line: str) -> bool:
 
 
 def _number(field: str) -> float | None:
-    """A finite number; None for anything else."""
+    """A number below ``LARGEST``; None for anything else."""
     try:
         number = float(field)
     except ValueError:
         return None
-    return number if math.isfinite(number) and "_" not in field else None
+    return number if abs(number) < LARGEST and "_" not in field else None  # NaN is not below
 
 
 def _check_header(name: str, line: int, header: Sequence[str], wanted: Iterable[str]) -> None:

@@ -160,12 +160,12 @@ class Encoder:
         """A sequence without its labels as an example.
 
         Raises:
-            UserError: frames have other columns.
+            UserError: frames have other columns, or a number that is too far from the mean.
         """
         if sequence.frames is None:
             return self.sentence(sequence.tokens)
         require_columns(sequence, self.columns)
-        return self.recording(sequence.frames)
+        return self.recording(sequence.frames, sequence.file)
 
     def sentence(self, tokens: Sequence[str]) -> Example:
         """Tokens as an example without labels."""
@@ -173,10 +173,14 @@ class Encoder:
         spelling = tuple(map(self._spelling, tokens)) if self.letters else ()
         return _without_labels(self.words.encode(tokens), tuple(tokens), spelling)
 
-    def recording(self, frames: Array) -> Example:
-        """Frames (T, F) as an example without labels."""
+    def recording(self, frames: Array, name: str) -> Example:
+        """Frames (T, F) as an example without labels; ``name`` is that of the recording.
+
+        Raises:
+            UserError: a number is too far from the mean.
+        """
         found = features(frames, self._differences, self._scale)
-        return _without_labels((found - self._mean) / self._deviation)
+        return _without_labels(tables.standardised(found, self._mean, self._deviation, name))
 
     def _letters(self, word: str) -> Array:
         assert self.letters is not None

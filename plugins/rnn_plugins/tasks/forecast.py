@@ -212,7 +212,7 @@ class Forecast(Task):
         starts = [Series(one.name, one.values[:split]) for one, split in zip(found, splits, strict=True)]
         facts = facts or self._facts(columns, starts, notices)
         window, horizon = facts["window"], facts["horizon"]
-        scaled = tuple(series.standardised(one.values, facts) for one in found)
+        scaled = tuple(series.standardised(one, facts) for one in found)
         train, valid = list[tuple[int, Array]](), list[tuple[int, Array]]()
         for which, (one, split) in enumerate(zip(found, splits, strict=True)):
             rows, first = len(one.values), window if purpose == "evaluate" else split
@@ -375,16 +375,16 @@ class Forecast(Task):
         last known values from those before.
 
         Raises:
-            UserError: a series is empty or has another number of columns.
+            UserError: a series is empty, has another number of columns or a value that is too far from the mean.
         """
         own, window, horizon = _own(model), facts["window"], facts["horizon"]
         for some in chunks(inputs, PREDICTED):
             given = [series.as_series(item, facts["columns"]) for item in some]
-            ahead = self._ahead(own, params, [one.values[-window:] for one in given], facts)
-            known = [one.values[:-horizon][-window:] for one in given] if explain else []
-            back = iter(self._ahead(own, params, [values for values in known if len(values)], facts))
+            ahead = self._ahead(own, params, [Series(one.name, one.values[-window:]) for one in given], facts)
+            known = [Series(one.name, one.values[:-horizon][-window:]) for one in given] if explain else []
+            back = iter(self._ahead(own, params, [one for one in known if len(one.values)], facts))
             for i, one in enumerate(given):
-                before = next(back) if explain and len(known[i]) else None
+                before = next(back) if explain and len(known[i].values) else None
                 columns = {place: facts["columns"][place] for place in own.targets}
                 texts = (
                     f"{name} {series.written(ahead[i][:, place], facts, place)}" for place, name in columns.items()
@@ -396,12 +396,12 @@ class Forecast(Task):
                 )
 
     def _ahead(
-        self, model: NextValues, params: Tree, histories: Sequence[Array], facts: Mapping[str, Any]
+        self, model: NextValues, params: Tree, histories: Sequence[Series], facts: Mapping[str, Any]
     ) -> list[Array]:
         """What follows some histories, (horizon, F) each, in the units of the file."""
         if not histories:
             return []
-        together, lengths = padded([series.standardised(values, facts) for values in histories])
+        together, lengths = padded([series.standardised(one, facts) for one in histories])
         _, further = model.forecast(params, together, lengths, facts["horizon"])
         return [series.in_units(further[:, i], facts) for i in range(len(histories))]
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rnn_plugins.data.images import as_image, unit
 from rnn_plugins.data.labelled import Found, Kind
+from rnn_plugins.data.tables import standardised
 from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.data.vocabulary import NOUNS, Level
 from rnn_plugins.errors import UserError
@@ -119,7 +120,7 @@ class Sequences:
         """The sequence of an example: ids (T,), or numbers (T, n), those of pixels as in ``Images.pixels``.
 
         Raises:
-            UserError: a text is empty, or a row has another number of values.
+            UserError: a text is empty, or a row has another number of values or one that is too far from the mean.
         """
         if self.tokens:
             ids = self.tokens.encode(found.value)
@@ -131,8 +132,7 @@ class Sequences:
             wanted = math.prod(self.shape)
             raise UserError(f"{found.where}: it has {amount(values.size, 'number')}; expected {wanted:,}")
         if self.kind == "rows":
-            mean, scale = self.scaling
-            values = ((values - mean) / scale).astype(np.float32)
+            values = standardised(values, *self.scaling, found.where).astype(np.float32)
         if self.order == "rows":
             return np.asarray(values.reshape(self.shape[0], -1))
         steps = values.reshape(-1, self.shape[2])

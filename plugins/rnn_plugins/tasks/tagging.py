@@ -161,7 +161,7 @@ def example_of(given: Any, encoder: Encoder) -> Example:
                 raise UserError("a recording has no frames; expected one at least")
             if not np.isfinite(frames).all():
                 raise UserError("a frame has a number that is not finite; leave such frames out, or fill them in")
-            return encoder.recording(frames)
+            return encoder.recording(frames, "the frames")
         wanted = f"a CSV file, or an array of frames with {len(encoder.columns)} numbers each"
     came = f"the text {given!r}" if isinstance(given, str) else f"a {type(given).__name__}"
     shape = f" of shape {given.shape}" if isinstance(given, np.ndarray) else ""
