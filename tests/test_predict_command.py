@@ -179,6 +179,13 @@ def test_a_page_has_the_first_predictions_and_says_so(folder, monkeypatch):
     assert "<li>3 inputs</li>" in page
 
 
+def test_a_page_has_the_lines_where_records_have_no_words_or_numbers(folder):
+    found = [Prediction("1 2 3", {"input": "a.csv", "next": {"x": [1, 2, 3]}})]
+    (page,) = predicting.pages_of(Run(folder / "runs" / "names"), "a.csv", found)
+    (table,) = page.figures
+    assert (table.heads, table.rows) == (("#", "INPUT", "PREDICTION"), ((1, "a.csv", "1 2 3"),))
+
+
 MISTAKES = {
     ("names", "some.tsv"): (
         "there is no file 'some.tsv'; if that is a text, give it on standard input, with - as INPUT"

@@ -10,6 +10,7 @@ from tiny_runs import TEXT, train
 
 import rnn_lab
 from rnn_cli.main import rnn
+from rnn_plugins.errors import UserError
 
 TASK = (
     Path(names_task.__file__).read_text()
@@ -114,3 +115,22 @@ def test_a_run_that_does_not_continue_texts_says_so():
         2,
         "Error: guesser is a run of the task ./names.py:Guesser, which continues no text: rnn predict guesser FILE\n",
     )
+
+
+def test_from_python():
+    run = rnn_lab.load("guesser")
+    drawn = [record["output"] for record in run.generate(["Rossi", "Popov"], count=3, seed=1, temperature=100)]
+    printed = call("guesser", "Rossi", "Popov", "--count", "3", "--seed", "1", "--temperature", "100")[1]
+    assert drawn == [line.split(": ")[1] for line in printed.splitlines()]
+    assert [record["output"] for record in run.generate("Rossi", greedy=True)] == ["Italian"]
+    for refused, message in (
+        (lambda: run.generate("Rossi", count=0), "count is 0; it must be at least 1"),
+        (lambda: run.generate("Rossi", top_k=-1), "--top-k is -1; it must be at least 1, or 0 for no limit"),
+        (
+            lambda: rnn_lab.load("names").generate("Rossi"),
+            "names is a run of the task ./names.py:Names, which draws no output for an input: rnn predict names FILE",
+        ),
+    ):
+        with pytest.raises(UserError) as caught:
+            refused()
+        assert str(caught.value) == message

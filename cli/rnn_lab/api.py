@@ -299,6 +299,40 @@ class Run:
         given = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
         return self._records(predicting.inputs_of(self.folder, given, **options), answer)
 
+    def generate(
+        self,
+        inputs: Source | Iterable[Any],
+        *,
+        count: int = 1,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        greedy: bool = False,
+        **options: Any,
+    ) -> Iterator[dict[str, Any]]:
+        """Outputs drawn from the network for inputs, such as captions or translations; see ``rnn sample``.
+
+        Args:
+            inputs: as for ``predict``.
+            count: outputs per input.
+            seed: random seed; None for other outputs at each call.
+            temperature: as for ``sample``, as the next three.
+            top_k: sample from the k likeliest symbols; 0 for all.
+            top_p: sample from the likeliest symbols that together have this probability.
+            greedy: always take the likeliest.
+            **options: as for ``predict``.
+
+        Raises:
+            UserError: its task draws no outputs for inputs, or an argument is invalid.
+        """
+        if count < 1:
+            raise UserError(f"count is {count}; it must be at least 1")
+        choice = Choice(temperature, top_k, top_p, greedy)
+        answer = predicting.generator(self.folder, choice, np.random.default_rng(seed), count, **options)
+        given = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+        return self._records(predicting.inputs_of(self.folder, given, **options), answer)
+
     def _records(self, inputs: Iterator[Any], answer: predicting.Answer) -> Iterator[dict[str, Any]]:
         answers = iter(predicting.Answers(inputs, answer))
         while True:

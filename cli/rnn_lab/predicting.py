@@ -182,10 +182,14 @@ def pages_of(run: Run, source: str, predictions: Sequence[Prediction], more: boo
     """
     columns = [column for column in _columns(predictions) if column != "input"]
     rows = tuple(
-        (number, *(_shown(prediction.record.get(column)) for column in ("input", *columns)))
-        for number, prediction in enumerate(predictions, start=1)
+        (
+            number,
+            _shown(found.record.get("input")),
+            *([_shown(found.record.get(column)) for column in columns] or [found.text]),
+        )
+        for number, found in enumerate(predictions, start=1)
     )
-    heads = ("#", "INPUT", *(column.replace("_", " ").upper() for column in columns))
+    heads = ("#", "INPUT", *([column.replace("_", " ").upper() for column in columns] or ["PREDICTION"]))
     question = f"What does {run.name} make of {source}?"
     table = Table("predictions", "Predictions", heads, rows)
     notices = (f"The first {len(rows):,} are shown; --json has all.",) if more else ()
