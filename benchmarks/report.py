@@ -31,6 +31,7 @@ def main() -> None:
         "train_step.py": ("A training step", by_problem),
         "foreign_cells.py": ("Cells that PyTorch does not have", by_problem),
         "third_axis.py": ("Cells with a third axis", third_axis),
+        "sequences.py": ("Sequences of many lengths", sequences),
         "planner.py": ("What the planner does", planner),
         "sampling.py": ("Sampling, batch 1", by_problem),
         "startup.py": ("Starting", plain),
@@ -115,6 +116,21 @@ def third_axis(rows: Sequence[Row]) -> None:
         names = list(planned[0]["seconds"])
         lines = [[row["name"], *(f"{row['seconds'].get(name, 0):.2f}" for name in names)] for row in planned]
         table(["planning, s", *names], lines)
+
+
+def sequences(rows: Sequence[Row]) -> None:
+    """One line per task and network: milliseconds per step, and our speed relative to PyTorch's."""
+    keys = ("task", "cell", "hidden", "embedding", "batch", "directions")
+    names = _names(rows)
+    ours = [name for name in reversed(names) if name.startswith("ours")]
+    lines = []
+    for (task, cell, *sizes), some in _grouped(rows, lambda row: tuple(row[key] for key in keys)):
+        known = {row["name"]: row for row in some if not row.get("error")}
+        times = [f"{known[name]['median']:.3g}" if name in known else "" for name in names]
+        speeds = [f"{known[name]['speed'].get('torch', 0):.2f}" if name in known else "" for name in ours]
+        lines.append([f"{task}, {cell}", " x ".join(map(str, sizes)), *times, *speeds])
+    speeds = [f"speed, {name.removeprefix('ours ')} / torch" for name in ours]
+    table(["", "H x E x B x directions", *(f"{name}, ms" for name in names), *speeds], lines)
 
 
 def planner(rows: Sequence[Row]) -> None:

@@ -100,9 +100,10 @@ TASKS: dict[str, tuple[Callable[[np.random.Generator], list[tuple[str, ...]]], d
 """The texts and the options of each task."""
 
 
-def our_turn(case: Case, backend: str) -> Callable[[], float]:
-    """A turn a call, giving its mean loss."""
-    enter_backend(backend)
+def our_turn(case: Case, backend: str = "") -> Callable[[], float]:
+    """A turn a call, giving its mean loss, on the backend of that name or the one that is set."""
+    if backend:
+        enter_backend(backend)
     ours, optimizer = case.ours(), adam()
     params = ours.init_params(np.random.default_rng(0))
     state = start(params, optimizer, ours.init_carry(), np.random.default_rng(0))
