@@ -23,7 +23,7 @@ Kind: TypeAlias = tuple[str, str]
 SIDE = 32
 """Height and width of a picture."""
 
-COUNT = 10_000
+COUNT = 20_000
 """The number of training pictures of ``builtin:scenes``."""
 
 MOST = 200_000

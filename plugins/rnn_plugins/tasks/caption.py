@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from minigrad.trees import Tree
 from rnn_plugins.data.captions import Captioned, Columns, pictures, read_captions
-from rnn_plugins.data.images import as_image
+from rnn_plugins.data.images import as_image, unit
 from rnn_plugins.data.splits import split
 from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.data.vocabulary import NOUNS, UNK, Level
@@ -107,7 +107,7 @@ class Caption(Task):
     shift: int = 0
     convolutions: int = 3
     filters: int = 32
-    attention: Attention = "none"
+    attention: Attention = "bahdanau"
     beam: int = 3
     length_penalty: float = 0.0
 
@@ -144,8 +144,8 @@ class Caption(Task):
     def read(self, files: Sequence[str], facts: Mapping[str, Any] | None = None, *, purpose: Purpose = "train") -> Data:
         """Read images and captions.
 
-        The facts are the ``Tokens``, the ``shape`` of the images and the value of ``white`` in their files, and the
-        ``longest`` caption's number of symbols.
+        The facts are the ``Tokens``, the ``shape`` of the images and the value of ``white`` in their files, ``mean``
+        and ``deviation`` of each channel, and the ``longest`` caption's number of symbols.
 
         Raises:
             UserError: as ``read_captions``, or there are no images to train on.
@@ -168,6 +168,7 @@ class Caption(Task):
                 "tokens": made.to_json(),
                 "shape": list(train[0].pixels.shape),
                 "white": found.white,
+                **_statistics({example.image: example.pixels for example in train}),
                 "longest": max(len(made.pieces(text)) for text in texts) + 1,
             }
         tokens = tokens_of(facts)
@@ -207,7 +208,7 @@ class Caption(Task):
         return [e for e in examples if e.image not in held_out], [e for e in examples if e.image in held_out]
 
     def check_facts(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Check vocabulary, shape, white and the longest caption.
+        """Check vocabulary, shape, white, mean and deviation, and the longest caption.
 
         Raises:
             ValueError: they are not valid.
@@ -217,6 +218,9 @@ class Caption(Task):
         numbers = [*facts["shape"], facts["white"], facts["longest"]]
         if len(numbers) != 5 or not all(type(number) is int and number >= 1 for number in numbers):
             raise ValueError(f"shape, white and longest are {numbers}; expected five whole numbers of at least 1")
+        channels = [*facts["mean"], *facts["deviation"]]
+        if len(channels) != 2 * facts["shape"][2] or not all(map(math.isfinite, channels)) or min(channels) < 0:
+            raise ValueError(f"mean and deviation are {channels}; expected one number of each per channel, 0 or more")
         return facts
 
     # Training
@@ -241,7 +245,7 @@ class Caption(Task):
             memory_size=vision.width,
             summary_size=math.prod(vision.grid) * vision.width,
         )
-        return Captioner(vision, decoder)
+        return Captioner(vision, decoder, tuple(facts["mean"]), tuple(facts["deviation"]))
 
     def count(self, examples: Sequence[Example] | None) -> int:
         """The known symbols of the captions, their ends included."""
@@ -434,6 +438,14 @@ def tokens_of(facts: Mapping[str, Any]) -> Tokens:
 def _example(tokens: Tokens, captioned: Captioned) -> Example:
     ids = np.append(tokens.encode(captioned.caption), END)
     return Example(captioned.pixels, ids, captioned.caption, captioned.image, captioned.group)
+
+
+def _statistics(images: Mapping[str, Array]) -> dict[str, list[float]]:
+    """The mean and the standard deviation of each channel of some images; 1 for one that is the same everywhere."""
+    pixels = [unit(image, np.float64).reshape(-1, image.shape[2]) for image in images.values()]
+    mean = np.mean([one.mean(0) for one in pixels], axis=0)
+    deviation = np.sqrt(np.mean([np.square(one - mean).mean(0) for one in pixels], axis=0))
+    return {"mean": mean.tolist(), "deviation": np.where(deviation > 1e-6, deviation, 1.0).tolist()}
 
 
 def _unknown(examples: Sequence[Example]) -> float:

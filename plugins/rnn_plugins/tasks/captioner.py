@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,17 +30,21 @@ GREY = 0.5
 class Captioner(task.Model):
     """Convolutions and a decoder, without the parameters.
 
-    All outputs of the convolutions together are the summary from which the decoder's first carry is made (Vinyals et
-    al. 2015, arXiv:1411.4555, where it is the first input); with attention, each of their patches is a row of its
-    memory (Xu et al. 2015, arXiv:1502.03044, "soft" attention).
+    All outputs of the convolutions together, divided by the root of the number of patches, are the summary from which
+    the decoder's first carry is made (Vinyals et al. 2015, arXiv:1411.4555, where it is the first input); with
+    attention, each of their patches is a row of its memory (Xu et al. 2015, arXiv:1502.03044, "soft" attention).
 
     Attributes:
         vision: the convolutions.
         decoder: the decoder.
+        mean: of each channel of the training images, of pixels in [0, 1].
+        deviation: the standard deviation of each channel.
     """
 
     vision: Convolutions
     decoder: Decoder
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
 
     def init_params(self, rng: np.random.Generator) -> Tree:
         """``vision`` and ``decoder``."""
@@ -51,11 +56,15 @@ class Captioner(task.Model):
 
     def begin(self, params: Tree, pixels: Array, rng: np.random.Generator | None = None) -> tuple[Tree, Tree]:
         """The decoder's first carry and its context for images (B, H, W, C), as ``Images.pixels`` has them."""
-        seen = self.vision(params["vision"], 2 * unit(pixels, self.decoder.dtype) - 1)  # (B, *grid, width)
+        mean, deviation = (np.array(numbers, self.decoder.dtype) for numbers in (self.mean, self.deviation))
+        standard = (unit(pixels, self.decoder.dtype) - mean) / deviation
+        seen = self.vision(params["vision"], standard)  # (B, *grid, width)
         if self.decoder.dropout and rng is not None:
             seen = dropout(seen, self.decoder.dropout, rng)
-        carry = self.decoder.start(params["decoder"], seen.reshape(len(pixels), -1))
         memory = seen.reshape(len(pixels), -1, self.vision.width).transpose(1, 0, 2)  # (S, B, width)
+        # So many numbers are added up that a step of Adam would saturate the first carry, were they not scaled.
+        summary = seen.reshape(len(pixels), -1) / math.sqrt(memory.shape[0])
+        carry = self.decoder.start(params["decoder"], summary)
         return carry, self.decoder.context(params["decoder"], memory, np.ones(memory.shape[:2], bool))
 
     def loss(self, params: Tree, carry: Tree, batch: Batch, rng: np.random.Generator | None) -> tuple[Any, Tree]:
