@@ -244,6 +244,27 @@ def test_what_came_before_a_mistake_is_answered(folder):
     assert (code, labels(out)) == (2, ["Italian"])
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("looks_first", [False, True])
+def test_an_input_that_a_task_refuses_among_others_leaves_the_answers_to_those_before_it(count, looks_first):
+    def picky(some):
+        asked.append(len(some))
+        if looks_first and 7 in some:
+            raise UserError("7 is not an input")
+        for one in some:
+            if one == 7:
+                raise UserError("7 is not an input")
+            for _ in range(count):
+                yield Prediction(str(one), {"input": one})
+
+    asked, given = [], []
+    answers = predicting.Answers(range(12), picky, count=count)
+    with pytest.raises(UserError, match="7 is not an input"):
+        given.extend(prediction.record["input"] for prediction in answers)
+    assert given == [one for one in range(7) for _ in range(count)]
+    assert asked[0] == 12
+
+
 def answer(some):
     for one in some:
         yield Prediction(str(one), {"input": one})

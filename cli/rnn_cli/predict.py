@@ -60,7 +60,8 @@ def predict(
         remark(f"Note: {sentence(notice)}")
     if not named:
         remark(f"From the run {run.name}.")
-    answers = predicting.Answers(predicting.inputs_of(run, inputs, **task_option), answer)
+    size = predicting.SLOWLY if explain else predicting.AT_ONCE
+    answers = predicting.Answers(predicting.inputs_of(run, inputs, **task_option), answer, size)
     printer = Printer(as_json, predicting.IN_PAGE if html is not None else 0)
     with on_backend(backend):
         printer.follow(answers)

@@ -263,7 +263,7 @@ def _generate(ctx: click.Context, run: Run, inputs: tuple[str, ...], choice: Cho
         remark(f"Note: {sentence(notice)}")
     remark(f"From the run {run.name}{f', with --seed {seed}' if choice.draws else ''}.")
     with on_backend(backend):
-        Printer().follow(predicting.Answers(predicting.inputs_of(run, inputs), answer))
+        Printer().follow(predicting.Answers(predicting.inputs_of(run, inputs), answer, count=ctx.params["count"]))
 
 
 class Start(NamedTuple):

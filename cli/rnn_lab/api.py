@@ -296,8 +296,8 @@ class Run:
             UserError: its task has no predictions, or an input is unsuitable.
         """
         answer = predicting.predictor(self.folder, top=top, explain=explain, **options)
-        given = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
-        return self._records(predicting.inputs_of(self.folder, given, **options), answer)
+        given = predicting.inputs_of(self.folder, _several_inputs(inputs), **options)
+        return _records(predicting.Answers(given, answer, predicting.SLOWLY if explain else predicting.AT_ONCE))
 
     def generate(
         self,
@@ -330,17 +330,8 @@ class Run:
             raise UserError(f"count is {count}; it must be at least 1")
         choice = Choice(temperature, top_k, top_p, greedy)
         answer = predicting.generator(self.folder, choice, np.random.default_rng(seed), count, **options)
-        given = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
-        return self._records(predicting.inputs_of(self.folder, given, **options), answer)
-
-    def _records(self, inputs: Iterator[Any], answer: predicting.Answer) -> Iterator[dict[str, Any]]:
-        answers = iter(predicting.Answers(inputs, answer))
-        while True:
-            with on_backend("auto"):  # and not while the caller does something else
-                prediction = next(answers, None)
-            if prediction is None:
-                return
-            yield predicting.record_of(prediction)
+        given = predicting.inputs_of(self.folder, _several_inputs(inputs), **options)
+        return _records(predicting.Answers(given, answer, count=count))
 
     def score(self, *files: Source, unknown: Unknown = "replace") -> scoring.Scoring:
         """How much each symbol of a text surprises the network; see ``rnn score``.
@@ -520,6 +511,20 @@ def check_task(task: str | Task, files: Source | Sequence[Source] = (), **option
 def _names(files: Source | Sequence[Source]) -> tuple[str, ...]:
     some = [files] if isinstance(files, str | os.PathLike) else files
     return tuple(os.fspath(file) for file in some)
+
+
+def _several_inputs(inputs: Source | Iterable[Any]) -> Iterable[Any]:
+    return [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+
+
+def _records(answers: predicting.Answers) -> Iterator[dict[str, Any]]:
+    found = iter(answers)
+    while True:
+        with on_backend("auto"):  # and not while the caller does something else
+            prediction = next(found, None)
+        if prediction is None:
+            return
+        yield predicting.record_of(prediction)
 
 
 def _several(of: str | Run | Sequence[str | Run]) -> Sequence[str | Run]:

@@ -17,8 +17,8 @@ from rnn_plugins.language.sampling import Choice
 from rnn_plugins.reports.report import Page, Table, plain
 from rnn_plugins.tasks.task import Prediction, Task
 
-AT_ONCE = 256
-"""Maximum number of inputs that a task gets in one call."""
+AT_ONCE, SLOWLY = 256, 16
+"""Maximum number of inputs that a task gets in one call; where predictions are explained, which takes longer."""
 
 IN_PAGE, EXPLAINED = 500, 50
 """Maximum numbers of predictions, and of those with explanations, on a page."""
@@ -142,22 +142,39 @@ class Answers:
     them before the next.
     """
 
-    def __init__(self, inputs: Iterable[Any], answer: Answer) -> None:
-        self._inputs, self._answer = inputs, answer
+    def __init__(self, inputs: Iterable[Any], answer: Answer, size: int = AT_ONCE, count: int = 1) -> None:
+        """Answer inputs.
+
+        Args:
+            inputs: the inputs.
+            answer: gives the predictions for some of them.
+            size: how many at a time.
+            count: predictions per input.
+        """
+        self._inputs, self._answer, self._size, self._count = inputs, answer, size, count
         self._taken: list[Any] = []
 
     def pending(self) -> Iterator[Prediction]:
-        """The predictions for the inputs that have none yet."""
+        """The predictions for the inputs that have none yet; an unsuitable input raises ``UserError``."""
         some, self._taken = self._taken, []
-        if some:
-            yield from self._answer(some)
+        if not some:
+            return
+        given = 0
+        try:
+            for prediction in self._answer(some):
+                given += 1
+                yield prediction
+        except UserError:
+            for one in some[given // self._count :]:  # those before the unsuitable one
+                yield from self._answer([one])
+            raise
 
     def __iter__(self) -> Iterator[Prediction]:
         """The predictions; an unsuitable input raises ``UserError`` after those for the inputs before it."""
         try:
             for one in self._inputs:
                 self._taken.append(one)
-                if len(self._taken) == AT_ONCE:
+                if len(self._taken) == self._size:
                     yield from self.pending()
         except UserError:
             yield from self.pending()
