@@ -65,7 +65,10 @@ def test_the_generated_series_has_a_daily_and_a_weekly_season():
     assert not np.array_equal(values, series.generated("builtin:seasons:3360:1")[:, 0])
 
 
-@pytest.mark.parametrize("name", ["builtin:season", "builtin:seasons:", "builtin:seasons:x", "builtin:seasons:9:9:9"])
+@pytest.mark.parametrize(
+    "name",
+    ["builtin:season", "builtin:seasons:", "builtin:seasons:x", "builtin:seasons:9:9:9", "builtin:seasons:10000000"],
+)
 def test_other_generated_series_are_refused(name):
     with pytest.raises(UserError) as refused:
         series.generated(name)

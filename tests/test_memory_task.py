@@ -334,6 +334,17 @@ def test_answers_to_texts_are_those_of_the_evaluation(name):
         assert predict([write_text(name, inputs[0])]) == predict([inputs[0]])
 
 
+def test_a_file_has_a_sequence_on_each_line(tmp_path):
+    task, file = Memory(problem="brackets", lag=12), tmp_path / "brackets.txt"
+    file.write_text("{}[\n()\n(8\n")
+    found = task.inputs(str(file), {"lag": 12})
+    assert next(found).tolist() == [2, 5, 1]
+    assert next(found).tolist() == [0, 3]
+    with pytest.raises(UserError) as refused:
+        next(found)
+    assert str(refused.value) == f"{file}, line 3: '8' is no symbol of brackets; expected some of ( [ {{ ) ] }}"
+
+
 def test_alternatives_come_in_order_with_their_probabilities():
     record = predictor("order")[3](["abXdYcab"], top=3)[0].record
     given = [each["probability"] for each in record["alternatives"]]

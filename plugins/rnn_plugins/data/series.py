@@ -152,7 +152,7 @@ def generated(name: str) -> Array:
 
 
 def _is_whole(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 10
+    return text.isascii() and text.isdigit() and len(text) < 8
 
 
 def season_of(values: Array) -> tuple[int, float]:

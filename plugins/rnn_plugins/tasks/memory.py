@@ -316,17 +316,17 @@ class Memory(Task):
         Raises:
             UserError: the file cannot be read, or a line is no such sequence.
         """
-        from rnn_plugins.data.tables import records
+        from rnn_plugins.data.lines import lines, name_of
 
         if file.startswith(BUILTIN):
             drawn = Stream(self.problem, facts["lag"], sequences.seed_of(file), HELD_OUT).draw()
             yield from (drawn.inputs[:length, i] for i, length in enumerate(drawn.lengths))
             return
-        for record in records(file, ("text",), bare=("text",)):
+        for number, line in enumerate(lines(file), 1):
             try:
-                yield sequences.read_text(self.problem, record.values["text"], facts["lag"])
+                yield sequences.read_text(self.problem, line, facts["lag"])
             except UserError as error:
-                raise record.mistake(str(error)) from None
+                raise UserError(f"{name_of(file)}, line {number}: {error}") from None
 
     def predict(
         self,
