@@ -203,7 +203,7 @@ class Tagger(task.Model):
         if self.vectors is None:
             return params
         matrix, known = vectors_of(self.vectors.file, self.vectors.words)
-        others = 0 if self.vectors.freeze else params["words"] * matrix[known].std()
+        others = 0 if self.vectors.freeze else params["words"] * (matrix[known].std() / SPREAD)
         return params | {"words": np.where(known[:, None], matrix, others).astype(self.dtype)}
 
     def frozen(self) -> tuple[str, ...]:
