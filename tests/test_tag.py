@@ -636,6 +636,11 @@ def test_the_commands_work_on_a_run():
     assert (result.exit_code, result.stdout) == (0, "the/D red/A cat/N sleeps/V !/P\n")
     result = invoke(rnn, ["predict", "t", "-"], input="a cat\n\nsmall dogs\n")
     assert result.stdout == "a/D cat/N\n\nsmall/A dogs/N\n"
+    columns = "\na\tD\ncat\tN\n\nsmall\tA\ndogs\tN\n"
+    assert invoke(rnn, ["predict", "t", "-"], input=columns).stdout == "a/D cat/N\nsmall/A dogs/N\n"
+    assert invoke(rnn, ["predict", "t", "-"], input=columns + "a\n").stderr == (
+        "Error: standard input, line 7: it has 1 column where 2 are expected\n"
+    )
     Path("bare.txt").write_text("a\ncat\n\nsmall\ndogs\n")
     assert invoke(rnn, ["predict", "t", "bare.txt"]).stdout == "a/D cat/N\nsmall/A dogs/N\n"
     assert "the commonest label of each word" in invoke(rnn, ["eval", "t", "words.tsv"]).stdout

@@ -1,7 +1,7 @@
 """Sentences with a tag per token: a token per line, in columns, and a blank line after each sentence."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rnn_plugins.data.lines import Hash, lines, name_of
@@ -38,7 +38,13 @@ class Sentence:
 
 
 def sentences(
-    file: str, *, token_column: int = 0, tag_column: int = 0, tags: bool = True, digest: Hash | None = None
+    file: str,
+    *,
+    token_column: int = 0,
+    tag_column: int = 0,
+    tags: bool = True,
+    digest: Hash | None = None,
+    content: Iterable[str] | None = None,
 ) -> Iterator[Sentence]:
     """The sentences of a file in columns, as a stream.
 
@@ -52,6 +58,7 @@ def sentences(
         tag_column: the column of tags, likewise; 0 for the last (in CoNLL-U, the fourth).
         tags: whether tags are needed; otherwise a file may have tokens alone.
         digest: takes the content of the file.
+        content: its lines, if they are being read already.
 
     Raises:
         UserError: the file cannot be read or has no tokens, or a line has another number of columns or an empty field.
@@ -65,7 +72,7 @@ def sentences(
         tagged = [tag for _, tag in rows if tag is not None]
         return Sentence(name, numbers, [token for token, _ in rows], tagged if columns and columns.tag else None)
 
-    for number, line in enumerate(lines(file, digest), 1):
+    for number, line in enumerate(lines(file, digest) if content is None else content, 1):
         if not line.strip() and "\t" not in line:
             if rows:
                 yield sentence()

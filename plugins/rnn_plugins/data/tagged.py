@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -245,6 +246,7 @@ def read(
     time_column: str = "",
     labelled: bool = True,
     digest: Hash | None = None,
+    content: Iterable[str] | None = None,
 ) -> Iterator[Tagged]:
     """The sequences of a file.
 
@@ -256,6 +258,7 @@ def read(
         time_column: the name of a column of times in frames; by default one that is called so; ``none`` for none.
         labelled: whether labels are needed.
         digest: takes the content of the file.
+        content: the lines of sentences, if they are being read already.
 
     Raises:
         UserError: the file cannot be read, or has something else.
@@ -275,8 +278,19 @@ def read(
         )
         return
     token, tag = _number("text_column", text_column), _number("label_column", label_column)
-    for sentence in conll.sentences(file, token_column=token, tag_column=tag, tags=labelled, digest=digest):
+    found = conll.sentences(file, token_column=token, tag_column=tag, tags=labelled, digest=digest, content=content)
+    for sentence in found:
         yield Tagged(sentence.file, sentence.lines, sentence.tags or (), sentence.tokens)
+
+
+def columns_or_texts(content: Iterator[str]) -> tuple[bool, Iterator[str]]:
+    """Whether lines are columns, whose first line that is not blank has a tab, and not a sentence each; all lines."""
+    begin = list[str]()
+    for line in content:
+        begin.append(line)
+        if line.strip():
+            break
+    return bool(begin) and "\t" in begin[-1], chain(begin, content)
 
 
 def _number(option: str, value: str) -> int:

@@ -17,7 +17,7 @@ from minigrad.trees import Tree
 from rnn_cells import Bidirectional, Cell, Stacked
 from rnn_cells.ablated import Ablated
 from rnn_plugins.data import tagged
-from rnn_plugins.data.lines import lines
+from rnn_plugins.data.lines import Hash, lines
 from rnn_plugins.data.splits import split
 from rnn_plugins.data.tagged import NOUNS, Encoder, Example, Scale, Tagged
 from rnn_plugins.data.tokens import Tokens
@@ -176,12 +176,18 @@ class Tag(Task):
         )
 
     def _sequences(
-        self, file: str, facts: Mapping[str, Any] | None, *, labelled: bool = True, digest: Any = None
+        self,
+        file: str,
+        facts: Mapping[str, Any] | None,
+        *,
+        labelled: bool = True,
+        digest: Hash | None = None,
+        content: Iterator[str] | None = None,
     ) -> Iterator[Tagged]:
         """The sequences of a file, of the kind of the facts; without facts by the file's name."""
         kind = tagged.is_frames(file) if facts is None else facts["kind"] == "frames"
         columns = {name: getattr(self, name) for name in ("text_column", "label_column", "time_column")}
-        return tagged.read(file, frames=kind, **columns, labelled=labelled, digest=digest)
+        return tagged.read(file, frames=kind, **columns, labelled=labelled, digest=digest, content=content)
 
     def _facts(self, found: Sequence[Tagged], train: Sequence[Tagged], notices: list[str]) -> dict[str, Any]:
         """The facts of new data: the labels of all files, and the vocabulary or the scale of the training part."""
@@ -347,14 +353,17 @@ class Tag(Task):
     # Use
 
     def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[Tagged | str]:
-        """The sequences of a file, whose labels are not needed; of standard input the lines, as texts, or the frames.
+        """The sequences of a file, whose labels are not needed; standard input may also have a sentence per line.
 
         Raises:
             UserError: the file cannot be read or has something else.
         """
+        content: Iterator[str] | None = None
         if file == "-" and facts["kind"] == "tokens":
-            return lines(file)
-        return self._sequences(file, facts, labelled=False)
+            columns, content = tagged.columns_or_texts(lines(file))
+            if not columns:
+                return content
+        return self._sequences(file, facts, labelled=False, content=content)
 
     def predict(
         self,
