@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from rnn_plugins.data import lines as lines_module
+from rnn_plugins.data.conll import sentences
 from rnn_plugins.data.tables import frames, pairs, records, rows_of_numbers, standardised
 from rnn_plugins.errors import UserError
 
@@ -450,3 +451,48 @@ def test_standardised():
         assert str(caught.value) == (
             f"a.csv, line 2: a number is {shown} deviations from the mean of the training data; expected at most 1e+15"
         )
+
+
+# The page -----------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[1] / "docs" / "files.md").read_text(encoding="utf-8")
+
+
+def test_the_program_of_the_page_runs():
+    write("reviews.tsv", TSV)
+    write("en.txt", "Go.\n")
+    write("de.txt", "Geh.\n")
+    write("tags.tsv", "Go\tVERB\n.\tPUNCT\n")
+    write("frames.csv", "x,phase\n1,Rest\n2,Go\n")
+    names: dict = {}
+    exec(PAGE.split("```python\n")[1].split("```")[0], names)
+    assert names["translations"] == [("Go.", "Geh.")]
+    assert names["tagged"] == [(["Go", "."], ["VERB", "PUNCT"])]
+    assert len(names["ids"]) == 1
+    assert names["table"].labels == ["Rest", "Go"]
+
+
+def test_the_messages_of_the_page_are_the_program_s():
+    six = "label\ttext\n" + "a\tb\n" * 5
+    good = '{"text": "a", "label": "b"}\n'
+    cases = [
+        ("reviews.tsv", "label\ttexts\n", list_records),
+        ("reviews.tsv", six + "a\tb\tc\n", list_records),
+        ("reviews.csv", CSV + 'a,"b\n', list_records),
+        ("reviews.jsonl", good + '{"text": "a", "labels": "b"}\n', list_records),
+        ("frames.csv", "x,y\n1,2\n1,nan\n", frames),
+        ("tags.tsv", "a\tb\na\tb\tc\n", lambda file: list(sentences(file))),
+        ("de.txt", "a\nb\n", lambda file: list(pairs([write("en.txt", "a\nb\nc\n"), file]))),
+        ("reviews.tsv", "label\ttext\npos\tun cin\xe9ma\n".encode("latin-1"), list_records),
+        ("reviews.tsv.gz", gzip.compress(six.encode())[:-4], list_records),
+    ]
+    messages = []
+    for name, content, read in cases:
+        with pytest.raises(UserError) as caught:
+            read(write(name, content))
+        messages.append(str(caught.value))
+    assert messages == PAGE.split("```\n")[1].splitlines()
+
+
+def list_records(file):
+    return list(records(file, BOTH))
