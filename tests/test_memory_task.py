@@ -199,6 +199,13 @@ def test_the_whole_batch_is_drawn_at_once():
         assert calls[0] == calls[1] <= 4, name
 
 
+def test_weights_may_come_from_a_run_with_another_lag():
+    before = Memory(problem="copy", lag=5).read(["builtin:memory"]).facts
+    data = Memory(problem="copy", lag=9).read(["builtin:memory"], before)
+    assert data.facts == {"problem": "copy", "lag": 9}
+    assert data.train.lag == data.valid.lag == 9
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [

@@ -195,7 +195,8 @@ class Memory(Task):
             )
         lag = self.lag or self.kind.lag
         train = Stream(self.problem, lag, sequences.seed_of(files[0]))
-        facts = facts or {"problem": self.problem, "lag": lag}
+        if facts is None or purpose == "train":  # the weights may be those of a run with another lag
+            facts = {"problem": self.problem, "lag": lag}
         digest = hashlib.sha256(repr(train).encode()).hexdigest()
         about = (
             f"{self.problem} with {self.kind.meaning.format(lag=lag)}, {self.kind.steps(lag):,} steps; sequences "
