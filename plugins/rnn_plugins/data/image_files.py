@@ -299,7 +299,8 @@ def from_csv(content: bytes, label: str, name: str, white: int | None, label_col
                 raise UserError(f"{label}, line {line}: the class is empty")
             row = row[:at] + row[at + 1 :]
         try:
-            values[i] = list(map(float, row))
+            with np.errstate(over="ignore"):  # what is too large for float32 is infinite, and refused below
+                values[i] = list(map(float, row))
         except (ValueError, OverflowError):
             wrong = next(field for field in row if not _is_number(field))
             raise UserError(
