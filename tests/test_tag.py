@@ -519,6 +519,7 @@ def test_predictions_of_frames():
     assert from_array.text.endswith("-5")
     (figure,) = from_array.figures
     assert figure.values.shape == (2, 5)
+    assert (figure.values > 0).all()
     assert figure.y_ticks == ("x", "noise")
 
 

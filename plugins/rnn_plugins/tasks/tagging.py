@@ -235,10 +235,10 @@ def explanation(tagger: Tagger, params: Tree, example: Example, guessed: Array, 
             "Influence of the columns on the predicted labels",
             "frame",
             "column",
-            _influence(tagger, params, xs, guessed, slice(None))[0].T,
-            "gradient times input",
+            np.abs(_influence(tagger, params, xs, guessed, slice(None))[0].T),
+            "size of gradient times input",
             y_ticks=tuple(encoder.features),
-            definition="What each column of a frame contributes to the scores of the labels predicted at all frames.",
+            definition="How much each column of a frame matters for the scores of the labels predicted at all frames.",
         )
     if len(xs) > LONGEST:
         raise UserError(f"a sentence has {len(xs):,} tokens; those of at most {LONGEST:,} can be explained: divide it")
