@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -106,6 +107,11 @@ class Sequences:
             return NOUNS[self.tokens.level]
         return "row" if self.kind == "images" and self.order == "rows" else "pixel" if self.kind == "images" else "step"
 
+    @cached_property
+    def places(self) -> Array | slice:
+        """The pixel of each step, where a step is a pixel."""
+        return np.array(self.permutation) if self.order == "permuted" else slice(None)
+
     @property
     def noun(self) -> str:
         """The noun for a sequence, in the singular."""
@@ -136,7 +142,7 @@ class Sequences:
         if self.order == "rows":
             return np.asarray(values.reshape(self.shape[0], -1))
         steps = values.reshape(-1, self.shape[2])
-        return np.asarray(steps[list(self.permutation)] if self.order == "permuted" else steps)
+        return np.asarray(steps[self.places])
 
     def input(self, found: Found) -> Input:
         """An example as an input of predictions.
@@ -172,7 +178,7 @@ class Sequences:
         height, width, channels = self.shape
         pixels = np.asarray(values, np.float64).reshape(-1, channels).sum(1)
         picture = np.empty(height * width)
-        picture[list(self.permutation) if self.order == "permuted" else slice(None)] = pixels
+        picture[self.places] = pixels
         return picture.reshape(height, width)
 
 
