@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +37,7 @@ from rnn_plugins.tasks.memory import BUILTIN, Memory
 from rnn_plugins.tasks.task import Network
 
 CELLS = ("rnn", "irnn", "gru", "lstm", "lstm-peephole", "lstm-coupled")
-ADDING, COPY = (25, 50, 100, 200, 400, 800), (50, 100, 200)
+ADDING, COPY = (25, 50, 100, 200, 400), (20, 50)
 EVERY, POSITIONS, CLIP = 100, 200, 1.0
 """Steps between evaluations, sequences over which the gradient is averaged, and the norm that it is clipped to."""
 
@@ -101,14 +103,15 @@ class Runs:
     """Those that are done, in a file.
 
     Attributes:
-        content: the machine, the options, and the runs.
+        content: the machine, the options, the words of the command that began them, and the runs.
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.path: Path | None = arguments.json
         self.arguments = arguments
         options = {name: getattr(arguments, name) for name in ("hidden", "batch", "steps", "seconds")}
-        self.content: dict[str, Any] = {"machine": machine(), "options": options, "runs": []}
+        command = shlex.join(word for word in sys.argv[1:] if word not in ("--json", str(self.path)))
+        self.content: dict[str, Any] = {"machine": machine(), "options": options, "command": command, "runs": []}
         if self.path and self.path.exists():
             self.content = json.loads(self.path.read_text())
             if self.content["options"] != options and not arguments.page:
@@ -311,8 +314,9 @@ def section(content: dict[str, Any]) -> str:
     runs, options, facts = content["runs"], content["options"], content["machine"]
     seeds = len({one["seed"] for one in runs})
     rates = ", ".join(f"{rate:g}" for rate in sorted({one["rate"] for one in runs}, reverse=True))
+    command = f"python benchmarks/lags.py {content['command']}".strip()
     lines = [
-        f"{options['hidden']} units, batches of {options['batch']}, Adam at {rates} (the best is shown), gradients "
+        f"These are of `{command}`: {options['hidden']} units, batches of {options['batch']}, Adam at {rates} (the best is shown), gradients "
         f"clipped to the norm {CLIP:g}, at most {options['steps']:,} steps and {options['seconds']:g} s a run; "
         f"{'1 seed' if seeds == 1 else f'medians (and ranges) over {seeds} seeds'}. {facts['processor']}.",
         "The reach is the lag at which 1 % of the gradient is left; in brackets, the share that is left after the "
@@ -345,11 +349,11 @@ def main() -> None:
     options.add_argument("--lags", nargs="*", type=int, default=ADDING, help="of adding, ascending")
     options.add_argument("--copy-lags", nargs="*", type=int, default=COPY)
     options.add_argument("--seeds", type=int, default=3)
-    options.add_argument("--rates", nargs="+", type=float, default=[2e-3, 5e-4])
-    options.add_argument("--hidden", type=int, default=64)
-    options.add_argument("--batch", type=int, default=64)
-    options.add_argument("--steps", type=int, default=5000)
-    options.add_argument("--seconds", type=float, default=600, help="at most, a run")
+    options.add_argument("--rates", nargs="+", type=float, default=[5e-3, 1e-3], help="tried in this order")
+    options.add_argument("--hidden", type=int, default=32)
+    options.add_argument("--batch", type=int, default=32)
+    options.add_argument("--steps", type=int, default=3000)
+    options.add_argument("--seconds", type=float, default=120, help="at most, a run")
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--quick", action="store_true", help="short lags and few steps, as a test of the script")
     options.add_argument("--json", type=Path, metavar="FILE", help="the runs")

@@ -63,9 +63,16 @@ def test_ranks_of_equal_values_are_means():
 
 
 def test_a_page_has_the_tables_and_a_chart_of_all_runs():
-    content = {"runs": RUNS, "options": {"hidden": 8, "batch": 4, "steps": 2000, "seconds": 60}, "machine": {}}
-    text = lags.section(content | {"machine": {"processor": "a processor"}})
-    assert "8 units, batches of 4, Adam at 0.1, 0.01 (the best is shown)" in text
+    content = {
+        "runs": RUNS,
+        "options": {"hidden": 8, "batch": 4, "steps": 2000, "seconds": 60},
+        "machine": {"processor": "a processor"},
+    }
+    text = lags.section(content | {"command": "--seeds 2"})
+    assert (
+        "These are of `python benchmarks/lags.py --seeds 2`: 8 units, batches of 4, Adam at 0.1, 0.01 (the best is shown)"
+        in text
+    )
     assert "medians (and ranges) over 2 seeds. a processor." in text
     assert "| rnn | 2.5 (0 to 5) | 500 |" in text
     (before, _) = lags.chart(RUNS).figures
