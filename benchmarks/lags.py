@@ -316,9 +316,11 @@ def section(content: dict[str, Any]) -> str:
     rates = ", ".join(f"{rate:g}" for rate in sorted({one["rate"] for one in runs}, reverse=True))
     command = f"python benchmarks/lags.py {content['command']}".strip()
     lines = [
-        f"These are of `{command}`: {options['hidden']} units, batches of {options['batch']}, Adam at {rates} (the best is shown), gradients "
-        f"clipped to the norm {CLIP:g}, at most {options['steps']:,} steps and {options['seconds']:g} s a run; "
-        f"{'1 seed' if seeds == 1 else f'medians (and ranges) over {seeds} seeds'}. {facts['processor']}.",
+        f"These are of `{command}`: {options['hidden']} units, batches of {options['batch']}, Adam at {rates} (the "
+        f"best is shown), gradients clipped to the norm {CLIP:g}, at most {options['steps']:,} steps and "
+        f"{options['seconds']:g} s a run; {'1 seed' if seeds == 1 else f'medians (and ranges) over {seeds} seeds'}. "
+        f"{facts['processor']}.",
+        "",
         "The reach is the lag at which 1 % of the gradient is left; in brackets, the share that is left after the "
         "lag of the run itself.",
         "",
