@@ -80,7 +80,7 @@ def test_the_task_passes_its_check_on_files_with_unknown_words(files):
         ({"filters": 0}, "filters is 0; it must be at least 1"),
         ({"convolutions": 0}, "convolutions is 0; it must be at least 1"),
         ({"beam": 0}, "beam is 0; it must be at least 1"),
-        ({"size": -1}, "size is -1; it must be at least 0"),
+        ({"image_size": -1}, "image_size is -1; it must be at least 0"),
         ({"valid_fraction": 1.0}, "valid_fraction is 1; it must be at least 0 and below 1"),
     ],
 )
@@ -190,10 +190,10 @@ def test_pictures_of_other_sizes_and_grey_ones(tmp_path):
     assert np.array_equal(data.train[1].pixels, np.dstack([PIXELS[2][:, :, 0]] * 3))
     Image.fromarray(PIXELS[1][:6]).save(folder / "1.png")
     assert refused(Caption(), [table]) == (
-        "'1.png' is 6x8 and '0.png' 8x8 (height x width); expected one size: scale them, with --task-option size=64 "
-        "for all pictures"
+        "'1.png' is 6x8 and '0.png' 8x8 (height x width); expected one size: scale them, or set --task-option "
+        "image_size=64"
     )
-    assert Caption(size=4, valid_fraction=0).read([table]).facts["shape"] == [4, 4, 3]
+    assert Caption(image_size=4, valid_fraction=0).read([table]).facts["shape"] == [4, 4, 3]
     facts = data.facts | {"shape": [16, 16, 3]}
     assert refused(Caption(), [table], facts=facts, purpose="evaluate") == (
         "'0.png' has images of 8x8; expected 16x16 (height x width), as the network was trained on: scale them"

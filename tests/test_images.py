@@ -348,7 +348,7 @@ def test_picture_mistakes(tmp_path):
     save(tmp_path / "x" / "b.png", PIXELS[0])
     assert refused(tmp_path) == (
         f"the folder {str(tmp_path)!r}: {str(tmp_path / 'x' / 'b.png')!r} is 6x5 and {str(path)!r} 4x4 (height x "
-        "width); expected one size: scale them, or set an option that does"
+        "width); expected one size: scale them, or set --task-option image_size=64"
     )
     save(tmp_path / "c.png", PIXELS[0])
     assert refused(tmp_path) == (

@@ -149,7 +149,7 @@ def read_captions(
                 height, width = example.pixels.shape[:2]
                 raise UserError(
                     f"{label} is {height}x{width} and {first.image!r} {wanted[0]}x{wanted[1]} (height x width); "
-                    "expected one size: scale them, with --task-option size=64 for all pictures"
+                    "expected one size: scale them, or set --task-option image_size=64"
                 )
             found.examples[i] = example._replace(pixels=fitted(example.pixels[None], wanted, label)[0])
     return found

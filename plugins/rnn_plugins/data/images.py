@@ -188,6 +188,6 @@ def _stacked(pictures: list[tuple[str, Array]], label: str) -> Array:
         if picture.shape[:2] != start.shape[:2]:
             raise UserError(
                 f"{label}: {name!r} is {size_of(picture.shape)} and {first!r} {size_of(start.shape)} (height x width); "
-                "expected one size: scale them, or set an option that does"
+                "expected one size: scale them, or set --task-option image_size=64"
             )
     return np.stack([np.broadcast_to(picture, (*picture.shape[:2], channels)) for _, picture in pictures])

@@ -86,7 +86,7 @@ class Caption(Task):
         image_column: the column of the images' names; if the table has none, its rows are in the order of the images.
         split_column: the column that says train, valid or test; empty for none.
         group_column: the column of a group, such as a topic, whose accuracy is measured; if the table has it.
-        size: the height and width that pictures are scaled to; 0 takes them as they are.
+        image_size: the height and width that pictures are scaled to; 0 takes them as they are.
         shift: the largest number of pixels by which images are shifted at random in training, down and across.
         convolutions: the number of layers, each of which halves height and width.
         filters: the channels of the first layer; each further one has twice as many as the one before.
@@ -103,7 +103,7 @@ class Caption(Task):
     image_column: str = "image"
     split_column: str = ""
     group_column: str = "group"
-    size: int = 0
+    image_size: int = 0
     shift: int = 0
     convolutions: int = 3
     filters: int = 32
@@ -118,7 +118,7 @@ class Caption(Task):
     }
     default_files: ClassVar[tuple[str, ...]] = ("builtin:scenes",)
     of_weights: ClassVar[tuple[str, ...]] = (
-        "level", "max_words", "lower", "size", "convolutions", "filters", "attention",
+        "level", "max_words", "lower", "image_size", "convolutions", "filters", "attention",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -127,7 +127,7 @@ class Caption(Task):
         Raises:
             ValueError: an option is out of range.
         """
-        for name in ("max_words", "size", "shift", "length_penalty", "convolutions", "filters", "beam"):
+        for name in ("max_words", "image_size", "shift", "length_penalty", "convolutions", "filters", "beam"):
             least = int(name in ("convolutions", "filters", "beam"))
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
@@ -155,7 +155,7 @@ class Caption(Task):
         columns = Columns(self.caption_column, self.image_column, self.split_column, self.group_column)
         digest = hashlib.sha256()
         shape, white = (facts["shape"], facts["white"]) if facts else (None, None)
-        found = read_captions(files, columns, digest=digest, shape=shape, white=white, size=self.size)
+        found = read_captions(files, columns, digest=digest, shape=shape, white=white, size=self.image_size)
         notices = list(found.notices)
         train, valid = self._parts(found.examples, purpose, notices)
         if purpose != "evaluate" and not train:
@@ -304,7 +304,7 @@ class Caption(Task):
 
     def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[Picture]:
         """The images of a file or folder, or of ``builtin:scenes``."""
-        for name, pixels in pictures(file, shape=facts["shape"], white=facts["white"], size=self.size):
+        for name, pixels in pictures(file, shape=facts["shape"], white=facts["white"], size=self.image_size):
             yield Picture(name, pixels)
 
     def predict(
