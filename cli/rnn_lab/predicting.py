@@ -164,10 +164,13 @@ class Answers:
             for prediction in self._answer(some):
                 given += 1
                 yield prediction
-        except UserError:
+        except UserError as error:
             for one in some[given // self._count :]:  # those before the unsuitable one
-                yield from self._answer([one])
-            raise
+                try:
+                    yield from self._answer([one])
+                except UserError:
+                    break
+            raise error from None  # it may say which of them it was
 
     def __iter__(self) -> Iterator[Prediction]:
         """The predictions; an unsuitable input raises ``UserError`` after those for the inputs before it."""
