@@ -529,6 +529,35 @@ def test_stretches_are_counted_from_1():
     assert stretches(["a", "a", "b", "a"]) == [("a", 1, 2), ("b", 3, 3), ("a", 4, 4)]
 
 
+def test_an_excerpt_has_the_truth_beside_what_is_wrong(monkeypatch):
+    task = Tag(valid_fraction=0.2)
+    data, model, params = built(task)
+    encoder = Encoder(data.facts)
+    size = len(encoder.labels)
+    wrong = {
+        example.tokens: np.eye(size)[(example.tags + (np.arange(len(example.tags)) == 1)) % size]
+        for example in data.valid
+    }
+    monkeypatch.setattr(Tag, "scores", lambda self, model, params, examples: [wrong[e.tokens] for e in examples])
+    text = task.excerpt(model, params, data, 100, np.random.default_rng(0))
+    line = text.splitlines()[0].split("/")
+    assert len(text) >= 100
+    first, second = (WORDS[word] for word in (line[0], line[1].split()[1]))
+    assert line[1].startswith(f"{first} ")
+    other = encoder.labels[(encoder.labels.index(second) + 1) % size]
+    assert line[2].startswith(f"{other} (true: {second})")
+    assert task.excerpt(model, params, Tag(valid_fraction=0).read(["words.tsv"]), 100, np.random.default_rng(0)) is None
+
+
+def test_examples_of_training_are_known():
+    task = Tag(valid_fraction=0.2)
+    data = task.read(["words.tsv"])
+    assert task.contains(data.train, data.train[3:9])
+    changed = data.train[0]._replace(tags=data.train[0].tags + 1)
+    assert not task.contains(data.train, [*data.train[3:9], changed])
+    assert task.guessing(data.facts) == pytest.approx(np.log(5))
+
+
 def test_inputs_of_other_kinds():
     data, model, params = built(Tag(), FRAMES)
 
