@@ -92,6 +92,17 @@ def test_another_metric_has_its_curve_beside_that_of_the_loss(encoding: str, up:
         assert len(shown[2]) == len(live.validations)
         assert set(shown[2]) <= set(bars)
     assert "Italian 0.71 (right)  Rossi" in drawn
+    task = session.problem.task
+    renamed = {**task.metrics, "accuracy": task.metrics["accuracy"]._replace(word="share of names told right")}
+    object.__setattr__(task, "metrics", renamed)
+    console = Console(width=44, height=30, file=io.StringIO(), force_terminal=True, color_system=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(display, "errors", lambda: console)
+        rows = _drawn(live, console).splitlines()
+    assert max(map(len, rows)) <= 44
+    place = rows.index("share of names told right ↑")
+    assert re.fullmatch(rf"\S+ [{display.BARS}]+ {last['valid_accuracy']:.3f}", rows[place + 1])
+    assert rows[place + 2] == "loss ↓"
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])

@@ -214,9 +214,12 @@ class Live(Display):
         for name, values in curves.items():
             if len(values) > 1:
                 first, last = (number(value, task.metrics[name].digits) for value in (values[0], values[-1]))
-                room = console.width - width - len(first) - len(last) - 4
-                curve = sparkline(values, max(10, min(room, console.width - 40)), ASCII_BARS if plain else BARS)
-                lines.append(Text(f"{heads[name]:<{width}}  {first} {curve} {last}", no_wrap=True))
+                room = console.width - len(first) - len(last) - 2
+                beside = room - width - 2 >= 10  # otherwise the curve is below its name
+                head = f"{heads[name]:<{width}}  " if beside else f"{heads[name]}\n"
+                longest = min(room - width - 2, max(10, console.width - 40)) if beside else room
+                curve = sparkline(values, longest, ASCII_BARS if plain else BARS)
+                lines.append(Text(f"{head}{first} {curve} {last}", no_wrap=True))
         return lines
 
     def _flow_lines(self) -> list[Text]:

@@ -18,7 +18,7 @@ from rnn_lab.printable import printable
 
 COMMANDS = {
     "train": ("rnn_cli.train", "Train a network on a text, or for another task."),
-    "predict": ("rnn_cli.predict", "Predict with a trained network: labels, tags, translations, next values."),
+    "predict": ("rnn_cli.predict", "Predict labels, tags, translations or values with a trained network."),
     "sample": ("rnn_cli.sample", "Generate text with a trained network."),
     "eval": ("rnn_cli.eval", "Measure a trained network on data, beside baselines."),
     "score": ("rnn_cli.score", "Colour a text by how much each character surprises a network."),

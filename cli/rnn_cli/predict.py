@@ -38,7 +38,7 @@ def predict(
     html: str | None,
     as_json: bool,
 ) -> None:
-    """Predict with a trained network: labels, tags, translations, captions, next values.
+    """Predict labels, tags, translations or values with a trained network.
 
     RUN defaults to the newest run. INPUT is a file in the format of the training data, in which the answers may be
     missing, or - for standard input; for a run that reads texts, it may be a text in quotes. Without INPUT, standard
