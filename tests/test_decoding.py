@@ -9,7 +9,7 @@ import pytest
 from test_scan_planned import no_reference_loop
 
 from minigrad import mean, softmax, trees, value_and_grad
-from minigrad.scan import available_backends, use_backend
+from minigrad.scan import available_backends, plans, use_backend
 from rnn_cells import Cell, Stacked
 from rnn_cells.gru import GRU
 from rnn_cells.lstm import LSTM
@@ -255,6 +255,36 @@ def test_a_text_does_not_depend_on_the_others_of_its_batch(attention: Attention,
         (alone,) = given.decoder.search(given.params, *begin, limits[row : row + 1], width=width, penalty=0.6)
         assert [h.symbols.tolist() for h in alone] == [h.symbols.tolist() for h in found[row]]
         np.testing.assert_allclose([h.score for h in alone], [h.score for h in found[row]])
+
+
+def test_memories_of_like_lengths_share_a_plan():
+    given = Given(decoder("bahdanau"))
+
+    def plans_for(length: int) -> set[Any]:
+        memory, live = np.ones((length, B, M)), np.ones((length, B), bool)
+        value_and_grad(
+            lambda p: mean(given.decoder.losses(p, *given.begin(p, slice(None), memory, live), given.targets))
+        )(given.params)
+        return set(plans._plans)
+
+    before = plans_for(1)
+    assert all(plans_for(length) == before for length in range(2, PLACES + 1))
+    assert plans_for(PLACES + 1) > before
+
+
+def test_a_search_goes_on_only_for_texts_that_have_no_end(monkeypatch: pytest.MonkeyPatch):
+    given, rows, step = Given(decoder("luong"), seed=3), [], Decoder.step
+
+    def counted(self: Any, params: Any, carry: Any, context: Any, symbols: Any) -> Any:
+        assert len(context["memory"]) == len(symbols)
+        rows.append(len(symbols))
+        return step(self, params, carry, context, symbols)
+
+    monkeypatch.setattr(Decoder, "step", counted)
+    limits = np.array([9, 2, 7, 5])
+    given.decoder.search(given.params, *given.begin(), limits, width=3)
+    assert rows == sorted(rows, reverse=True)
+    assert all(count <= 3 * (limits > t).sum() for t, count in enumerate(rows))
 
 
 def test_an_unknown_symbol_is_never_written():
