@@ -451,6 +451,7 @@ def test_assessment_beside_baselines(learnt: Any):
     assert [score.name for score in found.scores] == ["run", "copying the source", "word for word"]
     assert own.metrics.keys() == copied.metrics.keys() == found.metrics.keys()
     assert copied.metrics["exact"] == 0
+    assert [sentence.split(",")[0] for sentence in found.verdict] == ["The network's BLEU", "The network's chrF"]
     assert own.metrics["bleu"] > max(copied.metrics["bleu"], lookup.metrics["bleu"])
     assert found.notices == ("2 of 10 sources have several translations, all of which are references",)
     assert found.count == task.count(data.train)

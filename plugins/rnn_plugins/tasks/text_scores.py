@@ -87,7 +87,7 @@ def assess_translations(
         lookup = word_for_word(training, tokens, targets)
         copied = [_looked_up(lookup, source, tokens) for source in sources]
         scores.append(Score("word for word", "baseline", nothing | text_scores(copied, wanted)))
-    decides = "bleu" if own["bleu"] is not None else "exact"
+    compared = ("exact",) if own["bleu"] is None else ("bleu", "chrf")
     several = sum(len(some) > 1 for some in wanted)
     notices = [f"{several:,} of {len(sources):,} sources have several translations, all of which are references"]
     return Assessment(
@@ -95,7 +95,7 @@ def assess_translations(
         {**metrics, **METRICS},
         count,
         unit,
-        verdict(scores, decides, METRICS[decides]),
+        tuple(sentence for metric in compared for sentence in verdict(scores, metric, METRICS[metric])),
         tuple(notices[: several > 0] + ([WITHOUT] if own["bleu"] is None else [])),
         {"sources": len(sources), "references": sum(map(len, wanted))},
         (_by_length(written, references, tokens, unit),),
