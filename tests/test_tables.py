@@ -263,6 +263,14 @@ def test_messages(name, content, message):
     assert refused(name, content) == message
 
 
+def test_names_in_messages_are_short():
+    name = "x" * 200_000
+    shown = f"{'x' * 40}..."
+    assert refused("a.tsv", f"{name}\ty\n", (f"{name}x",)) == (
+        f"a.tsv, line 1: there is no column '{shown}'. The columns are '{shown}' and 'y'"
+    )
+
+
 def test_messages_on_columns_by_number():
     assert refused("a.tsv", "x\tdull\n", ("3",)) == "a.tsv, line 1: there is no column 3: the line has 2 fields"
 

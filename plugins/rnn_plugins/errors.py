@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 
+LONGEST_WORD = 100
+"""Characters of a word for which similar ones are looked up."""
+
 
 class UserError(Exception):
     """A user's mistake: the message says what was given, what was expected and what to do."""
@@ -11,7 +14,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The text " Did you mean 'x'?" if a known word is similar, ignoring case; otherwise empty."""
     import difflib
 
-    by_lower = {name.lower(): name for name in known}
+    if len(word) > LONGEST_WORD:  # a comparison takes the product of the lengths
+        return ""
+    by_lower = {name.lower(): name for name in known if len(name) <= LONGEST_WORD}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1)
     return f" Did you mean {by_lower[close[0]]!r}?" if close else ""
 

@@ -504,7 +504,7 @@ def _mistake(name: str, line: int, problem: str) -> UserError:
 def _no_column(name: str, known: Iterable[str], noun: str = "column") -> str:
     known = list(known)
     there = f"The {noun}s are {listing(map(_shown, known))}" if known else f"There are no {noun}s"
-    return f"there is no {noun} {name!r}.{did_you_mean(name, known)} {there}"
+    return f"there is no {noun} {_shown(name)}.{did_you_mean(name, known)} {there}"
 
 
 def _other_length(row: Sequence[str], header: Sequence[str]) -> str:
