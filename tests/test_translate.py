@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from command_line import settle
+from test_documentation import ROOT, commands
 from test_scan_planned import no_reference_loop
 
 from minigrad import trees, value_and_grad
@@ -502,6 +503,21 @@ def test_train_eval_and_report():
         assert result.exit_code == 0, result.output
         if command[0] == "eval":
             assert "copying the source" in result.stdout
+
+
+def test_the_commands_of_the_page_run(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rnn_plugins.data.dates.COUNT", 100)
+    lines = [line.split("\t") for line in PAIRS.splitlines()]
+    for name in ("fra-eng-train.tsv", "fra-eng-valid.tsv", "news.en", "news.fr", "sentences.txt"):
+        columns = {"en": slice(0, 1), "txt": slice(0, 1), "fr": slice(1, 2), "tsv": slice(0, 2)}[name.split(".")[1]]
+        Path(name).write_text("".join("\t".join(line[columns]) + "\n" for line in lines), encoding="utf-8")
+    ran = sorted(commands(ROOT / "docs" / "translate.md"), key=lambda words: words[0] != "train")
+    assert {"train", "eval", "predict", "sample", "compare"} <= {words[0] for words in ran}
+    for words in (["train", "--task", "translate", "news.en", "news.fr"], *ran):
+        quick = ["--hidden-size", "4", "--steps", "2"]
+        more = {"train": quick, "compare": [*quick, "--seeds", "2"]}.get(words[0], [])
+        result = CliRunner().invoke(rnn, [*words, *more], input="Go.\n")
+        assert result.exit_code == 0, (words, result.output)
 
 
 def test_the_padding_is_the_end():
