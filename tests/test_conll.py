@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rnn_plugins.data.conll import sentences
-from rnn_plugins.data.vectors import read_vectors
+from rnn_plugins.data.vectors import read_vectors, vectors_of
 from rnn_plugins.errors import UserError
 
 
@@ -175,3 +175,13 @@ def test_messages_on_vectors(content, message):
     with pytest.raises(UserError) as caught:
         read_vectors(write("a.txt", content), [*WORDS[:3], "dull", "."])
     assert str(caught.value) == message
+
+
+def test_vectors_are_read_once_as_long_as_their_file_is_the_same():
+    write("a.txt", GLOVE)
+    first, _ = vectors_of("a.txt", ("the",))
+    assert vectors_of("a.txt", ("the",))[0] is first
+    write("a.txt", "the 1 2\n")
+    assert vectors_of("a.txt", ("the",))[0].tolist() == [[1, 2]]
+    with pytest.raises(UserError, match="there is no file"):
+        vectors_of("gone.txt", ("the",))

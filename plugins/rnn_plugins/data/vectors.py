@@ -1,7 +1,9 @@
 """Pretrained vectors of words, in the text formats of GloVe and of word2vec."""
 
+import os
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,18 @@ from rnn_plugins.words import amount
 
 LARGEST = 1e6
 """A number beyond this is damage: vectors have numbers of the order of one."""
+
+
+def vectors_of(file: str, words: tuple[str, ...]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """As ``read_vectors``; the vectors that were read last are kept, as long as their file does not change.
+
+    A file of a gigabyte is read with the data, for the width of its vectors, and needed again for the parameters.
+    """
+    try:
+        found = os.stat(file)
+    except (OSError, ValueError):  # whoever reads it says why
+        return read_vectors(file, words)
+    return _kept(file, words, (found.st_mtime_ns, found.st_size, found.st_ino))
 
 
 def read_vectors(file: str, words: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -69,6 +83,11 @@ def read_vectors(file: str, words: Sequence[str]) -> tuple[NDArray[np.float32], 
         count = amount(len(words), "word")
         raise UserError(f"{name} has a vector for none of the {count}; is it of another language?")
     return matrix, rank > 0
+
+
+@lru_cache(maxsize=1)
+def _kept(file: str, words: tuple[str, ...], version: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    return read_vectors(file, words)
 
 
 def _vector(fields: list[str]) -> NDArray[np.float32] | None:

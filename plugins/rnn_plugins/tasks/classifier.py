@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ from minigrad.tensor import value_of
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
+from rnn_plugins.data.vectors import vectors_of
 from rnn_plugins.tasks.blocks import Symbols, mask, pool, unroll
 from rnn_plugins.tasks.task import Batch, Model, Work
 
@@ -137,11 +137,3 @@ class Classifier(Model):
     def _step(self, params: Tree, carry: Tree, x: Any) -> tuple[Tree, Any]:
         carry, y = self.cell(params["cell"], carry, x)
         return carry, affine(params["head"], y)
-
-
-@lru_cache(maxsize=1)  # a file of a gigabyte is read for its width, and again for the parameters
-def vectors_of(file: str, words: tuple[str, ...]) -> tuple[Array, Array]:
-    """The vectors of words in a file, (V, E), and which of them it has, (V,)."""
-    from rnn_plugins.data.vectors import read_vectors
-
-    return read_vectors(file, words)

@@ -14,10 +14,11 @@ from minigrad.tensor import value_of
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
+from rnn_plugins.data.vectors import vectors_of
 from rnn_plugins.tasks import task
 from rnn_plugins.tasks.blocks import Symbols, mask, masked_mean, pool
 from rnn_plugins.tasks.decoding import Decoder
-from rnn_plugins.tasks.tagger import Vectors, vectors_of
+from rnn_plugins.tasks.tagger import Vectors
 from rnn_plugins.tasks.task import Batch
 
 Array = NDArray[Any]

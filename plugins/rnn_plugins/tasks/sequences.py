@@ -16,9 +16,9 @@ from rnn_plugins.data.images import as_image, unit
 from rnn_plugins.data.labelled import Found, Kind
 from rnn_plugins.data.tables import standardised
 from rnn_plugins.data.tokens import Tokens
+from rnn_plugins.data.vectors import vectors_of
 from rnn_plugins.data.vocabulary import NOUNS, Level
 from rnn_plugins.errors import UserError
-from rnn_plugins.tasks.classifier import vectors_of
 from rnn_plugins.words import amount, listing
 
 Array = NDArray[Any]

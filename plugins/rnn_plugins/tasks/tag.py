@@ -21,11 +21,12 @@ from rnn_plugins.data.lines import Hash, lines
 from rnn_plugins.data.splits import split
 from rnn_plugins.data.tagged import NOUNS, Encoder, Example, Scale, Tagged
 from rnn_plugins.data.tokens import Tokens
+from rnn_plugins.data.vectors import vectors_of
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks import blocks
 from rnn_plugins.tasks.blocks import Symbols
 from rnn_plugins.tasks.metrics import accuracy, macro_f1
-from rnn_plugins.tasks.tagger import Attention, Speller, Tagger, Vectors, pack, surprise, vectors_of
+from rnn_plugins.tasks.tagger import Attention, Speller, Tagger, Vectors, pack, surprise
 from rnn_plugins.tasks.task import AT_ONCE, Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task
 from rnn_plugins.words import amount, listing
 

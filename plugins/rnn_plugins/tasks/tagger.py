@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -18,7 +17,7 @@ from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
 from rnn_plugins.data.tagged import Example
-from rnn_plugins.data.vectors import read_vectors
+from rnn_plugins.data.vectors import vectors_of
 from rnn_plugins.tasks import blocks, task
 from rnn_plugins.tasks.blocks import Symbols
 from rnn_plugins.tasks.task import Batch
@@ -106,12 +105,6 @@ class Vectors:
     file: str
     words: tuple[str, ...]
     freeze: bool
-
-
-@lru_cache(maxsize=1)  # they are read with the data, and once more when training begins
-def vectors_of(file: str, words: tuple[str, ...]) -> tuple[Array, Array]:
-    """As ``read_vectors``."""
-    return read_vectors(file, words)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from minigrad.trees import Tree
 from rnn_plugins.data.splits import split
 from rnn_plugins.data.tokens import Tokens
+from rnn_plugins.data.vectors import vectors_of
 from rnn_plugins.data.vocabulary import NOUNS, Level
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.model import ONE_HOT_LIMIT
@@ -22,7 +23,7 @@ from rnn_plugins.tasks.blocks import Symbols, chunks, mask, padded, recurrent
 from rnn_plugins.tasks.decoding import AT_ONCE, END, Attention, Decoder, Hypothesis
 from rnn_plugins.tasks.encoder_decoder import Translator
 from rnn_plugins.tasks.pairs import SPECIALS, Pair, encoded, share_unknown, texts_of, tokens_of
-from rnn_plugins.tasks.tagger import Vectors, vectors_of
+from rnn_plugins.tasks.tagger import Vectors
 from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task
 
 if TYPE_CHECKING:  # imported only where they are used
