@@ -80,7 +80,7 @@ def test_every_command_works_on_its_runs(home, task):
     small = ["--hidden-size", "6", "--batch-size", "5", "--steps", "4", "--valid-every", "2", "--seed", "1"]
     options = [word for option in OPTIONS.get(task, ()) for word in ("--task-option", option)]
     for cell in ("gru", "rnn"):
-        said = invoke("train", "--task", task, file, *more, *small, *options, "--cell", cell, "--name", cell).stderr
+        said = invoke("train", "--task", task, *more, file, *small, *options, "--cell", cell, "--name", cell).stderr
         assert f"Evaluate it: rnn eval {cell}\nPredict with it: rnn predict {cell} {file}\n" in said
     run = Run(Path("runs/gru"))
     best = run.task.compared or run.task.best[0]

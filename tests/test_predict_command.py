@@ -379,6 +379,15 @@ def test_on_a_terminal_it_says_what_it_takes(folder):
     os.close(follower)
 
 
+def test_the_advice_after_training_is_a_command_that_works(tmp_path, monkeypatch):
+    monkeypatch.setenv("RNN_RUNS", str(tmp_path))
+    for name, given in (("Names", "Italian.txt"), ("Silent", "TEXT")):
+        train = ["train", "--task", f"./names.py:{name}", "Italian.txt", "Russian.txt", "--steps", "2", "--name", name]
+        said = CliRunner().invoke(rnn, train).stderr
+        assert said.endswith(f"Evaluate it: rnn eval {name}\nPredict with it: rnn predict {name} {given}\n")
+        assert call(name, given)[0] == 0
+
+
 def test_from_python(folder):
     run = rnn_lab.load("loud")
     (folder / "some.txt").write_text("Rossi\nPopov\n")

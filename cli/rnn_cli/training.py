@@ -137,8 +137,7 @@ def conclude(session: Session, at_once: bool) -> None:
         else:
             remark(f"Evaluate it: rnn eval {name}")
         if session.run.predicts:
-            file = (*trainer.settings.valid, *trainer.settings.files)[0]
-            remark(f"Predict with it: rnn predict {name} {shlex.quote(file)}")
+            remark(f"Predict with it: rnn predict {name} {shlex.quote(session.input())}")
 
 
 def unsaved(session: Session, error: OSError) -> str:

@@ -31,7 +31,7 @@ from rnn_lab.blas_threads import Threads, changes_of, contradiction
 from rnn_lab.divergence import of_recurrence
 from rnn_lab.evaluation import Evaluation, evaluate
 from rnn_lab.paths import BEST, LAST
-from rnn_lab.problem import Problem, files_of, read, to_evaluate, without_held_out
+from rnn_lab.problem import Problem, files_of, read, reading, to_evaluate, without_held_out
 from rnn_lab.runs import Run, create_run, environment, network_of
 from rnn_lab.settings import COMMON, EPOCHS, MIN_STEPS, Backend, Settings, merge, named, option, warmed_up
 from rnn_lab.trainer import LEARNING_RATE, Progress, Trainer, verdict
@@ -139,6 +139,18 @@ class Session:
     def writes(self) -> bool:
         """Whether it trains a language model, which can be sampled from."""
         return self.problem.task.language(self.problem.model, self.run.facts) is not None
+
+    def input(self) -> str:
+        """A file of its own with inputs to predict from; FILE if there is none, TEXT if its task reads no files."""
+        settings = self.trainer.settings
+        if type(self.problem.task).inputs is Task.inputs:
+            return "TEXT"
+        for file in (*settings.valid, *settings.files):
+            if not is_pipe(file):
+                with suppress(UserError), reading([file]):  # a file may have something else, such as captions
+                    for _ in self.problem.task.inputs(file, self.run.facts):
+                        return file
+        return "FILE"
 
     @property
     def unit(self) -> str:
