@@ -133,7 +133,7 @@ class CommonTaskOptions:
     )
     valid_fraction: float | None = setting(
         None,
-        "Share of the data, taken from its end, to hold out for validation.",
+        "Share of the data to hold out for validation; of a text, its end.",
         "Task",
         range="[0, 1)",
         computed="0.1",
