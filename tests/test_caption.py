@@ -21,11 +21,11 @@ from rnn_cli.main import rnn
 from rnn_plugins.data.scenes import COLOURS, held_out, scenes
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.sampling import Choice
-from rnn_plugins.tasks.caption import Caption, Picture
-from rnn_plugins.tasks.caption_scores import nearest_images
+from rnn_plugins.tasks.caption.scores import nearest_images
+from rnn_plugins.tasks.caption.task import Caption, Picture
+from rnn_plugins.tasks.caption.vision import Convolutions, patches
 from rnn_plugins.tasks.decoding import END, UNKNOWN
 from rnn_plugins.tasks.task import Network
-from rnn_plugins.tasks.vision import Convolutions, patches
 from rnn_plugins.testing import check_task
 
 ATTENTIONS = ("none", "bahdanau", "luong")
@@ -482,8 +482,8 @@ def test_scores_beside_baselines_and_groups(files):
 
 
 def test_the_group_of_a_written_caption_is_that_of_the_most_similar_training_caption():
-    from rnn_plugins.tasks.caption import Example
-    from rnn_plugins.tasks.caption_scores import _groups
+    from rnn_plugins.tasks.caption.scores import _groups
+    from rnn_plugins.tasks.caption.task import Example
 
     known = [("red dog", "x"), ("red cat", "y"), ("red cat", "y"), ("blue car", "z")]
     training = [Example(PIXELS[0], np.zeros(1), caption, "", group) for caption, group in known]

@@ -41,6 +41,8 @@ FLAG = (st.none(), NOTHING)
 VALUES: dict[str, tuple[st.SearchStrategy[Any], st.SearchStrategy[Any]]] = {
     "level": (words("char byte word"), words("bit")),
     "valid-fraction": (st.floats(0, 0.5), ODD),
+    "valid": (words("words hello crlf"), words("nosuch empty one")),
+    "test": (words("words hello crlf"), words("nosuch empty one")),
     "unknown": (words("error skip replace"), words("x")),
     "task": (words("language-model"), words("language-modle")),
     "task-option": (words("seq_length=3"), words("= =x x x=1")),
@@ -81,7 +83,8 @@ VALUES: dict[str, tuple[st.SearchStrategy[Any], st.SearchStrategy[Any]]] = {
     "json": FLAG,
     "trust": FLAG,
 }
-ELSEWHERE = {"steps", "resume", "init-from", "config"}  # given by the tests themselves, or made of the others
+# Given by the tests themselves, made of the others, or an option of other tasks.
+ELSEWHERE = {"steps", "resume", "init-from", "config", "weighted"}
 
 
 @st.composite

@@ -21,7 +21,7 @@ from rnn_plugins.data import series
 from rnn_plugins.data.series import Series
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Look
-from rnn_plugins.tasks.forecast import Forecast
+from rnn_plugins.tasks.forecast.task import Forecast
 from rnn_plugins.tasks.task import Data, Network
 from rnn_plugins.testing import check_task
 

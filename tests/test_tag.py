@@ -18,8 +18,8 @@ from rnn_lab import load
 from rnn_plugins.data import tagged
 from rnn_plugins.data.tagged import Encoder
 from rnn_plugins.errors import UserError
-from rnn_plugins.tasks.tag import LARGEST_ONE_HOT, Tag
-from rnn_plugins.tasks.tagger import UNKNOWN, pack
+from rnn_plugins.tasks.tag.model import UNKNOWN, pack
+from rnn_plugins.tasks.tag.task import LARGEST_ONE_HOT, Tag
 from rnn_plugins.tasks.task import Network
 from rnn_plugins.testing import check_task
 
@@ -524,7 +524,7 @@ def test_predictions_of_frames():
 
 
 def test_stretches_are_counted_from_1():
-    from rnn_plugins.tasks.tagging import stretches
+    from rnn_plugins.tasks.tag.results import stretches
 
     assert stretches(["a", "a", "b", "a"]) == [("a", 1, 2), ("b", 3, 3), ("a", 4, 4)]
 

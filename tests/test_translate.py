@@ -31,10 +31,10 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.language.sampling import Choice
 from rnn_plugins.tasks import text_scores
 from rnn_plugins.tasks.decoding import END
-from rnn_plugins.tasks.pairs import tokens_of
 from rnn_plugins.tasks.task import Data, Network
 from rnn_plugins.tasks.text_scores import WITHOUT, grouped, word_for_word
-from rnn_plugins.tasks.translate import Translate
+from rnn_plugins.tasks.translate.pairs import tokens_of
+from rnn_plugins.tasks.translate.task import Translate
 from rnn_plugins.testing import check_task
 
 PAIRS = """Go.	Va !

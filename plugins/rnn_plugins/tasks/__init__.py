@@ -1,1 +1,1 @@
-"""Tasks, one file per task: what networks are trained to do."""
+"""Tasks, what networks are trained to do: one file or folder per task, beside the parts that they share."""

@@ -15,6 +15,7 @@ from minigrad import max as maximum
 from minigrad.scan import Lookup
 from minigrad.trees import Tree
 from rnn_cells import Bidirectional, Cell
+from rnn_plugins.data.vectors import vectors_of
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks.task import Network
 
@@ -84,6 +85,33 @@ class Symbols:
     def __call__(self, params: Tree, ids: Array) -> Lookup:
         """The inputs for ids (T, B), as a lookup of rows, (T, B, input_size)."""
         return Lookup(params if self.width else np.eye(self.size, dtype=self.dtype), ids)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Pretrained vectors of words, with which an embedding begins.
+
+    Attributes:
+        file: their file; see ``data.vectors``.
+        words: the words of the vocabulary, V.
+        freeze: whether they are not trained.
+    """
+
+    file: str
+    words: tuple[str, ...]
+    freeze: bool
+
+    def onto(self, table: Array) -> Array:
+        """A new embedding (V, E) with the vectors.
+
+        A word without one gets random numbers of their deviation, or zeros if vectors are not trained.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        matrix, known = vectors_of(self.file, self.words)
+        others = 0 if self.freeze else table * (matrix[known].std() / table.std())
+        return np.where(known[:, None], matrix, others).astype(table.dtype)
 
 
 def recurrent(network: Network, width: int, directions: int = 1) -> Cell:

@@ -26,7 +26,7 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.tasks import blocks
 from rnn_plugins.tasks.blocks import Symbols
 from rnn_plugins.tasks.metrics import accuracy, macro_f1
-from rnn_plugins.tasks.tagger import Attention, Speller, Tagger, Vectors, pack, surprise
+from rnn_plugins.tasks.tag.model import Attention, Speller, Tagger, pack, surprise
 from rnn_plugins.tasks.task import AT_ONCE, Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task
 from rnn_plugins.words import amount, listing
 
@@ -277,7 +277,7 @@ class Tag(Task):
             words = Symbols(len(encoder.words), size, network.dtype)
             width = words.input_size
             if facts["vectors"]:
-                vectors = Vectors(self.embedding, encoder.words.symbols, self.freeze)
+                vectors = blocks.Vectors(self.embedding, encoder.words.symbols, self.freeze)
             if encoder.letters is not None:
                 letters = Symbols(len(encoder.letters), LETTER_WIDTH, network.dtype)
                 one = _narrow(network.make_cell(LETTER_WIDTH), self.characters)
@@ -346,7 +346,7 @@ class Tag(Task):
 
     def assess(self, model: Model, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
         """The model's metrics, those of the commonest labels, F1 of entities, and figures by label."""
-        from rnn_plugins.tasks.tagging import assess
+        from rnn_plugins.tasks.tag.results import assess
 
         guessed = [scores.argmax(-1) for scores in self.scores(model, params, data.valid)]
         return assess(self, self.evaluate(model, params, data.valid), guessed, data, name, training)
@@ -377,7 +377,7 @@ class Tag(Task):
         explain: bool = False,
     ) -> Iterator[Prediction]:
         """The labels of each sequence: a text, a list of tokens, or an array of frames (T, F)."""
-        from rnn_plugins.tasks.tagging import example_of, explanation, prediction
+        from rnn_plugins.tasks.tag.results import example_of, explanation, prediction
 
         tagger, encoder = _own(model), Encoder(facts)
         for some in blocks.chunks(inputs, AT_ONCE):
@@ -391,7 +391,7 @@ class Tag(Task):
 
     def excerpt(self, model: Model, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str | None:
         """Held-out sequences with their predicted labels, and the true ones where they differ."""
-        from rnn_plugins.tasks.tagging import compared
+        from rnn_plugins.tasks.tag.results import compared
 
         if not data.valid:
             return None
@@ -406,7 +406,7 @@ class Tag(Task):
 
     def probe(self, model: Model, params: Tree, examples: Sequence[Example], facts: Mapping[str, Any]) -> Probe:
         """The model along each sequence, with a loss after every step."""
-        from rnn_plugins.tasks.tagging import probe
+        from rnn_plugins.tasks.tag.results import probe
 
         return probe(_own(model), params, examples, Encoder(facts))
 

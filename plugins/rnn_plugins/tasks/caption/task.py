@@ -21,10 +21,10 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.language.model import ONE_HOT_LIMIT
 from rnn_plugins.tasks import task
 from rnn_plugins.tasks.blocks import chunks, mask, padded
-from rnn_plugins.tasks.captioner import Captioner, strip
+from rnn_plugins.tasks.caption.model import Captioner, strip
+from rnn_plugins.tasks.caption.vision import Convolutions, shifted
 from rnn_plugins.tasks.decoding import END, UNKNOWN, Attention, Decoder, Hypothesis
 from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task
-from rnn_plugins.tasks.vision import Convolutions, shifted
 
 if TYPE_CHECKING:  # imported only where they are used
     from rnn_plugins.language.sampling import Choice
@@ -402,7 +402,7 @@ class Caption(Task):
         self, model: task.Model, params: Tree, data: Data, *, name: str, training: Sequence[Example] | None = None
     ) -> Assessment:
         """Loss and token accuracy; the share of exact captions, BLEU, chrF and the accuracy of the group; baselines."""
-        from rnn_plugins.tasks.caption_scores import assess_captions
+        from rnn_plugins.tasks.caption.scores import assess_captions
 
         tokens = tokens_of(data.facts)
         images = {example.image: example.pixels for example in data.valid}
@@ -423,7 +423,7 @@ class Caption(Task):
         self, model: task.Model, params: Tree, examples: Sequence[Example], facts: Mapping[str, Any]
     ) -> EveryStep:
         """The decoder along captions."""
-        from rnn_plugins.tasks.caption_probe import along_captions
+        from rnn_plugins.tasks.caption.probe import along_captions
 
         return along_captions(_own(model), params, examples, tokens_of(facts), NOUNS[self.level])
 

@@ -23,10 +23,9 @@ from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.data.vocabulary import MAX_WORDS, Level
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.model import ONE_HOT_LIMIT
-from rnn_plugins.tasks.blocks import Symbols, chunks, no_embedding, padded, recurrent
-from rnn_plugins.tasks.classifier import Classifier, Pool
-from rnn_plugins.tasks.metrics import NEEDS_METRICS, accuracy, confusion, macro_f1, per_class, verdict
-from rnn_plugins.tasks.sequences import (
+from rnn_plugins.tasks.blocks import Symbols, Vectors, chunks, no_embedding, padded, recurrent
+from rnn_plugins.tasks.classify.model import Classifier, Pool
+from rnn_plugins.tasks.classify.sequences import (
     SHOWN,
     Example,
     Input,
@@ -39,6 +38,7 @@ from rnn_plugins.tasks.sequences import (
     numbers,
     short,
 )
+from rnn_plugins.tasks.metrics import NEEDS_METRICS, accuracy, confusion, macro_f1, per_class, verdict
 from rnn_plugins.tasks.task import (
     AT_ONCE,
     Assessment,
@@ -86,7 +86,7 @@ class Classify(Task):
         pool: how the outputs of all steps become one: the last, their mean, maximum, or a mean with learned weights.
         word_dropout: the share of symbols that are replaced by the unknown one during training.
         embedding: a file of pretrained word vectors, as text of GloVe or word2vec.
-        freeze: whether the embedding stays as it is.
+        freeze: whether those vectors are not trained.
         weighted: whether each class has the same weight in the loss, however rare it is.
     """
 
@@ -129,6 +129,8 @@ class Classify(Task):
         for name in ("valid_fraction", "word_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name):g}; it must be at least 0 and below 1")
+        if self.freeze and not self.embedding:
+            raise ValueError("freeze needs pretrained vectors: give embedding their file")
 
     @property
     def held_out_part(self) -> str:
@@ -238,8 +240,7 @@ class Classify(Task):
             UserError: an embedding size does not suit the inputs.
         """
         network = self.resolve(facts, network)
-        size, symbols = network.embedding_size or 0, None
-        words: tuple[str, ...] = ()
+        size, symbols, vectors = network.embedding_size or 0, None, None
         sequences = Sequences.of(facts, self.order)
         if tokens := sequences.tokens:
             if facts["vectors"] not in (0, size):
@@ -247,8 +248,10 @@ class Classify(Task):
                     f"--embedding-size is {size}, and the vectors of {self.embedding!r} have {facts['vectors']} "
                     "numbers: leave it out"
                 )
-            symbols, words = Symbols(len(tokens), size, network.dtype), tokens.symbols
+            symbols = Symbols(len(tokens), size, network.dtype)
             width = symbols.input_size
+            if facts["vectors"]:
+                vectors = Vectors(self.embedding, tokens.symbols, self.freeze)
         else:
             no_embedding(network, f"the inputs are {sequences.kind}")
             width = sequences.width
@@ -261,9 +264,7 @@ class Classify(Task):
             network.variational_dropout,
             self.word_dropout,
             network.dtype,
-            self.embedding,
-            words if self.embedding else (),
-            self.freeze,
+            vectors,
         )
 
     def length(self, example: Example) -> int:
@@ -302,7 +303,7 @@ class Classify(Task):
 
     def assess(self, model: Model, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
         """The model's metrics, those of the commonest class and of a linear model, by class, and what is confused."""
-        from rnn_plugins.tasks import baselines
+        from rnn_plugins.tasks.classify import baselines
 
         own, labels = _own(model), tuple(data.facts["labels"])
         found, notices = self._log_probabilities(own, params, data.valid), list[str]()
@@ -373,7 +374,7 @@ class Classify(Task):
                 told = ", ".join(f"{share['label']} {share['probability']:.3f}" for share in shares)
                 figures: tuple[Figure, ...] = ()
                 if explain:
-                    from rnn_plugins.tasks.explaining import explanation
+                    from rnn_plugins.tasks.classify.explaining import explanation
 
                     figures, more = explanation(own, params, encode, given, likely[0], labels[likely[0]])
                     record |= more

@@ -16,9 +16,9 @@ from rnn_plugins.data.images import unit
 from rnn_plugins.reports.report import Image
 from rnn_plugins.tasks import task
 from rnn_plugins.tasks.blocks import mask, masked_mean
+from rnn_plugins.tasks.caption.vision import Convolutions
 from rnn_plugins.tasks.decoding import END, UNKNOWN, Decoder
 from rnn_plugins.tasks.task import Batch
-from rnn_plugins.tasks.vision import Convolutions
 
 Array = NDArray[Any]
 

@@ -19,12 +19,11 @@ from rnn_plugins.data.vocabulary import NOUNS, Level
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.model import ONE_HOT_LIMIT
 from rnn_plugins.tasks import task
-from rnn_plugins.tasks.blocks import Symbols, chunks, mask, padded, recurrent
+from rnn_plugins.tasks.blocks import Symbols, Vectors, chunks, mask, padded, recurrent
 from rnn_plugins.tasks.decoding import AT_ONCE, END, Attention, Decoder, Hypothesis
-from rnn_plugins.tasks.encoder_decoder import Translator
-from rnn_plugins.tasks.pairs import SPECIALS, Pair, encoded, share_unknown, texts_of, tokens_of
-from rnn_plugins.tasks.tagger import Vectors
 from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task
+from rnn_plugins.tasks.translate.model import Translator
+from rnn_plugins.tasks.translate.pairs import SPECIALS, Pair, encoded, share_unknown, texts_of, tokens_of
 
 if TYPE_CHECKING:  # imported only where they are used
     from rnn_plugins.language.sampling import Choice

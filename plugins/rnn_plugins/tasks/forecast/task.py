@@ -21,8 +21,8 @@ from rnn_plugins.data.series import BUILTIN, Series, Windows
 from rnn_plugins.data.tables import frames, rows_of_numbers
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks import metrics
-from rnn_plugins.tasks import series_figures as figures
 from rnn_plugins.tasks.blocks import chunks, no_embedding, padded
+from rnn_plugins.tasks.forecast import figures
 from rnn_plugins.tasks.task import (
     AT_ONCE,
     Assessment,

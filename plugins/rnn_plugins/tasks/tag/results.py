@@ -22,7 +22,7 @@ from rnn_plugins.reports.report import Figure, Image, Table
 from rnn_plugins.tasks import blocks
 from rnn_plugins.tasks.metrics import NEEDS_METRICS, accuracy, confusion, macro_f1, per_class, verdict
 from rnn_plugins.tasks.probes import EveryStep
-from rnn_plugins.tasks.tagger import Inputs, Spelling, Tagger, pack, surprise
+from rnn_plugins.tasks.tag.model import Inputs, Spelling, Tagger, pack, surprise
 from rnn_plugins.tasks.task import Assessment, Data, Metric, Prediction, Score, Task
 
 Array: TypeAlias = NDArray[Any]

@@ -11,9 +11,9 @@ from minigrad import log_softmax
 from minigrad.scan import Lookup
 from minigrad.trees import Tree
 from rnn_plugins.reports.report import Chart, Colouring, Curve, Figure, Image
-from rnn_plugins.tasks.attribution import Contributions, integrated_gradients
-from rnn_plugins.tasks.classifier import Classifier
-from rnn_plugins.tasks.sequences import Input, Sequences, numbers
+from rnn_plugins.tasks.classify.attribution import Contributions, integrated_gradients
+from rnn_plugins.tasks.classify.model import Classifier
+from rnn_plugins.tasks.classify.sequences import Input, Sequences, numbers
 
 Array = NDArray[Any]
 

@@ -14,7 +14,7 @@ from minigrad.trees import Tree
 from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.reports.probe import Labels
 from rnn_plugins.tasks.blocks import padded
-from rnn_plugins.tasks.captioner import Captioner
+from rnn_plugins.tasks.caption.model import Captioner
 from rnn_plugins.tasks.decoding import END, UNKNOWN, shifted
 from rnn_plugins.tasks.probes import EveryStep
 

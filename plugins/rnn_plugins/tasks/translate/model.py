@@ -14,11 +14,9 @@ from minigrad.tensor import value_of
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
-from rnn_plugins.data.vectors import vectors_of
 from rnn_plugins.tasks import task
-from rnn_plugins.tasks.blocks import Symbols, mask, masked_mean, pool
+from rnn_plugins.tasks.blocks import Symbols, Vectors, mask, masked_mean, pool
 from rnn_plugins.tasks.decoding import Decoder
-from rnn_plugins.tasks.tagger import Vectors
 from rnn_plugins.tasks.task import Batch
 
 Array = NDArray[Any]
@@ -49,15 +47,10 @@ class Translator(task.Model):
         return trees.cast(params | {"decoder": self.decoder.init_params(rng)}, self.decoder.dtype)
 
     def pretrained(self, params: Tree) -> Tree:
-        """The parameters with pretrained vectors of the sources' words.
-
-        A word without a vector gets random numbers of their deviation, or zeros if vectors are not trained.
-        """
+        """The parameters with pretrained vectors of the sources' words."""
         if self.vectors is None:
             return params
-        matrix, known = vectors_of(self.vectors.file, self.vectors.words)
-        others = 0 if self.vectors.freeze else params["source"] * matrix[known].std()
-        return params | {"source": np.where(known[:, None], matrix, others).astype(self.decoder.dtype)}
+        return params | {"source": self.vectors.onto(params["source"])}
 
     def frozen(self) -> tuple[str, ...]:
         """The embedding of the sources, if pretrained vectors are not trained."""

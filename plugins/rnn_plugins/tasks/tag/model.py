@@ -17,7 +17,6 @@ from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
 from rnn_plugins.data.tagged import Example
-from rnn_plugins.data.vectors import vectors_of
 from rnn_plugins.tasks import blocks, task
 from rnn_plugins.tasks.blocks import Symbols
 from rnn_plugins.tasks.task import Batch
@@ -93,21 +92,6 @@ def pack(examples: Sequence[Example]) -> Batch:
 
 
 @dataclass(frozen=True)
-class Vectors:
-    """Pretrained vectors of words.
-
-    Attributes:
-        file: their file.
-        words: the words of the vocabulary.
-        freeze: whether they are not trained.
-    """
-
-    file: str
-    words: tuple[str, ...]
-    freeze: bool
-
-
-@dataclass(frozen=True)
 class Speller:
     """An encoder of words by their letters: two cells, one per direction, and their last outputs.
 
@@ -160,7 +144,7 @@ class Tagger(task.Model):
     attention: Attention = "none"
     seen_once: int = 0
     word_dropout: float = 0.0
-    vectors: Vectors | None = None
+    vectors: blocks.Vectors | None = None
     dropout: float = 0.0
     variational: bool = False
     dtype: str = "float32"
@@ -189,15 +173,10 @@ class Tagger(task.Model):
         return trees.cast(params, self.dtype)
 
     def pretrained(self, params: Tree) -> Tree:
-        """The parameters with pretrained vectors of words.
-
-        A word without a vector gets random numbers of their deviation, or zeros if vectors are not trained.
-        """
+        """The parameters with pretrained vectors of words."""
         if self.vectors is None:
             return params
-        matrix, known = vectors_of(self.vectors.file, self.vectors.words)
-        others = 0 if self.vectors.freeze else params["words"] * (matrix[known].std() / SPREAD)
-        return params | {"words": np.where(known[:, None], matrix, others).astype(self.dtype)}
+        return params | {"words": self.vectors.onto(params["words"])}
 
     def frozen(self) -> tuple[str, ...]:
         """The embedding of words, if pretrained vectors are not trained."""

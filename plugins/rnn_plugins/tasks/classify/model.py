@@ -15,8 +15,7 @@ from minigrad.tensor import value_of
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
-from rnn_plugins.data.vectors import vectors_of
-from rnn_plugins.tasks.blocks import Symbols, mask, pool, unroll
+from rnn_plugins.tasks.blocks import Symbols, Vectors, mask, pool, unroll
 from rnn_plugins.tasks.task import Batch, Model, Work
 
 Array = NDArray[Any]
@@ -43,9 +42,7 @@ class Classifier(Model):
         variational: whether embeddings have one dropout mask for all steps.
         word_dropout: the rate at which symbols are replaced by the unknown one during training.
         dtype: of parameters and activations.
-        vectors: a file of pretrained vectors, read when training starts; empty for none.
-        words: that they are looked up for.
-        freeze: whether the embedding is not trained.
+        vectors: pretrained vectors of words; None if there are none.
     """
 
     cell: Cell
@@ -56,9 +53,7 @@ class Classifier(Model):
     variational: bool = False
     word_dropout: float = 0.0
     dtype: str = "float32"
-    vectors: str = ""
-    words: tuple[str, ...] = ()
-    freeze: bool = False
+    vectors: Vectors | None = None
 
     def init_params(self, rng: np.random.Generator) -> Tree:
         """``cell``, ``head`` (W (O, K), b (K,)), where there are such ``embedding`` (V, E) and ``attention``."""
@@ -74,15 +69,14 @@ class Classifier(Model):
         return trees.cast(params, self.dtype)
 
     def pretrained(self, params: Tree) -> Tree:
-        """The parameters with the vectors of the words that the file has."""
-        if not self.vectors:
+        """The parameters with pretrained vectors of words."""
+        if self.vectors is None:
             return params
-        matrix, found = vectors_of(self.vectors, self.words)
-        return params | {"embedding": np.where(found[:, None], matrix, params["embedding"]).astype(self.dtype)}
+        return params | {"embedding": self.vectors.onto(params["embedding"])}
 
     def frozen(self) -> Collection[str]:
-        """The embedding, if it is to stay as it is."""
-        return ("embedding",) if self.freeze and self.symbols and self.symbols.width else ()
+        """The embedding, if pretrained vectors are not trained."""
+        return ("embedding",) if self.vectors and self.vectors.freeze else ()
 
     def loss(self, params: Tree, carry: Tree, batch: Batch, rng: np.random.Generator | None) -> tuple[Any, Tree]:
         """The mean of -log p(class), weighed by the weights of the examples."""
@@ -102,7 +96,7 @@ class Classifier(Model):
         if rng is not None and self.word_dropout:
             xs = np.where(dropout_mask(xs.shape, self.word_dropout, rng, axis=1) > 0, xs, 0)
         table = params.get("embedding", ())
-        seen = self.symbols(value_of(table) if self.freeze else table, xs)
+        seen = self.symbols(value_of(table) if self.frozen() else table, xs)
         if rng is not None and self.dropout and self.symbols.width:
             return drop_steps(seen.array(), self.dropout, self.variational, rng)
         return seen

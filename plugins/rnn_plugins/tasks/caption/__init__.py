@@ -1,0 +1,1 @@
+"""Write captions of images."""

@@ -1,0 +1,1 @@
+"""Give a sequence one label."""

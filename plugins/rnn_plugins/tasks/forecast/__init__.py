@@ -1,0 +1,1 @@
+"""Forecast series of numbers."""

@@ -1,0 +1,1 @@
+"""Predict a label at every step."""
