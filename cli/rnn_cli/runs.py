@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def runs(as_json: bool) -> None:
-    """List the runs, the most recently written first.
+    """List the runs, the most recently written first, in a table per task.
 
     The metrics are those of the best weights on the held-out data; * marks metrics on the training data. If a run
     cannot be read, its row says why.
@@ -34,7 +35,15 @@ def runs(as_json: bool) -> None:
     if not found:
         remark(f"There are no runs in {runs_folder()}: train one with rnn train")
         return
-    # The same metric may mean different things in two tasks.
+    # The runs of each task have a table of their own, with its metrics; those that cannot be read are in the first.
+    first = next((s.task for s in found if not s.error), "")
+    tasks = list(dict.fromkeys(first if s.error else s.task for s in found))
+    tables = [_table([s for s in found if (first if s.error else s.task) == task]) for task in tasks]
+    click.echo("\n".join(tables), nl=False)
+
+
+def _table(found: Sequence[Summary]) -> str:
+    """Runs of one task. The same metric may have another head with other options of it."""
     columns = list(dict.fromkeys((name, head) for s in found for name, (head, _) in s.heads.items()))
     rows = []
     for s in found:
@@ -48,7 +57,7 @@ def runs(as_json: bool) -> None:
         ]
         rows.append((s.name, s.task, s.cell, s.size, *metrics, f"{s.step:,}", duration(s.age or 0), s.outcome))
     heads = ("NAME", "TASK", "CELL", "SIZE", *(head for _, head in columns), "STEPS", "AGE", "OUTCOME")
-    click.echo(table(rows, heads, f"<<<<{'>' * len(columns)}>><"), nl=False)
+    return table(rows, heads, f"<<<<{'>' * len(columns)}>><")
 
 
 def _plain(summary: Summary) -> dict[str, Any]:
