@@ -17,6 +17,7 @@ from test_documentation import blocks, commands
 import rnn_lab
 from minigrad import trees
 from rnn_cli.main import rnn
+from rnn_lab.comparison.comparison import compare, group
 from rnn_lab.runs import Run
 from rnn_plugins.errors import UserError
 from rnn_plugins.testing import check_task
@@ -148,9 +149,18 @@ def test_runs_of_two_tasks_are_listed_together():
     trained("fox.txt", *SMALL, "--name", "fox")
     rows = {row["name"]: row for row in json.loads(invoke("runs", "--json").stdout)}
     assert (rows["names"]["task"], rows["fox"]["task"]) == ("names", "language-model")
-    table = invoke("runs").stdout.splitlines()
-    assert "ACCURACY" in table[0]
-    assert "BITS/CHAR" in table[0]
+    texts, words = (table.split() for table in invoke("runs").stdout.split("\n\n"))
+    assert (texts[4:6], texts[9]) == (["NATS", "BITS/CHAR"], "fox")
+    assert (words[4:6], words[9]) == (["NATS", "ACCURACY"], "names")
+
+
+def test_a_chart_has_the_curves_of_one_metric():
+    held_out = names()
+    alone, _ = trained(*TRAINED, "--name", "alone", "--task-option", "valid_fraction=0")
+    for runs, drawn in (((held_out, alone), "held-out accuracy"), ((alone, held_out), "loss, nats")):
+        charts = compare(group(runs)).figures[:2]
+        assert [[curve.label for curve in chart.curves] for chart in charts] == [[runs[0].name]] * 2
+        assert charts[0].y_label == drawn
 
 
 def test_an_epoch_is_shuffled_once(monkeypatch: pytest.MonkeyPatch):
@@ -296,9 +306,9 @@ def test_a_task_that_generates_its_data_needs_no_files():
     assert "The weights are identical to those of adding." in invoke("rerun", "adding", "--name", "again").stdout
     trained("--resume", "again", "--steps", "40")
     names()
-    heads, *rows = (line.split() for line in invoke("runs").stdout.splitlines())
-    assert heads[4:7] == ["NATS", "ACCURACY", "MSE"]
-    assert any(row[:5] == ["adding", "./adding.py:Adding", "gru", "1x6", f"{best:.4f}"] for row in rows)
+    tables = [[line.split() for line in table.splitlines()] for table in invoke("runs").stdout.split("\n\n")]
+    assert [table[0][4:-3] for table in tables] == [["NATS", "ACCURACY"], ["MSE"]]
+    assert ["adding", "./adding.py:Adding", "gru", "1x6", f"{best:.4f}"] in [row[:5] for row in tables[1]]
     refusal = "Error: the task ./adding.py:Adding of adding offers no probe, which reports measure\n"
     assert refused_by("report", "adding") == refusal
 

@@ -430,12 +430,15 @@ def over_seeds(curves: Sequence[Array]) -> tuple[Array, Array, Array, Array, Arr
 
 
 def _charts(contestants: Sequence[Contestant]) -> tuple[Chart, Chart]:
-    trials = [trial for contestant in contestants for trial in contestant.trials]
-    (name, about), unit = _metric(contestants), trials[0].unit
+    name, about = _metric(contestants)
+    # Where nothing is held out, the only metric is the training loss, which may be another one than the first has.
+    shown = {place: one for place, one in enumerate(contestants) if one.trials[0].metric == name}
+    trials = [trial for contestant in shown.values() for trial in contestant.trials]
+    unit = trials[0].unit
     word = about.word or name
     what = f"held-out {word}" if all(trial.held_out for trial in trials) else word
     label = f"{what}, {about.unit}" if about.unit else what
-    several = any(len(contestant.trials) > 1 for contestant in contestants)
+    several = any(len(contestant.trials) > 1 for contestant in shown.values())
     band = "; the mean over runs with different seeds, and the band from the lowest to the highest" if several else ""
     definition = f"The {what} at each validation during training{band}."
     return (
@@ -444,7 +447,7 @@ def _charts(contestants: Sequence[Contestant]) -> tuple[Chart, Chart]:
             f"{word.capitalize()} against {unit} seen",
             f"{unit} seen in training",
             label,
-            tuple(_curve(contestant, 0, place) for place, contestant in enumerate(contestants)),
+            tuple(_curve(contestant, 0, place) for place, contestant in shown.items()),
             log_x=True,
             definition=definition,
         ),
@@ -453,7 +456,7 @@ def _charts(contestants: Sequence[Contestant]) -> tuple[Chart, Chart]:
             f"{word.capitalize()} against time",
             "seconds of training",
             label,
-            tuple(_curve(contestant, 1, place) for place, contestant in enumerate(contestants)),
+            tuple(_curve(contestant, 1, place) for place, contestant in shown.items()),
             definition=definition,
         ),
     )
