@@ -61,7 +61,7 @@ def test_the_picture_on_a_terminal() -> None:
     assert re.fullmatch(r"rate +\S+ +speed +[\d,]+ characters/s *", rows[4])
     assert re.fullmatch(r"held out +\d\.\d{3} [▁▂▃▄▅▆▇█]{5} \d\.\d{3}", rows[5])
     assert session.verdict() in " ".join(drawn.split())
-    assert "─ after step " in drawn
+    assert "─ after step 40 " in drawn  # the last one is drawn, however short the time since the one before
     with live:
         pass
     assert session.verdict() not in _drawn(

@@ -160,7 +160,8 @@ class Live(Display):
             self.flow = progress.record["flow"]["norms"]
         if validated(progress.record):
             self.validations.append(progress.record)
-        if time.monotonic() - self.excerpt_time > EXCERPT_SECONDS:
+        last = progress.step.step == self.session.trainer.last_step
+        if last or time.monotonic() - self.excerpt_time > EXCERPT_SECONDS:
             with suppress(UserError):  # a diverging model may have no finite scores
                 self.excerpt, self.excerpt_step = self.session.excerpt(EXCERPT_SIZE) or "", progress.step.step
             self.excerpt_time = time.monotonic()
