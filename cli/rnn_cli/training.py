@@ -135,7 +135,7 @@ def conclude(session: Session, at_once: bool) -> None:
         if session.writes:
             remark(f"Sample from it: rnn sample {name}")
         else:
-            remark(f"Evaluate it: rnn eval {name}")
+            remark(f"Evaluate it: rnn eval {name}{'' if session.run.held_out else ' FILE'}")
         if session.run.predicts:
             remark(f"Predict with it: rnn predict {name} {shlex.quote(session.input())}")
 
