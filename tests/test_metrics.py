@@ -69,7 +69,7 @@ COMMON, WORDS = Score("the commonest class", "baseline", {"accuracy": 0.5}), "ba
             0.7499,
             [
                 "The network's accuracy, 0.750, is better than that of the commonest class (0.500).",
-                "The network is level with bag of words (0.750).",
+                "The network's accuracy is level with that of bag of words (0.750).",
             ],
         ),
         (

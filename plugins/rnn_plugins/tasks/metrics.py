@@ -131,7 +131,7 @@ def verdict(scores: Sequence[Score], name: str, metric: Metric) -> tuple[str, ..
             f"The network's {called}, {own_value}, is better than that of {_listed(beaten, name, metric)}."
         )
     if level:
-        sentences.append(f"The network is level with {_listed(level, name, metric)}.")
+        sentences.append(f"The network's {called} is level with that of {_listed(level, name, metric)}.")
     if better:
         one = len(better) == 1
         listed = _listed(better, name, metric)

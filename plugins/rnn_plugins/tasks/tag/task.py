@@ -97,9 +97,9 @@ class Tag(Task):
     unit: ClassVar[str] = "labels"
     best: ClassVar[tuple[str, Literal["min", "max"]]] = ("accuracy", "max")
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "loss": Metric("nats", "min", "NATS"),
         "accuracy": Metric("", "max", "ACCURACY"),
         "macro_f1": Metric("", "max", "MACRO-F1", word="macro-F1"),
+        "loss": Metric("nats", "min", "NATS"),
     }
     of_weights: ClassVar[tuple[str, ...]] = (
         "directions",
