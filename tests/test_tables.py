@@ -353,7 +353,8 @@ def test_sources_alone():
         ),
         (
             {"a.tsv": "Go.\tVa !\tCC-BY\n"},
-            "a.tsv, line 1: there is no column 'source'. The columns are 'Go.', 'Va !' and 'CC-BY'",
+            "a.tsv, line 1: it has 3 fields where 2 are expected (source and target), or a header that has these "
+            "columns",
         ),
         (
             {"a.tsv": "Go.\tVa !\nRun!\tCours !\tCC-BY\n"},
@@ -417,6 +418,16 @@ def test_rows_of_numbers_are_a_stream():
         ],
         ("x,y\n1,\n", f"a.csv, line 2: the column 'y' is empty; expected {NUMBER}"),
         (
+            "x;y\n1;2,5\n",
+            "a.csv, line 2: the column 'y' is '2,5'; expected a number with a decimal point and no comma",
+        ),
+        (
+            "day,x\n2024-01-31,1\n",
+            f"a.csv, line 2: the column 'day' is '2024-01-31'; expected {NUMBER}; if these are times, name the column "
+            "with --task-option time_column=NAME",
+        ),
+        ("time,x\n1,2024-01-31\n", f"a.csv, line 2: the column 'x' is '2024-01-31'; expected {NUMBER}"),
+        (
             "x,y\n1," + "z" * 99 + "\n",
             f"a.csv, line 2: the column 'y' is '{'z' * 40}...'; expected {NUMBER}",
         ),
@@ -440,7 +451,8 @@ def test_messages_on_labels():
         return str(caught.value)
 
     assert error("x,fase\n1,2\n") == (
-        "a.csv, line 1: there is no column 'phase'. Did you mean 'fase'? The columns are 'x' and 'fase'"
+        "a.csv, line 1: there is no column 'phase'. Did you mean 'fase'? The columns are 'x' and 'fase'; name another one "
+        "with --task-option label_column=NAME"
     )
     assert error("x,phase\n1,\n") == "a.csv, line 2: the column 'phase' is empty; expected a label"
     assert error("x,phase\n1," + "a" * 201) == (

@@ -706,7 +706,8 @@ def test_frames_are_trained_on_from_the_command_line():
     assert result.exit_code == 0
     assert result.stdout.rstrip().endswith("-25")
     assert train("one.csv", "--task", "tag", "--task-option", "label_column=phase").stderr == (
-        "Error: one.csv, line 1: there is no column 'phase'. The columns are 'timestamp', 'x', 'noise' and 'label'\n"
+        "Error: one.csv, line 1: there is no column 'phase'. The columns are 'timestamp', 'x', 'noise' and 'label'; "
+        "name another one with --task-option label_column=NAME\n"
     )
 
 

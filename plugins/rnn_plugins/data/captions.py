@@ -217,7 +217,8 @@ def _rows(table: str, columns: Columns, digest: Any, named: bool) -> Iterator[tu
     needed = [columns.caption, *([columns.image] if named else [])]
     others = [name for name in (columns.image, columns.group, columns.part) if name and name not in needed]
     bare = ((columns.image, columns.caption) if named else (columns.caption,)) if columns.usual else ()
-    for record in records(table, needed, optional=others, bare=bare, digest=digest):
+    named_by = {columns.image: "image_column", columns.caption: "caption_column"}
+    for record in records(table, needed, optional=others, bare=bare, named_by=named_by, digest=digest):
         values = record.values
         caption = " ".join(values[columns.caption].split())
         if not caption:

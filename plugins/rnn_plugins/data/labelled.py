@@ -52,6 +52,10 @@ class Reader:
     width: int = 1
     image_size: int = 0
 
+    @property
+    def _options(self) -> dict[str, str]:
+        return {self.text_column: "text_column", self.label_column: "label_column"}
+
     def kind(self, files: Sequence[str]) -> Kind:
         """What files or folders have, by their names and first lines.
 
@@ -110,7 +114,7 @@ class Reader:
 
     def texts(self, file: str) -> Iterator[Found]:
         """Texts whose class is not needed: those of a table, or the lines of a file."""
-        for record in records(file, (self.text_column,), bare=(self.text_column,)):
+        for record in records(file, (self.text_column,), bare=(self.text_column,), named_by=self._options):
             yield Found(f"{record.file}, line {record.line}", record.values[self.text_column], "")
 
     def rows(
@@ -160,7 +164,8 @@ class Reader:
         return "texts" if os.path.isdir(file) or not self._has_numbers(file) else "rows"
 
     def _table(self, file: str, digest: Hash) -> Iterator[Found]:
-        for record in records(file, (self.text_column, self.label_column), digest=digest):
+        columns = (self.text_column, self.label_column)
+        for record in records(file, columns, named_by=self._options, digest=digest):
             label = record.values[self.label_column].strip()
             if flaw := label_flaw(label):
                 raise record.mistake(f"the column {self.label_column!r} {flaw}; expected the class of the text")

@@ -5,8 +5,9 @@ In CSV, fields are quoted as usual. In TSV, a quote is a character like any othe
 
 import csv
 import json
+import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -113,6 +114,7 @@ def records(
     *,
     optional: Sequence[str] = (),
     bare: Sequence[str] = (),
+    named_by: Mapping[str, str] | None = None,
     digest: Hash | None = None,
 ) -> Iterator[Record]:
     """The records of a table.
@@ -127,13 +129,14 @@ def records(
         columns: the columns that are needed.
         optional: columns whose fields are given where the table has them.
         bare: the names of the columns of a file without a header.
+        named_by: the task's options that name columns, by the columns; a message on a missing one gives its option.
         digest: takes the content of the file.
 
     Raises:
         UserError: the file cannot be read, has no rows, lacks a column, or has a row that is damaged or of another
             length.
     """
-    yield from _records(_Table(file, digest), columns, optional, bare)
+    yield from _records(_Table(file, digest), columns, optional, bare, named_by)
 
 
 def pairs(files: Sequence[str], *, targets: bool = True, digest: Hash | None = None) -> Iterator[Record]:
@@ -204,11 +207,13 @@ def rows_of_numbers(
     if all(_number(field) is not None for field in first):
         header, rows = [str(number) for number in range(1, len(first) + 1)], chain([(line, first)], rows)
     _check_header(table.name, line, header, header)
+    dated = time_column is None
     if time_column is None:
         time_column = next((name for name in header if name.lower() in TIMES and name != label_column), "")
     for name in (label_column, time_column, *only):
         if name and name not in header and (labelled or name != label_column):
-            raise _mistake(table.name, line, _no_column(name, header))
+            named_by = {label_column: "label_column", time_column: "time_column"}
+            raise _mistake(table.name, line, _no_column(name, header, named_by))
     label = header.index(label_column) if label_column in header else None
     time = header.index(time_column) if time_column in header else None
     places = [place for place in range(len(header)) if place not in (label, time)]
@@ -216,7 +221,7 @@ def rows_of_numbers(
     columns = tuple(header[place] for place in places)
     if not columns:
         raise _mistake(table.name, line, "there is no column of numbers")
-    return columns, _numbers(table, header, places, label, time, rows)
+    return columns, _numbers(table, header, places, label, time, dated and time is None, rows)
 
 
 def frames(
@@ -346,15 +351,21 @@ class _Table:
                 yield line, row
 
 
-def _records(table: _Table, columns: Sequence[str], optional: Sequence[str], bare: Sequence[str]) -> Iterator[Record]:
+def _records(
+    table: _Table,
+    columns: Sequence[str],
+    optional: Sequence[str],
+    bare: Sequence[str],
+    named_by: Mapping[str, str] | None = None,
+) -> Iterator[Record]:
     if table.kind == "jsonl":
-        yield from _objects(table, columns, optional)
+        yield from _objects(table, columns, optional, named_by)
         return
     rows = table.rows(columns)
     line, first = next(rows)
     header = [name.strip() for name in first]
     if missing := [name for name in columns if name not in header]:
-        bare = bare[: len(first)]
+        names, bare = bare, bare[: len(first)]
         if all(map(str.isdecimal, columns)):
             header = [str(number) for number in range(1, len(first) + 1)]
             if beyond := [name for name in columns if name not in header]:
@@ -362,8 +373,10 @@ def _records(table: _Table, columns: Sequence[str], optional: Sequence[str], bar
                 raise _mistake(table.name, line, problem)
         elif len(bare) == len(first) and set(columns) <= set(bare):
             header = list(bare)
+        elif len(first) > len(names) > 1 and not set(names) & set(header):
+            raise _mistake(table.name, line, f"{_other_length(first, names)}, or a header that has these columns")
         else:
-            raise _mistake(table.name, line, _no_column(missing[0], header))
+            raise _mistake(table.name, line, _no_column(missing[0], header, named_by))
         rows = chain([(line, first)], rows)
     places = {name: header.index(name) for name in (*columns, *optional) if name in header}
     _check_header(table.name, line, header, places)
@@ -377,7 +390,9 @@ def _records(table: _Table, columns: Sequence[str], optional: Sequence[str], bar
         raise UserError(f"{table.name} has a header and no rows; expected rows with {_names(header)}")
 
 
-def _objects(table: _Table, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Record]:
+def _objects(
+    table: _Table, columns: Sequence[str], optional: Sequence[str], named_by: Mapping[str, str] | None
+) -> Iterator[Record]:
     """The records of JSON lines; numbers and truth values are given as JSON writes them."""
     for number, line in enumerate(table.lines, table.start):
         if _blank(line):
@@ -395,7 +410,7 @@ def _objects(table: _Table, columns: Sequence[str], optional: Sequence[str]) -> 
             raise record.mistake(f"this is {_kind(value)}; expected a JSON object per line, such as {expected}")
         for name in (*columns, *optional):
             if name in columns and name not in value:
-                raise record.mistake(_no_column(name, value, "key"))
+                raise record.mistake(_no_column(name, value, named_by, "key"))
             if name in columns or value.get(name) is not None:
                 record.values[name] = _text(record, name, value[name])
         yield record
@@ -430,6 +445,7 @@ def _numbers(
     places: list[int],
     label: int | None,
     time: int | None,
+    untimed: bool,
     rows: Iterator[tuple[int, list[str]]],
 ) -> Iterator[Row]:
     line = 0
@@ -442,6 +458,10 @@ def _numbers(
             field, name = fields[place], header[place][:_SHOWN]
             found = f"is {_shown(field)}" if field.strip() else "is empty"
             expected = f"expected a number, below {LARGEST:g} and above {-LARGEST:g}"
+            if _number(field.replace(",", ".")) is not None:
+                expected = "expected a number with a decimal point and no comma"
+            elif untimed and re.match(r"\d+[-/:]\d", field.strip()):
+                expected += "; if these are times, name the column with --task-option time_column=NAME"
             raise _mistake(table.name, line, f"the column {name!r} {found}; {expected}")
         if label is not None and (flaw := label_flaw(fields[label])):
             raise _mistake(table.name, line, f"the column {header[label][:_SHOWN]!r} {flaw}; expected a label")
@@ -501,10 +521,12 @@ def _mistake(name: str, line: int, problem: str) -> UserError:
     return UserError(f"{name}, line {line}: {problem}")
 
 
-def _no_column(name: str, known: Iterable[str], noun: str = "column") -> str:
+def _no_column(name: str, known: Iterable[str], named_by: Mapping[str, str] | None, noun: str = "column") -> str:
     known = list(known)
     there = f"The {noun}s are {listing(map(_shown, known))}" if known else f"There are no {noun}s"
-    return f"there is no {noun} {_shown(name)}.{did_you_mean(name, known)} {there}"
+    option = (named_by or {}).get(name, "")
+    option = option and f"; name another one with --task-option {option}=NAME"
+    return f"there is no {noun} {_shown(name)}.{did_you_mean(name, known)} {there}{option}"
 
 
 def _other_length(row: Sequence[str], header: Sequence[str]) -> str:
