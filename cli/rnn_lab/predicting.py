@@ -205,7 +205,7 @@ def pages_of(run: Run, source: str, predictions: Sequence[Prediction], more: boo
         (
             number,
             _shown(found.record.get("input")),
-            *([_shown(found.record.get(column)) for column in columns] or [found.text]),
+            *([_shown(found.record.get(column)) for column in columns] or [_alone(found)]),
         )
         for number, found in enumerate(predictions, start=1)
     )
@@ -225,6 +225,11 @@ def pages_of(run: Run, source: str, predictions: Sequence[Prediction], more: boo
         notices = (f"The first {EXPLAINED} are explained; --json has all.",) if len(explained) > EXPLAINED else ()
         pages.append(Page("explanations", "Explanations", question, (run.name,), figures=figures, notices=notices))
     return pages
+
+
+def _alone(found: Prediction) -> str:
+    """The line of a prediction without its input, which stands beside it."""
+    return found.text.removeprefix(f"{found.record.get('input')}\t").replace("\t", "; ")
 
 
 def _columns(predictions: Sequence[Prediction]) -> list[str]:
