@@ -239,7 +239,7 @@ def test_mistakes_in_files(files, tmp_path):
 def test_unknown_words_are_said_and_have_no_loss(files):
     task = Caption(split_column="split")
     data = task.read(files)
-    assert data.notices == ("25.00% of the words in held-out captions are not in the vocabulary",)  # "dogs"
+    assert data.notices == ("25.0 % of the words in held-out captions are not in the vocabulary",)  # "dogs"
     assert data.valid[1].ids.tolist().count(UNKNOWN) == 1
     assert task.count(data.valid) == 3 + 2
     batch = task.pack(data.valid)

@@ -116,7 +116,7 @@ FALLING, HOLDING = [10.0 ** -(k / 5) for k in range(51)], [1.0] * 51
     ("norms", "words"),
     [
         (FALLING, "vanishes: half-life 1.5, 1 % after 10"),
-        (HOLDING, "holds: 100.0% after 50"),
+        (HOLDING, "holds: 100.0 % after 50"),
         ([1.2**k for k in range(51)], "explodes: 9.1e+03 times after 50"),
         ([1.0, 0.0, 0.0], "vanishes: half-life 1, 1 % after 1"),
         ([0.0, 0.0], "no gradient"),

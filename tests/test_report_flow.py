@@ -168,9 +168,9 @@ def test_the_report_has_the_numbers_of_the_linear_cell():
             "Explodes: after 20 steps the gradient is 38.3 times what it was, a factor of 1.200 per step.",
         ),
         (Linear(7, 6, 1.05), "Holds: after 20 steps the gradient is 2.65 times what it was."),
-        (Copy(7, 6), "Holds: after 20 steps the gradient has 100.0% of its size left."),
-        (Linear(7, 6, 0.9), "Holds: after 20 steps the gradient has 12.2% of its size left."),
-        (Linear(7, 6, 0.85), "Fades: after 20 steps the gradient has 3.9% of its size left."),
+        (Copy(7, 6), "Holds: after 20 steps the gradient has 100.0 % of its size left."),
+        (Linear(7, 6, 0.9), "Holds: after 20 steps the gradient has 12.2 % of its size left."),
+        (Linear(7, 6, 0.85), "Fades: after 20 steps the gradient has 3.9 % of its size left."),
         (Forgetful(7, 6), "Forgets at once: nothing is left of the gradient after one step."),
     ],
 )

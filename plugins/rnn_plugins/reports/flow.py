@@ -403,7 +403,7 @@ def _verdict(probe: Probe, flow: Norms, lags: int, limit: float | None) -> tuple
         pace = f", a factor of {factor:.3f} per step" if factor else ""
         return (f"Explodes: after {steps} the gradient {size}{through}{pace}.", _against_explosion(probe, limit))
     if fate != "vanishes":
-        amount = f"is {left:.3g} times what it was" if left > 1 else f"has {left:.1%} of its size left"
+        amount = f"is {left:.3g} times what it was" if left > 1 else f"has {100 * left:.1f} % of its size left"
         return (f"{fate.capitalize()}: after {steps} the gradient {amount}{through}.",)
     gone = crossing(norms, REACHED)
     half = crossing(norms, 0.5) or gone or 0.0

@@ -177,7 +177,7 @@ class Caption(Task):
         parts = tuple([_example(tokens, captioned) for captioned in part] for part in (train, valid))
         for part, name in zip(parts, ("training", "held-out"), strict=True):
             if unknown := _unknown(part):
-                notices.append(f"{unknown:.2%} of the {self.unit} in {name} captions are not in the vocabulary")
+                notices.append(f"{100 * unknown:.1f} % of the {self.unit} in {name} captions are not in the vocabulary")
         images = len({example.image for example in found.examples})
         height, width = facts["shape"][:2]
         about = (
