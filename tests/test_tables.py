@@ -451,8 +451,8 @@ def test_messages_on_labels():
         return str(caught.value)
 
     assert error("x,fase\n1,2\n") == (
-        "a.csv, line 1: there is no column 'phase'. Did you mean 'fase'? The columns are 'x' and 'fase'; name another one "
-        "with --task-option label_column=NAME"
+        "a.csv, line 1: there is no column 'phase'. Did you mean 'fase'? The columns are 'x' and 'fase'; name another "
+        "one with --task-option label_column=NAME"
     )
     assert error("x,phase\n1,\n") == "a.csv, line 2: the column 'phase' is empty; expected a label"
     assert error("x,phase\n1," + "a" * 201) == (
