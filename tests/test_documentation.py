@@ -66,8 +66,13 @@ def test_the_tutorials_run_from_top_to_bottom(page, tmp_path, monkeypatch):
     cells, programs = ([s for s in blocks(page, "python") if ("class " in s) is cell] for cell in (True, False))
     for source in cells:
         Path("my_cell.py").write_text(source, encoding="utf-8")
-    # Stands in for the real text and for long training, which the figures on the page are from.
+    # Stand in for the real texts and for long training, which the figures on the page are from.
     Path("tinyshakespeare.txt").write_text(f"{string.ascii_letters}\nROMEO:\nBut soft, what light\n\n" * 40)
+    reviews = [
+        f"{label}\ta {word} film , {i} times" for i in range(9) for label, word in (("neg", "dull"), ("pos", "fine"))
+    ]
+    for name in ("reviews-train.tsv", "reviews-valid.tsv"):
+        Path(name).write_text("\n".join(["label\ttext", *reviews]))
     ran = commands(page)
     assert ran
     for words in ran:
