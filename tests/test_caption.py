@@ -479,6 +479,10 @@ def test_scores_beside_baselines_and_groups(files):
     assert assessment.scores[1].metrics["exact"] == 0
     assert {figure.key for figure in assessment.figures} == {"classes", "confusion"}
     assert task.assess(model, params, data, name="run").scores[1:] == ()
+    without = [example._replace(group="") for example in data.train]
+    assessment = task.assess(model, params, data, name="run", training=without)
+    assert "group_accuracy" not in assessment.metrics
+    assert assessment.figures == ()
 
 
 def test_the_group_of_a_written_caption_is_that_of_the_most_similar_training_caption():

@@ -443,6 +443,17 @@ def test_several_references_count(learnt: Any):
     assert found["bleu"] > sacrebleu.corpus_bleu(texts, [first]).score
 
 
+def test_copies_are_in_lower_case_if_translations_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("names.tsv").write_text("Anna\tAnna\nPrag\tPrag\n", encoding="utf-8")
+    task = Translate(lower=True, valid_fraction=0)
+    data = task.read(["names.tsv"])
+    model = task.model(data.facts, network())
+    held_out = task.read(["names.tsv"], data.facts, purpose="evaluate")
+    found = task.assess(model, model.init_params(np.random.default_rng(0)), held_out, name="run")
+    assert found.scores[1].metrics["exact"] == 1
+
+
 def test_assessment_beside_baselines(learnt: Any):
     pytest.importorskip("sacrebleu")
     task, data, model, params = learnt

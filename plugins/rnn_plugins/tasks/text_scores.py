@@ -82,11 +82,12 @@ def assess_translations(
     own = text_scores([written[source] for source in sources], wanted)
     nothing = dict.fromkeys(metrics)
     scores = [Score(name, "model", {**found, **own})]
-    scores.append(Score("copying the source", "baseline", nothing | text_scores(sources, wanted)))
+    copies = [source.lower() for source in sources] if targets.lower else sources
+    scores.append(Score("copying the source", "baseline", nothing | text_scores(copies, wanted)))
     if training and tokens.level == "word":
         lookup = word_for_word(training, tokens, targets)
-        copied = [_looked_up(lookup, source, tokens) for source in sources]
-        scores.append(Score("word for word", "baseline", nothing | text_scores(copied, wanted)))
+        looked_up = [_looked_up(lookup, source, tokens) for source in sources]
+        scores.append(Score("word for word", "baseline", nothing | text_scores(looked_up, wanted)))
     compared = ("exact",) if own["bleu"] is None else ("bleu", "chrf")
     several = sum(len(some) > 1 for some in wanted)
     notices = [f"{several:,} of {len(sources):,} sources have several translations, all of which are references"]

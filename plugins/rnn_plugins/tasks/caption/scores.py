@@ -61,7 +61,7 @@ def assess_captions(
         groups[example.image], pixels[example.image] = example.group, example.pixels
     wanted, true = [references[image] for image in written], [groups[image] for image in written]
     labels = sorted(filter(None, {*groups.values(), *(example.group for example in training or ())}))
-    grouped = bool(training) and bool(labels) and all(true)
+    grouped = bool(training) and all(true) and all(example.group for example in training or ())
     nothing = dict.fromkeys(metrics)
     scores: list[Score] = []
     notices: list[str] = []
