@@ -305,11 +305,12 @@ def test_baselines_forecast_the_same_windows(folder):
         f"MASE is {mase:.3f}: errors are not smaller than those of the seasonal naive forecast in the training part."
     )
     table_, chart = found.figures
-    assert table_.heads == ("COLUMN", "NET", "SEASONAL NAIVE", "LAST VALUE", "MEAN")
+    assert table_.heads == ("COLUMN", "NETWORK", "SEASONAL NAIVE", "LAST VALUE", "MEAN")
     naive = np.abs(np.array(errors["seasonal naive"])[..., 0]).mean() * data.facts["deviation"][0]
     assert table_.rows[0][2] == pytest.approx(naive, rel=1e-5)
     assert len(chart.curves) == 4
     assert len(chart.curves[0].x) == 4
+    assert task.assess(model, params, data, name="mean").scores[0].metrics == found.scores[0].metrics
 
 
 def test_without_a_season_there_is_no_seasonal_baseline(folder):

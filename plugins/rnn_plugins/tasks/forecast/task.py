@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = NDArray[Any]
 
-SHORTEST_WINDOW, LONGEST_WINDOW = 32, 512
-"""The range of the default window, which is one and a half seasons."""
+NETWORK = "network"
+"""What the network is called beside baselines in figures."""
 
 PREDICTED, PROBED, SHOWN = 64, 200, 6
 """Series that are predicted at a time, windows that reports measure, and steps and columns of an excerpt."""
@@ -317,11 +317,11 @@ class Forecast(Task):
         loss, errors = self._errors(own, params, examples)
         season, names = facts["season"], [facts["columns"][place] for place in own.targets]
         rivals = {"seasonal naive": season, "last value": 1, "mean": 0} if season > 1 else {"last value": 1, "mean": 0}
-        found = {name: errors[..., own.targets]}
+        found = {NETWORK: errors[..., own.targets]}  # a run may be called like a baseline
         for rival, steps in rivals.items():
             found[rival] = series.naive_errors(examples, self.horizon, steps)[..., own.targets]
         scores = [Score(rival, "baseline", series.measures(found[rival], own.scale)) for rival in rivals]
-        scores = [Score(name, "model", {"loss": loss} | series.measures(found[name], own.scale)), *scores]
+        scores = [Score(name, "model", {"loss": loss} | series.measures(found[NETWORK], own.scale)), *scores]
         verdict = metrics.verdict(scores, "mse", self.metrics["mse"])
         mase = scores[0].metrics.get("mase")
         if mase is not None:
