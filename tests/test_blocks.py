@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
 import pytest
 
 from minigrad import sum, value_and_grad
 from rnn_cells import GRU, LSTM, Bidirectional
+from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks import blocks
 from rnn_plugins.tasks.task import POOL, Batch, Data, Network, Task
@@ -125,6 +127,32 @@ def test_items_are_taken_as_they_are_needed():
     assert next(parts) == [0, 1, 2, 3]
     assert len(taken) == 4
     assert [len(part) for part in parts] == [4, 2]
+
+
+def test_the_width_of_an_embedding():
+    assert blocks.with_width(NETWORK, 256, 128).embedding_size == 0
+    assert blocks.with_width(NETWORK, 257, 128).embedding_size == 128
+    assert blocks.with_width(Network(NETWORK.make_cell, 64), 257, 128).embedding_size == 64
+    assert blocks.with_width(NETWORK, 257, 128, vectors=300).embedding_size == 300
+    assert blocks.with_width(Network(NETWORK.make_cell, embedding_size=7), 257, 128, vectors=300).embedding_size == 7
+    blocks.require_width(0, 2048, "words", 128)
+    blocks.require_width(3, 5000, "words", 128, vectors=3, file="glove.txt")
+    with pytest.raises(UserError) as caught:
+        blocks.require_width(0, 2049, "characters", 128)
+    assert str(caught.value) == (
+        "--embedding-size is 0, so 2,049 characters would be one-hot vectors, which are for at most 2,048: give a "
+        "width, such as 128"
+    )
+
+
+@pytest.mark.parametrize(("module", "name"), [("classify", "Classify"), ("caption", "Caption")])
+def test_many_words_need_an_embedding(module: str, name: str):
+    task = getattr(import_module(f"rnn_plugins.tasks.{module}.task"), name)()
+    words = Tokens("word", ("<unk>", "<end>", *(f"w{i}" for i in range(3000))), 2).to_json()
+    facts = {"kind": "texts", "labels": ["a", "b"], "vectors": 0, "tokens": words}
+    facts |= {"shape": [8, 8, 1], "mean": [0.0], "deviation": [1.0]}
+    with pytest.raises(UserError, match=r"^--embedding-size is 0, so 3,002 words would be one-hot .* set max_words$"):
+        task.model(facts, Network(NETWORK.make_cell, embedding_size=0))
 
 
 def test_an_embedding_is_refused_where_there_are_no_symbols():

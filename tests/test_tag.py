@@ -19,7 +19,7 @@ from rnn_plugins.data import tagged
 from rnn_plugins.data.tagged import Encoder
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks.tag.model import UNKNOWN, pack
-from rnn_plugins.tasks.tag.task import LARGEST_ONE_HOT, Tag
+from rnn_plugins.tasks.tag.task import Tag
 from rnn_plugins.tasks.task import Network
 from rnn_plugins.testing import check_task
 
@@ -360,9 +360,9 @@ def test_sizes_that_do_not_suit():
     assert message(built, task, FRAMES, embedding_size=4) == (
         "--embedding-size is 4, but the inputs are frames of numbers: leave it out"
     )
-    write("many.tsv", [[(f"w{i}", "XY"[i % 2])] for i in range(LARGEST_ONE_HOT)])
+    write("many.tsv", [[(f"w{i}", "XY"[i % 2])] for i in range(2048)])
     assert message(built, Tag(valid_fraction=0), ["many.tsv"], embedding_size=0) == (
-        "--embedding-size is 0, so 1,025 words would be one-hot vectors, which are for at most 1,024: give a width, "
+        "--embedding-size is 0, so 2,049 words would be one-hot vectors, which are for at most 2,048: give a width, "
         "such as 128, or set max_words"
     )
     _, model, params = built(Tag(valid_fraction=0, max_words=50), ["many.tsv"], embedding_size=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
@@ -17,12 +17,16 @@ from minigrad.trees import Tree
 from rnn_cells import Bidirectional, Cell
 from rnn_plugins.data.vectors import vectors_of
 from rnn_plugins.errors import UserError
+from rnn_plugins.language.model import ONE_HOT_LIMIT
 from rnn_plugins.tasks.task import Network
 
 Array = NDArray[Any]
 
 Pool = Literal["last", "mean", "max"]
 """How the outputs along a sequence become one vector."""
+
+LARGEST_ONE_HOT = 2048
+"""The largest vocabulary that may be read without an embedding: its one-hot vectors are a matrix of its square."""
 
 T = TypeVar("T")
 
@@ -142,6 +146,47 @@ def pool(ys: Any, lengths: Array, how: Pool, cell: Cell) -> Any:
     if how == "mean":
         return sum(where(live, ys, 0), axis=0) / lengths[:, None].astype(ys.dtype)
     return maximum(where(live, ys, -np.inf), axis=0)
+
+
+def with_width(network: Network, symbols: int, widest: int, vectors: int = 0) -> Network:
+    """The network with the width of its embedding: as given, that of vectors, or a default; 0 for few symbols.
+
+    Args:
+        network: the user's settings.
+        symbols: their number.
+        widest: the default, unless the hidden size is smaller.
+        vectors: the width of pretrained vectors; 0 for none.
+    """
+    if network.embedding_size is not None:
+        return network
+    default = 0 if symbols <= ONE_HOT_LIMIT else min(network.hidden_size, widest)
+    return replace(network, embedding_size=vectors or default)
+
+
+def require_width(width: int, symbols: int, noun: str, widest: int, vectors: int = 0, file: str = "") -> None:
+    """Check the width of an embedding.
+
+    Args:
+        width: the width; 0 for one-hot inputs.
+        symbols: their number.
+        noun: for symbols, in the plural.
+        widest: a width to propose.
+        vectors: the width of pretrained vectors; 0 for none.
+        file: the file of these.
+
+    Raises:
+        UserError: it is not that of the vectors, or 0 for many symbols.
+    """
+    if vectors not in (0, width):
+        raise UserError(
+            f"--embedding-size is {width}, and the vectors of {file!r} have {vectors} numbers: leave it out"
+        )
+    if not width and symbols > LARGEST_ONE_HOT:
+        fewer = ", or set max_words" if noun == "words" else ""
+        raise UserError(
+            f"--embedding-size is 0, so {symbols:,} {noun} would be one-hot vectors, which are for at most "
+            f"{LARGEST_ONE_HOT:,}: give a width, such as {widest}{fewer}"
+        )
 
 
 def no_embedding(network: Network, why: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -18,9 +18,8 @@ from rnn_plugins.data.splits import split
 from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.data.vocabulary import NOUNS, UNK, Level
 from rnn_plugins.errors import UserError
-from rnn_plugins.language.model import ONE_HOT_LIMIT
 from rnn_plugins.tasks import task
-from rnn_plugins.tasks.blocks import chunks, mask, padded
+from rnn_plugins.tasks.blocks import chunks, mask, padded, require_width, with_width
 from rnn_plugins.tasks.caption.model import Captioner, strip
 from rnn_plugins.tasks.caption.vision import Convolutions, shifted
 from rnn_plugins.tasks.decoding import END, UNKNOWN, Attention, Decoder, Hypothesis
@@ -229,20 +228,22 @@ class Caption(Task):
 
     def resolve(self, facts: Mapping[str, Any], network: Network) -> Network:
         """The network with the width of its embedding: as given, or a default for the vocabulary."""
-        if network.embedding_size is not None:
-            return network
-        one_hot = len(tokens_of(facts)) <= ONE_HOT_LIMIT
-        return replace(network, embedding_size=0 if one_hot else min(network.hidden_size, WIDEST_EMBEDDING))
+        return with_width(network, len(tokens_of(facts)), WIDEST_EMBEDDING)
 
     def model(self, facts: Mapping[str, Any], network: Network) -> Captioner:
-        """Convolutions and decoder."""
-        network = self.resolve(facts, network)
+        """Convolutions and decoder.
+
+        Raises:
+            UserError: the width of the embedding is 0 for many symbols.
+        """
+        network, symbols = self.resolve(facts, network), len(tokens_of(facts))
+        require_width(network.embedding_size or 0, symbols, self.unit, WIDEST_EMBEDDING)
         height, width, channels = facts["shape"]
         filters = tuple(self.filters << layer for layer in range(self.convolutions))
         vision = Convolutions((height, width, channels), filters, network.dtype)
         decoder = Decoder.make(
             network,
-            len(tokens_of(facts)),
+            symbols,
             attention=self.attention,
             memory_size=vision.width,
             summary_size=math.prod(vision.grid) * vision.width,

@@ -20,10 +20,18 @@ from rnn_plugins.data.labelled import Found, Reader
 from rnn_plugins.data.sources import is_pipe
 from rnn_plugins.data.splits import split
 from rnn_plugins.data.tokens import Tokens
-from rnn_plugins.data.vocabulary import MAX_WORDS, Level
+from rnn_plugins.data.vocabulary import MAX_WORDS, NOUNS, Level
 from rnn_plugins.errors import UserError
-from rnn_plugins.language.model import ONE_HOT_LIMIT
-from rnn_plugins.tasks.blocks import Symbols, Vectors, chunks, no_embedding, padded, recurrent
+from rnn_plugins.tasks.blocks import (
+    Symbols,
+    Vectors,
+    chunks,
+    no_embedding,
+    padded,
+    recurrent,
+    require_width,
+    with_width,
+)
 from rnn_plugins.tasks.classify.model import Classifier, Pool
 from rnn_plugins.tasks.classify.sequences import (
     SHOWN,
@@ -225,13 +233,9 @@ class Classify(Task):
 
     def resolve(self, facts: Mapping[str, Any], network: Network) -> Network:
         """The network with the width of its embedding: as given, that of vectors, or a default for the symbols."""
-        if network.embedding_size is not None:
-            return network
-        size = 0
         if facts["kind"] == "texts":
-            many = len(Tokens.from_json(facts["tokens"])) > ONE_HOT_LIMIT
-            size = facts["vectors"] or (min(network.hidden_size, WIDEST_EMBEDDING) if many else 0)
-        return dataclasses.replace(network, embedding_size=size)
+            return with_width(network, len(Tokens.from_json(facts["tokens"])), WIDEST_EMBEDDING, facts["vectors"])
+        return network if network.embedding_size is not None else dataclasses.replace(network, embedding_size=0)
 
     def model(self, facts: Mapping[str, Any], network: Network) -> Classifier:
         """Embedding or one-hot, the cell in one or two directions, pooling, a linear head.
@@ -243,11 +247,8 @@ class Classify(Task):
         size, symbols, vectors = network.embedding_size or 0, None, None
         sequences = Sequences.of(facts, self.order)
         if tokens := sequences.tokens:
-            if facts["vectors"] not in (0, size):
-                raise UserError(
-                    f"--embedding-size is {size}, and the vectors of {self.embedding!r} have {facts['vectors']} "
-                    "numbers: leave it out"
-                )
+            noun = f"{NOUNS[self.level]}s"
+            require_width(size, len(tokens), noun, WIDEST_EMBEDDING, facts["vectors"], self.embedding)
             symbols = Symbols(len(tokens), size, network.dtype)
             width = symbols.input_size
             if facts["vectors"]:

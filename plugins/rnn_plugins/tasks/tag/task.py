@@ -45,9 +45,6 @@ LETTER_WIDTH = 32
 TOGETHER = 1 << 14
 """Steps of a batch of ``evaluate`` and ``predict``, with padding."""
 
-LARGEST_ONE_HOT = 1024
-"""The largest vocabulary that may be read without an embedding."""
-
 
 @dataclass(frozen=True)
 class Tag(Task):
@@ -264,16 +261,8 @@ class Tag(Task):
             blocks.no_embedding(network, "the inputs are frames of numbers")
             width = len(encoder.features)
         else:
-            if facts["vectors"] not in (0, size):
-                raise UserError(
-                    f"--embedding-size is {size}, and the vectors of {self.embedding!r} have {facts['vectors']} "
-                    "numbers: leave it out"
-                )
-            if not size and len(encoder.words) > LARGEST_ONE_HOT:
-                raise UserError(
-                    f"--embedding-size is 0, so {len(encoder.words):,} words would be one-hot vectors, which are for "
-                    f"at most {LARGEST_ONE_HOT:,}: give a width, such as {WIDEST_EMBEDDING}, or set max_words"
-                )
+            count = len(encoder.words)
+            blocks.require_width(size, count, "words", WIDEST_EMBEDDING, facts["vectors"], self.embedding)
             words = Symbols(len(encoder.words), size, network.dtype)
             width = words.input_size
             if facts["vectors"]:

@@ -17,9 +17,8 @@ from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.data.vectors import vectors_of
 from rnn_plugins.data.vocabulary import NOUNS, Level
 from rnn_plugins.errors import UserError
-from rnn_plugins.language.model import ONE_HOT_LIMIT
 from rnn_plugins.tasks import task
-from rnn_plugins.tasks.blocks import Symbols, Vectors, chunks, mask, padded, recurrent
+from rnn_plugins.tasks.blocks import Symbols, Vectors, chunks, mask, padded, recurrent, require_width, with_width
 from rnn_plugins.tasks.decoding import AT_ONCE, END, Attention, Decoder, Hypothesis
 from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task
 from rnn_plugins.tasks.translate.model import Translator
@@ -34,9 +33,6 @@ Array = NDArray[Any]
 
 WIDEST_EMBEDDING = 256
 """The default width of embeddings, unless the hidden size is smaller."""
-
-LARGEST_ONE_HOT = 2048
-"""The largest vocabulary that may be used without an embedding."""
 
 TOGETHER = 256
 """Sources whose translations are searched for together, those of like length in one batch."""
@@ -180,11 +176,7 @@ class Translate(Task):
 
     def resolve(self, facts: Mapping[str, Any], network: Network) -> Network:
         """The network with the width of its embeddings: as given, or a default for the larger vocabulary."""
-        if network.embedding_size is not None:
-            return network
-        one_hot = max(map(len, tokens_of(facts))) <= ONE_HOT_LIMIT
-        width = facts["vectors"] or (0 if one_hot else min(network.hidden_size, WIDEST_EMBEDDING))
-        return replace(network, embedding_size=width)
+        return with_width(network, max(map(len, tokens_of(facts))), WIDEST_EMBEDDING, facts["vectors"])
 
     def model(self, facts: Mapping[str, Any], network: Network) -> Translator:
         """The encoder and the decoder.
@@ -194,16 +186,8 @@ class Translate(Task):
         """
         network = self.resolve(facts, network)
         (source, target), width = tokens_of(facts), network.embedding_size or 0
-        if facts["vectors"] not in (0, width):
-            raise UserError(
-                f"--embedding-size is {width}, and the vectors of {self.embedding!r} have {facts['vectors']} numbers: "
-                "leave it out"
-            )
-        if not width and (most := max(len(source), len(target))) > LARGEST_ONE_HOT:
-            raise UserError(
-                f"--embedding-size is 0, so {most:,} {self.unit} would be one-hot vectors, which are for at most "
-                f"{LARGEST_ONE_HOT:,}: give a width, such as {WIDEST_EMBEDDING}, or set max_words"
-            )
+        most = max(len(source), len(target))
+        require_width(width, most, self.unit, WIDEST_EMBEDDING, facts["vectors"], self.embedding)
         symbols = Symbols(len(source), width, network.dtype)
         encoder = recurrent(network, symbols.input_size, self.directions)
         size = encoder.output_size
