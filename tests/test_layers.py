@@ -1,8 +1,11 @@
 """``docs/layers.py``: the picture of the layers, made from the imports."""
 
 import importlib.util
+import random
 import subprocess
 import sys
+from collections import Counter
+from itertools import permutations
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -70,3 +73,22 @@ def test_the_script_draws_the_repository(tmp_path):
 
 def test_no_import_runs_upward(layers):
     assert layers.read(ROOT).upward() == set()
+
+
+def test_the_order_has_the_fewest_imports_upward(layers):
+    rng = random.Random(1)
+    for _ in range(20):
+        counts = Counter({pair: rng.randint(0, 3) for pair in permutations("abcde", 2)})
+
+        def upward(order, counts=counts):
+            return sum(counts[b, a] for i, a in enumerate(order) for b in order[i + 1 :])
+
+        found = layers._least_upward(list("abcde"), counts)
+        assert sorted(found) == list("abcde")
+        assert upward(found) == min(map(upward, permutations("abcde")))
+
+
+def test_many_folders_are_ordered_without_trying_all_orders(layers):
+    folders = [f"f{i:02}" for i in range(15)]
+    counts = Counter({(a, b): 1 for i, a in enumerate(folders) for b in folders[i + 1 :]})
+    assert layers._least_upward(folders[::-1], counts) == tuple(folders)
