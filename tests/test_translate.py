@@ -443,6 +443,17 @@ def test_several_references_count(learnt: Any):
     assert found["bleu"] > sacrebleu.corpus_bleu(texts, [first]).score
 
 
+def test_sources_that_differ_in_case_are_in_one_part_if_case_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("cases.tsv").write_text("".join(f"w{i}\tx\nW{i}\ty\n" for i in range(40)), encoding="utf-8")
+    data = Translate(lower=True, valid_fraction=0.25).read(["cases.tsv"])
+    assert {pair.text.lower() for pair in data.valid}.isdisjoint(pair.text.lower() for pair in data.train)
+    assert len(data.valid) == 20
+    assert data.about.startswith("80 pairs of 40 sources; ")
+
+
 def test_copies_are_in_lower_case_if_translations_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     Path("names.tsv").write_text("Anna\tAnna\nPrag\tPrag\n", encoding="utf-8")

@@ -82,8 +82,7 @@ def assess_translations(
     own = text_scores([written[source] for source in sources], wanted)
     nothing = dict.fromkeys(metrics)
     scores = [Score(name, "model", {**found, **own})]
-    copies = [source.lower() for source in sources] if targets.lower else sources
-    scores.append(Score("copying the source", "baseline", nothing | text_scores(copies, wanted)))
+    scores.append(Score("copying the source", "baseline", nothing | text_scores(sources, wanted)))
     if training and tokens.level == "word":
         lookup = word_for_word(training, tokens, targets)
         looked_up = [_looked_up(lookup, source, tokens) for source in sources]

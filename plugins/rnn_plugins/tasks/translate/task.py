@@ -121,12 +121,12 @@ class Translate(Task):
             raise UserError("there are no texts: name a FILE of pairs, or builtin:dates")
         digest = hashlib.sha256()
         texts = list(texts_of(files, digest))
-        sources = {source: None for source, _ in texts}
+        sources = {self._cased(source): None for source, _ in texts}
         held_out: set[str] = set()
         if purpose != "evaluate":
             order = list(sources)
             held_out = {order[i] for i in split(len(order), self.valid_fraction)[1]}
-        training = [pair for pair in texts if pair[0] not in held_out]
+        training = [pair for pair in texts if self._cased(pair[0]) not in held_out]
         notices = []
         if facts is None:
             made = [self._tokens(side) for side in zip(*training, strict=True)]
@@ -143,8 +143,8 @@ class Translate(Task):
                 notices.append(f"{self.embedding} has vectors of {known.sum():,} of the {words:,} words of sources")
         source, target = tokens_of(facts)
         coded = [Pair(encoded(source, a), encoded(target, b), a, b) for a, b in texts]
-        train = [pair for pair in coded if purpose != "evaluate" and pair.text not in held_out]
-        valid = [pair for pair in coded if purpose == "evaluate" or pair.text in held_out]
+        train = [pair for pair in coded if purpose != "evaluate" and self._cased(pair.text) not in held_out]
+        valid = [pair for pair in coded if purpose == "evaluate" or self._cased(pair.text) in held_out]
         for name, sides in (("sources", [p.source for p in coded]), ("targets", [p.target for p in coded])):
             if unknown := share_unknown(sides):
                 notices.append(f"{100 * unknown:.1f} % of the {self.unit} in the {name} are not in the vocabulary")
@@ -153,6 +153,10 @@ class Translate(Task):
             f"{self.unit}; {len(train):,} pairs to train on, {len(valid):,} held out"
         )
         return Data(train, valid, facts, tuple(files), digest.hexdigest(), about, tuple(notices))
+
+    def _cased(self, text: str) -> str:
+        """A text as the network takes it."""
+        return text.lower() if self.lower else text
 
     def _tokens(self, texts: Iterable[str]) -> Tokens:
         limit = self.max_words if self.level == "word" else 0
@@ -362,8 +366,7 @@ class Translate(Task):
         from rnn_plugins.tasks.text_scores import assess_translations, grouped
 
         source, target = tokens_of(data.facts)
-        cased = (lambda text: text.lower()) if self.lower else str
-        references = grouped([(pair.text, cased(pair.translation)) for pair in data.valid])
+        references = grouped([(self._cased(pair.text), self._cased(pair.translation)) for pair in data.valid])
         found = self.translations(_own(model), params, data.facts, list(references))
         return assess_translations(
             self.metrics,
