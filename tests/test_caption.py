@@ -133,6 +133,19 @@ def test_what_is_said_of_a_test_part(files, tmp_path):
     assert refused(task, files) == (f"{files[1]}, line 3: the column 'part' is 'other'; expected train, valid or test")
 
 
+def test_images_of_two_files_with_the_same_names_are_different_images(tmp_path):
+    files = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        np.savez(tmp_path / folder / "images.npz", images=PIXELS)
+        files += [str(tmp_path / folder / "images.npz"), write_table(tmp_path / folder / "captions.tsv", [["x"]] * 6)]
+    examples = Caption(valid_fraction=0).read(files).train
+    assert len({example.image for example in examples}) == 12
+    assert examples[6].image == f"{files[2]}: images.npz[0]"
+    twice = Caption(valid_fraction=0).read([*files[:2], *files[:2]]).train
+    assert len({example.image for example in twice}) == 6
+
+
 def test_images_are_found_by_their_names(tmp_path):
     np.savez(tmp_path / "a.npz", images=PIXELS[:3], names=["x", "y", "z"])
     table = write_table(tmp_path / "a.tsv", [("image", "caption"), ("z", "last"), ("x", "first"), ("z", "again")])
@@ -142,6 +155,10 @@ def test_images_are_found_by_their_names(tmp_path):
     write_table(tmp_path / "a.tsv", [("image", "caption"), ("z", "last"), ("w", "first")])
     assert refused(Caption(), [str(tmp_path / "a.npz"), table]).startswith(
         f"{table}, line 3: {str(tmp_path / 'a.npz')!r} has no image 'w'."
+    )
+    write_table(tmp_path / "a.tsv", [("image", "caption"), ("", "first"), ("z", "last"), ("x", "more")])
+    assert refused(Caption(), [str(tmp_path / "a.npz"), table]).startswith(
+        f"{table}, line 2: {str(tmp_path / 'a.npz')!r} has no image ''."
     )
 
 

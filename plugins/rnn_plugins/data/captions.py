@@ -123,20 +123,23 @@ def read_captions(
         UserError: something cannot be read, an image has no caption or a caption no image, or an image has another
             size: the file, the line, what was expected.
     """
-    found = Captions([], white or 255)
+    found, sources = Captions([], white or 255), dict[str, str]()
     for images, table in _paired(files):
         if (generated := parse(images)) is not None:
             count, seed = generated
-            found.examples += _scenes(count, seed)
+            examples = list(_scenes(count, seed))
             digest.update(images.encode())
         elif os.path.isdir(images):
-            found.examples += list(_of_folder(images, table, columns, digest, size, found.notices))
+            examples = list(_of_folder(images, table, columns, digest, size, found.notices))
         else:
             some = read_images(images, white=white, size=size)
             found.white = some.white
             found.notices += some.notices
             digest.update(some.digest.encode())
-            found.examples += _of_file(some, images, table, columns, digest)
+            examples = _of_file(some, images, table, columns, digest)
+        if {sources.setdefault(example.image, images) for example in examples} - {images}:
+            examples = [example._replace(image=f"{images}: {example.image}") for example in examples]
+        found.examples += examples
     if not found.examples:
         raise UserError(f"there are no captions in {listing(map(repr, files))}; expected one row for each image")
     channels = max(example.pixels.shape[2] for example in found.examples)
@@ -229,13 +232,14 @@ def _rows(table: str, columns: Columns, digest: Any, named: bool) -> Iterator[tu
             if said not in PARTS:
                 raise record.mistake(f"the column {columns.part!r} is {said[:40]!r}; expected train, valid or test")
             part = PARTS[said]
-        yield record, Captioned(_NOTHING, caption, values.get(columns.image, ""), values.get(columns.group, ""), part)
+        image, group = values.get(columns.image, ""), values.get(columns.group, "").strip()
+        yield record, Captioned(_NOTHING, caption, image, group, part)
 
 
 def _of_file(images: Images, file: str, table: str, columns: Columns, digest: Any) -> list[Captioned]:
     """The images of a file with the rows of a table: by their names, or else in order."""
     rows = list(_rows(table, columns, digest, named=False))
-    if not rows[0][1].image:
+    if not any(row.image for _, row in rows):
         if len(rows) != len(images):
             raise UserError(
                 f"{table!r} has {amount(len(rows), 'row')} and {file!r} {amount(len(images), 'image')}; without a "
