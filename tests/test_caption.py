@@ -398,7 +398,7 @@ def test_a_network_learns_captions(attention):
     task, data, model, params = trained(attention)
     pixels = [example.pixels for example in data.train]
     said = list(task.predict(model, params, data.facts, pixels))
-    assert [prediction.text for prediction in said] == [example.caption for example in data.train]
+    assert [prediction.text for prediction in said] == [f"image {i}\t{one.caption}" for i, one in enumerate(data.train)]
     assert said[3].record["input"] == "image 3"
     assert task.evaluate(model, params, data.train)["token_accuracy"] == 1
     drawn = task.generate(model, params, data.facts, pixels[:2], Choice(temperature=0.01), np.random.default_rng(0))
@@ -440,7 +440,7 @@ def test_without_attention_patches_are_covered():
     task, data, model, params = trained("none")
     (said,) = task.predict(model, params, data.facts, [data.train[0].pixels], explain=True)
     (image,) = said.figures
-    ids = np.append(task_ids(data, said.text), END)
+    ids = np.append(task_ids(data, str(said.record["caption"])), END)
     pixels = data.train[0].pixels.astype(np.float32) / 255
     before = log_probabilities(model, params, pixels, ids)
     pixels[8:16, 24:32] = 0.5

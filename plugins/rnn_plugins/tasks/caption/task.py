@@ -338,7 +338,7 @@ class Caption(Task):
                 if top > 1:
                     line = " | ".join(f"{b['caption']} ({b['log_probability']:.2f})" for b in best)
                 figures = (self._seen(model, params, tokens, picture, hypotheses[0].symbols),) if explain else ()
-                yield Prediction(line, record, figures)
+                yield Prediction(f"{picture.name}\t{line}", record, figures)
 
     def generate(
         self,
