@@ -166,8 +166,8 @@ def test_a_file_or_a_folder_for_each_class():
     assert folder.train[1].where == "names/Greek.txt, line 3"
     assert folder.notices == ("names/Greek.txt: 1 empty line left out (line 2)",)
     assert folder.about == (
-        "6 texts in 2 classes (Greek 3 and Irish 3), 6 to train on, 0 held out; a vocabulary of 22, with 0.0 % of the "
-        "characters unknown"
+        "6 texts in 2 classes (Greek: 3 and Irish: 3), 6 to train on, 0 held out; a vocabulary of 22, with 0.0 % of "
+        "the characters unknown"
     )
     for label, texts in (("neg", ["a dull\nfilm", "flat"]), ("pos", ["a fine film", "warm"])):
         Path("films", label).mkdir(parents=True)

@@ -30,3 +30,8 @@ def brief(names: Sequence[str]) -> str:
 def amount(count: int, noun: str) -> str:
     """``1 word``, ``2,000 words``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def beside_truth(written: str, reference: str) -> str:
+    """A text with whether it is right, or else with the reference."""
+    return f"{written} ({'right' if written == reference else f'true: {reference}'})"

@@ -24,6 +24,7 @@ from rnn_plugins.tasks.caption.model import Captioner, strip
 from rnn_plugins.tasks.caption.vision import Convolutions, shifted
 from rnn_plugins.tasks.decoding import END, UNKNOWN, Attention, Decoder, Hypothesis
 from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task
+from rnn_plugins.words import beside_truth
 
 if TYPE_CHECKING:  # imported only where they are used
     from rnn_plugins.language.sampling import Choice
@@ -391,7 +392,7 @@ class Caption(Task):
         some = [examples[i] for i in rng.permutation(len(examples))[:20]]
         found = self.captions(_own(model), params, data.facts, [example.pixels for example in some], 1)
         for example, (best,) in zip(some, found, strict=True):
-            lines.append(f"{tokens.decode(best.symbols)} ({example.caption})")
+            lines.append(beside_truth(tokens.decode(best.symbols), example.caption))
             length += len(lines[-1])
             if length >= size:
                 break

@@ -268,7 +268,7 @@ def facts_of_numbers(kind: Kind, examples: Sequence[Found], how: Mapping[str, An
 def described(facts: Mapping[str, Any], train: Sequence[Example], valid: Sequence[Example]) -> str:
     """The number and the kind of examples in a phrase."""
     counts = Counter(example.label for example in (*train, *valid))
-    classes = listing(f"{facts['labels'][label]} {counts[label]:,}" for label in sorted(counts))
+    classes = listing(f"{facts['labels'][label]}: {counts[label]:,}" for label in sorted(counts))
     told = f"{amount(counts.total(), facts['kind'][:-1])} in {len(counts)} classes ({classes})"
     if train:
         told += f", {len(train):,} to train on, {len(valid):,} held out"

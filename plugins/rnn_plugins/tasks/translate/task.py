@@ -23,6 +23,7 @@ from rnn_plugins.tasks.decoding import AT_ONCE, END, Attention, Decoder, Hypothe
 from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task
 from rnn_plugins.tasks.translate.model import Translator
 from rnn_plugins.tasks.translate.pairs import SPECIALS, Pair, encoded, share_unknown, texts_of, tokens_of
+from rnn_plugins.words import beside_truth
 
 if TYPE_CHECKING:  # imported only where they are used
     from rnn_plugins.language.sampling import Choice
@@ -351,7 +352,7 @@ class Translate(Task):
         some = [examples[i] for i in rng.permutation(len(examples))[:20]]
         found = self.translations(_own(model), params, data.facts, [pair.text for pair in some], 1)
         for pair, (best,) in zip(some, found, strict=True):
-            lines.append(f"{pair.text} -> {target.decode(best.symbols)} ({pair.translation})")
+            lines.append(f"{pair.text} -> {beside_truth(target.decode(best.symbols), pair.translation)}")
             length += len(lines[-1])
             if length >= size:
                 break
