@@ -193,6 +193,9 @@ MISTAKES = {
     ("names", "runs/Rossi"): (
         "there is no file 'runs/Rossi'; if that is a text, give it on standard input, with - as INPUT"
     ),
+    ("names", "nowhere/"): (
+        "there is no file 'nowhere/'; if that is a text, give it on standard input, with - as INPUT"
+    ),
     ("names", "/nowhere"): (
         "there is no file '/nowhere'; if that is a text, give it on standard input, with - as INPUT"
     ),

@@ -71,7 +71,7 @@ def _text(run: Run, text: str) -> str:
     if not run.task.takes_text:
         raise UserError(f"there is no file {text!r}; the task {run.settings.task} takes files as inputs, not texts")
     folder = text.partition("/")[0] if "/" in text else None
-    if OF_DATA.search(text) or (folder is not None and (not folder or os.path.isdir(folder))):
+    if OF_DATA.search(text) or (folder is not None and (not folder or text.endswith("/") or os.path.isdir(folder))):
         raise UserError(f"there is no file {text!r}; if that is a text, give it on standard input, with - as INPUT")
     return text
 

@@ -129,14 +129,19 @@ class CommonTaskOptions:
     """
 
     level: Literal["char", "byte", "word"] | None = setting(
-        None, "What counts as one symbol of the text.", "Task", computed="char", inherited=True, shared=True
+        None,
+        "What counts as one symbol of the text.",
+        "Task",
+        computed="char, or the task's own",
+        inherited=True,
+        shared=True,
     )
     valid_fraction: float | None = setting(
         None,
         "Share of the data to hold out for validation; of a text, its end.",
         "Task",
         range="[0, 1)",
-        computed="0.1",
+        computed="0.1, or the task's own",
         shared=True,
         aliases=("val-frac",),
     )
@@ -148,7 +153,7 @@ class CommonTaskOptions:
         "Time steps per sequence (truncated BPTT); the state is passed on to the next sequence.",
         "Training",
         range="[1, 1e6]",
-        computed="64",
+        computed="64, or the task's own",
         shared=True,
         aliases=("bptt",),
     )
