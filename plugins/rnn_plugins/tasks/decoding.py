@@ -30,6 +30,7 @@ from minigrad.tensor import value_of
 from minigrad.trees import Tree
 from rnn_cells import Cell, Stacked
 from rnn_cells.stacked import drop_steps
+from rnn_plugins.data.vocabulary import UNK
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.sampling import Choice
 from rnn_plugins.tasks.blocks import Symbols
@@ -42,6 +43,9 @@ Attention = Literal["none", "bahdanau", "luong"]
 
 UNKNOWN, END = 0, 1
 """The ids of the symbol for all unknown ones, which is never written, and of the one that begins and ends a text."""
+
+SPECIALS = (UNK, "<end>")
+"""These two symbols, which have no text of their own."""
 
 PLACES = 8
 """Memories are padded to multiples of this, because the time loop is planned anew for each size."""

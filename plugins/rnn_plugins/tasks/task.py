@@ -155,6 +155,25 @@ class Assessment:
     figures: tuple[Figure, ...] = ()
 
 
+def check_ranges(task: Task, least: Mapping[str, int], shares: Sequence[str] = ()) -> None:
+    """Check options of a task.
+
+    Args:
+        task: the task.
+        least: the smallest value of options, by name.
+        shares: options that must be at least 0 and below 1.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+    for name, smallest in least.items():
+        if not getattr(task, name) >= smallest:  # NaN is not
+            raise ValueError(f"{name} is {getattr(task, name)}; it must be at least {smallest}")
+    for name in shares:
+        if not 0 <= getattr(task, name) < 1:
+            raise ValueError(f"{name} is {getattr(task, name):g}; it must be at least 0 and below 1")
+
+
 class Prediction(NamedTuple):
     """What a network makes of one input.
 

@@ -16,14 +16,14 @@ from rnn_plugins.data.captions import Captioned, Columns, pictures, read_caption
 from rnn_plugins.data.images import as_image, unit
 from rnn_plugins.data.splits import split
 from rnn_plugins.data.tokens import Tokens
-from rnn_plugins.data.vocabulary import NOUNS, UNK, Level
+from rnn_plugins.data.vocabulary import NOUNS, Level
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks import task
 from rnn_plugins.tasks.blocks import chunks, mask, padded, require_width, with_width
 from rnn_plugins.tasks.caption.model import Captioner, strip
 from rnn_plugins.tasks.caption.vision import Convolutions, shifted
-from rnn_plugins.tasks.decoding import END, UNKNOWN, Attention, Decoder, Hypothesis
-from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task
+from rnn_plugins.tasks.decoding import END, SPECIALS, UNKNOWN, Attention, Decoder, Hypothesis
+from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task, check_ranges
 from rnn_plugins.words import beside_truth
 
 if TYPE_CHECKING:  # imported only where they are used
@@ -32,9 +32,6 @@ if TYPE_CHECKING:  # imported only where they are used
     from rnn_plugins.tasks.probes import EveryStep
 
 Array = NDArray[Any]
-
-SPECIALS = (UNK, "<end>")
-"""Symbols without a text of their own, with the ids ``UNKNOWN`` and ``END`` of decoding."""
 
 WIDEST_EMBEDDING = 128
 """The default width of an embedding, unless the hidden size is smaller."""
@@ -127,12 +124,8 @@ class Caption(Task):
         Raises:
             ValueError: an option is out of range.
         """
-        for name in ("max_words", "image_size", "shift", "length_penalty", "convolutions", "filters", "beam"):
-            least = int(name in ("convolutions", "filters", "beam"))
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if not 0 <= self.valid_fraction < 1:
-            raise ValueError(f"valid_fraction is {self.valid_fraction:g}; it must be at least 0 and below 1")
+        least = dict.fromkeys(("max_words", "image_size", "shift", "length_penalty"), 0)
+        check_ranges(self, least | dict.fromkeys(("convolutions", "filters", "beam"), 1), ["valid_fraction"])
 
     @property
     def unit(self) -> str:  # type: ignore[override]

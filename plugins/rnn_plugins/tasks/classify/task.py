@@ -59,6 +59,7 @@ from rnn_plugins.tasks.task import (
     Purpose,
     Score,
     Task,
+    check_ranges,
 )
 from rnn_plugins.words import listing
 
@@ -131,12 +132,7 @@ class Classify(Task):
         Raises:
             ValueError: an option is out of range.
         """
-        for name, least in (("max_words", 0), ("width", 1), ("image_size", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        for name in ("valid_fraction", "word_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name):g}; it must be at least 0 and below 1")
+        check_ranges(self, {"max_words": 0, "width": 1, "image_size": 0}, ["valid_fraction", "word_dropout"])
         if self.freeze and not self.embedding:
             raise ValueError("freeze needs pretrained vectors: give embedding their file")
 

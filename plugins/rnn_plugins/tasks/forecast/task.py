@@ -36,6 +36,7 @@ from rnn_plugins.tasks.task import (
     Score,
     Task,
     Work,
+    check_ranges,
 )
 from rnn_plugins.words import amount, listing
 
@@ -174,15 +175,11 @@ class Forecast(Task):
         Raises:
             ValueError: an option is out of range.
         """
-        for name, least in (("window", 0), ("horizon", 1), ("season", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        check_ranges(self, {"window": 0, "horizon": 1, "season": 0}, ["valid_fraction"])
         if self.window == 1:
             raise ValueError("window is 1; it must be at least 2, or 0 for one and a half seasons")
         if not 0 <= self.ahead <= 1:
             raise ValueError(f"ahead is {self.ahead:g}; it must be from 0 to 1")
-        if not 0 <= self.valid_fraction < 1:
-            raise ValueError(f"valid_fraction is {self.valid_fraction:g}; it must be at least 0 and below 1")
 
     @property
     def held_out_part(self) -> str:

@@ -27,7 +27,18 @@ from rnn_plugins.tasks import blocks
 from rnn_plugins.tasks.blocks import Symbols
 from rnn_plugins.tasks.metrics import accuracy, macro_f1
 from rnn_plugins.tasks.tag.model import Attention, Speller, Tagger, pack, surprise
-from rnn_plugins.tasks.task import AT_ONCE, Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task
+from rnn_plugins.tasks.task import (
+    AT_ONCE,
+    Assessment,
+    Batch,
+    Data,
+    Metric,
+    Network,
+    Prediction,
+    Purpose,
+    Task,
+    check_ranges,
+)
 from rnn_plugins.words import amount, listing
 
 if TYPE_CHECKING:
@@ -116,12 +127,7 @@ class Tag(Task):
         Raises:
             ValueError: an option is out of range.
         """
-        for name in ("characters", "max_words", "seq_length"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
-        for name in ("word_dropout", "valid_fraction"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name):g}; it must be at least 0 and below 1")
+        check_ranges(self, {"characters": 0, "max_words": 0, "seq_length": 0}, ["word_dropout", "valid_fraction"])
         if self.freeze and not self.embedding:
             raise ValueError("freeze needs pretrained vectors: give embedding their file")
 

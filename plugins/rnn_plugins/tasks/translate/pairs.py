@@ -12,13 +12,9 @@ from numpy.typing import NDArray
 from rnn_plugins.data.dates import dates
 from rnn_plugins.data.tables import pairs
 from rnn_plugins.data.tokens import Tokens
-from rnn_plugins.data.vocabulary import UNK
 from rnn_plugins.tasks.decoding import END
 
 Array = NDArray[Any]
-
-SPECIALS = (UNK, "<end>")
-"""Symbols without a text of their own, with the ids ``UNKNOWN`` and ``END`` of decoding."""
 
 
 class Pair(NamedTuple):

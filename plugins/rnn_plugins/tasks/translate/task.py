@@ -19,10 +19,10 @@ from rnn_plugins.data.vocabulary import NOUNS, Level
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks import task
 from rnn_plugins.tasks.blocks import Symbols, Vectors, chunks, mask, padded, recurrent, require_width, with_width
-from rnn_plugins.tasks.decoding import AT_ONCE, END, Attention, Decoder, Hypothesis
-from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task
+from rnn_plugins.tasks.decoding import AT_ONCE, END, SPECIALS, Attention, Decoder, Hypothesis
+from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task, check_ranges
 from rnn_plugins.tasks.translate.model import Translator
-from rnn_plugins.tasks.translate.pairs import SPECIALS, Pair, encoded, share_unknown, texts_of, tokens_of
+from rnn_plugins.tasks.translate.pairs import Pair, encoded, share_unknown, texts_of, tokens_of
 from rnn_plugins.words import beside_truth
 
 if TYPE_CHECKING:  # imported only where they are used
@@ -93,12 +93,8 @@ class Translate(Task):
         Raises:
             ValueError: an option is out of range.
         """
-        for name, least in (("max_words", 0), ("sampling_epochs", 1), ("beam", 1), ("length_penalty", 0)):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        for name in ("valid_fraction", "sampling"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name):g}; it must be at least 0 and below 1")
+        least = {"max_words": 0, "sampling_epochs": 1, "beam": 1, "length_penalty": 0}
+        check_ranges(self, least, ["valid_fraction", "sampling"])
         if self.freeze and not self.embedding:
             raise ValueError("freeze needs pretrained vectors: give embedding their file")
 
