@@ -318,7 +318,9 @@ def test_scenes_are_a_function_of_the_seed():
     assert [len(data.train), len(data.valid)] == [50, 5]
 
 
-@pytest.mark.parametrize("name", ["builtin:scenes:x", "builtin:scenes:1:2:3", "builtin:scenes:-1"])
+@pytest.mark.parametrize(
+    "name", ["builtin:scenes:x", "builtin:scenes:1:2:3", "builtin:scenes:-1", "builtin:scenes:12345678"]
+)
 def test_scenes_that_are_not_understood(name):
     assert refused(Caption(), [name]) == (
         f"{name!r} is not understood; it takes builtin:scenes, builtin:scenes:COUNT or builtin:scenes:COUNT:SEED, such "

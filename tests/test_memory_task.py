@@ -214,9 +214,11 @@ def test_weights_may_come_from_a_run_with_another_lag():
         ([], "the task generates its data: expected builtin:memory or builtin:memory:SEED, such as builtin:memory:1; "
          "got nothing"),
         (["builtin:memory:x"], "'builtin:memory:x' is not understood; expected builtin:memory, or builtin:memory:SEED "
-         "with a whole number"),
+         "with a number below 1e7"),
+        (["builtin:memory:12345678"], "'builtin:memory:12345678' is not understood; expected builtin:memory, or "
+         "builtin:memory:SEED with a number below 1e7"),
         (["builtin:memory1"], "'builtin:memory1' is not understood; expected builtin:memory, or builtin:memory:SEED "
-         "with a whole number"),
+         "with a number below 1e7"),
     ],
 )  # fmt: skip
 def test_other_files_are_refused(files, message):

@@ -199,7 +199,7 @@ def test_ordinals():
     assert " ".join(ends.values()) == "1st 2nd 3rd 4th 11th 12th 13th 21st 22nd 23rd 31st"
 
 
-@pytest.mark.parametrize("name", ["date", "dates:x", "dates:1:2:3"])
+@pytest.mark.parametrize("name", ["date", "dates:x", "dates:1:2:3", "dates:12345678"])
 def test_other_names_of_generated_pairs(name: str):
     with pytest.raises(UserError) as caught:
         Translate().read([f"builtin:{name}"])
@@ -207,6 +207,12 @@ def test_other_names_of_generated_pairs(name: str):
         f"'builtin:{name}' is not understood; it takes builtin:dates, builtin:dates:COUNT or builtin:dates:COUNT:SEED, "
         "such as builtin:dates:20000"
     )
+
+
+def test_no_generated_pairs():
+    with pytest.raises(UserError) as caught:
+        Translate().read(["builtin:dates:0"])
+    assert str(caught.value) == "'builtin:dates:0' asks for 0 pairs; expected 1 at least"
 
 
 # The network

@@ -1,4 +1,4 @@
-"""Counts and lists of names in messages."""
+"""Counts and lists of names in messages, and whole numbers in names."""
 
 from collections.abc import Iterable, Sequence
 
@@ -35,3 +35,8 @@ def amount(count: int, noun: str) -> str:
 def beside_truth(written: str, reference: str) -> str:
     """A text with whether it is right, or else with the reference."""
     return f"{written} ({'right' if written == reference else f'true: {reference}'})"
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text is a whole number of at most seven digits, as in the names of generated data."""
+    return text.isascii() and text.isdigit() and len(text) < 8

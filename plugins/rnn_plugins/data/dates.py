@@ -8,6 +8,7 @@ from datetime import date
 import numpy as np
 
 from rnn_plugins.errors import UserError
+from rnn_plugins.words import is_whole
 
 COUNT = 20_000
 """Pairs by default."""
@@ -66,12 +67,14 @@ def dates(name: str) -> Iterator[tuple[str, str]]:
         UserError: the name is another one.
     """
     kind, *numbers = name.split(":")
-    if kind != "dates" or len(numbers) > 2 or not all(n.isascii() and n.isdigit() for n in numbers):
+    if kind != "dates" or len(numbers) > 2 or not all(map(is_whole, numbers)):
         raise UserError(
             f"'builtin:{name}' is not understood; it takes builtin:dates, builtin:dates:COUNT or "
             "builtin:dates:COUNT:SEED, such as builtin:dates:20000"
         )
     count, seed = [*map(int, numbers), *(COUNT, 0)[len(numbers) :]]
+    if not count:
+        raise UserError(f"'builtin:{name}' asks for 0 pairs; expected 1 at least")
     rng = np.random.default_rng(seed)
     days = rng.integers(FIRST.toordinal(), LAST.toordinal() + 1, count)
     for day, form in zip(days.tolist(), rng.integers(len(FORMATS), size=count).tolist(), strict=True):

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_plugins.errors import UserError
+from rnn_plugins.words import is_whole
 
 Array: TypeAlias = NDArray[Any]
 
@@ -111,7 +112,7 @@ def parse(name: str) -> tuple[int, int] | None:
     kind, *numbers = name.removeprefix("builtin:").split(":")
     if not name.startswith("builtin:") or kind != "scenes":
         return None
-    if len(numbers) > 2 or not all(n.isascii() and n.isdigit() for n in numbers):
+    if len(numbers) > 2 or not all(map(is_whole, numbers)):
         raise UserError(
             f"{name!r} is not understood; it takes builtin:scenes, builtin:scenes:COUNT or builtin:scenes:COUNT:SEED, "
             "such as builtin:scenes:20000"

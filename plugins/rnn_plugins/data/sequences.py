@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_plugins.errors import UserError
+from rnn_plugins.words import is_whole
 
 Array: TypeAlias = NDArray[Any]
 
@@ -283,8 +284,8 @@ def seed_of(name: str) -> int:
         UserError: it is another name.
     """
     seed = name.removeprefix(f"{BUILTIN}:") if name != BUILTIN else "0"
-    if not (seed.isascii() and seed.isdigit()):
-        raise UserError(f"{name!r} is not understood; expected {BUILTIN}, or {BUILTIN}:SEED with a whole number")
+    if not is_whole(seed):
+        raise UserError(f"{name!r} is not understood; expected {BUILTIN}, or {BUILTIN}:SEED with a number below 1e7")
     return int(seed)
 
 

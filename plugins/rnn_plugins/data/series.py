@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rnn_plugins.data import tables
 from rnn_plugins.errors import UserError
-from rnn_plugins.words import amount, listing
+from rnn_plugins.words import amount, is_whole, listing
 
 Array: TypeAlias = NDArray[Any]
 
@@ -134,7 +134,7 @@ def generated(name: str) -> Array:
         UserError: it is another name.
     """
     numbers = name.removeprefix(BUILTIN).split(":")
-    if not name.startswith(BUILTIN) or numbers[0] or len(numbers) > 3 or not all(map(_is_whole, numbers[1:])):
+    if not name.startswith(BUILTIN) or numbers[0] or len(numbers) > 3 or not all(map(is_whole, numbers[1:])):
         raise UserError(
             f"{name!r} is not understood; expected {BUILTIN}, {BUILTIN}:LENGTH or {BUILTIN}:LENGTH:SEED, such as "
             f"{BUILTIN}:5000"
@@ -149,10 +149,6 @@ def generated(name: str) -> Array:
     for step in range(length):
         noise[step] = last = 0.6 * last + noise[step]
     return np.asarray((level + noise)[:, None])
-
-
-def _is_whole(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 8
 
 
 def season_of(values: Array) -> tuple[int, float]:
