@@ -498,6 +498,8 @@ def test_scores_beside_baselines_and_groups(files):
     assert assessment.scores[1].metrics["exact"] == 0
     assert {figure.key for figure in assessment.figures} == {"classes", "confusion"}
     assert task.assess(model, params, data, name="run").scores[1:] == ()
+    assert task.contains(data.train, data.train[:1])
+    assert not task.contains(data.train, [data.train[0], data.valid[0]])
     without = [example._replace(group="") for example in data.train]
     assessment = task.assess(model, params, data, name="run", training=without)
     assert "group_accuracy" not in assessment.metrics

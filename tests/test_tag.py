@@ -555,6 +555,8 @@ def test_examples_of_training_are_known():
     assert task.contains(data.train, data.train[3:9])
     changed = data.train[0]._replace(tags=data.train[0].tags + 1)
     assert not task.contains(data.train, [*data.train[3:9], changed])
+    divided = replace(task, seq_length=2)
+    assert divided.contains([piece for example in data.train for piece in example.pieces(2)], data.train)
     assert task.guessing(data.facts) == pytest.approx(np.log(5))
 
 

@@ -477,6 +477,8 @@ def test_assessment_beside_baselines(learnt: Any):
     task, data, model, params = learnt
     other = task.read(["pairs.tsv"], data.facts, purpose="evaluate")
     found = task.assess(model, params, other, name="run", training=data.train)
+    assert task.contains(data.train, other.valid[:3])
+    assert not task.contains(data.train[1:], other.valid)
     own, copied, lookup = found.scores
     assert [score.name for score in found.scores] == ["run", "copying the source", "word for word"]
     assert own.metrics.keys() == copied.metrics.keys() == found.metrics.keys()

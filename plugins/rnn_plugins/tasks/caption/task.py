@@ -393,6 +393,11 @@ class Caption(Task):
 
     # Reports
 
+    def contains(self, training: Sequence[Example], examples: Sequence[Example]) -> bool:
+        """Whether all the images are among those of training, with their captions."""
+        known = {(example.caption, example.pixels.tobytes()) for example in training}
+        return all((example.caption, example.pixels.tobytes()) in known for example in examples)
+
     def assess(
         self, model: task.Model, params: Tree, data: Data, *, name: str, training: Sequence[Example] | None = None
     ) -> Assessment:

@@ -337,7 +337,8 @@ class Tag(Task):
     def contains(self, training: Sequence[Example], examples: Sequence[Example]) -> bool:
         """Whether all the examples are among those of training."""
         known = {(example.tokens, example.xs.tobytes(), example.tags.tobytes()) for example in training}
-        return all((e.tokens, e.xs.tobytes(), e.tags.tobytes()) in known for e in examples)
+        pieces = (piece for example in examples for piece in example.pieces(self.seq_length))
+        return all((piece.tokens, piece.xs.tobytes(), piece.tags.tobytes()) in known for piece in pieces)
 
     def assess(self, model: Model, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
         """The model's metrics, those of the commonest labels, F1 of entities, and figures by label."""

@@ -356,6 +356,11 @@ class Translate(Task):
 
     # Reports
 
+    def contains(self, training: Sequence[Pair], examples: Sequence[Pair]) -> bool:
+        """Whether all the pairs are among those of training."""
+        known = {(pair.text, pair.translation) for pair in training}
+        return all((pair.text, pair.translation) in known for pair in examples)
+
     def assess(
         self, model: task.Model, params: Tree, data: Data, *, name: str, training: Sequence[Pair] | None = None
     ) -> Assessment:
