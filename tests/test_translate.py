@@ -32,7 +32,7 @@ from rnn_plugins.language.sampling import Choice
 from rnn_plugins.tasks import text_scores
 from rnn_plugins.tasks.decoding import END
 from rnn_plugins.tasks.task import Data, Network
-from rnn_plugins.tasks.text_scores import WITHOUT, grouped, word_for_word
+from rnn_plugins.tasks.text_scores import WITHOUT, grouped, left_out, word_for_word
 from rnn_plugins.tasks.translate.pairs import tokens_of
 from rnn_plugins.tasks.translate.task import Translate
 from rnn_plugins.testing import check_task
@@ -448,6 +448,14 @@ def test_several_references_count(learnt: Any):
     assert found["chrf"] == sacrebleu.corpus_chrf(texts, [first, second]).score
     assert found["exact"] == pytest.approx(1 / 3)
     assert found["bleu"] > sacrebleu.corpus_bleu(texts, [first]).score
+
+
+def test_short_texts_have_no_bleu():
+    pytest.importorskip("sacrebleu")
+    found = text_scores.text_scores(["a red square", "a ring"], [["a red square"], ["a ring"]])
+    assert found == {"bleu": None, "chrf": 100, "exact": 1}
+    assert left_out(found) == ["BLEU is left out: it counts sequences of four words, and no reference has one"]
+    assert text_scores.text_scores(["a red square"], [["a small red square"]])["bleu"] == 0
 
 
 def test_sources_that_differ_in_case_are_in_one_part_if_case_is_ignored(

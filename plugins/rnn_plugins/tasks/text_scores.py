@@ -30,7 +30,8 @@ LENGTHS = 4
 def text_scores(written: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float | None]:
     """BLEU (Papineni et al. 2002), chrF (Popović 2015) and the share of texts that equal one of their references.
 
-    BLEU and chrF are those of sacrebleu with its defaults (Post 2018, arXiv:1804.08771), None without the library.
+    BLEU and chrF are those of sacrebleu with its defaults (Post 2018, arXiv:1804.08771), None without the library. BLEU
+    is also None if no reference has four words: it counts sequences of four, so that the references would have 0.
 
     Args:
         written: N texts, at least one.
@@ -45,9 +46,20 @@ def text_scores(written: Sequence[str], references: Sequence[Sequence[str]]) -> 
         return found
     # A stream has one reference per text; texts with fewer than the most have None in some.
     streams: Any = [[some[i] if i < len(some) else None for some in wanted] for i in range(max(map(len, wanted)))]
-    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
-        found[name] = float(metric.corpus_score(texts, streams).score)
+    found["chrf"] = float(CHRF().corpus_score(texts, streams).score)
+    bleu: Any = BLEU()
+    if any(len(bleu.tokenizer(text).split()) >= bleu.max_ngram_order for some in wanted for text in some):
+        found["bleu"] = float(bleu.corpus_score(texts, streams).score)
     return found
+
+
+def left_out(found: Mapping[str, float | None]) -> list[str]:
+    """Sentences on the scores that ``text_scores`` leaves out."""
+    if found["chrf"] is None:
+        return [WITHOUT]
+    if found["bleu"] is None:
+        return ["BLEU is left out: it counts sequences of four words, and no reference has one"]
+    return []
 
 
 def assess_translations(
@@ -87,7 +99,7 @@ def assess_translations(
         lookup = word_for_word(training, tokens, targets)
         looked_up = [_looked_up(lookup, source, tokens) for source in sources]
         scores.append(Score("word for word", "baseline", nothing | text_scores(looked_up, wanted)))
-    compared = ("exact",) if own["bleu"] is None else ("bleu", "chrf")
+    compared = ("exact",) if own["chrf"] is None else ("bleu", "chrf")
     several = sum(len(some) > 1 for some in wanted)
     notices = [f"{several:,} of {len(sources):,} sources have several translations, all of which are references"]
     return Assessment(
@@ -96,7 +108,7 @@ def assess_translations(
         count,
         unit,
         tuple(sentence for metric in compared for sentence in verdict(scores, metric, METRICS[metric])),
-        tuple(notices[: several > 0] + ([WITHOUT] if own["bleu"] is None else [])),
+        tuple(notices[: several > 0] + left_out(own)),
         {"sources": len(sources), "references": sum(map(len, wanted))},
         (_by_length(written, references, tokens, unit),),
     )

@@ -13,7 +13,7 @@ from rnn_plugins.data.images import unit as in_unit
 from rnn_plugins.reports.report import Figure
 from rnn_plugins.tasks.metrics import accuracy, confusion, per_class, verdict
 from rnn_plugins.tasks.task import Assessment, Metric, Score
-from rnn_plugins.tasks.text_scores import METRICS, WITHOUT, text_scores
+from rnn_plugins.tasks.text_scores import METRICS, left_out, text_scores
 
 Array = NDArray[Any]
 
@@ -90,8 +90,7 @@ def assess_captions(
     several = sum(len(some) > 1 for some in wanted)
     if several:
         notices.append(f"{several:,} of {len(wanted):,} images have several captions, all of which are references")
-    if scores[0].metrics["bleu"] is None:
-        notices.append(WITHOUT)
+    notices += left_out(scores[0].metrics)
     return Assessment(
         tuple(scores),
         {**metrics, **METRICS, **({"group_accuracy": GROUP} if grouped else {})},
