@@ -98,8 +98,16 @@ def test_the_digest():
         ("Go\tVERB\nwent\tV\tX\n", {}, "a.tsv, line 2: it has 3 columns where 2 are expected"),
         ("Go\n.\tPUNCT\n", {"tags": False}, "a.tsv, line 2: it has 2 columns where 1 is expected"),
         ("Go\n", {}, "a.tsv, line 1: there is a token and no tag; expected a token, a tab and its tag"),
-        ("Go\tVERB\n.\t\n", {}, "a.tsv, line 2: the tag (column 2) is empty"),
-        ("Go\t" + "V" * 1_000, {}, "a.tsv, line 1: the tag (column 2) has 1,000 characters"),
+        (
+            "Go\tVERB\n.\t\n",
+            {},
+            "a.tsv, line 2: the tag (column 2) is empty; expected a token and its tag in each line",
+        ),
+        (
+            "Go\t" + "V" * 1_000,
+            {},
+            "a.tsv, line 1: the tag (column 2) has 1,000 characters; expected a token and its tag in each line",
+        ),
         ("Go\tVERB\n\t\n", {}, "a.tsv, line 2: the token (column 1) is empty"),
         ("Go\tVERB\n", {"tag_column": 3}, "a.tsv, line 1: there is no column 3: the line has 2 columns"),
         ("Go\tVERB\n", {"token_column": -3}, "a.tsv, line 1: there is no column -3: the line has 2 columns"),

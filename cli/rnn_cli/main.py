@@ -162,5 +162,6 @@ class Mistake(click.ClickException):
 def rnn(debug: bool) -> None:
     """A laboratory for recurrent neural networks.
 
-    rnn train FILE trains one, rnn sample generates text with it, rnn cells lists the kinds of cell.
+    rnn train FILE trains one on a text, and rnn sample generates text with it. rnn tasks lists what else a network can
+    learn, and rnn predict applies it; rnn cells lists the kinds of cell.
     """

@@ -133,7 +133,7 @@ class _Columns:
         if not token:
             raise UserError(f"{place}: the token (column {self.token}) is empty")
         if tag is not None and (flaw := label_flaw(tag)):
-            raise UserError(f"{place}: the tag (column {self.tag}) {flaw}")
+            raise UserError(f"{place}: the tag (column {self.tag}) {flaw}; expected a token and its tag in each line")
         return token, tag
 
     def _number(self, column: int, place: str) -> int:
