@@ -28,6 +28,23 @@ def vectors_of(file: str, words: tuple[str, ...]) -> tuple[NDArray[np.float32], 
     return _kept(file, words, (found.st_mtime_ns, found.st_size, found.st_ino))
 
 
+def width_of(file: str, symbols: tuple[str, ...], specials: int, noun: str = "words") -> tuple[int, str]:
+    """The width of the vectors in a file, and a sentence on how many symbols have one.
+
+    Args:
+        file: its path.
+        symbols: those of a vocabulary.
+        specials: how many of them, the first ones, have no text of their own.
+        noun: for symbols, in the plural.
+
+    Raises:
+        UserError: as for ``read_vectors``.
+    """
+    matrix, known = vectors_of(file, symbols)
+    count = known[specials:].sum()
+    return matrix.shape[1], f"{file} has vectors of {count:,} of the {len(symbols) - specials:,} {noun}"
+
+
 def read_vectors(file: str, words: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The vectors of some words; a word that has none gets that of its lower-case form.
 

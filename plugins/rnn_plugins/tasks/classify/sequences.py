@@ -16,7 +16,7 @@ from rnn_plugins.data.images import as_image, unit
 from rnn_plugins.data.labelled import Found, Kind
 from rnn_plugins.data.tables import standardised
 from rnn_plugins.data.tokens import Tokens
-from rnn_plugins.data.vectors import vectors_of
+from rnn_plugins.data.vectors import width_of
 from rnn_plugins.data.vocabulary import NOUNS, Level
 from rnn_plugins.errors import UserError
 from rnn_plugins.words import amount, listing
@@ -230,11 +230,8 @@ def facts_of_texts(
         notices.append("most texts are a single word; --level char reads their letters")
     facts = {"tokens": tokens.to_json(), "vectors": 0}
     if embedding:
-        matrix, known = vectors_of(embedding, tokens.symbols)
-        facts["vectors"] = matrix.shape[1]
-        notices.append(
-            f"{embedding} has vectors of {matrix.shape[1]} numbers for {known.sum():,} of {len(tokens):,} symbols"
-        )
+        facts["vectors"], told = width_of(embedding, tokens.symbols, tokens.specials, f"{NOUNS[level]}s")
+        notices.append(told)
     return facts
 
 

@@ -21,7 +21,7 @@ from rnn_plugins.data.lines import Hash, lines
 from rnn_plugins.data.splits import split
 from rnn_plugins.data.tagged import NOUNS, Encoder, Example, Scale, Tagged
 from rnn_plugins.data.tokens import Tokens
-from rnn_plugins.data.vectors import vectors_of
+from rnn_plugins.data.vectors import width_of
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks import blocks
 from rnn_plugins.tasks.blocks import Symbols
@@ -218,9 +218,8 @@ class Tag(Task):
         letters = Tokens.build((token for text in texts for token in text), "char") if self.characters else None
         width = 0
         if self.embedding:
-            matrix, known = vectors_of(self.embedding, words.symbols)
-            width = matrix.shape[1]
-            notices.append(f"{self.embedding} has vectors of {known.sum():,} of the {len(words) - 1:,} words")
+            width, told = width_of(self.embedding, words.symbols, words.specials)
+            notices.append(told)
         return facts | {
             "words": words.to_json(),
             "letters": letters and letters.to_json(),

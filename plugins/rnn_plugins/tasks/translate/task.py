@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from minigrad.trees import Tree
 from rnn_plugins.data.splits import split
 from rnn_plugins.data.tokens import Tokens
-from rnn_plugins.data.vectors import vectors_of
+from rnn_plugins.data.vectors import width_of
 from rnn_plugins.data.vocabulary import NOUNS, Level
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks import task
@@ -134,10 +134,9 @@ class Translate(Task):
                 "vectors": 0,
             }
             if self.embedding:
-                matrix, known = vectors_of(self.embedding, _words(made[0]))
-                facts["vectors"] = matrix.shape[1]
-                words = len(known) - len(SPECIALS)
-                notices.append(f"{self.embedding} has vectors of {known.sum():,} of the {words:,} words of sources")
+                noun = f"{self.unit} of sources"
+                facts["vectors"], told = width_of(self.embedding, _words(made[0]), len(SPECIALS), noun)
+                notices.append(told)
         source, target = tokens_of(facts)
         coded = [Pair(encoded(source, a), encoded(target, b), a, b) for a, b in texts]
         train = [pair for pair in coded if purpose != "evaluate" and self._cased(pair.text) not in held_out]
