@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 
 import numpy as np
@@ -71,6 +71,13 @@ def test_a_batch_is_a_function_of_the_step_and_rows_are_its_share():
     assert backwards[::-1] == [task.batch(task.read(["103"]), step, 10).inputs for step in range(20)]
     whole = task.batch(data, 3, 10).inputs
     assert task.batch(data, 3, 10, slice(0, 5)).inputs + task.batch(data, 3, 10, slice(5, 10)).inputs == whole
+
+
+def test_another_seed_gives_other_batches():
+    task = Lengths()
+    data = task.read(["103"])
+    first, again, other = (task.batch(replace(data, seed=seed), 3, 10).inputs for seed in (1, 1, 2))
+    assert first == again != other
 
 
 def test_lengths_are_counted_once(monkeypatch: pytest.MonkeyPatch):

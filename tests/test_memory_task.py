@@ -173,11 +173,12 @@ def test_it_keeps_what_a_task_promises(name):
 def test_streams_are_drawn_anew_for_each_step_and_never_those_held_out():
     data = Memory(problem="brackets", lag=12).read(["builtin:memory"])
     assert isinstance(data.train, Stream)
-    seen = {data.train.draw(step, 50).inputs.tobytes() for step in range(4)}
-    assert len(seen | {data.valid.draw(size=50).inputs.tobytes()}) == 5
+    steps = [(seed, step) for seed in range(2) for step in range(3)]
+    seen = {data.train.draw(step, 50).inputs.tobytes() for step in steps}
+    assert len(seen | {data.valid.draw(size=50).inputs.tobytes()}) == 7
     other = Memory(problem="brackets", lag=12).read(["builtin:memory:1"])
     assert other.digest != data.digest
-    assert other.train.draw(0, 50).inputs.tobytes() not in seen
+    assert other.train.draw((0, 0), 50).inputs.tobytes() not in seen
 
 
 def test_the_whole_batch_is_drawn_at_once():

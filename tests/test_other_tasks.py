@@ -170,7 +170,21 @@ def test_an_epoch_is_shuffled_once(monkeypatch: pytest.MonkeyPatch):
     steps = task.steps_per_epoch(data, 8)
     for step in range(2 * steps):
         task.batch(data, step, 8)
-    assert shuffles == [0, 1]
+    assert shuffles == [(0, 0), (0, 1)]
+
+
+def test_the_seed_of_a_run_orders_its_examples():
+    orders = []
+    for seed in (1, 2, 1):
+        session = rnn_lab.training(FILES, task="names", hidden_size=4, steps=2, seed=seed)._session
+        orders.append(session.problem.batch(0).targets.tolist())
+        session.run.release()
+    assert orders[0] == orders[2] != orders[1]
+    run = rnn_lab.train(FILES, task="names", hidden_size=4, steps=2, seed=2, name="resumed")
+    resumed = rnn_lab.training(resume="resumed", steps=3)._session
+    assert resumed.problem.batch(0).targets.tolist() == orders[1]
+    resumed.run.release()
+    assert run.settings["seed"] == 2
 
 
 def test_runs_of_it_are_compared_by_accuracy():

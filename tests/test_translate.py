@@ -30,7 +30,7 @@ from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.sampling import Choice
 from rnn_plugins.tasks import text_scores
-from rnn_plugins.tasks.decoding import END
+from rnn_plugins.tasks.decoding import END, UNKNOWN
 from rnn_plugins.tasks.task import Data, Network
 from rnn_plugins.tasks.text_scores import WITHOUT, grouped, left_out, word_for_word
 from rnn_plugins.tasks.translate.pairs import tokens_of
@@ -335,6 +335,16 @@ def test_it_learns_pairs_by_heart(attention: Any):
 
 
 # Translating
+
+
+def test_an_unknown_word_is_never_right():
+    task = Translate(max_words=1, valid_fraction=0, attention="none")
+    data = task.read(["pairs.tsv"])
+    model = task.model(data.facts, network())
+    params = model.init_params(np.random.default_rng(0))
+    params["decoder"]["head"]["b"][UNKNOWN] = 100
+    assert any((pair.target == UNKNOWN).any() for pair in data.train)
+    assert task.evaluate(model, params, data.train)["token_accuracy"] == 0
 
 
 @pytest.fixture(scope="module")

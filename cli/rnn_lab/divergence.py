@@ -35,7 +35,8 @@ def of_recurrence(problem: Problem, params: Tree, steps: int, seed: int) -> tupl
         probe = problem.probe(params)
         if not probe or not _diverges(problem, params, min(steps, FOLLOWED)):
             return ()
-        lags = len(trees.leaves(problem.batch(0).inputs)[0])  # gradients go back over the steps of a sequence
+        # Gradients go back over the steps of a sequence; a batch of images has no axis of steps.
+        lags = min(len(trees.leaves(problem.batch(0).inputs)[0]), probe.longest())
         if said := explosion(probe, Look(lags=lags, positions=POSITIONS, seed=seed)):
             why = "the recurrence explodes with the weights that training began with, so no learning rate helps: "
             return why + said[0].removeprefix("Explodes: "), said[1]

@@ -13,6 +13,7 @@ import numpy as np
 
 from minigrad.trees import Tree
 from rnn_lab.blame import blaming
+from rnn_lab.settings import Settings
 from rnn_plugins.errors import UserError, why
 from rnn_plugins.reports.probe import Probe
 from rnn_plugins.tasks.task import Batch, Data, Model, Part, Purpose, Task
@@ -38,10 +39,10 @@ class Problem:
     notice: str = ""
 
     @classmethod
-    def of(cls, task: Task, model: Model, data: Data, batch_size: int) -> Problem:
+    def of(cls, task: Task, model: Model, data: Data, settings: Settings) -> Problem:
         """A task on data; if they are too few for its options or the batch size, these are reduced."""
-        fitted, size, notice = task.fit(data, batch_size)
-        return cls(fitted, model, data, size, notice)
+        fitted, size, notice = task.fit(data, settings.batch_size)
+        return cls(fitted, model, replace(data, seed=settings.seed or 0), size, notice)
 
     @cached_property
     def steps_per_epoch(self) -> int:

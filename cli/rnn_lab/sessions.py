@@ -302,7 +302,7 @@ def _resume(run: Run, given: Mapping[str, Any]) -> Session:
             f"{recorded[:12]}; a run can be resumed only with the data that it began with: --init-from {run.name} "
             "starts a new one with its weights"
         )
-    problem = Problem.of(task, run.model, data, settings.batch_size)
+    problem = Problem.of(task, run.model, data, settings)
     trainer = Trainer(run, problem, settings)
     step = run.notes(LAST)["step"]
     if trainer.total_steps < step:
@@ -541,7 +541,7 @@ def _resolve(
     settings = replace(settings, embedding_size=network.embedding_size, task_option=asdict(task))
     if settings.seed is None:
         settings = replace(settings, seed=secrets.randbelow(1_000_000))
-    problem = Problem.of(task, task.model(data.facts, network), data, settings.batch_size)
+    problem = Problem.of(task, task.model(data.facts, network), data, settings)
     if settings.learning_rate is None:
         suggested = next((cell.suggested_learning_rate for cell in made), None)
         settings = replace(settings, learning_rate=suggested or LEARNING_RATE)

@@ -90,7 +90,7 @@ def fresh(cell: str, task: Task, data: Data, settings: Settings, steps: int = 0)
         return made[-1]
 
     held_out = data.valid if task.count(data.valid) else data.train
-    problem = Problem.of(task, task.model(data.facts, network_of(settings, make)), data, settings.batch_size)
+    problem = Problem.of(task, task.model(data.facts, network_of(settings, make)), data, settings)
     init, dropout = (np.random.default_rng(s) for s in np.random.SeedSequence(settings.seed or 0).spawn(2))
     params = problem.init_params(init)
     rate = settings.learning_rate or next((cell.suggested_learning_rate for cell in made), None) or LEARNING_RATE
@@ -127,7 +127,7 @@ def of_problem(label: str, cell: str, problem: Problem, params: Tree, settings: 
         raise UserError(f"the task {settings.task} of {label} offers no probe, which reports measure")
 
     def take_step(seed: int) -> Details:
-        fitted = Problem.of(problem.task, problem.model, problem.data, settings.batch_size)
+        fitted = Problem.of(problem.task, problem.model, problem.data, settings)
         try:
             return _train(fitted, params, settings, rate, 1, np.random.default_rng(seed))
         except NotFinite as error:

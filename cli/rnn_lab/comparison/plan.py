@@ -292,7 +292,7 @@ def _validations(settings: Settings, model: Model, task: Task, data: Data, match
     """Steps between validations."""
     if match == "seconds" and settings.max_time is not None:
         return TIMED_EVERY
-    steps = Problem.of(task, model, data, settings.batch_size).steps_per_epoch
+    steps = Problem.of(task, model, data, settings).steps_per_epoch
     return max(1, min(settings.steps_between_validations(steps), settings.total_steps(steps) // VALIDATIONS))
 
 

@@ -271,9 +271,9 @@ class Stream:
     def __len__(self) -> int:
         return self.count
 
-    def draw(self, step: int | None = None, size: int | None = None) -> Drawn:
-        """The sequences themselves, or those of a training step."""
-        key = [self.seed, 0] if step is None else [self.seed, 1, step]
+    def draw(self, step: tuple[int, int] | None = None, size: int | None = None) -> Drawn:
+        """The sequences themselves, or those of a training step: a run's seed, and the step."""
+        key = [self.seed, 0] if step is None else [self.seed, 1, *step]
         return PROBLEMS[self.problem].draw(np.random.default_rng(key), size or self.count, self.lag)
 
 
@@ -298,7 +298,7 @@ class Memoryless:
     def __init__(self, examples: Stream) -> None:
         self.problem = problem = PROBLEMS[examples.problem]
         others = replace(examples, seed=examples.seed + 1)
-        some = (others.draw(step, COUNTED) for step in range(COUNTS))
+        some = (others.draw((0, step), COUNTED) for step in range(COUNTS))
         if not problem.classes:
             self.table = np.full((1, 1), np.mean([drawn.targets.mean() for drawn in some]))
             return

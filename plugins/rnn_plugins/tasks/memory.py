@@ -243,7 +243,7 @@ class Memory(Task):
 
     def batch(self, data: Data, step: int, size: int, rows: slice = slice(None)) -> Batch:
         """New sequences for each step."""
-        return _batch(data.train.draw(step, size), rows)
+        return _batch(data.train.draw((data.seed, step), size), rows)
 
     def evaluate(self, model: Model, params: Tree, examples: Stream) -> dict[str, float]:
         """The mean loss, the share of sequences that are right, and whether the problem is solved (1 or 0)."""

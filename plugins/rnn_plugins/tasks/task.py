@@ -82,6 +82,7 @@ class Data:
         digest: SHA-256 of their content, in hexadecimal.
         about: size and kind of the data, in a phrase.
         notices: sentences for the user.
+        seed: the seed of a run that trains on them: of the order of the examples, and of what a task draws per batch.
         memo: what was computed from the data, to be used again.
     """
 
@@ -92,6 +93,7 @@ class Data:
     digest: str = ""
     about: str = ""
     notices: Sequence[str] = ()
+    seed: int = 0
     memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
 
@@ -344,7 +346,7 @@ class Task(ABC):
         return self.count(data.train) / self.steps_per_epoch(data, size) or self.batch(data, 0, size).weight
 
     def batch(self, data: Data, step: int, size: int, rows: slice = slice(None)) -> Batch:
-        """The batch of a step, counted from 0: a function of the step alone, so that training can resume anywhere.
+        """The batch of a step, counted from 0: a function of data and step alone, so that training can resume anywhere.
 
         By default, the examples in an order that is shuffled in each epoch, those of like length together.
 
@@ -367,7 +369,7 @@ class Task(ABC):
         if data.memo.get("epoch") == (epoch, size):  # a training step must not take the time of a whole epoch's shuffle
             found: NDArray[np.intp] = data.memo["order"]
             return found
-        rng = np.random.default_rng(epoch)
+        rng = np.random.default_rng((data.seed, epoch))
         order = rng.permutation(len(data.train))
         if type(self).length is not Task.length:
             if "lengths" not in data.memo:

@@ -257,7 +257,7 @@ class Caption(Task):
         found = super().batch(data, step, size, rows)
         if not self.shift:
             return found
-        offsets = np.random.default_rng([step]).integers(0, 2 * self.shift + 1, (size, 2))[rows]
+        offsets = np.random.default_rng((data.seed, step)).integers(0, 2 * self.shift + 1, (size, 2))[rows]
         pixels, lengths = found.inputs
         return found._replace(inputs=(shifted(pixels, offsets, self.shift), lengths))
 

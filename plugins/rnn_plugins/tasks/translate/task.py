@@ -19,7 +19,7 @@ from rnn_plugins.data.vocabulary import NOUNS, Level
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks import task
 from rnn_plugins.tasks.blocks import Symbols, Vectors, chunks, mask, padded, recurrent, require_width, with_width
-from rnn_plugins.tasks.decoding import AT_ONCE, END, SPECIALS, Attention, Decoder, Hypothesis
+from rnn_plugins.tasks.decoding import AT_ONCE, END, SPECIALS, UNKNOWN, Attention, Decoder, Hypothesis
 from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task, check_ranges
 from rnn_plugins.tasks.translate.model import Translator
 from rnn_plugins.tasks.translate.pairs import Pair, encoded, share_unknown, texts_of, tokens_of
@@ -226,7 +226,8 @@ class Translate(Task):
             losses, best = model.decoder.scored(params["decoder"], first, context, batch.targets)
             live = mask(many, len(batch.targets))
             nats += float(losses[live].sum(dtype=np.float64))
-            right, total = right + int((best == batch.targets)[live].sum()), total + int(live.sum())
+            known = live & (batch.targets != UNKNOWN)  # an unknown word is never written, so never right
+            right, total = right + int((best == batch.targets)[known].sum()), total + int(live.sum())
         return {"loss": nats / total, "token_accuracy": right / total}
 
     def guessing(self, facts: Mapping[str, Any]) -> float:
