@@ -202,12 +202,14 @@ def test_a_loss_or_a_deciding_metric_that_is_no_number_ends_training(metric: str
     assert "The best weights, of step 2, are kept: rnn eval odd\n" in result.stderr
 
 
-def test_metrics_of_one_name_and_several_heads_have_a_column_each():
+def test_runs_of_two_tasks_have_a_table_each_with_their_own_heads():
     trained(*TASK, *SMALL, "--name", "sums")
     Path("fox.txt").write_text("the quick brown fox jumps over the lazy dog. " * 20)
     trained("fox.txt", "--hidden-size", "4", "--steps", "3", "--name", "fox")
     rows = {row["name"]: row["metrics"] for row in json.loads(invoke("runs", "--json").stdout)}
-    heads, fox, sums = invoke("runs").stdout.splitlines()
-    for line, head, loss in ((fox, "NATS", rows["fox"]["loss"]), (sums, "MSE", rows["sums"]["loss"])):
+    tables = [table.splitlines() for table in invoke("runs").stdout.split("\n\n")]
+    for (heads, line), head, loss in zip(
+        tables, ("NATS", "MSE"), (rows["fox"]["loss"], rows["sums"]["loss"]), strict=True
+    ):
         end = heads.index(f" {head} ") + len(f" {head}")
         assert line[:end].endswith(f" {loss:.3f}")
