@@ -25,7 +25,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from minigrad import trees
+from minigrad import blas, trees
 from minigrad.optimizers import adam
 from minigrad.scan import BACKENDS, use_backend
 from minigrad.schedules import constant
@@ -119,7 +119,14 @@ _LASTING = contextlib.ExitStack()
 
 
 def enter_backend(name: str) -> None:
-    """Let our time loop be the one of that name for the rest of this process, a contestant's own."""
+    """Let our time loop be the one of that name for the rest of this process, a contestant's own.
+
+    As in ``rnn train``, the threads of NumPy's products are chosen by ``minigrad.blas``: those of OpenBLAS spin after
+    each product, and take the processors from the time loop's own threads, whose number is that of all contestants.
+    """
+    for variable in blas.VARIABLES:
+        os.environ.pop(variable, None)
+    _LASTING.enter_context(blas.managed())
     _LASTING.enter_context(use_backend(name))
 
 

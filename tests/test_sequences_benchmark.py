@@ -1,5 +1,11 @@
 """The networks of classification and translation equal the same in PyTorch: losses of a few steps of training."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import common
 import pytest
 import sequences
 from sequences import Case, our_turn, torch_turn
@@ -20,3 +26,15 @@ def test_equals_pytorch(task, directions, cell, monkeypatch):
         losses = [turn() for _ in range(4)]
     assert losses == pytest.approx([theirs() for _ in range(4)], rel=2e-5)
     assert losses[3] < losses[0]
+
+
+def test_our_side_has_the_threads_of_products_that_training_has():
+    """Threads of OpenBLAS that spin would take the processors from those of the time loop."""
+    code = (
+        "import common; from minigrad import blas; import numpy as np\n"
+        "common.enter_backend('numpy'); np.ones((9, 9)) @ np.ones((9, 9))\n"
+        "print(blas.is_given(), blas.counts().small, max(x.num_threads for x in blas._libraries()))"
+    )
+    given = os.environ | {"OPENBLAS_NUM_THREADS": "2", "PYTHONPATH": str(Path(common.__file__).parent)}
+    shown = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True).stdout
+    assert shown.split() == ["False", "1", "1"]
