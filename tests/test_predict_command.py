@@ -204,7 +204,18 @@ MISTAKES = {
         "silent is a run of the task ./names.py:Silent, which reads no inputs from files: rnn predict silent TEXT"
     ),
     ("hamlet", "to be"): (
+        "hamlet is a run of the task language-model, which predicts nothing of an input: rnn sample hamlet --prime "
+        "'to be'"
+    ),
+    ("hamlet", "Italian.txt"): (
         "hamlet is a run of the task language-model, which predicts nothing of an input: rnn sample hamlet"
+    ),
+    ("namse", "Rossi", "St. Rossi"): (
+        "'namse' is neither a file nor a run. Did you mean 'names'? If it is a text, name the run too: "
+        "rnn predict loud namse Rossi 'St. Rossi'"
+    ),
+    ("nothing", "Italian.txt"): (
+        "'nothing' is neither a file nor a run. If it is a text, name the run too: rnn predict loud nothing Italian.txt"
     ),
     ("names", "Rossi", "--top", "0"): "--top is 0; it must be at least 1",
     ("names", "Rossi", "--task-option", "lower"): "--task-option is 'lower'; write it as NAME=VALUE, such as beam=5",
@@ -236,6 +247,22 @@ def test_a_first_argument_that_is_nothing_is_told_both(folder):
     assert said.startswith(
         "Error: 'nmaes' is neither a file nor a run: there is no run called 'nmaes' in runs. Did you "
     )
+
+
+def test_a_word_like_the_name_of_a_run_is_a_text_alone_and_behind_a_run():
+    code, out, said = call("namse")
+    assert (code, len(out.splitlines())) == (0, 1)
+    assert said == (
+        "Note: 'namse' is neither a file nor a run, so it is a text. Did you mean 'names'?\nFrom the run loud.\n"
+    )
+    assert call("loud", "namse") == (0, out, "")
+
+
+@pytest.mark.parametrize("texts", [("Rossi", "namse"), ("the names", "Rossi"), ("Rossi", "Italian.txt", "Popov")])
+def test_texts_for_the_newest_run_need_no_name(texts):
+    code, out, said = call(*texts)
+    assert (code, said) == (0, "From the run loud.\n")
+    assert out
 
 
 def test_what_came_before_a_mistake_is_answered(folder):

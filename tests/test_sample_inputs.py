@@ -54,12 +54,12 @@ def call(*args, stdin=None):
 
 
 def test_an_output_is_drawn_for_each_input_and_the_seed_repeats_them(folder):
-    code, out, said = call("guesser", "Rossi", "Italian.txt", "--temperature", "100")
+    code, out, said = call("guesser", "Italian.txt", "Rossi", "--temperature", "100")
     assert code == 0
-    names = ["Rossi", *Path("Italian.txt").read_text().split()]
+    names = [*Path("Italian.txt").read_text().split(), "Rossi"]
     assert [line.split(": ")[0] for line in out.splitlines()] == names
     seed = re.fullmatch(r"From the run guesser, with --seed (\d+)\.\n", said)[1]
-    assert call("Rossi", "Italian.txt", "--temperature", "100", "--seed", seed) == (0, out, said)
+    assert call("Italian.txt", "Rossi", "--temperature", "100", "--seed", seed) == (0, out, said)
     outs = {call("Italian.txt", "--temperature", "100", "--seed", str(seed))[1] for seed in range(4)}
     assert len(outs) > 1
 
@@ -94,6 +94,10 @@ MISTAKES = {
     ("guesser", "Rossi", "--count", "0"): "--count is 0; it must be at least 1",
     ("guesser", "some.tsv"): (
         "there is no file 'some.tsv'; if that is a text, give it on standard input, with - as INPUT"
+    ),
+    ("gueser", "Rossi"): (
+        "'gueser' is neither a file nor a run. Did you mean 'guesser'? If it is a text, name the run too: "
+        "rnn sample guesser gueser Rossi"
     ),
     ("names", "Rossi"): "names is a run of the task ./names.py:Names, which writes no text: rnn predict names FILE",
     ("hamlet", "to be"): (

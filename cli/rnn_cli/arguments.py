@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from rnn_plugins.errors import UserError
+import click
+
+from rnn_cli.console import remark
+from rnn_plugins.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from rnn_lab.runs import Run
@@ -36,7 +40,8 @@ def find_run_and_inputs(
     """The run, its inputs, and whether it is named.
 
     The first argument is a run if there is one of that name; otherwise the run is the newest, and the argument a file,
-    or a text if that run reads texts.
+    or a text if that run reads texts. A word that looks like a misspelt run is refused before other inputs; alone, it
+    is a text, and a note says so.
 
     Args:
         arguments: as typed.
@@ -49,14 +54,38 @@ def find_run_and_inputs(
 
     if not arguments:
         return find_run(), (), False
+    first, *others = arguments
     try:
-        return find_run(arguments[0]), arguments[1:], True
+        return find_run(first), tuple(others), True
     except UserError as no_run:
         run = find_run()
         if not takes_some(run):
             raise
         from rnn_lab.predicting import is_source
 
-        if is_source(arguments[0]) or run.task.takes_text:
+        if is_source(first):
             return run, arguments, False
-        raise UserError(f"{arguments[0]!r} is neither a file nor a run: {no_run}") from None
+        if not run.task.takes_text:
+            raise UserError(f"{first!r} is neither a file nor a run: {no_run}") from None
+        _check_text(first, others, run)
+        return run, arguments, False
+
+
+def _check_text(first: str, others: Sequence[str], newest: Run) -> None:
+    """Check that a text is not meant as a run, because it is a word like the name of one, or stands before files.
+
+    Raises:
+        UserError: it probably is, and other inputs come after it.
+    """
+    from rnn_lab.predicting import is_source
+    from rnn_lab.runs import find_runs
+
+    suggestion = did_you_mean(first, [run.name for run in find_runs()])
+    before_files = bool(others) and all(map(is_source, others))
+    if len(first.split()) != 1 or not (suggestion or before_files):
+        return
+    if not others:
+        remark(f"Note: {first!r} is neither a file nor a run, so it is a text.{suggestion}")
+        return
+    command = f"rnn {click.get_current_context().info_name} {newest.quoted} {shlex.join([first, *others])}"
+    raise UserError(f"{first!r} is neither a file nor a run.{suggestion} If it is a text, name the run too: {command}")

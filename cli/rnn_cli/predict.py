@@ -51,6 +51,9 @@ def predict(
     from rnn_lab.backends import on_backend
 
     run, inputs, named = find_run_and_inputs(run_and_inputs, lambda run: run.predicts)
+    if not run.predicts:
+        text = inputs[0] if inputs and not predicting.is_source(inputs[0]) else ""
+        raise run.refusal("predicts nothing of an input", text)
     answer = predicting.predictor(run, top=top, explain=explain, **task_option)
     if not inputs and (sys.stdin is None or sys.stdin.isatty()):
         what = "a FILE, a text in quotes, or - for standard input" if run.task.takes_text else "a FILE"

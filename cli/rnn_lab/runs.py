@@ -229,15 +229,16 @@ class Run:
         """Whether its task draws outputs for an input."""
         return type(self.task).generate is not Task.generate
 
-    def refusal(self, lack: str) -> UserError:
+    def refusal(self, lack: str, text: str = "") -> UserError:
         """The error for a command that needs what its task does not offer; it names a command to use.
 
         Args:
             lack: such as "writes no text".
+            text: the user's input, with which a language model can begin.
         """
         use = f"predict {self.quoted} FILE" if self.predicts else f"eval {self.quoted}"
         if not self.predicts and self.task.language(self.model, self.facts):
-            use = f"sample {self.quoted}"
+            use = f"sample {self.quoted}{f' --prime {shlex.quote(text)}' if text else ''}"
         return UserError(f"{self.name} is a run of the task {self.settings.task}, which {lack}: rnn {use}")
 
     def reader(self, **options: Any) -> Task:
