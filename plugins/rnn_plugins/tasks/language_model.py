@@ -24,7 +24,6 @@ from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Par
 if TYPE_CHECKING:  # imported only where they are used, since rnn sample does not need them
     from rnn_plugins.data.corpus import Corpus
     from rnn_plugins.language.probe import TextProbe
-    from rnn_plugins.tasks.task import Model as AnyModel
 
 Array = NDArray[Any]
 
@@ -33,7 +32,7 @@ WIDEST_EMBEDDING = 128
 
 
 @dataclass(frozen=True)
-class LanguageModel(Task):
+class LanguageModel(Task[Model]):
     """Predict the next symbol of a text.
 
     The training text is cut into B equal lanes; a batch is the next T symbols of each, and the carry passes from one
@@ -238,9 +237,9 @@ class LanguageModel(Task):
         tokens = np.asarray(data.train[lanes + np.arange(start, start + self.seq_length + 1)[:, None]], np.intp)
         return Batch(tokens[:-1], tokens[1:], tokens[1:].size)
 
-    def evaluate(self, model: AnyModel, params: Tree, examples: Array) -> dict[str, float]:
+    def evaluate(self, model: Model, params: Tree, examples: Array) -> dict[str, float]:
         """The mean of -log p(symbol) over a text, read in sequence."""
-        return {"loss": _own(model).evaluate(params, examples)}
+        return {"loss": model.evaluate(params, examples)}
 
     def derived(self, metrics: Mapping[str, float], facts: Mapping[str, Any], part: Part = "valid") -> dict[str, float]:
         """Bits per character of the predicted symbols."""
@@ -264,13 +263,13 @@ class LanguageModel(Task):
         """The loss of uniform guessing among all symbols, ln V nats."""
         return math.log(len(vocabulary_of(facts)))
 
-    def assess(self, model: AnyModel, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
+    def assess(self, model: Model, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
         """The model's metrics, and those of n-grams counted on the training text and of compressors."""
         from rnn_plugins.language.assessment import assess
 
-        return assess(_own(model), params, vocabulary_of(data.facts), data, name=name, training=training)
+        return assess(model, params, vocabulary_of(data.facts), data, name=name, training=training)
 
-    def excerpt(self, model: AnyModel, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str:
+    def excerpt(self, model: Model, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str:
         """A text of ``size`` characters.
 
         Raises:
@@ -281,16 +280,16 @@ class LanguageModel(Task):
         symbols = sample(language.model, params, language.opening, choice, rng)
         return "".join(write(symbols, language.vocabulary, size))
 
-    def probe(self, model: AnyModel, params: Tree, examples: Array, facts: Mapping[str, Any]) -> TextProbe:
+    def probe(self, model: Model, params: Tree, examples: Array, facts: Mapping[str, Any]) -> TextProbe:
         """The model along a text."""
         from rnn_plugins.language.probe import TextProbe
 
-        return TextProbe(_own(model), params, examples, vocabulary_of(facts))
+        return TextProbe(model, params, examples, vocabulary_of(facts))
 
-    def language(self, model: AnyModel, facts: Mapping[str, Any]) -> Language:
+    def language(self, model: Model, facts: Mapping[str, Any]) -> Language:
         """The model with its vocabulary."""
         vocabulary = vocabulary_of(facts)
-        return Language(_own(model), vocabulary, tuple(opening_of(facts, vocabulary)))
+        return Language(model, vocabulary, tuple(opening_of(facts, vocabulary)))
 
 
 def vocabulary_of(facts: Mapping[str, Any]) -> Vocabulary:
@@ -312,8 +311,3 @@ def opening_of(facts: Mapping[str, Any], vocabulary: Vocabulary) -> list[int]:
     if max(symbols, default=0) >= len(vocabulary):
         raise ValueError("its opening has symbols beyond its vocabulary")
     return symbols
-
-
-def _own(model: AnyModel) -> Model:
-    assert isinstance(model, Model)
-    return model

@@ -121,7 +121,7 @@ class Reader(Model):
 
 
 @dataclass(frozen=True)
-class Memory(Task):
+class Memory(Task[Reader]):
     """Learn a problem that needs memory, from generated sequences: adding, copying, brackets, sums and others.
 
     ``adding``: the sum of the two marked numbers of a sequence (Hochreiter and Schmidhuber 1997). ``copy``: ten symbols
@@ -132,7 +132,7 @@ class Memory(Task):
     Attributes:
         problem: what is learnt.
         lag: its length: numbers (adding), steps between (copy), symbols (order), bits at most (parity), brackets,
-            digits (sorting), digits of a number at most (sums); 0 for the problem's own.
+            digits (sorting), digits of a number at most (sums); 0 for the problem's model.
     """
 
     problem: Literal["adding", "copy", "order", "parity", "brackets", "sorting", "sums"] = "adding"
@@ -245,10 +245,9 @@ class Memory(Task):
         """New sequences for each step."""
         return _batch(data.train.draw((data.seed, step), size), rows)
 
-    def evaluate(self, model: Model, params: Tree, examples: Stream) -> dict[str, float]:
+    def evaluate(self, model: Reader, params: Tree, examples: Stream) -> dict[str, float]:
         """The mean loss, the share of sequences that are right, and whether the problem is solved (1 or 0)."""
-        own = _own(model)
-        return self._evaluate(lambda drawn: own.answers(params, drawn), examples, own.cell.output_size)
+        return self._evaluate(lambda drawn: model.answers(params, drawn), examples, model.cell.output_size)
 
     def _evaluate(self, answers_of: Callable[[Drawn], Any], examples: Stream, width: int = 1) -> dict[str, float]:
         """The metrics of answers; for each, ``width`` numbers are held at a time."""
@@ -280,7 +279,7 @@ class Memory(Task):
         """The loss without memory, where that is known, or of uniform guessing."""
         return sequences.chance(self.problem, facts["lag"])
 
-    def assess(self, model: Model, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
+    def assess(self, model: Reader, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
         """The network's metrics, and those of a prediction that remembers nothing.
 
         That is the mean of all sums, or the frequencies of what follows each symbol at each step, counted on sequences
@@ -299,10 +298,10 @@ class Memory(Task):
         verdict.append(f"The problem is {'' if scores[0].metrics['solved'] else 'not '}solved: that takes {takes}.")
         return Assessment(tuple(scores), self.metrics, self.count(examples), self.unit, tuple(verdict))
 
-    def excerpt(self, model: Model, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str:
+    def excerpt(self, model: Reader, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str:
         """Some held-out sequences, with what the network answers, and the truth where it is wrong."""
         drawn, targets, _ = _batch(data.valid.draw(), slice(0, SHOWN))
-        answers = np.asarray(_own(model).answers(params, drawn))
+        answers = np.asarray(model.answers(params, drawn))
         right, lines = self._right(answers, targets), []
         for i, length in enumerate(drawn.lengths):
             inputs = drawn.inputs[:length, i]
@@ -331,7 +330,7 @@ class Memory(Task):
 
     def predict(
         self,
-        model: Model,
+        model: Reader,
         params: Tree,
         facts: Mapping[str, Any],
         inputs: Iterable[Any],
@@ -344,14 +343,13 @@ class Memory(Task):
         Raises:
             UserError: a text is no sequence of the problem.
         """
-        own = _own(model)
         for some in chunks(inputs, PREDICTED):
             arrays = [
                 sequences.read_text(self.problem, item, facts["lag"]) if isinstance(item, str) else item
                 for item in some
             ]
             together, lengths = padded(arrays)
-            ys = np.asarray(own.outputs(params, Drawn(together, lengths, lengths)))
+            ys = np.asarray(model.outputs(params, Drawn(together, lengths, lengths)))
             scores = np.asarray(affine(params["head"], ys))
             for i, array in enumerate(arrays):
                 yield self._prediction(array, scores[: len(array), i], top, explain)
@@ -402,21 +400,21 @@ class Memory(Task):
             limits=(0.0, 1.0),
         )
 
-    def probe(self, model: Model, params: Tree, examples: Stream, facts: Mapping[str, Any]) -> Probe:
+    def probe(self, model: Reader, params: Tree, examples: Stream, facts: Mapping[str, Any]) -> Probe:
         """The network along the sequences; where these have no end, along as many as are held out."""
         from rnn_plugins.reports.probe import Labels
         from rnn_plugins.tasks.probes import AtEnd, EveryStep
 
-        own, kind, (far, words) = _own(model), self.kind, self.kind.far
+        kind, (far, words) = self.kind, self.kind.far
         count = min(HELD_OUT, max(PROBED, NUMBERS // 16 // kind.steps(examples.lag)))
         drawn = replace(examples, count=count).draw()
         inputs = [drawn.inputs[:length, i] for i, length in enumerate(drawn.lengths)]
         shared: dict[str, Any] = {
-            "recurrent": own.cell,
+            "recurrent": model.cell,
             "weights": params,
             "inputs": inputs,
-            "see": own.see,
-            "dtype": own.network.dtype,
+            "see": model.see,
+            "dtype": model.network.dtype,
             "loss_unit": "nats" if kind.classes else "",
             "numbers_per_output": max(1, len(kind.classes)),
             "written": lambda i: Labels(kind.inputs_shown(inputs[i]), kind.targets_shown(drawn.targets[..., i])),
@@ -426,7 +424,7 @@ class Memory(Task):
             return AtEnd(
                 goals=drawn.targets,
                 score=lambda weights, ys, n, goals: _errors(
-                    kind, affine(weights["head"], pool(ys, n, "last", own.cell)), goals
+                    kind, affine(weights["head"], pool(ys, n, "last", model.cell)), goals
                 ),
                 **shared,
             )
@@ -448,8 +446,3 @@ def _batch(drawn: Drawn, rows: slice) -> Batch:
     """Some rows of drawn sequences as a batch."""
     some = Drawn(drawn.inputs[:, rows], drawn.targets[..., rows], drawn.lengths[rows])
     return Batch(some, some.targets, float((some.targets != NOTHING).sum()))
-
-
-def _own(model: Model) -> Reader:
-    assert isinstance(model, Reader)
-    return model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,7 +157,7 @@ class Assessment:
     figures: tuple[Figure, ...] = ()
 
 
-def check_ranges(task: Task, least: Mapping[str, int], shares: Sequence[str] = ()) -> None:
+def check_ranges(task: Task[Any], least: Mapping[str, int], shares: Sequence[str] = ()) -> None:
     """Check options of a task.
 
     Args:
@@ -253,12 +253,22 @@ class Model(ABC):
         return None
 
 
+if TYPE_CHECKING:  # with a default, so that tasks need not name their model; in typing only from Python 3.13 on
+    from typing_extensions import TypeVar
+
+    M = TypeVar("M", bound=Model, default=Model)
+else:
+    from typing import TypeVar
+
+    M = TypeVar("M")
+
+
 @dataclass(frozen=True)
-class Task(ABC):
+class Task(ABC, Generic[M]):
     """What a network is trained to do; entry points of the group ``rnn.tasks`` name subclasses.
 
     Its fields are its options (``--task-option NAME=VALUE``), like those of a cell. A task is independent of terminal
-    and runs, and no other module refers to it by name.
+    and runs, and no other module refers to it by name. M is the class of its models, for type checkers.
 
     Attributes:
         unit: the name of the units, in the plural: characters, sentences, frames. ``Batch.weight`` counts them.
@@ -299,7 +309,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def model(self, facts: Mapping[str, Any], network: Network) -> Model:
+    def model(self, facts: Mapping[str, Any], network: Network) -> M:
         """The model for data with these facts.
 
         Raises:
@@ -386,7 +396,7 @@ class Task(ABC):
         """Some examples as a batch, padded to the longest; required by the default ``batch`` and ``evaluate``."""
         raise NotImplementedError(f"{type(self).__name__} defines neither pack nor batch and evaluate")
 
-    def evaluate(self, model: Model, params: Tree, examples: Any) -> dict[str, float]:
+    def evaluate(self, model: M, params: Tree, examples: Any) -> dict[str, float]:
         """The metrics on some examples, including the loss; they do not depend on how the examples are batched."""
         if type(self).length is not Task.length:
             examples = sorted(examples, key=self.length)  # for less padding
@@ -438,7 +448,7 @@ class Task(ABC):
         """The loss of uniform guessing; None if that is undefined."""
         return None
 
-    def assess(self, model: Model, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
+    def assess(self, model: M, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
         """The network's metrics on ``data.valid``, and those of the task's baselines if it has any.
 
         Args:
@@ -454,7 +464,7 @@ class Task(ABC):
 
     # Optional parts: commands and reports that need one refuse a task without it.
 
-    def excerpt(self, model: Model, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str | None:
+    def excerpt(self, model: M, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str | None:
         """Some of the network's output to show during training, about ``size`` characters long.
 
         Such as a sample of its text, or its predictions for a few held-out examples beside the truth.
@@ -471,7 +481,7 @@ class Task(ABC):
 
     def predict(
         self,
-        model: Model,
+        model: M,
         params: Tree,
         facts: Mapping[str, Any],
         inputs: Iterable[Any],
@@ -496,7 +506,7 @@ class Task(ABC):
 
     def generate(
         self,
-        model: Model,
+        model: M,
         params: Tree,
         facts: Mapping[str, Any],
         inputs: Iterable[Any],
@@ -518,10 +528,10 @@ class Task(ABC):
         """
         return None
 
-    def probe(self, model: Model, params: Tree, examples: Any, facts: Mapping[str, Any]) -> Probe | None:
+    def probe(self, model: M, params: Tree, examples: Any, facts: Mapping[str, Any]) -> Probe | None:
         """The model along sequences, for reports; None if there is no such view."""
         return None
 
-    def language(self, model: Model, facts: Mapping[str, Any]) -> Language | None:
+    def language(self, model: M, facts: Mapping[str, Any]) -> Language | None:
         """The model as a language model; None if it is not one."""
         return None

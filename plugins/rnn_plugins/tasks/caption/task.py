@@ -66,7 +66,7 @@ class Picture(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Caption(Task):
+class Caption(Task[Captioner]):
     """Write captions of images, word by word.
 
     Convolutions see the image; what they give becomes the first state of a decoder, which writes the caption symbol by
@@ -267,9 +267,9 @@ class Caption(Task):
         known = mask(lengths, len(targets)) & (targets != UNKNOWN)
         return Batch((np.stack([example.pixels for example in examples]), lengths), targets, float(known.sum()))
 
-    def evaluate(self, model: task.Model, params: Tree, examples: Sequence[Example]) -> dict[str, float]:
+    def evaluate(self, model: Captioner, params: Tree, examples: Sequence[Example]) -> dict[str, float]:
         """Loss of known symbols and accuracy of all, where the decoder reads the captions (teacher forcing)."""
-        model, nats, right, known, total = _own(model), 0.0, 0, 0, 0
+        nats, right, known, total = 0.0, 0, 0, 0
         for some in chunks(sorted(examples, key=self.length), task.AT_ONCE):
             (pixels, lengths), targets, _ = self.pack(some)
             first, context = model.begin(params, pixels)
@@ -306,7 +306,7 @@ class Caption(Task):
 
     def predict(
         self,
-        model: task.Model,
+        model: Captioner,
         params: Tree,
         facts: Mapping[str, Any],
         inputs: Iterable[Picture | Array],
@@ -319,7 +319,7 @@ class Caption(Task):
         With ``explain`` the attention at each symbol as a picture, or without attention what happens to the symbol's
         probability without each patch.
         """
-        model, tokens = _own(model), tokens_of(facts)
+        tokens = tokens_of(facts)
         for some in chunks(_pictures(inputs, facts), TOGETHER):
             every = self.captions(model, params, facts, [picture.pixels for picture in some], max(top, self.beam))
             for picture, hypotheses in zip(some, every, strict=True):
@@ -336,7 +336,7 @@ class Caption(Task):
 
     def generate(
         self,
-        model: task.Model,
+        model: Captioner,
         params: Tree,
         facts: Mapping[str, Any],
         inputs: Iterable[Picture | Array],
@@ -344,7 +344,7 @@ class Caption(Task):
         rng: np.random.Generator,
     ) -> Iterator[Prediction]:
         """A caption drawn for each image."""
-        model, tokens = _own(model), tokens_of(facts)
+        tokens = tokens_of(facts)
         for some in chunks(_pictures(inputs, facts), TOGETHER):
             first, context = model.begin(params, np.stack([picture.pixels for picture in some]))
             limits = np.full(len(some), facts["longest"])
@@ -378,12 +378,12 @@ class Caption(Task):
             "covered with grey (Zeiler and Fergus 2014): a small picture for each symbol, from left to right.",
         )
 
-    def excerpt(self, model: task.Model, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str:
+    def excerpt(self, model: Captioner, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str:
         """Greedy captions of a few images beside the true ones, about ``size`` characters."""
         examples, lines, length = data.valid or data.train, [], 0
         tokens = tokens_of(data.facts)
         some = [examples[i] for i in rng.permutation(len(examples))[:20]]
-        found = self.captions(_own(model), params, data.facts, [example.pixels for example in some], 1)
+        found = self.captions(model, params, data.facts, [example.pixels for example in some], 1)
         for example, (best,) in zip(some, found, strict=True):
             lines.append(beside_truth(tokens.decode(best.symbols), example.caption))
             length += len(lines[-1])
@@ -399,14 +399,14 @@ class Caption(Task):
         return all((example.caption, example.pixels.tobytes()) in known for example in examples)
 
     def assess(
-        self, model: task.Model, params: Tree, data: Data, *, name: str, training: Sequence[Example] | None = None
+        self, model: Captioner, params: Tree, data: Data, *, name: str, training: Sequence[Example] | None = None
     ) -> Assessment:
         """Loss and token accuracy; the share of exact captions, BLEU, chrF and the accuracy of the group; baselines."""
         from rnn_plugins.tasks.caption.scores import assess_captions
 
         tokens = tokens_of(data.facts)
         images = {example.image: example.pixels for example in data.valid}
-        found = self.captions(_own(model), params, data.facts, list(images.values()))
+        found = self.captions(model, params, data.facts, list(images.values()))
         return assess_captions(
             self.metrics,
             self.evaluate(model, params, data.valid),
@@ -419,13 +419,11 @@ class Caption(Task):
             count=self.count(data.valid),
         )
 
-    def probe(
-        self, model: task.Model, params: Tree, examples: Sequence[Example], facts: Mapping[str, Any]
-    ) -> EveryStep:
+    def probe(self, model: Captioner, params: Tree, examples: Sequence[Example], facts: Mapping[str, Any]) -> EveryStep:
         """The decoder along captions."""
         from rnn_plugins.tasks.caption.probe import along_captions
 
-        return along_captions(_own(model), params, examples, tokens_of(facts), NOUNS[self.level])
+        return along_captions(model, params, examples, tokens_of(facts), NOUNS[self.level])
 
 
 def tokens_of(facts: Mapping[str, Any]) -> Tokens:
@@ -464,8 +462,3 @@ def _pictures(inputs: Iterable[Picture | Array], facts: Mapping[str, Any]) -> It
         else:
             label = f"image {i}"
             yield Picture(label, as_image(given, shape=facts["shape"], white=facts["white"], label=label))
-
-
-def _own(model: task.Model) -> Captioner:
-    assert isinstance(model, Captioner)
-    return model

@@ -53,7 +53,6 @@ from rnn_plugins.tasks.task import (
     Batch,
     Data,
     Metric,
-    Model,
     Network,
     Prediction,
     Purpose,
@@ -74,7 +73,7 @@ WIDEST_EMBEDDING = 128
 
 
 @dataclass(frozen=True)
-class Classify(Task):
+class Classify(Task[Classifier]):
     """Give a sequence one label: a text, a row of numbers, or an image.
 
     FILES are tables of texts with a column for the class (TSV, CSV, JSONL), a text file per class with a text per line,
@@ -277,9 +276,9 @@ class Classify(Task):
 
     # Metrics
 
-    def evaluate(self, model: Model, params: Tree, examples: Sequence[Example]) -> dict[str, float]:
+    def evaluate(self, model: Classifier, params: Tree, examples: Sequence[Example]) -> dict[str, float]:
         """Accuracy, macro-F1, and the mean of -log p(class) with the weights of training."""
-        return _measured(self._log_probabilities(_own(model), params, examples), examples)
+        return _measured(self._log_probabilities(model, params, examples), examples)
 
     def _log_probabilities(self, model: Classifier, params: Tree, examples: Sequence[Example]) -> Array:
         """(N, K), in the order of the examples, which are computed sorted by length."""
@@ -298,12 +297,12 @@ class Classify(Task):
         known = {(example.label, example.xs.tobytes()) for example in training}
         return all((example.label, example.xs.tobytes()) in known for example in examples)
 
-    def assess(self, model: Model, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
+    def assess(self, model: Classifier, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
         """The model's metrics, those of the commonest class and of a linear model, by class, and what is confused."""
         from rnn_plugins.tasks.classify import baselines
 
-        own, labels = _own(model), tuple(data.facts["labels"])
-        found, notices = self._log_probabilities(own, params, data.valid), list[str]()
+        labels = tuple(data.facts["labels"])
+        found, notices = self._log_probabilities(model, params, data.valid), list[str]()
         scores = [Score(name, "model", _measured(found, data.valid))]
         guessed = baselines.frequencies(data.facts["counts"], len(data.valid))
         scores.append(Score("the commonest class", "baseline", _measured(guessed, data.valid)))
@@ -347,7 +346,7 @@ class Classify(Task):
 
     def predict(
         self,
-        model: Model,
+        model: Classifier,
         params: Tree,
         facts: Mapping[str, Any],
         inputs: Iterable[Any],
@@ -360,10 +359,10 @@ class Classify(Task):
         An input is what ``inputs`` gives, a text, or numbers: (H, W) or (H, W, C) of an image, or those of a row.
         ``explain`` adds what ``explanation`` returns.
         """
-        encode, own, labels = Sequences.of(facts, self.order), _own(model), facts["labels"]
+        encode, labels = Sequences.of(facts, self.order), facts["labels"]
         numbered = enumerate(inputs, 1)
         for some in chunks((encode.given(given, number) for number, given in numbered), AT_ONCE):
-            found = self._log_probabilities(own, params, [Example(given.xs, 0) for given in some])
+            found = self._log_probabilities(model, params, [Example(given.xs, 0) for given in some])
             for given, row in zip(some, found, strict=True):
                 likely = np.argsort(-row, kind="stable")[: max(1, top)].tolist()
                 shares = [{"label": labels[i], "probability": math.exp(row[i])} for i in likely]
@@ -373,17 +372,17 @@ class Classify(Task):
                 if explain:
                     from rnn_plugins.tasks.classify.explaining import explanation
 
-                    figures, more = explanation(own, params, encode, given, likely[0], labels[likely[0]])
+                    figures, more = explanation(model, params, encode, given, likely[0], labels[likely[0]])
                     record |= more
                 yield Prediction(f"{told}  {short(given.shown)}", record, figures)
 
-    def excerpt(self, model: Model, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str | None:
+    def excerpt(self, model: Classifier, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str | None:
         """Held-out examples with their classes, predicted and true."""
         if not data.valid:
             return None
         places = rng.permutation(len(data.valid))[: max(1, size // SHOWN)].tolist()
         some = [data.valid[i] for i in places]
-        found, labels = self._log_probabilities(_own(model), params, some), data.facts["labels"]
+        found, labels = self._log_probabilities(model, params, some), data.facts["labels"]
         sequences, lines = Sequences.of(data.facts, self.order), []
         for example, row in zip(some, found, strict=True):
             guess = int(row.argmax())
@@ -392,15 +391,15 @@ class Classify(Task):
             lines.append(f"{labels[guess]} {math.exp(row[guess]):.2f} ({truth})  {shown}")
         return "\n".join(lines)
 
-    def probe(self, model: Model, params: Tree, examples: Sequence[Example], facts: Mapping[str, Any]) -> Probe:
+    def probe(self, model: Classifier, params: Tree, examples: Sequence[Example], facts: Mapping[str, Any]) -> Probe:
         """The model along each sequence, with a loss at its end."""
         from rnn_plugins.reports.probe import Labels
         from rnn_plugins.tasks.probes import AtEnd
 
-        own, sequences = _own(model), Sequences.of(facts, self.order)
+        sequences = Sequences.of(facts, self.order)
 
         def score(weights: Tree, ys: Any, lengths: Array, labels: Array) -> Any:
-            return -pick(log_softmax(own.judge(weights, ys, lengths)), labels)
+            return -pick(log_softmax(model.judge(weights, ys, lengths)), labels)
 
         def written(index: int) -> Labels:
             assert sequences.tokens
@@ -408,24 +407,19 @@ class Classify(Task):
             return Labels(shown, (facts["labels"][examples[index].label],))
 
         return AtEnd(
-            recurrent=own.cell,
+            recurrent=model.cell,
             weights=params,
             inputs=[numbers(example.xs) for example in examples],
             goals=[example.label for example in examples],
-            see=own.see,
+            see=model.see,
             score=score,
-            dtype=own.dtype,
+            dtype=model.dtype,
             unit=sequences.unit,
             sequence=sequences.noun,
-            numbers_per_output=own.classes,
+            numbers_per_output=model.classes,
             written=written if sequences.tokens else None,
             whole=self.pool != "last",
         )
-
-
-def _own(model: Model) -> Classifier:
-    assert isinstance(model, Classifier)
-    return model
 
 
 def _measured(found: Array, examples: Sequence[Example]) -> dict[str, float]:

@@ -131,7 +131,7 @@ class _Fed:
 
 
 @dataclass(frozen=True)
-class Forecast(Task):
+class Forecast(Task[NextValues]):
     """Forecast the next values of series of numbers, from a table with a row per step.
 
     Several files are several series with the same columns. Values are standardised by the mean and the standard
@@ -277,14 +277,13 @@ class Forecast(Task):
         rows = np.stack(examples, axis=1)
         return Batch(rows[: -self.horizon], rows[-self.horizon :], float(len(examples)))
 
-    def evaluate(self, model: Model, params: Tree, examples: Windows) -> dict[str, float]:
+    def evaluate(self, model: NextValues, params: Tree, examples: Windows) -> dict[str, float]:
         """The training loss, and the errors of the targets at all steps up to the horizon.
 
         Squared and absolute errors are in standard deviations of each column in the training part.
         """
-        own = _own(model)
-        loss, errors = self._errors(own, params, examples)
-        return {"loss": loss} | series.measures(errors[..., own.targets], own.scale)
+        loss, errors = self._errors(model, params, examples)
+        return {"loss": loss} | series.measures(errors[..., model.targets], model.scale)
 
     def _errors(self, model: NextValues, params: Tree, examples: Windows) -> tuple[float, Array]:
         """The mean loss of some windows, and the errors after them, (horizon, M, F)."""
@@ -305,41 +304,41 @@ class Forecast(Task):
                 unfair.append(f"the runs have other {noun}")
         return unfair, remarks
 
-    def assess(self, model: Model, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
+    def assess(self, model: NextValues, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
         """The network's metrics, and those of the seasonal naive forecast, the last value, and the training mean.
 
         Figures are the errors by column, in its own units, and by steps ahead.
         """
-        own, examples, facts = _own(model), data.valid, data.facts
-        loss, errors = self._errors(own, params, examples)
-        season, names = facts["season"], [facts["columns"][place] for place in own.targets]
+        examples, facts = data.valid, data.facts
+        loss, errors = self._errors(model, params, examples)
+        season, names = facts["season"], [facts["columns"][place] for place in model.targets]
         rivals = {"seasonal naive": season, "last value": 1, "mean": 0} if season > 1 else {"last value": 1, "mean": 0}
-        found = {NETWORK: errors[..., own.targets]}  # a run may be called like a baseline
+        found = {NETWORK: errors[..., model.targets]}  # a run may be called like a baseline
         for rival, steps in rivals.items():
-            found[rival] = series.naive_errors(examples, self.horizon, steps)[..., own.targets]
-        scores = [Score(rival, "baseline", series.measures(found[rival], own.scale)) for rival in rivals]
-        scores = [Score(name, "model", {"loss": loss} | series.measures(found[NETWORK], own.scale)), *scores]
+            found[rival] = series.naive_errors(examples, self.horizon, steps)[..., model.targets]
+        scores = [Score(rival, "baseline", series.measures(found[rival], model.scale)) for rival in rivals]
+        scores = [Score(name, "model", {"loss": loss} | series.measures(found[NETWORK], model.scale)), *scores]
         verdict = metrics.verdict(scores, "mse", self.metrics["mse"])
         mase = scores[0].metrics.get("mase")
         if mase is not None:
             naive = "seasonal naive" if season > 1 else "naive"
             than = "smaller than" if mase < 1 else "not smaller than"
             verdict += (f"MASE is {mase:.3f}: errors are {than} those of the {naive} forecast in the training part.",)
-        units = [facts["deviation"][place] for place in own.targets]
+        units = [facts["deviation"][place] for place in model.targets]
         drawn = figures.by_column(found, names, units), figures.by_step(found)
         return Assessment(tuple(scores), self.metrics, len(examples), self.unit, verdict, figures=drawn)
 
-    def excerpt(self, model: Model, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str | None:
+    def excerpt(self, model: NextValues, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str | None:
         """The first steps of a held-out forecast, beside the truth."""
         examples = data.valid if len(data.valid) else data.train
-        own, facts = _own(model), data.facts
+        facts = data.facts
         window, targets, _ = self.pack([examples[int(rng.integers(len(examples)))]])
-        _, further = own.forecast(params, window, np.array([len(window)]), self.horizon)
+        _, further = model.forecast(params, window, np.array([len(window)]), self.horizon)
         guessed, true = (series.in_units(values[:SHOWN, 0], facts) for values in (further, targets))
         return "\n".join(
             f"{facts['columns'][place]} {series.written(guessed[:, place], facts, place)} "
             f"(true: {series.written(true[:, place], facts, place)})"
-            for place in own.targets[:SHOWN]
+            for place in model.targets[:SHOWN]
         )
 
     def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[Series]:
@@ -358,7 +357,7 @@ class Forecast(Task):
 
     def predict(
         self,
-        model: Model,
+        model: NextValues,
         params: Tree,
         facts: Mapping[str, Any],
         inputs: Iterable[Any],
@@ -374,15 +373,15 @@ class Forecast(Task):
         Raises:
             UserError: a series is empty, has another number of columns or a value that is too far from the mean.
         """
-        own, window, horizon = _own(model), facts["window"], facts["horizon"]
+        window, horizon = facts["window"], facts["horizon"]
         for some in chunks(inputs, PREDICTED):
             given = [series.as_series(item, facts["columns"]) for item in some]
-            ahead = self._ahead(own, params, [Series(one.name, one.values[-window:]) for one in given], facts)
+            ahead = self._ahead(model, params, [Series(one.name, one.values[-window:]) for one in given], facts)
             known = [Series(one.name, one.values[:-horizon][-window:]) for one in given] if explain else []
-            back = iter(self._ahead(own, params, [one for one in known if len(one.values)], facts))
+            back = iter(self._ahead(model, params, [one for one in known if len(one.values)], facts))
             for i, one in enumerate(given):
                 before = next(back) if explain and len(known[i].values) else None
-                columns = {place: facts["columns"][place] for place in own.targets}
+                columns = {place: facts["columns"][place] for place in model.targets}
                 texts = (
                     f"{name} {series.written(ahead[i][:, place], facts, place)}" for place, name in columns.items()
                 )
@@ -402,27 +401,26 @@ class Forecast(Task):
         _, further = model.forecast(params, together, lengths, facts["horizon"])
         return [series.in_units(further[:, i], facts) for i in range(len(histories))]
 
-    def probe(self, model: Model, params: Tree, examples: Windows, facts: Mapping[str, Any]) -> Probe:
+    def probe(self, model: NextValues, params: Tree, examples: Windows, facts: Mapping[str, Any]) -> Probe:
         """The network along windows, with the squared error of the next values."""
         from rnn_plugins.tasks.probes import EveryStep
 
-        own = _own(model)
         rows = [examples[i] for i in np.linspace(0, len(examples) - 1, min(len(examples), PROBED)).astype(int).tolist()]
 
         def score(weights: Any, ys: Any, goals: Array) -> Any:
             return mean(square(affine(weights["head"], ys) - goals.astype(ys.dtype)), axis=-1)
 
         return EveryStep(
-            recurrent=own.cell,
+            recurrent=model.cell,
             weights=params,
             inputs=[row[:-1] for row in rows],
             goals=[row[1:] - row[:-1] for row in rows],
             see=lambda weights, values: values,
             score=score,
-            dtype=own.network.dtype,
+            dtype=model.network.dtype,
             sequence="window",
             loss_unit="",
-            numbers_per_output=own.columns,
+            numbers_per_output=model.columns,
             far=(facts["season"] if facts["season"] > 1 else None, "the season of the series is"),
         )
 
@@ -446,8 +444,3 @@ def _require_held_out(one: Series, rows: int, horizon: int, share: float) -> Non
             f"{one.name}: {amount(rows, 'row')} at the end are held out, fewer than the horizon of {horizon}: raise "
             f"valid_fraction, which is {share:g}, or lower the horizon"
         )
-
-
-def _own(model: Model) -> NextValues:
-    assert isinstance(model, NextValues)
-    return model

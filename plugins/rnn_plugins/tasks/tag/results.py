@@ -40,7 +40,7 @@ ENTITY_F1 = Metric("", "max", "ENTITY-F1", word="entity F1")
 
 
 def assess(
-    task: Task,
+    task: Task[Any],
     found: Mapping[str, float],
     guessed: Sequence[Array],
     data: Data,

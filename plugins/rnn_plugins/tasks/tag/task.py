@@ -43,7 +43,6 @@ from rnn_plugins.words import amount, listing
 
 if TYPE_CHECKING:
     from rnn_plugins.reports.probe import Probe
-    from rnn_plugins.tasks.task import Model
 
 Array: TypeAlias = NDArray[Any]
 
@@ -58,7 +57,7 @@ TOGETHER = 1 << 14
 
 
 @dataclass(frozen=True)
-class Tag(Task):
+class Tag(Task[Tagger]):
     """A label at every step: part-of-speech tags, entities, phases of a movement.
 
     Files have a token per line, in columns after CoNLL, and a blank line after each sentence; or they are CSV
@@ -305,7 +304,7 @@ class Tag(Task):
 
     # Metrics
 
-    def evaluate(self, model: Model, params: Tree, examples: Sequence[Example]) -> dict[str, float]:
+    def evaluate(self, model: Tagger, params: Tree, examples: Sequence[Example]) -> dict[str, float]:
         """Accuracy and macro-F1 of all labels, and the mean of -log p(label) with the weights of training."""
         found = np.concatenate([*self.scores(model, params, examples)])
         tags, weights = (np.concatenate([getattr(e, name) for e in examples]) for name in ("tags", "weights"))
@@ -316,15 +315,15 @@ class Tag(Task):
             "macro_f1": macro_f1(tags, guessed),
         }
 
-    def scores(self, model: Model, params: Tree, examples: Sequence[Example]) -> list[Array]:
+    def scores(self, model: Tagger, params: Tree, examples: Sequence[Example]) -> list[Array]:
         """The scores (T, K) of each example, in order; those of like length are computed together."""
-        tagger, found = _own(model), [np.zeros((0, 0))] * len(examples)
+        found = [np.zeros((0, 0))] * len(examples)
         order = sorted(range(len(examples)), key=lambda i: len(examples[i].tags))
         while order:
             some = order[-max(1, TOGETHER // max(1, len(examples[order[-1]].tags))) :]
             del order[-len(some) :]
             inputs = pack([examples[i] for i in some]).inputs
-            scores = np.asarray(tagger.scores(params, inputs))
+            scores = np.asarray(model.scores(params, inputs))
             for column, i in enumerate(some):
                 found[i] = scores[: inputs.lengths[column], column]
         return found
@@ -339,7 +338,7 @@ class Tag(Task):
         pieces = (piece for example in examples for piece in example.pieces(self.seq_length))
         return all((piece.tokens, piece.xs.tobytes(), piece.tags.tobytes()) in known for piece in pieces)
 
-    def assess(self, model: Model, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
+    def assess(self, model: Tagger, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
         """The model's metrics, those of the commonest labels, F1 of entities, and figures by label."""
         from rnn_plugins.tasks.tag.results import assess
 
@@ -363,7 +362,7 @@ class Tag(Task):
 
     def predict(
         self,
-        model: Model,
+        model: Tagger,
         params: Tree,
         facts: Mapping[str, Any],
         inputs: Iterable[Any],
@@ -374,17 +373,17 @@ class Tag(Task):
         """The labels of each sequence: a text, a list of tokens, or an array of frames (T, F)."""
         from rnn_plugins.tasks.tag.results import example_of, explanation, prediction
 
-        tagger, encoder = _own(model), Encoder(facts)
+        encoder = Encoder(facts)
         for some in blocks.chunks(inputs, AT_ONCE):
             examples = [example_of(given, encoder) for given in some]
-            for given, example, scores in zip(some, examples, self.scores(tagger, params, examples), strict=True):
+            for given, example, scores in zip(some, examples, self.scores(model, params, examples), strict=True):
                 found = prediction(given, example, np.asarray(softmax(scores)), encoder, top)
                 if explain and len(scores):
-                    figure = explanation(tagger, params, example, scores.argmax(-1), encoder)
+                    figure = explanation(model, params, example, scores.argmax(-1), encoder)
                     found = found._replace(figures=(figure,))
                 yield found
 
-    def excerpt(self, model: Model, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str | None:
+    def excerpt(self, model: Tagger, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str | None:
         """Held-out sequences with their predicted labels, and the true ones where they differ."""
         from rnn_plugins.tasks.tag.results import compared
 
@@ -399,11 +398,11 @@ class Tag(Task):
                 break
         return text.rstrip()
 
-    def probe(self, model: Model, params: Tree, examples: Sequence[Example], facts: Mapping[str, Any]) -> Probe:
+    def probe(self, model: Tagger, params: Tree, examples: Sequence[Example], facts: Mapping[str, Any]) -> Probe:
         """The model along each sequence, with a loss after every step."""
         from rnn_plugins.tasks.tag.results import probe
 
-        return probe(_own(model), params, examples, Encoder(facts))
+        return probe(model, params, examples, Encoder(facts))
 
 
 def _narrow(cell: Cell, size: int) -> Cell:
@@ -420,8 +419,3 @@ def _narrow(cell: Cell, size: int) -> Cell:
         return replace(cell, hidden_size=size)
     except ValueError as error:
         raise UserError(f"characters is {size}, the units of the encoder of characters: {error}") from None
-
-
-def _own(model: Model) -> Tagger:
-    assert isinstance(model, Tagger)
-    return model

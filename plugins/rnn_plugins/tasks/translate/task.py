@@ -43,7 +43,7 @@ MARGIN = 20
 
 
 @dataclass(frozen=True)
-class Translate(Task):
+class Translate(Task[Translator]):
     """Translate texts, with an encoder and a decoder.
 
     The encoder reads the source; its last outputs become the decoder's first state, and the decoder writes the target
@@ -216,9 +216,9 @@ class Translate(Task):
         targets, many = padded([pair.target for pair in examples], END)
         return Batch((ids, lengths, many, np.zeros(())), targets, float(many.sum()))
 
-    def evaluate(self, model: task.Model, params: Tree, examples: Sequence[Pair]) -> dict[str, float]:
+    def evaluate(self, model: Translator, params: Tree, examples: Sequence[Pair]) -> dict[str, float]:
         """Loss and token accuracy, where the decoder reads the targets (teacher forcing)."""
-        model, nats, right, total = _own(model), 0.0, 0, 0
+        nats, right, total = 0.0, 0, 0
         for some in chunks(sorted(examples, key=self.length), task.AT_ONCE):
             batch = self.pack(some)
             ids, lengths, many, _ = batch.inputs
@@ -275,7 +275,7 @@ class Translate(Task):
 
     def predict(
         self,
-        model: task.Model,
+        model: Translator,
         params: Tree,
         facts: Mapping[str, Any],
         inputs: Iterable[str],
@@ -284,7 +284,7 @@ class Translate(Task):
         explain: bool = False,
     ) -> Iterator[Prediction]:
         """The best translations, with their log probabilities; with ``explain`` the attention, if any, as a picture."""
-        model, explain = _own(model), explain and self.attention != "none"
+        explain = explain and self.attention != "none"
         target = tokens_of(facts)[1]
         for texts in chunks(inputs, TOGETHER):
             every = self.translations(model, params, facts, texts, max(top, self.beam))
@@ -299,7 +299,7 @@ class Translate(Task):
 
     def generate(
         self,
-        model: task.Model,
+        model: Translator,
         params: Tree,
         facts: Mapping[str, Any],
         inputs: Iterable[str],
@@ -307,7 +307,7 @@ class Translate(Task):
         rng: np.random.Generator,
     ) -> Iterator[Prediction]:
         """A translation drawn for each source."""
-        model, target = _own(model), tokens_of(facts)[1]
+        target = tokens_of(facts)[1]
 
         def draw(carry: Tree, context: Tree, limits: Array) -> list[Hypothesis]:
             return model.decoder.drawn(params["decoder"], carry, context, limits, choice, rng)
@@ -341,12 +341,12 @@ class Translate(Task):
             limits=(0.0, 1.0),
         )
 
-    def excerpt(self, model: task.Model, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str:
+    def excerpt(self, model: Translator, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str:
         """Greedy translations of a few sources beside the truth, about ``size`` characters."""
         examples, lines, length = data.valid or data.train, [], 0
         target = tokens_of(data.facts)[1]
         some = [examples[i] for i in rng.permutation(len(examples))[:20]]
-        found = self.translations(_own(model), params, data.facts, [pair.text for pair in some], 1)
+        found = self.translations(model, params, data.facts, [pair.text for pair in some], 1)
         for pair, (best,) in zip(some, found, strict=True):
             lines.append(f"{pair.text} -> {beside_truth(target.decode(best.symbols), pair.translation)}")
             length += len(lines[-1])
@@ -362,14 +362,14 @@ class Translate(Task):
         return all((pair.text, pair.translation) in known for pair in examples)
 
     def assess(
-        self, model: task.Model, params: Tree, data: Data, *, name: str, training: Sequence[Pair] | None = None
+        self, model: Translator, params: Tree, data: Data, *, name: str, training: Sequence[Pair] | None = None
     ) -> Assessment:
         """Loss and token accuracy; BLEU, chrF and the share of exact translations, beside baselines."""
         from rnn_plugins.tasks.text_scores import assess_translations, grouped
 
         source, target = tokens_of(data.facts)
         references = grouped([(self._cased(pair.text), self._cased(pair.translation)) for pair in data.valid])
-        found = self.translations(_own(model), params, data.facts, list(references))
+        found = self.translations(model, params, data.facts, list(references))
         return assess_translations(
             self.metrics,
             self.evaluate(model, params, data.valid),
@@ -383,18 +383,18 @@ class Translate(Task):
             training=None if training is None else [(pair.text, pair.translation) for pair in training],
         )
 
-    def probe(self, model: task.Model, params: Tree, examples: Sequence[Pair], facts: Mapping[str, Any]) -> AtEnd:
+    def probe(self, model: Translator, params: Tree, examples: Sequence[Pair], facts: Mapping[str, Any]) -> AtEnd:
         """The encoder along sources; the loss at the end of a source is the mean one of its target's symbols."""
         from rnn_plugins.reports.probe import Labels
         from rnn_plugins.tasks.probes import AtEnd
 
-        own, tokens = _own(model), tokens_of(facts)[0]
+        tokens = tokens_of(facts)[0]
         targets = [pair.target for pair in examples]
 
         def score(weights: Tree, outputs: Any, lengths: Array, which: Array) -> Any:
             wanted, many = padded([targets[i] for i in which], END)
             dtype = str(outputs.dtype)
-            seen = replace(own, decoder=own.decoder.astype(dtype))
+            seen = replace(model, decoder=model.decoder.astype(dtype))
             first, context = seen.begin(weights, outputs, lengths)
             losses = seen.decoder.losses(weights["decoder"], first, context, wanted)
             return (losses * mask(many, len(wanted)).astype(dtype)).sum(0) / many.astype(dtype)
@@ -404,17 +404,17 @@ class Translate(Task):
             return Labels(shown, (examples[index].translation,))
 
         return AtEnd(
-            recurrent=own.encoder,
+            recurrent=model.encoder,
             weights=params,
             inputs=[pair.source for pair in examples],
             goals=range(len(examples)),
-            see=own.see,
+            see=model.see,
             score=score,
-            dtype=own.decoder.dtype,
+            dtype=model.decoder.dtype,
             unit=NOUNS[self.level],
             sequence="source",
             key="encoder",
-            numbers_per_output=own.decoder.symbols.size,
+            numbers_per_output=model.decoder.symbols.size,
             written=written,
             whole=True,
         )
@@ -431,8 +431,3 @@ def _on_one_line(text: str) -> str:
 
 def _record(text: str, hypothesis: Hypothesis) -> dict[str, Any]:
     return {"translation": text, "log_probability": hypothesis.log_probability, "score": hypothesis.score}
-
-
-def _own(model: task.Model) -> Translator:
-    assert isinstance(model, Translator)
-    return model
