@@ -10,8 +10,11 @@ import pytest
 
 from minigrad import sum, value_and_grad
 from rnn_cells import GRU, LSTM, Bidirectional
+from rnn_plugins import registry
+from rnn_plugins.data.balance import weights_of
 from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.errors import UserError
+from rnn_plugins.options import options_of
 from rnn_plugins.tasks import blocks
 from rnn_plugins.tasks.task import POOL, Batch, Data, Network, Task
 
@@ -137,19 +140,38 @@ def test_items_are_taken_as_they_are_needed():
 
 
 def test_the_width_of_an_embedding():
-    assert blocks.with_width(NETWORK, 256, 128).embedding_size == 0
-    assert blocks.with_width(NETWORK, 257, 128).embedding_size == 128
-    assert blocks.with_width(Network(NETWORK.make_cell, 64), 257, 128).embedding_size == 64
-    assert blocks.with_width(NETWORK, 257, 128, vectors=300).embedding_size == 300
-    assert blocks.with_width(Network(NETWORK.make_cell, embedding_size=7), 257, 128, vectors=300).embedding_size == 7
-    blocks.require_width(0, 2048, "words", 128)
-    blocks.require_width(3, 5000, "words", 128, vectors=3, file="glove.txt")
+    assert blocks.with_width(NETWORK, 256).embedding_size == 0
+    assert blocks.with_width(NETWORK, 257).embedding_size == 128
+    assert blocks.with_width(Network(NETWORK.make_cell, 64), 257).embedding_size == 64
+    assert blocks.with_width(NETWORK, 257, vectors=300).embedding_size == 300
+    assert blocks.with_width(Network(NETWORK.make_cell, embedding_size=7), 257, vectors=300).embedding_size == 7
+    blocks.require_width(0, 2048, "words")
+    blocks.require_width(3, 5000, "words", vectors=3, file="glove.txt")
     with pytest.raises(UserError) as caught:
-        blocks.require_width(0, 2049, "characters", 128)
+        blocks.require_width(0, 2049, "characters")
     assert str(caught.value) == (
         "--embedding-size is 0, so 2,049 characters would be one-hot vectors, which are for at most 2,048: give a "
         "width, such as 128"
     )
+
+
+@pytest.mark.parametrize("option", ["max_words", "image_size", "directions", "freeze", "beam"])
+def test_an_option_of_several_tasks_has_one_help(option: str):
+    helps = {
+        entry.name: found.help
+        for entry in registry.entries("tasks")
+        for found in options_of(registry.load("tasks", entry.name))
+        if found.name == option
+    }
+    assert len(helps) > 1
+    assert len(set(helps.values())) == 1
+
+
+def test_labels_are_weighed_by_their_counts():
+    assert weights_of([6, 2], balanced=False).tolist() == [1, 1]
+    weights = weights_of([6, 2], balanced=True)
+    assert (weights * [6, 2]).tolist() == [4, 4]  # alike together, and 1 in the mean
+    assert weights_of([6, 0, 2], balanced=True).tolist() == [*weights[:1], 4, *weights[1:]]
 
 
 @pytest.mark.parametrize(("module", "name"), [("classify", "Classify"), ("caption", "Caption")])

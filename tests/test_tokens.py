@@ -55,6 +55,7 @@ def test_symbols_are_specials_then_pieces_by_falling_frequency():
     assert tokens.encode("a dull thing").dtype == np.intp
     assert tokens.encode("").shape == (0,)
     assert Tokens.build(["bab"], "char").symbols == ("<unk>", "b", "a")
+    assert Tokens.build(["bab"], "char", limit=1).symbols == ("<unk>", "b", "a")  # the limit is one of words
     assert len(Tokens.build([], "byte", specials=SPECIALS)) == 259
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_plugins.data import conll, tables
+from rnn_plugins.data.balance import weights_of
 from rnn_plugins.data.lines import Hash
 from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.errors import UserError, did_you_mean
@@ -122,9 +123,7 @@ class Encoder:
         counts = np.array(facts["counts"], np.float64)
         if counts.shape != (len(self.labels),) or not counts.sum() > 0:
             raise ValueError("it does not have a count per label")
-        # Inversely proportional to the counts; the mean over the training part is 1.
-        balanced = counts.sum() / np.count_nonzero(counts) / np.maximum(counts, 1)
-        self.weights = (balanced if weighted else np.ones(len(counts))).astype(np.float32)
+        self.weights = weights_of(counts, balanced=weighted).astype(np.float32)
         self.words = self.letters = None
         self.columns: list[str] = []
         self.features: list[str] = []

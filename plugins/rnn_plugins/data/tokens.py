@@ -63,7 +63,7 @@ class Tokens:
         Args:
             texts: the texts; one that is a sequence of pieces is not divided.
             level: ``char``, ``byte`` or ``word``.
-            limit: the number of pieces to keep, the commonest; 0 for all. Bytes are all kept.
+            limit: the number of words to keep, the commonest; 0 for all. Characters and bytes are all kept.
             lower: whether to lower-case texts.
             specials: symbols without a text of their own; the first stands for unknown pieces.
             spaces: see the class.
@@ -78,7 +78,7 @@ class Tokens:
             for special in specials:
                 counts.pop(special, None)
             ranked = sorted(counts, key=lambda piece: (-counts[piece], piece))
-            pieces = ranked[:limit] if limit else ranked
+            pieces = ranked[:limit] if limit and level == "word" else ranked
         return cls(level, (*specials, *pieces), len(specials), lower, spaces)
 
     def __len__(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,17 +13,21 @@ from numpy.typing import ArrayLike, NDArray
 from minigrad import concat, sum, trees, where
 from minigrad import max as maximum
 from minigrad.scan import Lookup
+from minigrad.tensor import value_of
 from minigrad.trees import Tree
 from rnn_cells import Bidirectional, Cell
 from rnn_plugins.data.vectors import vectors_of
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.model import ONE_HOT_LIMIT
-from rnn_plugins.tasks.task import Network
+from rnn_plugins.tasks.task import Model, Network
 
 Array = NDArray[Any]
 
 Pool = Literal["last", "mean", "max"]
 """How the outputs along a sequence become one vector."""
+
+WIDEST_EMBEDDING = 128
+"""The default width of an embedding, unless the hidden size is smaller."""
 
 LARGEST_ONE_HOT = 2048
 """The largest vocabulary that may be read without an embedding: its one-hot vectors are a matrix of its square."""
@@ -118,6 +122,47 @@ class Vectors:
         return np.where(known[:, None], matrix, others).astype(table.dtype)
 
 
+class Embedded(Model):
+    """A model whose embedding of words may begin with pretrained vectors.
+
+    Attributes:
+        table: the path of the embedding among the parameters.
+        vectors: the pretrained vectors; None if there are none.
+    """
+
+    table: ClassVar[str] = "embedding"
+    vectors: Vectors | None
+
+    def pretrained(self, params: Tree) -> Tree:
+        """The parameters with pretrained vectors of words."""
+        if self.vectors is None:
+            return params
+        return params | {self.table: self.vectors.onto(params[self.table])}
+
+    def frozen(self) -> tuple[str, ...]:
+        """The embedding, if pretrained vectors are not trained."""
+        return (self.table,) if self.vectors and self.vectors.freeze else ()
+
+    def embedding(self, params: Tree) -> Any:
+        """The embedding (V, E), a constant if it is not trained; () for one-hot inputs."""
+        table = params.get(self.table, ())
+        return value_of(table) if self.frozen() else table
+
+
+def check_freeze(freeze: bool, embedding: str) -> None:
+    """Check that there are pretrained vectors where these are not to be trained.
+
+    Args:
+        freeze: whether they are not trained.
+        embedding: their file; empty for none.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if freeze and not embedding:
+        raise ValueError("freeze needs pretrained vectors: give embedding their file")
+
+
 def recurrent(network: Network, width: int, directions: int = 1) -> Cell:
     """The recurrent part for inputs of a width: one cell or stack, or one per direction."""
     if directions == 1:
@@ -148,14 +193,14 @@ def pool(ys: Any, lengths: Array, how: Pool, cell: Cell) -> Any:
     return maximum(where(live, ys, -np.inf), axis=0)
 
 
-def with_width(network: Network, symbols: int, widest: int, vectors: int = 0) -> Network:
+def with_width(network: Network, symbols: int, vectors: int = 0, widest: int = WIDEST_EMBEDDING) -> Network:
     """The network with the width of its embedding: as given, that of vectors, or a default; 0 for few symbols.
 
     Args:
         network: the user's settings.
         symbols: their number.
-        widest: the default, unless the hidden size is smaller.
         vectors: the width of pretrained vectors; 0 for none.
+        widest: the default, unless the hidden size is smaller.
     """
     if network.embedding_size is not None:
         return network
@@ -163,16 +208,18 @@ def with_width(network: Network, symbols: int, widest: int, vectors: int = 0) ->
     return replace(network, embedding_size=vectors or default)
 
 
-def require_width(width: int, symbols: int, noun: str, widest: int, vectors: int = 0, file: str = "") -> None:
+def require_width(
+    width: int, symbols: int, noun: str, vectors: int = 0, file: str = "", widest: int = WIDEST_EMBEDDING
+) -> None:
     """Check the width of an embedding.
 
     Args:
         width: the width; 0 for one-hot inputs.
         symbols: their number.
         noun: for symbols, in the plural.
-        widest: a width to propose.
         vectors: the width of pretrained vectors; 0 for none.
         file: the file of these.
+        widest: a width to propose.
 
     Raises:
         UserError: it is not that of the vectors, or 0 for many symbols.

@@ -17,8 +17,9 @@ from rnn_plugins.data.decoding import MARK
 from rnn_plugins.data.vocabulary import NOUNS, Level, Unknown, Vocabulary
 from rnn_plugins.errors import UserError
 from rnn_plugins.language import Language
-from rnn_plugins.language.model import ONE_HOT_LIMIT, Model
+from rnn_plugins.language.model import Model
 from rnn_plugins.language.sampling import Choice, opening, sample, write
+from rnn_plugins.tasks.blocks import with_width
 from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Part, Purpose, Task
 
 if TYPE_CHECKING:  # imported only where they are used, since rnn sample does not need them
@@ -26,9 +27,6 @@ if TYPE_CHECKING:  # imported only where they are used, since rnn sample does no
     from rnn_plugins.language.probe import TextProbe
 
 Array = NDArray[Any]
-
-WIDEST_EMBEDDING = 128
-"""The default width of an embedding, unless the hidden size is smaller."""
 
 
 @dataclass(frozen=True)
@@ -194,10 +192,7 @@ class LanguageModel(Task[Model]):
 
     def resolve(self, facts: Mapping[str, Any], network: Network) -> Network:
         """The network with the width of its embedding: as given, or a default for the number of symbols."""
-        if network.embedding_size is not None:
-            return network
-        one_hot = len(vocabulary_of(facts)) <= ONE_HOT_LIMIT
-        return dataclasses.replace(network, embedding_size=0 if one_hot else min(network.hidden_size, WIDEST_EMBEDDING))
+        return with_width(network, len(vocabulary_of(facts)))
 
     def model(self, facts: Mapping[str, Any], network: Network) -> Model:
         """Embedding or one-hot, the cell, a linear head."""

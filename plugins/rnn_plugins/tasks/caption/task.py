@@ -33,9 +33,6 @@ if TYPE_CHECKING:  # imported only where they are used
 
 Array = NDArray[Any]
 
-WIDEST_EMBEDDING = 128
-"""The default width of an embedding, unless the hidden size is smaller."""
-
 TOGETHER = 128
 """Images whose captions are searched for together."""
 
@@ -76,14 +73,14 @@ class Caption(Task[Captioner]):
 
     Attributes:
         level: the kind of symbols.
-        max_words: the number of words in the vocabulary, the commonest; 0 for all.
+        max_words: the number of words in a vocabulary, the commonest; 0 for all.
         lower: whether to lower-case captions.
         valid_fraction: the share of the images that is held out, where no column says so.
         caption_column: the column of captions in the table.
         image_column: the column of the images' names; if the table has none, its rows are in the order of the images.
         split_column: the column that says train, valid or test; empty for none.
         group_column: the column of a group, such as a topic, whose accuracy is measured; if the table has it.
-        image_size: the height and width that pictures are scaled to; 0 takes them as they are.
+        image_size: the height and width that pictures are scaled to; 0 leaves them as they are.
         shift: the largest number of pixels by which images are shifted at random in training, down and across.
         convolutions: the number of layers, each of which halves height and width.
         filters: the channels of the first layer; each further one has twice as many as the one before.
@@ -156,9 +153,10 @@ class Caption(Task[Captioner]):
         if purpose != "evaluate" and not train:
             raise UserError("no images are left to train on; hold out a smaller share, or give more images")
         if facts is None:
-            limit = self.max_words if self.level == "word" else 0
             texts = [example.caption for example in train]
-            made = Tokens.build(texts, self.level, limit=limit, lower=self.lower, specials=SPECIALS, spaces=True)
+            made = Tokens.build(
+                texts, self.level, limit=self.max_words, lower=self.lower, specials=SPECIALS, spaces=True
+            )
             facts = {
                 "tokens": made.to_json(),
                 "shape": list(train[0].pixels.shape),
@@ -222,7 +220,7 @@ class Caption(Task[Captioner]):
 
     def resolve(self, facts: Mapping[str, Any], network: Network) -> Network:
         """The network with the width of its embedding: as given, or a default for the vocabulary."""
-        return with_width(network, len(tokens_of(facts)), WIDEST_EMBEDDING)
+        return with_width(network, len(tokens_of(facts)))
 
     def model(self, facts: Mapping[str, Any], network: Network) -> Captioner:
         """Convolutions and decoder.
@@ -231,7 +229,7 @@ class Caption(Task[Captioner]):
             UserError: the width of the embedding is 0 for many symbols.
         """
         network, symbols = self.resolve(facts, network), len(tokens_of(facts))
-        require_width(network.embedding_size or 0, symbols, self.unit, WIDEST_EMBEDDING)
+        require_width(network.embedding_size or 0, symbols, self.unit)
         height, width, channels = facts["shape"]
         filters = tuple(self.filters << layer for layer in range(self.convolutions))
         vision = Convolutions((height, width, channels), filters, network.dtype)

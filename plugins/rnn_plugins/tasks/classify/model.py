@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,12 +10,11 @@ from numpy.typing import NDArray
 
 from minigrad import affine, dropout, dropout_mask, log_softmax, pick, softmax, sum, tanh, trees, where
 from minigrad.initializers import glorot_uniform, zeros
-from minigrad.tensor import value_of
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
-from rnn_plugins.tasks.blocks import Symbols, Vectors, mask, pool, unroll
-from rnn_plugins.tasks.task import Batch, Model, Work
+from rnn_plugins.tasks.blocks import Embedded, Symbols, Vectors, mask, pool, unroll
+from rnn_plugins.tasks.task import Batch, Work
 
 Array = NDArray[Any]
 
@@ -29,7 +27,7 @@ EMBEDDED = np.float32(0.1)
 
 
 @dataclass(frozen=True)
-class Classifier(Model):
+class Classifier(Embedded):
     """Embedding, cell, pooling over the steps, linear head.
 
     Attributes:
@@ -68,16 +66,6 @@ class Classifier(Model):
         params["head"] = {"W": glorot_uniform(rng, (size, self.classes)), "b": zeros(rng, (self.classes,))}
         return trees.cast(params, self.dtype)
 
-    def pretrained(self, params: Tree) -> Tree:
-        """The parameters with pretrained vectors of words."""
-        if self.vectors is None:
-            return params
-        return params | {"embedding": self.vectors.onto(params["embedding"])}
-
-    def frozen(self) -> Collection[str]:
-        """The embedding, if pretrained vectors are not trained."""
-        return ("embedding",) if self.vectors and self.vectors.freeze else ()
-
     def loss(self, params: Tree, carry: Tree, batch: Batch, rng: np.random.Generator | None) -> tuple[Any, Tree]:
         """The mean of -log p(class), weighed by the weights of the examples."""
         labels, weights = batch.targets
@@ -95,8 +83,7 @@ class Classifier(Model):
             return np.asarray(xs, self.dtype)
         if rng is not None and self.word_dropout:
             xs = np.where(dropout_mask(xs.shape, self.word_dropout, rng, axis=1) > 0, xs, 0)
-        table = params.get("embedding", ())
-        seen = self.symbols(value_of(table) if self.frozen() else table, xs)
+        seen = self.symbols(self.embedding(params), xs)
         if rng is not None and self.dropout and self.symbols.width:
             return drop_steps(seen.array(), self.dropout, self.variational, rng)
         return seen

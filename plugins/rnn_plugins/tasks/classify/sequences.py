@@ -216,7 +216,7 @@ def facts_of_texts(
     Args:
         examples: to train on.
         level: the kind of symbols.
-        limit: the most symbols; 0 for all.
+        limit: the number of words that are kept; 0 for all.
         lower: whether they are in lower case.
         embedding: a file of vectors; empty for none.
         notices: takes sentences.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from minigrad import log_softmax, pick
 from minigrad.trees import Tree
+from rnn_plugins.data.balance import weights_of
 from rnn_plugins.data.images import read_images
 from rnn_plugins.data.labelled import Found, Reader
 from rnn_plugins.data.sources import is_pipe
@@ -25,6 +26,7 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.tasks.blocks import (
     Symbols,
     Vectors,
+    check_freeze,
     chunks,
     no_embedding,
     padded,
@@ -68,9 +70,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-WIDEST_EMBEDDING = 128
-"""The default width of an embedding, unless the hidden size is smaller."""
-
 
 @dataclass(frozen=True)
 class Classify(Task[Classifier]):
@@ -82,7 +81,7 @@ class Classify(Task[Classifier]):
 
     Attributes:
         level: the kind of symbols of a text.
-        max_words: the most words in a vocabulary, the commonest; 0 for all.
+        max_words: the number of words in a vocabulary, the commonest; 0 for all.
         lower: whether to read texts in lower case.
         valid_fraction: the share of each class that is held out.
         text_column: the column of the text in a table.
@@ -90,12 +89,12 @@ class Classify(Task[Classifier]):
         order: how an image is read: a row per step, a pixel per step, or the pixels in a fixed random order.
         width: the numbers per step in a table of numbers, whose rows are then images of this width.
         image_size: the height and width that pictures are scaled to; 0 leaves them as they are.
-        directions: 1 reads from the first step to the last, 2 in both directions.
+        directions: 1 reads from the first step to the last; 2 also from the last to the first.
         pool: how the outputs of all steps become one: the last, their mean, maximum, or a mean with learned weights.
         word_dropout: the share of symbols that are replaced by the unknown one during training.
-        embedding: a file of pretrained word vectors, as text of GloVe or word2vec.
+        embedding: a file of word vectors in the text format of GloVe or word2vec, to begin with.
         freeze: whether those vectors are not trained.
-        weighted: whether each class has the same weight in the loss, however rare it is.
+        weighted: whether each class's weight in the loss is inversely proportional to its frequency.
     """
 
     level: Level = "word"
@@ -132,8 +131,7 @@ class Classify(Task[Classifier]):
             ValueError: an option is out of range.
         """
         check_ranges(self, {"max_words": 0, "width": 1, "image_size": 0}, ["valid_fraction", "word_dropout"])
-        if self.freeze and not self.embedding:
-            raise ValueError("freeze needs pretrained vectors: give embedding their file")
+        check_freeze(self.freeze, self.embedding)
 
     @property
     def held_out_part(self) -> str:
@@ -179,8 +177,7 @@ class Classify(Task[Classifier]):
             labels = labels_of(found, bool(self.valid_fraction), notices)
             some = [found[i] for i in training]
             if kind == "texts":
-                limit = self.max_words if self.level == "word" else 0
-                own = facts_of_texts(some, self.level, limit, self.lower, self.embedding, notices)
+                own = facts_of_texts(some, self.level, self.max_words, self.lower, self.embedding, notices)
             else:
                 own = facts_of_numbers(kind, some, how, self.order)
             counts = Counter(each.label for each in some)
@@ -196,8 +193,7 @@ class Classify(Task[Classifier]):
     def _examples(self, found: Sequence[Found], facts: Mapping[str, Any]) -> list[Example]:
         """Encoded examples; the weights of ``weighted`` have the mean 1 in training."""
         encode, place = Sequences.of(facts, self.order), {label: i for i, label in enumerate(facts["labels"])}
-        counts = np.array(facts["counts"])
-        weights = counts.sum() / (len(counts) * counts) if self.weighted else np.ones(len(counts))
+        weights = weights_of(facts["counts"], balanced=self.weighted)
         examples = []
         for each in found:
             label = place.get(each.label)
@@ -229,7 +225,7 @@ class Classify(Task[Classifier]):
     def resolve(self, facts: Mapping[str, Any], network: Network) -> Network:
         """The network with the width of its embedding: as given, that of vectors, or a default for the symbols."""
         if facts["kind"] == "texts":
-            return with_width(network, len(Tokens.from_json(facts["tokens"])), WIDEST_EMBEDDING, facts["vectors"])
+            return with_width(network, len(Tokens.from_json(facts["tokens"])), facts["vectors"])
         return network if network.embedding_size is not None else dataclasses.replace(network, embedding_size=0)
 
     def model(self, facts: Mapping[str, Any], network: Network) -> Classifier:
@@ -243,7 +239,7 @@ class Classify(Task[Classifier]):
         sequences = Sequences.of(facts, self.order)
         if tokens := sequences.tokens:
             noun = f"{NOUNS[self.level]}s"
-            require_width(size, len(tokens), noun, WIDEST_EMBEDDING, facts["vectors"], self.embedding)
+            require_width(size, len(tokens), noun, facts["vectors"], self.embedding)
             symbols = Symbols(len(tokens), size, network.dtype)
             width = symbols.input_size
             if facts["vectors"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from minigrad import affine, concat, dropout_mask, einsum, log_softmax, pick, softmax, sum, take, tanh, trees, where
 from minigrad.initializers import glorot_uniform, zeros
 from minigrad.scan import Lookup
-from minigrad.tensor import value_of
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
 from rnn_plugins.data.tagged import Example
-from rnn_plugins.tasks import blocks, task
+from rnn_plugins.tasks import blocks
 from rnn_plugins.tasks.blocks import Symbols
 from rnn_plugins.tasks.task import Batch
 
@@ -120,7 +119,7 @@ class Speller:
 
 
 @dataclass(frozen=True)
-class Tagger(task.Model):
+class Tagger(blocks.Embedded):
     """A label at every step, without the parameters.
 
     Attributes:
@@ -136,6 +135,8 @@ class Tagger(task.Model):
         variational: whether to use one dropout mask for all steps.
         dtype: of parameters and activations.
     """
+
+    table: ClassVar[str] = "words"
 
     cell: Cell
     tags: int
@@ -172,16 +173,6 @@ class Tagger(task.Model):
         params["head"] = {"W": glorot_uniform(rng, (size, self.tags)), "b": zeros(rng, (self.tags,))}
         return trees.cast(params, self.dtype)
 
-    def pretrained(self, params: Tree) -> Tree:
-        """The parameters with pretrained vectors of words."""
-        if self.vectors is None:
-            return params
-        return params | {"words": self.vectors.onto(params["words"])}
-
-    def frozen(self) -> tuple[str, ...]:
-        """The embedding of words, if pretrained vectors are not trained."""
-        return ("words",) if self.vectors and self.vectors.freeze else ()
-
     def loss(self, params: Tree, carry: Tree, batch: Batch, rng: np.random.Generator | None) -> tuple[Any, Tree]:
         """The mean of -log p(tag), each step with its weight, and the carry as it was."""
         nats = surprise(self.scores(params, batch.inputs, rng), batch.targets.tags)
@@ -200,8 +191,7 @@ class Tagger(task.Model):
         if self.word_dropout and rng is not None:
             dropped = dropout_mask(ids.shape, self.word_dropout, rng, axis=1) == 0
             ids = np.where(dropped & (ids >= self.seen_once), UNKNOWN, ids)
-        table = params.get("words", ())
-        words = self.words(value_of(table) if self.frozen() else table, ids)
+        words = self.words(self.embedding(params), ids)
         if self.speller is None or inputs.spelling is None:
             return words
         return concat(words.array(), self.speller(params["speller"], inputs.spelling))

@@ -46,9 +46,6 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = NDArray[Any]
 
-WIDEST_EMBEDDING = 128
-"""The default width of an embedding of words, unless the hidden size is smaller."""
-
 LETTER_WIDTH = 32
 """The width of an embedding of letters."""
 
@@ -70,7 +67,7 @@ class Tag(Task[Tagger]):
         characters: units of a recurrent encoder of each word's characters, per direction; 0 for none.
         attention: luong also attends to the other steps of the same sequence, each with the network's outputs.
         word_dropout: the rate at which words that occur once become the unknown word in training, so that it is learnt.
-        max_words: the number of words with an embedding, the commonest; 0 for all of the training part.
+        max_words: the number of words in a vocabulary, the commonest; 0 for all.
         lower: whether embeddings of words ignore case; characters never do.
         embedding: a file of word vectors in the text format of GloVe or word2vec, to begin with.
         freeze: whether those vectors are not trained.
@@ -127,8 +124,7 @@ class Tag(Task[Tagger]):
             ValueError: an option is out of range.
         """
         check_ranges(self, {"characters": 0, "max_words": 0, "seq_length": 0}, ["word_dropout", "valid_fraction"])
-        if self.freeze and not self.embedding:
-            raise ValueError("freeze needs pretrained vectors: give embedding their file")
+        blocks.check_freeze(self.freeze, self.embedding)
 
     # Data
 
@@ -250,7 +246,7 @@ class Tag(Task[Tagger]):
             return network
         width = 0
         if facts["kind"] == "tokens":
-            width = facts["vectors"] or min(network.hidden_size, WIDEST_EMBEDDING)
+            width = facts["vectors"] or min(network.hidden_size, blocks.WIDEST_EMBEDDING)
         return replace(network, embedding_size=width)
 
     def model(self, facts: Mapping[str, Any], network: Network) -> Tagger:
@@ -266,7 +262,7 @@ class Tag(Task[Tagger]):
             width = len(encoder.features)
         else:
             count = len(encoder.words)
-            blocks.require_width(size, count, "words", WIDEST_EMBEDDING, facts["vectors"], self.embedding)
+            blocks.require_width(size, count, "words", facts["vectors"], self.embedding)
             words = Symbols(len(encoder.words), size, network.dtype)
             width = words.input_size
             if facts["vectors"]:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minigrad import trees
 from minigrad.scan import Lookup
-from minigrad.tensor import value_of
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
-from rnn_plugins.tasks import task
-from rnn_plugins.tasks.blocks import Symbols, Vectors, mask, masked_mean, pool
+from rnn_plugins.tasks.blocks import Embedded, Symbols, Vectors, mask, masked_mean, pool
 from rnn_plugins.tasks.decoding import Decoder
 from rnn_plugins.tasks.task import Batch
 
@@ -23,7 +21,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Translator(task.Model):
+class Translator(Embedded):
     """An encoder and a decoder, without the parameters.
 
     The decoder begins with a summary of the source, the encoder's last outputs (of both directions), and attends to
@@ -36,6 +34,8 @@ class Translator(task.Model):
         vectors: pretrained vectors of the sources' words; None if there are none.
     """
 
+    table: ClassVar[str] = "source"
+
     source: Symbols
     encoder: Cell
     decoder: Decoder
@@ -46,19 +46,9 @@ class Translator(task.Model):
         params = {"source": self.source.init_params(rng), "encoder": self.encoder.init_params(rng)}
         return trees.cast(params | {"decoder": self.decoder.init_params(rng)}, self.decoder.dtype)
 
-    def pretrained(self, params: Tree) -> Tree:
-        """The parameters with pretrained vectors of the sources' words."""
-        if self.vectors is None:
-            return params
-        return params | {"source": self.vectors.onto(params["source"])}
-
-    def frozen(self) -> tuple[str, ...]:
-        """The embedding of the sources, if pretrained vectors are not trained."""
-        return ("source",) if self.vectors and self.vectors.freeze else ()
-
     def see(self, params: Tree, ids: Array) -> Lookup:
         """What the encoder reads of sources (S, B)."""
-        return self.source(value_of(params["source"]) if self.frozen() else params["source"], ids)
+        return self.source(self.embedding(params), ids)
 
     def shapes_known(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the embeddings and the head."""

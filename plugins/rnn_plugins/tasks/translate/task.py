@@ -18,7 +18,17 @@ from rnn_plugins.data.vectors import width_of
 from rnn_plugins.data.vocabulary import NOUNS, Level
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks import task
-from rnn_plugins.tasks.blocks import Symbols, Vectors, chunks, mask, padded, recurrent, require_width, with_width
+from rnn_plugins.tasks.blocks import (
+    Symbols,
+    Vectors,
+    check_freeze,
+    chunks,
+    mask,
+    padded,
+    recurrent,
+    require_width,
+    with_width,
+)
 from rnn_plugins.tasks.decoding import AT_ONCE, END, SPECIALS, UNKNOWN, Attention, Decoder, Hypothesis
 from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task, check_ranges
 from rnn_plugins.tasks.translate.model import Translator
@@ -52,12 +62,12 @@ class Translate(Task[Translator]):
 
     Attributes:
         level: the kind of symbols, on both sides.
-        max_words: the number of words in each vocabulary, the commonest; 0 for all.
+        max_words: the number of words in a vocabulary, the commonest; 0 for all.
         lower: whether to lower-case all texts.
         valid_fraction: the share of the sources that is held out.
-        embedding: a file of word vectors in the text format of GloVe or word2vec, for the sources to begin with.
+        embedding: a file of word vectors in the text format of GloVe or word2vec, to begin with for the sources.
         freeze: whether those vectors are not trained.
-        directions: in which the encoder reads: 1 forwards, 2 forwards and backwards.
+        directions: 1 reads from the first step to the last; 2 also from the last to the first.
         attention: how the decoder reads the encoder's outputs: none, bahdanau or luong.
         sampling: the share of the decoder's inputs in training that are its own predictions instead of the target's.
         sampling_epochs: the epochs in which that share grows from 0.
@@ -95,8 +105,7 @@ class Translate(Task[Translator]):
         """
         least = {"max_words": 0, "sampling_epochs": 1, "beam": 1, "length_penalty": 0}
         check_ranges(self, least, ["valid_fraction", "sampling"])
-        if self.freeze and not self.embedding:
-            raise ValueError("freeze needs pretrained vectors: give embedding their file")
+        check_freeze(self.freeze, self.embedding)
 
     @property
     def unit(self) -> str:  # type: ignore[override]
@@ -155,8 +164,7 @@ class Translate(Task[Translator]):
         return text.lower() if self.lower else text
 
     def _tokens(self, texts: Iterable[str]) -> Tokens:
-        limit = self.max_words if self.level == "word" else 0
-        return Tokens.build(texts, self.level, limit=limit, lower=self.lower, specials=SPECIALS, spaces=True)
+        return Tokens.build(texts, self.level, limit=self.max_words, lower=self.lower, specials=SPECIALS, spaces=True)
 
     def check_facts(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         """Check both vocabularies and the longest target.
@@ -176,7 +184,7 @@ class Translate(Task[Translator]):
 
     def resolve(self, facts: Mapping[str, Any], network: Network) -> Network:
         """The network with the width of its embeddings: as given, or a default for the larger vocabulary."""
-        return with_width(network, max(map(len, tokens_of(facts))), WIDEST_EMBEDDING, facts["vectors"])
+        return with_width(network, max(map(len, tokens_of(facts))), facts["vectors"], WIDEST_EMBEDDING)
 
     def model(self, facts: Mapping[str, Any], network: Network) -> Translator:
         """The encoder and the decoder.
@@ -187,7 +195,7 @@ class Translate(Task[Translator]):
         network = self.resolve(facts, network)
         (source, target), width = tokens_of(facts), network.embedding_size or 0
         most = max(len(source), len(target))
-        require_width(width, most, self.unit, WIDEST_EMBEDDING, facts["vectors"], self.embedding)
+        require_width(width, most, self.unit, facts["vectors"], self.embedding, WIDEST_EMBEDDING)
         symbols = Symbols(len(source), width, network.dtype)
         encoder = recurrent(network, symbols.input_size, self.directions)
         size = encoder.output_size
