@@ -42,6 +42,7 @@ from minigrad.primitives import (
     sqrt,
     square,
     stack,
+    stop_gradient,
     subtract,
     sum,
     take,
@@ -61,6 +62,6 @@ __all__ = [
     "cumsum", "divide", "dropout", "dropout_mask", "einsum", "exp", "expm1", "getitem", "grad", "jvp", "layer_norm",
     "log", "log1p", "log_softmax", "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "multiply",
     "negative", "no_grad", "one_hot", "pad", "pick", "place", "power", "relu", "reshape", "scan", "sigmoid", "sin",
-    "softmax", "softplus", "split", "sqrt", "square", "stack", "subtract", "sum", "take", "tanh", "transpose",
-    "value_and_grad", "vjp", "where",
+    "softmax", "softplus", "split", "sqrt", "square", "stack", "stop_gradient", "subtract", "sum", "take", "tanh",
+    "transpose", "value_and_grad", "vjp", "where",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
@@ -130,9 +130,15 @@ class Share(np.random.Generator):
     def __reduce__(self) -> Any:
         return Share, (self.bit_generator, self.rows, self.size)
 
-    def draw(self, shape: tuple[int, ...], axis: int) -> Array:
-        """Uniform float32 numbers of a shape: the rows of those of the whole batch, whose axis is ``axis``."""
-        whole = self.random((*shape[:axis], self.size, *shape[axis + 1 :]), dtype=np.float32)
+    def draw(self, shape: tuple[int, ...], axis: int, method: Literal["random", "standard_normal"] = "random") -> Array:
+        """Float32 numbers of a shape, by a generator's method: the rows of those of the whole batch.
+
+        Args:
+            shape: of the numbers.
+            axis: that of the batch.
+            method: ``random`` (uniform in [0, 1)) or ``standard_normal``.
+        """
+        whole: Array = getattr(self, method)((*shape[:axis], self.size, *shape[axis + 1 :]), dtype=np.float32)
         return whole[(slice(None),) * axis + (self.rows,)]
 
 

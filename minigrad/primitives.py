@@ -101,6 +101,8 @@ def _inside(x: Any, a_min: Any, a_max: Any) -> Any:
 
 clip = elementwise(_clip, lambda g, y, x, *, a_min, a_max: g * _inside(x, a_min, a_max), name="clip")
 alias = elementwise(lambda x: x, lambda g, y, x: g, name="alias", doc="x itself, as a value with a node of its own.")
+stop_gradient = elementwise(lambda x: x, None, name="stop_gradient",
+                            doc="x itself as a constant: the derivative by x is 0, of every order.")  # fmt: skip
 
 
 def _astype(x: Array, *, dtype: Any) -> Any:

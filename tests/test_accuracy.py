@@ -37,6 +37,7 @@ UNARY: dict[str, Any] = {
     "softplus": lambda x: mp.log1p(mp.exp(x)) if x < 0 else x + mp.log1p(mp.exp(-x)),
     "relu": lambda x: max(x, 0),
     "alias": lambda x: x,
+    "stop_gradient": lambda x: x,
 }
 BINARY: dict[str, Any] = {
     "add": lambda a, b: a + b,

@@ -220,6 +220,7 @@ SAMPLES: dict[str, list[Sample]] = {
     "softplus": unary(normal),
     "relu": unary(apart),
     "alias": unary(normal),
+    "stop_gradient": unary(normal),
     "astype": [sample(s.args[0], dtype=np.float64) for s in unary(normal)],
     "maximum": binary(apart),
     "minimum": binary(apart),
@@ -371,6 +372,7 @@ ORACLES: dict[str, Any] = {
     "softplus": lambda x: np.log1p(np.exp(x)),
     "relu": lambda x: x * (x > 0),
     "alias": lambda x: x,
+    "stop_gradient": lambda x: x,
     "astype": lambda x, dtype: x.astype(dtype),
     "clip": lambda x, a_min, a_max: np.clip(x, a_min, a_max),
     "logsumexp": _logsumexp,
@@ -390,18 +392,22 @@ NOT_ANALYTIC = {
 }  # fmt: skip
 """Where the forward pass is no analytic function, or NumPy has it for real numbers only."""
 
+CONSTANT = {"stop_gradient"}
+"""Primitives without the derivative of their forward pass, on purpose."""
+
 ROWS = [pytest.param(name, row, id=f"{name}-{i}") for name, rows in SAMPLES.items() for i, row in enumerate(rows)]
 every_row = pytest.mark.parametrize(("name", "row"), ROWS)
+every_row_with_a_derivative = pytest.mark.parametrize(("name", "row"), [p for p in ROWS if p.values[0] not in CONSTANT])
 
 
 def differentiable(name: str, row: Sample) -> list[int]:
-    """The positions of the float arrays among the inputs for which the primitive has a rule."""
+    """The positions of the float arrays among the inputs for which the primitive has a rule, or whose rule is 0."""
     primitive = PRIMITIVES[name]
     return [
         i
         for i, x in enumerate(row.args)
         if isinstance(x, np.ndarray | np.float64) and np.asarray(x).dtype.kind == "f"
-        if primitive.variadic or primitive.rules[i] is not None
+        if name in CONSTANT or primitive.variadic or primitive.rules[i] is not None
     ]
 
 
@@ -444,13 +450,13 @@ def test_value_is_that_of_numpy(name, row):
     np.testing.assert_array_equal(tensor.value, actual)
 
 
-@every_row
+@every_row_with_a_derivative
 def test_gradient_and_gradient_of_gradient_are_those_of_finite_differences(name, row):
     f, xs = as_function(name, row)
     check_vjp(f, xs, order=2, directions=2)
 
 
-@every_row
+@every_row_with_a_derivative
 def test_jvp_is_that_of_finite_differences(name, row):
     f, xs = as_function(name, row)
     rng = np.random.default_rng(1)
@@ -460,7 +466,7 @@ def test_jvp_is_that_of_finite_differences(name, row):
     np.testing.assert_allclose(tangent, numerical_jvp(f, xs, tangents), rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.parametrize(("name", "row"), [p for p in ROWS if p.values[0] not in NOT_ANALYTIC])
+@pytest.mark.parametrize(("name", "row"), [p for p in ROWS if p.values[0] not in NOT_ANALYTIC | CONSTANT])
 def test_jvp_is_that_of_a_complex_step(name, row):
     """f(x + iht).imag / h has no subtraction in it, so it is exact to the last digits."""
     f, xs = as_function(name, row)
@@ -605,6 +611,27 @@ def test_equal_arguments_share_the_cotangent(name):
 @pytest.mark.parametrize(("name", "expected"), [("relu", 0.0), ("abs", 0.0)])
 def test_derivative_at_the_kink(name, expected):
     assert value_and_grad(PRIMITIVES[name])(0.0)[1] == expected
+
+
+def test_stop_gradient_makes_a_constant_of_its_operand_in_derivatives_of_every_order():
+    stop, x, v = minigrad.stop_gradient, np.array([2.0, -3.0]), np.array([1.0, 10.0])
+    value, gradient = value_and_grad(lambda x: (stop(x * x) * x).sum())(x)
+    assert value == 8 - 27
+    np.testing.assert_array_equal(gradient, x * x)
+    np.testing.assert_array_equal(value_and_grad(lambda x: stop(x).sum())(x)[1], [0, 0])
+    np.testing.assert_array_equal(jvp(lambda x: stop(x) * x, [x], [v])[1], x * v)
+
+    def inner(x: Any) -> Any:
+        return value_and_grad(lambda x: (stop(x) * x**3).sum())(x)[1]  # 3 c x^2 for the constant c = x
+
+    np.testing.assert_allclose(inner(x), 3 * x**3)
+    np.testing.assert_allclose(value_and_grad(lambda x: inner(x).sum())(x)[1], 6 * x**2)
+
+
+def test_stop_gradient_stops_infinities_too():
+    f = lambda x: minigrad.where(x > 0, x, minigrad.stop_gradient(1 / x))  # noqa: E731
+    with np.errstate(divide="ignore"):
+        np.testing.assert_array_equal(value_and_grad(lambda x: f(x).sum())(np.array([0.0, 2.0]))[1], [0, 1])
 
 
 def test_clip_passes_the_cotangent_at_its_bounds_and_inside():

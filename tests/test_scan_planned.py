@@ -1280,6 +1280,7 @@ SMOOTH: dict[str, Any] = {
     "sum": lambda z: z.sum(axis=-1, keepdims=True) / z.shape[1],
     "mean": lambda z: z.mean(axis=1, keepdims=True),
     "alias": lambda z: 1.0 * z,
+    "stop_gradient": lambda z: minigrad.stop_gradient(z) * tanh(z),
     "sum, then an axis": lambda z: tanh(np.sum(z, 1)[:, None]),
     "mean, then an axis": lambda z: z.mean(axis=-1)[..., None],
     "a number a row": lambda z: minigrad.exp(tanh(z.sum(axis=1))).reshape(len(z), 1),

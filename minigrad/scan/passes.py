@@ -245,7 +245,7 @@ def lower(graph: Graph) -> Graph:
 
     ``log_softmax``, ``logsumexp``, ``mean`` and ``min`` become sums and maxima; a scatter along one axis becomes a
     concatenation of its parts and zeros; a slice of a concatenation that is one of its parts is that part; an index
-    has a part for every axis.
+    has a part for every axis; ``stop_gradient``, whose derivative is known by now, becomes its operand.
     """
     makers: dict[Value, Op] = {}
 
@@ -264,6 +264,8 @@ def _lowered(builder: Builder, op: Op, makers: Mapping[Value, Op]) -> Operand | 
     x = op.inputs[0]
     if not isinstance(x, Value):
         return None
+    if op.name == "stop_gradient":
+        return x
     axis, keepdims = op.options.get("axis"), bool(op.options.get("keepdims"))
     axes = range(x.ndim) if axis is None else normalize_axis_tuple(axis, x.ndim)
     if op.name in ("log_softmax", "logsumexp", "mean") and any(isinstance(x.shape[a], Batch) for a in axes):
