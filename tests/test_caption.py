@@ -232,7 +232,7 @@ def test_mistakes_in_files(files, tmp_path):
     write_table(Path(table), [("caption",), *((c,) for c in WORDS[:5]), (" \t",)])
     assert "line 7" in refused(Caption(), files)
     write_table(Path(table), [("n", "caption"), *((0, c) for c in WORDS[:5]), (0, "")])
-    assert refused(Caption(), files) == f"{table}, line 7: the caption is empty; expected a text"
+    assert refused(Caption(), files) == f"{table}, line 7: the caption is empty; expected one for each image"
     write_table(Path(table), [("image", "caption"), ("x.png", "a dog")])
     assert refused(Caption(), [table]) == (
         f"{table}, line 2: there is no picture 'x.png' in the folder {str(tmp_path)!r}"

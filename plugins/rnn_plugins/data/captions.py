@@ -84,17 +84,19 @@ class Columns:
         image: the image's name; if a table has no such column, its rows are in the order of the images.
         part: the part of the data; empty for none.
         group: the group of the image, if the table has such a column; empty for none.
+        noun: what a caption is called in messages; the option that names its column is ``NOUN_column``.
     """
 
     caption: str = "caption"
     image: str = "image"
     part: str = ""
     group: str = "group"
+    noun: str = "caption"
 
     @property
     def usual(self) -> bool:
         """Whether the user has named neither captions nor images, so that a table may be without a header."""
-        return (self.caption, self.image) == (Columns.caption, Columns.image)
+        return (self.caption, self.image) == (self.noun, Columns.image)
 
 
 def read_captions(
@@ -124,7 +126,7 @@ def read_captions(
             size: the file, the line, what was expected.
     """
     found, sources = Captions([], white or 255), dict[str, str]()
-    for images, table in _paired(files):
+    for images, table in _paired(files, columns.noun):
         if (generated := parse(images)) is not None:
             count, seed = generated
             examples = list(_scenes(count, seed))
@@ -141,7 +143,7 @@ def read_captions(
             examples = [example._replace(image=f"{images}: {example.image}") for example in examples]
         found.examples += examples
     if not found.examples:
-        raise UserError(f"there are no captions in {listing(map(repr, files))}; expected one row for each image")
+        raise UserError(f"there are no {columns.noun}s in {listing(map(repr, files))}; expected one row for each image")
     channels = max(example.pixels.shape[2] for example in found.examples)
     first = found.examples[0]
     wanted = tuple(shape or (*first.pixels.shape[:2], channels))
@@ -179,7 +181,7 @@ def _scenes(count: int, seed: int) -> Iterator[Captioned]:
             yield Captioned(scene.pixels, scene.caption, f"{part}[{i}]", part=PARTS[part])
 
 
-def _paired(files: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _paired(files: Sequence[str], noun: str) -> Iterator[tuple[str, str]]:
     """Images and tables that go together, by their places."""
     waiting: tuple[str, bool] | None = None
     for file in files:
@@ -194,24 +196,24 @@ def _paired(files: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield (file, waiting[0]) if images else (waiting[0], file)
             waiting = None
         else:
-            yield _alone(*waiting)
+            yield _alone(*waiting, noun)
             waiting = file, images
     if waiting is not None:
-        yield _alone(*waiting)
+        yield _alone(*waiting, noun)
 
 
-def _alone(file: str, images: bool) -> tuple[str, str]:
+def _alone(file: str, images: bool, noun: str) -> tuple[str, str]:
     """A folder with the table in it, or a table whose pictures are in its folder."""
     if not images:
         return os.path.dirname(file) or ".", file
     if not os.path.isdir(file):
-        raise UserError(f"{file!r} has no captions; name the table of captions too, such as captions.tsv")
+        raise UserError(f"{file!r} has no {noun}s; name the table of {noun}s too, such as {noun}s.tsv")
     tables = sorted(
         str(path) for path in Path(file).iterdir() if path.name.lower().removesuffix(".gz").endswith(TABLES)
     )
     if len(tables) != 1:
         there = f"there are {listing(map(repr, tables))}" if tables else "there is none"
-        raise UserError(f"name the table of captions of the folder {file!r}; in it, {there}")
+        raise UserError(f"name the table of {noun}s of the folder {file!r}; in it, {there}")
     return file, tables[0]
 
 
@@ -220,12 +222,12 @@ def _rows(table: str, columns: Columns, digest: Any, named: bool) -> Iterator[tu
     needed = [columns.caption, *([columns.image] if named else [])]
     others = [name for name in (columns.image, columns.group, columns.part) if name and name not in needed]
     bare = ((columns.image, columns.caption) if named else (columns.caption,)) if columns.usual else ()
-    named_by = {columns.image: "image_column", columns.caption: "caption_column"}
+    named_by = {columns.image: "image_column", columns.caption: f"{columns.noun}_column"}
     for record in records(table, needed, optional=others, bare=bare, named_by=named_by, digest=digest):
         values = record.values
         caption = " ".join(values[columns.caption].split())
         if not caption:
-            raise record.mistake("the caption is empty; expected a text")
+            raise record.mistake(f"the {columns.noun} is empty; expected one for each image")
         part: Part = ""
         if columns.part in values:
             said = values[columns.part].strip().lower()
@@ -243,7 +245,7 @@ def _of_file(images: Images, file: str, table: str, columns: Columns, digest: An
         if len(rows) != len(images):
             raise UserError(
                 f"{table!r} has {amount(len(rows), 'row')} and {file!r} {amount(len(images), 'image')}; without a "
-                f"column {columns.image!r}, row n is the caption of image n, so expected {len(images):,} rows"
+                f"column {columns.image!r}, row n is the {columns.noun} of image n, so expected {len(images):,} rows"
             )
         return [
             row._replace(pixels=pixels, image=name)
@@ -268,7 +270,7 @@ def _of_folder(
         path = os.path.join(folder, name)
         if name not in read:
             if not name or not os.path.isfile(path):
-                header = "; if this is the header, name its columns with --task-option caption_column=NAME"
+                header = f"; if this is the header, name its columns with --task-option {columns.noun}_column=NAME"
                 raise record.mistake(
                     f"there is no picture {name[:80]!r} in the folder {folder!r}{header if record.line == 1 else ''}"
                 )
@@ -281,5 +283,5 @@ def _of_folder(
     left = sum(is_images(path.name) for path in Path(folder).rglob("*") if path.is_file()) - len(read)
     if left > 0:
         notices.append(
-            f"{amount(left, 'picture')} in the folder {folder!r} {'has' if left == 1 else 'have'} no caption"
+            f"{amount(left, 'picture')} in the folder {folder!r} {'has' if left == 1 else 'have'} no {columns.noun}"
         )
