@@ -11,7 +11,8 @@ import names_task
 import numpy as np
 import pytest
 
-from minigrad import affine, cross_entropy, dropout, log_softmax, mean, one_hot, pick, trees
+from minigrad import affine, cross_entropy, dropout, log_softmax, mean, one_hot, pick, stop_gradient, trees
+from minigrad.densities import gaussian, standard_normal
 from minigrad.initializers import glorot_uniform, zeros
 from minigrad.tensor import value_of
 from rnn_cells import Cell
@@ -205,7 +206,28 @@ def files_of(task: Task) -> tuple[str, ...]:
     return NAMES if isinstance(task, (Names, names_task.Names)) else TEXT if isinstance(task, Text) else ()
 
 
-@pytest.mark.parametrize("task", [Names(), Text(), Adding()], ids=lambda task: type(task).__name__)
+class Sampler(Classifier):
+    """Beside its loss, the estimate of a gradient by samples (REINFORCE), which leaves the loss's value as it is."""
+
+    constant = staticmethod(stop_gradient)
+
+    def loss(self, params, carry, batch, rng):
+        loss, carry = super().loss(params, carry, batch, rng)
+        if rng is not None:
+            logits = self.scores(params, batch, rng)
+            sample = stop_gradient(logits + standard_normal(logits.shape, rng, logits.dtype))
+            reward = (np.asarray(value_of(sample)).argmax(1) == batch.targets).astype(logits.dtype)
+            density = gaussian(sample, logits, np.zeros((), logits.dtype)).sum(axis=1)
+            estimate = -mean(reward * density)
+            loss = loss + (estimate - self.constant(estimate))
+        return loss, carry
+
+
+class Samples(Names):
+    model_class: ClassVar[Any] = Sampler
+
+
+@pytest.mark.parametrize("task", [Names(), Text(), Adding(), Samples()], ids=lambda task: type(task).__name__)
 def test_a_right_task_passes_every_check(task):
     report = check_task(task, files_of(task))
     report.raise_if_failed()
@@ -587,6 +609,13 @@ class ClimbsUp(Names):
             return 2 * value_of(loss) - loss, carry
 
 
+class HidesAConstant(Names):
+    """A gradient that the loss has only with a generator, with a constant that nobody can tell from other values."""
+
+    class model_class(Sampler):
+        constant = staticmethod(lambda x: np.array(value_of(x)))
+
+
 class Undeclared(Names):
     metrics: ClassVar[Any] = {"loss": Metric("nats"), "f1": Metric("", "max"), "accuracy": Metric("", "max")}
 
@@ -893,6 +922,7 @@ WRONG: dict[type[Task], dict[str, str]] = {
         "learning": "40 steps on one batch change its loss from # to #; it must decrease",
         "gradient": "with respect to 'cell.U', the relative error is #; it must be at most #",
     },
+    HidesAConstant: {"gradient": "with respect to 'cell.U', the relative error is #; it must be at most #"},
     Undeclared: {"metrics": "evaluate and derived return accuracy, loss; metrics declares accuracy, f1, loss"},
     WithoutLoss: {"metrics": "evaluate returns accuracy; the loss must be among them"},
     BestIsUnknown: {"metrics": "best is 'f1', which evaluate does not return; it returns accuracy, loss"},

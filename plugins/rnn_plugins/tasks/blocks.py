@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from minigrad import concat, sum, trees, where
+from minigrad import concat, dropout_mask, sum, trees, where
 from minigrad import max as maximum
 from minigrad.scan import Lookup
 from minigrad.tensor import value_of
 from minigrad.trees import Tree
-from rnn_cells import Bidirectional, Cell
+from rnn_cells import Bidirectional, Cell, Stacked
 from rnn_plugins.data.vectors import vectors_of
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.model import ONE_HOT_LIMIT
@@ -174,6 +174,40 @@ def unroll(cell: Cell, params: Tree, xs: Any, lengths: Array, dtype: str, rng: n
     """The outputs of a cell from its first carry along padded sequences, (T, B, output_size)."""
     carry = trees.cast(cell.init_carry(len(lengths)), dtype)
     return cell.unroll(params, carry, xs, lengths=lengths, rng=rng)[1]
+
+
+def masks_between(
+    cell: Cell, steps: int, size: int, rate: float, variational: bool, rng: np.random.Generator, dtype: str
+) -> tuple[Array, ...]:
+    """Dropout masks for the outputs between the layers of a stack, (T, B, O) each; none if there is one layer.
+
+    They are inputs of a step that calls the cell with ``masked_step``.
+
+    Args:
+        cell: the cell.
+        steps: T.
+        size: B.
+        rate: of dropout.
+        variational: whether all steps have the same mask.
+        rng: draws them.
+        dtype: of the masks.
+    """
+    below = cell.cells[:-1] if isinstance(cell, Stacked) else ()
+    shapes = [(1 if variational else steps, size, layer.output_size) for layer in below]
+    masks = [dropout_mask(shape, rate, rng, dtype, axis=1) for shape in shapes]
+    return tuple(np.ascontiguousarray(np.broadcast_to(mask, (steps, *mask.shape[1:]))) for mask in masks)
+
+
+def masked_step(cell: Cell, params: Tree, carry: Tree, x: Any, masks: Sequence[Any]) -> tuple[Tree, Any]:
+    """One step of a cell whose outputs between layers are multiplied by masks (B, O); without masks, the cell's own."""
+    if not masks:
+        return cell(params, carry, x)
+    assert isinstance(cell, Stacked)
+    new = []
+    for i, layer in enumerate(cell.cells):
+        state, x = layer(params[str(i)], carry[i], x * masks[i - 1] if i else x)
+        new.append(state)
+    return tuple(new), x
 
 
 def pool(ys: Any, lengths: Array, how: Pool, cell: Cell) -> Any:

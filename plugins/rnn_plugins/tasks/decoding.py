@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self
 
@@ -28,12 +27,12 @@ from minigrad import (
 from minigrad.initializers import glorot_uniform, uniform, zeros
 from minigrad.tensor import value_of
 from minigrad.trees import Tree
-from rnn_cells import Cell, Stacked
+from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
 from rnn_plugins.data.vocabulary import UNK
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.sampling import Choice
-from rnn_plugins.tasks.blocks import Symbols
+from rnn_plugins.tasks.blocks import Symbols, masked_step, masks_between
 from rnn_plugins.tasks.task import Network
 
 Array = NDArray[Any]
@@ -206,11 +205,9 @@ class Decoder:
         step, drops = _Step(self.cell, self.attention, weights), bool(self.dropout and rng is not None)
         if drops:
             assert rng is not None
-            between = self.cell.cells[:-1] if isinstance(self.cell, Stacked) else ()
-            shapes = [(1 if self.variational else len(symbols), symbols.shape[1], c.output_size) for c in between]
-            masks = [dropout_mask(shape, self.dropout, rng, self.dtype, axis=1) for shape in shapes]
-            xs = drop_steps(xs.array(), self.dropout, self.variational, rng)
-            xs = (xs, *(np.ascontiguousarray(np.broadcast_to(m, (len(symbols), *m.shape[1:]))) for m in masks))
+            steps, size = symbols.shape
+            masks = masks_between(self.cell, steps, size, self.dropout, self.variational, rng, self.dtype)
+            xs = (drop_steps(xs.array(), self.dropout, self.variational, rng), *masks)
         _, ys = scan(step, _of_step(params), carry, xs, context=context)
         return drop_steps(ys, self.dropout, self.variational, rng) if drops and rng is not None else ys
 
@@ -388,7 +385,7 @@ class _Step:
         """One step: x (B, E), or with dropout a tuple of it and the masks between layers -> what the head reads."""
         x, masks = (x[0], x[1:]) if isinstance(x, tuple) else (x, ())
         if self.attention == "none":
-            return self._cell(params["cell"], carry, x, masks)
+            return masked_step(self.cell, params["cell"], carry, x, masks)
         carry, before = carry
         p, live, memory = params["attention"], context["live"], context["memory"]
         if self.attention == "bahdanau":
@@ -396,23 +393,13 @@ class _Step:
             scores = tanh(query.reshape(-1, 1, query.shape[-1]) + context["keys"]) @ p["v"]
             a = softmax(where(live, scores, -1e9))  # (B, S)
             c = einsum("bs,bsm->bm", a, memory)
-            carry, y = self._cell(params["cell"], carry, concat(x, c), masks)
+            carry, y = masked_step(self.cell, params["cell"], carry, concat(x, c), masks)
             o = tanh(affine(params["output"], concat(y, c)))
             return (carry, y), a if self.weights else o
-        carry, y = self._cell(params["cell"], carry, concat(x, before), masks)
+        carry, y = masked_step(self.cell, params["cell"], carry, concat(x, before), masks)
         a = softmax(where(live, einsum("bm,bsm->bs", y @ p["query"], memory), -1e9))
         o = tanh(affine(params["output"], concat(y, einsum("bs,bsm->bm", a, memory))))
         return (carry, o), a if self.weights else o
-
-    def _cell(self, params: Tree, carry: Tree, x: Any, masks: Sequence[Any]) -> tuple[Tree, Any]:
-        if not masks:
-            return self.cell(params, carry, x)
-        assert isinstance(self.cell, Stacked)
-        new = []
-        for i, layer in enumerate(self.cell.cells):
-            state, x = layer(params[str(i)], carry[i], x * masks[i - 1] if i else x)
-            new.append(state)
-        return tuple(new), x
 
 
 @dataclass(frozen=True)

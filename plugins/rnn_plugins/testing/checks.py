@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minigrad import trees
+from minigrad import stop_gradient, trees
 from minigrad.checking import TOLERANCE, directional_error
 from minigrad.scan import use_backend
 from minigrad.trees import Tree
@@ -132,6 +133,33 @@ def gradient_error(draw: Callable[[], tuple[Callable[..., Tree], Sequence[Array]
         if abs(errors[-1] - errors[-2]) < 1e-3 * errors[-1]:
             raise Failed(f"the relative error is {errors[-1]:.1e}; it must be at most {TOLERANCE:.0e}", errors[-1])
     raise Failed(f"at each of {POINTS} points even the shortest finite differences cross a kink or a jump")
+
+
+@contextmanager
+def constants(known: list[Array], *, new: bool) -> Iterator[None]:
+    """Within this block ``stop_gradient`` returns the same values at every point, in the order of its calls.
+
+    What it returns has no derivative, whatever the parameters do to it, so finite differences must not change it. Such
+    is the loss of sampled actions (REINFORCE): its gradient is that of a function in which samples, rewards and the
+    baseline are constants. Runs on the reference loop alone, where each step calls the primitive.
+
+    Args:
+        known: the values.
+        new: whether to note them; otherwise they are returned.
+    """
+    if new:
+        known.clear()
+    left, forward = iter(list(known)), stop_gradient.forward
+
+    def noted(x: Array) -> Array:
+        known.append(np.array(x))
+        return x
+
+    stop_gradient.forward = noted if new else lambda x: next(left)
+    try:
+        yield
+    finally:
+        stop_gradient.forward = forward
 
 
 def normal(like: Any, rng: np.random.Generator) -> Array:
