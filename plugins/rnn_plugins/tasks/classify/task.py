@@ -295,7 +295,7 @@ class Classify(Task[Classifier]):
 
     def assess(self, model: Classifier, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
         """The model's metrics, those of the commonest class and of a linear model, by class, and what is confused."""
-        from rnn_plugins.tasks.classify import baselines
+        from rnn_plugins.tasks import baselines
 
         labels = tuple(data.facts["labels"])
         found, notices = self._log_probabilities(model, params, data.valid), list[str]()
