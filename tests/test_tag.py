@@ -98,7 +98,7 @@ def test_pretrained_vectors_keep_the_contract():
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_vocabulary_is_of_the_training_part_and_the_labels_of_all():
+def test_the_vocabulary_and_the_labels_are_of_the_training_part():
     write("few.tsv", [[(f"w{i}", "X" if i else "Y"), ("and", "Z")] for i in range(10)])
     data = Tag(valid_fraction=0.3).read(["few.tsv"])
     encoder = Encoder(data.facts)
@@ -226,11 +226,11 @@ def test_messages_on_files():
     )
     assert read(["one.csv"]).notices[0] == ("1 recording cannot be divided, so nothing is held out: give --valid FILE")
     write("rare.tsv", [[("a", "X"), ("b", "Y")], [("a", "Z")]])
-    found = Tag(valid_fraction=0.5).read(["rare.tsv"])
-    unseen = [label for label, count in zip(found.facts["labels"], found.facts["counts"], strict=True) if not count]
-    assert unseen
-    listed = " and ".join(unseen)
-    assert found.notices == (f"labels that only the held-out part has cannot be learnt: {listed}",)
+    assert message(Tag(valid_fraction=0.5).read, ["rare.tsv"]) == (
+        "rare.tsv, line 1: only the held-out part has the label 'X'; expected it in the training part too: hold out "
+        "another share, with --valid-fraction, or give --valid FILE"
+    )
+    assert Tag(valid_fraction=0).read(["rare.tsv"]).facts["labels"] == ["X", "Y", "Z"]
 
 
 def test_options_out_of_range():

@@ -39,7 +39,7 @@ from rnn_plugins.tasks.task import (
     Task,
     check_ranges,
 )
-from rnn_plugins.words import amount, listing
+from rnn_plugins.words import amount
 
 if TYPE_CHECKING:
     from rnn_plugins.reports.probe import Probe
@@ -189,13 +189,19 @@ class Tag(Task[Tagger]):
         return tagged.read(file, frames=kind, **columns, labelled=labelled, digest=digest, content=content)
 
     def _facts(self, found: Sequence[Tagged], train: Sequence[Tagged], notices: list[str]) -> dict[str, Any]:
-        """The facts of new data: the labels of all files, and the vocabulary or the scale of the training part."""
-        labels = sorted({label for sequence in found for label in sequence.labels})
+        """The facts of new data: the labels, and the vocabulary or the scale, of the training part."""
+        counts = Counter(label for sequence in train for label in sequence.labels)
+        labels = sorted(counts)
+        for sequence in found:
+            for step, label in enumerate(sequence.labels):
+                if not counts[label]:
+                    raise sequence.mistake(
+                        step,
+                        f"only the held-out part has the label {label!r}; expected it in the training part too: hold "
+                        "out another share, with --valid-fraction, or give --valid FILE",
+                    )
         if len(labels) < 2:
             raise UserError(f"{found[0].file}: every label is {labels[0]!r}; expected two labels at least")
-        counts = Counter(label for sequence in train for label in sequence.labels)
-        if unseen := [label for label in labels if not counts[label]]:
-            notices.append(f"labels that only the held-out part has cannot be learnt: {listing(unseen)}")
         facts = {"kind": found[0].kind, "labels": labels, "counts": [counts[label] for label in labels]}
         if found[0].frames is not None:
             columns = found[0].columns
