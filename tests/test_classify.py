@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import sys
 from itertools import count, islice
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from command_line import trained
+from PIL import Image as Picture
 from test_documentation import ROOT, commands
 
 import rnn_lab
@@ -23,6 +25,7 @@ from rnn_cli.main import rnn
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Chart, Image
 from rnn_plugins.tasks.classify.attribution import TOLERANCE, integrated_gradients
+from rnn_plugins.tasks.classify.sequences import numbers as numbers_of
 from rnn_plugins.tasks.classify.task import Classify
 from rnn_plugins.tasks.task import Network
 from rnn_plugins.testing import check_task
@@ -169,11 +172,7 @@ def test_a_file_or_a_folder_for_each_class():
         "6 texts in 2 classes (Greek: 3 and Irish: 3), 6 to train on, 0 held out; a vocabulary of 22, with 0.0 % of "
         "the characters unknown"
     )
-    for label, texts in (("neg", ["a dull\nfilm", "flat"]), ("pos", ["a fine film", "warm"])):
-        Path("films", label).mkdir(parents=True)
-        for i, text in enumerate(texts):
-            Path("films", label, f"{i}.txt").write_text(text)
-    data = Classify(valid_fraction=0).read(["films"])
+    data = Classify(valid_fraction=0).read([str(films())])
     assert [len(example.xs) for example in data.train] == [3, 1, 3, 1]
     assert [example.label for example in data.train] == [0, 0, 1, 1]
 
@@ -592,6 +591,85 @@ def test_predictions_are_labels_with_probabilities():
         2,
         "Error: empty.txt, line 2: the text is empty; expected at least one word\n",
     )
+
+
+def films() -> Path:
+    """A folder with a folder of texts, a file each, for each class."""
+    for label, texts in (("neg", ["a dull\nfilm", "flat"]), ("pos", ["a fine film", "warm"])):
+        Path("films", label).mkdir(parents=True)
+        for i, text in enumerate(texts):
+            Path("films", label, f"{i}.txt").write_text(text)
+    return Path("films")
+
+
+def test_every_text_of_a_folder_is_predicted():
+    films()
+    run = learnt("films", "--steps", "2", "--cell", "gru", "--hidden-size", "4", "--valid-fraction", "0.5")
+    found = [*run.predict("films")]
+    assert [record["file"] for record in found] == [
+        f"films/{name}.txt" for name in ("neg/0", "neg/1", "pos/0", "pos/1")
+    ]
+    assert [record["input"] for record in found] == ["a dull\nfilm", "flat", "a fine film", "warm"]
+    assert [record["file"] for record in run.predict("films/neg")] == ["films/neg/0.txt", "films/neg/1.txt"]
+    result = CliRunner().invoke(rnn, ["predict", run.folder.name, "films/neg"])
+    assert re.fullmatch(
+        r"\w+ 0\.\d{3}  films/neg/0.txt  a dull film\n\w+ 0\.\d{3}  films/neg/1.txt  flat\n", result.stdout
+    )
+    Path("names").mkdir()
+    Path("names/Greek.txt").write_text("Adamou\n\nKonstantinou\n")
+    Path("names/Irish.txt.gz").write_bytes(gzip.compress(b"Byrne\nFlynn\n"))
+    run = learnt("names", "--steps", "2", "--cell", "gru", "--hidden-size", "4", "--level", "char")
+    found = [*run.predict("names")]
+    assert [record["input"] for record in found] == ["Adamou", "Konstantinou", "Byrne", "Flynn"]
+    assert not any("file" in record for record in found)
+    Path("nothing").mkdir()
+    refused = CliRunner().invoke(rnn, ["predict", run.folder.name, "nothing"])
+    assert refused.exit_code == 2
+    assert refused.stderr == "Error: there is no file in the folder 'nothing'; expected text files\n"
+
+
+def test_a_folder_of_texts_is_read_file_by_file():
+    facts = Classify(valid_fraction=0).read([str(films())]).facts
+    Path("films/neg/1.txt").write_bytes(b"\xff\xfe\xff")
+    given = Classify().inputs("films", facts)
+    assert next(given).file == "films/neg/0.txt"
+    with pytest.raises(UserError, match=r"^'?films/neg/1.txt"):
+        next(given)
+
+
+def test_a_folder_of_pictures_is_read_picture_by_picture():
+    for i in range(4):
+        picture = np.full((3, 3), 60 * i, np.uint8)
+        Path("pictures", "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Picture.fromarray(picture).save(Path("pictures", "ab"[i % 2], f"{i}.png"))
+    facts = Classify(valid_fraction=0).read(["pictures"]).facts
+    Path("pictures/a/2.png").write_bytes(b"none")
+    given = Classify().inputs("pictures", facts)
+    assert next(given).shown == "a/0.png"
+    with pytest.raises(UserError, match=r"^'pictures/a/2.png' cannot be read as a picture"):
+        next(given)
+
+
+def test_files_of_images_with_other_ranges_of_pixels():
+    bright = np.random.default_rng(0).integers(0, 256, (6, 5, 5))
+    labels = ["x", "y"] * 3
+    np.savez("a.npz", images=bright.astype(np.uint8), labels=labels)
+    np.savez("b.npz", images=(bright / 255).astype(np.float32), labels=labels)
+    np.savez("c.npz", images=bright // 16, labels=labels)
+    task = Classify(valid_fraction=0)
+    for files in (["a.npz", "b.npz"], ["b.npz", "a.npz"]):
+        data = task.read(files)
+        assert data.facts["white"] == 255
+        first, second = (np.stack([numbers_of(example.xs) for example in data.train[i : i + 6]]) for i in (0, 6))
+        assert np.allclose(first, second, atol=1e-6)
+        again = task.read(files, data.facts, purpose="again")
+        assert again.digest == data.digest
+    assert np.allclose(
+        [numbers_of(each.xs).max() for each in task.inputs("b.npz", data.facts)], bright.max((1, 2)) / 255
+    )
+    with pytest.raises(UserError) as error:
+        task.read(["a.npz", "c.npz"])
+    assert str(error.value) == "'c.npz' has pixels from 0 to 16, and 'a.npz' from 0 to 255: give files with one range"
 
 
 def test_predictions_need_no_memory_for_what_comes_later():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rnn_plugins.data.images import as_image, is_images, read_images, unit
+from rnn_plugins.data.images import as_image, each_image, is_images, read_images, unit
 from rnn_plugins.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 5), dtype=np.uint8)
@@ -323,6 +323,20 @@ def test_pictures_of_all_modes_become_grey_or_coloured(tmp_path):
     for i in (0, 1, 2, 4):
         assert np.array_equal(images.pixels[i], np.dstack([grey] * 3)), i
     assert (images.pixels[3] == 255).all()
+
+
+def test_pictures_one_at_a_time_are_those_of_the_folder(tmp_path):
+    save(tmp_path / "a" / "1.png", PIXELS[0])
+    save(tmp_path / "a" / "2.png", np.dstack([PIXELS[1]] * 3))
+    save(tmp_path / "b" / "3.png", COLOURS[0].repeat(2, 0)[:6].repeat(2, 1)[:, :5])
+    for channels in (1, 3):
+        together = read_images(str(tmp_path), shape=(6, 5, channels))
+        one_by_one = [*each_image(str(tmp_path), shape=(6, 5, channels), white=255)]
+        assert [name for name, _ in one_by_one] == list(together.names)
+        assert np.array_equal([pixels for _, pixels in one_by_one], together.pixels)
+    (tmp_path / "idx").mkdir()
+    (tmp_path / "idx" / "images-idx3-ubyte").write_bytes(idx(PIXELS))
+    assert len([*each_image(str(tmp_path / "idx"), shape=(6, 5, 1), white=255)]) == 4
 
 
 def test_a_picture_as_the_network_takes_it(tmp_path):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import tracemalloc
+from dataclasses import dataclass
 from pathlib import Path
 
 import names_task
@@ -317,6 +318,23 @@ def test_inputs_are_taken_as_they_are_needed_and_not_kept():
     finally:
         tracemalloc.stop()
     assert taken >= 5_000
+
+
+@dataclass
+class Recording:
+    frames: np.ndarray
+
+
+@pytest.mark.parametrize("wrapped", [lambda x: x, Recording, lambda x: ("name", x)])
+def test_long_inputs_are_not_gathered(wrapped):
+    def recordings():
+        for i in range(4):
+            assert len(found) == i // 2 * 2  # two are gathered
+            yield wrapped(np.empty(predicting.HELD // 16))  # half of what is gathered
+
+    found = []
+    found.extend(predicting.Answers(recordings(), answer))
+    assert len(found) == 4
 
 
 def test_the_answers_to_what_was_taken_are_to_be_had_before_the_next():

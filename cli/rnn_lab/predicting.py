@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ from rnn_plugins.tasks.task import Prediction, Task
 
 AT_ONCE, SLOWLY = 256, 16
 """Maximum number of inputs that a task gets in one call; where predictions are explained, which takes longer."""
+
+HELD = 1 << 24
+"""Bytes of inputs, about, with which a task is called before there are so many: of long recordings, for example."""
 
 IN_PAGE, EXPLAINED = 500, 50
 """Maximum numbers of predictions, and of those with explanations, on a page."""
@@ -153,10 +156,11 @@ class Answers:
         """
         self._inputs, self._answer, self._size, self._count = inputs, answer, size, count
         self._taken: list[Any] = []
+        self._held = 0
 
     def pending(self) -> Iterator[Prediction]:
         """The predictions for the inputs that have none yet; an unsuitable input raises ``UserError``."""
-        some, self._taken = self._taken, []
+        some, self._taken, self._held = self._taken, [], 0
         if not some:
             return
         given = 0
@@ -177,12 +181,24 @@ class Answers:
         try:
             for one in self._inputs:
                 self._taken.append(one)
-                if len(self._taken) == self._size:
+                self._held += _bytes(one)
+                if len(self._taken) == self._size or self._held >= HELD:
                     yield from self.pending()
         except UserError:
             yield from self.pending()
             raise
         yield from self.pending()
+
+
+def _bytes(given: Any) -> int:
+    """About the memory that an input takes: that of its texts and arrays."""
+    if isinstance(given, str):
+        return len(given)
+    if isinstance(given, np.ndarray):
+        return given.nbytes
+    if is_dataclass(given):
+        return sum(_bytes(getattr(given, part.name)) for part in fields(given))
+    return sum(map(_bytes, given)) if isinstance(given, list | tuple) else 0
 
 
 def record_of(prediction: Prediction) -> dict[str, Any]:

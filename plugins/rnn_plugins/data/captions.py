@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_plugins.data.images import Images, fitted, is_images, read_images
+from rnn_plugins.data.images import Images, common_white, each_image, fitted, is_images, read_images
 from rnn_plugins.data.scenes import parse, scenes
 from rnn_plugins.data.tables import Record, records
 from rnn_plugins.errors import UserError, did_you_mean
@@ -123,9 +123,9 @@ def read_captions(
 
     Raises:
         UserError: something cannot be read, an image has no caption or a caption no image, or an image has another
-            size: the file, the line, what was expected.
+            size, or a file other pixels: the file, the line, what was expected.
     """
-    found, sources = Captions([], white or 255), dict[str, str]()
+    found, sources, scales = Captions([], white or 255), dict[str, str](), dict[str, int | None]()
     for images, table in _paired(files, columns.noun):
         if (generated := parse(images)) is not None:
             count, seed = generated
@@ -135,13 +135,15 @@ def read_captions(
             examples = list(_of_folder(images, table, columns, digest, size, found.notices))
         else:
             some = read_images(images, white=white, size=size)
-            found.white = some.white
+            scales[images] = some.scale
             found.notices += some.notices
             digest.update(some.digest.encode())
             examples = _of_file(some, images, table, columns, digest)
         if {sources.setdefault(example.image, images) for example in examples} - {images}:
             examples = [example._replace(image=f"{images}: {example.image}") for example in examples]
         found.examples += examples
+    if scales and white is None:
+        found.white = common_white(scales)
     if not found.examples:
         raise UserError(f"there are no {columns.noun}s in {listing(map(repr, files))}; expected one row for each image")
     channels = max(example.pixels.shape[2] for example in found.examples)
@@ -164,15 +166,14 @@ def pictures(file: str, *, shape: Sequence[int], white: int | None, size: int) -
     """The names and pixels of images, as a network takes them; of ``builtin:scenes``, held-out ones.
 
     Raises:
-        UserError: as ``read_images``.
+        UserError: as ``each_image``.
     """
     if (generated := parse(file)) is not None:
         count, seed = generated
         for i, scene in enumerate(scenes(count, seed, unseen=True)):
             yield f"{file}[{i}]", fitted(scene.pixels[None], shape, repr(file))[0]
         return
-    images = read_images(file, shape=shape, white=white, size=size)
-    yield from zip(images.names, images.pixels, strict=True)
+    yield from each_image(file, shape=shape, white=white, size=size)
 
 
 def _scenes(count: int, seed: int) -> Iterator[Captioned]:

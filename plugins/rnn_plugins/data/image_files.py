@@ -224,7 +224,8 @@ def _arrays(
     values = _some(load(key), label)
     if values.ndim == 3 and values.shape[2] in (3, 4):
         values = values[None]  # one coloured image
-    pixels, white = scaled(channels(values, label), white, label)
+    fractions = values.dtype.kind == "f" and values.max() <= 1
+    pixels, white = scaled(channels(values, label), None if fractions else white, label)
     count = len(pixels)
     others = {array: member for array, member in members.items() if array != key}
     named = next((a for a in NAMES if a in others and others[a].shape == (count,)), None)
@@ -309,7 +310,9 @@ def from_csv(content: bytes, label: str, name: str, white: int | None, label_col
         if not np.isfinite(values[i]).all() or values[i].min() < 0:
             raise UserError(f"{label}, line {line}: a pixel is negative or not a finite number; expected 0 or more")
     side = math.isqrt(count // channels)
-    pixels, white = scaled(values.reshape(len(rows), side, side, channels), white, label)
+    fractions = values.max() <= 1 and not np.array_equal(values, np.rint(values))
+    images = values.reshape(len(rows), side, side, channels)
+    pixels, white = scaled(images, None if fractions else white, label)
     names = tuple(f"{name}, line {line}" for line, _ in rows)
     if at is None:
         return Images(pixels, None, names, white, unlabelled="it has no column of classes")

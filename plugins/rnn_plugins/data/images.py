@@ -10,21 +10,21 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rnn_plugins.data.image_files import IDX_TYPES, from_csv, from_idx, from_npy, from_npz, unpacked
-from rnn_plugins.data.pixels import Images, as_image, fitted, size_of, unit
+from rnn_plugins.data.pixels import Images, as_image, common_white, fitted, size_of, unit
 from rnn_plugins.data.sources import read_bytes
 from rnn_plugins.errors import UserError, why
 from rnn_plugins.words import amount, listing
 
-__all__ = ["Images", "as_image", "fitted", "is_images", "read_images", "unit"]
+__all__ = ["Images", "as_image", "common_white", "each_image", "fitted", "is_images", "read_images", "unit"]
 
 Array = NDArray[Any]
 
@@ -54,8 +54,8 @@ def read_images(
         path: a file, possibly gzipped, a folder, or ``-`` for standard input.
         shape: the height, width and channels that a network takes. Grey and coloured images are converted into each
             other; another height or width is an error.
-        white: the largest value of a pixel; by default the smallest of ``WHITES`` that no value exceeds, and that of
-            the format in IDX files and pictures.
+        white: the largest value of a pixel; by default the smallest of ``WHITES`` that no value exceeds. That of IDX
+            files and of pictures is given by their format, and that of fractions is 1.
         label_column: the column of the class in a CSV file: its name, or ``first`` or ``last`` without a header.
         size: the height and width that pictures are scaled to; 0 leaves them as they are.
 
@@ -65,6 +65,30 @@ def read_images(
     is_folder = path != "-" and os.path.isdir(path)
     images = _folder(path, size) if is_folder else _file(path, white, label_column, size)
     return images if shape is None else replace(images, pixels=fitted(images.pixels, shape, _label(path)))
+
+
+def each_image(
+    path: str, *, shape: Sequence[int], white: int | None, label_column: str = "", size: int = 0
+) -> Iterator[tuple[str, Array]]:
+    """The names and the pixels (H, W, C) of the images of ``read_images``; of a folder one picture at a time.
+
+    Args:
+        path: as for ``read_images``, like the others.
+        shape: that of a network.
+        white: that of its training data.
+        label_column: likewise.
+        size: the height and width that pictures are scaled to; 0 leaves them as they are.
+
+    Raises:
+        UserError: as ``read_images``.
+    """
+    if path != "-" and os.path.isdir(path) and (pictures := _listed(path).pictures):
+        for file in pictures:
+            label = repr(str(file))
+            yield file.relative_to(path).as_posix(), fitted(_picture(file, label, size)[None], shape, label)[0]
+        return
+    images = read_images(path, shape=shape, white=white, label_column=label_column, size=size)
+    yield from zip(images.names, images.pixels, strict=True)
 
 
 def is_images(path: str) -> bool:
@@ -99,8 +123,26 @@ def _label(path: str) -> str:
     return "standard input" if path == "-" else repr(path)
 
 
-def _folder(path: str, size: int) -> Images:
-    """The pictures of a folder, or of its folders, one for each class; or the only IDX file of images in it."""
+class _Listed(NamedTuple):
+    """What is in a folder.
+
+    Attributes:
+        pictures: its pictures, or those of its folders, one for each class.
+        labels: their classes; None if it has pictures itself.
+        others: all other files.
+    """
+
+    pictures: list[Path]
+    labels: tuple[str, ...] | None
+    others: list[Path]
+
+
+def _listed(path: str) -> _Listed:
+    """What is in a folder.
+
+    Raises:
+        UserError: it cannot be read, or has pictures beside folders with pictures.
+    """
     try:
         entries = sorted(entry for entry in Path(path).iterdir() if not entry.name.startswith("."))
         classes = [entry for entry in entries if entry.is_dir()]
@@ -110,20 +152,23 @@ def _folder(path: str, size: int) -> Images:
         raise UserError(f"the folder {path!r} cannot be read: {why(error)}") from None
     here = [file for file in files if _is_picture(file)]
     found = {entry: [file for file in inside[entry] if _is_picture(file)] for entry in classes}
-    if not here and not any(found.values()):
-        return _idx_in(path, files)
     if here and any(found.values()):
         raise UserError(
             f"the folder {path!r} has pictures ({listing(file.name for file in here)}) beside the folders of classes "
             f"({listing(entry.name for entry in classes)}); move them into one of these"
         )
-    if here:
-        kept, labels = here, None
-    else:
-        kept = [file for entry in classes for file in found[entry]]
-        labels = tuple(entry.name for entry in classes for _ in found[entry])
-    chosen = set(kept)
-    left = [file for file in (*files, *(file for some in inside.values() for file in some)) if file not in chosen]
+    chosen = here or [file for entry in classes for file in found[entry]]
+    labels = None if here else tuple(entry.name for entry in classes for _ in found[entry])
+    kept = set(chosen)
+    others = [file for file in (*files, *(file for some in inside.values() for file in some)) if file not in kept]
+    return _Listed(chosen, labels, others)
+
+
+def _folder(path: str, size: int) -> Images:
+    """The pictures of a folder, or of its folders, one for each class; or the only IDX file of images in it."""
+    kept, labels, left = _listed(path)
+    if not kept:
+        return _idx_in(path, left)
     told = f"of the folder {path!r}, {amount(len(kept), 'picture')} read, left out: "
     notices = (told + listing(map(str, left)),) if left else ()
     pictures = [(str(file), _picture(file, repr(str(file)), size)) for file in kept]
@@ -139,7 +184,7 @@ def _is_picture(file: Path) -> bool:
 
 def _idx_in(path: str, files: list[Path]) -> Images:
     """The only IDX file of images in a folder without pictures."""
-    idx = [str(file) for file in files if re.search(r"images.*idx[34]", file.name)]
+    idx = [str(file) for file in files if file.parent == Path(path) and re.search(r"images.*idx[34]", file.name)]
     if len(idx) == 1:
         return read_images(idx[0])
     if idx:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from rnn_plugins.data.images import is_images, read_images
+from rnn_plugins.data.images import common_white, is_images, read_images
 from rnn_plugins.data.lines import Hash, lines, name_of
 from rnn_plugins.data.sources import is_pipe
 from rnn_plugins.data.tables import SUFFIXES, label_flaw, records, rows_of_numbers
@@ -29,11 +29,13 @@ class Found(NamedTuple):
         where: file and line, or the image's name, for messages.
         value: a text, or numbers (H, W, C); of a row (F / width, width, 1).
         label: its class; empty if there is none.
+        file: the file that has this text alone; empty if there is none.
     """
 
     where: str
     value: Any
     label: str
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,21 +101,33 @@ class Reader:
             notices: takes sentences.
 
         Raises:
-            UserError: a file cannot be read, or its images have no classes or another size.
+            UserError: a file cannot be read, or its images have no classes, another size or other pixels.
         """
-        found: list[Found] = []
+        found, scales = list[Found](), dict[str, int | None]()
         for file in files:
             images = read_images(file, size=self.image_size, **how)
             if images.labels is None:
                 raise UserError(f"{name_of(file)} has images without classes: {images.unlabelled}")
-            how = how or {"shape": images.shape, "white": images.white, "label_column": images.label_column}
+            how = how or {"shape": images.shape, "label_column": images.label_column}
+            scales[file] = images.scale
             digest.update(images.digest.encode())
             notices += images.notices
             found += map(Found, images.names, images.pixels, images.labels)
-        return found, dict(how)
+        return found, {"white": common_white(scales), **how} if "white" not in how else dict(how)
 
-    def texts(self, file: str) -> Iterator[Found]:
-        """Texts whose class is not needed: those of a table, or the lines of a file."""
+    def texts(self, file: str, whole: bool = False) -> Iterator[Found]:
+        """Texts whose class is not needed: those of a table, the lines of a file, or those of all files in a folder.
+
+        Args:
+            file: its path; that of a folder.
+            whole: whether each file in a folder is a text, and not each of its lines; if it has folders, it always is.
+
+        Raises:
+            UserError: the file or a file in the folder cannot be read, or there is none.
+        """
+        if os.path.isdir(file):
+            yield from _unlabelled(file, whole)
+            return
         for record in records(file, (self.text_column,), bare=(self.text_column,), named_by=self._options):
             yield Found(f"{record.file}, line {record.line}", record.values[self.text_column], "")
 
@@ -191,32 +205,62 @@ class Reader:
 
     def _folder(self, folder: str, digest: Hash, notices: list[str]) -> Iterator[Found]:
         """The texts of a folder: a line of each file, or each file in the folder of a class."""
-        try:
-            entries = sorted(entry for entry in Path(folder).iterdir() if not entry.name.startswith("."))
-            classes = [entry for entry in entries if entry.is_dir()]
-            inside = {entry: sorted(file for file in entry.rglob("*") if file.is_file()) for entry in classes}
-        except OSError as error:
-            raise UserError(f"the folder {folder!r} cannot be read: {why(error)}") from None
-        files = [entry for entry in entries if not entry.is_dir()]
-        if tables := [file.name for file in files if Path(file.name.removesuffix(".gz")).suffix.lower() in SUFFIXES]:
-            raise UserError(
-                f"the folder {folder!r} has tables ({listing(tables)}); give the tables themselves: "
-                f"{shlex.quote(str(Path(folder, tables[0])))}"
-            )
-        if not classes and not files:
+        files, inside = _listed(folder)
+        if not inside and not files:
             raise UserError(f"the folder {folder!r} is empty; expected a text file, or a folder, for each class")
-        if classes and files:
+        if inside and files:
             notices.append(
                 f"of the folder {folder!r}, the folders were read; left out: {listing(file.name for file in files)}"
             )
-        for entry in classes:
-            if not inside[entry]:
+        for entry, texts in inside.items():
+            if not texts:
                 raise UserError(f"the folder {str(entry)!r} is empty; expected a file for each text of its class")
-            for file in inside[entry]:
+            for file in texts:
                 digest.update(f"{entry.name}\0".encode("utf-8", "surrogateescape"))
-                yield Found(str(file), "\n".join(lines(str(file), digest)), entry.name)
-        for file in files if not classes else ():
+                yield _whole(file, entry.name, digest)
+        for file in files if not inside else ():
             yield from _lines(str(file), digest, notices)
+
+
+def _listed(folder: str) -> tuple[list[Path], dict[Path, list[Path]]]:
+    """The files in a folder, and those below each of its folders, in order.
+
+    Raises:
+        UserError: it cannot be read, or has tables.
+    """
+    try:
+        entries = sorted(entry for entry in Path(folder).iterdir() if not entry.name.startswith("."))
+        folders = [entry for entry in entries if entry.is_dir()]
+        inside = {entry: sorted(file for file in entry.rglob("*") if file.is_file()) for entry in folders}
+    except OSError as error:
+        raise UserError(f"the folder {folder!r} cannot be read: {why(error)}") from None
+    files = [entry for entry in entries if not entry.is_dir()]
+    if tables := [file.name for file in files if Path(file.name.removesuffix(".gz")).suffix.lower() in SUFFIXES]:
+        raise UserError(
+            f"the folder {folder!r} has tables ({listing(tables)}); give the tables themselves: "
+            f"{shlex.quote(str(Path(folder, tables[0])))}"
+        )
+    return files, inside
+
+
+def _whole(file: Path, label: str = "", digest: Hash | None = None) -> Found:
+    """The text that is a whole file."""
+    return Found(str(file), "\n".join(lines(str(file), digest)), label, str(file))
+
+
+def _unlabelled(folder: str, whole: bool) -> Iterator[Found]:
+    """The texts of all files in a folder and its folders, one per file or one per line that is not blank."""
+    files, inside = _listed(folder)
+    files += [file for some in inside.values() for file in some]
+    if not files:
+        raise UserError(f"there is no file in the folder {folder!r}; expected text files")
+    for file in files:
+        if whole or inside:
+            yield _whole(file)
+            continue
+        for number, line in enumerate(lines(str(file)), 1):
+            if line.strip():
+                yield Found(f"{file}, line {number}", line.strip(), "")
 
 
 def _lines(file: str, digest: Hash, notices: list[str]) -> Iterator[Found]:

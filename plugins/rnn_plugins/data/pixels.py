@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -48,6 +48,15 @@ class Images:
         return len(self.pixels)
 
     @property
+    def scale(self) -> int | None:
+        """``white``, which other files for the same network must have too; None for fractions of white, and for black.
+
+        Fractions, from 0 to 1, are known as such in any file.
+        """
+        fractions = self.white == 1 and not np.array_equal(self.pixels, np.rint(self.pixels))
+        return None if fractions or not self.pixels.any() else self.white
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width, channels."""
         height, width, channels = self.pixels.shape[1:]
@@ -59,6 +68,22 @@ class Images:
         digest = hashlib.sha256(f"{self.pixels.shape} {self.pixels.dtype} {self.labels}".encode())
         digest.update(np.ascontiguousarray(self.pixels).data)
         return digest.hexdigest()
+
+
+def common_white(scales: Mapping[str, int | None]) -> int:
+    """The number that became the largest value in several files, from the ``Images.scale`` of each.
+
+    Raises:
+        UserError: they have different ones.
+    """
+    known = {file: scale for file, scale in scales.items() if scale is not None}
+    first, white = next(iter(known.items()), ("", 1))
+    for file, scale in known.items():
+        if scale != white:
+            raise UserError(
+                f"{file!r} has pixels from 0 to {scale}, and {first!r} from 0 to {white}: give files with one range"
+            )
+    return white
 
 
 def as_image(values: Any, *, shape: Sequence[int], white: int = 255, label: str = "the array") -> Array:

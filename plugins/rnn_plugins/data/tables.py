@@ -246,7 +246,7 @@ def frames(
     return Frames(
         name_of(file),
         columns,
-        np.array(values).reshape(len(numbers), len(columns)),
+        np.asarray(values).reshape(len(numbers), len(columns)),
         [label for label in labels if label is not None] or None,
         numbers,
         [time for time in times if time is not None] or None,

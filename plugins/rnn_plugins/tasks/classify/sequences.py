@@ -52,10 +52,12 @@ class Input(NamedTuple):
     Attributes:
         shown: the text, or the place of numbers.
         xs: ids (T,), or numbers (T, n).
+        file: the file that has this text alone; empty if there is none.
     """
 
     shown: str
     xs: Array
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ class Sequences:
         Raises:
             UserError: as for a sequence.
         """
-        return Input(found.value if self.tokens else found.where, self(found))
+        return Input(found.value if self.tokens else found.where, self(found), found.file)
 
     def given(self, value: Any, number: int) -> Input:
         """An input of predictions that may have been given from Python, as a text or as an array.
@@ -211,7 +213,7 @@ def labels_of(found: Sequence[Found], held_out: bool, notices: list[str]) -> lis
 def facts_of_texts(
     examples: Sequence[Found], level: Level, limit: int, lower: bool, embedding: str, notices: list[str]
 ) -> dict[str, Any]:
-    """The facts that ``Sequences.of`` takes of texts to train on, and the width of pretrained vectors.
+    """The facts that ``Sequences.of`` takes of texts to train on, the width of vectors, and whether files are texts.
 
     Args:
         examples: to train on.
@@ -228,7 +230,8 @@ def facts_of_texts(
     tokens = Tokens.build(texts, level, limit=limit, lower=lower)
     if level == "word" and np.median([len(text.split()) for text in texts]) < 2:
         notices.append("most texts are a single word; --level char reads their letters")
-    facts = {"tokens": tokens.to_json(), "vectors": 0}
+    whole = any(example.file for example in examples)
+    facts = {"tokens": tokens.to_json(), "vectors": 0, "whole": whole}
     if embedding:
         facts["vectors"], told = width_of(embedding, tokens.symbols, tokens.specials, f"{NOUNS[level]}s")
         notices.append(told)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from minigrad import log_softmax, pick
 from minigrad.trees import Tree
 from rnn_plugins.data.balance import weights_of
-from rnn_plugins.data.images import read_images
+from rnn_plugins.data.images import each_image
 from rnn_plugins.data.labelled import Found, Reader
 from rnn_plugins.data.sources import is_pipe
 from rnn_plugins.data.splits import split
@@ -148,8 +148,9 @@ class Classify(Task[Classifier]):
     def read(self, files: Sequence[str], facts: Mapping[str, Any] | None = None, *, purpose: Purpose = "train") -> Data:
         """Read labelled sequences, and hold a share of each class out.
 
-        The facts are ``kind``, ``labels``, how many training examples each has (``counts``), for texts ``tokens`` and
-        the width of given ``vectors``, and for numbers what ``facts_of_numbers`` returns.
+        The facts are ``kind``, ``labels``, how many training examples each has (``counts``), for texts ``tokens``, the
+        width of given ``vectors`` and whether they are ``whole`` files, and for numbers what ``facts_of_numbers``
+        returns.
 
         Raises:
             UserError: a file cannot be read or is not of the kind; a class, a text or a size is unsuitable.
@@ -325,20 +326,20 @@ class Classify(Task[Classifier]):
     # Use
 
     def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[Input]:
-        """The texts of a table or of the lines of a file, the rows of a table of numbers, or images.
+        """The texts of a table, of the lines of a file or of a folder, the rows of a table of numbers, or images.
 
         Raises:
             UserError: the file cannot be read or has something else; a text is empty.
         """
-        encode, found = Sequences.of(facts, self.order), iter(list[Found]())
-        if encode.kind == "images":
-            how = {key: facts[key] for key in ("shape", "white", "label_column")}
-            images = read_images(file, size=self.image_size, **how)
-            found = map(Found, images.names, images.pixels, [""] * len(images))
+        encode, reader = Sequences.of(facts, self.order), self.reader
+        if encode.kind == "texts":
+            found = reader.texts(file, facts.get("whole", False))
+        elif encode.kind == "rows":
+            found = reader.rows(file, math.prod(encode.shape))
         else:
-            found = self.reader.texts(file) if encode.tokens else self.reader.rows(file, math.prod(encode.shape))
-        for each in found:
-            yield encode.input(each)
+            how = {key: facts[key] for key in ("shape", "white", "label_column")}
+            found = (Found(*one, "") for one in each_image(file, size=self.image_size, **how))
+        return map(encode.input, found)
 
     def predict(
         self,
@@ -362,7 +363,8 @@ class Classify(Task[Classifier]):
             for given, row in zip(some, found, strict=True):
                 likely = np.argsort(-row, kind="stable")[: max(1, top)].tolist()
                 shares = [{"label": labels[i], "probability": math.exp(row[i])} for i in likely]
-                record = {"input": given.shown, **shares[0]} | ({"top": shares} if top > 1 else {})
+                of_file = {"file": given.file} if given.file else {}
+                record = {"input": given.shown, **of_file, **shares[0]} | ({"top": shares} if top > 1 else {})
                 told = ", ".join(f"{share['label']} {share['probability']:.3f}" for share in shares)
                 figures: tuple[Figure, ...] = ()
                 if explain:
@@ -370,7 +372,7 @@ class Classify(Task[Classifier]):
 
                     figures, more = explanation(model, params, encode, given, likely[0], labels[likely[0]])
                     record |= more
-                yield Prediction(f"{told}  {short(given.shown)}", record, figures)
+                yield Prediction("  ".join(filter(None, (told, given.file, short(given.shown)))), record, figures)
 
     def excerpt(self, model: Classifier, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str | None:
         """Held-out examples with their classes, predicted and true."""
