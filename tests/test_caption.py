@@ -6,10 +6,13 @@ import re
 from functools import cache
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 import rnn_lab
@@ -18,10 +21,11 @@ from minigrad.optimizers import adam
 from rnn_cells.gru import GRU
 from rnn_cells.lstm import LSTM
 from rnn_cli.main import rnn
+from rnn_plugins.data.images import unit
 from rnn_plugins.data.scenes import COLOURS, held_out, scenes
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.sampling import Choice
-from rnn_plugins.tasks.caption.scores import nearest_images
+from rnn_plugins.tasks.caption.scores import groups_of, nearest_images
 from rnn_plugins.tasks.caption.task import Caption, Picture
 from rnn_plugins.tasks.caption.vision import Convolutions, patches
 from rnn_plugins.tasks.decoding import END, UNKNOWN
@@ -144,6 +148,35 @@ def test_images_of_two_files_with_the_same_names_are_different_images(tmp_path):
     assert examples[6].image == f"{files[2]}: images.npz[0]"
     twice = Caption(valid_fraction=0).read([*files[:2], *files[:2]]).train
     assert len({example.image for example in twice}) == 6
+
+
+def test_images_of_files_with_other_ranges_of_pixels(tmp_path):
+    files = []
+    for name, pixels in (("a", PIXELS), ("b", PIXELS / 255), ("c", PIXELS.astype(np.int32) // 16)):
+        np.savez(tmp_path / f"{name}.npz", images=pixels)
+        files += [str(tmp_path / f"{name}.npz"), write_table(tmp_path / f"{name}.tsv", [["x"]] * 6)]
+    for some in (files[:4], files[2:4] + files[:2]):
+        data = Caption(valid_fraction=0).read(some)
+        assert data.facts["white"] == 255
+        first, second = (np.stack([unit(e.pixels) for e in part]) for part in (data.train[:6], data.train[6:]))
+        assert np.allclose(first, second, atol=1e-6)
+        assert Caption(valid_fraction=0).read(some, data.facts, purpose="again").digest == data.digest
+    assert refused(Caption(), [*files[:2], *files[4:]]) == (
+        f"{files[4]!r} has pixels from 0 to 16, and {files[0]!r} from 0 to 255: give files with one range"
+    )
+
+
+def test_a_folder_of_pictures_is_captioned_picture_by_picture(tmp_path):
+    folder = pictures(tmp_path / "pictures")
+    table = write_table(tmp_path / "captions.tsv", [("image", "caption"), ("0.png", "one"), ("1.png", "two")])
+    facts = Caption(valid_fraction=0).read([str(folder), table]).facts
+    (folder / "1.png").write_bytes(b"none")
+    given = Caption().inputs(str(folder), facts)
+    first = next(given)
+    assert first.name == "0.png"
+    assert np.array_equal(first.pixels, PIXELS[0])
+    with pytest.raises(UserError, match="cannot be read as a picture"):
+        next(given)
 
 
 def test_images_are_found_by_their_names(tmp_path):
@@ -507,12 +540,34 @@ def test_scores_beside_baselines_and_groups(files):
 
 
 def test_the_group_of_a_written_caption_is_that_of_the_most_similar_training_caption():
-    from rnn_plugins.tasks.caption.scores import _groups
-    from rnn_plugins.tasks.caption.task import Example
-
     known = [("red dog", "x"), ("red cat", "y"), ("red cat", "y"), ("blue car", "z")]
-    training = [Example(PIXELS[0], np.zeros(1), caption, "", group) for caption, group in known]
-    assert _groups(["a blue car", "red", "dog", ""], training, str) == ["z", "y", "x", "y"]
+    training = [SimpleNamespace(caption=caption, group=group) for caption, group in known]
+    assert groups_of(["a blue car", "red", "dog", ""], training, str) == ["z", "y", "x", "y"]
+
+
+@given(
+    st.lists(st.tuples(st.text("abc ", max_size=8), st.sampled_from("xyz")), min_size=1, max_size=12),
+    st.lists(st.text("abcd ", max_size=8), max_size=6),
+)
+def test_groups_are_those_of_comparing_all_captions(known, texts):
+    def plain(text):
+        words = set(text.split())
+        sets = [set(caption.split()) for caption, _ in known]
+        alike = [2 * len(words & others) / max(len(words) + len(others), 1) for others in sets]
+        nearest = [group for (_, group), one in zip(known, alike, strict=True) if one == max(alike)]
+        return max(dict.fromkeys(nearest), key=nearest.count)  # of equally common ones the first
+
+    training = [SimpleNamespace(caption=caption, group=group) for caption, group in known]
+    assert groups_of(texts, training, str) == list(map(plain, texts))
+
+
+def test_a_caption_is_compared_with_those_alone_that_have_a_word_of_it(monkeypatch):
+    captions = [f"word{i}" for i in range(300)]
+    training = [SimpleNamespace(caption=caption, group=f"group of {caption}") for caption in captions]
+    concatenate, compared = np.concatenate, []
+    monkeypatch.setattr(np, "concatenate", lambda parts: compared.extend(parts) or concatenate(parts))
+    assert groups_of(captions, training, str) == [f"group of {caption}" for caption in captions]
+    assert sum(map(len, compared)) == 300
 
 
 data_folder = os.environ.get("RNN_LAB_DATA")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def assess_captions(
         unit: the noun for symbols, in the plural.
         count: symbols of the captions.
     """
-    cased = str.lower if lower else str
+    cased: Callable[[str], str] = str.lower if lower else str
     references: dict[str, list[str]] = defaultdict(list)
     groups, pixels = {}, {}
     for example in examples:
@@ -72,10 +73,10 @@ def assess_captions(
         scores.append(Score(called, kind, {**own, **text_scores(texts, wanted), **group}))
 
     texts = list(written.values())
-    guessed = _groups(texts, training or (), cased) if grouped else []
+    guessed = groups_of(texts, training or (), cased) if grouped else []
     add(name, "model", texts, guessed, found)
     if training:
-        commonest = Counter(cased(example.caption) for example in training).most_common(1)[0][0]
+        commonest: str = Counter(cased(example.caption) for example in training).most_common(1)[0][0]
         group = Counter(example.group for example in training).most_common(1)[0][0]
         add("the commonest caption", "baseline", [commonest] * len(texts), [group] * len(texts), nothing)
         nearest = [training[i] for i in nearest_images([pixels[image] for image in written], training)]
@@ -117,13 +118,32 @@ def nearest_images(pixels: Sequence[Array], training: Sequence[Any]) -> list[int
     return [int(i) for i in best]
 
 
-def _groups(texts: Sequence[str], training: Sequence[Any], cased: Any) -> list[str]:
+def groups_of(texts: Sequence[str], training: Sequence[Any], cased: Callable[[str], str]) -> list[str]:
     """The group of each text; see ``OF_GROUPS``."""
-    known = [(set(cased(example.caption).split()), example.group) for example in training]
-    found = []
-    for text in texts:
+    groups: list[str] = [example.group for example in training]
+    known = [set(cased(example.caption).split()) for example in training]
+    sizes = np.array([len(words) for words in known])
+    having: dict[str, list[int]] = defaultdict(list)  # the captions that have each word
+    for i, words in enumerate(known):
+        for word in words:
+            having[word].append(i)
+    places = {word: np.array(some) for word, some in having.items()}
+    commonest = Counter(groups).most_common(1)[0][0]
+    shared = np.zeros(len(known), np.intp)  # words of each caption that are in a text; zeros between texts
+
+    @cache
+    def group(text: str) -> str:
         words = set(text.split())
-        alike = [2 * len(words & others) / max(len(words) + len(others), 1) for others, _ in known]
-        most = max(alike)
-        found.append(Counter(g for a, (_, g) in zip(alike, known, strict=True) if a == most).most_common(1)[0][0])
-    return found
+        hits = [places[word] for word in words if word in places]
+        if not hits:  # all captions are equally unlike
+            return commonest
+        for some in hits:
+            shared[some] += 1
+        which = np.concatenate(hits)  # a caption as often as it shares a word
+        alike = 2 * shared[which] / (len(words) + sizes[which])
+        shared[which] = 0
+        nearest: set[int] = set(which[alike == alike.max()].tolist())
+        found: str = Counter(groups[i] for i in sorted(nearest)).most_common(1)[0][0]
+        return found
+
+    return list(map(group, texts))
