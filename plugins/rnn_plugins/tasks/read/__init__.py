@@ -1,0 +1,1 @@
+"""Read the symbols in an image by looking here and there."""

@@ -1,0 +1,77 @@
+"""What a prediction depends on: the path of the glimpses over the image, and what is lost without each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minigrad import log_softmax, pick
+from minigrad.trees import Tree
+from rnn_plugins.reports.report import Chart, Curve, Figure
+from rnn_plugins.tasks.blocks import mask
+from rnn_plugins.tasks.read.model import Glimpser
+from rnn_plugins.tasks.read.results import DIGITS, STOP
+
+if TYPE_CHECKING:
+    from rnn_plugins.tasks.read.task import Given
+
+Array: TypeAlias = NDArray[Any]
+
+
+def left_out(model: Glimpser, params: Tree, pixels: Array, keys: Array, wanted: Array, lengths: Array) -> Array:
+    """How much log p of the symbols of each image falls without each glimpse, in nats, (T, B).
+
+    The patches of the glimpse become blank; the locations of all glimpses are kept.
+
+    Args:
+        model: the network.
+        params: its parameters.
+        pixels: the images, (B, H, W, C).
+        keys: a number for the chance of each, (B,).
+        wanted: symbols, (S, B), padded.
+        lengths: how many each image has, (B,).
+    """
+    steps = model.per_symbol * len(wanted)
+    seen = model.look(params, pixels, model.drawn(keys, steps))
+    given, places = model.at_given(), np.asarray(seen.places)
+    live = mask(lengths, len(wanted))
+
+    def nats(shown: Array | None) -> Array:
+        found = log_softmax(given.logits(params, given.look(params, pixels, places, shown=shown)))
+        total: Array = np.where(live, np.asarray(pick(found, wanted), np.float64), 0).sum(0)
+        return total
+
+    every, falls = nats(None), np.empty((steps, len(pixels)))
+    for step in range(steps):
+        shown = np.ones((steps, len(pixels), 1), model.dtype)
+        shown[step] = 0
+        falls[step] = every - nats(shown)
+    return falls
+
+
+def explanation(model: Glimpser, params: Tree, given: Given, number: str, keys: Array) -> tuple[Figure, ...]:
+    """The path of the glimpses, and how much each counts for the number that is read.
+
+    Args:
+        model: the network.
+        params: its parameters.
+        given: the image.
+        number: what is read.
+        keys: a number for the chance of the image, (1,).
+    """
+    ids = [*map(DIGITS.index, number)]
+    ids += [STOP] * (model.classes > STOP and len(ids) < model.symbols)
+    wanted, lengths = np.array(ids)[:, None], np.array([len(ids)])
+    falls = left_out(model, params, given.pixels[None], keys, wanted, lengths)[:, 0]
+    counts = Chart(
+        "left_out",
+        f"What is lost without each glimpse: {given.name}",
+        "glimpse",
+        "nats",
+        (Curve("", np.arange(1.0, len(falls) + 1), falls),),
+        definition=f"How much log p of {number} falls if the patches of this glimpse are blank, and all others and the "
+        "path are as they are.",
+    )
+    return (counts,)

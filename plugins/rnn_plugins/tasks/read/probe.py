@@ -1,0 +1,77 @@
+"""The reading cell along the glimpses, as reports measure it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minigrad import affine, log_softmax, pick
+from minigrad.trees import Tree
+from rnn_plugins.reports.probe import Labels
+from rnn_plugins.tasks.blocks import chunks
+from rnn_plugins.tasks.probes import EveryStep
+from rnn_plugins.tasks.read.model import Glimpser
+from rnn_plugins.tasks.task import Batch
+
+Array: TypeAlias = NDArray[Any]
+
+AT_ONCE = 128
+"""Images that are looked at together."""
+
+PATH = (
+    "the network chooses its glimpses; the measurements take them as given, so that they show what passes through the "
+    "states of the cell that names the digits"
+)
+"""The notice on every network of this task."""
+
+
+def along_glimpses(
+    model: Glimpser, params: Tree, examples: Sequence[Any], pack: Callable[[Sequence[Any]], Batch], names: Sequence[str]
+) -> EveryStep:
+    """The cell along the glimpses of each image, with a loss after the last one for each symbol.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        examples: the images.
+        pack: makes a batch of some.
+        names: of the symbols.
+    """
+    seen: list[Array] = []
+    goals: list[Array] = []
+    for some in chunks(examples, AT_ONCE):
+        (pixels, keys, lengths), targets, _ = pack(some)
+        steps = model.per_symbol * len(targets)
+        glimpses = np.asarray(model.look(params, pixels, model.drawn(keys, steps)).glimpses)
+        for i, length in enumerate(lengths.tolist()):
+            goal = np.full(model.per_symbol * length, -1)
+            goal[model.per_symbol - 1 :: model.per_symbol] = targets[:length, i]
+            seen.append(glimpses[: len(goal), i])
+            goals.append(goal)
+
+    def score(weights: Tree, outputs: Any, wanted: Array) -> Any:
+        return -pick(log_softmax(affine(weights["head"], outputs)), wanted)
+
+    def written(index: int) -> Labels:
+        steps = range(len(goals[index]))
+        places = tuple(f"{step // model.per_symbol + 1}.{step % model.per_symbol + 1}" for step in steps)
+        return Labels(places, tuple(names[goal] if goal >= 0 else "" for goal in goals[index].tolist()))
+
+    probe = EveryStep(
+        recurrent=model.reader,
+        weights={**params, "cell": params["reader"]},
+        inputs=seen,
+        goals=goals,
+        see=lambda weights, some: some,
+        score=score,
+        dtype=model.dtype,
+        unit="glimpse",
+        sequence="image",
+        numbers_per_output=model.classes,
+        written=written,
+    )
+    probe.notices = (PATH,)
+    return probe
