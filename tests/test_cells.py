@@ -24,7 +24,10 @@ def every_option(name: str) -> Iterator[dict[str, Any]]:
     """The defaults, and every other value of every option; of numbers one other."""
     yield {}
     for option in registry.cell_options(registry.cell_class(name)):
-        values = option.choices or {bool: (True, False), float: (option.default, 0.5)}[option.type]
+        values = (
+            option.choices
+            or {bool: (True, False), float: (option.default, 0.5), int: (option.default, 20)}[option.type]
+        )
         yield from ({option.name: value} for value in values if value != option.default)
 
 
@@ -46,9 +49,9 @@ def check(cell: Cell) -> None:
 def test_every_option_is_tried():
     assert IDS == [
         "gru", "gru reset=after", "irnn", "irnn recurrent_scale=0.5", "irnn input_scale=0.5", "lstm",
-        "lstm forget_bias=0.5", "lstm second_bias=True", "lstm-coupled", "lstm-coupled forget_bias=0.5",
-        "lstm-peephole", "lstm-peephole forget_bias=0.5", "lstm-peephole peephole=full", "rnn",
-        "rnn recurrent_scale=0.5",
+        "lstm forget_bias=0.5", "lstm chrono=20", "lstm second_bias=True", "lstm-coupled",
+        "lstm-coupled forget_bias=0.5", "lstm-coupled chrono=20", "lstm-peephole", "lstm-peephole forget_bias=0.5",
+        "lstm-peephole chrono=20", "lstm-peephole peephole=full", "rnn", "rnn recurrent_scale=0.5",
     ]  # fmt: skip
 
 
@@ -177,11 +180,32 @@ def test_a_cell_is_its_equations(cell, equations):
 
 def test_biases_start_at_zero_but_for_the_forget_gate():
     for name, options in CASES:
+        if "chrono" in options:
+            continue
         params = trees.flatten(make(name, options).init_params(np.random.default_rng(0)))
         biases = {path: value for path, value in params.items() if path.split(".")[-1] in ("b", "b2")}
         assert biases
         for path, value in biases.items():
             assert (value == (options.get("forget_bias", 1) if path == "forget.b" else 0)).all(), (name, path)
+
+
+@pytest.mark.parametrize("cell", [LSTM, PeepholeLSTM, CoupledLSTM])
+def test_with_chrono_units_forget_at_speeds_up_to_that_of_the_longest_lag(cell):
+    params = cell(3, 5000, chrono=100).init_params(np.random.default_rng(0))
+    steps = 1 / (1 - sigma(params["forget"]["b"].astype(float)))  # in which 1/e is left of c
+    assert 2 <= steps.min() < 2.1
+    assert 99.9 < steps.max() <= 100.001
+    assert abs(np.median(steps) - 51) < 2
+    if "input" in params:
+        assert np.array_equal(params["input"]["b"], -params["forget"]["b"])
+    assert not params["output"]["b"].any()
+    assert not params["candidate"]["b"].any()
+
+
+def test_chrono_is_a_number_of_steps_or_none():
+    for wrong in (-1, 1, 2):
+        with pytest.raises(ValueError, match=f"^LSTM: chrono is {wrong}; it must be 0, or at least 3 steps$"):
+            LSTM(3, 4, chrono=wrong)
 
 
 def test_the_basic_networks_start_as_they_say():

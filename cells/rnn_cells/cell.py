@@ -151,11 +151,11 @@ class Cell:
                     f"minigrad.trees.cast(carry, np.{wanted})"
                 )
 
-    def dense(self, rng: np.random.Generator, inputs: int | None = None, *, bias: float = 0.0) -> Tree:
+    def dense(self, rng: np.random.Generator, inputs: int | None = None, *, bias: Any = 0.0) -> Tree:
         """``{"W", "b"}`` of an affine map onto the hidden size, for ``minigrad.affine``.
 
         W is (inputs, H), Glorot-uniform (Glorot and Bengio 2010); ``inputs`` is H + I where left out, the width of
-        ``concat(h, x)``. b is (H,), filled with ``bias``.
+        ``concat(h, x)``. b is (H,), and ``bias`` its value, a number or (H,).
         """
         inputs = self.hidden_size + self.input_size if inputs is None else inputs
         b = zeros(rng, (self.hidden_size,)) + np.float32(bias)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,15 +15,34 @@ from rnn_cells.cell import Cell
 
 @dataclass(frozen=True)
 class _MemoryCell(Cell):
-    """The base of the three: the carry is (h, c), and the forget gate's bias starts at ``forget_bias``."""
+    """The base of the three: the carry is (h, c); the forget gate's bias starts at ``forget_bias``.
+
+    ``chrono`` is a number T of steps to remember. If it is not 0, the biases of the forget gate start at log u instead,
+    u uniform in [1, T - 1], so that the units forget at different speeds, up to one that takes T steps; those of an
+    input gate start at -log u, so that little is written as long as little is forgotten (Tallec and Ollivier 2018,
+    arXiv:1804.11188, "chrono initialisation").
+    """
 
     forget_bias: float = 1.0
+    chrono: int = field(default=0, kw_only=True)
 
     suggested_learning_rate: ClassVar[float | None] = 1e-2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.chrono != 0 and self.chrono < 3:
+            raise ValueError(f"{type(self).__name__}: chrono is {self.chrono}; it must be 0, or at least 3 steps")
 
     def init_carry(self, batch_size: int) -> tuple[Any, Any]:
         """``(h, c)``, two arrays of zeros, (B, H)."""
         return super().init_carry(batch_size), super().init_carry(batch_size)
+
+    def _first_biases(self, rng: np.random.Generator) -> tuple[Any, Any]:
+        """The biases of forget and input gate at the start, numbers or (H,)."""
+        if not self.chrono:
+            return self.forget_bias, 0.0
+        open_for = np.log(rng.uniform(1, self.chrono - 1, self.hidden_size))
+        return open_for, -open_for
 
 
 @dataclass(frozen=True)
@@ -38,17 +57,20 @@ class LSTM(_MemoryCell):
         h_t = o_t * tanh(c_t)
 
     The forget gate's bias starts at ``forget_bias``, 1 after Jozefowicz, Zaremba and Sutskever (2015), so that the cell
-    remembers from the first step. ``second_bias`` gives every gate a second bias, which is added to the first, as in
-    cuDNN, PyTorch and char-rnn; it changes the number of parameters and how fast biases learn, and nothing else.
+    remembers from the first step. With ``chrono`` = T, for dependencies over up to T steps, it starts at log u, u
+    uniform in [1, T - 1], and the input gate's at -log u (Tallec and Ollivier 2018, arXiv:1804.11188). ``second_bias``
+    gives every gate a second bias, which is added to the first, as in cuDNN, PyTorch and char-rnn; it changes the
+    number of parameters and how fast biases learn, and nothing else.
     """
 
     second_bias: bool = False
 
     def init_params(self, rng: np.random.Generator) -> Tree:
         """``forget``, ``input``, ``output``, ``candidate``: W (H + I, H) and b (H,) each, and b2 with a second bias."""
+        forget, write = self._first_biases(rng)
         params = {
-            "forget": self.dense(rng, bias=self.forget_bias),
-            "input": self.dense(rng),
+            "forget": self.dense(rng, bias=forget),
+            "input": self.dense(rng, bias=write),
             "output": self.dense(rng),
             "candidate": self.dense(rng),
         }
@@ -85,7 +107,8 @@ class PeepholeLSTM(_MemoryCell):
         h_t = o_t * tanh(c_t)
 
     ``peephole="diagonal"`` is the paper's: each unit's gates see that unit's own c, through a vector p.
-    ``peephole="full"`` is the lecture's: the gates' matrices act on the concatenation [c, h, x].
+    ``peephole="full"`` is the lecture's: the gates' matrices act on the concatenation [c, h, x]. The biases start as
+    those of ``lstm``, by ``forget_bias`` or ``chrono``.
     """
 
     peephole: Literal["diagonal", "full"] = "diagonal"
@@ -94,9 +117,10 @@ class PeepholeLSTM(_MemoryCell):
         """``forget``, ``input``, ``output``: W, b, and p (H,) where diagonal; ``candidate``: W (H + I, H) and b."""
         inputs = self.hidden_size + self.input_size
         seen = inputs + self.hidden_size if self.peephole == "full" else inputs
+        forget, write = self._first_biases(rng)
         params = {
-            "forget": self.dense(rng, seen, bias=self.forget_bias),
-            "input": self.dense(rng, seen),
+            "forget": self.dense(rng, seen, bias=forget),
+            "input": self.dense(rng, seen, bias=write),
             "output": self.dense(rng, seen),
             "candidate": self.dense(rng),
         }
@@ -132,13 +156,14 @@ class CoupledLSTM(_MemoryCell):
         c_t = f_t * c_{t-1} + (1 - f_t) * c~_t
         h_t = o_t * tanh(c_t)
 
-    There is no input gate: as much is written as is forgotten. The forget gate's bias starts at ``forget_bias``.
+    There is no input gate: as much is written as is forgotten. The forget gate's bias starts at ``forget_bias``,
+    or by ``chrono``, as that of ``lstm``.
     """
 
     def init_params(self, rng: np.random.Generator) -> Tree:
         """``forget``, ``output``, ``candidate``: W (H + I, H) and b (H,) each."""
         return {
-            "forget": self.dense(rng, bias=self.forget_bias),
+            "forget": self.dense(rng, bias=self._first_biases(rng)[0]),
             "output": self.dense(rng),
             "candidate": self.dense(rng),
         }
