@@ -30,6 +30,7 @@ FILES = {
     "caption": "caption\n" + "".join(f"{s}\n" for s in sentences(20)),
     "forecast": "x,y\n" + "".join(f"{math.sin(i / 2):.3f},{math.cos(i / 3):.3f}\n" for i in range(150)),
     "memory": "builtin:memory",
+    "paint": "builtin:numbers:40",
     "read": "builtin:numbers:40",
 }
 """What each task learns: the content of a table, or the name of what is generated."""
@@ -38,6 +39,7 @@ OPTIONS = {
     "forecast": ("horizon=4", "window=8", "season=12"),
     "memory": ("lag=6",),
     "caption": ("beam=1", "convolutions=1"),
+    "paint": ("steps=2", "latent=2", "image_size=12"),
     "read": ("glimpses=2", "size=3", "image_size=12"),
 }
 

@@ -1,0 +1,1 @@
+"""Paint images, stroke by stroke."""

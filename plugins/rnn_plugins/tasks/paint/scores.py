@@ -1,0 +1,63 @@
+"""The bound of a painter beside baselines whose pixels are independent, and its terms stroke by stroke."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minigrad.densities import bernoulli
+from minigrad.trees import Tree
+from rnn_plugins.reports.report import Chart, Curve
+from rnn_plugins.tasks.paint.model import Inputs, Painter
+
+Array = NDArray[Any]
+
+
+def mean_image(images: Iterable[Array]) -> tuple[Array, int]:
+    """The mean of each pixel over images (H, W, C) in [0, 1], and the number of images.
+
+    It is between 0 and 1, as after one more black image and one more white one (Laplace's rule), so that no pixel that
+    is always black makes a white one impossible.
+    """
+    total, count = np.ones(()), 0
+    for image in images:
+        total, count = total + image, count + 1
+    return total / (count + 2), count
+
+
+def independent(images: Array, means: Array) -> float:
+    """The mean of -log p, in nats, of images (N, H, W, C) with independent pixels of means (H, W, C) or (C,)."""
+    mean = images.mean(axis=0, dtype=np.float64)
+    return float(-(mean * np.log(means) + (1 - mean) * np.log1p(-means)).sum())
+
+
+def entropy(images: Array) -> float:
+    """The mean entropy, in nats, of images (N, H, W, C) whose pixels are the means of Bernoulli variables."""
+    inside = images[(images > 0) & (images < 1)].astype(np.float64)
+    return float(-(inside * np.log(inside) + (1 - inside) * np.log1p(-inside)).sum() / len(images))
+
+
+def by_strokes(model: Painter, params: Tree, inputs: Inputs) -> Chart:
+    """The two terms of the bound after each stroke."""
+    painted, images = model.again(params, inputs), model.seen(inputs)
+    assert painted.divergence is not None
+    canvases = painted.canvases.astype(np.float64)
+    reconstruction = np.array([-bernoulli(c, images).sum() for c in canvases]) / len(images)
+    divergence = np.cumsum(painted.divergence.mean(axis=1, dtype=np.float64))
+    strokes = np.arange(1, len(canvases) + 1)
+    return Chart(
+        "strokes",
+        "The bound after each stroke",
+        "strokes",
+        "nats",
+        (
+            Curve("reconstruction", strokes, reconstruction),
+            Curve("divergence", strokes, divergence),
+            Curve("bound", strokes, reconstruction + divergence),
+        ),
+        definition=f"Means over {len(images):,} images, if painting ended after so many strokes: -log p(image) given "
+        "the canvas, the divergence of the codes so far, and their sum.",
+    )

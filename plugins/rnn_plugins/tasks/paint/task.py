@@ -1,0 +1,360 @@
+"""Paint images: DRAW, a network that adds to a canvas step by step, with selective attention or without."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minigrad.trees import Tree
+from rnn_plugins.data.images import as_image, unit
+from rnn_plugins.data.number_files import Reading, pictures, read_numbers
+from rnn_plugins.data.numbered import Example
+from rnn_plugins.errors import UserError
+from rnn_plugins.tasks import task
+from rnn_plugins.tasks.blocks import chunks, no_embedding
+from rnn_plugins.tasks.metrics import verdict as compared
+from rnn_plugins.tasks.paint import scores
+from rnn_plugins.tasks.paint.model import FAINT, Inputs, Painter
+from rnn_plugins.tasks.task import (
+    Assessment,
+    Batch,
+    Data,
+    Metric,
+    Network,
+    Prediction,
+    Purpose,
+    Score,
+    Task,
+    check_ranges,
+)
+
+if TYPE_CHECKING:
+    from rnn_plugins.tasks.probes import AtEnd
+
+Array = NDArray[Any]
+
+Binarised = Literal["auto", "anew", "once", "threshold", "no"]
+"""How pixels become 0 or 1; see ``Paint``."""
+
+SHARP, MOSTLY = 0.1, 0.75
+"""Pixels so near to black or white are ink or paper; images that mostly have such are binarised by ``auto``."""
+
+MEASURED = 2000
+"""Training images whose pixels are looked at for the facts."""
+
+
+DESCRIBED = {
+    "anew": "pixels are drawn as 0 or 1 anew in each epoch",
+    "once": "pixels are drawn as 0 or 1 once",
+    "threshold": "pixels are 0 or 1, by a threshold",
+    "no": "pixels are means of Bernoulli variables",
+}
+"""How pixels become 0 or 1, in words."""
+
+EVALUATED = dict.fromkeys(DESCRIBED, "drawn") | {"threshold": "threshold", "no": "no"}
+"""How pixels become 0 or 1 in evaluation: the draws for evaluation are the same anew and once."""
+
+PROBED = 200
+"""Images that reports measure."""
+
+AVERAGED = 20_000
+"""Training images whose pixels are averaged for a baseline."""
+
+TOGETHER = 128
+"""Images that are painted together."""
+
+SHOWN = 3
+"""Images in an excerpt."""
+
+RAMP = " .:-=+*#%@"
+"""Characters from black to white."""
+
+
+class Picture(NamedTuple):
+    """An image that is painted again: its name, and pixels (H, W, C) as in ``Images.pixels``."""
+
+    name: str
+    pixels: Array
+
+
+@dataclass(frozen=True)
+class Paint(Task[Painter]):
+    """Paint images, stroke by stroke, on a canvas.
+
+    DRAW (Gregor et al. 2015): an encoder looks at an image and at what the canvas lacks, and says in a code what to
+    change; a decoder makes a stroke of it. The loss is a bound of -log p(image). New images are painted from noise.
+    Files are images, as rnn train --task read takes them; digits and numbers are not needed.
+
+    Attributes:
+        steps: the number of strokes, T.
+        latent: the numbers of the code at each step.
+        attention: whether to read from and write to windows that the decoder places; otherwise the whole image.
+        read_size: the points along each side of the window for reading.
+        write_size: the same for writing.
+        binarised: how pixels become 0 or 1: anew in each epoch, with their brightness as the probability; once, with
+            the same draw in all epochs; threshold, at one half; no leaves them, as the means of Bernoulli variables.
+            With auto, anew if nearly all pixels are black or white, else no.
+        valid_fraction: the share of the images that is held out.
+        image_size: the height and width that pictures are scaled to; 0 takes them as they are.
+        colour: whether generated pictures are coloured.
+    """
+
+    steps: int = 10
+    latent: int = 32
+    attention: bool = True
+    read_size: int = 5
+    write_size: int = 5
+    binarised: Binarised = "auto"
+    valid_fraction: float = 0.1
+    image_size: int = 0
+    colour: bool = False
+
+    unit: ClassVar[str] = "images"
+    best: ClassVar[tuple[str, Literal["min", "max"]]] = ("loss", "min")
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "loss": Metric("nats", "min", "BOUND", 2, "bound"),
+        "reconstruction": Metric("nats", "min", "RECONSTRUCTION", 2),
+        "divergence": Metric("nats", "min", "DIVERGENCE", 2),
+    }
+    default_files: ClassVar[tuple[str, ...]] = ("builtin:digits",)
+    of_weights: ClassVar[tuple[str, ...]] = (
+        "steps", "latent", "attention", "read_size", "write_size", "binarised", "image_size", "colour",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Check the ranges of the options.
+
+        Raises:
+            ValueError: an option is out of range.
+        """
+        least = dict.fromkeys(("steps", "latent", "read_size", "write_size"), 1) | {"image_size": 0}
+        check_ranges(self, least, ["valid_fraction"])
+
+    # Reading
+
+    def read(self, files: Sequence[str], facts: Mapping[str, Any] | None = None, *, purpose: Purpose = "train") -> Data:
+        """Read images.
+
+        The facts are the ``shape`` of the images and the value of ``white`` in their files, how they are ``binarised``,
+        and the ``mean`` of each channel.
+
+        Raises:
+            UserError: as ``read_numbers``, or there are no images to train on.
+        """
+        digest = hashlib.sha256()
+        shape, white = (facts["shape"], facts["white"]) if facts else (None, None)
+        how = Reading(self.valid_fraction, self.image_size, self.colour, labelled=False)
+        found = read_numbers(files, how, digest=digest, purpose=purpose, shape=shape, white=white)
+        if purpose != "evaluate" and not len(found.train):
+            raise UserError("no images are left to train on; hold out a smaller share, or give more images")
+        if facts is None:
+            some = np.linspace(0, len(found.train) - 1, min(len(found.train), MEASURED)).astype(int)
+            pixels = np.stack([unit(found.train[int(i)].pixels()) for i in some])
+            facts = {
+                "shape": list(found.shape),
+                "white": found.white,
+                "mean": pixels.mean(axis=(0, 1, 2), dtype=np.float64).tolist(),
+                "binarised": self._binarised(pixels),
+            }
+        about = f"{found.about}; {DESCRIBED[facts['binarised']]}"
+        return Data(found.train, found.valid, facts, tuple(files), digest.hexdigest(), about, tuple(found.notices))
+
+    def _binarised(self, pixels: Array) -> str:
+        """How pixels in [0, 1] become 0 or 1, where ``auto`` leaves that to them."""
+        if self.binarised != "auto":
+            return self.binarised
+        sharp = np.mean((pixels < SHARP) | (pixels > 1 - SHARP))
+        return "anew" if sharp >= MOSTLY else "no"
+
+    def check_facts(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Check shape, white, mean, and how pixels are binarised.
+
+        Raises:
+            ValueError: they are not valid.
+        """
+        numbers = [*facts["shape"], facts["white"]]
+        if len(numbers) != 4 or not all(type(number) is int and number >= 1 for number in numbers):
+            raise ValueError(f"shape and white are {numbers}; expected four whole numbers of at least 1")
+        mean = facts["mean"]
+        if len(mean) != numbers[2] or not all(0 <= value <= 1 for value in mean):
+            raise ValueError(f"mean is {mean}; expected a number from 0 to 1 per channel")
+        if facts["binarised"] not in DESCRIBED:
+            raise ValueError(f"binarised is {facts['binarised']!r}; expected {', '.join(DESCRIBED)}")
+        return facts
+
+    # Training
+
+    def model(self, facts: Mapping[str, Any], network: Network) -> Painter:
+        """Encoder, decoder and canvas.
+
+        Raises:
+            UserError: an embedding is asked for.
+        """
+        no_embedding(network, "the inputs are images")
+        return Painter.make(
+            network,
+            facts["shape"],
+            latent=self.latent,
+            read_size=self.read_size if self.attention else 0,
+            write_size=self.write_size if self.attention else 0,
+            mean=facts["mean"],
+            binarised=facts["binarised"],
+        )
+
+    def batch(self, data: Data, step: int, size: int, rows: slice = slice(None)) -> Batch:
+        """Shuffled images, with what is random about them."""
+        epoch, place = divmod(step, self.steps_per_epoch(data, size))
+        order = self._order(data, epoch, size)[place * size : (place + 1) * size]
+        pixels = np.stack([unit(data.train[i].pixels(epoch, data.seed)) for i in order[rows].tolist()])
+        rng = np.random.default_rng((data.seed, step))
+        # Drawn for the whole batch, of which a process may have only some rows.
+        noise = rng.standard_normal((self.steps, size, self.latent), np.float32)[:, rows]
+        if data.facts["binarised"] == "once":
+            draws = np.stack([_generator(image).random(image.shape, np.float32) for image in pixels])
+        else:
+            draws = rng.random((size, *pixels.shape[1:]), np.float32)[rows]
+        return Batch(Inputs(pixels, draws, noise), (), float(len(pixels)))
+
+    def pack(self, examples: Sequence[Example]) -> Batch:
+        """Images with random numbers that depend on their pixels alone."""
+        return self._packed([unit(example.pixels()) for example in examples])
+
+    def _packed(self, images: Sequence[Array]) -> Batch:
+        draws, noise = [], []
+        for image in images:
+            rng = _generator(image)
+            draws.append(rng.random(image.shape, np.float32))
+            noise.append(rng.standard_normal((self.steps, self.latent), np.float32))
+        return Batch(Inputs(np.stack(images), np.stack(draws), np.stack(noise, axis=1)), (), float(len(images)))
+
+    def evaluate(self, model: Painter, params: Tree, examples: Sequence[Example]) -> dict[str, float]:
+        """The bound and its two terms, means over images."""
+        some = chunks(examples, task.AT_ONCE)
+        terms = [np.stack(model.terms(params, self.pack(part).inputs)) for part in some]
+        reconstruction, divergence = np.concatenate(terms, axis=1).mean(axis=1, dtype=np.float64).tolist()
+        return {
+            "loss": reconstruction + divergence, "reconstruction": reconstruction, "divergence": divergence,
+        }  # fmt: skip
+
+    def guessing(self, facts: Mapping[str, Any]) -> float:
+        """The loss where each pixel is 0 or 1 with the same probability."""
+        return float(math.prod(facts["shape"]) * math.log(2))
+
+    # Painting
+
+    def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[Picture]:
+        """The images of a file or folder, or generated ones."""
+        for name, pixels in pictures(file, shape=facts["shape"], white=facts["white"], size=self.image_size):
+            yield Picture(name, pixels)
+
+    def predict(
+        self,
+        model: Painter,
+        params: Tree,
+        facts: Mapping[str, Any],
+        inputs: Iterable[Picture | Array],
+        *,
+        top: int = 1,
+        explain: bool = False,
+    ) -> Iterator[Prediction]:
+        """Images painted again from the means of their codes, and the bound of each; arrays are (H, W) or (H, W, C)."""
+        for some in chunks(_pictures(inputs, facts), TOGETHER):
+            batch = self._packed([unit(picture.pixels) for picture in some]).inputs
+            terms = np.stack(model.terms(params, batch)).astype(np.float64)
+            for picture, reconstruction, divergence in zip(some, *terms.tolist(), strict=True):
+                found = {
+                    "bound": reconstruction + divergence, "reconstruction": reconstruction, "divergence": divergence,
+                }  # fmt: skip
+                line = f"{found['bound']:.2f} nats ({reconstruction:.2f} + {divergence:.2f})"
+                yield Prediction(f"{picture.name}\t{line}", {"input": picture.name, **found})
+
+    def excerpt(self, model: Painter, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str:
+        """Some new images as characters, side by side."""
+        codes = rng.standard_normal((self.steps, SHOWN, self.latent), np.float32)
+        canvases = model.paint(params, codes).canvases[-1]
+        return "\n".join(characters(_sigmoid(canvases).mean(axis=-1)))
+
+    # Reports
+
+    def contains(self, training: Sequence[Example], examples: Sequence[Example]) -> bool:
+        """Whether all the images are among those of training."""
+        known = {example.pixels().tobytes() for example in training}
+        return all(example.pixels().tobytes() in known for example in examples)
+
+    def comparable(self, runs: Mapping[str, tuple[Task, Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
+        """Why runs on the same images cannot be compared: their pixels are not binarised in the same way."""
+        unfair, remarks = super().comparable(runs)
+        if len({EVALUATED[facts["binarised"]] for _, facts in runs.values()}) > 1:
+            unfair.append("the pixels of the runs are not binarised in the same way")
+        return unfair, remarks
+
+    def assess(
+        self, model: Painter, params: Tree, data: Data, *, name: str, training: Sequence[Example] | None = None
+    ) -> Assessment:
+        """The bound and its terms, beside images whose pixels are independent; both terms after each stroke."""
+        metrics = self.evaluate(model, params, data.valid)
+        parts = [model.seen(self.pack(some).inputs) for some in chunks(data.valid, task.AT_ONCE)]
+        images, nothing = np.concatenate(parts), dict.fromkeys(self.metrics)
+        first = np.clip(np.array(data.facts["mean"]), FAINT, 1 - FAINT)
+        rivals = {"one mean for all pixels": scores.independent(images, first)}
+        sources = ["one mean for all pixels is that of the training images, by channel"]
+        if training:
+            some = np.linspace(0, len(training) - 1, min(len(training), AVERAGED)).astype(int).tolist()
+            means, count = scores.mean_image(unit(training[i].pixels()) for i in some)
+            rivals = {"a mean for each pixel": scores.independent(images, means), **rivals}
+            sources.append(f"a mean for each pixel is that of {count:,} training images")
+        notices = [f"the baselines take all pixels to be independent: {'; '.join(sources)}"]
+        if model.binarised == "no":
+            notices.append(
+                f"the pixels are means of Bernoulli variables, whose own entropy, {scores.entropy(images):.2f} nats "
+                "per image, is part of each bound"
+            )
+        found = [Score(name, "model", metrics)]
+        found += [Score(rival, "baseline", nothing | {"loss": loss}) for rival, loss in rivals.items()]
+        figure = scores.by_strokes(model, params, self.pack(data.valid[: task.AT_ONCE]).inputs)
+        verdict = compared(found, "loss", self.metrics["loss"])
+        return Assessment(
+            tuple(found), self.metrics, len(images), self.unit, verdict, tuple(notices), figures=(figure,)
+        )
+
+    def probe(
+        self, model: Painter, params: Tree, examples: Sequence[Example], facts: Mapping[str, Any]
+    ) -> AtEnd | None:
+        """The whole step along the strokes of some images."""
+        from rnn_plugins.tasks.paint.probe import along_strokes
+
+        return along_strokes(model, params, self.pack(examples[:PROBED]).inputs)
+
+
+def characters(images: Array) -> list[str]:
+    """Images in [0, 1] (N, H, W), side by side, as lines of characters; a character is one pixel wide and two high."""
+    height = images.shape[1] // 2 * 2
+    pairs = images[:, :height].reshape(len(images), -1, 2, images.shape[2]).mean(axis=2)
+    places = np.minimum((pairs * len(RAMP)).astype(int), len(RAMP) - 1)
+    return ["  ".join("".join(RAMP[i] for i in row) for row in rows) for rows in places.transpose(1, 0, 2).tolist()]
+
+
+def _generator(image: Array) -> np.random.Generator:
+    """A generator for an image, so that metrics do not depend on batches or on the order of the images."""
+    return np.random.default_rng(zlib.crc32(image.tobytes()))
+
+
+def _sigmoid(logits: Array) -> Array:
+    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * logits))  # does not overflow
+
+
+def _pictures(inputs: Iterable[Picture | Array], facts: Mapping[str, Any]) -> Iterator[Picture]:
+    """Inputs as pictures; an array is named by its place."""
+    for i, given in enumerate(inputs):
+        if isinstance(given, Picture):
+            yield given
+        else:
+            label = f"image {i}"
+            yield Picture(label, as_image(given, shape=facts["shape"], white=facts["white"], label=label))
