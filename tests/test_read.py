@@ -114,6 +114,7 @@ KINDS = [
     {"attention": "soft", "layers": 2, "context": 4},
     {"attention": "random", "samples": 2},
     {"attention": "hard", "layers": 2, "context": 4, "scales": 2, "samples": 2, "colour": True},
+    {"attention": "none"},
 ]
 
 
@@ -122,10 +123,10 @@ def test_it_meets_the_requirements_of_tasks(options):
     check_task(Read(**(SMALL | options)), [NUMBERS]).raise_if_failed()
 
 
-def test_rewards_move_the_locations_by_reinforce():
+def test_rewards_move_the_locations_by_reinforce(tmp_path):
     """One glimpse of single digits: the gradient by W_m's bias is computed by hand."""
-    digits("images-idx3-ubyte", 20)
-    task, data, model, params = made("float64", ["images-idx3-ubyte"], glimpses=1, image_size=0)
+    file = digits(tmp_path / "images-idx3-ubyte", 20)
+    task, data, model, params = made("float64", [file], glimpses=1, image_size=0)
     params = {**params, "expected": {"W": np.zeros((6, 1)), "b": np.array([0.3])}}
     batch = task.pack(data.train[:8])
 
@@ -287,6 +288,21 @@ def test_the_probe_has_the_losses_of_the_model():
     labels = probe.labels(5, 6)
     assert labels.inputs == ("1.1", "1.2", "2.1", "2.2", "3.1", "3.2")
     assert labels.targets == ("", examples[0].picture.text[0], "", examples[0].picture.text[1], "", "stop")
+
+
+def test_the_probe_of_columns_has_the_losses_of_the_model():
+    task, data, model, params = made("float64", attention="none")
+    examples = [example for example in data.train if len(example.picture.text) == 1][:3]
+    probe = task.probe(model, params, examples, data.facts)
+    ends = np.array([13, 27, 41])
+    carry, xs = probe.window(ends, 14)
+    _, outputs = probe.cell.unroll(probe.params, carry, xs)
+    losses = np.asarray(probe.loss(outputs, probe.targets(ends, 14)))
+    assert not losses[:12].any()
+    loss, _ = model.loss(params, (), task.pack(examples), None)
+    assert losses[12:].mean() == pytest.approx(float(loss))
+    assert probe.labels(13, 14).inputs == (*map(str, range(1, 13)), "", "")
+    assert probe.labels(13, 14).targets == (*[""] * 12, examples[0].picture.text, "stop")
 
 
 # The canvas

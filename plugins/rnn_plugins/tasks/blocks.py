@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from minigrad import concat, dropout_mask, sum, trees, where
 from minigrad import max as maximum
+from minigrad.initializers import glorot_uniform, zeros
 from minigrad.scan import Lookup
 from minigrad.tensor import value_of
 from minigrad.trees import Tree
@@ -174,6 +175,11 @@ def unroll(cell: Cell, params: Tree, xs: Any, lengths: Array, dtype: str, rng: n
     """The outputs of a cell from its first carry along padded sequences, (T, B, output_size)."""
     carry = trees.cast(cell.init_carry(len(lengths)), dtype)
     return cell.unroll(params, carry, xs, lengths=lengths, rng=rng)[1]
+
+
+def dense(rng: np.random.Generator, inputs: int, outputs: int) -> Tree:
+    """New parameters of an affine map: ``W`` (inputs, outputs), Glorot-uniform, and ``b`` of zeros."""
+    return {"W": glorot_uniform(rng, (inputs, outputs)), "b": zeros(rng, (outputs,))}
 
 
 def masks_between(

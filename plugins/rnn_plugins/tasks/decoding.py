@@ -24,7 +24,7 @@ from minigrad import (
     trees,
     where,
 )
-from minigrad.initializers import glorot_uniform, uniform, zeros
+from minigrad.initializers import glorot_uniform, uniform
 from minigrad.tensor import value_of
 from minigrad.trees import Tree
 from rnn_cells import Cell
@@ -32,7 +32,7 @@ from rnn_cells.stacked import drop_steps
 from rnn_plugins.data.vocabulary import UNK
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.sampling import Choice
-from rnn_plugins.tasks.blocks import Symbols, masked_step, masks_between
+from rnn_plugins.tasks.blocks import Symbols, dense, masked_step, masks_between
 from rnn_plugins.tasks.task import Network
 
 Array = NDArray[Any]
@@ -127,21 +127,21 @@ class Decoder:
         size, memory = self.cell.output_size, self.memory_size
         params: dict[str, Any] = {"embedding": self.symbols.init_params(rng), "cell": self.cell.init_params(rng)}
         params["bridge"] = {
-            path or "carry": _dense(rng, self.summary_size, sum(leaf.shape[1:]) or 1)
+            path or "carry": dense(rng, self.summary_size, sum(leaf.shape[1:]) or 1)
             for path, leaf in trees.flatten(self.init_carry(1)).items()
             if leaf.dtype.kind == "f"
         }
         if self.attention == "bahdanau":
             params["attention"] = {
                 "query": glorot_uniform(rng, (size, size)),
-                "memory": _dense(rng, memory, size),
+                "memory": dense(rng, memory, size),
                 "v": uniform(rng, (size,), scale=size**-0.5),
             }
         elif self.attention == "luong":
             params["attention"] = {"query": glorot_uniform(rng, (size, memory))}
         if self.attention != "none":
-            params["output"] = _dense(rng, size + memory, size)
-        params["head"] = _dense(rng, size, self.symbols.size)
+            params["output"] = dense(rng, size + memory, size)
+        params["head"] = dense(rng, size, self.symbols.size)
         return trees.cast(params, self.dtype)
 
     def init_carry(self, size: int) -> Tree:
@@ -414,10 +414,6 @@ class _Head:
 
 def _of_step(params: Tree) -> Tree:
     return {name: params[name] for name in ("cell", "attention", "output") if name in params}
-
-
-def _dense(rng: np.random.Generator, inputs: int, outputs: int) -> Tree:
-    return {"W": glorot_uniform(rng, (inputs, outputs)), "b": zeros(rng, (outputs,))}
 
 
 def _outer(x: Any, shape: tuple[int, ...]) -> Any:

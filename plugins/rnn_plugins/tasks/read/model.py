@@ -25,15 +25,14 @@ from minigrad import (
 )
 from minigrad.densities import gaussian, standard_normal
 from minigrad.functions import Share
-from minigrad.initializers import glorot_uniform, zeros
+from minigrad.initializers import zeros
 from minigrad.tensor import value_of
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
-from rnn_plugins.data.images import unit
 from rnn_plugins.tasks import task
-from rnn_plugins.tasks.blocks import mask, masked_mean, masked_step, masks_between
-from rnn_plugins.tasks.read.sensor import Sensor, coarse
+from rnn_plugins.tasks.blocks import dense, mask, masked_mean, masked_step, masks_between
+from rnn_plugins.tasks.read.sensor import Sensor, coarse, standard
 from rnn_plugins.tasks.task import Batch
 
 Array: TypeAlias = NDArray[Any]
@@ -123,21 +122,21 @@ class Glimpser(task.Model):
         half = -(-width // 2)
         params: dict[str, Any] = {
             "glimpse": {
-                "what": _dense(rng, self.sensor.width, half),
-                "where": _dense(rng, 2, half),
-                "both": _dense(rng, 2 * half, width),
+                "what": dense(rng, self.sensor.width, half),
+                "where": dense(rng, 2, half),
+                "both": dense(rng, 2 * half, width),
             },
             "reader": self.reader.init_params(rng),
-            "where": _dense(rng, size, 2),
+            "where": dense(rng, size, 2),
             "expected": {"W": zeros(rng, (size, 1)), "b": zeros(rng, (1,))},
-            "head": _dense(rng, self.reader.output_size, self.classes),
+            "head": dense(rng, self.reader.output_size, self.classes),
         }
         if self.mover is not None:
             params["mover"] = self.mover.init_params(rng)
         if self.context:
             pixels = self.context**2 * self.sensor.shape[2]
             shapes = {"coarse": (pixels, width), "hint": (width, width), "first": (width, size)}
-            params["context"] = {name: _dense(rng, *shape) for name, shape in shapes.items()}
+            params["context"] = {name: dense(rng, *shape) for name, shape in shapes.items()}
         return trees.cast(params, self.dtype)
 
     def shapes_known(self) -> dict[str, tuple[int, ...]]:
@@ -190,7 +189,7 @@ class Glimpser(task.Model):
             rng: draws the dropout masks; None for no dropout.
         """
         size = len(pixels)
-        images = (unit(pixels, self.dtype) - np.array(self.mean, self.dtype)) / np.array(self.deviation, self.dtype)
+        images = standard(pixels, self.mean, self.deviation, self.dtype)
         states = [cell.init_carry(size) for cell in (self.reader, self.mover) if cell is not None]
         context = {"image": images[..., 0] if images.shape[3] == 1 else images}
         where_next: Any = np.zeros((size, (self.mover or self.reader).output_size), self.dtype)
@@ -280,7 +279,7 @@ class _Step:
         """One step: x has ``noise`` (B, 2), and may have ``shown`` and dropout masks; the output is a ``Seen``."""
         (reading, *moving), before = carry
         apart = stop_gradient if self.attention == "hard" else _itself
-        mean = tanh(affine(params["where"], before if self.mover else apart(before)))  # (B, 2)
+        mean = tanh(affine(params["where"], apart(before) if self.mover is None else before))  # (B, 2)
         place = x["noise"] if self.attention == "random" else mean + self.spread * x["noise"]
         place = apart(place)
         p, patches = params["glimpse"], self.sensor(context["image"], place)
@@ -302,7 +301,3 @@ class _Step:
 
 def _itself(x: Any) -> Any:
     return x
-
-
-def _dense(rng: np.random.Generator, inputs: int, outputs: int) -> Tree:
-    return {"W": glorot_uniform(rng, (inputs, outputs)), "b": zeros(rng, (outputs,))}

@@ -13,6 +13,7 @@ from minigrad.trees import Tree
 from rnn_plugins.reports.probe import Labels
 from rnn_plugins.tasks.blocks import chunks
 from rnn_plugins.tasks.probes import EveryStep
+from rnn_plugins.tasks.read.columns import ColumnReader
 from rnn_plugins.tasks.read.model import Glimpser
 from rnn_plugins.tasks.task import Batch
 
@@ -52,9 +53,6 @@ def along_glimpses(
             seen.append(glimpses[: len(goal), i])
             goals.append(goal)
 
-    def score(weights: Tree, outputs: Any, wanted: Array) -> Any:
-        return -pick(log_softmax(affine(weights["head"], outputs)), wanted)
-
     def written(index: int) -> Labels:
         steps = range(len(goals[index]))
         places = tuple(f"{step // model.per_symbol + 1}.{step % model.per_symbol + 1}" for step in steps)
@@ -66,7 +64,7 @@ def along_glimpses(
         inputs=seen,
         goals=goals,
         see=lambda weights, some: some,
-        score=score,
+        score=_score,
         dtype=model.dtype,
         unit="glimpse",
         sequence="image",
@@ -75,3 +73,53 @@ def along_glimpses(
     )
     probe.notices = (PATH,)
     return probe
+
+
+def along_columns(
+    model: ColumnReader,
+    params: Tree,
+    examples: Sequence[Any],
+    pack: Callable[[Sequence[Any]], Batch],
+    names: Sequence[str],
+) -> EveryStep:
+    """The cell along the columns of each image and the symbols after them, each of which has a loss.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        examples: the images.
+        pack: makes a batch of some.
+        names: of the symbols.
+    """
+    seen: list[Array] = []
+    goals: list[Array] = []
+    for some in chunks(examples, AT_ONCE):
+        (pixels, _, lengths), targets, _ = pack(some)
+        width = pixels.shape[2]
+        xs = model.columns(pixels, len(targets))
+        for i, length in enumerate(lengths.tolist()):
+            seen.append(xs[: width + length, i])
+            goals.append(np.append(np.full(width, -1), targets[:length, i]))
+
+    def written(index: int) -> Labels:
+        wanted = tuple(names[goal] if goal >= 0 else "" for goal in goals[index].tolist())
+        places = tuple("" if name else str(step + 1) for step, name in enumerate(wanted))
+        return Labels(places, wanted)
+
+    return EveryStep(
+        recurrent=model.cell,
+        weights=params,
+        inputs=seen,
+        goals=goals,
+        see=lambda weights, some: some,
+        score=_score,
+        dtype=model.dtype,
+        unit="column",
+        sequence="image",
+        numbers_per_output=model.classes,
+        written=written,
+    )
+
+
+def _score(weights: Tree, outputs: Any, wanted: Array) -> Any:
+    return -pick(log_softmax(affine(weights["head"], outputs)), wanted)

@@ -13,6 +13,7 @@ from rnn_plugins.data.images import unit
 from rnn_plugins.reports.report import Figure, Table
 from rnn_plugins.tasks import baselines
 from rnn_plugins.tasks.metrics import NEEDS_METRICS, confusion, per_class, verdict
+from rnn_plugins.tasks.read.columns import ColumnReader
 from rnn_plugins.tasks.read.explaining import left_out
 from rnn_plugins.tasks.read.model import Glimpser
 from rnn_plugins.tasks.read.results import DIGITS, measured
@@ -32,7 +33,7 @@ EXAMINED = 256
 
 def assess_numbers(
     task: Read,
-    model: Glimpser,
+    model: Glimpser | ColumnReader,
     params: Tree,
     examples: Sequence[Example],
     training: Sequence[Example] | None,
@@ -66,7 +67,8 @@ def assess_numbers(
     else:
         true, read = [int(e.ids[0]) for e in examples], symbols[:, 0].argmax(1)
         figures += per_class(true, read, tuple(DIGITS)), confusion(true, read, tuple(DIGITS))
-    figures.append(_by_glimpse(task, model, params, examples))
+    if isinstance(model, Glimpser):
+        figures.append(_by_glimpse(task, model, params, examples))
     return Assessment(
         tuple(scores),
         task.metrics,
@@ -118,7 +120,7 @@ def _by_glimpse(task: Read, model: Glimpser, params: Tree, examples: Sequence[Ex
     )
 
 
-def _commonest(model: Glimpser, training: Sequence[Example], count: int) -> Array:
+def _commonest(model: Glimpser | ColumnReader, training: Sequence[Example], count: int) -> Array:
     """Log probabilities of the symbols by their frequencies at each place, (count, S, K)."""
     seen = np.ones((model.symbols, model.classes))
     for example in training:
@@ -126,7 +128,7 @@ def _commonest(model: Glimpser, training: Sequence[Example], count: int) -> Arra
     return np.broadcast_to(np.log(seen / seen.sum(1, keepdims=True)), (count, *seen.shape))
 
 
-def _linear(model: Glimpser, training: Sequence[Example], examples: Sequence[Example]) -> Array:
+def _linear(model: Glimpser | ColumnReader, training: Sequence[Example], examples: Sequence[Example]) -> Array:
     """Log probabilities of a logistic regression on all pixels for each place, (N, S, K)."""
     known, tried = ([unit(example.picture.pixels()) for example in some] for some in (training, examples))
     found = np.full((len(tried), model.symbols, model.classes), -np.inf)

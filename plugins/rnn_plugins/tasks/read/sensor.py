@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad import concat
+from rnn_plugins.data.images import unit
 from rnn_plugins.tasks.windows import triangles, window
 
 Array: TypeAlias = NDArray[Any]
@@ -56,10 +58,16 @@ class Sensor:
         return concat(*(patch.reshape(-1, self.width // self.scales) for patch in self.patches(images, places)))
 
     def frame(self, place: Array, scale: int) -> tuple[float, float, float, float]:
-        """Left, top, width and height of what a patch covers at a location (2,), in pixels."""
+        """Top, left, height and width of what a patch covers at a location (2,), in pixels from the image's corner."""
         side = float(self.size * 2**scale)
         row, column = ((1 + place) * (np.array(self.shape[:2]) - 1) / 2).tolist()
-        return column + 0.5 - side / 2, row + 0.5 - side / 2, side, side
+        return row + 0.5 - side / 2, column + 0.5 - side / 2, side, side
+
+
+def standard(pixels: Array, mean: Sequence[float], deviation: Sequence[float], dtype: str) -> Array:
+    """Pixels (..., C), as in ``Images.pixels``, with the mean 0 and the deviation 1 in each channel."""
+    images: Array = (unit(pixels, dtype) - np.array(mean, dtype)) / np.array(deviation, dtype)
+    return images
 
 
 def coarse(images: Array, side: int) -> Array:

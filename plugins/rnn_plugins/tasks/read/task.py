@@ -7,7 +7,7 @@ import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ from rnn_plugins.data.pixels import size_of
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks.blocks import chunks, no_embedding, padded
 from rnn_plugins.tasks.read.canvas import OnCanvas, placed
-from rnn_plugins.tasks.read.model import Attention, Glimpser
+from rnn_plugins.tasks.read.columns import ColumnReader
+from rnn_plugins.tasks.read.model import Glimpser
 from rnn_plugins.tasks.read.results import DIGITS, STOP, likeliest, measured
 from rnn_plugins.tasks.read.sensor import Sensor
 from rnn_plugins.tasks.task import (
@@ -42,7 +43,10 @@ if TYPE_CHECKING:  # imported only where it is used
     from rnn_plugins.reports.report import Figure
     from rnn_plugins.tasks.probes import EveryStep
 
-Array = NDArray[Any]
+Array: TypeAlias = NDArray[Any]
+
+Either: TypeAlias = Glimpser | ColumnReader
+"""The networks of this task."""
 
 MEASURED = 1000
 """Training images from which the mean and the deviation of pixels are computed."""
@@ -96,7 +100,7 @@ class Given(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Read(Task[Glimpser]):
+class Read(Task[Either]):
     """Read the number in an image: look here and there, and name one digit after another.
 
     FILES are images of single digits with their classes (IDX, NPZ, a folder of pictures per class), a table of layouts
@@ -109,7 +113,7 @@ class Read(Task[Glimpser]):
         size: the points of a glimpse's patch, down and across.
         scales: the patches of a glimpse; each covers twice the height and width of the one before.
         attention: how locations are found: sampled and learned from rewards (hard), learned through the sensor (soft),
-            or drawn by chance and not learned (random).
+            or drawn by chance and not learned (random); with none, the cell reads the columns of the image instead.
         spread: the standard deviation of a location in training; the image goes from -1 to 1.
         layers: one cell that reads and moves, or one that reads and a second one that moves.
         context: the height and width of a picture of the whole image, which says where to look first; 0 for none.
@@ -128,7 +132,7 @@ class Read(Task[Glimpser]):
     glimpses: int = 6
     size: int = 8
     scales: int = 1
-    attention: Attention = "hard"
+    attention: Literal["hard", "soft", "random", "none"] = "hard"
     spread: float = 0.17
     layers: Literal[1, 2] = 1
     context: int = 0
@@ -229,8 +233,8 @@ class Read(Task[Glimpser]):
 
     # The network
 
-    def model(self, facts: Mapping[str, Any], network: Network) -> Glimpser:
-        """Sensor, glimpse network and one or two cells.
+    def model(self, facts: Mapping[str, Any], network: Network) -> Either:
+        """Sensor, glimpse network and one or two cells; or a cell that reads columns.
 
         Raises:
             UserError: a width of an embedding is given; the low-resolution picture is larger than the image.
@@ -242,24 +246,29 @@ class Read(Task[Glimpser]):
                 f"context is {self.context}, and the images are {size_of(facts['shape'])}: it can be at most "
                 f"{min(height, width)}"
             )
+        common: dict[str, Any] = {
+            "classes": len(DIGITS) + facts["ends"],
+            "symbols": facts["longest"] + facts["ends"],
+            "mean": tuple(facts["mean"]),
+            "deviation": tuple(facts["deviation"]),
+            "dropout": network.dropout,
+            "variational": network.variational_dropout,
+            "dtype": network.dtype,
+        }
+        if self.attention == "none":
+            return ColumnReader(network.make_cell(height * channels + 1), **common)
         reader, mover = network.make_cell(network.hidden_size), None
         if self.layers == 2:
             mover = network.make_cell(reader.output_size + (network.hidden_size if self.context else 0))
         return Glimpser(
-            Sensor((height, width, channels), self.size, self.scales),
-            reader,
-            mover,
-            len(DIGITS) + facts["ends"],
-            facts["longest"] + facts["ends"],
-            self.glimpses,
-            self.attention,
-            self.spread,
-            self.context,
-            tuple(facts["mean"]),
-            tuple(facts["deviation"]),
-            network.dropout,
-            network.variational_dropout,
-            network.dtype,
+            sensor=Sensor((height, width, channels), self.size, self.scales),
+            reader=reader,
+            mover=mover,
+            per_symbol=self.glimpses,
+            attention=self.attention,
+            spread=self.spread,
+            context=self.context,
+            **common,
         )
 
     def count(self, examples: Sequence[Example] | None) -> int:
@@ -284,11 +293,11 @@ class Read(Task[Glimpser]):
 
     # Metrics
 
-    def evaluate(self, model: Glimpser, params: Tree, examples: Sequence[Example]) -> dict[str, float]:
+    def evaluate(self, model: Either, params: Tree, examples: Sequence[Example]) -> dict[str, float]:
         """The share of numbers and of digits that are right, and the mean of -log p(symbol)."""
         return measured(self.read_all(model, params, examples), examples)
 
-    def read_all(self, model: Glimpser, params: Tree, examples: Iterable[Example | Given]) -> Array:
+    def read_all(self, model: Either, params: Tree, examples: Iterable[Example | Given]) -> Array:
         """The log probabilities of the symbols that are read in each image, (N, S, K)."""
         found = [np.empty((0, model.symbols, model.classes))]
         for some in chunks(examples, AT_ONCE):
@@ -310,7 +319,7 @@ class Read(Task[Glimpser]):
 
     def assess(
         self,
-        model: Glimpser,
+        model: Either,
         params: Tree,
         data: Data,
         *,
@@ -331,7 +340,7 @@ class Read(Task[Glimpser]):
 
     def predict(
         self,
-        model: Glimpser,
+        model: Either,
         params: Tree,
         facts: Mapping[str, Any],
         inputs: Iterable[Given | Array],
@@ -357,13 +366,13 @@ class Read(Task[Glimpser]):
                     each = ", ".join(f"{one['digit']} {one['probability']:.2f}" for one in digits)
                     told += f" ({each})"
                 figures: tuple[Figure, ...] = ()
-                if explain:
+                if explain and isinstance(model, Glimpser):
                     from rnn_plugins.tasks.read.explaining import explanation
 
                     figures = explanation(model, params, given, best[0][0], _keys([given]))
                 yield Prediction(f"{given.name}\t{told}", record, figures)
 
-    def excerpt(self, model: Glimpser, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str:
+    def excerpt(self, model: Either, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str:
         """Numbers that are read in a few images beside the true ones, about ``size`` characters."""
         examples = data.valid or data.train
         some = [examples[i] for i in rng.permutation(len(examples))[: max(1, size // SHOWN)].tolist()]
@@ -374,10 +383,12 @@ class Read(Task[Glimpser]):
             lines.append(f"{beside_truth(text, example.picture.text)} {math.exp(nats):.2f}  {example.picture.name}")
         return "\n".join(lines)
 
-    def probe(self, model: Glimpser, params: Tree, examples: Sequence[Example], facts: Mapping[str, Any]) -> EveryStep:
-        """The reading cell along the glimpses."""
-        from rnn_plugins.tasks.read.probe import along_glimpses
+    def probe(self, model: Either, params: Tree, examples: Sequence[Example], facts: Mapping[str, Any]) -> EveryStep:
+        """The cell that names symbols along the glimpses, or along the columns."""
+        from rnn_plugins.tasks.read.probe import along_columns, along_glimpses
 
+        if isinstance(model, ColumnReader):
+            return along_columns(model, params, examples, self.pack, (*DIGITS, "stop"))
         return along_glimpses(model, params, examples, self.pack, (*DIGITS, "stop"))
 
     def _givens(self, inputs: Iterable[Given | Array], facts: Mapping[str, Any]) -> Iterator[Given]:
