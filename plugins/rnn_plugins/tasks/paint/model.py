@@ -260,7 +260,7 @@ class Painter(task.Model):
         noise = inputs.noise.astype(dtype)
         masks: tuple[tuple[Array, ...], ...] = ((), ())
         if rate and rng is not None:
-            masks = tuple(self._masks(cell, *noise.shape[:2], rng) for cell in (self.encoder, self.decoder))
+            masks = tuple(self._masks(cell, len(noise), len(x), rng) for cell in (self.encoder, self.decoder))
         return x, self._first(params, len(x)), (noise, *masks)
 
     def _masks(self, cell: Cell, steps: int, size: int, rng: np.random.Generator) -> tuple[Array, ...]:
