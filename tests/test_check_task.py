@@ -20,7 +20,8 @@ from rnn_cells.lstm import LSTM
 from rnn_cells.rnn import RNN
 from rnn_cells.stacked import drop_steps
 from rnn_plugins.errors import UserError
-from rnn_plugins.tasks.task import Batch, Data, Metric, Model, Network, Task
+from rnn_plugins.reports.report import Panel, Picture
+from rnn_plugins.tasks.task import Batch, Data, Metric, Model, Network, Prediction, Task
 from rnn_plugins.testing import CheckError, check_task
 
 ITALIAN = "Rossi Russo Ferrari Esposito Bianchi Romano Colombo Ricci Marino Greco Bruno Gallo Conti De Costa Giordano"
@@ -234,7 +235,8 @@ def test_a_right_task_passes_every_check(task):
     assert [check.name for check in report.checks] == [
         "options", "read", "model", "batch", "weight", "loss", "facts",
         "batches", "units", "read with facts", "rows", "padding", "dropout", "purity", "carry", "float32", "learning",
-        "metrics", "evaluate", "held out", "offers", "predictions", "probe", "gradient",
+        "metrics", "evaluate", "held out", "offers", "predictions", "outputs", "probe",
+        "gradient",
     ]  # fmt: skip
     assert 0 < report.error < 1e-6
 
@@ -694,10 +696,47 @@ class PredictsLines(names_task.Names):
         return (found._replace(text="a\nb") for found in super().predict(model, params, facts, inputs, **options))
 
 
-class PredictsArrays(names_task.Names):
+class PredictsSets(names_task.Names):
     def predict(self, model, params, facts, inputs, **options):
         found = super().predict(model, params, facts, inputs, **options)
-        return (prediction._replace(record={"scores": np.zeros(2)}) for prediction in found)
+        return (prediction._replace(record={"scores": np.zeros(2), "labels": {1}}) for prediction in found)
+
+
+class PredictsPictures(names_task.Names):
+    def predict(self, model, params, facts, inputs, *, explain=False, **options):
+        picture = Picture("p", "Picture", (Panel(np.zeros((2, 2), np.uint8)),))
+        found = super().predict(model, params, facts, inputs, **options)
+        return (prediction._replace(figures=(picture,) * explain) for prediction in found)
+
+
+class PredictsNoPictures(names_task.Names):
+    shows_pictures: ClassVar[bool] = True
+
+
+class DrawsTwice(names_task.Names):
+    def generate(self, model, params, facts, inputs, choice, rng):
+        assert None not in inputs
+        return (Prediction("a", {}) for _ in range(2 * len(inputs)))
+
+
+class DrawsLines(names_task.Names):
+    def generate(self, model, params, facts, inputs, choice, rng):
+        return (Prediction("a\nb", {}) for _ in inputs)
+
+
+class DrawsByItself(names_task.Names):
+    needs_input: ClassVar[bool] = False
+
+    def generate(self, model, params, facts, inputs, choice, rng):
+        assert inputs == [None] * len(inputs)
+        return (Prediction("a", {"pixels": np.random.default_rng().random(3)}) for _ in inputs)
+
+
+class DrawsNoPictures(PredictsPictures):
+    shows_pictures: ClassVar[bool] = True
+
+    def generate(self, model, params, facts, inputs, choice, rng):
+        return (Prediction("a", {"pixels": rng.random(3)}) for _ in inputs)
 
 
 class PredictsByPlace(names_task.Names):
@@ -941,7 +980,20 @@ WRONG: dict[type[Task], dict[str, str]] = {
     PredictsTwice: {"predictions": "predict yields 10 predictions for 5 inputs; expected one for each"},
     PredictsRecords: {"predictions": "predict yields a dict; expected a Prediction"},
     PredictsLines: {"predictions": "the text of a prediction is 'a\\nb'; expected one line"},
-    PredictsArrays: {"predictions": "TypeError: Object of type ndarray is not JSON serializable"},
+    PredictsSets: {"predictions": "TypeError: a set is no value of a record; expected JSON or arrays"},
+    PredictsPictures: {
+        "predictions": "predict with explain=True gives pictures; shows_pictures is False and must be True"
+    },
+    PredictsNoPictures: {
+        "predictions": "shows_pictures is True, and predict with explain=True gives an output without a Picture among "
+        "its figures"
+    },
+    DrawsTwice: {"outputs": "generate yields 10 outputs for 5 inputs; expected one for each"},
+    DrawsLines: {"outputs": "the text of a prediction is 'a\\nb'; expected one line"},
+    DrawsByItself: {"outputs": "generate yields other outputs at a second call with the same random numbers"},
+    DrawsNoPictures: {
+        "outputs": "shows_pictures is True, and generate gives an output without a Picture among its figures"
+    },
     PredictsByPlace: {
         "predictions": (
             "the predictions for some inputs are ['0', '1', '2', '3', '4'], and ['0', '0', '0', '0', '0'] one by one"
@@ -979,7 +1031,7 @@ def test_a_failing_report_raises_and_names_every_failure():
     with pytest.raises(CheckError) as caught:
         check_task(WithoutLoss(), NAMES).raise_if_failed()
     assert str(caught.value) == (
-        "WithoutLoss() fails 1 of 24 checks:\n  metrics: evaluate returns accuracy; the loss must be among them"
+        "WithoutLoss() fails 1 of 25 checks:\n  metrics: evaluate returns accuracy; the loss must be among them"
     )
 
 

@@ -304,7 +304,10 @@ def test_a_picture_of_nothing_is_refused() -> None:
     page = Page("k", "t", "q", ("a",), figures=(table(), coloured()))
     with pytest.raises(UserError) as error:
         pictures.picture([page], "png")
-    assert str(error.value) == "--png has nothing to draw: there is no chart and no image; use --html or --json"
+    assert (
+        str(error.value)
+        == "--png has nothing to draw: there is no chart, no image and no picture; use --html or --json"
+    )
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

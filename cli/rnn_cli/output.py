@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -14,6 +14,7 @@ from rnn_cli.console import as_json, remark
 from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
+    from rnn_lab.runs import Run
     from rnn_plugins.reports.report import Page
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -77,15 +78,49 @@ def check_page(name: str, path: str) -> None:
         UserError: it is not a file, its name has another ending, it needs a library that is not installed, or
             ``try_file`` refuses it.
     """
-    if path == "-":
-        raise UserError(f"--{name} is '-'; name a file")
-    if name in ("png", "svg") and Path(path).suffix.lower() != f".{name}":
-        raise UserError(f"--{name} is {path!r}; its name must end in .{name}")
+    _check_name(name, path)
     if name != "json":
         from rnn_lab.drawing import pictures
 
         pictures.require(f"--{name}")
     try_file(name, path)
+
+
+def check_sheet(name: str, path: str) -> None:
+    """Check that the file of an option for pictures, ``png`` or ``gif``, can be written.
+
+    Raises:
+        UserError: as ``check_page``.
+    """
+    from rnn_lab.drawing import sheets
+
+    _check_name(name, path)
+    sheets.require(f"--{name}")
+    try_file(name, path)
+
+
+def _check_name(name: str, path: str) -> None:
+    if path == "-":
+        raise UserError(f"--{name} is '-'; name a file")
+    if name in ("png", "svg", "gif") and Path(path).suffix.lower() != f".{name}":
+        raise UserError(f"--{name} is {path!r}; its name must end in .{name}")
+
+
+def require_pictures(run: Run, files: Mapping[str, str | None]) -> None:
+    """Check that a run's task draws pictures, if there are files for them.
+
+    Args:
+        run: the run.
+        files: the paths by the options' names.
+
+    Raises:
+        UserError: it draws none.
+    """
+    for name in (name for name, path in files.items() if path is not None and not run.task.shows_pictures):
+        raise UserError(
+            f"--{name} is for runs that draw pictures, and {run.name} is a run of the task {run.settings.task}, which "
+            "draws none: leave it out"
+        )
 
 
 def try_file(name: str, path: str) -> None:

@@ -11,12 +11,13 @@ from rnn_cli import completion
 from rnn_cli.arguments import find_run_and_inputs
 from rnn_cli.console import remark
 from rnn_cli.options import BACKEND, TASK_OPTION, TRUST
-from rnn_cli.output import check_page, write
+from rnn_cli.output import check_page, check_sheet, require_pictures, write
 from rnn_cli.tables import sentence
 from rnn_plugins.errors import UserError
 from rnn_plugins.words import amount, brief
 
 if TYPE_CHECKING:
+    from rnn_cli.printer import Printer
     from rnn_lab.settings import Backend
 
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 @BACKEND
 @TRUST
 @click.option("--html", metavar="FILE", type=click.Path(readable=False), help="Write a self-contained HTML page.")
+@click.option(
+    "--png", metavar="FILE", type=click.Path(readable=False), help="Draw what the predictions show as a PNG image."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON record per line.")
 def predict(
     run_and_inputs: tuple[str, ...],
@@ -36,6 +40,7 @@ def predict(
     task_option: dict[str, str],
     backend: Backend,
     html: str | None,
+    png: str | None,
     as_json: bool,
 ) -> None:
     """Predict labels, tags, translations or values with a trained network.
@@ -46,6 +51,8 @@ def predict(
     """
     if html is not None:
         check_page("html", html)
+    if png is not None:
+        check_sheet("png", png)
     from rnn_cli.printer import Printer
     from rnn_lab import predicting
     from rnn_lab.backends import on_backend
@@ -54,7 +61,9 @@ def predict(
     if not run.predicts:
         text = inputs[0] if inputs and not predicting.is_source(inputs[0]) else ""
         raise run.refusal("predicts nothing of an input", text)
-    answer = predicting.predictor(run, top=top, explain=explain, **task_option)
+    require_pictures(run, {"png": png})
+    shown = run.task.shows_pictures and (html is not None or png is not None)
+    answer = predicting.predictor(run, top=top, explain=explain or shown, **task_option)
     if not inputs and (sys.stdin is None or sys.stdin.isatty()):
         what = "a FILE, a text in quotes, or - for standard input" if run.task.takes_text else "a FILE"
         raise UserError(f"there is no input: rnn predict {run.quoted} takes {what}")
@@ -63,13 +72,15 @@ def predict(
         remark(f"Note: {sentence(notice)}")
     if not named:
         remark(f"From the run {run.name}.")
-    size = predicting.SLOWLY if explain else predicting.AT_ONCE
+    size = predicting.SLOWLY if explain or shown else predicting.AT_ONCE
     answers = predicting.Answers(predicting.inputs_of(run, inputs, **task_option), answer, size)
-    printer = Printer(as_json, predicting.IN_PAGE if html is not None else 0)
+    printer = Printer(as_json, predicting.IN_PAGE if html is not None or png is not None else 0, explain)
     with on_backend(backend):
         printer.follow(answers)
     if explain and printer.count and not printer.explained:
         remark(f"Note: The task {run.settings.task} explains none of these predictions.")
+    if png is not None:
+        _draw(png, printer)
     if html is not None:
         from rnn_lab.drawing import page
 
@@ -79,3 +90,17 @@ def predict(
         source = brief(names)
         pages = predicting.pages_of(run, source, printer.kept, printer.count > len(printer.kept))
         write(html, page.html(pages, f"Predictions of {run.name}", [amount(printer.count, "input")]))
+
+
+def _draw(path: str, printer: Printer) -> None:
+    """Write the pictures of the first predictions."""
+    from rnn_lab import predicting
+    from rnn_lab.drawing import sheets
+
+    pictures = predicting.pictures_of(printer.kept[: predicting.EXPLAINED])
+    if not pictures:
+        remark(f"Note: There is no picture to draw: {path} is not written.")
+        return
+    write(path, sheets.sheet(pictures))
+    if printer.count > predicting.EXPLAINED:
+        remark(f"Note: It shows the first {predicting.EXPLAINED} of {amount(printer.count, 'input')}.")

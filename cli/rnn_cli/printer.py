@@ -26,6 +26,7 @@ class Printer:
     Args:
         as_json: whether to print records.
         keep: how many to keep.
+        figures: whether to print figures too.
 
     Attributes:
         count: the number of predictions.
@@ -33,8 +34,8 @@ class Printer:
         kept: the first ones.
     """
 
-    def __init__(self, as_json: bool = False, keep: int = 0) -> None:
-        self.as_json, self._room = as_json, keep
+    def __init__(self, as_json: bool = False, keep: int = 0, figures: bool = True) -> None:
+        self.as_json, self._room, self._figures = as_json, keep, figures
         self.count, self.explained = 0, False
         self.kept: list[Prediction] = []
         self._shown = time.monotonic()
@@ -52,17 +53,20 @@ class Printer:
     def one(self, prediction: Prediction) -> None:
         """Print a prediction."""
         from rnn_lab.predicting import record_of
+        from rnn_plugins.reports.report import plain
 
         self.count += 1
         self.explained = self.explained or bool(prediction.figures)
         if len(self.kept) < self._room:
             self.kept.append(prediction)
         if self.as_json:
-            sys.stdout.write(console.as_json(record_of(prediction)) + "\n")
+            record = record_of(prediction, figures=self._figures)
+            sys.stdout.write(console.as_json(record, default=plain) + "\n")
         else:
             text = prediction.text.replace("\n", NEWLINE)
-            sys.stdout.write((printable(text) if self._watched else text) + "\n")
-            if prediction.figures:
+            if text:  # a picture may need no words
+                sys.stdout.write((printable(text) if self._watched else text) + "\n")
+            if self._figures and prediction.figures:
                 from rnn_cli.drawing import terminal
 
                 terminal.draw_figures(prediction.figures)

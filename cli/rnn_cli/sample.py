@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import click
 from click.core import ParameterSource
 
-from rnn_cli import completion, piped
+from rnn_cli import completion, outputs, piped
 from rnn_cli.arguments import find_run_and_inputs
 from rnn_cli.console import is_stuck, remark, unless_stuck
 from rnn_cli.options import BACKEND, MEANINGLESS, TRUST
-from rnn_cli.output import is_special, try_file
+from rnn_cli.output import check_sheet, is_special, require_pictures, try_file
 from rnn_cli.tables import sentence, table
 from rnn_lab.printable import printable
 from rnn_plugins.errors import UserError
@@ -43,9 +43,6 @@ RENAMED = {
     "words": "length",  # PyTorch's word_language_model
 }
 """Names of options in other programs."""
-
-OF_OUTPUTS = ("run_and_inputs", "temperature", "top_k", "top_p", "greedy", "count", "seed", "backend")
-"""Parameters that apply to outputs drawn for inputs."""
 
 SHOWN_EVERY = 0.02
 """Seconds between flushes of standard output: often enough that symbols seem to appear one by one."""
@@ -105,7 +102,13 @@ def _translate(arguments: Iterable[str], flags: Mapping[str, bool]) -> Iterator[
 @click.option("--greedy", is_flag=True, help="Always choose the likeliest symbol.")
 @click.option("--beam", metavar="WIDTH", default=0, help="Search for the likeliest text instead of drawing one.")
 @click.option("--seed", metavar="N", type=int, help="Random seed; drawn and printed if not given.")
-@click.option("--count", metavar="N", default=1, show_default=True, help="Number of texts; of a beam, the N likeliest.")
+@click.option(
+    "--count",
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Number of texts or pictures; of a beam, the N likeliest.",
+)
 @click.option("--stop", metavar="TEXT", multiple=True, help="End the text after TEXT; may be repeated.")
 @click.option(
     "--unknown",
@@ -129,6 +132,8 @@ def _translate(arguments: Iterable[str], flags: Mapping[str, bool]) -> Iterator[
     help="Save the network's state at the end of the text.",
 )
 @click.option("--load-state", metavar="FILE", type=click.Path(readable=False), help="Continue from a saved state.")
+@click.option("--png", metavar="FILE", type=click.Path(readable=False), help="Draw painted pictures as a PNG image.")
+@click.option("--gif", metavar="FILE", type=click.Path(readable=False), help="Draw how they are painted, step by step.")
 @click.option("--check", type=click.Choice(["latex"]), help="Count what the text opens and closes, by kind.")
 @BACKEND
 @TRUST
@@ -151,6 +156,8 @@ def sample(
     save_state: str | None,
     load_state: str | None,
     check: str | None,
+    png: str | None,
+    gif: str | None,
     backend: Backend,
     **choosing: Any,
 ) -> None:
@@ -160,7 +167,7 @@ def sample(
 
     A run of a task that writes something for an input, such as captions or translations, takes INPUT as rnn predict
     does, and draws --count outputs for each; of the options, those of drawing apply: --temperature, --top-k, --top-p,
-    --greedy and --seed.
+    --greedy and --seed. A run of a task that paints draws --count pictures, which --png and --gif write to files.
 
     A text saved with --save-state and continued with --load-state is the same as one generated in one call: the random
     draws continue too, unless --seed is given. A prime is then read from that state.
@@ -175,8 +182,9 @@ def sample(
 
         Choice(**choosing)  # report values out of range before searching the run
         chosen, inputs, _ = find_run_and_inputs(run_and_inputs, lambda run: run.generates)
+        require_pictures(chosen, {"png": png, "gif": gif})
         if chosen.generates:
-            _generate(ctx, chosen, inputs, Choice(**choosing), backend)
+            outputs.generate(ctx, chosen, inputs, Choice(**choosing), backend)
             return
         language = chosen.language
         if inputs:
@@ -232,38 +240,6 @@ def sample(
         with unless_stuck():
             sys.stdout.flush()
         ctx.exit(130)
-
-
-def _generate(ctx: click.Context, run: Run, inputs: tuple[str, ...], choice: Choice, backend: Backend) -> None:
-    """Print outputs that are drawn for inputs.
-
-    Raises:
-        UserError: there is no input, or an option does not apply.
-    """
-    import numpy as np
-
-    from rnn_cli.printer import Printer
-    from rnn_lab import predicting
-    from rnn_lab.backends import on_backend
-
-    for name in ctx.params:
-        if name not in OF_OUTPUTS and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise UserError(
-                f"--{name.replace('_', '-')} is for runs that continue a text, and {run.name} is a run of the task "
-                f"{run.settings.task}: leave it out"
-            )
-    if not inputs:
-        what = "a FILE, a text in quotes, or - for standard input" if run.task.takes_text else "a FILE"
-        raise UserError(f"there is no input: rnn sample {run.quoted} takes {what}")
-    seed = ctx.params["seed"]
-    if choice.draws and seed is None:
-        seed = secrets.randbelow(1_000_000)
-    answer = predicting.generator(run, choice, np.random.default_rng(seed), ctx.params["count"])
-    for notice in run.code_changed():
-        remark(f"Note: {sentence(notice)}")
-    remark(f"From the run {run.name}{f', with --seed {seed}' if choice.draws else ''}.")
-    with on_backend(backend):
-        Printer().follow(predicting.Answers(predicting.inputs_of(run, inputs), answer, count=ctx.params["count"]))
 
 
 class Start(NamedTuple):
@@ -442,6 +418,9 @@ def _check(ctx: click.Context) -> None:
             raise UserError(f"--{name} is {values[name]}; it must be at least {least}")
     if "" in values["stop"]:
         raise UserError("--stop is empty; give the text after which a sample ends")
+    for name in ("png", "gif"):
+        if values[name] is not None:
+            check_sheet(name, values[name])
     if values["save_state"]:
         try_file("save-state", values["save_state"])
         if is_special(values["save_state"]):

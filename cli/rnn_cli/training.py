@@ -132,7 +132,7 @@ def conclude(session: Session, at_once: bool) -> None:
     if words := session.verdict():
         remark(words)
     if trainer.outcome != "diverged":
-        if session.writes:
+        if session.writes or (session.run.generates and not session.run.task.needs_input):
             remark(f"Sample from it: rnn sample {name}")
         else:
             remark(f"Evaluate it: rnn eval {name}{'' if session.run.held_out else ' FILE'}")

@@ -282,7 +282,7 @@ class Run:
     def predict(
         self, inputs: Source | Iterable[Any], *, top: int = 1, explain: bool = False, **options: Any
     ) -> Iterator[dict[str, Any]]:
-        """The network's predictions, one record per input, as ``rnn predict --json`` prints them.
+        """The network's predictions, one record per input, as ``rnn predict --json`` prints them; arrays stay arrays.
 
         Inputs are taken as they are needed, so there may be any number of them.
 
@@ -301,7 +301,7 @@ class Run:
 
     def generate(
         self,
-        inputs: Source | Iterable[Any],
+        inputs: Source | Iterable[Any] | None = None,
         *,
         count: int = 1,
         seed: int | None = None,
@@ -311,10 +311,10 @@ class Run:
         greedy: bool = False,
         **options: Any,
     ) -> Iterator[dict[str, Any]]:
-        """Outputs drawn from the network for inputs, such as captions or translations; see ``rnn sample``.
+        """Outputs drawn from the network, such as captions of pictures, or pictures; see ``rnn sample``.
 
         Args:
-            inputs: as for ``predict``.
+            inputs: as for ``predict``; None for a task that draws without inputs.
             count: outputs per input.
             seed: random seed; None for other outputs at each call.
             temperature: as for ``sample``, as the next three.
@@ -324,14 +324,17 @@ class Run:
             **options: as for ``predict``.
 
         Raises:
-            UserError: its task draws no outputs for inputs, or an argument is invalid.
+            UserError: its task draws no outputs, or an argument is invalid.
         """
         if count < 1:
             raise UserError(f"count is {count}; it must be at least 1")
         choice = Choice(temperature, top_k, top_p, greedy)
         answer = predicting.generator(self.folder, choice, np.random.default_rng(seed), count, **options)
-        given = predicting.inputs_of(self.folder, _several_inputs(inputs), **options)
-        return _records(predicting.Answers(given, answer, count=count))
+        if (inputs is None) is self.folder.task.needs_input:
+            takes = "outputs for inputs: give some" if inputs is None else "its outputs without inputs: leave them out"
+            raise UserError(f"{self.name} is a run of the task {self.folder.settings.task}, which draws {takes}")
+        given = predicting.inputs_of(self.folder, [None] if inputs is None else _several_inputs(inputs), **options)
+        return _records(predicting.Answers(given, answer, count=count), figures=False)
 
     def score(self, *files: Source, unknown: Unknown = "replace") -> scoring.Scoring:
         """How much each symbol of a text surprises the network; see ``rnn score``.
@@ -517,14 +520,14 @@ def _several_inputs(inputs: Source | Iterable[Any]) -> Iterable[Any]:
     return [inputs] if isinstance(inputs, str | os.PathLike) else inputs
 
 
-def _records(answers: predicting.Answers) -> Iterator[dict[str, Any]]:
+def _records(answers: predicting.Answers, figures: bool = True) -> Iterator[dict[str, Any]]:
     found = iter(answers)
     while True:
         with on_backend("auto"):  # and not while the caller does something else
             prediction = next(found, None)
         if prediction is None:
             return
-        yield predicting.record_of(prediction)
+        yield predicting.record_of(prediction, figures)
 
 
 def _several(of: str | Run | Sequence[str | Run]) -> Sequence[str | Run]:

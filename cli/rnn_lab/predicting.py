@@ -14,7 +14,7 @@ from rnn_lab.problem import reading
 from rnn_lab.runs import Run
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.sampling import Choice
-from rnn_plugins.reports.report import Page, Table, plain
+from rnn_plugins.reports.report import Page, Picture, Table, plain
 from rnn_plugins.tasks.task import Prediction, Task
 
 AT_ONCE, SLOWLY = 256, 16
@@ -30,6 +30,9 @@ OF_DATA = re.compile(
     r"\.(txt|md|tex|tsv|csv|jsonl?|conllu?|npz|npy|png|jpe?g|gif|bmp|idx|ubyte)(\.gz)?$|-ubyte(\.gz)?$", re.IGNORECASE
 )
 """Endings of files of data: a text with one of them is meant as a file."""
+
+ON_SHEET = 1000
+"""Maximum number of outputs on a sheet of pictures."""
 
 Answer = Callable[[Sequence[Any]], Iterator[Prediction]]
 """What gives the predictions for some inputs, one each."""
@@ -201,10 +204,17 @@ def _bytes(given: Any) -> int:
     return sum(map(_bytes, given)) if isinstance(given, list | tuple) else 0
 
 
-def record_of(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as JSON, with the figures that explain it if it has some."""
-    figures = {"figures": plain(prediction.figures)} if prediction.figures else {}
-    return {**plain(prediction.record), **figures}
+def record_of(prediction: Prediction, figures: bool = True) -> dict[str, Any]:
+    """A prediction as JSON but for its arrays, with the figures that explain it if it has some and they are wanted."""
+    record = {
+        name: value if isinstance(value, np.ndarray) else plain(value) for name, value in prediction.record.items()
+    }
+    return record | ({"figures": plain(prediction.figures)} if figures and prediction.figures else {})
+
+
+def pictures_of(predictions: Iterable[Prediction]) -> list[Picture]:
+    """The pictures among the figures of predictions."""
+    return [figure for found in predictions for figure in found.figures if isinstance(figure, Picture)]
 
 
 def pages_of(run: Run, source: str, predictions: Sequence[Prediction], more: bool = False) -> list[Page]:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rnn_cli.console import results
-from rnn_cli.drawing import characters
+from rnn_cli.drawing import blocks, characters
 from rnn_cli.drawing.characters import Screen, filled
 from rnn_lab.drawing.words import number, shown
-from rnn_plugins.reports.report import Chart, Figure, Image, Page, Quantity, Table
+from rnn_plugins.reports.report import Chart, Figure, Image, Page, Picture, Quantity, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,7 +72,8 @@ def _page(page: Page, console: Console, screen: Screen) -> None:
 def _figures(figures: Sequence[Figure], console: Console, screen: Screen) -> None:
     for figure in figures:
         _print(console, screen)
-        _say(console, screen, figure.title, style="bold")
+        if figure.title:
+            _say(console, screen, figure.title, style="bold")
         if isinstance(figure, Table):
             _print(console, screen, _table(figure, screen))
             continue
@@ -80,6 +81,8 @@ def _figures(figures: Sequence[Figure], console: Console, screen: Screen) -> Non
             lines = characters.chart(figure, screen)
         elif isinstance(figure, Image):
             lines = characters.image(figure, screen)
+        elif isinstance(figure, Picture):
+            lines = blocks.picture(figure, screen)
         else:
             lines = characters.colouring(figure, screen)
         for line in lines:

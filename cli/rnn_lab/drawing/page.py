@@ -5,19 +5,23 @@ Each figure has a caption and its numbers in a table.
 
 from __future__ import annotations
 
+import base64
 import html as markup
 import re
 from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
-from rnn_lab.drawing import pictures
+from rnn_lab.drawing import pictures, sheets
 from rnn_lab.drawing.words import number, shown
 from rnn_lab.printable import NEWLINE, visible
-from rnn_plugins.reports.report import Array, Chart, Colouring, Curve, Figure, Image, Page
+from rnn_plugins.reports.report import Array, Chart, Colouring, Curve, Figure, Image, Page, Panel, Picture
 
 LABEL_WIDTH = 12
 """Minimum width of a column of words, in characters, even if the table then has to be scrolled."""
+
+STEPS = 24
+"""The number of steps of a picture that are shown, from the first to the last."""
 
 LEVELS = 12
 """Levels between no colour and full colour of a symbol."""
@@ -76,6 +80,14 @@ figure{margin:0;min-width:0}
 figure.wide{grid-column:1/-1}
 svg{display:block;width:100%;max-width:480px;height:auto}
 svg image{image-rendering:pixelated}
+.panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,8rem),10rem));gap:.75rem}
+.panels.alone{grid-template-columns:minmax(0,20rem)}
+.panels.given{grid-template-columns:repeat(var(--columns),minmax(3rem,10rem))}
+.steps{display:flex;gap:.5rem;margin-top:.75rem}
+.steps .panel{flex:0 0 6rem}
+.panel{min-width:0;font-size:.8rem;color:var(--quiet)}
+.panel svg{border:1px solid var(--grid)}
+.panel rect{fill:none;stroke-width:2px;vector-effect:non-scaling-stroke}
 figcaption{font-size:.9rem;margin:.4rem 0}
 pre{margin:0;padding:.75rem;background:var(--card);border-radius:6px;white-space:pre-wrap;overflow-wrap:anywhere;
 font:.85rem/1.7 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
@@ -247,6 +259,8 @@ def _figure(figure: Figure, identifier: str) -> str:
         drawn, numbers = pictures.svg(figure, identifier), _matrix(figure)
     elif isinstance(figure, Colouring):
         drawn, numbers, wide = _coloured(figure), _symbols(figure), " wide"
+    elif isinstance(figure, Picture):
+        drawn, numbers, wide = _picture(figure), "", " wide" if len(figure.panels) > 1 or figure.steps else ""
     else:
         words = {index for row in figure.rows for index, value in enumerate(row) if isinstance(value, str)}
         drawn, numbers, wide = _table(figure.heads, figure.rows, words), "", " wide"
@@ -257,6 +271,39 @@ def _figure(figure: Figure, identifier: str) -> str:
 {drawn}
 {caption}{details}
 </figure>"""
+
+
+def _picture(figure: Picture) -> str:
+    """Panels in a grid, and some of the steps in a row that scrolls."""
+    panels = "".join(_panel(panel, figure.title) for panel in figure.panels)
+    if figure.columns and len(figure.panels) > 1:
+        kind = f'given" style="--columns:{figure.columns}'
+    else:
+        kind = "alone" if len(figure.panels) == 1 else "free"
+    drawn = f'<div class="box" tabindex="0"><div class="panels {kind}">{panels}</div></div>'
+    if figure.steps:
+        places = np.linspace(0, len(figure.steps) - 1, min(STEPS, len(figure.steps))).round().astype(int)
+        steps = "".join(_panel(figure.steps[place], figure.title) for place in places)
+        drawn += f'<div class="box" tabindex="0"><div class="steps">{steps}</div></div>'
+    return drawn
+
+
+def _panel(panel: Panel, title: str) -> str:
+    """A picture as an ``<svg>`` of its pixels with frames over them, and its label."""
+    height, width = panel.pixels.shape[:2]
+    file = base64.b64encode(sheets.png(panel.pixels)).decode()
+    frames = "".join(
+        f'<rect x="{frame.left:.4g}" y="{frame.top:.4g}" width="{frame.width:.4g}" height="{frame.height:.4g}" '
+        f'style="stroke:{sheets.as_hex(sheets.colour(frame))}"/>'
+        for frame in panel.frames
+    )
+    words = _text(f"{title}, {panel.label}" if panel.label else title)
+    label = f"<div>{_text(panel.label)}</div>" if panel.label else ""
+    return (
+        f'<div class="panel"><svg viewBox="0 0 {width} {height}" role="img" aria-label="{words}">'
+        f'<image width="{width}" height="{height}" preserveAspectRatio="none" href="data:image/png;base64,{file}"/>'
+        f"{frames}</svg>{label}</div>"
+    )
 
 
 def _points(figure: Chart) -> str:

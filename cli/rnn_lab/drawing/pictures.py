@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from rnn_lab.drawing import sheets
 from rnn_lab.drawing.scales import FAINT, Axis, axes, coloured_values, drawable, image_axis
 from rnn_lab.drawing.words import power
 from rnn_lab.printable import visible
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports.report import Array, Chart, Curve, Image, Page
+from rnn_plugins.reports.report import Array, Chart, Curve, Image, Page, Picture
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -134,7 +135,7 @@ def svg(figure: Chart | Image, identifier: str) -> str:
 
 
 def picture(pages: Sequence[Page], format: Literal["png", "svg"]) -> bytes:
-    """All charts and images of pages in one drawing on white, without coloured texts and tables.
+    """All charts, images and pictures of pages in one drawing on white, without coloured texts and tables.
 
     Args:
         pages: the pages to draw.
@@ -150,9 +151,13 @@ def picture(pages: Sequence[Page], format: Literal["png", "svg"]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    pictures = [(page, figure) for page in pages for figure in page.figures if isinstance(figure, Chart | Image)]
+    pictures = [
+        (page, figure) for page in pages for figure in page.figures if isinstance(figure, Chart | Image | Picture)
+    ]
     if not pictures:
-        raise UserError(f"--{format} has nothing to draw: there is no chart and no image; use --html or --json")
+        raise UserError(
+            f"--{format} has nothing to draw: there is no chart, no image and no picture; use --html or --json"
+        )
     columns = 1 if len(pictures) == 1 else 2 if len(pictures) <= 6 else 3
     grid = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
     heights = [max(_height(figure) for _, figure in row) + 30 for row in grid]
@@ -166,7 +171,10 @@ def picture(pages: Sequence[Page], format: Literal["png", "svg"]) -> bytes:
             for (page, figure), part in zip(row, part_row, strict=False):
                 title = f"{page.title}: {figure.title}" if len(pages) > 1 else figure.title
                 part.suptitle(_wrapped(title, 52), fontsize=TEXT + 1, fontweight="bold", color=PRINT.ink)
-                _draw(figure, part, PRINT)
+                if isinstance(figure, Picture):
+                    _draw_panels(figure, part)
+                else:
+                    _draw(figure, part, PRINT)
         buffer = io.BytesIO()
         # The same numbers give the same file, to the byte.
         metadata = {"Date": None} if format == "svg" else {"Software": None}
@@ -188,7 +196,13 @@ def _own_settings() -> Iterator[None]:
         yield
 
 
-def _height(figure: Chart | Image) -> float:
+def _height(figure: Chart | Image | Picture) -> float:
+    if isinstance(figure, Picture):
+        rows, columns = _rows_and_columns(figure)
+        shapes = [panel.pixels.shape for panel in figure.panels]
+        highest = max(height / width for height, width, *_ in shapes)
+        label = (TEXT + 6) * any(panel.label for panel in figure.panels)
+        return float(np.clip(rows * (highest * WIDTH / max(columns, 2) + label), HEIGHT, 4 * HEIGHT))
     if isinstance(figure, Image):
         return float(np.clip(figure.values.shape[0] * 14 + 70, HEIGHT, 420))
     labels = [curve.label for curve in figure.curves if curve.label]
@@ -352,6 +366,28 @@ def _draw_image(figure: Image, part: Figure | SubFigure, ax: Axes, palette: Pale
     bar.set_label(_wrapped(figure.value_label, 34), color=palette.ink)
     _scale(bar.ax, "y", axis)
     bar.ax.tick_params(colors=palette.quiet, which="both", length=3)
+
+
+def _draw_panels(figure: Picture, part: SubFigure) -> None:
+    """Panels in a grid, with frames and labels."""
+    from matplotlib.patches import Rectangle
+
+    rows, columns = _rows_and_columns(figure)
+    places = part.subplots(rows, columns, squeeze=False).ravel()
+    for ax in places:
+        ax.set_axis_off()
+    for ax, panel in zip(places, figure.panels, strict=False):
+        ax.imshow(sheets.rgb(panel.pixels), interpolation="none")
+        ax.set_title(_wrapped(panel.label, 20) if panel.label else "", fontsize=TEXT - 2, color=PRINT.ink)
+        for frame in panel.frames:
+            colour = tuple(part / 255 for part in sheets.colour(frame))
+            corner = frame.left - 0.5, frame.top - 0.5  # the middle of the first pixel is 0
+            ax.add_patch(Rectangle(corner, frame.width, frame.height, fill=False, edgecolor=colour, linewidth=1.5))
+
+
+def _rows_and_columns(figure: Picture) -> tuple[int, int]:
+    columns = min(figure.columns or 6, len(figure.panels))
+    return -(-len(figure.panels) // columns), columns
 
 
 def _words(ax: Axes, which: Literal["x", "y"], words: Sequence[str], room: float) -> None:

@@ -198,7 +198,74 @@ class Table:
     definition: str = ""
 
 
-Figure: TypeAlias = Chart | Image | Colouring | Table
+@dataclass(frozen=True)
+class Frame:
+    """A rectangle over a picture, such as the place where a network looks.
+
+    Attributes:
+        top: of its upper edge, in pixels from that of the picture; it may lie partly outside.
+        left: of its left edge.
+        height: in pixels.
+        width: likewise.
+        colour: frames with the same number have the same colour.
+    """
+
+    top: float
+    left: float
+    height: float
+    width: float
+    colour: int = 0
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture.
+
+    Attributes:
+        pixels: (H, W) or (H, W, 3), uint8.
+        label: a few words below it, or empty.
+        frames: drawn over it.
+    """
+
+    pixels: Array
+    label: str = ""
+    frames: tuple[Frame, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the pixels.
+
+        Raises:
+            ValueError: they are no picture.
+        """
+        shape = np.shape(self.pixels)
+        if np.asarray(self.pixels).dtype != np.uint8 or len(shape) not in (2, 3) or shape[2:] not in ((), (3,)):
+            raise ValueError(f"pixels have shape {shape}; expected (H, W) or (H, W, 3) of uint8")
+        if 0 in shape:
+            raise ValueError(f"pixels have shape {shape}; expected at least one pixel")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pictures as they are, beside each other, and how the last of them came about.
+
+    Attributes:
+        key: its name in JSON and in the page.
+        title: a line.
+        panels: one or more, from left to right and in rows.
+        columns: panels in a row; 0 for as many as there is room for.
+        steps: the states of one picture in order, all of the same size, for an animation; empty for none.
+        definition: what is shown, in a sentence.
+    """
+
+    key: str
+    title: str
+    panels: tuple[Panel, ...]
+    columns: int = 0
+    steps: tuple[Panel, ...] = ()
+    definition: str = ""
+
+
+Figure: TypeAlias = Chart | Image | Colouring | Table | Picture
 
 
 @dataclass(frozen=True)

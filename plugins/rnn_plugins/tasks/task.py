@@ -181,7 +181,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         text: a line for the terminal.
-        record: the same as JSON, with the input where that is a text.
+        record: the same as JSON, with the input where that is a text, and arrays.
         figures: what explains it, where that was asked for.
     """
 
@@ -279,6 +279,8 @@ class Task(ABC, Generic[M]):
         of_weights: the options that a run takes over with another run's weights; None for all.
         of_evaluation: options that replace a run's own when it reads other examples.
         takes_text: whether ``predict`` and ``generate`` take a text as an input.
+        needs_input: whether ``generate`` needs inputs; if not, it gets None for each output.
+        shows_pictures: whether ``predict`` with ``explain``, and ``generate``, give figures that are a ``Picture``.
     """
 
     unit: ClassVar[str] = "examples"
@@ -289,6 +291,8 @@ class Task(ABC, Generic[M]):
     of_weights: ClassVar[tuple[str, ...] | None] = None
     of_evaluation: ClassVar[Mapping[str, Any]] = {}
     takes_text: ClassVar[bool] = False
+    needs_input: ClassVar[bool] = True
+    shows_pictures: ClassVar[bool] = False
 
     @property
     def held_out_part(self) -> str:
@@ -515,11 +519,13 @@ class Task(ABC, Generic[M]):
     ) -> Iterator[Prediction] | None:
         """An output drawn from the network for each input, in order; None if the task draws none.
 
+        A picture is a ``Picture`` in the figures of its prediction, and its arrays are in the record.
+
         Args:
             model: the network.
             params: its parameters.
             facts: of the run.
-            inputs: as for ``predict``.
+            inputs: as for ``predict``; without ``needs_input``, a None per output.
             choice: how to draw a symbol.
             rng: draws.
 

@@ -23,7 +23,9 @@ from minigrad.training import start, train
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.gru import GRU
+from rnn_plugins.language.sampling import Choice
 from rnn_plugins.reports.probe import Probe
+from rnn_plugins.reports.report import Picture
 from rnn_plugins.tasks.task import AT_ONCE, Batch, Data, Model, Network, Prediction, Task
 from rnn_plugins.testing.checks import (
     DIFFERENCE,
@@ -620,12 +622,7 @@ def _predictions(bench: _Bench) -> None:
     found = list(predict(inputs, top=2) or ())
     if len(found) != len(inputs):
         raise Failed(f"predict yields {len(found)} predictions for {len(inputs)} inputs; expected one for each")
-    for prediction in found:
-        if not isinstance(prediction, Prediction):
-            raise Failed(f"predict yields a {type(prediction).__name__}; expected a Prediction")
-        if "\n" in prediction.text:
-            raise Failed(f"the text of a prediction is {prediction.text!r}; expected one line")
-        json.dumps(prediction.record, allow_nan=False)
+    _require_predictions("predict", found)
     alone = [prediction.text for single in inputs for prediction in predict(iter([single]), top=2) or ()]
     if alone != (together := [prediction.text for prediction in found]):
         raise Failed(f"the predictions for some inputs are {together}, and {alone} one by one")
@@ -634,9 +631,56 @@ def _predictions(bench: _Bench) -> None:
     next(iter(predict(endless) or ()))
     if len(pulled) > AHEAD:
         raise Failed(f"predict takes {len(pulled):,} inputs before its first prediction; expected at most {AHEAD:,}")
-    explained = [prediction.text for prediction in predict(inputs, top=2, explain=True) or ()]
-    if explained != together:
+    figured = list(predict(inputs, top=2, explain=True) or ())
+    if (explained := [prediction.text for prediction in figured]) != together:
         raise Failed(f"the predictions for some inputs are {together}, and {explained} with explain=True")
+    _require_pictures(task, "predict with explain=True", figured)
+
+
+def _outputs(bench: _Bench) -> None:
+    task, facts = bench.task, bench.facts
+    if type(task).generate is Task.generate:
+        return
+    inputs: list[Any] = [None] * PREDICTED
+    if task.needs_input:
+        inputs = list(islice(chain.from_iterable(task.inputs(file, facts) for file in bench.files), PREDICTED))
+    first, again, other = (
+        list(task.generate(bench.exact, bench.params, facts, inputs, Choice(), np.random.default_rng(seed)) or ())
+        for seed in (0, 0, 1)
+    )
+    for found in (first, other):
+        if len(found) != len(inputs):
+            raise Failed(f"generate yields {len(found)} outputs for {len(inputs)} inputs; expected one for each")
+        _require_predictions("generate", found)
+    _require_pictures(task, "generate", first)
+    if json.dumps([found.record for found in first], default=_as_list) != json.dumps(
+        [found.record for found in again], default=_as_list
+    ):
+        raise Failed("generate yields other outputs at a second call with the same random numbers")
+
+
+def _require_predictions(what: str, found: Sequence[Any]) -> None:
+    for prediction in found:
+        if not isinstance(prediction, Prediction):
+            raise Failed(f"{what} yields a {type(prediction).__name__}; expected a Prediction")
+        if "\n" in prediction.text:
+            raise Failed(f"the text of a prediction is {prediction.text!r}; expected one line")
+        json.dumps(prediction.record, allow_nan=False, default=_as_list)
+
+
+def _require_pictures(task: Task, what: str, found: Sequence[Prediction]) -> None:
+    shown = [any(isinstance(figure, Picture) for figure in prediction.figures) for prediction in found]
+    if any(shown) and not task.shows_pictures:
+        raise Failed(f"{what} gives pictures; shows_pictures is False and must be True")
+    if task.shows_pictures and not all(shown):
+        raise Failed(f"shows_pictures is True, and {what} gives an output without a Picture among its figures")
+
+
+def _as_list(value: object) -> object:
+    """Arrays of a record as JSON."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__} is no value of a record; expected JSON or arrays")
 
 
 def _probe(bench: _Bench) -> float:
@@ -699,6 +743,7 @@ _EVERY: dict[str, _Checker] = {
     "held out": _held_out,
     "offers": _offers,
     "predictions": _predictions,
+    "outputs": _outputs,
     "probe": _probe,
 }
 
