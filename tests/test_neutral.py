@@ -27,6 +27,8 @@ ALLOWED = {
     ("rnn_lab/api.py", "rnn_lab.language"): "Run.sample and Run.score, as the commands of these names",
     ("rnn_lab/api.py", "rnn_plugins.language.sampling"): "likewise",
     ("rnn_lab/predicting.py", "rnn_plugins.language.sampling"): "how a symbol of an output is drawn",
+    ("rnn_cli/outputs.py", "rnn_plugins.language.sampling"): "likewise",
+    ("rnn_plugins/testing/tasks.py", "rnn_plugins.language.sampling"): "likewise",
     ("rnn_lab/runs.py", "rnn_lab.language"): "runs of versions that knew no tasks",
     ("rnn_lab/runs.py", "rnn_plugins.language"): "the type of what a task may offer",
     ("rnn_plugins/reports/subject.py", "rnn_plugins.language"): "likewise",

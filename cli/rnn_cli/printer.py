@@ -64,7 +64,7 @@ class Printer:
             sys.stdout.write(console.as_json(record, default=plain) + "\n")
         else:
             text = prediction.text.replace("\n", NEWLINE)
-            if text:  # a picture may need no words
+            if text or not prediction.figures:  # a picture may need no words
                 sys.stdout.write((printable(text) if self._watched else text) + "\n")
             if self._figures and prediction.figures:
                 from rnn_cli.drawing import terminal
