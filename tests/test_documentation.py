@@ -103,6 +103,11 @@ def test_the_page_on_one_step_shows_what_the_engine_makes_of_it():
         assert text.strip("\n") in made["llvm"], text
 
 
+def test_no_picture_is_large():
+    sizes = {path.name: path.stat().st_size for path in (ROOT / "docs" / "images").iterdir()}
+    assert {name: size for name, size in sizes.items() if size > 300_000} == {}
+
+
 @pytest.mark.parametrize("name", ["report", "score", "compare", "sample", "eval", "predict"])
 def test_every_option_of_a_command_stands_in_the_documentation(name):
     text = "".join(

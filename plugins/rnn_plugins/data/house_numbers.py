@@ -252,7 +252,7 @@ def _pieces(boxes: Array, glyphs: Glyphs, rng: np.random.Generator, height: int,
     """Digits that are mostly outside of the picture, left, right, or both; what is seen does not touch the number."""
     found = [np.zeros((height, width), np.float32)]
     left, right = boxes[:, 0].min(), (boxes[:, 0] + boxes[:, 2]).max()
-    digits = sorted(glyphs)
+    digits = sorted(set(glyphs) - {"1"}) or ["1"]  # a piece of a 1 is a 1
     for side in rng.permutation(2)[: 1 + (rng.random() < 0.3)].tolist():
         _, top, wide, high = boxes[-side].tolist()
         room = min(float((left, width - right)[side]) - 2, 0.4 * wide)
