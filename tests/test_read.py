@@ -273,6 +273,36 @@ def _log_softmax(row):
     return row - np.log(np.exp(row).sum())
 
 
+def test_the_path_of_the_glimpses():
+    task, data, model, params = made(scales=2, colour=True, layers=2, context=4)
+    (given,) = itertools.islice(task.inputs(NUMBERS, data.facts), 1)
+    (said,) = task.predict(model, params, data.facts, [given], explain=True)
+    path, lost = said.figures
+    symbols = min(len(said.record["number"]) + 1, model.symbols)
+    seen = model.look(params, given.pixels[None], np.zeros((2 * symbols, 1, 2), np.float32))
+    assert len(path.steps) == len(lost.curves[0].y) == 2 * symbols
+    assert [step.label for step in path.steps[:3]] == ["1.1", "1.2", "2.1"]
+    for place, step in zip(np.asarray(seen.places)[:, 0], path.steps, strict=True):
+        fine, wide = step.frames
+        np.testing.assert_array_equal(step.pixels, given.pixels)
+        assert (fine.height, fine.width, wide.height, wide.width) == (3, 3, 6, 6)
+        assert (fine.top + 1.5, fine.left + 1.5) == pytest.approx(tuple((1 + place) * 5.5 + 0.5), abs=1e-4)
+        assert (wide.top + 3, wide.left + 3) == pytest.approx((fine.top + 1.5, fine.left + 1.5))
+    whole, *patches = path.panels
+    assert whole.label == said.record["number"]
+    assert [frame.colour for frame in whole.frames[:3]] == [0, 0, 1]
+    assert {patch.pixels.shape for patch in patches} == {(3, 7, 3)}
+
+
+def test_a_patch_is_shown_as_it_is_seen(tmp_path):
+    task, data, model, params = made(files=[digits(tmp_path / "images-idx3-ubyte", 20)], glimpses=1, image_size=0)
+    model = replace(model, attention="hard")
+    params["where"] = {"W": params["where"]["W"] * 0, "b": params["where"]["b"]}  # the centre
+    (given,) = itertools.islice(task.inputs(str(tmp_path / "images-idx3-ubyte"), data.facts), 1)
+    (said,) = task.predict(model, params, data.facts, [given], explain=True)
+    np.testing.assert_array_equal(said.figures[0].panels[1].pixels, given.pixels[3:6, 3:6, 0])
+
+
 def test_the_probe_has_the_losses_of_the_model():
     task, data, model, params = made("float64")
     examples = [example for example in data.train if len(example.picture.text) == 2][:4]
@@ -459,7 +489,10 @@ def test_a_folder_of_pictures_with_a_table(home):
     assert line.startswith("3.png\t")
     (record,) = map(json.loads, run("predict", "mine", "mine/3.png", "--json", "--explain").stdout.splitlines())
     assert record["input"] == "3.png"
-    assert {figure["key"] for figure in record["figures"]} == {"left_out"}
+    assert {figure["key"] for figure in record["figures"]} == {"path", "left_out"}
+    run("predict", "mine", "mine/3.png", "--png", "path.png", "--html", "page.html")
+    assert Path("path.png").read_bytes().startswith(b"\x89PNG")
+    assert "data:image/png" in Path("page.html").read_text()
     assert "By number of digits" in run("eval", "mine").stdout
     run("report", "mine", "--kind", "flow", "--lags", "2", "--positions", "4")
 

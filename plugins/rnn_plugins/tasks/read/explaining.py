@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from minigrad import log_softmax, pick
 from minigrad.trees import Tree
-from rnn_plugins.reports.report import Chart, Curve, Figure
+from rnn_plugins.data.images import unit
+from rnn_plugins.reports.report import Chart, Curve, Figure, Frame, Panel, Picture
 from rnn_plugins.tasks.blocks import mask
 from rnn_plugins.tasks.read.model import Glimpser
 from rnn_plugins.tasks.read.results import DIGITS, STOP
@@ -65,6 +66,26 @@ def explanation(model: Glimpser, params: Tree, given: Given, number: str, keys: 
     ids += [STOP] * (model.classes > STOP and len(ids) < model.symbols)
     wanted, lengths = np.array(ids)[:, None], np.array([len(ids)])
     falls = left_out(model, params, given.pixels[None], keys, wanted, lengths)[:, 0]
+    seen = model.look(params, given.pixels[None], model.drawn(keys, len(falls)))
+    places = np.asarray(seen.places)[:, 0]
+    labels = [f"{step // model.per_symbol + 1}.{step % model.per_symbol + 1}" for step in range(len(places))]
+    every = [
+        tuple(
+            Frame(*model.sensor.frame(place, scale), colour=step // model.per_symbol)
+            for scale in range(model.sensor.scales)
+        )
+        for step, place in enumerate(places)
+    ]
+    picture = _as_uint8(unit(given.pixels))
+    patches = [Panel(pixels, label) for pixels, label in zip(_seen(model, given, places), labels, strict=True)]
+    path = Picture(
+        "path",
+        f"Where the network looks: {given.name}",
+        panels=(Panel(picture, number, tuple(frames[0] for frames in every)), *patches),
+        steps=tuple(Panel(picture, label, frames) for label, frames in zip(labels, every, strict=True)),
+        definition="The image with the finest patch of each glimpse, in a colour for each digit, and what the glimpses "
+        "see, from the finest patch to the coarsest. 2.1 is the first glimpse for the second digit.",
+    )
     counts = Chart(
         "left_out",
         f"What is lost without each glimpse: {given.name}",
@@ -74,4 +95,23 @@ def explanation(model: Glimpser, params: Tree, given: Given, number: str, keys: 
         definition=f"How much log p of {number} falls if the patches of this glimpse are blank, and all others and the "
         "path are as they are.",
     )
-    return (counts,)
+    return path, counts
+
+
+def _as_uint8(pixels: Array) -> Array:
+    """Pixels (H, W, C) in [0, 1] as a panel takes them."""
+    values: Array = np.rint(255 * np.clip(pixels, 0, 1)).astype(np.uint8)
+    return values[..., 0] if values.shape[2] == 1 else values
+
+
+def _seen(model: Glimpser, given: Given, places: Array) -> list[Array]:
+    """What each glimpse (T, 2) sees of an image: its patches beside each other."""
+    sensor, mean, deviation = model.sensor, np.array(model.mean), np.array(model.deviation)
+    image = (unit(given.pixels, np.float64) - mean) / deviation  # so that what is outside looks like the mean
+    copies = np.repeat(image[None], len(places), axis=0)
+    scales = [patches * deviation + mean for patches in sensor.patches(copies, places.astype(np.float64))]
+    seen = []
+    for each in zip(*scales, strict=True):
+        between = np.ones((sensor.size, 1, sensor.shape[2]))
+        seen.append(_as_uint8(np.concatenate([part for patch in each for part in (between, patch)][1:], axis=1)))
+    return seen

@@ -154,6 +154,7 @@ class Read(Task[Either]):
         "loss": Metric("nats", "min", "NATS"),
     }
     default_files: ClassVar[tuple[str, ...]] = ("builtin:numbers",)
+    shows_pictures: ClassVar[bool] = True
     of_weights: ClassVar[tuple[str, ...]] = (
         "glimpses", "size", "scales", "attention", "layers", "context", "canvas", "image_size", "colour",
     )  # fmt: skip
