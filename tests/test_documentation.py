@@ -11,6 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from options_table import PAGE, tables, written
+from PIL import Image
 
 from rnn_cli.main import COMMANDS, rnn
 
@@ -101,6 +102,14 @@ def test_the_page_on_one_step_shows_what_the_engine_makes_of_it():
     assert len(shown) == 8
     for text in shown[3:]:
         assert text.strip("\n") in made["llvm"], text
+
+
+def test_a_number_is_drawn_as_the_page_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = (code for code in blocks(ROOT / "docs" / "read-and-paint.md", "python") if "random_layout" in code)
+    exec(code, {})
+    with Image.open("number.png") as drawn:
+        assert (drawn.size, drawn.mode) == ((54, 54), "RGB")
 
 
 def test_no_picture_is_large():

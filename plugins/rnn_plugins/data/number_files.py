@@ -234,10 +234,16 @@ def _is_table(file: str, how: Reading) -> bool:
 
 def _has_table(folder: str) -> bool:
     """Whether a folder has pictures and a table beside them."""
-    if not os.path.isdir(folder):
-        return False
-    names = [name.lower() for name in os.listdir(folder)]
+    names = [name.lower() for name in _names(folder)]
     return any(name.removesuffix(".gz").endswith(TABLES) for name in names) and is_images(folder)
+
+
+def _names(folder: str) -> list[str]:
+    """The names in a folder; none if it is not one, or cannot be read, which is reported where it is read."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
 
 
 def _from_table(
@@ -344,7 +350,7 @@ def _images_of(
             )
         images = _digits()
         return images if shape is None else replace(images, pixels=fitted(images.pixels, shape, repr(file)))
-    if os.path.isdir(file) and (parts := _mnist(file)):
+    if parts := _mnist(file):
         train, test = parts
         if purpose != "evaluate":
             notices.append(f"{test!r} is left out; rnn eval RUN {file} reads it")
@@ -354,7 +360,7 @@ def _images_of(
 
 def _mnist(folder: str) -> tuple[str, str] | None:
     """The images for training and for testing in a folder that has two IDX files of images with MNIST's names."""
-    names = sorted(name for name in os.listdir(folder) if re.search("images.*idx[34]", name))
+    names = [name for name in _names(folder) if re.search("images.*idx[34]", name)]
     train, test = ([name for name in names if re.match(kind, name, re.I)] for kind in ("train", "t10k|test"))
     if len(names) == 2 and train and test:
         return os.path.join(folder, train[0]), os.path.join(folder, test[0])
