@@ -25,8 +25,9 @@ from rnn_plugins.data.images import unit
 from rnn_plugins.data.scenes import COLOURS, held_out, scenes
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.sampling import Choice
+from rnn_plugins.tasks.caption.examples import Picture
 from rnn_plugins.tasks.caption.scores import groups_of, nearest_images
-from rnn_plugins.tasks.caption.task import Caption, Picture
+from rnn_plugins.tasks.caption.task import Caption
 from rnn_plugins.tasks.caption.vision import Convolutions, patches
 from rnn_plugins.tasks.decoding import END, UNKNOWN
 from rnn_plugins.tasks.task import Network

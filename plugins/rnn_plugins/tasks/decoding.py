@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self
 
@@ -360,6 +361,12 @@ class Decoder:
     def astype(self, dtype: str) -> Decoder:
         """The same with another dtype."""
         return replace(self, dtype=dtype, symbols=replace(self.symbols, dtype=dtype))
+
+
+def share_unknown(texts: Sequence[Array]) -> float:
+    """The share of unknown symbols in texts, given as ids, ends left out."""
+    counts = np.bincount(np.concatenate([np.zeros(0, np.intp), *texts]), minlength=2)
+    return float(counts[UNKNOWN] / max(counts.sum() - counts[END], 1))
 
 
 def shifted(targets: Array) -> Array:

@@ -6,23 +6,30 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minigrad.trees import Tree
 from rnn_plugins.data.captions import Captioned, Columns, pictures, read_captions
-from rnn_plugins.data.images import as_image, unit
 from rnn_plugins.data.splits import split
 from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.data.vocabulary import NOUNS, Level
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks import task
 from rnn_plugins.tasks.blocks import chunks, mask, padded, require_width, with_width
+from rnn_plugins.tasks.caption.examples import (
+    Example,
+    Picture,
+    example_of,
+    pictures_of,
+    statistics,
+    tokens_of,
+)
 from rnn_plugins.tasks.caption.model import Captioner, strip
 from rnn_plugins.tasks.caption.vision import Convolutions, shifted
-from rnn_plugins.tasks.decoding import END, SPECIALS, UNKNOWN, Attention, Decoder, Hypothesis
+from rnn_plugins.tasks.decoding import END, SPECIALS, UNKNOWN, Attention, Decoder, Hypothesis, share_unknown
 from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task, check_ranges
 from rnn_plugins.words import beside_truth
 
@@ -35,31 +42,6 @@ Array = NDArray[Any]
 
 TOGETHER = 128
 """Images whose captions are searched for together."""
-
-
-class Example(NamedTuple):
-    """An image and a caption.
-
-    Attributes:
-        pixels: (H, W, C), as in ``Images.pixels``.
-        ids: of the caption's symbols, and ``END``.
-        caption: the text.
-        image: the image's name.
-        group: of the image, or empty.
-    """
-
-    pixels: Array
-    ids: Array
-    caption: str
-    image: str
-    group: str
-
-
-class Picture(NamedTuple):
-    """An image to be captioned: its name, and pixels (H, W, C) as in ``Images.pixels``."""
-
-    name: str
-    pixels: Array
 
 
 @dataclass(frozen=True)
@@ -161,13 +143,13 @@ class Caption(Task[Captioner]):
                 "tokens": made.to_json(),
                 "shape": list(train[0].pixels.shape),
                 "white": found.white,
-                **_statistics({example.image: example.pixels for example in train}),
+                **statistics({example.image: example.pixels for example in train}),
                 "longest": max(len(made.pieces(text)) for text in texts) + 1,
             }
         tokens = tokens_of(facts)
-        parts = tuple([_example(tokens, captioned) for captioned in part] for part in (train, valid))
+        parts = tuple([example_of(tokens, captioned) for captioned in part] for part in (train, valid))
         for part, name in zip(parts, ("training", "held-out"), strict=True):
-            if unknown := _unknown(part):
+            if unknown := share_unknown([example.ids for example in part]):
                 notices.append(f"{100 * unknown:.1f} % of the {self.unit} in {name} captions are not in the vocabulary")
         images = len({example.image for example in found.examples})
         height, width = facts["shape"][:2]
@@ -318,7 +300,7 @@ class Caption(Task[Captioner]):
         probability without each patch.
         """
         tokens = tokens_of(facts)
-        for some in chunks(_pictures(inputs, facts), TOGETHER):
+        for some in chunks(pictures_of(inputs, facts), TOGETHER):
             every = self.captions(model, params, facts, [picture.pixels for picture in some], max(top, self.beam))
             for picture, hypotheses in zip(some, every, strict=True):
                 best = [
@@ -343,7 +325,7 @@ class Caption(Task[Captioner]):
     ) -> Iterator[Prediction]:
         """A caption drawn for each image."""
         tokens = tokens_of(facts)
-        for some in chunks(_pictures(inputs, facts), TOGETHER):
+        for some in chunks(pictures_of(inputs, facts), TOGETHER):
             first, context = model.begin(params, np.stack([picture.pixels for picture in some]))
             limits = np.full(len(some), facts["longest"])
             drawn = model.decoder.drawn(params["decoder"], first, context, limits, choice, rng)
@@ -422,41 +404,3 @@ class Caption(Task[Captioner]):
         from rnn_plugins.tasks.caption.probe import along_captions
 
         return along_captions(model, params, examples, tokens_of(facts), NOUNS[self.level])
-
-
-def tokens_of(facts: Mapping[str, Any]) -> Tokens:
-    """The symbols of the captions.
-
-    Raises:
-        ValueError: the facts are damaged.
-    """
-    return Tokens.from_json(facts["tokens"])
-
-
-def _example(tokens: Tokens, captioned: Captioned) -> Example:
-    ids = np.append(tokens.encode(captioned.caption), END)
-    return Example(captioned.pixels, ids, captioned.caption, captioned.image, captioned.group)
-
-
-def _statistics(images: Mapping[str, Array]) -> dict[str, list[float]]:
-    """The mean and the standard deviation of each channel of some images; 1 for one that is the same everywhere."""
-    pixels = [unit(image, np.float64).reshape(-1, image.shape[2]) for image in images.values()]
-    mean = np.mean([one.mean(0) for one in pixels], axis=0)
-    deviation = np.sqrt(np.mean([np.square(one - mean).mean(0) for one in pixels], axis=0))
-    return {"mean": mean.tolist(), "deviation": np.where(deviation > 1e-6, deviation, 1.0).tolist()}
-
-
-def _unknown(examples: Sequence[Example]) -> float:
-    """The share of unknown symbols, ends left out."""
-    ids = np.concatenate([example.ids[:-1] for example in examples] or [np.zeros(0, np.intp)])
-    return float(np.mean(ids == UNKNOWN)) if len(ids) else 0.0
-
-
-def _pictures(inputs: Iterable[Picture | Array], facts: Mapping[str, Any]) -> Iterator[Picture]:
-    """Inputs as pictures; an array is named by its place."""
-    for i, given in enumerate(inputs):
-        if isinstance(given, Picture):
-            yield given
-        else:
-            label = f"image {i}"
-            yield Picture(label, as_image(given, shape=facts["shape"], white=facts["white"], label=label))

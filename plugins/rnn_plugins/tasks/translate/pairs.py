@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -62,9 +61,3 @@ def texts_of(files: Sequence[str], digest: Any, *, targets: bool = True) -> Iter
 def encoded(tokens: Tokens, text: str) -> Array:
     """The ids of a text, and ``END``."""
     return np.append(tokens.encode(text), END)
-
-
-def share_unknown(ids: Sequence[Array]) -> float:
-    """The share of unknown symbols, ends left out."""
-    counts = Counter(np.concatenate(ids).tolist())
-    return counts[0] / max(counts.total() - counts[END], 1)

@@ -29,10 +29,10 @@ from rnn_plugins.tasks.blocks import (
     require_width,
     with_width,
 )
-from rnn_plugins.tasks.decoding import AT_ONCE, END, SPECIALS, UNKNOWN, Attention, Decoder, Hypothesis
+from rnn_plugins.tasks.decoding import AT_ONCE, END, SPECIALS, UNKNOWN, Attention, Decoder, Hypothesis, share_unknown
 from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task, check_ranges
 from rnn_plugins.tasks.translate.model import Translator
-from rnn_plugins.tasks.translate.pairs import Pair, encoded, share_unknown, texts_of, tokens_of
+from rnn_plugins.tasks.translate.pairs import Pair, encoded, texts_of, tokens_of
 from rnn_plugins.words import beside_truth
 
 if TYPE_CHECKING:  # imported only where they are used
