@@ -673,6 +673,11 @@ def test_the_commands_work_on_a_run():
     assert invoke(rnn, ["predict", "t", "-"], input=columns + "a\n").stderr == (
         "Error: standard input, line 7: it has 1 column where 2 are expected\n"
     )
+    for nothing in ("", "\n \n"):
+        assert invoke(rnn, ["predict", "t", "-"], input=nothing).stderr == (
+            "Error: standard input has no tokens; expected a token and its tag per line, and a blank line after "
+            "sentences\n"
+        )
     Path("bare.txt").write_text("a\ncat\n\nsmall\ndogs\n")
     assert invoke(rnn, ["predict", "t", "bare.txt"]).stdout == "a/D cat/N\nsmall/A dogs/N\n"
     assert "the commonest label of each word" in invoke(rnn, ["eval", "t", "words.tsv"]).stdout

@@ -366,6 +366,9 @@ def test_predictions_are_in_order_and_do_not_depend_on_their_batch(learnt: Any):
         assert alone.text == prediction.text == prediction.record["translation"]
         assert alone.record["log_probability"] == pytest.approx(prediction.record["log_probability"], rel=1e-4)
     assert list(task.predict(model, params, data.facts, [])) == []
+    some = task.predict(model, params, data.facts, ["Hi.", " "])
+    with pytest.raises(UserError, match=r"^text 2: the source is empty; expected a text$"):
+        list(some)
 
 
 def test_inputs_are_taken_as_they_are_needed(learnt: Any):

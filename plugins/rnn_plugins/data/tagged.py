@@ -283,13 +283,17 @@ def read(
 
 
 def columns_or_texts(content: Iterator[str]) -> tuple[bool, Iterator[str]]:
-    """Whether lines are columns, whose first line that is not blank has a tab, and not a sentence each; all lines."""
+    """Whether lines are columns, whose first line that is not blank has a tab, and not a sentence each; all lines.
+
+    Where all lines are blank, they are columns, which are refused if they have no tokens.
+    """
     begin = list[str]()
     for line in content:
         begin.append(line)
         if line.strip():
             break
-    return bool(begin) and "\t" in begin[-1], chain(begin, content)
+    sentence = bool(begin) and bool(begin[-1].strip()) and "\t" not in begin[-1]
+    return not sentence, chain(begin, content)
 
 
 def _number(option: str, value: str) -> int:

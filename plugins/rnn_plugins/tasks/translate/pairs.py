@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rnn_plugins.data.dates import dates
 from rnn_plugins.data.tables import pairs
 from rnn_plugins.data.tokens import Tokens
+from rnn_plugins.errors import UserError
 from rnn_plugins.tasks.decoding import END
 
 Array = NDArray[Any]
@@ -56,6 +57,18 @@ def texts_of(files: Sequence[str], digest: Any, *, targets: bool = True) -> Iter
             if not values[name].strip():
                 raise record.mistake(f"the {name} is empty; expected a text")
         yield values["source"].strip(), values.get("target", "").strip()
+
+
+def given(texts: Iterable[str]) -> Iterator[str]:
+    """Sources to translate, as they are needed.
+
+    Raises:
+        UserError: one is empty.
+    """
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise UserError(f"text {number}: the source is empty; expected a text")
+        yield text
 
 
 def encoded(tokens: Tokens, text: str) -> Array:

@@ -32,7 +32,7 @@ from rnn_plugins.tasks.blocks import (
 from rnn_plugins.tasks.decoding import AT_ONCE, END, SPECIALS, UNKNOWN, Attention, Decoder, Hypothesis, share_unknown
 from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task, check_ranges
 from rnn_plugins.tasks.translate.model import Translator
-from rnn_plugins.tasks.translate.pairs import Pair, encoded, texts_of, tokens_of
+from rnn_plugins.tasks.translate.pairs import Pair, encoded, given, texts_of, tokens_of
 from rnn_plugins.words import beside_truth
 
 if TYPE_CHECKING:  # imported only where they are used
@@ -294,7 +294,7 @@ class Translate(Task[Translator]):
         """The best translations, with their log probabilities; with ``explain`` the attention, if any, as a picture."""
         explain = explain and self.attention != "none"
         target = tokens_of(facts)[1]
-        for texts in chunks(inputs, TOGETHER):
+        for texts in chunks(given(inputs), TOGETHER):
             every = self.translations(model, params, facts, texts, max(top, self.beam))
             for text, hypotheses in zip(texts, every, strict=True):
                 lines = [target.decode(h.symbols) for h in hypotheses[:top]]
@@ -320,7 +320,7 @@ class Translate(Task[Translator]):
         def draw(carry: Tree, context: Tree, limits: Array) -> list[Hypothesis]:
             return model.decoder.drawn(params["decoder"], carry, context, limits, choice, rng)
 
-        for texts in chunks(inputs, TOGETHER):
+        for texts in chunks(given(inputs), TOGETHER):
             for text, h in zip(texts, self._decoded(model, params, facts, texts, draw, 1), strict=True):
                 written = target.decode(h.symbols)
                 yield Prediction(_on_one_line(written), {"input": text, **_record(written, h)})
