@@ -179,6 +179,23 @@ def test_a_product_with_three_parts():
     same_values(graph, after, arrays)
 
 
+def test_a_concatenation_within_one_is_split_where_a_part_of_it_is_known_earlier():
+    """As the input of a cell is, where it is joined of a symbol and of what was attended to."""
+
+    def step(p, h, x):
+        return (concat(concat(tanh(h), h), concat(x, h)) @ p["W"])[:, :4], h
+
+    graph, levels, arrays = step_graph(step, {"W": normal(16, 5)})
+    after = split(graph, levels)
+    level = classify(after, levels)
+    products = [op.values[0] for op in after.ops if op.name == "matmul"]
+    assert [(x.shape[1], level[x]) for x in products] == [(8, Level.STATE), (4, Level.INPUT), (4, Level.STATE)]
+    assert names(after).count("concatenate") == 1  # of the two states, whose product stays one
+    same_values(graph, after, arrays)
+    program = planned(step, {"W": normal(16, 5)})
+    assert stages(program)["input"] == ["matmul"]
+
+
 @pytest.mark.parametrize(
     "step",
     [

@@ -123,9 +123,21 @@ def _is_identity(op: Op) -> bool:
 
 
 def split(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
-    """A product with a concatenation becomes a sum of products: ``[h, x] @ W = h @ W_h + x @ W_x``."""
+    """A product with a concatenation becomes a sum of products: ``[h, x] @ W = h @ W_h + x @ W_x``.
+
+    A part that is a concatenation is split too if some of its parts are known earlier than others.
+    """
     level = classify(graph, levels)
     makers: dict[Value, Op] = {}
+
+    def parts(op: Op) -> list[Value]:
+        found = []
+        for x in op.values:
+            maker = makers.get(x)
+            nested = maker is not None and maker.name == "concatenate" and maker.options["axis"] in (-1, 1)
+            mixed = nested and len({level[y] for y in maker.values}) > 1  # type: ignore[union-attr]
+            found += parts(maker) if mixed else [x]  # type: ignore[arg-type]
+        return found
 
     def rewrite(builder: Builder, op: Op) -> Operand | None:
         makers[op.output] = op  # with its rewritten inputs
@@ -144,7 +156,7 @@ def split(graph: Graph, levels: Mapping[Value, Level]) -> Graph:
             return None
         total: Operand | None = None
         start = 0
-        for part in maker.values:
+        for part in parts(maker):
             stop = start + part.shape[1]
             rows = emit(builder, "getitem", W, index=(slice(start, stop),))
             level[rows] = Level.FIXED

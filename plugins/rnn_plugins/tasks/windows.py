@@ -75,11 +75,7 @@ def window(image: Any, rows: Any, columns: Any) -> Any:
     """
     if image.ndim == 3:
         return rows @ image @ columns.transpose(0, 2, 1)
-    batch, height, width, channels = image.shape
-    size = rows.shape[1]
-    across = (rows @ image.reshape(batch, height, width * channels)).reshape(batch, size, width, channels)
-    turned = across.transpose(0, 2, 1, 3).reshape(batch, width, size * channels)
-    return (columns @ turned).reshape(batch, -1, size, channels).transpose(0, 2, 1, 3)
+    return _across(_down(image, rows), columns)
 
 
 def spread(patch: Any, rows: Any, columns: Any) -> Any:
@@ -93,4 +89,18 @@ def spread(patch: Any, rows: Any, columns: Any) -> Any:
     Returns:
         (B, H, W) or (B, H, W, C).
     """
-    return window(patch, rows.transpose(0, 2, 1), columns.transpose(0, 2, 1))
+    rows, columns = rows.transpose(0, 2, 1), columns.transpose(0, 2, 1)
+    if patch.ndim == 3:
+        return rows @ patch @ columns.transpose(0, 2, 1)
+    return _down(_across(patch, columns), rows)  # in this order what is rearranged is small, and the result is not
+
+
+def _down(image: Any, rows: Any) -> Any:
+    """Each column and channel of an image (B, H, W, C) times ``rows`` (B, n, H): (B, n, W, C)."""
+    batch, height, width, channels = image.shape
+    return (rows @ image.reshape(batch, height, width * channels)).reshape(batch, -1, width, channels)
+
+
+def _across(image: Any, columns: Any) -> Any:
+    """Each row and channel of an image (B, H, W, C) times ``columns`` (B, m, W): (B, H, m, C)."""
+    return _down(image.transpose(0, 2, 1, 3), columns).transpose(0, 2, 1, 3)
