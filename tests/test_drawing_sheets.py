@@ -109,11 +109,10 @@ def test_a_frame_that_is_partly_outside_is_cut():
 
 def test_a_sheet_of_pictures_has_each_of_them_enlarged():
     found = opened(sheets.sheet([picture(Panel(np.full((8, 8), value, np.uint8))) for value in range(10, 90, 10)]))
-    scale = 16  # the largest
-    assert found.shape == (3 * 8 * scale + 2 * 4, 3 * 8 * scale + 2 * 4, 3)
-    centres = [(found[64 + i // 3 * 132, 64 + i % 3 * 132, 0]) for i in range(8)]
+    assert found.shape == (3 * 160 + 2 * 4, 3 * 160 + 2 * 4, 3)
+    centres = [found[80 + i // 3 * 164, 80 + i % 3 * 164, 0] for i in range(8)]
     assert centres == list(range(10, 90, 10))
-    assert (found[64 + 264, 64 + 264] == 255).all()
+    assert (found[80 + 328, 80 + 328] == 255).all()
 
 
 def test_panels_with_titles_and_labels():
@@ -144,10 +143,10 @@ def test_an_animation_has_a_step_per_image():
         found.seek(i)
         durations.append(found.info["duration"])
         image = np.array(found.convert("RGB")).astype(int)
-        assert image.shape == (128, 260, 3)
-        assert abs(image[120, 100] - 80 * i).max() <= 3
-        assert abs(image[64, 200] - 200).max() <= 3
-        assert (abs(image[16 * i : 16 * i + 4, 0:48] - RED).max(-1) <= 12).all()
+        assert image.shape == (240, 484, 3)
+        assert abs(image[220, 180] - 80 * i).max() <= 3
+        assert abs(image[120, 400] - 200).max() <= 3
+        assert (abs(image[30 * i : 30 * i + 4, 0:90] - RED).max(-1) <= 12).all()
     assert durations == [150, 150, 2000]
 
 
@@ -226,6 +225,20 @@ def test_nothing_is_wider_than_the_terminal(width, coloured):
         lines = blocks.picture(figure, screen)
         assert max(line.cell_len for line in lines) < width
         assert len(lines) < 24 or len(figure.panels) > 1 or figure.steps
+
+
+def test_panels_of_unlike_sizes_stand_beside_each_other():
+    large, small = np.zeros((40, 40), np.uint8), np.full((8, 8), 255, np.uint8)
+    figure = picture(Panel(large, "all"), *(Panel(small, f"1.{i}") for i in range(1, 6)))
+    lines = [line.plain for line in blocks.picture(figure, PLAIN)]
+    assert [line.split() for line in lines if "." in line] == [["all", "1.1", "1.2"], ["1.3", "1.4", "1.5"]]
+    assert lines[0] == " " * 40 + "  " + "@" * 16 + "  " + "@" * 16
+    assert len(lines) == 20 + 1 + 1 + 8 + 1
+    sheet = opened(sheets.sheet([figure]))
+    white = (sheet[24 + 80, :] == 255).all(-1)
+    assert sheet.shape[1] == 6 * 160 + 5 * 4
+    assert not white[:160].any()
+    assert white[164:].all()
 
 
 def test_labels_that_do_not_fit_keep_their_last_word():

@@ -92,14 +92,14 @@ def test_pictures_are_written_to_files():
     assert (code, said) == (0, "From the run spots, with --seed 1.\nWritten: out.png\nWritten: out.gif\n")
     sheet = np.array(Image.open("out.png").convert("L")).astype(int)
     records = list(rnn_lab.load("spots").generate(count=5, seed=1))
-    assert sheet.shape == (2 * 128 + 4, 3 * 128 + 2 * 4)
+    assert sheet.shape == (2 * 160 + 4, 3 * 160 + 2 * 4)
     for i, record in enumerate(records):
-        top, left = 132 * (i // 3), 132 * (i % 3)
-        assert np.array_equal(sheet[top + 8 : top + 128 : 16, left + 8 : left + 128 : 16], record["pixels"])
+        top, left = 164 * (i // 3), 164 * (i % 3)
+        assert np.array_equal(sheet[top + 10 : top + 160 : 20, left + 10 : left + 160 : 20], record["pixels"])
     with Image.open("out.gif") as moving:
         assert moving.n_frames == 4
         moving.seek(1)
-        canvas = np.array(moving.convert("L")).astype(int)[8:128:16, 8:128:16]
+        canvas = np.array(moving.convert("L")).astype(int)[10:160:20, 10:160:20]
     assert abs(canvas - records[0]["canvases"][1])[5:].max() <= 4  # below the frame
 
 
@@ -109,7 +109,7 @@ def test_coloured_pictures():
     (record,) = rnn_lab.load("coloured").generate(seed=1)
     assert record["pixels"].shape == (8, 8, 3)
     with Image.open("out.png") as image:
-        pixels = np.array(image)[-120::16, 8:128:16]
+        pixels = np.array(image)[-225::30, 15:240:30]
     assert np.array_equal(pixels, record["pixels"])
 
 
@@ -119,7 +119,7 @@ def test_a_sheet_has_a_largest_size(monkeypatch):
     assert code == 0
     assert said.endswith("Written: out.png\nNote: The files show the first 4 of 6 pictures.\n")
     with Image.open("out.png") as image:
-        assert image.size == (260, 260)
+        assert image.size == (484, 484)
 
 
 def test_pictures_without_steps_have_no_animation():
@@ -180,10 +180,9 @@ def test_a_prediction_is_drawn():
     (record,) = rnn_lab.load("spots").predict("in.png")
     with Image.open("out.png") as image:
         pixels = np.array(image.convert("RGB"))
-    assert pixels.shape[1] == 2 * 240 + 4 or pixels.shape[1] == 2 * 128 + 4
-    below = pixels[24 + 8 : 24 + 128 : 16, 8:128:16]
-    assert (below == 200).all()
-    again = pixels[24 + 8 : 24 + 128 : 16, 132 + 8 : 132 + 128 : 16, 0]
+    assert pixels.shape[1] == 2 * 240 + 4
+    assert (pixels[24 + 15 : 24 + 240 : 30, 15:240:30] == 200).all()
+    again = pixels[24 + 15 : 24 + 240 : 30, 244 + 15 : 244 + 240 : 30, 0]
     assert np.array_equal(again[6:], record["pixels"][6:])
 
 

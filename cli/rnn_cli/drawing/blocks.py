@@ -50,18 +50,28 @@ def _rows(panels: Sequence[Panel], columns: int, rows: int, screen: Screen) -> l
     if columns:
         room = max((room + GAP) // columns - GAP, 1)
     drawn = [_drawn(panel, rows, room, screen) for panel in panels]
-    width = max(cell_len(line.plain) for lines in drawn for line in lines)
-    width = min(max(width, min(max(cell_len(screen.text(panel.label)) for panel in panels), LABEL)), room)
-    labels = [_label(screen.text(panel.label), width) for panel in panels]
-    beside = columns or max((room + GAP) // (width + GAP), 1)
+    labels = [screen.text(panel.label) for panel in panels]
+    widths = [
+        max(lines[0].cell_len, min(cell_len(label), LABEL, room)) for lines, label in zip(drawn, labels, strict=True)
+    ]
+    if columns:
+        widths = [max(widths)] * len(widths)
     lines: list[Text] = []
-    for start in range(0, len(panels), beside):
+    start = 0
+    while start < len(panels):
+        end = start + 1
+        while end < len(panels) and (
+            end - start < columns if columns else sum(widths[start : end + 1]) + GAP * (end - start) <= room
+        ):
+            end += 1
         if lines:
             lines.append(Text())
-        some = drawn[start : start + beside]
-        lines += [_beside(row, width) for row in zip_longest(*some, fillvalue=Text())]
-        if any(labels[start : start + beside]):
-            lines.append(_beside([Text(label) for label in labels[start : start + beside]], width))
+        some = widths[start:end]
+        lines += [_beside(row, some) for row in zip_longest(*drawn[start:end], fillvalue=Text())]
+        if any(labels[start:end]):
+            fitted = [Text(_label(label, width)) for label, width in zip(labels[start:end], some, strict=True)]
+            lines.append(_beside(fitted, some))
+        start = end
     return lines
 
 
@@ -72,13 +82,12 @@ def _label(words: str, width: int) -> str:
     return words if cell_len(words) <= width else set_cell_size(words, width)
 
 
-def _beside(parts: Sequence[Text], width: int) -> Text:
+def _beside(parts: Sequence[Text], widths: Sequence[int]) -> Text:
     line = Text()
-    for i, part in enumerate(parts):
+    for part, width in zip(parts[:-1], widths, strict=False):
         line.append_text(part)
-        if i < len(parts) - 1:
-            line.append(" " * (width - cell_len(part.plain) + GAP))
-    return line
+        line.append(" " * (width - part.cell_len + GAP))
+    return line.append_text(parts[-1])
 
 
 def _drawn(panel: Panel, rows: int, columns: int, screen: Screen) -> list[Text]:

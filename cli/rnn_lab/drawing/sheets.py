@@ -26,9 +26,12 @@ MOST = 300_000
 """Bytes of a PNG file in a page; a larger picture is reduced."""
 
 SIDE, WIDTH, ANIMATED = 240, 1200, 640
-"""The least side to which a panel is enlarged, and the width beyond which no sheet, and no animation, is, in pixels."""
+"""The side to which a panel is enlarged, and the largest width of a sheet and of an animation, in pixels."""
 
-LARGEST = 16
+FEW = 4
+"""The largest number of panels that are ``SIDE`` wide; more are smaller."""
+
+LARGEST = 30
 """The largest factor by which a picture is enlarged."""
 
 GAP, TEXT = 4, 14
@@ -163,18 +166,20 @@ def animation(pictures: Sequence[Picture]) -> bytes:
     return buffer.getvalue()
 
 
-def _scale(panels: Sequence[Panel], columns: int, most: int) -> int:
-    """The factor by which panels are enlarged: until they have ``SIDE`` pixels, or all together ``most``."""
-    widest = int(max(panel.pixels.shape[1] for panel in panels))
-    wanted = math.ceil(SIDE / max(side for panel in panels for side in panel.pixels.shape[:2]))
-    room = most // (columns * (widest + 1))
-    return int(max(min(wanted, room, LARGEST), 1))
+def _cells(panels: Sequence[Panel], columns: int, most: int) -> list[Array]:
+    """Panels with their frames, enlarged to about the same size: ``SIDE``, or less so that ``columns`` fit."""
+    side = min(_side(panels), most // columns - GAP)
+    return [enlarged(panel, min(max(side // max(panel.pixels.shape[:2]), 1), LARGEST)) for panel in panels]
+
+
+def _side(panels: Sequence[Panel]) -> int:
+    """The side of a panel, smaller where there are many."""
+    return SIDE if len(panels) <= FEW else 2 * SIDE // 3
 
 
 def _grid(panels: Sequence[Panel], columns: int) -> Array:
     """Panels in rows, with gaps and without labels, uint8 (H, W, 3)."""
-    scale = _scale(panels, columns, ANIMATED)
-    drawn = [enlarged(panel, scale) for panel in panels]
+    drawn = _cells(panels, columns, ANIMATED)
     height, width = (max(pixels.shape[axis] for pixels in drawn) for axis in (0, 1))
     rows = -(-len(drawn) // columns)
     whole = np.empty((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), np.uint8)
@@ -191,8 +196,7 @@ def _drawn(picture: Picture) -> Image:
 
     panels, columns = picture.panels, picture.columns or _fitting(picture.panels)
     columns = min(columns, len(panels))
-    scale = _scale(panels, columns, WIDTH)
-    drawn = [enlarged(panel, scale) for panel in panels]
+    drawn = _cells(panels, columns, WIDTH)
     font: Any = ImageFont.load_default(TEXT)
     labels = [visible(panel.label) for panel in panels]
     line = TEXT + 4 if any(labels) else 0
@@ -212,9 +216,9 @@ def _drawn(picture: Picture) -> Image:
 
 
 def _fitting(panels: Sequence[Panel]) -> int:
-    """As many panels beside each other as have room when they are ``SIDE`` wide."""
+    """As many panels beside each other as have room when they are enlarged."""
     widest: int = max(panel.pixels.shape[1] for panel in panels)
-    return max(WIDTH // (max(SIDE, widest) + GAP), 1)
+    return max(WIDTH // (max(_side(panels), widest) + GAP), 1)
 
 
 def _stacked(images: Sequence[Image]) -> Image:
