@@ -586,7 +586,7 @@ def test_a_large_vocabulary():
 
 def test_rare_words():
     corpus = load_corpus([write("a.txt", "to be or not to be")], level="word", max_words=3, valid_fraction=0)
-    assert corpus.notices == ("'a.txt' has 2 words beyond the 3 commonest; 18.2% of the text is read as <unk>",)
+    assert corpus.notices == ("'a.txt' has 2 words beyond the 3 commonest; 18.2 % of the text is read as <unk>",)
     assert text_of(corpus) == "to be <unk> <unk> to be"
 
 

@@ -117,12 +117,12 @@ def test_what_is_found_is_drawn_tabled_and_said():
     )
     assert findings.verdict == (
         "Dead units, whose value never changes: 2 of 3 in gate and 3 of 3 in squashed.",
-        "Saturated units, which pass hardly any gradient on for more than 90% of the time: 100% of those in squashed "
-        "and 67% of those in gate.",
-        "Saturates: beyond 0.97, where less than 6 % of a gradient passes, is squashed for 100% of the time; smaller "
+        "Saturated units, which pass hardly any gradient on for more than 90 % of the time: 100 % of those in squashed "
+        "and 67 % of those in gate.",
+        "Saturates: beyond 0.97, where less than 6 % of a gradient passes, is squashed for 100 % of the time; smaller "
         "weights help.",
-        f"Gates that are closed (below 0.1), and open (above 0.9), of the time: gate {share[0] / 3:.0%} and "
-        f"{(2 - share[0]) / 3:.0%}.",
+        f"Gates that are closed (below 0.1), and open (above 0.9), of the time: gate {100 * share[0] / 3:.0f} % and "
+        f"{100 * (2 - share[0]) / 3:.0f} %.",
     )
 
 
@@ -140,7 +140,7 @@ def test_where_hardly_anything_saturates():
     small = [(1, -1, 1, -1, 1, -1, 1)] * 3
     subject, share = told([(9, -1, 1, -1, 1, -1, 1), *small[1:]], small, [(-1, 1, 1, 1, 1, 1, 1)] * 3)
     assert look(subject).verdict == (
-        f"Hardly anything saturates: units are at an end of their range for {share[0] / 6:.1%} of the time.",
+        f"Hardly anything saturates: units are at an end of their range for {100 * share[0] / 6:.1f} % of the time.",
     )
 
 

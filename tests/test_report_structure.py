@@ -87,10 +87,10 @@ def test_a_model_that_closes_all_it_opens():
     assert np.isnan(chart.curves[0].y[:2]).all()
     assert chart.curves[0].low[2] == pytest.approx(1 / (1 + 1.96**2 / 1000))
     assert [curve.y.tolist() for curve in distances.curves] == [[0, 0, 1], [0, 0, 1]]
-    assert table(findings, "groups") == {"0 to 1": (0, None), "2 to 3": (0, None), "4 to 7": (1000, "100.0%")}
+    assert table(findings, "groups") == {"0 to 1": (0, None), "2 to 3": (0, None), "4 to 7": (1000, "100.0 %")}
     assert table(findings, "kinds") == {"()": (1000, 1000, 0, 0, 0, 1000)}
     assert findings.verdict == (
-        "Of 1,000 brackets that it opens, it closes 100.0% rightly, at all distances as well as the text, as far as "
+        "Of 1,000 brackets that it opens, it closes 100.0 % rightly, at all distances as well as the text, as far as "
         "these numbers show.",
     )
 
@@ -106,7 +106,7 @@ def test_a_model_that_gives_up_beyond_a_distance():
         "brackets_unopened": 0,
         "brackets_fail_from": 4,
     }
-    assert table(findings, "groups") == {"0 to 1": (200, "100.0%"), "2 to 3": (0, None), "4 to 7": (400, "50.0%")}
+    assert table(findings, "groups") == {"0 to 1": (200, "100.0 %"), "2 to 3": (0, None), "4 to 7": (400, "50.0 %")}
     assert table(findings, "kinds")["[]"] == (200, 0, 0, 200, 0, 183)
 
 
@@ -123,7 +123,8 @@ def test_a_model_that_closes_by_another_kind():
         "brackets_fail_from": 4,
     }
     assert wrong.verdict == (
-        "Of 250 brackets that it opens, it closes 0.0% rightly; it fails from a distance of 4 characters on, and 100% "
+        "Of 250 brackets that it opens, it closes 0.0 % rightly; it fails from a distance of 4 characters on, and "
+        "100 % "
         "of the text's reach that far.",
     )
 
@@ -133,8 +134,8 @@ def test_a_failure_beyond_what_could_be_told_is_one_at_the_latest():
     findings = Structure().measure(writer("a(bcdef]", "a(bcdef)()" * 100), Look(characters=2000))
     assert numbers(findings)["brackets_fail_from"] == "at most 4 characters"
     assert findings.verdict == (
-        "Of 250 brackets that it opens, it closes 0.0% rightly; it fails from a distance of 4 characters on at the "
-        "latest, and 50% of the text's reach that far.",
+        "Of 250 brackets that it opens, it closes 0.0 % rightly; it fails from a distance of 4 characters on at the "
+        "latest, and 50 % of the text's reach that far.",
     )
 
 
@@ -143,7 +144,7 @@ def test_too_few_brackets_tell_nothing(characters):
     subject = writer("(abcde)", "(abcde)" * 100)
     findings = Structure().measure(subject, Look(characters=characters))
     assert findings.verdict == (
-        f"Of {characters // 7} brackets that it opens, it closes 100.0% rightly; these are too few to say from which "
+        f"Of {characters // 7} brackets that it opens, it closes 100.0 % rightly; these are too few to say from which "
         f"distance it fails: give --characters more than {characters}.",
     )
     (fail_from,) = (q for q in findings.quantities if q.key == "brackets_fail_from")
@@ -155,7 +156,7 @@ def test_too_few_brackets_tell_nothing(characters):
 def test_brackets_at_other_distances_than_the_text_s_tell_nothing():
     findings = Structure().measure(writer("(abcde)", "(abcdefghi)" * 100), Look(characters=7000))
     assert findings.verdict[0].startswith(
-        "Of 1,000 brackets that it opens, it closes 100.0% rightly; these are too few to say"
+        "Of 1,000 brackets that it opens, it closes 100.0 % rightly; these are too few to say"
     )
 
 

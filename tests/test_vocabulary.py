@@ -18,7 +18,7 @@ from rnn_plugins.data.vocabulary import (
     split_words,
 )
 from rnn_plugins.errors import UserError
-from rnn_plugins.words import amount, listing
+from rnn_plugins.words import amount, listing, percent
 
 LEVELS = ("char", "byte", "word")
 # Words, white space, line ends, a byte order mark, combining marks, emoji of several code points, all of Unicode.
@@ -257,3 +257,24 @@ def test_lists_and_amounts_read_as_prose():
     assert listing("abcdefghij") == "a, b, c, d, e, f, g, h and 2 more"
     assert listing("ab", total=1002) == "a, b and 1,000 more"
     assert [amount(n, "word") for n in (0, 1, 2000)] == ["0 words", "1 word", "2,000 words"]
+
+
+@pytest.mark.parametrize(
+    ("share", "decimals", "written"),
+    [
+        (0.0, 1, "0.0 %"),
+        (0.0004, 1, "under 0.1 %"),
+        (0.0005001, 1, "0.1 %"),
+        (0.1234, 1, "12.3 %"),
+        (0.9994, 1, "99.9 %"),
+        (0.9996, 1, "over 99.9 %"),
+        (1.0, 1, "100.0 %"),
+        (0.004, 0, "under 1 %"),
+        (0.5, 0, "50 %"),
+        (0.996, 0, "over 99 %"),
+        (1.0, 0, "100 %"),
+        (0.00004, 2, "under 0.01 %"),
+    ],
+)
+def test_a_small_share_is_never_written_as_none_nor_a_large_one_as_all(share, decimals, written):
+    assert percent(share, decimals) == written

@@ -14,6 +14,7 @@ from rnn_cli.options import BACKEND, TRUST, UNKNOWN
 from rnn_cli.output import check_page, write
 from rnn_cli.tables import sentence
 from rnn_plugins.errors import UserError
+from rnn_plugins.words import percent
 
 if TYPE_CHECKING:
     from rnn_lab.language.scoring import Scoring, Surprise
@@ -142,7 +143,7 @@ def _table(what: str, rows: list[Surprise]) -> Table:
                 row.column,
                 row.before,
                 _shown(row.expected),
-                f"{row.confidence:.0%}",
+                percent(row.confidence, 0),
             )
             for row in rows
         ),

@@ -1,4 +1,4 @@
-"""Counts and lists of names in messages, and whole numbers in names."""
+"""Counts, shares and lists of names in messages, and whole numbers in names."""
 
 from collections.abc import Iterable, Sequence
 
@@ -30,6 +30,17 @@ def brief(names: Sequence[str]) -> str:
 def amount(count: int, noun: str) -> str:
     """``1 word``, ``2,000 words``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """``12.3 %``; ``under 0.1 %`` and ``over 99.9 %`` for shares that are not 0 or 1 and would be rounded to them."""
+    least = 10.0**-decimals
+    shown = round(100 * float(share), decimals)
+    if share > 0 and shown == 0:
+        return f"under {least:.{decimals}f} %"
+    if share < 1 and shown == 100:
+        return f"over {100 - least:.{decimals}f} %"
+    return f"{shown:.{decimals}f} %"
 
 
 def beside_truth(written: str, reference: str) -> str:

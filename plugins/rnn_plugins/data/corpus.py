@@ -35,7 +35,7 @@ from rnn_plugins.data.vocabulary import (
     split_words,
 )
 from rnn_plugins.errors import UserError, why
-from rnn_plugins.words import amount, listing
+from rnn_plugins.words import amount, listing, percent
 
 SMALL = 1 << 20  # bytes; encoding a smaller text is faster than opening the cache
 IN_MEMORY = 1 << 28  # bytes; more ids are memory-mapped
@@ -447,7 +447,7 @@ def _text_notices(content: Content, vocabulary: Vocabulary, facts: _Facts, valid
     if facts.unseen:
         notices.append(
             f"{content.label} has {amount(facts.distinct, 'word')} beyond the {len(vocabulary) - 1:,} commonest; "
-            f"{facts.unseen / facts.length:.1%} of the text is read as <unk>"
+            f"{percent(facts.unseen / facts.length)} of the text is read as <unk>"
         )
     border = _border(facts.length, valid_fraction)
     late = [

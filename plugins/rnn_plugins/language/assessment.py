@@ -15,6 +15,7 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.language.model import Model
 from rnn_plugins.language.ngrams import XZ_WINDOW, baselines, compressors
 from rnn_plugins.tasks.task import Assessment, Data, Metric, Score
+from rnn_plugins.words import percent
 
 Array = NDArray[Any]
 
@@ -172,7 +173,7 @@ def comparable(runs: Mapping[str, tuple[Any, Mapping[str, Any]]]) -> tuple[list[
 
 def unknown_share(share: float, level: Level) -> str:
     """``12.3 % of the words are``: the beginning of a clause on symbols that a model does not know."""
-    return f"{100 * share:.1f} % of the {NOUNS[level]}s are"
+    return f"{percent(share)} of the {NOUNS[level]}s are"
 
 
 def _content(vocabulary: Vocabulary, tokens: Array) -> bytes:

@@ -16,7 +16,7 @@ from rnn_plugins.reports.probe import Probe
 from rnn_plugins.reports.probing import chosen, layers, watch
 from rnn_plugins.reports.report import Chart, Curve, Figure, Findings, Look, Quantity, Report, Table
 from rnn_plugins.reports.subject import Subject
-from rnn_plugins.words import listing
+from rnn_plugins.words import listing, percent
 
 Array: TypeAlias = NDArray[Any]
 
@@ -140,7 +140,7 @@ def unit_table(found: Sequence[Habits], where: str) -> Table:
         ),
         definition="The share of the time for which a unit is low (a sigmoid below 0.1, a tanh below -0.97, a relu at "
         "0) and high (above 0.9, above 0.97), mean over units; how many units are so, at either end, for more than "
-        f"{MOST:.0%} of the time; and how many never change at all.",
+        f"{percent(MOST, 0)} of the time; and how many never change at all.",
     )
 
 
@@ -166,7 +166,7 @@ def _quantities(found: Sequence[Habits]) -> tuple[Quantity, ...]:
         ),
         Quantity(
             "saturated_units", "saturated units", _mean(h.saturated for h in found), "share of all",
-            f"The share of units that are saturated for more than {MOST:.0%} of the time, at either end.",
+            f"The share of units that are saturated for more than {percent(MOST, 0)} of the time, at either end.",
         ),
         Quantity(
             "dead_units", "dead units", _mean(h.still for h in found), "share of all",
@@ -234,17 +234,17 @@ def _verdict(found: Sequence[Habits], trained: bool) -> tuple[str, ...]:
     ]
     shares = {habit.activation.label: float(habit.saturated.mean()) for habit in found}
     many = [
-        f"{share:.0%} of those in {label}"
+        f"{percent(share, 0)} of those in {label}"
         for label, share in sorted(shares.items(), key=lambda pair: -pair[1])
         if share > MANY
     ]
     flat = [
-        f"{habit.activation.label} for {share:.0%}"
+        f"{habit.activation.label} for {percent(share, 0)}"
         for habit in found
         if habit.activation.function == "tanh" and (share := float((habit.low + habit.high).mean())) > 0.5
     ]
     gates = [
-        f"{habit.activation.label} {habit.low.mean():.0%} and {habit.high.mean():.0%}"
+        f"{habit.activation.label} {percent(habit.low.mean(), 0)} and {percent(habit.high.mean(), 0)}"
         for habit in found
         if habit.activation.function == "sigmoid" and (habit.low + habit.high).mean() > 0.1
     ]
@@ -256,7 +256,8 @@ def _verdict(found: Sequence[Habits], trained: bool) -> tuple[str, ...]:
         )
     if many:
         words.append(
-            f"Saturated units, which pass hardly any gradient on for more than {MOST:.0%} of the time: {listing(many)}."
+            f"Saturated units, which pass hardly any gradient on for more than {percent(MOST, 0)} of the time: "
+            f"{listing(many)}."
         )
     if flat:
         words.append(
@@ -270,7 +271,7 @@ def _verdict(found: Sequence[Habits], trained: bool) -> tuple[str, ...]:
     total = _mean(habit.low + habit.high for habit in found if habit.activation.function != "relu")
     if total is None:
         return ("Alive: every unit changes.",)
-    return (f"Hardly anything saturates: units are at an end of their range for {total:.1%} of the time.",)
+    return (f"Hardly anything saturates: units are at an end of their range for {percent(total)} of the time.",)
 
 
 def _mean(shares: Iterable[Array]) -> float | None:

@@ -20,6 +20,7 @@ from rnn_plugins.language.model import Model
 from rnn_plugins.language.sampling import muted, opening, start_of_text
 from rnn_plugins.reports.report import Chart, Curve, Figure, Findings, Look, Quantity, Report, Table
 from rnn_plugins.reports.subject import Subject, language_of
+from rnn_plugins.words import percent
 
 Array: TypeAlias = NDArray[Any]
 
@@ -349,22 +350,22 @@ def _quantities(name: str, written: Outcomes, found: Bins, fails: Failure | None
     if fails and fails.at_latest:
         fail_from = f"at most {fails.distance:,} characters"
 
-    def percent(part: int, key: str, label: str, definition: str) -> Quantity:
+    def share(part: int, key: str, label: str, definition: str) -> Quantity:
         return Quantity(f"{name}_{key}", label, 100 * part / count if count else None, "%", definition, none)
 
     return [
         Quantity(f"{name}_opened", f"{name} opened", count, "", f"All {what}, but for what is open at a text's end."),
-        percent(
+        share(
             total.rightly,
             "right",
             f"{name} closed rightly",
             f"Of {what}, those with a closing of their own; with 95 % confidence {100 * float(low):.3g} to "
             f"{100 * float(high):.3g} %.",
         ),
-        percent(
+        share(
             total.wrongly, "wrong", f"{name} closed wrongly", f"Of {what}, those that a closing of another kind ends."
         ),
-        percent(total.never, "never", f"{name} never closed", f"Of {what}, those that end with something around them."),
+        share(total.never, "never", f"{name} never closed", f"Of {what}, those that end with something around them."),
         Quantity(
             f"{name}_unopened",
             f"{name} closed unopened",
@@ -378,8 +379,9 @@ def _quantities(name: str, written: Outcomes, found: Bins, fails: Failure | None
             fail_from,
             "" if isinstance(fail_from, str) else "characters",
             f"The first distance of the first group (from each power of 2 to the next, {FEW} outcomes or more, in the "
-            f"training text too) whose share closed rightly is, with 95 % confidence, below {SHARE:.0%} of that in the "
-            "training text. At most: a nearer group, which the training text has, has too few of the model's cases.",
+            f"training text too) whose share closed rightly is, with 95 % confidence, below {percent(SHARE, 0)} of "
+            "that in the training text. At most: a nearer group, which the training text has, has too few of the "
+            "model's cases.",
             "too few cases" if too_few else f"not within {longest:,}",
         ),
     ]
@@ -425,7 +427,7 @@ def _by_distance(found: dict[str, Bins]) -> Table:
         cells: list[int | str | None] = []
         for each in found.values():
             count = int(each.count[i])
-            cells += [count, f"{each.right[i] / count:.1%}" if count else None]
+            cells += [count, percent(each.right[i] / count) if count else None]
         rows.append((f"{2**i if i else 0:,} to {2 ** (i + 1) - 1:,}", *cells))
     return Table(
         "groups",
@@ -467,7 +469,7 @@ def _sentence(name: str, written: Outcomes, found: Bins, truth: Bins, fails: Fai
     count = int(found.count.sum())
     if not count:
         return f"It opens no {name}."
-    share = f"Of {count:,} {name} that it opens, it closes {found.right.sum() / count:.1%} rightly"
+    share = f"Of {count:,} {name} that it opens, it closes {percent(found.right.sum() / count)} rightly"
     if too_few:
         more = f"give --characters more than {written.characters:,}"
         return f"{share}; these are too few to say from which distance it fails: {more}."
@@ -475,4 +477,4 @@ def _sentence(name: str, written: Outcomes, found: Bins, truth: Bins, fails: Fai
         return f"{share}, at all distances as well as the text, as far as these numbers show."
     beyond = truth.count[fails.distance.bit_length() - 1 :].sum() / truth.count.sum()
     where = f"from a distance of {fails.distance:,} characters on{' at the latest' if fails.at_latest else ''}"
-    return f"{share}; it fails {where}, and {beyond:.0%} of the text's reach that far."
+    return f"{share}; it fails {where}, and {percent(beyond, 0)} of the text's reach that far."
