@@ -238,4 +238,9 @@ def _use(number: int) -> None:
 
 def is_given() -> bool:
     """Whether the user has set the number by one of ``VARIABLES``."""
-    return any(os.environ.get(variable) for variable in VARIABLES)
+    return bool(given_by())
+
+
+def given_by() -> str:
+    """The first of ``VARIABLES`` that is set; empty if none is."""
+    return next(filter(os.environ.get, VARIABLES), "")

@@ -383,3 +383,37 @@ def test_without_a_command_nothing_listens() -> None:
     assert logging.getLogger("minigrad").handlers == []
     assert logging.getLogger("minigrad").level == logging.NOTSET
     assert chosen_backend() in available_backends()
+
+
+@pytest.mark.parametrize(
+    ("variables", "number", "backend", "told"),
+    [
+        ({"OPENBLAS_NUM_THREADS": "4", "MINIGRAD_THREADS": "2"}, 4, "compiled", "OPENBLAS_NUM_THREADS"),
+        ({"OMP_NUM_THREADS": "4", "MINIGRAD_THREADS": "2"}, 4, "auto", "OMP_NUM_THREADS"),
+        ({"OPENBLAS_NUM_THREADS": "1", "MINIGRAD_THREADS": "2"}, 1, "compiled", ""),
+        ({"OPENBLAS_NUM_THREADS": "4", "MINIGRAD_THREADS": "1"}, 4, "compiled", ""),
+        ({"OPENBLAS_NUM_THREADS": "4", "MINIGRAD_THREADS": "2"}, 4, "numpy", ""),
+        ({"MINIGRAD_THREADS": "2"}, 4, "compiled", ""),
+    ],
+)
+def test_threads_of_the_user_beside_those_of_the_time_loop_are_told(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], number: int, backend: str, told: str
+) -> None:
+    if "compiled" not in available_backends():
+        pytest.skip("no compiler")
+    for variable in blas.VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(
+        blas,
+        "_libraries",
+        lambda: [SimpleNamespace(num_threads=number, internal_api="", version="", set_num_threads=lambda n: None)],
+    )
+    result = train("fox.txt", *SMALL, "--backend", backend)
+    expected = (
+        f"Note: {told} gives matrix products 4 threads beside the 2 of the time loop, which usually makes training "
+        f"slower: set {told}=1, or unset it, and rnn chooses the number.\n"
+    )
+    assert result.exit_code == 0, result.output
+    assert ("gives matrix products" in result.stderr, result.stderr.count(expected)) == (bool(told), int(bool(told)))

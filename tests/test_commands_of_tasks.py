@@ -85,6 +85,10 @@ def test_every_command_works_on_its_runs(home, task):
     options = [word for option in OPTIONS.get(task, ()) for word in ("--task-option", option)]
     for cell in ("gru", "rnn"):
         said = invoke("train", "--task", task, *more, file, *small, *options, "--cell", cell, "--name", cell).stderr
+        split = Run(Path("runs", cell)).manifest["data"]
+        unit, own = Run(Path("runs", cell)).task.unit, f"{split['train']:,} " if split["train"] else ""
+        trained = f"{own}{unit}{'' if own else ' without end'} to train on"
+        assert f"; {trained}, {split['valid']:,} held out\n" in said
         assert f"Evaluate it: rnn eval {cell}\nPredict with it: rnn predict {cell} {file}\n" in said
     run = Run(Path("runs/gru"))
     best = run.task.compared or run.task.best[0]

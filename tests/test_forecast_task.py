@@ -438,4 +438,4 @@ def test_held_out_series_may_be_in_a_file_of_their_own(folder):
     given = ["a.csv", "--valid", "b.csv", "--task", "forecast:horizon=6,window=10", "--hidden-size", "4"]
     result = CliRunner().invoke(rnn, ["train", *given, "--steps", "2", "--seed", "1"])
     assert result.exit_code == 0, result.output
-    assert "45 windows of b.csv to validate on" in result.stderr
+    assert "; 85 windows to train on, 45 windows of b.csv to validate on\n" in result.stderr

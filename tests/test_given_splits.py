@@ -61,10 +61,19 @@ def test_held_out_data_come_from_their_file():
     run = rnn_lab.load("one")
     data = run.folder.manifest["data"]
     assert (data["train"], data["valid"]) == (len(Path("train.txt").read_text()), 152)
-    assert "152 characters of valid.txt to validate on" in result.stderr
+    assert f"; {data['train']:,} characters to train on, 152 characters of valid.txt to validate on\n" in result.stderr
+    assert "nothing is held out" not in result.stderr
     assert run.evaluate() == run.evaluate("valid.txt")
     assert run.metrics[-1]["valid_loss"] == pytest.approx(run.evaluate()["loss"], rel=1e-5)
     assert f"one on {Path('valid.txt').absolute()}: " in invoke("eval", "one").stdout
+
+
+def test_where_nothing_is_held_out_that_is_said():
+    said = trained("--name", "all", "--valid-fraction", "0").stderr
+    told = "nothing is held out, so the training loss chooses the best weights; --valid FILE names held-out data"
+    assert f"Note: {told}.\n" in said
+    assert " characters to train on, none held out\n" in said
+    assert "nothing is held out" not in trained("--name", "some").stderr
 
 
 def test_resuming_reads_the_same_held_out_data():

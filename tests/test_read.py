@@ -344,7 +344,7 @@ def test_a_canvas_has_the_picture_and_pieces_of_others(tmp_path):
     data = task.read([file])
     assert data.facts["shape"] == [30, 30, 1]
     assert data.facts["placed"] == [9, 9, 1]
-    assert data.about.endswith("16 to train on, 4 held out, on canvases of 30x30")
+    assert data.about == "20 images of 9x9, on canvases of 30x30"
     example = data.train[0].picture
     assert isinstance(example.source, OnCanvas)
     first = example.pixels(0, 1)

@@ -109,10 +109,12 @@ def test_what_is_left_open_is_decided_and_kept() -> None:
 def test_a_short_text_is_trained_on_all_the_same() -> None:
     Path("hello.txt").write_text("hello")
     run, result = trained("hello.txt", "--hidden-size", "16", "--seed", "1")
-    assert result.stderr.splitlines()[:2] == [
-        "Note: the text is too short to hold some of it out, so the training loss chooses the best weights.",
+    assert result.stderr.splitlines()[:4] == [
+        "Note: the text is too short to hold some of it out.",
         "Note: the text is short (5 symbols to train on), which reduces the sequence length from 64 to 4 and the batch "
         "size from 32 to 1.",
+        "Note: nothing is held out, so the training loss chooses the best weights; --valid FILE names held-out data.",
+        "hello.txt: 5 characters, a vocabulary of 4; 5 characters to train on, none held out",
     ]
     assert "200 steps (200 epochs of 1), about " in result.stderr
     assert result.stdout.endswith(" on the training data, at step 200\n")
@@ -255,6 +257,11 @@ def test_a_text_that_may_not_be_read() -> None:
         (["--max-time", "soon"], "--max-time is 'soon'; write it as 20s, 5m, 2h or 1h30m"),
         (["--seed", "-1"], "--seed is -1; it must be at least 0"),
         (["--name", "a/b"], "--name is 'a/b'; it must begin with a letter or digit and contain only letters, "),
+        (
+            ["--bidirectional"],
+            "there is no --bidirectional here: where a task has the option directions (rnn tasks show TASK), give "
+            "--task-option directions=2",
+        ),
         (["--gpuid", "0"], "there is no --gpuid here: everything is computed on the CPU: leave it out"),
         (
             ["-train_frac", "0.9"],

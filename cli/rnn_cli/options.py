@@ -244,6 +244,7 @@ MEANINGLESS = {
     "tied": "the output's weights are never those of the embedding",
     "batchnorm": "there is no batch normalisation: --dropout is the regularisation that there is",
     "reset-iterations": "use --resume to continue a run, or --init-from to start one with its weights",
+    "bidirectional": "where a task has the option directions (rnn tasks show TASK), give --task-option directions=2",
     "nhead": "there are recurrent cells and no Transformer",
     "momentum": "it is the optimiser's: --optimizer sgd:momentum=0.9",
     "weight-decay": "it is the optimiser's: --optimizer adamw:weight_decay=0.01",

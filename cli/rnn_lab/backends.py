@@ -51,6 +51,20 @@ def _threads() -> int:
         raise UserError(f"the environment variable MINIGRAD_THREADS is {given!r}; it must be a whole number") from None
 
 
+def crowded(backend: Backend) -> list[str]:
+    """A notice if the user gives matrix products several threads beside those of the compiled time loop.
+
+    A thread of OpenBLAS that has no work waits for it without sleeping, on a processor that the loop needs.
+    """
+    given = blas.given_by()
+    if not given or not is_compiled(resolved(backend)) or _threads() < 2 or blas.counts().small < 2:
+        return []
+    return [
+        f"{given} gives matrix products {blas.counts().small} threads beside the {_threads()} of the time loop, which "
+        f"usually makes training slower: set {given}=1, or unset it, and rnn chooses the number"
+    ]
+
+
 def _processor() -> str:
     """The kind of processor, with the instruction sets that it has and NumPy uses."""
     found = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])

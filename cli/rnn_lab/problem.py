@@ -17,7 +17,7 @@ from rnn_lab.settings import Settings
 from rnn_plugins.errors import UserError, why
 from rnn_plugins.reports.probe import Probe
 from rnn_plugins.tasks.task import Batch, Data, Model, Part, Purpose, Task
-from rnn_plugins.words import listing
+from rnn_plugins.words import brief, listing
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,16 +151,30 @@ def read(
     with reading(files):
         data = task.read(files, facts, purpose=purpose)
     data = data if data.sources else replace(data, sources=tuple(files))
-    if not valid:
+    if purpose == "evaluate":
         return data
+    if not valid:
+        return replace(data, about=_with_split(task, data))
     held_out = read(to_evaluate(task), valid, data.facts, purpose="evaluate")
     whole = task.with_held_out(data, held_out)
     return replace(
         whole,
         digest=hashlib.sha256(f"{data.digest} {held_out.digest}".encode()).hexdigest(),
-        about=f"{data.about}; {task.count(whole.valid):,} {task.unit} of {', '.join(valid)} to validate on",
+        about=_with_split(task, whole, valid),
         notices=(*data.notices, *held_out.notices),
     )
+
+
+def _with_split(task: Task, data: Data, valid: Sequence[str] = ()) -> str:
+    """Size and kind of the data, and how many units of the task are trained on and held out."""
+    own, held_out = task.count(data.train), task.count(data.valid)
+    trained = f"{own:,} {task.unit}" if own else f"{task.unit} without end"
+    other = (
+        f"{held_out:,} {task.unit} of {brief(valid)} to validate on"
+        if valid
+        else f"{f'{held_out:,}' if held_out else 'none'} held out"
+    )
+    return "; ".join(filter(None, [data.about, f"{trained} to train on, {other}"]))
 
 
 def to_evaluate(task: Task) -> Task:

@@ -314,7 +314,7 @@ def _resume(run: Run, given: Mapping[str, Any]) -> Session:
     trainer.resume()
     last = ", which is its last; --epochs or --steps trains it further" if step >= trainer.total_steps else ""
     session = Session(run, problem, trainer, [f"it resumes after step {step:,}{last}", *ablations(settings)])
-    session.notices += run.code_changed()
+    session.notices += [*run.code_changed(), *backends.crowded(backend)]
     if other:
         session.notices.append(
             f"it began on the backend {other}, and resumes on {backend}: its weights may not be the same bit for bit"
@@ -501,7 +501,10 @@ def _prepare(
     except BaseException:
         run.release()
         raise
-    notices += ablations(decided)
+    notices += [*ablations(decided), *backends.crowded(decided.backend)]
+    if not problem.validates:
+        other = "; --valid FILE names held-out data" if any(f.name == "valid_fraction" for f in fields(task)) else ""
+        notices.append(f"nothing is held out, so the training loss chooses the best weights{other}")
     if pipes := list(filter(is_pipe, files)):
         notices.append(
             f"{label_of(pipes)} cannot be read again: the data are kept in {str(cache_folder())!r}; if they are gone, "

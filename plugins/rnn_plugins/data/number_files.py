@@ -16,7 +16,7 @@ from rnn_plugins.data.captions import TABLES, Columns, read_captions
 from rnn_plugins.data.house_numbers import COLUMNS, as_glyphs, flaw_of, read_layouts, seven_segments
 from rnn_plugins.data.images import Images, fitted, is_images, read_images
 from rnn_plugins.data.lines import lines
-from rnn_plugins.data.numbered import Drawn, Numbers, Pictures, Stored
+from rnn_plugins.data.numbered import Drawn, Numbers, Stored
 from rnn_plugins.data.pixels import size_of
 from rnn_plugins.data.splits import split
 from rnn_plugins.errors import UserError, did_you_mean
@@ -152,16 +152,12 @@ def _generated(file: str, how: Reading, digest: Any, purpose: Purpose, shape: Se
         Drawn(None, glyphs[part], (height, width, channels), size, (seed, part), file)
         for part, size in enumerate(counts)
     )
-    about = f"house numbers of {height}x{width} in seven segments; {_parts(train, valid)}"
+    about = f"house numbers of {height}x{width} in seven segments"
     return Numbers(train, valid, (height, width, channels), about=about)
 
 
 def _shape(how: Reading, side: int) -> tuple[int, int, int]:
     return how.image_size or side, how.image_size or side, 3 if how.colour else 1
-
-
-def _parts(train: Pictures, valid: Pictures) -> str:
-    return f"{len(train):,} to train on, {len(valid):,} held out" if len(train) else f"{len(valid):,} to evaluate"
 
 
 # House numbers
@@ -214,7 +210,7 @@ def _house_numbers(
         parts.append(Drawn(mine, glyphs, shape, len(mine) * (times if part else 1), (0, part), label))
     about = (
         f"house numbers of {size_of(shape)} drawn from {amount(len(layouts), 'layout')} and "
-        f"{amount(len(labels), 'image')} of digits; {_parts(*parts)}"
+        f"{amount(len(labels), 'image')} of digits"
     )
     height, width, channels = tuple(shape)
     return Numbers(parts[0], parts[1], (height, width, channels), 255, about, tuple(notices))
@@ -276,7 +272,7 @@ def _from_table(
     texts, names = [example.caption for example in found.examples], [example.image for example in found.examples]
     train, valid = Stored(images, texts, names, places["train"]), Stored(images, texts, names, places["valid"])
     height, width, channels = images[0].shape
-    about = f"{amount(len(images), 'picture')} of {height}x{width} with numbers; {_parts(train, valid)}"
+    about = f"{amount(len(images), 'picture')} of {height}x{width} with numbers"
     return Numbers(train, valid, (height, width, channels), found.white, about, tuple(found.notices))
 
 
@@ -296,7 +292,7 @@ def _images(
     else:
         places = split(images.labels or len(images), how.valid_fraction)
     train, valid = [Stored(images.pixels, images.labels or (), images.names, some) for some in places]
-    about = f"{amount(len(images), 'image')} of {size_of(images.shape)}; {_parts(train, valid)}"
+    about = f"{amount(len(images), 'image')} of {size_of(images.shape)}"
     return Numbers(train, valid, images.shape, images.white, about, tuple(notices))
 
 

@@ -145,9 +145,7 @@ class LanguageModel(Task[Model]):
         vocabulary, notices = corpus.vocabulary, list(corpus.notices)
         if len(training) and len(held_out) < 2:
             if self.valid_fraction:
-                notices.append(
-                    "the text is too short to hold some of it out, so the training loss chooses the best weights"
-                )
+                notices.append("the text is too short to hold some of it out")
             held_out = held_out[:0]  # a single symbol cannot be predicted
         facts = {
             "vocabulary": vocabulary.to_json(),
@@ -160,10 +158,7 @@ class LanguageModel(Task[Model]):
             "text": {"digest": corpus.digest, "bytes": corpus.bytes, "characters": corpus.characters},
             "lent": lent,
         }
-        about = (
-            f"{corpus.characters:,} characters, a vocabulary of {len(vocabulary):,}; {len(training):,} {self.unit} to "
-            f"train on, {len(held_out):,} held out"
-        )
+        about = f"{corpus.characters:,} characters, a vocabulary of {len(vocabulary):,}"
         return Data(training, held_out, facts, corpus.sources, corpus.digest, about, tuple(notices))
 
     def with_held_out(self, data: Data, held_out: Data) -> Data:

@@ -22,6 +22,7 @@ from rnn_plugins.tasks import metrics
 from rnn_plugins.tasks.blocks import Symbols, chunks, masked_mean, no_embedding, padded, pool, unroll
 from rnn_plugins.tasks.task import (
     AT_ONCE,
+    SHARE,
     Assessment,
     Batch,
     Data,
@@ -173,7 +174,7 @@ class Memory(Task[Reader]):
         unit = {"adding": "", "copy": "nats per step"}.get(self.problem, "nats")
         return {
             "loss": Metric(unit, "min", "NATS" if self.kind.classes else "MSE", 4, "loss" if unit else "squared error"),
-            "right": Metric("", "max", "RIGHT", 3, "share of sequences right"),
+            "right": Metric("", "max", "RIGHT", SHARE, "share of sequences right"),
             "solved": Metric("", "max", "SOLVED", 0),
         }
 
@@ -198,10 +199,7 @@ class Memory(Task[Reader]):
         if facts is None or purpose == "train":  # the weights may be those of a run with another lag
             facts = {"problem": self.problem, "lag": lag}
         digest = hashlib.sha256(repr(train).encode()).hexdigest()
-        about = (
-            f"{self.problem} with {self.kind.meaning.format(lag=lag)}, {self.kind.steps(lag):,} steps; sequences "
-            f"without end to train on, {HELD_OUT:,} held out"
-        )
+        about = f"{self.problem} with {self.kind.meaning.format(lag=lag)}, {self.kind.steps(lag):,} steps"
         return Data(train, replace(train, count=HELD_OUT), facts, tuple(files), digest, about)
 
     def check_facts(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:

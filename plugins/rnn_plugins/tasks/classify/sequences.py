@@ -19,7 +19,7 @@ from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.data.vectors import width_of
 from rnn_plugins.data.vocabulary import NOUNS, Level
 from rnn_plugins.errors import UserError
-from rnn_plugins.words import amount, listing
+from rnn_plugins.words import amount, listing, percent
 
 Array = NDArray[Any]
 
@@ -270,18 +270,25 @@ def described(facts: Mapping[str, Any], train: Sequence[Example], valid: Sequenc
     counts = Counter(example.label for example in (*train, *valid))
     classes = listing(f"{facts['labels'][label]}: {counts[label]:,}" for label in sorted(counts))
     told = f"{amount(counts.total(), facts['kind'][:-1])} in {len(counts)} classes ({classes})"
-    if train:
-        told += f", {len(train):,} to train on, {len(valid):,} held out"
     if facts["kind"] != "texts":
         steps, width = (train or valid)[0].xs.shape
         return f"{told}; {amount(steps, 'step')} of {amount(width, 'number')}"
-    tokens = Tokens.from_json(facts["tokens"])
-    unknown = np.mean(np.concatenate([example.xs for example in valid or train]) == 0)
-    part = "held-out " if train and valid else ""
-    return (
-        f"{told}; a vocabulary of {len(tokens):,}, with {100 * unknown:.1f} % of the {part}{NOUNS[tokens.level]}s "
-        "unknown"
-    )
+    return f"{told}; a vocabulary of {len(Tokens.from_json(facts['tokens'])):,}"
+
+
+def unknown_symbols(tokens: Tokens | None, examples: Sequence[Example], where: str) -> list[str]:
+    """A notice on the symbols of texts that the vocabulary does not have, if there are some.
+
+    Args:
+        tokens: the vocabulary; None for numbers, which have none.
+        examples: the texts.
+        where: these, in words.
+    """
+    if not tokens or not examples:
+        return []
+    unknown = np.mean(np.concatenate([example.xs for example in examples]) == 0)
+    noun = f"{NOUNS[tokens.level]}s"
+    return [f"{percent(unknown)} of the {noun} in {where} are not in the vocabulary"] if unknown else []
 
 
 def numbers(xs: Array) -> Array:

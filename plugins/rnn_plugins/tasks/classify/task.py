@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from minigrad import log_softmax, pick
 from minigrad.trees import Tree
 from rnn_plugins.data.balance import weights_of
-from rnn_plugins.data.images import each_image
+from rnn_plugins.data.images import each_image, is_images
 from rnn_plugins.data.labelled import Found, Reader
 from rnn_plugins.data.sources import is_pipe
 from rnn_plugins.data.splits import split
@@ -47,10 +47,12 @@ from rnn_plugins.tasks.classify.sequences import (
     labels_of,
     numbers,
     short,
+    unknown_symbols,
 )
-from rnn_plugins.tasks.metrics import NEEDS_METRICS, accuracy, confusion, macro_f1, per_class, verdict
+from rnn_plugins.tasks.metrics import NEEDS_METRICS, Gains, accuracy, confusion, macro_f1, per_class, verdict
 from rnn_plugins.tasks.task import (
     AT_ONCE,
+    SHARE,
     Assessment,
     Batch,
     Data,
@@ -62,7 +64,7 @@ from rnn_plugins.tasks.task import (
     Task,
     check_ranges,
 )
-from rnn_plugins.words import listing
+from rnn_plugins.words import brief, listing
 
 if TYPE_CHECKING:
     from rnn_plugins.reports.probe import Probe
@@ -115,8 +117,8 @@ class Classify(Task[Classifier]):
 
     best: ClassVar[tuple[str, Literal["min", "max"]]] = ("accuracy", "max")
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "accuracy": Metric("", "max", "ACCURACY", 4),
-        "macro_f1": Metric("", "max", "MACRO-F1", 4, "macro-F1"),
+        "accuracy": Metric("", "max", "ACCURACY", SHARE),
+        "macro_f1": Metric("", "max", "MACRO-F1", SHARE, "macro-F1"),
         "loss": Metric("nats", "min", "NATS"),
     }
     takes_text: ClassVar[bool] = True
@@ -187,6 +189,8 @@ class Classify(Task[Classifier]):
                 raise UserError(f"embedding is {self.embedding!r}, but these are {kind}, without words: leave it out")
         examples = self._examples(found, facts)
         train, valid = ([examples[i] for i in some] for some in (training, held_out))
+        part = "held-out texts" if train and valid else brief(files)
+        notices += unknown_symbols(Sequences.of(facts, self.order).tokens, valid or train, part)
         return Data(
             train, valid, facts, tuple(files), digest.hexdigest(), described(facts, train, valid), tuple(notices)
         )
@@ -301,24 +305,25 @@ class Classify(Task[Classifier]):
         labels = tuple(data.facts["labels"])
         found, notices = self._log_probabilities(model, params, data.valid), list[str]()
         scores = [Score(name, "model", _measured(found, data.valid))]
-        guessed = baselines.frequencies(data.facts["counts"], len(data.valid))
-        scores.append(Score("the commonest class", "baseline", _measured(guessed, data.valid)))
+        rivals = {"the commonest class": baselines.frequencies(data.facts["counts"], len(data.valid))}
         if training:
             rival = baselines.called(data.facts["kind"], self.level)
             known, tried = ([numbers(example.xs) for example in some] for some in (training, data.valid))
             places, weights = zip(*((example.label, example.weight) for example in training), strict=True)
             try:
-                guessed = baselines.linear(known, places, weights, tried, len(labels), words=self.level == "word")
-                scores.append(Score(rival, "baseline", _measured(guessed, data.valid)))
+                words = self.level == "word"
+                rivals[rival] = baselines.linear(known, places, weights, tried, len(labels), words=words)
             except ImportError:
                 notices.append(f"the baseline {rival} {NEEDS_METRICS}")
-        true, guesses = [example.label for example in data.valid], found.argmax(1)
+        scores += [Score(rival, "baseline", _measured(guessed, data.valid)) for rival, guessed in rivals.items()]
+        true, guesses = np.array([example.label for example in data.valid]), found.argmax(1)
+        gains = {r: np.subtract(guesses == true, other.argmax(1) == true, dtype=int) for r, other in rivals.items()}
         return Assessment(
             tuple(scores),
             self.metrics,
             len(data.valid),
             self.unit,
-            verdict(scores, "accuracy", self.metrics["accuracy"]),
+            verdict(scores, "accuracy", self.metrics["accuracy"], Gains(gains, data.facts["kind"])),
             tuple(notices),
             figures=(per_class(true, guesses, labels), confusion(true, guesses, labels)),
         )
@@ -332,14 +337,25 @@ class Classify(Task[Classifier]):
             UserError: the file cannot be read or has something else; a text is empty.
         """
         encode, reader = Sequences.of(facts, self.order), self.reader
+        if encode.kind != "images" and is_images(file):
+            raise UserError(f"{file} has images; expected {encode.kind}, as the network was trained on")
         if encode.kind == "texts":
             found = reader.texts(file, facts.get("whole", False))
         elif encode.kind == "rows":
             found = reader.rows(file, math.prod(encode.shape))
         else:
-            how = {key: facts[key] for key in ("shape", "white", "label_column")}
-            found = (Found(*one, "") for one in each_image(file, size=self.image_size, **how))
+            found = self._images(file, facts)
         return map(encode.input, found)
+
+    def _images(self, file: str, facts: Mapping[str, Any]) -> Iterator[Found]:
+        how = {key: facts[key] for key in ("shape", "white", "label_column")}
+        try:
+            for name, pixels in each_image(file, size=self.image_size, **how):
+                yield Found(name, pixels, "")
+        except UserError as error:
+            if is_images(file) or is_pipe(file):
+                raise
+            raise UserError(f"{file} is read as images, as the network was trained on: {error}") from None
 
     def predict(
         self,
