@@ -471,6 +471,9 @@ The network's accuracy, {accuracy:.3f}, is better than that of the commonest cla
         page.index(title) for title in ("Scores", "Metrics by class", "Confusion matrix")
     )
     assert "is better than that of the commonest class" in page
+    scores = re.search(r">Scores</h3>.*?</table>", page, re.DOTALL)[0]
+    own = [f"{pictured.evaluate()['loss']:.3f}", f"{accuracy:.3f}"]
+    assert re.findall(r"<td>([^<]+)</td>", scores)[:2] == own
     record = json.loads(CliRunner().invoke(rnn, ["eval", "names", "--json"]).stdout)
     assert [figure["key"] for figure in record["figures"]] == ["classes", "confusion"]
     assert record["figures"][1]["values"] == [[1.0, 0.0], [0.0, 1.0]]

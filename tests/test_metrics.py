@@ -1,11 +1,13 @@
 """Metrics of labels against scikit-learn, and the verdict on baselines word for word."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnn_plugins.tasks.metrics import accuracy, confusion, counts, macro_f1, per_class, verdict
+from rnn_plugins.tasks.metrics import Gains, accuracy, confusion, counts, is_clear, macro_f1, per_class, verdict
 from rnn_plugins.tasks.task import Metric, Score
 
 LABELS = ("cat", "dog", "cow", "hen")
@@ -107,3 +109,54 @@ def test_a_baseline_without_the_metric_is_left_out():
     scores = [Score("run", "model", {"accuracy": 0.5, "loss": 1.0}), COMMON]
     assert verdict(scores, "loss", Metric("nats", "min")) == ()
     assert verdict(scores, "macro_f1", Metric("", "max")) == ()
+
+
+def gains(better, worse, same=0):
+    """The gains on examples of one label."""
+    return np.repeat([1, -1, 0], [better, worse, same])
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "clear"),
+    [
+        (0, 0, False),
+        (5, 0, False),  # the exact binomial test has p = 0.0625
+        (6, 0, True),  # p = 0.031
+        (0, 6, True),
+        (25, 15, False),  # (10 - 1)^2 / 40 = 2.0
+        (59, 121, True),  # (62 - 1)^2 / 180 = 20.7
+        (510, 490, False),
+        (5100, 4900, True),  # (200 - 1)^2 / 10000 = 3.96
+        (5097, 4903, False),  # (194 - 1)^2 / 10000 = 3.72
+    ],
+)
+@pytest.mark.parametrize("same", [0, 1000])
+def test_a_difference_of_accuracies_is_clear_by_mcnemars_test(better, worse, clear, same):
+    assert is_clear(gains(better, worse, same)) == clear
+
+
+def test_that_is_the_exact_binomial_test_of_a_fair_coin():
+    for total in range(1, 80):
+        for better in range(total + 1):
+            tail = sum(math.comb(total, i) for i in range(min(better, total - better) + 1)) / 2**total
+            if not 0.035 < 2 * tail < 0.07:  # the correction is an approximation
+                assert is_clear(gains(better, total - better)) == (2 * tail < 0.05), (better, total)
+
+
+def test_the_labels_of_one_example_are_no_independent_evidence():
+    assert is_clear(np.ones(50, int))
+    assert not is_clear(np.array([50, *[0] * 49]))
+    assert not is_clear(np.array([10] * 5))
+    assert is_clear(np.array([10] * 6))
+
+
+def test_a_difference_that_may_be_chance_is_called_so():
+    scores = [Score("run", "model", {"accuracy": 0.56}), COMMON, Score(WORDS, "baseline", {"accuracy": 0.58})]
+    found = Gains({COMMON.name: gains(60, 30, 410), WORDS: gains(20, 30, 450)}, "texts")
+    assert verdict(scores, "accuracy", ACCURACY, found) == (
+        "The network's accuracy, 0.560, is better than that of the commonest class (0.500).",
+        "The network's accuracy, 0.560, is not clearly different from that of bag of words (0.580) on 500 texts: it "
+        "may be chance (McNemar's test).",
+    )
+    found = Gains({COMMON.name: gains(33, 3, 464), WORDS: gains(10, 60, 430)}, "texts")
+    assert verdict(scores, "accuracy", ACCURACY, found) == verdict(scores, "accuracy", ACCURACY)

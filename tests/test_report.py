@@ -99,7 +99,7 @@ def test_json_has_every_number_and_nothing_that_json_does_not_know():
     page = compose("two", Two(), {"gru": Two().measure(0, Look())})
     told = json.loads(json.dumps(to_json([page]), allow_nan=False))["two"]
     assert told["quantities"]["gru"][0] == {
-        "key": "two", "label": "two", "value": 2, "unit": "", "definition": "", "missing": "-",
+        "key": "two", "label": "two", "value": 2, "unit": "", "definition": "", "missing": "-", "digits": None,
     }  # fmt: skip
     assert told["figures"][0]["type"] == "chart"
     assert told["figures"][0]["curves"][0]["y"] == [1.0, None]

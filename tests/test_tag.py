@@ -108,7 +108,7 @@ def test_the_vocabulary_and_the_labels_are_of_the_training_part():
     assert data.facts["seen_once"] == 2
     assert data.facts["counts"] == [sum(e.tags.tolist().count(i) for e in data.train) for i in range(3)]
     assert all(example.xs[0] == UNKNOWN for example in data.valid)
-    assert data.about == "10 sentences with 20 tokens and 3 labels; 14 tokens to train on, 6 held out"
+    assert data.about == "10 sentences with 20 tokens and 3 labels"
 
 
 def test_words_after_the_limit_and_other_case_are_read_as_told():
@@ -224,7 +224,7 @@ def test_messages_on_files():
     assert message(Tag(text_column="word").read, ["words.tsv"]) == (
         "text_column is 'word'; columns of tokens and tags are numbered from 1, or from -1 backwards"
     )
-    assert read(["one.csv"]).notices[0] == ("1 recording cannot be divided, so nothing is held out: give --valid FILE")
+    assert read(["one.csv"]).notices[0] == "1 recording cannot be divided"
     write("rare.tsv", [[("a", "X"), ("b", "Y")], [("a", "Z")]])
     assert message(Tag(valid_fraction=0.5).read, ["rare.tsv"]) == (
         "rare.tsv, line 1: only the held-out part has the label 'X'; expected it in the training part too: hold out "
@@ -451,7 +451,7 @@ def test_entities_are_scored_whole(monkeypatch):
     table = found.figures[0]
     assert (table.key, table.heads) == ("entities", ("ENTITY", "COUNT", "PRECISION", "RECALL", "F1"))
     assert table.rows == (("LOC", 2, 0.0, 0.0, 0.0), ("PER", 1, 0.5, 1.0, pytest.approx(2 / 3)))
-    assert found.verdict[0].startswith("The network's entity F1, 0.333, ")
+    assert found.verdict[0].startswith("The network's entity F1, 0.3333, ")
 
 
 def test_without_seqeval_a_sentence_names_the_extra(monkeypatch):

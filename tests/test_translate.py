@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 import tracemalloc
 from collections.abc import Iterator
@@ -75,6 +76,56 @@ def trained(task: Translate, data: Data, steps: int, hidden: int = 24) -> tuple[
 # Reading
 
 
+@pytest.mark.parametrize(
+    ("header", "suspicious"),
+    [
+        ("english\tfrench", True),
+        ("en\tfr", True),
+        ("src\ttgt", True),
+        ("English words/sentences\tFrench words/sentences", True),
+        ("source_text\ttarget_text", True),
+        ("input\toutput", True),
+        ("Go.\tVa !", False),
+        ("I speak English.\tJe parle anglais.", False),
+        ("The source of it all is the original.\tLa source de tout est l'original.", False),
+        ("Sources\tFondements", False),
+        ("3 March 2021\t2021-03-03", False),
+    ],
+)
+def test_a_first_line_that_may_be_a_header_is_told(header, suspicious):
+    Path("pairs.tsv").write_text(f"{header}\n{PAIRS}")
+    source, target = header.split("\t")
+    data = Translate(valid_fraction=0).read(["pairs.tsv"])
+    named = [
+        f"--task-option {shlex.quote(f'{side}_column={name}')}"
+        for side, name in (("source", source), ("target", target))
+    ]
+    told = f"pairs.tsv, line 1 is read as a pair of texts; if it names the columns: {' '.join(named)}"
+    assert data.notices == ((told,) if suspicious else ())
+    assert data.train[0].text == source
+    chosen = Translate(valid_fraction=0, source_column=source, target_column=target).read(["pairs.tsv"])
+    assert chosen.notices == ()
+    assert len(chosen.train) == len(data.train) - 1
+
+
+def test_columns_of_pairs_are_two_and_are_asked_for_in_messages():
+    Path("pairs.tsv").write_text("id\ten\tfr\n1\tGo.\tVa !\n")
+    with pytest.raises(UserError) as caught:
+        Translate().read(["pairs.tsv"])
+    assert str(caught.value) == (
+        "pairs.tsv, line 1: it has 3 fields where 2 are expected (source and target), or a header that has these "
+        "columns; name others with --task-option source_column=NAME and --task-option target_column=NAME"
+    )
+    with pytest.raises(UserError) as caught:
+        Translate(source_column="english").read(["pairs.tsv"])
+    assert str(caught.value) == (
+        "pairs.tsv, line 1: there is no column 'english'. The columns are 'id', 'en' and 'fr'; name another one with "
+        "--task-option source_column=NAME"
+    )
+    with pytest.raises(ValueError, match=re.escape("source_column and target_column are both 'en'; expected two")):
+        Translate(source_column="en", target_column="en")
+
+
 def test_all_translations_of_a_source_are_in_one_part():
     data = Translate(valid_fraction=0.4).read(["pairs.tsv"])
     train, valid = ({pair.text for pair in some} for some in (data.train, data.valid))
@@ -86,8 +137,7 @@ def test_all_translations_of_a_source_are_in_one_part():
     known = {piece.strip() for piece in tokens_of(data.facts)[1].symbols[2:]}
     assert known == {piece.strip() for p in data.train for piece in tokens_of(data.facts)[1].pieces(p.translation)}
     assert data.about == (
-        f"12 pairs of 10 sources; vocabularies of {len(tokens_of(data.facts)[0])} and {len(known) + 2} words; "
-        f"{len(data.train)} pairs to train on, {len(data.valid)} held out"
+        f"12 pairs of 10 sources; vocabularies of {len(tokens_of(data.facts)[0])} and {len(known) + 2} words"
     )
     unknown = [int((p.target == 0).sum()) for p in data.valid]
     share = sum(unknown) / sum(len(p.target) - 1 for p in [*data.train, *data.valid])

@@ -56,7 +56,8 @@ class Evaluation:
             ("the model" if score.kind == "model" else score.name, *map(score.metrics.get, found.metrics))
             for score in self.ranked()
         ]
-        scores = Table("scores", "Scores", ("", *self.heads()), tuple(rows))
+        digits = (None, *(metric.digits for metric in found.metrics.values()))
+        scores = Table("scores", "Scores", ("", *self.heads()), tuple(rows), digits=digits)
         return Page(
             "eval",
             "Evaluation",

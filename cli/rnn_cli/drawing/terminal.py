@@ -193,7 +193,7 @@ def _table(figure: Table, screen: Screen) -> RichTable:
         is_words = any(isinstance(row[index], str) for row in figure.rows)
         table.add_column(screen.styled(head, "bold"), justify="left" if is_words else "right", overflow="fold")
     for row in figure.rows:
-        table.add_row(*(screen.styled(number(value), "") for value in row))
+        table.add_row(*(screen.styled(number(value, digits=figure.digits_of(i)), "") for i, value in enumerate(row)))
     return table
 
 

@@ -263,7 +263,10 @@ def _figure(figure: Figure, identifier: str) -> str:
         drawn, numbers, wide = _picture(figure), "", " wide" if len(figure.panels) > 1 or figure.steps else ""
     else:
         words = {index for row in figure.rows for index, value in enumerate(row) if isinstance(value, str)}
-        drawn, numbers, wide = _table(figure.heads, figure.rows, words), "", " wide"
+        rows = [
+            [number(value, digits=figure.digits_of(column)) for column, value in enumerate(row)] for row in figure.rows
+        ]
+        drawn, numbers, wide = _table(figure.heads, rows, words), "", " wide"
     caption = f"<figcaption>{_text(figure.definition)}</figcaption>" if figure.definition else ""
     details = f"<details><summary>The numbers</summary>{numbers}</details>" if numbers else ""
     return f"""<figure class="{type(figure).__name__.lower()}{wide}" data-key="{_text(figure.key)}">

@@ -10,8 +10,14 @@ from rnn_plugins.reports.report import Quantity
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def number(value: float | int | str | None, missing: str = "-") -> str:
-    """A number to 3 significant digits, between 1 and 10 to 4, as for losses; integers in full; words unchanged."""
+def number(value: float | int | str | None, missing: str = "-", digits: int | None = None) -> str:
+    """A number to 3 significant digits, between 1 and 10 to 4, as for losses; integers in full; words unchanged.
+
+    Args:
+        value: the number or the words.
+        missing: for None and NaN.
+        digits: decimals of a number below a million, instead of significant digits.
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return missing
     if isinstance(value, str):
@@ -19,6 +25,8 @@ def number(value: float | int | str | None, missing: str = "-") -> str:
     if isinstance(value, int) or not math.isfinite(value):
         return f"{value:,}"
     size = abs(value)
+    if digits is not None and size < 1e6:
+        return f"{value:,.{digits}f}"
     if size >= 1e6 or 0 < size < 1e-3:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
@@ -35,6 +43,6 @@ def shown(quantity: Quantity) -> str:
     value, unit = quantity.value, quantity.unit
     if unit.startswith("share ") and isinstance(value, float):
         value, unit = 100 * value, unit.replace("share", "%", 1)
-    text = number(value, quantity.missing)
+    text = number(value, quantity.missing, quantity.digits)
     has_unit = unit and text != quantity.missing and not isinstance(value, str)
     return f"{text} {unit}" if has_unit else text

@@ -14,7 +14,7 @@ from rnn_plugins.data.lines import lines, name_of
 from rnn_plugins.data.splits import split
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks import blocks
-from rnn_plugins.tasks.task import Batch, Data, Metric, Model, Network, Prediction, Task
+from rnn_plugins.tasks.task import SHARE, Batch, Data, Metric, Model, Network, Prediction, Task
 
 GENERATED = "builtin:parity"
 """The name of the generated strings, where a file is expected."""
@@ -74,7 +74,7 @@ class Parity(Task):
 
     unit = "strings"
     best = ("accuracy", "max")
-    metrics: ClassVar = {"loss": Metric("nats", "min", "NATS"), "accuracy": Metric("", "max")}
+    metrics: ClassVar = {"loss": Metric("nats", "min", "NATS"), "accuracy": Metric("", "max", digits=SHARE)}
     default_files = (GENERATED,)
     of_weights = ()
     takes_text = True

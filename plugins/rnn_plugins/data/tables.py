@@ -139,22 +139,34 @@ def records(
     yield from _records(_Table(file, digest), columns, optional, bare, named_by)
 
 
-def pairs(files: Sequence[str], *, targets: bool = True, digest: Hash | None = None) -> Iterator[Record]:
+PAIR = ("source", "target")
+"""The values of a record of a pair, and by default the names of its columns."""
+
+
+def pairs(
+    files: Sequence[str],
+    columns: tuple[str, str] = PAIR,
+    *,
+    targets: bool = True,
+    named_by: Mapping[str, str] | None = None,
+    digest: Hash | None = None,
+) -> Iterator[Record]:
     """Pairs of texts, as records with the values ``source`` and ``target``.
 
-    A file is a table with two columns, with or without a header (``source``, ``target``), or JSON lines with these
-    keys. Two files of one text per line that stand one after the other are parallel: line n of the second is the
-    translation of line n of the first.
+    A file is a table with these columns, or JSON lines with these keys; a table of two columns needs no header, unless
+    other columns than ``source`` and ``target`` are asked for. Two files of one text per line that stand one after the
+    other are parallel: line n of the second is the translation of line n of the first.
 
     Args:
         files: their paths; ``-`` for standard input.
+        columns: those of sources and of targets.
         targets: whether targets are needed; otherwise files may have sources alone, and none are parallel.
+        named_by: as for ``records``.
         digest: takes the content of the files.
 
     Raises:
         UserError: a file cannot be read, a line is not a pair, or parallel files have unlike numbers of lines.
     """
-    columns = ("source", "target")
     first: _Table | None = None
     for file in files:
         table = _Table(file, digest)
@@ -165,7 +177,13 @@ def pairs(files: Sequence[str], *, targets: bool = True, digest: Hash | None = N
         elif first:
             break
         else:
-            yield from _records(table, columns[: 1 + targets], columns[1:], columns)
+            alone = columns[:1] if table.kind == "lines" and not targets else ()
+            bare = columns if columns == PAIR else alone
+            for record in _records(table, columns[: 1 + targets], columns[1:], bare, named_by):
+                values = {
+                    name: record.values[at] for name, at in zip(PAIR, columns, strict=True) if at in record.values
+                }
+                yield record._replace(values=values)
     if first:
         raise UserError(
             f"{first.name} has one text per line and no file of translations after it; give two such files, the "
@@ -374,7 +392,11 @@ def _records(
         elif len(bare) == len(first) and set(columns) <= set(bare):
             header = list(bare)
         elif len(first) > len(names) > 1 and not set(names) & set(header):
-            raise _mistake(table.name, line, f"{_other_length(first, names)}, or a header that has these columns")
+            named = " and ".join(f"--task-option {option}=NAME" for option in (named_by or {}).values())
+            others = f"; name others with {named}" if named else ""
+            raise _mistake(
+                table.name, line, f"{_other_length(first, names)}, or a header that has these columns{others}"
+            )
         else:
             raise _mistake(table.name, line, _no_column(missing[0], header, named_by))
         rows = chain([(line, first)], rows)

@@ -31,6 +31,7 @@ class Quantity:
         unit: such as "steps"; empty for a pure number. A "share of the time" is shown as a percentage.
         definition: what exactly was computed, in a sentence.
         missing: what a table shows in place of None, such as "not within 100".
+        digits: the number of decimals; None for significant digits.
     """
 
     key: str
@@ -39,6 +40,7 @@ class Quantity:
     unit: str = ""
     definition: str = ""
     missing: str = "-"
+    digits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,7 @@ class Table:
         heads: of the columns.
         rows: of numbers and words; None is shown as "-".
         definition: what the columns mean, in a sentence or two.
+        digits: the number of decimals of each column, None for significant digits; empty if that is so for all.
     """
 
     key: str
@@ -196,6 +199,11 @@ class Table:
     heads: tuple[str, ...]
     rows: tuple[tuple[str | float | int | None, ...], ...]
     definition: str = ""
+    digits: tuple[int | None, ...] = ()
+
+    def digits_of(self, column: int) -> int | None:
+        """The number of decimals of a column; None for significant digits."""
+        return self.digits[column] if self.digits else None
 
 
 @dataclass(frozen=True)

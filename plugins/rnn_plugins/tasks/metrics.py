@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnn_plugins.reports.report import Image, Table
-from rnn_plugins.tasks.task import Metric, Score
+from rnn_plugins.tasks.task import SHARE, Metric, Score
 
 Array: TypeAlias = NDArray[Any]
+
+CLEAR = 1.96
+"""A normal variable is farther from its mean than so many standard deviations in 5 % of the cases."""
 
 NEEDS_METRICS = "needs the extra metrics: pip install 'rnn-lab[metrics]'"
 """The end of a sentence on what is left out without the optional libraries."""
@@ -73,6 +77,7 @@ def per_class(true: ArrayLike, guessed: ArrayLike, labels: Sequence[str]) -> Tab
         tuple(rows),
         "COUNT is the number of examples of the class, PREDICTED how often it was predicted. PRECISION is the share "
         "of these predictions that are right, RECALL the share of the examples that are found, F1 their harmonic mean.",
+        (None, None, None, SHARE, SHARE, SHARE),
     )
 
 
@@ -102,7 +107,37 @@ def confusion(true: ArrayLike, guessed: ArrayLike, labels: Sequence[str]) -> Ima
     )
 
 
-def verdict(scores: Sequence[Score], name: str, metric: Metric) -> tuple[str, ...]:
+class Gains(NamedTuple):
+    """How many more labels a network has right than its baselines, for the verdict on the accuracy.
+
+    Attributes:
+        by: for each baseline, by its name, the difference on each example, (N,).
+        unit: what an example is, in the plural.
+    """
+
+    by: Mapping[str, Array]
+    unit: str
+
+
+def is_clear(gains: Array) -> bool:
+    """Whether a difference between two accuracies on the same examples is more than chance, with 95 % confidence.
+
+        |sum d| / sqrt(sum d^2) - 1 / sqrt(n) > 1.96            with n the number of d that are not 0
+
+    For examples of one label, where d is 1, 0 or -1, that is McNemar's test (1947) with Edwards's correction for
+    continuity (1948), (|b - c| - 1)^2 / (b + c) > 3.84. An example of several labels, such as a sentence, counts once,
+    with the sum over its labels, since these are not independent.
+
+    Args:
+        gains: d, how many more labels of each example the one has right, (N,).
+    """
+    gains = gains[gains != 0]
+    if not len(gains):
+        return False
+    return bool(abs(gains.sum()) / math.sqrt(np.square(gains).sum()) - 1 / math.sqrt(len(gains)) > CLEAR)
+
+
+def verdict(scores: Sequence[Score], name: str, metric: Metric, gains: Gains | None = None) -> tuple[str, ...]:
     """Which baselines the network beats, and which beat it, in sentences.
 
     Two values that a table shows as the same number are level.
@@ -111,6 +146,7 @@ def verdict(scores: Sequence[Score], name: str, metric: Metric) -> tuple[str, ..
         scores: the network's first, then those of the baselines; those without the metric are left out.
         name: the metric's name.
         metric: its description.
+        gains: for an accuracy; a difference that is not clear is then called so.
     """
     called, own = metric.word or name.replace("_", " "), scores[0].metrics.get(name)
     if own is None:
@@ -118,12 +154,16 @@ def verdict(scores: Sequence[Score], name: str, metric: Metric) -> tuple[str, ..
     beaten: list[Score] = []
     level: list[Score] = []
     better: list[Score] = []
+    unclear: list[Score] = []
     for score in scores[1:]:
         value = score.metrics.get(name)
         if value is not None:
             gain = round(own, metric.digits) - round(value, metric.digits)
             gain = gain if metric.direction == "max" else -gain
-            (beaten if gain > 0 else better if gain < 0 else level).append(score)
+            if gain and gains and not is_clear(gains.by[score.name]):
+                unclear.append(score)
+            else:
+                (beaten if gain > 0 else better if gain < 0 else level).append(score)
     own_value = f"{own:.{metric.digits}f}"
     sentences = []
     if beaten:
@@ -132,6 +172,12 @@ def verdict(scores: Sequence[Score], name: str, metric: Metric) -> tuple[str, ..
         )
     if level:
         sentences.append(f"The network's {called} is level with that of {_listed(level, name, metric)}.")
+    if unclear and gains:
+        count = len(next(iter(gains.by.values())))
+        sentences.append(
+            f"The network's {called}, {own_value}, is not clearly different from that of "
+            f"{_listed(unclear, name, metric)} on {count:,} {gains.unit}: it may be chance (McNemar's test)."
+        )
     if better:
         one = len(better) == 1
         listed = _listed(better, name, metric)

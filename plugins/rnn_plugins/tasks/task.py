@@ -30,6 +30,9 @@ and data that differ need not be read to the end. ``resume``: data for a run tha
 compares them with those of the run. ``evaluate``: other examples, all of which go into ``Data.valid``.
 """
 
+SHARE = 4
+"""The number of decimals of a metric that is a share, such as an accuracy or an F1."""
+
 AT_ONCE = 256
 """Examples per batch of ``Task.evaluate``."""
 
@@ -59,7 +62,7 @@ class Metric(NamedTuple):
         unit: such as "nats"; empty for a pure number.
         direction: "min" if lower is better, "max" if higher is.
         head: the head of its column in a table; empty for its name.
-        digits: the number of decimals in a table.
+        digits: the number of decimals wherever it is shown; ``SHARE`` for a share.
         word: its name in a sentence; empty for its name.
     """
 
@@ -80,7 +83,7 @@ class Data:
         facts: everything needed to build the model again without the data, as JSON: vocabularies, labels, sizes.
         sources: the files as named by the user.
         digest: SHA-256 of their content, in hexadecimal.
-        about: size and kind of the data, in a phrase.
+        about: size and kind of the data, in a phrase; how much is held out is added to it.
         notices: sentences for the user.
         seed: the seed of a run that trains on them: of the order of the examples, and of what a task draws per batch.
         memo: what was computed from the data, to be used again.

@@ -11,12 +11,12 @@ import numpy as np
 from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.reports.report import Table
 from rnn_plugins.tasks.metrics import NEEDS_METRICS, verdict
-from rnn_plugins.tasks.task import Assessment, Metric, Score
+from rnn_plugins.tasks.task import SHARE, Assessment, Metric, Score
 
 METRICS: Mapping[str, Metric] = {
     "bleu": Metric("", "max", "BLEU", 1, "BLEU"),
     "chrf": Metric("", "max", "CHRF", 1, "chrF"),
-    "exact": Metric("", "max", "EXACT", 3, "share of exact texts"),
+    "exact": Metric("", "max", "EXACT", SHARE, "share of exact texts"),
 }
 """BLEU and chrF run from 0 to 100, the share of exact texts from 0 to 1."""
 
@@ -124,8 +124,7 @@ def _by_length(written: Mapping[str, str], references: Mapping[str, Sequence[str
         if some:
             scores = text_scores([written[source] for source in some], [references[source] for source in some])
             between = f"{least}" if least == most else f"{least} to {most}"
-            shown = (None if score is None else round(score, METRICS[name].digits) for name, score in scores.items())
-            rows.append((between, len(some), *shown))
+            rows.append((between, len(some), *scores.values()))
         least = most + 1
     return Table(
         "lengths",
@@ -134,6 +133,7 @@ def _by_length(written: Mapping[str, str], references: Mapping[str, Sequence[str
         tuple(rows),
         f"The {unit} of a source, how many sources have so many, and the scores of their translations: BLEU and chrF "
         "from 0 to 100, and the share that equals a reference.",
+        (None, None, *(metric.digits for metric in METRICS.values())),
     )
 
 

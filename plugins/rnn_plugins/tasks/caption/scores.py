@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from rnn_plugins.data.images import unit as in_unit
 from rnn_plugins.reports.report import Figure
 from rnn_plugins.tasks.metrics import accuracy, confusion, per_class, verdict
-from rnn_plugins.tasks.task import Assessment, Metric, Score
+from rnn_plugins.tasks.task import SHARE, Assessment, Metric, Score
 from rnn_plugins.tasks.text_scores import METRICS, left_out, text_scores
 
 Array = NDArray[Any]
 
-GROUP = Metric("", "max", "GROUP", word="accuracy of the group")
+GROUP = Metric("", "max", "GROUP", SHARE, "accuracy of the group")
 
 OF_GROUPS = (
     "the group of a written caption is that of the training caption with the most words in common (the Dice "

@@ -31,7 +31,7 @@ from rnn_plugins.tasks.caption.model import Captioner, strip
 from rnn_plugins.tasks.caption.vision import Convolutions, shifted
 from rnn_plugins.tasks.decoding import END, SPECIALS, UNKNOWN, Attention, Decoder, Hypothesis, share_unknown
 from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task, check_ranges
-from rnn_plugins.words import beside_truth
+from rnn_plugins.words import beside_truth, percent
 
 if TYPE_CHECKING:  # imported only where they are used
     from rnn_plugins.language.sampling import Choice
@@ -90,7 +90,7 @@ class Caption(Task[Captioner]):
     best: ClassVar[tuple[str, Literal["min", "max"]]] = ("loss", "min")
     metrics: ClassVar[Mapping[str, Metric]] = {
         "loss": Metric("nats", "min", "NATS"),
-        "token_accuracy": Metric("", "max", "TOKENS", word="token accuracy"),
+        "token_accuracy": Metric("", "max", "TOKENS", task.SHARE, "token accuracy"),
     }
     default_files: ClassVar[tuple[str, ...]] = ("builtin:scenes",)
     of_weights: ClassVar[tuple[str, ...]] = (
@@ -150,12 +150,12 @@ class Caption(Task[Captioner]):
         parts = tuple([example_of(tokens, captioned) for captioned in part] for part in (train, valid))
         for part, name in zip(parts, ("training", "held-out"), strict=True):
             if unknown := share_unknown([example.ids for example in part]):
-                notices.append(f"{100 * unknown:.1f} % of the {self.unit} in {name} captions are not in the vocabulary")
+                notices.append(f"{percent(unknown)} of the {self.unit} in {name} captions are not in the vocabulary")
         images = len({example.image for example in found.examples})
         height, width = facts["shape"][:2]
         about = (
             f"{images:,} images of {height}x{width}, {len(found.examples):,} captions; a vocabulary of {len(tokens):,} "
-            f"{self.unit}; {len(train):,} captions to train on, {len(valid):,} held out"
+            f"{self.unit}"
         )
         return Data(parts[0], parts[1], facts, tuple(files), digest.hexdigest(), about, tuple(notices))
 

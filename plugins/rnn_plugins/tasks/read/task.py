@@ -27,6 +27,7 @@ from rnn_plugins.tasks.read.results import DIGITS, STOP, likeliest, measured
 from rnn_plugins.tasks.read.sensor import Sensor
 from rnn_plugins.tasks.task import (
     AT_ONCE,
+    SHARE,
     Assessment,
     Batch,
     Data,
@@ -149,8 +150,8 @@ class Read(Task[Either]):
     unit: ClassVar[str] = "digits"
     best: ClassVar[tuple[str, Literal["min", "max"]]] = ("accuracy", "max")
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "accuracy": Metric("", "max", "ACCURACY", 4),
-        "digits": Metric("", "max", "DIGITS", 4, "accuracy of digits"),
+        "accuracy": Metric("", "max", "ACCURACY", SHARE),
+        "digits": Metric("", "max", "DIGITS", SHARE, "accuracy of digits"),
         "loss": Metric("nats", "min", "NATS"),
     }
     default_files: ClassVar[tuple[str, ...]] = ("builtin:numbers",)

@@ -20,10 +20,10 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.reports.probe import Labels
 from rnn_plugins.reports.report import Figure, Image, Table
 from rnn_plugins.tasks import blocks
-from rnn_plugins.tasks.metrics import NEEDS_METRICS, accuracy, confusion, macro_f1, per_class, verdict
+from rnn_plugins.tasks.metrics import NEEDS_METRICS, Gains, accuracy, confusion, macro_f1, per_class, verdict
 from rnn_plugins.tasks.probes import EveryStep
 from rnn_plugins.tasks.tag.model import Inputs, Spelling, Tagger, pack, surprise
-from rnn_plugins.tasks.task import Assessment, Data, Metric, Prediction, Score, Task
+from rnn_plugins.tasks.task import SHARE, Assessment, Data, Metric, Prediction, Score, Task
 
 Array: TypeAlias = NDArray[Any]
 
@@ -36,7 +36,10 @@ TOGETHER = 1 << 14
 LONGEST = 1000
 """Tokens of a sentence that can be explained: its picture has a row and a column for each."""
 
-ENTITY_F1 = Metric("", "max", "ENTITY-F1", word="entity F1")
+TESTED = 6
+"""With fewer examples even a gain on each of them is not clear."""
+
+ENTITY_F1 = Metric("", "max", "ENTITY-F1", SHARE, "entity F1")
 
 
 def assess(
@@ -87,16 +90,28 @@ def assess(
                 for score, (f1, _) in zip(scores, entities, strict=True)
             ]
             figures.insert(0, entities[0][1])
-    deciding = "entity_f1" if "entity_f1" in metrics else task.best[0]
+    deciding, gains = ("entity_f1", None) if "entity_f1" in metrics else (task.best[0], _gains(guessed, rivals, data))
     return Assessment(
         tuple(scores),
         metrics,
         len(true),
         data.facts["kind"],
-        verdict(scores, deciding, metrics[deciding]),
+        verdict(scores, deciding, metrics[deciding], gains),
         tuple(notices),
         figures=tuple(figures),
     )
+
+
+def _gains(guessed: Sequence[Array], rivals: Mapping[str, Sequence[Array]], data: Data) -> Gains | None:
+    """How many more labels of each example are right than the baselines have; None if a test of so few says nothing."""
+    if len(data.valid) < TESTED:
+        return None
+
+    def right(some: Sequence[Array]) -> Array:
+        return np.array([int((a == b.tags).sum()) for a, b in zip(some, data.valid, strict=True)])
+
+    by = {rival: right(guessed) - right(guesses) for rival, guesses in rivals.items()}
+    return Gains(by, NOUNS[data.facts["kind"]][1] + "s")
 
 
 def _by_word(training: Sequence[Example], examples: Sequence[Example], commonest: int) -> list[Array]:
@@ -136,6 +151,7 @@ def _entities(guessed: Sequence[Array], examples: Sequence[Example], labels: Seq
         ("ENTITY", "COUNT", "PRECISION", "RECALL", "F1"),
         tuple(rows),
         "An entity is right if all its tokens and its kind are.",
+        (None, None, SHARE, SHARE, SHARE),
     )
     return f1, table
 

@@ -29,6 +29,7 @@ from rnn_plugins.tasks.metrics import accuracy, macro_f1
 from rnn_plugins.tasks.tag.model import Attention, Speller, Tagger, pack, surprise
 from rnn_plugins.tasks.task import (
     AT_ONCE,
+    SHARE,
     Assessment,
     Batch,
     Data,
@@ -101,8 +102,8 @@ class Tag(Task[Tagger]):
     unit: ClassVar[str] = "labels"
     best: ClassVar[tuple[str, Literal["min", "max"]]] = ("accuracy", "max")
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "accuracy": Metric("", "max", "ACCURACY"),
-        "macro_f1": Metric("", "max", "MACRO-F1", word="macro-F1"),
+        "accuracy": Metric("", "max", "ACCURACY", SHARE),
+        "macro_f1": Metric("", "max", "MACRO-F1", SHARE, "macro-F1"),
         "loss": Metric("nats", "min", "NATS"),
     }
     of_weights: ClassVar[tuple[str, ...]] = (
@@ -157,13 +158,11 @@ class Tag(Task[Tagger]):
         if purpose == "evaluate":
             train, valid = [], found
         elif fraction and not valid:
-            notices.append(f"{amount(len(found), noun)} cannot be divided, so nothing is held out: give --valid FILE")
+            notices.append(f"{amount(len(found), noun)} cannot be divided")
         if found[0].timed and purpose != "evaluate":
             notices.append("the column of times is left out")
-        steps, own = sum(map(len, found)), sum(map(len, train))
-        about = f"{amount(len(found), noun)} with {amount(steps, step)} and {len(encoder.labels)} labels"
-        if purpose != "evaluate":
-            about += f"; {own:,} {step}s to train on, {steps - own:,} held out"
+        steps = amount(sum(map(len, found)), step)
+        about = f"{amount(len(found), noun)} with {steps} and {len(encoder.labels)} labels"
         return Data(
             [piece for sequence in train for piece in encoder.labelled(sequence).pieces(self.seq_length)],
             [encoder.labelled(sequence) for sequence in valid],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,12 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_plugins.data.dates import dates
-from rnn_plugins.data.tables import pairs
+from rnn_plugins.data.tables import PAIR, pairs
 from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks.decoding import END
 
 Array = NDArray[Any]
+
+
+COLUMN = re.compile(
+    r"(.*(\b|_))?(source|target|src|tgt|input|output|original|translation|english|french|german|spanish|italian|dutch"
+    r"|portuguese|polish|czech|russian|ukrainian|turkish|arabic|hindi|chinese|japanese|korean|latin)s?((\b|_).*)?"
+    r"|en|eng|fr|fra|de|deu|es|spa|it|ita|nl|nld|pt|por|pl|pol|cs|ces|ru|rus|uk|ukr|tr|tur|ar|ara|hi|hin|zh|zho|ja|jpn"
+    r"|ko|kor",
+    re.IGNORECASE,
+)
+"""A name of a column of texts, such as their language: if a file begins with two of them, they may be its header."""
+
+WORDS_OF_NAME = 3
+"""The most words in such a name."""
 
 
 class Pair(NamedTuple):
@@ -42,8 +57,21 @@ def tokens_of(facts: Mapping[str, Any]) -> tuple[Tokens, Tokens]:
     return Tokens.from_json(facts["source"]), Tokens.from_json(facts["target"])
 
 
-def texts_of(files: Sequence[str], digest: Any, *, targets: bool = True) -> Iterator[tuple[str, str]]:
-    """The pairs in files; without ``targets``, those may be empty."""
+def texts_of(
+    files: Sequence[str], columns: tuple[str, str], digest: Any, notices: list[str], *, targets: bool = True
+) -> Iterator[tuple[str, str]]:
+    """The pairs in files; without ``targets``, those may be empty.
+
+    Args:
+        files: as the user names them.
+        columns: of the sources and of the targets.
+        digest: takes the content; None for no digest.
+        notices: a first pair that may be a header is told in one.
+        targets: whether they are needed.
+
+    Raises:
+        UserError: as ``tables.pairs``, or a text is empty.
+    """
     generated = [file for file in files if file.startswith("builtin:")]
     for file in generated:
         for pair in dates(file.removeprefix("builtin:")):
@@ -51,8 +79,17 @@ def texts_of(files: Sequence[str], digest: Any, *, targets: bool = True) -> Iter
                 digest.update("\t".join(pair).encode())
             yield pair
     read = [file for file in files if file not in generated]
-    for record in pairs(read, targets=targets, digest=digest):
+    options = dict(zip(columns, ("source_column", "target_column"), strict=True))
+    seen = ""
+    for record in pairs(read, columns, targets=targets, named_by=options, digest=digest):
         values = record.values
+        if record.file != seen and columns == PAIR and all(map(_is_name, values.values())):
+            named = [f"--task-option {shlex.quote(f'{options[name]}={text.strip()}')}" for name, text in values.items()]
+            notices.append(
+                f"{record.file}, line {record.line} is read as a pair of texts; if it names the columns: "
+                f"{' '.join(named)}"
+            )
+        seen = record.file
         for name in ("source", "target")[: 1 + targets]:
             if not values[name].strip():
                 raise record.mistake(f"the {name} is empty; expected a text")
@@ -69,6 +106,10 @@ def given(texts: Iterable[str]) -> Iterator[str]:
         if not text.strip():
             raise UserError(f"text {number}: the source is empty; expected a text")
         yield text
+
+
+def _is_name(text: str) -> bool:
+    return len(text.split()) <= WORDS_OF_NAME and COLUMN.fullmatch(text.strip()) is not None
 
 
 def encoded(tokens: Tokens, text: str) -> Array:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from minigrad.trees import Tree
 from rnn_plugins.data.splits import split
+from rnn_plugins.data.tables import PAIR
 from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.data.vectors import width_of
 from rnn_plugins.data.vocabulary import NOUNS, Level
@@ -33,7 +34,7 @@ from rnn_plugins.tasks.decoding import AT_ONCE, END, SPECIALS, UNKNOWN, Attentio
 from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Prediction, Purpose, Task, check_ranges
 from rnn_plugins.tasks.translate.model import Translator
 from rnn_plugins.tasks.translate.pairs import Pair, encoded, given, texts_of, tokens_of
-from rnn_plugins.words import beside_truth
+from rnn_plugins.words import beside_truth, percent
 
 if TYPE_CHECKING:  # imported only where they are used
     from rnn_plugins.language.sampling import Choice
@@ -62,6 +63,8 @@ class Translate(Task[Translator]):
 
     Attributes:
         level: the kind of symbols, on both sides.
+        source_column: the column of sources in a table or in JSON lines.
+        target_column: the column of targets.
         max_words: the number of words in a vocabulary, the commonest; 0 for all.
         lower: whether to lower-case all texts.
         valid_fraction: the share of the sources that is held out.
@@ -76,6 +79,8 @@ class Translate(Task[Translator]):
     """
 
     level: Level = "word"
+    source_column: str = PAIR[0]
+    target_column: str = PAIR[1]
     max_words: int = 8000
     lower: bool = False
     valid_fraction: float = 0.05
@@ -91,7 +96,7 @@ class Translate(Task[Translator]):
     best: ClassVar[tuple[str, Literal["min", "max"]]] = ("loss", "min")
     metrics: ClassVar[Mapping[str, Metric]] = {
         "loss": Metric("nats", "min", "NATS"),
-        "token_accuracy": Metric("", "max", "TOKENS", word="token accuracy"),
+        "token_accuracy": Metric("", "max", "TOKENS", task.SHARE, "token accuracy"),
     }
     default_files: ClassVar[tuple[str, ...]] = ("builtin:dates",)
     of_weights: ClassVar[tuple[str, ...]] = ("level", "max_words", "lower", "directions", "attention")
@@ -106,6 +111,8 @@ class Translate(Task[Translator]):
         least = {"max_words": 0, "sampling_epochs": 1, "beam": 1, "length_penalty": 0}
         check_ranges(self, least, ["valid_fraction", "sampling"])
         check_freeze(self.freeze, self.embedding)
+        if self.source_column == self.target_column:
+            raise ValueError(f"source_column and target_column are both {self.source_column!r}; expected two columns")
 
     @property
     def unit(self) -> str:  # type: ignore[override]
@@ -126,14 +133,14 @@ class Translate(Task[Translator]):
         if not files:
             raise UserError("there are no texts: name a FILE of pairs, or builtin:dates")
         digest = hashlib.sha256()
-        texts = list(texts_of(files, digest))
+        notices = list[str]()
+        texts = list(texts_of(files, (self.source_column, self.target_column), digest, notices))
         sources = {self._cased(source): None for source, _ in texts}
         held_out: set[str] = set()
         if purpose != "evaluate":
             order = list(sources)
             held_out = {order[i] for i in split(len(order), self.valid_fraction)[1]}
         training = [pair for pair in texts if self._cased(pair[0]) not in held_out]
-        notices = []
         if facts is None:
             made = [self._tokens(side) for side in zip(*training, strict=True)]
             facts = {
@@ -152,10 +159,10 @@ class Translate(Task[Translator]):
         valid = [pair for pair in coded if purpose == "evaluate" or self._cased(pair.text) in held_out]
         for name, sides in (("sources", [p.source for p in coded]), ("targets", [p.target for p in coded])):
             if unknown := share_unknown(sides):
-                notices.append(f"{100 * unknown:.1f} % of the {self.unit} in the {name} are not in the vocabulary")
+                notices.append(f"{percent(unknown)} of the {self.unit} in the {name} are not in the vocabulary")
         about = (
             f"{len(texts):,} pairs of {len(sources):,} sources; vocabularies of {len(source):,} and {len(target):,} "
-            f"{self.unit}; {len(train):,} pairs to train on, {len(valid):,} held out"
+            f"{self.unit}"
         )
         return Data(train, valid, facts, tuple(files), digest.hexdigest(), about, tuple(notices))
 
@@ -278,7 +285,7 @@ class Translate(Task[Translator]):
 
     def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[str]:
         """The sources in a file of pairs, or of one text per line."""
-        for source, _ in texts_of([file], None, targets=False):
+        for source, _ in texts_of([file], (self.source_column, self.target_column), None, [], targets=False):
             yield source
 
     def predict(
