@@ -395,9 +395,21 @@ def test_a_run_whose_text_is_gone_is_compared_by_its_records(folder, run):
     folder.joinpath("lost.txt").unlink()
     trial = inspected(read(lost))
     assert trial.reach is trial.structure is None
-    (notice,) = trial.notices
-    assert notice.startswith("lost: its weights were not inspected, because ")
-    assert "lost.txt" in notice
+    assert "lost.txt" in trial.lack
+    (notice,) = compare({"lost": [lost]}).notices
+    assert notice == f"lost: its weights were not inspected, because {trial.lack}"
+
+
+def test_a_reason_that_several_runs_share_is_told_once(run, monkeypatch):
+    def refuse(run):
+        raise UserError("no reason at all" if run.name == "hello" else "it is Monday")
+
+    monkeypatch.setattr(comparison, "of_run", refuse)
+    page = compare({"one": [run("hamlet"), run("pair-1")], "two": [run("hello")]})
+    assert list(page.notices) == [
+        "hamlet and pair-1: their weights were not inspected, because it is Monday",
+        "hello: its weights were not inspected, because no reason at all",
+    ]
 
 
 def test_brackets_are_judged_where_text_and_writing_have_them(folder, run):
@@ -496,25 +508,30 @@ def test_a_comparison_has_every_number_of_its_runs(run):
 def test_what_is_not_fair_is_told_and_gets_no_verdict(folder, run, names, notices, fair):
     page = compare(group([run(name) for name in names]))
     expected = [notice.format(folder) for notice in notices]
-    assert list(page.notices)[: len(expected)] == expected
     said = page.verdict[""]
     if not fair:
         assert said == (f"No verdict, because the comparison is not fair: {'; '.join(expected)}.",)
+        assert not set(expected) & set(page.notices)
     else:
+        assert list(page.notices)[: len(expected)] == expected
         assert said[0].startswith("The lowest loss is that of ")
 
 
 def test_different_shares_held_out_are_not_fair(folder, run):
     half = train(folder, TEXT, "half", valid_fraction=0.5)
     page = compare(group([run("pair-1"), half]))
-    assert page.notices[0] == "the runs do not hold out the same share of the text (0.1, 0.5)"
-    assert page.verdict[""][0].startswith("No verdict")
+    assert page.notices == ()
+    assert page.verdict[""] == (
+        "No verdict, because the comparison is not fair: the runs do not hold out the same share of the text (0.1, "
+        "0.5).",
+    )
 
 
 def test_training_losses_are_called_so_and_get_no_verdict(folder, run):
     other = train(folder, "hello", "hello2", seq_length=4, batch_size=1, cell="rnn")
     page = compare(group([run("hello"), other]))
-    assert page.notices[0] == "nothing is held out: the losses are those of the training data"
+    assert page.notices == ()
+    assert compare(group([run("hello")])).notices == ("nothing is held out: the losses are those of the training data",)
     assert page.verdict[""] == (
         "No verdict, because nothing was held out, and a low loss on the training data may be overfitting. Use "
         "more data, or a larger --valid-fraction.",

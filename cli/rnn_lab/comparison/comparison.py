@@ -58,7 +58,7 @@ class Trial:
         reach: the lag at which 1 % of the gradient is left; infinite if not reached, None if unknown.
         lags: the largest lag measured for it.
         structure: the share of brackets and environments in a sample that are closed rightly; None if too few.
-        notices: what could not be measured, a sentence each.
+        lack: why its weights were not inspected; empty if they were.
     """
 
     run: Run
@@ -73,7 +73,7 @@ class Trial:
     reach: float | None = None
     lags: int = LAGS
     structure: float | None = None
-    notices: tuple[str, ...] = ()
+    lack: str = ""
 
     @property
     def value(self) -> float:
@@ -154,7 +154,7 @@ def inspected(trial: Trial) -> Trial:
             lags, structure = min(LAGS, most_lags(subject.probe)), closed_rightly(subject, SAMPLED)
             return replace(trial, reach=_reach(subject.probe, lags), lags=lags, structure=structure)
     except UserError as error:
-        return replace(trial, notices=(f"{trial.run.name}: its weights were not inspected, because {error}",))
+        return replace(trial, lack=str(error))
 
 
 def _reach(probe: Probe, lags: int) -> float | None:
@@ -264,18 +264,22 @@ def compare(groups: Mapping[str, Sequence[Run]], told: Callable[[str], None] = l
             told(run.name)
             trials.append(inspected(trial))
             release()  # each run has its own plans
-            notices += trials[-1].notices
         if trials:
             contestants.append(Contestant(label, tuple(trials)))
             notices += reasons
         else:
-            failed[label] = "; ".join(reasons)
+            failed[label] = "; ".join(dict.fromkeys(reasons))
     if not contestants:
         if all(isinstance(error, Untrusted) for error in errors):
             raise errors[0]  # whoever catches it adds the command that trusts all files
-        raise UserError("; ".join(failed.values()))
+        raise UserError("; ".join(dict.fromkeys(failed.values())))
     trials = [trial for contestant in contestants for trial in contestant.trials]
     unfair, notes = _fairness(trials)
+    said = verdict(contestants, unfair)
+    if not said:  # otherwise it names these reasons
+        notes = [*unfair, *notes]
+        if not any(trial.held_out for trial in trials):
+            notes.append("nothing is held out: the losses are those of the training data")
     return Page(
         kind="compare",
         title="Comparison",
@@ -283,8 +287,8 @@ def compare(groups: Mapping[str, Sequence[Run]], told: Callable[[str], None] = l
         subjects=(*(contestant.label for contestant in contestants), *failed),
         quantities=_told(contestants),
         figures=(*_charts(contestants), _runs(contestants)),
-        verdict={"": verdict(contestants, unfair)},
-        notices=(*unfair, *notes, *notices),
+        verdict={"": said},
+        notices=(*notes, *_not_inspected(trials), *dict.fromkeys(notices)),
         failed=failed,
     )
 
@@ -315,15 +319,13 @@ def _data_of(run: Run) -> str:
 
 def _fairness(trials: Sequence[Trial]) -> tuple[list[str], list[str]]:
     """Why metrics cannot be compared, and other notes on them."""
-    unfair, notes = [], []
+    unfair, notes = list[str](), list[str]()
     data = {trial.run.manifest["data"]["digest"]: trial.run for trial in trials}
     if len(data) > 1:
         named = "; ".join(_data_of(run) for run in data.values())
         unfair.append(f"the runs were not trained on the same data ({named})")
     in_training = [trial.run.name for trial in trials if not trial.held_out]
-    if len(in_training) == len(trials):
-        notes.append("nothing is held out: the losses are those of the training data")
-    elif in_training:
+    if 0 < len(in_training) < len(trials):
         unfair.append(f"not all runs were measured on held-out data: {', '.join(in_training)}")
     of_task = trials[0].run.task.comparable({trial.run.name: (trial.run.task, trial.run.facts) for trial in trials})
     unfair, notes = [*unfair, *of_task[0]], [*notes, *of_task[1]]
@@ -333,6 +335,17 @@ def _fairness(trials: Sequence[Trial]) -> tuple[list[str], list[str]]:
             end = "was interrupted" if outcome else "has not ended"
             notes.append(f"the run {trial.run.name!r} {end}: its numbers are those after step {trial.steps:,}")
     return unfair, notes
+
+
+def _not_inspected(trials: Sequence[Trial]) -> list[str]:
+    """Sentences on the runs whose weights were not inspected, one for all that have the same reason."""
+    names: dict[str, list[str]] = {}
+    for trial in filter(lambda trial: trial.lack, trials):
+        names.setdefault(trial.lack, []).append(trial.run.name)
+    return [
+        f"{listing(some)}: {'its' if len(some) == 1 else 'their'} weights were not inspected, because {lack}"
+        for lack, some in names.items()
+    ]
 
 
 def verdict(contestants: Sequence[Contestant], unfair: Sequence[str] = ()) -> tuple[str, ...]:
@@ -496,6 +509,7 @@ def _runs(contestants: Sequence[Contestant]) -> Table:
         ("run", "seed", *heads, "steps", "seconds"),
         rows,
         f"The metrics of the best weights{': ' if units else ''}{units}.",
+        (None, None, *(about[name].digits for name in metrics), None, None),
     )
 
 
@@ -532,6 +546,7 @@ def _quantities(contestant: Contestant) -> tuple[Quantity, ...]:
                 statistics.fmean(trial.metrics[metric] for trial in trials if metric in trial.metrics),
                 _labelled(metric, run.task.metrics[metric])[1],
                 f"That of the best weights, on {data}, {runs}.",
+                digits=run.task.metrics[metric].digits,
             )
             for metric in trials[0].metrics
         ),
@@ -542,6 +557,7 @@ def _quantities(contestant: Contestant) -> tuple[Quantity, ...]:
             short,
             f"The standard deviation of the {about.word or name} over runs with different seeds.",
             "one run",
+            about.digits,
         ),
         Quantity("range", "range", spread, short, f"The lowest and the highest {about.word or name}.", "one run"),
         Quantity("seeds", "runs", len(trials), "", "Runs that differ in nothing but their seeds."),
