@@ -457,3 +457,17 @@ def test_real_files():
     assert (len(test), test.shape, (test.labels or ())[:3]) == (10000, (28, 28, 1), ("7", "2", "1"))
     emoji = read_images(str(folder / "emoji" / "images_32x32_rgb.npz"))
     assert (len(emoji), emoji.shape, emoji.labels) == (1377, (32, 32, 3), None)
+
+
+@pytest.mark.parametrize(("side", "options", "told"), [(129, {}, True), (128, {}, False), (129, {"size": 64}, False)])
+def test_large_pictures_that_are_not_scaled_are_told(tmp_path, side, options, told):
+    for name in ("a/1.png", "b/1.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("L", (40, side)).save(tmp_path / name)
+    sentence = (
+        f"the pictures of the folder {str(tmp_path)!r} are 129x40: they have 1.3 times as many numbers as pictures of "
+        "64x64, which takes time and memory; --task-option image_size=64 scales them"
+    )
+    assert read_images(str(tmp_path), **options).notices == ((sentence,) if told else ())
+    if told:
+        assert read_images(str(tmp_path), shape=(129, 40, 1)).notices == ()

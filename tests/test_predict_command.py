@@ -266,6 +266,21 @@ def test_texts_for_the_newest_run_need_no_name(texts):
     assert out
 
 
+@pytest.mark.parametrize("item", [iter(["Rossi"]), None, 5, {"text": "Rossi"}], ids=lambda item: type(item).__name__)
+def test_what_can_be_no_input_is_told_from_python(item):
+    run = rnn_lab.load("names")
+    with pytest.raises(UserError) as error:
+        list(run.predict(["Rossi", item]))
+    kind = type(item).__name__
+    assert str(error.value) == f"an input is of the type {kind}; expected a text, a file or an array"
+    assert [record["input"] for record in run.predict(name for name in ["Rossi", "Popov"])] == ["Rossi", "Popov"]
+
+
+def test_inputs_are_several():
+    with pytest.raises(UserError, match=r"^inputs is of the type int; expected a text, a file, or several inputs$"):
+        rnn_lab.load("names").predict(5)
+
+
 def test_what_came_before_a_mistake_is_answered(folder):
     (folder / "wrong.txt").write_bytes(b"Rossi\nPopov\n\xff\n")
     code, out, said = call("names", "Rossi", "wrong.txt", "Rossi")

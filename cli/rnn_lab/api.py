@@ -373,7 +373,13 @@ class Run:
             Quantity("step", "steps", summary.step),
             Quantity("outcome", "outcome", summary.outcome),
             *(
-                Quantity(name, f"{known[name]['word'] or name}, {measured}", value, known[name]["unit"])
+                Quantity(
+                    name,
+                    f"{known[name]['word'] or name}, {measured}",
+                    value,
+                    known[name]["unit"],
+                    digits=known[name]["digits"],
+                )
                 for name, value in summary.metrics.items()
                 if name in known
             ),
@@ -517,6 +523,8 @@ def _names(files: Source | Sequence[Source]) -> tuple[str, ...]:
 
 
 def _several_inputs(inputs: Source | Iterable[Any]) -> Iterable[Any]:
+    if not isinstance(inputs, Iterable | os.PathLike):
+        raise UserError(f"inputs is of the type {type(inputs).__name__}; expected a text, a file, or several inputs")
     return [inputs] if isinstance(inputs, str | os.PathLike) else inputs
 
 

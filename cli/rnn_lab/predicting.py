@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def inputs_of(run: Run, given: Iterable[Any], **options: Any) -> Iterator[Any]:
         options: of the task, which replace the run's.
 
     Raises:
-        UserError: a file cannot be read or does not exist, or the task takes no texts.
+        UserError: a file cannot be read or does not exist, the task takes no texts, or an input can be none.
     """
     task = run.reader(**options)
     for item in given:
@@ -60,6 +61,8 @@ def inputs_of(run: Run, given: Iterable[Any], **options: Any) -> Iterator[Any]:
             yield from _of_file(run, task, os.fspath(item))
         elif isinstance(item, str):
             yield _text(run, item)
+        elif item is None or isinstance(item, Iterator | Mapping | Number):
+            raise UserError(f"an input is of the type {type(item).__name__}; expected a text, a file or an array")
         else:
             yield item
 

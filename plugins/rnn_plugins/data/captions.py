@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_plugins.data.images import Images, common_white, each_image, fitted, is_images, read_images
+from rnn_plugins.data.images import Images, common_white, each_image, fitted, is_images, large, read_images
 from rnn_plugins.data.scenes import parse, scenes
 from rnn_plugins.data.tables import Record, records
 from rnn_plugins.errors import UserError, did_you_mean
@@ -133,6 +133,8 @@ def read_captions(
             digest.update(images.encode())
         elif os.path.isdir(images):
             examples = list(_of_folder(images, table, columns, digest, size, found.notices))
+            if examples and shape is None:
+                found.notices += large(images, examples[0].pixels.shape, size)
         else:
             some = read_images(images, white=white, size=size)
             scales[images] = some.scale

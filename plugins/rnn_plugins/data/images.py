@@ -34,6 +34,9 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 """The same for Pillow, which opens no others."""
 
+LARGE, SMALL = 128, 64
+"""The height and width above which pictures are called large, and a size that is proposed for them."""
+
 
 def read_images(
     path: str,
@@ -64,7 +67,22 @@ def read_images(
     """
     is_folder = path != "-" and os.path.isdir(path)
     images = _folder(path, size) if is_folder else _file(path, white, label_column, size)
-    return images if shape is None else replace(images, pixels=fitted(images.pixels, shape, _label(path)))
+    if shape is None:
+        told = large(path, images.pixels.shape[1:], size) if is_folder else []
+        return replace(images, notices=(*images.notices, *told))
+    return replace(images, pixels=fitted(images.pixels, shape, _label(path)))
+
+
+def large(folder: str, shape: Sequence[int], size: int) -> list[str]:
+    """A notice on pictures of this shape that are not scaled, if they are large."""
+    height, width = shape[:2]
+    if size or max(height, width) <= LARGE:
+        return []
+    return [
+        f"the pictures of the folder {folder!r} are {height}x{width}: they have {height * width / SMALL**2:,.1f} times "
+        f"as many numbers as pictures of {SMALL}x{SMALL}, which takes time and memory; "
+        f"--task-option image_size={SMALL} scales them"
+    ]
 
 
 def each_image(
