@@ -102,7 +102,7 @@ def test_row_n_is_the_caption_of_image_n(files):
     assert all(np.array_equal(example.pixels, pixels) for example, pixels in zip(data.train, PIXELS, strict=True))
     assert data.facts["shape"] == [8, 8, 3]
     assert data.facts["longest"] == 4
-    assert data.about == ("6 images of 8x8, 6 captions; a vocabulary of 9 words; 6 captions to train on, 0 held out")
+    assert data.about == "6 images of 8x8, 6 captions; a vocabulary of 9 words"
     assert Caption(valid_fraction=0).read(files[::-1]).digest != ""
 
 

@@ -168,10 +168,7 @@ def test_a_file_or_a_folder_for_each_class():
     assert [len(example.xs) for example in folder.train] == [6, 12, 12, 5, 5, 6]
     assert folder.train[1].where == "names/Greek.txt, line 3"
     assert folder.notices == ("names/Greek.txt: 1 empty line left out (line 2)",)
-    assert folder.about == (
-        "6 texts in 2 classes (Greek: 3 and Irish: 3), 6 to train on, 0 held out; a vocabulary of 22, with 0.0 % of "
-        "the characters unknown"
-    )
+    assert folder.about == "6 texts in 2 classes (Greek: 3 and Irish: 3); a vocabulary of 22"
     data = Classify(valid_fraction=0).read([str(films())])
     assert [len(example.xs) for example in data.train] == [3, 1, 3, 1]
     assert [example.label for example in data.train] == [0, 0, 1, 1]
@@ -314,6 +311,29 @@ def test_a_single_example_of_a_class_is_told_where_nothing_is_held_out():
     assert data.notices == ("r.tsv, line 6: this is the only example of the class 'mixed'",)
 
 
+def test_unknown_words_are_told_of_the_texts_that_are_measured():
+    Path("r.tsv").write_text(REVIEWS)
+    Path("v.tsv").write_text("label\ttext\nneg\ta word that nobody wrote\n")
+    task = Classify(valid_fraction=0)
+    data = task.read(["r.tsv"])
+    assert data.notices == ()
+    other = task.read(["v.tsv"], data.facts, purpose="evaluate")
+    assert other.notices == ("80.0 % of the words in v.tsv are not in the vocabulary",)
+    divided = Classify(valid_fraction=0.5).read(["r.tsv"])
+    share = np.mean(np.concatenate([example.xs for example in divided.valid]) == 0)
+    assert divided.notices == (f"{100 * share:.1f} % of the words in held-out texts are not in the vocabulary",)
+
+
+def test_texts_of_one_word_in_a_folder_pass_the_kit_and_are_predicted():
+    Path("names").mkdir()
+    Path("names/Italian.txt").write_text("Rossi\nRusso\nFerrari\nEsposito\nBianchi\n")
+    Path("names/Russian.txt").write_text("Ivanov\nSmirnov\nPopov\nPetrov\nSokolov\n")
+    check_task(Classify(), ["names"]).raise_if_failed()
+    task = Classify()
+    shown = [given.shown for given in task.inputs("names", task.read(["names"]).facts)]
+    assert shown == [name for file in sorted(Path("names").iterdir()) for name in file.read_text().split()]
+
+
 OTHERS = {
     "a class seen only in validation": (
         "r.tsv",
@@ -351,6 +371,23 @@ def test_images_and_rows_of_another_size_are_refused():
     with pytest.raises(UserError) as error:
         Classify().read(["longer.csv"], facts, purpose="evaluate")
     assert str(error.value) == "longer.csv, line 1: it has 10 numbers; expected 9"
+
+
+def test_inputs_of_another_kind_are_refused():
+    of_images = Classify().read([images(Path("shapes.npz"))]).facts
+    of_rows = Classify().read([numbers(Path("shapes.csv"))]).facts
+    Path("r.tsv").write_text(REVIEWS)
+    of_texts = Classify().read(["r.tsv"]).facts
+    Path("two.csv").write_text("1,2\n3,4\n")
+    for facts, file, message in (
+        (of_rows, "shapes.npz", "shapes.npz has images; expected rows, as the network was trained on"),
+        (of_texts, "shapes.npz", "shapes.npz has images; expected texts, as the network was trained on"),
+        (of_images, "two.csv", "two.csv is read as images, as the network was trained on: 'two.csv' has "),
+        (of_images, "r.tsv", "r.tsv is read as images, as the network was trained on: 'r.tsv', line 2: "),
+    ):
+        with pytest.raises(UserError) as error:
+            list(Classify().inputs(file, facts))
+        assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize(

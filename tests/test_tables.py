@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 
 from rnn_plugins.data import lines as lines_module
-from rnn_plugins.data.conll import sentences
 from rnn_plugins.data.tables import frames, pairs, records, rows_of_numbers, standardised
 from rnn_plugins.errors import UserError
+from rnn_plugins.tasks.classify.task import Classify
+from rnn_plugins.tasks.forecast.task import Forecast
+from rnn_plugins.tasks.tag.task import Tag
+from rnn_plugins.tasks.translate.task import Translate
 
 BOTH = ("text", "label")
 
@@ -328,6 +331,30 @@ def test_pairs(files):
     assert [r.values for r in pairs([write(*item) for item in files.items()])] == GO
 
 
+@pytest.mark.parametrize(
+    ("columns", "content"),
+    [
+        (("en", "fr"), "id\ten\tfr\n1\tGo.\tVa !\n2\tRun!\tCours !\n"),
+        (("en", "fr"), '{"fr": "Va !", "en": "Go."}\n{"fr": "Cours !", "en": "Run!"}\n'),
+        (("2", "1"), "Va !\tGo.\tCC-BY\nCours !\tRun!\tCC-BY\n"),
+    ],
+)
+def test_pairs_of_other_columns(columns, content):
+    assert [r.values for r in pairs([write("a.txt", content)], columns)] == GO
+    some = [r.values["source"] for r in pairs([write("a.txt", content)], columns, targets=False)]
+    assert some == ["Go.", "Run!"]
+
+
+def test_sources_of_another_column_alone():
+    def sources(name, content):
+        return [r.values["source"] for r in pairs([write(name, content)], ("en", "fr"), targets=False)]
+
+    assert sources("a.txt", "Go.\nRun!\n") == sources("a.tsv", "en\nGo.\nRun!\n") == ["Go.", "Run!"]
+    with pytest.raises(UserError) as caught:
+        sources("a.tsv", "Go.\tVa !\n")
+    assert str(caught.value) == "a.tsv, line 1: there is no column 'en'. The columns are 'Go.' and 'Va !'"
+
+
 def test_sources_alone():
     for content in ("Go.\nRun!\n", "Go.\tVa !\nRun!\t\n"):
         assert [r.values["source"] for r in pairs([write("a.txt", content)], targets=False)] == ["Go.", "Run!"]
@@ -493,18 +520,21 @@ def test_the_program_of_the_page_runs():
 
 
 def test_the_messages_of_the_page_are_the_program_s():
+    def reviews(file):
+        return Classify().read([file])
+
     six = "label\ttext\n" + "a\tb\n" * 5
     good = '{"text": "a", "label": "b"}\n'
     cases = [
-        ("reviews.tsv", "label\ttexts\n", list_records),
-        ("reviews.tsv", six + "a\tb\tc\n", list_records),
-        ("reviews.csv", CSV + 'a,"b\n', list_records),
-        ("reviews.jsonl", good + '{"text": "a", "labels": "b"}\n', list_records),
-        ("frames.csv", "x,y\n1,2\n1,nan\n", frames),
-        ("tags.tsv", "a\tb\na\tb\tc\n", lambda file: list(sentences(file))),
-        ("de.txt", "a\nb\n", lambda file: list(pairs([write("en.txt", "a\nb\nc\n"), file]))),
-        ("reviews.tsv", "label\ttext\npos\tun cin\xe9ma\n".encode("latin-1"), list_records),
-        ("reviews.tsv.gz", gzip.compress(six.encode())[:-4], list_records),
+        ("reviews.tsv", "label\ttexts\n", reviews),
+        ("reviews.tsv", six + "a\tb\tc\n", reviews),
+        ("reviews.csv", CSV + 'a,"b\n', reviews),
+        ("reviews.jsonl", good + '{"text": "a", "labels": "b"}\n', reviews),
+        ("frames.csv", "x,y\n1,2\n1,nan\n", lambda file: Forecast().read([file])),
+        ("tags.tsv", "a\tb\na\tb\tc\n", lambda file: Tag().read([file])),
+        ("de.txt", "a\nb\n", lambda file: Translate().read([write("en.txt", "a\nb\nc\n"), file])),
+        ("reviews.tsv", "label\ttext\npos\tun cin\xe9ma\n".encode("latin-1"), reviews),
+        ("reviews.tsv.gz", gzip.compress(six.encode())[:-4], reviews),
     ]
     messages = []
     for name, content, read in cases:
@@ -512,7 +542,3 @@ def test_the_messages_of_the_page_are_the_program_s():
             read(write(name, content))
         messages.append(str(caught.value))
     assert messages == PAGE.split("```\n")[1].splitlines()
-
-
-def list_records(file):
-    return list(records(file, BOTH))
