@@ -446,10 +446,10 @@ the model            {pictured.evaluate()["loss"]:.3f}     {accuracy:.3f}
 the commonest class            0.250
 
 Metrics by class
-CLASS    COUNT  PREDICTED  PRECISION  RECALL  F1
-────────────────────────────────────────────────
-Italian      1          1          1       1   1
-Russian      1          1          1       1   1
+CLASS    COUNT  PREDICTED  PRECISION  RECALL      F1
+────────────────────────────────────────────────────
+Italian      1          1     1.0000  1.0000  1.0000
+Russian      1          1     1.0000  1.0000  1.0000
 
 Confusion matrix
 true class

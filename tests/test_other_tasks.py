@@ -76,7 +76,7 @@ def test_it_is_listed_and_shown():
 
 def test_it_is_trained_by_its_own_metric():
     run, result = trained(*TRAINED, "--name", "names", "--task-option", "valid_fraction=0.2")
-    assert "Italian.txt, Czech.txt: 61 names of 2 languages\n" in result.stderr
+    assert "Italian.txt, Czech.txt: 61 names of 2 languages; 49 names to train on, 12 held out\n" in result.stderr
     assert "names/s" in result.stderr
     advice = "Evaluate it: rnn eval names\nPredict with it: rnn predict names Italian.txt\n"
     assert result.stderr.endswith(advice)

@@ -113,7 +113,8 @@ def invoke(*arguments: str) -> Result:
 def test_generated_data_take_no_files():
     run, result = trained(*TASK, *SMALL)
     assert run.name == "gru-sums"
-    assert result.stderr.startswith("builtin:sums: numbers without end\ngru, 1 x 4: ")
+    split = "sums without end to train on, 50 held out"
+    assert result.stderr.startswith(f"builtin:sums: numbers without end; {split}\ngru, 1 x 4: ")
     assert run.manifest["data"]["units_per_step"] == 4
     assert "gru-sums on the held-out part of builtin:sums: 50 sums predicted" in invoke("eval", "gru-sums").stdout
     assert "The weights are identical to those of gru-sums." in invoke("rerun", "gru-sums").stdout
