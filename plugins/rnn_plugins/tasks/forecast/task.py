@@ -220,11 +220,8 @@ class Forecast(Task[NextValues]):
                 _require_held_out(one, rows - first, horizon, held_out)
                 valid.append((which, series.origins(first, rows - horizon) - window))
         rows = sum(len(one.values) for one in found)
+        about = f"{rows:,} rows of {listing(columns)}; window {window}, horizon {horizon}, season {facts['season']}"
         parts = series.windows(scaled, train, window + horizon), series.windows(scaled, valid, window + horizon)
-        about = (
-            f"{rows:,} rows of {listing(columns)}; window {window}, horizon {horizon}, season {facts['season']}; "
-            f"{len(parts[0]):,} windows to train on, {len(parts[1]):,} held out"
-        )
         return Data(*parts, facts, tuple(files), digest.hexdigest(), about, notices)
 
     def _values(self, file: str, columns: tuple[str, ...], digest: Any) -> tuple[tuple[str, ...], Array]:
