@@ -79,6 +79,12 @@ def test_a_few_pictures_are_printed_with_their_steps():
     assert out != call("sample", "spots", "--seed", "2", "--count", "2")[1]
 
 
+def test_training_says_how_to_paint():
+    code, _, said = call("train", "--task", "./spots.py:Spots", "--steps", "2", "--hidden-size", "4", "--name", "new")
+    assert code == 0
+    assert "Sample from it: rnn sample new\n" in said
+
+
 def test_many_pictures_are_printed_on_a_sheet():
     code, out, _ = call("sample", "spots", "--seed", "1", "--count", str(outputs.IN_TERMINAL + 1))
     assert code == 0
