@@ -10,6 +10,7 @@ import names_task
 import pytest
 from click.testing import CliRunner
 
+from minigrad.scan import chosen_backend
 from rnn_cli.main import rnn
 from rnn_plugins import registry
 
@@ -94,7 +95,101 @@ def test_a_task_is_shown(home: Path) -> None:
         "best": "accuracy",
         "compared": "accuracy",
         "default_files": [],
+        "loops": [],
+        "why_no_loops": "",
     }
+
+
+LABELLED = "text\tlabel\n" + "a good film\tpos\na bad film\tneg\n" * 10
+TAGGED = "the\tDET\ncat\tNOUN\nsleeps\tVERB\n\na\tDET\ndog\tNOUN\n\n" * 10
+FILES = {"classify": ("texts.tsv", LABELLED), "tag": ("tags.conll", TAGGED)}
+"""Of tasks without default files."""
+
+UNPLANNED = """
+import numpy as np
+from names_task import Classifier, Names
+from minigrad import mean, scan
+
+def stubborn(params, h, x):
+    h = h + x * params
+    return (h if h.sum() > 0 else -h), h
+
+class Stubborn(Classifier):
+    def loss(self, params, carry, batch, rng):
+        loss, carry = super().loss(params, carry, batch, rng)
+        scale = params["head"]["b"][:1]
+        ones = np.ones((4, 2, 3), np.float32)
+        return loss + mean(scan(stubborn, scale, ones[0], ones)[1]), carry
+
+class Unplanned(Names):
+    def model(self, facts, network):
+        known = super().model(facts, network)
+        return Stubborn(**vars(known))
+"""
+
+LOST = """
+from names_task import Names
+from rnn_plugins.errors import UserError
+
+class Lost(Names):
+    default_files = ("lost.txt",)
+
+    def read(self, files, facts=None, *, purpose="train"):
+        raise UserError("lost.txt is lost: find it")
+"""
+
+
+@pytest.mark.parametrize("task", [entry.name for entry in registry.entries("tasks")])
+def test_every_loop_of_every_installed_task_is_planned(task: str) -> None:
+    if task in FILES:
+        name, content = FILES[task]
+        Path(name).write_text(content)
+    files = (FILES[task][0],) if task in FILES else ()
+    code, output, said = call("show", task, *files, "--hidden-size", "8", "--json")
+    assert (code, said) == (0, "")
+    record = json.loads(output)
+    assert record["why_no_loops"] == ""
+    assert record["loops"]
+    for loop in record["loops"]:
+        assert loop["time_loop"]["reason"] == ""
+        assert loop["time_loop"]["backend"] == chosen_backend()
+        assert any(
+            re.match(r"(loop|input): \d+ products? .*backward .* values? kept$", s) for s in loop["time_loop"]["stages"]
+        )
+
+
+def test_the_loops_of_a_task_are_shown_on_given_files_and_cells() -> None:
+    files = ("Italian.txt", "Russian.txt")
+    code, output, said = call("show", "names.py:Names", *files, "--cell", "lstm", "--hidden-size", "4")
+    assert (code, said) == (0, "")
+    head, _, loop = output.partition("Time loop of ")
+    assert head.endswith("none: name some\n\n")
+    assert loop.startswith("LSTM\n  It is planned, and runs on the backend ")
+    assert "\n  loop    1 product (4x16), " in loop
+
+
+def test_a_loop_that_cannot_be_planned_is_shown_with_the_reason(home: Path) -> None:
+    Path("unplanned.py").write_text(UNPLANNED)
+    code, output, _ = call("show", "unplanned.py:Unplanned", "Italian.txt", "Russian.txt", "--hidden-size", "4")
+    assert code == 0
+    assert output.endswith(
+        "Time loop of stubborn\n"
+        "  It runs step by step, which is slow: in line 8 of unplanned.py it decides by the value of a tensor "
+        "(if, while, bool, float, int or item).\n"
+    )
+
+
+def test_files_that_cannot_be_read_are_an_error_only_if_they_are_given() -> None:
+    code, output, said = call("show", "names.py:Names", "missing.txt")
+    assert (code, output) == (2, "")
+    assert "missing.txt" in said
+    Path("lost.py").write_text(LOST)
+    code, output, _ = call("show", "lost.py:Lost")
+    assert code == 0
+    assert output.endswith(
+        "Default files\n  lost.txt\n\n"
+        "Time loop\n  It is unknown, since the default files cannot be read: lost.txt is lost: find it\n"
+    )
 
 
 def test_a_right_task_passes_and_a_wrong_one_fails() -> None:
@@ -121,7 +216,7 @@ def test_a_task_is_shown_with_its_options_and_what_is_said_of_them() -> None:
     assert "What is counted\n  words\n" in call("show", "language-model:level=word")[1]
     assert "What is counted\n  bytes\n" in call("show", "language-model", "--task-option", "level=byte")[1]
     assert "  bits_per_character  bits per character  lower is better, compares runs\n" in output
-    assert output.endswith("Default files\n  builtin:latex\n")
+    assert "Default files\n  builtin:latex\n\nTime loop of GRU\n" in output
 
 
 @pytest.mark.parametrize(

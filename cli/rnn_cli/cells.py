@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import sys
 import textwrap
-from typing import TYPE_CHECKING
 
 import click
 
 from rnn_cli import console
-from rnn_cli.console import say
 from rnn_cli.options import separated
-from rnn_cli.plugins import JSON, head, list_installed, named, option_as_json, show_check, show_options
+from rnn_cli.plugins import (
+    JSON,
+    head,
+    list_installed,
+    named,
+    option_as_json,
+    show_check,
+    show_options,
+    show_time_loop,
+)
 from rnn_cli.tables import prose, table
 from rnn_lab.printable import printable
-
-if TYPE_CHECKING:
-    from rnn_plugins.inspect.description import TimeLoop
 
 CELL, CELL_OPTION = named("cell", "forget_bias=2")
 
@@ -75,7 +79,7 @@ def show(cell: str, input_size: int, hidden_size: int, options: dict[str, str], 
     warm_up = f", after a warm-up of {s.warmup} steps" if s.warmup else ""
     click.echo("  none\n" if s.learning_rate is None else f"  {s.learning_rate:g}{warm_up}\n")
     head("Time loop")
-    _show_time_loop(s.time_loop)
+    show_time_loop(s.time_loop)
 
 
 def _graph(lines: list[str]) -> str:
@@ -85,18 +89,6 @@ def _graph(lines: list[str]) -> str:
         width = console.columns(sys.stdout)
         lines = [textwrap.fill(line, width, subsequent_indent="    ", break_on_hyphens=False) for line in lines]
     return "\n".join(lines)
-
-
-def _show_time_loop(loop: TimeLoop) -> None:
-    if loop.reason:
-        say(f"  It runs step by step, which is slow: {loop.reason}.")
-        return
-    rows = []
-    for stage in loop.stages:
-        name, _, found = stage.partition(": ")
-        rows += [("" if i else name, part) for i, part in enumerate(found.split("; "))]
-    say(f"  It is planned, and runs on the backend {loop.backend} if it is large enough:")
-    click.echo(table(rows, indent=2), nl=False)
 
 
 @cells.command()

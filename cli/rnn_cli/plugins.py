@@ -15,6 +15,7 @@ from rnn_cli.tables import table
 from rnn_lab.printable import printable
 
 if TYPE_CHECKING:
+    from rnn_plugins.inspect.description import TimeLoop
     from rnn_plugins.options import Option
     from rnn_plugins.testing import CheckReport
 
@@ -107,6 +108,19 @@ def show_check(report: CheckReport, word: str, spec: str, as_json: bool) -> int:
         return 0
     say(f"{spec} fails {len(report.failures)} of {len(report.checks)} checks.")
     return 1
+
+
+def show_time_loop(loop: TimeLoop) -> None:
+    """Print how a time loop runs."""
+    if loop.reason:
+        say(f"  It runs step by step, which is slow: {loop.reason}.")
+        return
+    rows = []
+    for stage in loop.stages:
+        name, _, found = stage.partition(": ")
+        rows += [("" if i else name, part) for i, part in enumerate(found.split("; "))]
+    say(f"  It is planned, and runs on the backend {loop.backend} if it is large enough:")
+    click.echo(table(rows, indent=2), nl=False)
 
 
 def head(text: str) -> None:

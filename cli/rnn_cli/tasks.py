@@ -7,8 +7,18 @@ import dataclasses
 import click
 
 from rnn_cli import console
-from rnn_cli.options import separated
-from rnn_cli.plugins import JSON, head, list_installed, named, option_as_json, show_check, show_options
+from rnn_cli.console import say
+from rnn_cli.options import like, separated
+from rnn_cli.plugins import (
+    JSON,
+    head,
+    list_installed,
+    named,
+    option_as_json,
+    show_check,
+    show_options,
+    show_time_loop,
+)
 from rnn_cli.tables import prose, table
 from rnn_lab.printable import printable
 
@@ -29,16 +39,22 @@ def tasks(ctx: click.Context, as_json: bool) -> None:
 
 @tasks.command()
 @TASK
+@click.argument("files", nargs=-1, type=click.Path(readable=False), metavar="[FILE]...")
+@like("cell", "Cell of the network.", "gru")
+@like("hidden_size", "Units per layer.", 256)
 @TASK_OPTION
 @JSON
-def show(task: str, options: dict[str, str], as_json: bool) -> None:
+def show(
+    task: str, files: tuple[str, ...], cell: str, hidden_size: int, options: dict[str, str], as_json: bool
+) -> None:
     """Show a task.
 
-    What the network learns, its options, what it counts, its metrics, and its default files.
+    What the network learns, its options, what it counts, its metrics, its default files, and how the time loops of its
+    network run on FILES, by default on its default files.
     """
     from rnn_plugins.inspect.description import describe_task
 
-    s = describe_task(*separated("task", task, options))
+    s = describe_task(*separated("task", task, options), files, cell, hidden_size)
     if as_json:
         described = dataclasses.asdict(s) | {"options": [option_as_json(option) for option in s.options]}
         described["metrics"] = {
@@ -61,6 +77,14 @@ def show(task: str, options: dict[str, str], as_json: bool) -> None:
     click.echo(table(rows, indent=2))
     head("Default files")
     click.echo(f"  {printable(', '.join(s.default_files) or 'none: name some')}")
+    for loop in s.loops:
+        click.echo()
+        head(f"Time loop of {printable(loop.step.lstrip('_'))}")
+        show_time_loop(loop.time_loop)
+    if s.why_no_loops:
+        click.echo()
+        head("Time loop")
+        say(f"  It is unknown, since the default files cannot be read: {s.why_no_loops}")
 
 
 @tasks.command()

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from minigrad.reads import form_of
 from minigrad.scan import reference, stepping
 from minigrad.scan.lookup import Lookup
 from minigrad.scan.plans import Executor, Plan, find_plan
+from minigrad.scan.program import Program
 from minigrad.scan.reference import Step, live_steps
 from minigrad.scan.tape import Call, table_of
 from minigrad.stepgraph import StepError, StepGraph, remembered, shapes_of
@@ -33,6 +34,25 @@ WORTH_COMPILING = 1_000_000
 """Multiplications in the products of one call below which compiling would take longer than it saves."""
 
 _backend: ContextVar[str | None] = ContextVar("backend", default=None)
+
+
+class Watched(NamedTuple):
+    """How a call of ``scan`` ran.
+
+    Attributes:
+        step: the name of the step's class or function.
+        program: the plan; None on the reference loop.
+        backend: what ran it.
+        reason: why there is no plan; empty if there is one.
+    """
+
+    step: str
+    program: Program | None
+    backend: str
+    reason: str = ""
+
+
+_watching: ContextVar[list[Watched] | None] = ContextVar("watching", default=None)
 _log = logging.getLogger("minigrad.scan")
 
 
@@ -57,6 +77,17 @@ def use_backend(name: str | None) -> Iterator[None]:
         yield
     finally:
         _backend.reset(token)
+
+
+@contextmanager
+def watched() -> Iterator[list[Watched]]:
+    """Within this block, how each call of ``scan`` ran is added to a list."""
+    calls: list[Watched] = []
+    token = _watching.set(calls)
+    try:
+        yield calls
+    finally:
+        _watching.reset(token)
 
 
 def available_backends() -> tuple[str, ...]:
@@ -110,6 +141,8 @@ def scan(
     error = None
     if _backend.get() != "reference" and observer.get() is None:
         found = _prepared(step, params, carry, xs, context, lengths, mask, reverse)
+        if (calls := _watching.get()) is not None:
+            calls.append(_seen(step, found))
         if isinstance(found, tuple):
             call, plan, executor = found
             return call.run(plan, executor)
@@ -203,15 +236,29 @@ _refused: set[str] = set()
 
 def _refuse(step: Step, error: TraceError) -> None:
     """Log, once, why a step runs on the reference loop."""
-    if error.origin is not None:
-        name = error.origin.who
-    else:
-        step = getattr(step, "cell", step)  # name the cell, not its wrapper
-        name = getattr(step, "__qualname__", type(step).__qualname__)
+    name = _name(step) if error.origin is None else error.origin.who
     text = f"{name} runs on the reference loop, which is slow: {error.located()}"
     if text not in _refused:
         _refused.add(text)
         _log.warning(text)
+
+
+def _name(step: Step) -> str:
+    """The name of a step's class or function; of a cell, not of its wrapper."""
+    step = getattr(step, "cell", step)
+    return getattr(step, "__qualname__", type(step).__qualname__)
+
+
+def _seen(step: Step, found: tuple[Call, Plan, Executor] | TraceError | None) -> Watched:
+    """What to tell of a call, from what was prepared for it."""
+    if isinstance(found, tuple):
+        _, plan, executor = found
+        (backend,) = {name for name, known in plan.executors.items() if known is executor} - {"compiled"} or {
+            "compiled"
+        }
+        return Watched(_name(step), plan.program, backend)
+    reason = found.located() if found else "its inputs are not arrays (T, B, ...) with at least one step and sequence"
+    return Watched(_name(step), None, "reference", reason)
 
 
 class Stepper(Protocol):

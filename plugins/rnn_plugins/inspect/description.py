@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from minigrad import stepgraph, trees
+from minigrad import stepgraph, trees, value_and_grad
 from minigrad.graph import TraceError
-from minigrad.scan import chosen_backend, reference
+from minigrad.scan import chosen_backend, reference, use_backend
+from minigrad.scan.planned import watched
 from minigrad.scan.plans import plan_of
 from minigrad.scan.program import describe
 from minigrad.stepgraph import StepError, StepGraph
@@ -20,7 +22,7 @@ from rnn_cells import Cell
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.options import ATTRIBUTES, Option, OptionValue, options_of
-from rnn_plugins.tasks.task import Metric
+from rnn_plugins.tasks.task import Metric, Network, Task
 
 Shape = tuple[int, ...]
 
@@ -105,6 +107,19 @@ def describe_cell(spec: str, input_size: int, hidden_size: int, options: Mapping
 
 
 @dataclass(frozen=True)
+class Loop:
+    """A time loop of a task's network.
+
+    Attributes:
+        step: the name of the step's class or function, a cell's class where that is the whole step.
+        time_loop: how it runs.
+    """
+
+    step: str
+    time_loop: TimeLoop
+
+
+@dataclass(frozen=True)
 class TaskDescription:
     """The description of a task.
 
@@ -118,6 +133,8 @@ class TaskDescription:
         best: the metric that chooses the best weights.
         compared: the metric by which runs are compared.
         default_files: the training data if the user names none.
+        loops: the time loops of a training step, in order; empty if there are none, or no data.
+        why_no_loops: why they are unknown; empty if they are known, or no data are given.
     """
 
     name: str
@@ -129,19 +146,41 @@ class TaskDescription:
     best: str
     compared: str
     default_files: tuple[str, ...]
+    loops: tuple[Loop, ...] = ()
+    why_no_loops: str = ""
 
 
-def describe_task(spec: str, options: Mapping[str, OptionValue]) -> TaskDescription:
+BATCH = 4
+"""Sequences of the batch that shows how a task's loops run."""
+
+
+def describe_task(
+    spec: str, options: Mapping[str, OptionValue], files: Sequence[str] = (), cell: str = "gru", hidden_size: int = 256
+) -> TaskDescription:
     """Find a task and describe it.
 
     Args:
         spec: a name or ``FILE.py:CLASS``.
         options: the task's own.
+        files: data for a training step, whose time loops are described; by default the task's default files.
+        cell: the recurrent part of its network, as ``registry.make_cell`` takes it.
+        hidden_size: the units of its network.
 
     Raises:
-        UserError: there is no such task, or an option is invalid.
+        UserError: there is no such task or cell, an option is invalid, or ``files`` cannot be read.
     """
     task = registry.make_task(spec, options)
+    registry.make_cell(cell, 1, hidden_size, {})
+    loops: tuple[Loop, ...] = ()
+    why = ""
+    try:
+        if data := files or task.default_files:
+            network = Network(lambda width: registry.make_cell(cell, width, hidden_size, {}), hidden_size)
+            loops = _loops(task, data, network)
+    except UserError as error:
+        if files:
+            raise
+        why = str(error)
     return TaskDescription(
         name=spec,
         origin=_origin("tasks", spec),
@@ -152,7 +191,26 @@ def describe_task(spec: str, options: Mapping[str, OptionValue]) -> TaskDescript
         best=task.best[0],
         compared=task.compared or task.best[0],
         default_files=task.default_files,
+        loops=loops,
+        why_no_loops=why,
     )
+
+
+def _loops(task: Task[Any], files: Sequence[str], network: Network) -> tuple[Loop, ...]:
+    """The time loops of a training step on files, equal ones once."""
+    data = task.read(files)
+    task, size, _ = task.fit(data, BATCH)
+    model = task.model(data.facts, task.resolve(data.facts, network))
+    rng = np.random.default_rng(0)
+    with use_backend(chosen_backend()), watched() as calls:
+        value_and_grad(model.loss, has_aux=True)(
+            model.init_params(rng), model.init_carry(size), task.batch(data, 0, size), rng
+        )
+    stages = [() if call.program is None else tuple(describe(call.program)) for call in calls]
+    found = [
+        Loop(call.step, TimeLoop(call.backend, each, call.reason)) for call, each in zip(calls, stages, strict=True)
+    ]
+    return tuple(dict.fromkeys(found))
 
 
 def _origin(group: str, spec: str) -> str:
