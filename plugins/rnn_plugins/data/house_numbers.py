@@ -32,20 +32,27 @@ MARGIN = (0.15, 0.45)
 CONTRAST = (45, 190)
 """The range of the difference in brightness, of 255, between digits and what is behind them."""
 
-WALLS = np.array([
-    (236, 232, 222), (205, 200, 190), (150, 148, 145), (92, 92, 95), (40, 42, 46), (142, 66, 48), (176, 104, 74),
-    (112, 74, 46), (84, 52, 34), (196, 170, 126), (60, 76, 104), (66, 92, 72), (214, 204, 160), (178, 190, 200),
-], np.float32)  # fmt: skip
-"""Colours of walls, doors and plates: paint, stone, brick, wood."""
-
-PAINTS = np.array([
-    (15, 15, 18), (60, 58, 56), (245, 245, 240), (205, 205, 205), (214, 170, 84), (150, 112, 58), (40, 70, 140),
-    (150, 34, 36), (42, 98, 62),
-], np.float32)  # fmt: skip
-"""Colours of digits: black, white, steel, brass, enamel."""
-
 GREY = np.array(LUMA, np.float32)[:, None]
 """The product of colours with it is their brightness."""
+
+
+def _palette(*colours: tuple[int, int, int]) -> dict[int, Array]:
+    """Colours by the number of channels, (N, 3), and their brightness, (N, 1)."""
+    values = np.array(colours, np.float32)
+    return {3: values, 1: values @ GREY}
+
+
+WALLS = _palette(
+    (236, 232, 222), (205, 200, 190), (150, 148, 145), (92, 92, 95), (40, 42, 46), (142, 66, 48), (176, 104, 74),
+    (112, 74, 46), (84, 52, 34), (196, 170, 126), (60, 76, 104), (66, 92, 72), (214, 204, 160), (178, 190, 200),
+)  # fmt: skip
+"""Colours of walls, doors and plates: paint, stone, brick, wood."""
+
+PAINTS = _palette(
+    (15, 15, 18), (60, 58, 56), (245, 245, 240), (205, 205, 205), (214, 170, 84), (150, 112, 58), (40, 70, 140),
+    (150, 34, 36), (42, 98, 62),
+)  # fmt: skip
+"""Colours of digits: black, white, steel, brass, enamel."""
 
 FREQUENCIES = (0.25, 0.35, 0.25, 0.1, 0.05)
 """How often ``random_layout`` has one digit, two, and so on."""
@@ -186,10 +193,8 @@ def draw(layout: Layout, glyphs: Glyphs, rng: np.random.Generator, shape: Sequen
         for digit, (left, top, wide, high) in zip(layout.text, boxes.tolist(), strict=True)
     ]
     cover = _sharpened(digits, weight, sharpness)
-    picture, behind = _ground(boxes, rng, height, width)
+    picture, behind = _ground(boxes, rng, height, width, channels)
     ink, contrast = _ink(behind, rng)
-    if channels == 1:
-        picture, ink = picture @ GREY, ink @ GREY
     light = _light(rng, height, width, 0.35 * contrast)
     picture += light
     if rng.random() < 0.3:
@@ -262,11 +267,11 @@ def _pieces(boxes: Array, glyphs: Glyphs, rng: np.random.Generator, height: int,
     return found
 
 
-def _ground(boxes: Array, rng: np.random.Generator, height: int, width: int) -> tuple[Array, Array]:
-    """What is behind the digits, (H, W, 3), and its mean colour there: a wall, perhaps boards or a plate."""
+def _ground(boxes: Array, rng: np.random.Generator, height: int, width: int, channels: int) -> tuple[Array, Array]:
+    """What is behind the digits, (H, W, C), and its mean colour there: a wall, perhaps boards or a plate."""
     y, x = np.arange(height, dtype=np.float32)[:, None, None], np.arange(width, dtype=np.float32)[:, None]
-    colour = behind = _varied(WALLS, rng)
-    ground = np.empty((height, width, 3), np.float32)
+    colour = behind = _varied(WALLS[channels], rng)
+    ground = np.empty((height, width, channels), np.float32)
     ground[:] = colour
     kind = rng.random()
     if kind < 0.2:  # boards or rows of bricks
@@ -275,9 +280,9 @@ def _ground(boxes: Array, rng: np.random.Generator, height: int, width: int) -> 
         ground += joint * np.float32(rng.uniform(-45, 15))
     elif kind < 0.3:  # the edge of a door or a frame
         edge = rng.uniform(0, 0.5) * float(boxes[:, 0].min())
-        ground += (x < edge if rng.random() < 0.5 else x > width - edge) * (_varied(WALLS, rng) - colour)
+        ground += (x < edge if rng.random() < 0.5 else x > width - edge) * (_varied(WALLS[channels], rng) - colour)
     if rng.random() < 0.35:  # a plate with a rim
-        behind = _varied(WALLS, rng)
+        behind = _varied(WALLS[channels], rng)
         (left, top), (right, bottom) = boxes[:, :2].min(0).tolist(), (boxes[:, :2] + boxes[:, 2:]).max(0).tolist()
         rim, inner = rng.uniform(-40, 40), rng.uniform(1, 2.2)
         beside, above, after, below = rng.uniform(1, 0.12 * width, 4).tolist()
@@ -291,20 +296,25 @@ def _ground(boxes: Array, rng: np.random.Generator, height: int, width: int) -> 
 
 
 def _varied(colours: Array, rng: np.random.Generator) -> Array:
-    """One of some colours, a little changed, (3,)."""
-    found: Array = colours[rng.integers(len(colours))] + rng.normal(0, 10) + 5 * rng.standard_normal(3, np.float32)
+    """One of some colours, a little changed, (C,)."""
+    changed = 5 * rng.standard_normal(colours.shape[1], np.float32) + rng.normal(0, 10)
+    found: Array = colours[rng.integers(len(colours))] + changed
     return found
+
+
+def _brightness(colour: Array) -> Any:
+    return colour[0] if len(colour) == 1 else colour @ GREY[:, 0]
 
 
 def _ink(behind: Array, rng: np.random.Generator) -> tuple[Array, float]:
     """The colour of the digits and its contrast: one of the paints, made brighter or darker until it has that."""
     low, high = CONTRAST
-    bright = float((behind @ GREY)[0])
+    bright = float(_brightness(behind))
     sign = -1 if rng.random() < bright / 255 else 1  # darker digits on a bright wall, mostly
     contrast = low + (high - low) * rng.beta(1.5, 1.5)
     contrast = min(contrast, max(bright if sign < 0 else 255 - bright, low))
-    paint = _varied(PAINTS, rng)
-    return paint + (bright + sign * contrast - paint @ GREY), contrast
+    paint = _varied(PAINTS[len(behind)], rng)
+    return paint + (bright + sign * contrast - _brightness(paint)), contrast
 
 
 def _light(rng: np.random.Generator, height: int, width: int, most: float) -> Array:
