@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad import (
+    abs,
     affine,
     concat,
     log_softmax,
@@ -25,7 +26,7 @@ from minigrad import (
 )
 from minigrad.densities import gaussian, standard_normal
 from minigrad.functions import Share
-from minigrad.initializers import zeros
+from minigrad.initializers import glorot_uniform, zeros
 from minigrad.tensor import value_of
 from minigrad.trees import Tree
 from rnn_cells import Cell
@@ -39,6 +40,10 @@ Array: TypeAlias = NDArray[Any]
 
 Attention = Literal["hard", "soft", "random"]
 """How locations are chosen: sampled and trained with REINFORCE, trained through the sensor, or drawn by chance."""
+
+
+START = np.float32(0.3)
+"""The scale of W_m at the start: all first glimpses are near the centre, where something can be learned from them."""
 
 
 class Seen(NamedTuple):
@@ -65,7 +70,7 @@ class Glimpser(task.Model):
 
     With x the image, l a location and c the low-resolution picture of the whole:
 
-        m_t = tanh(W_m s_{t-1} + b_m),  l_t = m_t + spread * noise_t
+        m_t = W_m s_{t-1} + b_m,  l_t = m_t + spread * noise_t
         g_t = relu(W_g [relu(W_x sensor(x, l_t) + b_x), relu(W_l l_t + b_l)] + b_g)
         y_t = reader(g_t),  s_t = mover([y_t, d]) or, of one cell, y_t
         d = tanh(W_d relu(W_c c + b_c) + b_d),  s_0 = tanh(W_s d + b_s) or, without context, 0
@@ -76,13 +81,16 @@ class Glimpser(task.Model):
     in the glimpses. There the context is the second cell's first state, a product joins the two parts of a glimpse,
     and convolutions read image and context.
 
-    The gradient of the loss is that of the cross-entropy, in which sampled locations are constants, and the estimate
+    The gradient of the loss is that of the cross-entropy, where the locations are constants if attention is hard, and
+    then also the estimate
 
         -(r - b_t) dlog p(l_t) + d(r - b_t)^2,  b_t = w s_{t-1} + b
 
     for each glimpse, where the reward r is 1 if its symbol is named rightly and else 0 (REINFORCE, Williams 1992). That
-    of the baseline b_t does not reach the cells. That of log p reaches the mover and W_m, but not what names symbols,
-    since its noise would drown the cross-entropy there. The value of the loss is the cross-entropy.
+    of the baseline b_t does not reach the cells. That of the locations, by either way, reaches W_m and the mover, but
+    not what names symbols: there it would drown the rest in noise. And means outside the image are drawn back to it by
+    the gradient of their distance squared; with tanh, as in the papers, they can stay in a corner, where its slope is
+    0. The value of the loss is the cross-entropy.
 
     Attributes:
         sensor: the sensor.
@@ -127,7 +135,7 @@ class Glimpser(task.Model):
                 "both": dense(rng, 2 * half, width),
             },
             "reader": self.reader.init_params(rng),
-            "where": dense(rng, size, 2),
+            "where": {"W": START * glorot_uniform(rng, (size, 2)), "b": zeros(rng, (2,))},
             "expected": {"W": zeros(rng, (size, 1)), "b": zeros(rng, (1,))},
             "head": dense(rng, self.reader.output_size, self.classes),
         }
@@ -155,20 +163,22 @@ class Glimpser(task.Model):
         logits = self.logits(params, seen, rng)
         live = mask(lengths, len(targets))
         loss = masked_mean(-pick(log_softmax(logits), targets), live)
-        if rng is not None and self.attention == "hard":
+        if rng is not None and self.attention != "random":
             right = value_of(logits).argmax(axis=-1) == targets
-            estimate = self._reinforce(seen, *(np.repeat(each, self.per_symbol, axis=0) for each in (right, live)))
-            estimate = estimate / max(int(live.sum()), 1)
-            loss = loss + (estimate - stop_gradient(estimate))
+            rewards, there = (np.repeat(each, self.per_symbol, axis=0) for each in (right, live))
+            terms = sum(square(relu(abs(seen.means) - 1)), axis=-1)
+            if self.attention == "hard":
+                terms = terms + self._reinforce(seen, rewards.astype(self.dtype))
+            extra = sum(where(there, terms, 0)) / max(int(live.sum()), 1)
+            loss = loss + (extra - stop_gradient(extra))
         return loss, carry
 
-    def _reinforce(self, seen: Seen, rewards: Array, live: Array) -> Any:
-        """A sum over glimpses (T, B) whose gradient is the estimate that the class describes."""
-        r = rewards.astype(self.dtype)
+    def _reinforce(self, seen: Seen, r: Array) -> Any:
+        """Numbers (T, B) whose gradient is the estimate that the class describes, for rewards (T, B)."""
         # Locations are constants, as samples are, so that the density's gradient is by the mean alone.
         density = sum(gaussian(stop_gradient(seen.places), seen.means, np.log(self.spread, dtype=self.dtype)), axis=-1)
         surprise = r - stop_gradient(seen.expected)
-        return sum(where(live, square(r - seen.expected) - surprise * density, 0))
+        return square(r - seen.expected) - surprise * density
 
     def look(
         self,
@@ -278,10 +288,10 @@ class _Step:
     def __call__(self, params: Tree, carry: Tree, x: Tree, context: Tree) -> tuple[Tree, Tree]:
         """One step: x has ``noise`` (B, 2), and may have ``shown`` and dropout masks; the output is a ``Seen``."""
         (reading, *moving), before = carry
-        apart = stop_gradient if self.attention == "hard" else _itself
-        mean = tanh(affine(params["where"], apart(before) if self.mover is None else before))  # (B, 2)
+        mean = affine(params["where"], stop_gradient(before) if self.mover is None else before)  # (B, 2)
         place = x["noise"] if self.attention == "random" else mean + self.spread * x["noise"]
-        place = apart(place)
+        if self.attention == "hard":
+            place = stop_gradient(place)
         p, patches = params["glimpse"], self.sensor(context["image"], place)
         if "shown" in x:
             patches = patches * x["shown"]
@@ -292,12 +302,9 @@ class _Step:
         states: tuple[Tree, ...] = (reading,)
         after = y
         if self.mover is not None:
-            seen = concat(apart(y), context["hint"]) if "hint" in context else apart(y)
+            seen = stop_gradient(y)
+            seen = concat(seen, context["hint"]) if "hint" in context else seen
             moving, after = masked_step(self.mover, params["mover"], moving[0], seen, x.get("mover", ()))
             states = (*states, moving)
         expected = affine(params["expected"], stop_gradient(before))[:, 0]
         return (states, after), (y, mean, place, expected, g)
-
-
-def _itself(x: Any) -> Any:
-    return x
