@@ -141,7 +141,7 @@ def test_rewards_move_the_locations_by_reinforce(tmp_path):
     right = logits.argmax(1) == batch.targets[0]
     surprise = right - 0.3
     by_mean = -(surprise[:, None] * noise / task.spread).mean(0)
-    np.testing.assert_allclose(gradients["where"]["b"], by_mean + [2 * 0.5, 0])
+    np.testing.assert_allclose(gradients["where"]["b"], by_mean + np.array([1.0, 0]))
     np.testing.assert_allclose(gradients["expected"]["b"], -2 * surprise.mean())
     nats = np.log(np.exp(logits).sum(1)) - logits[np.arange(8), batch.targets[0]]
     assert float(value) == pytest.approx(nats.mean())  # the estimate of the gradient adds nothing to the loss
@@ -333,6 +333,22 @@ def test_the_probe_of_columns_has_the_losses_of_the_model():
     assert losses[12:].mean() == pytest.approx(float(loss))
     assert probe.labels(13, 14).inputs == (*map(str, range(1, 13)), "", "")
     assert probe.labels(13, 14).targets == (*[""] * 12, examples[0].picture.text, "stop")
+
+
+def test_what_is_lost_without_a_column():
+    task, data, model, params = made(attention="none")
+    (given,) = itertools.islice(task.inputs(NUMBERS, data.facts), 1)
+    (said,) = task.predict(model, params, data.facts, [given], explain=True)
+    (_, chart), number = said.figures, said.record["number"]
+    blank = np.zeros((12, 12, 1), np.float32) + given.pixels / np.float32(255)
+    blank[:, 4] = data.facts["mean"][0]
+    wanted = [*map(int, number), *[10] * (len(number) < 5)]
+    nats = [
+        sum(model.read(params, pixels[None], np.zeros(1))[0, i, symbol] for i, symbol in enumerate(wanted))
+        for pixels in (given.pixels, blank)
+    ]
+    assert len(chart.curves[0].y) == 12
+    assert chart.curves[0].y[4] == pytest.approx(nats[0] - nats[1], abs=1e-5)
 
 
 # The canvas

@@ -56,19 +56,21 @@ class ColumnReader(task.Model):
     def loss(self, params: Tree, carry: Tree, batch: Batch, rng: np.random.Generator | None) -> tuple[Any, Tree]:
         """The mean of -log p(symbol) of the strings, their stop symbols included, in nats."""
         (pixels, _, lengths), targets = batch.inputs, batch.targets
-        logits = self.logits(params, pixels, len(targets), rng)
+        logits = self.logits(params, self.columns(pixels, len(targets)), len(targets), rng)
         return masked_mean(-pick(log_softmax(logits), targets), mask(lengths, len(targets))), carry
 
     def read(self, params: Tree, pixels: Array, keys: Array, samples: int = 0) -> Array:
         """The log probabilities of all symbols in images (B, H, W, C), in nats, (B, S, K)."""
-        found: Array = np.asarray(log_softmax(self.logits(params, pixels, self.symbols)), np.float64)
+        found: Array = np.asarray(
+            log_softmax(self.logits(params, self.columns(pixels, self.symbols), self.symbols)), np.float64
+        )
         return found.transpose(1, 0, 2)
 
-    def logits(self, params: Tree, pixels: Array, symbols: int, rng: np.random.Generator | None = None) -> Any:
-        """The logits of the first symbols in images (B, H, W, C), (S, B, K)."""
-        carry = trees.cast(self.cell.init_carry(len(pixels)), self.dtype)
-        _, ys = self.cell.unroll(params["cell"], carry, self.columns(pixels, symbols), rng=rng)
-        ys = ys[pixels.shape[2] :]
+    def logits(self, params: Tree, xs: Array, symbols: int, rng: np.random.Generator | None = None) -> Any:
+        """The logits of the first symbols, (S, B, K), from what ``columns`` gives."""
+        carry = trees.cast(self.cell.init_carry(xs.shape[1]), self.dtype)
+        _, ys = self.cell.unroll(params["cell"], carry, xs, rng=rng)
+        ys = ys[len(xs) - symbols :]
         if self.dropout and rng is not None:
             ys = drop_steps(ys, self.dropout, self.variational, rng)
         return affine(params["head"], ys)

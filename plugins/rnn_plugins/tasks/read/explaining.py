@@ -12,6 +12,7 @@ from minigrad.trees import Tree
 from rnn_plugins.data.images import unit
 from rnn_plugins.reports.report import Chart, Curve, Figure, Frame, Panel, Picture
 from rnn_plugins.tasks.blocks import mask
+from rnn_plugins.tasks.read.columns import ColumnReader
 from rnn_plugins.tasks.read.model import Glimpser
 from rnn_plugins.tasks.read.results import DIGITS, STOP
 
@@ -52,8 +53,10 @@ def left_out(model: Glimpser, params: Tree, pixels: Array, keys: Array, wanted: 
     return falls
 
 
-def explanation(model: Glimpser, params: Tree, given: Given, number: str, keys: Array) -> tuple[Figure, ...]:
-    """The path of the glimpses, and how much each counts for the number that is read.
+def explanation(
+    model: Glimpser | ColumnReader, params: Tree, given: Given, number: str, keys: Array
+) -> tuple[Figure, ...]:
+    """The path of the glimpses, and how much each counts for the number that is read; or how much each column does.
 
     Args:
         model: the network.
@@ -65,6 +68,8 @@ def explanation(model: Glimpser, params: Tree, given: Given, number: str, keys: 
     ids = [*map(DIGITS.index, number)]
     ids += [STOP] * (model.classes > STOP and len(ids) < model.symbols)
     wanted, lengths = np.array(ids)[:, None], np.array([len(ids)])
+    if isinstance(model, ColumnReader):
+        return _of_columns(model, params, given, number, wanted)
     falls = left_out(model, params, given.pixels[None], keys, wanted, lengths)[:, 0]
     seen = model.look(params, given.pixels[None], model.drawn(keys, len(falls)))
     places = np.asarray(seen.places)[:, 0]
@@ -96,6 +101,25 @@ def explanation(model: Glimpser, params: Tree, given: Given, number: str, keys: 
         "path are as they are.",
     )
     return path, counts
+
+
+def _of_columns(model: ColumnReader, params: Tree, given: Given, number: str, wanted: Array) -> tuple[Figure, ...]:
+    """The image, and how much each of its columns counts."""
+    width = given.pixels.shape[1]
+    xs = np.repeat(model.columns(given.pixels[None], len(wanted)), width + 1, axis=1)  # (W + S, W + 1, I)
+    xs[np.arange(width), np.arange(width)] = 0
+    found = np.asarray(log_softmax(model.logits(params, xs, len(wanted))), np.float64)
+    nats = np.take_along_axis(found, wanted[:, :, None], 2).sum((0, 2))
+    counts = Chart(
+        "left_out",
+        f"What is lost without each column: {given.name}",
+        "column",
+        "nats",
+        (Curve("", np.arange(1.0, width + 1), nats[-1] - nats[:-1]),),
+        definition=f"How much log p of {number} falls if this column of the image is blank.",
+    )
+    picture = Picture("image", given.name, (Panel(_as_uint8(unit(given.pixels)), number),))
+    return picture, counts
 
 
 def _as_uint8(pixels: Array) -> Array:

@@ -352,7 +352,7 @@ class Read(Task[Either]):
     ) -> Iterator[Prediction]:
         """The likeliest number in each image, with its probability; images may also be arrays, (H, W) or (H, W, C).
 
-        With ``explain`` the path of the glimpses, and how much each counts.
+        With ``explain`` the path of the glimpses, and how much each counts, or how much each column does.
         """
         for some in chunks(self._givens(inputs, facts), AT_ONCE):
             for given, symbols in zip(some, self.read_all(model, params, some), strict=True):
@@ -368,7 +368,7 @@ class Read(Task[Either]):
                     each = ", ".join(f"{one['digit']} {one['probability']:.2f}" for one in digits)
                     told += f" ({each})"
                 figures: tuple[Figure, ...] = ()
-                if explain and isinstance(model, Glimpser):
+                if explain:
                     from rnn_plugins.tasks.read.explaining import explanation
 
                     figures = explanation(model, params, given, best[0][0], _keys([given]))
