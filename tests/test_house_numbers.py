@@ -266,7 +266,7 @@ def test_a_name_that_is_not_understood(name):
 def test_generated_numbers():
     found = read("builtin:numbers:200:3", valid_fraction=0.2)
     assert (len(found.train), len(found.valid), found.shape) == (200, 40, (40, 40, 1))
-    assert found.about == "house numbers of 40x40 in seven segments; 200 to train on, 40 held out"
+    assert found.about == "house numbers of 40x40 in seven segments"
     example = found.train[7]
     assert example.name == "builtin:numbers:200:3[7]"
     assert 1 <= len(example.text) <= 5
@@ -317,9 +317,7 @@ def test_no_glyph_and_no_layout_is_in_both_parts(tmp_path):
     assert (len(train), len(valid)) == (28, 12)
     assert not train & valid
     assert max(train | valid) < 40  # none of t10k
-    assert found.about == (
-        "house numbers of 54x54 drawn from 30 layouts and 40 images of digits; 21 to train on, 27 held out"
-    )
+    assert found.about == ("house numbers of 54x54 drawn from 30 layouts and 40 images of digits")
     test = os.path.join(mnist, "t10k-images-idx3-ubyte.gz")
     assert found.notices == (f"{test!r} is left out; rnn eval RUN {mnist} reads it",)
     evaluated = read(tmp_path / "layouts.tsv", mnist, valid_fraction=0.3, purpose="evaluate", shape=(54, 54, 1))
@@ -369,7 +367,7 @@ def test_a_folder_with_mnist(tmp_path):
     found = read(mnist, valid_fraction=0.25)
     assert isinstance(found.train, Stored)
     assert (len(found.train), len(found.valid), found.shape, found.white) == (30, 10, (12, 10, 1), 255)
-    assert found.about == "40 images of 12x10; 30 to train on, 10 held out"
+    assert found.about == "40 images of 12x10"
     places = {int(e.pixels()[5, 4, 0]): e.text for part in (found.train, found.valid) for e in part}
     assert places == {i: str(i % 10) for i in range(40)}
     assert np.array_equal(found.train[0].pixels(epoch=0), found.train[0].pixels(epoch=5, seed=9))
@@ -417,7 +415,7 @@ def test_a_picture_alone_has_no_number(tmp_path):
 def test_scikit_learns_digits():
     pytest.importorskip("sklearn")
     found = read("builtin:digits")
-    assert found.about == "1,797 images of 8x8; 1,617 to train on, 180 held out"
+    assert found.about == "1,797 images of 8x8"
     assert found.white == 16
     assert found.train[0].text == "0"
     assert found.train[0].pixels().dtype == np.float32
@@ -451,7 +449,7 @@ def test_a_folder_of_pictures_with_a_table(tmp_path):
         f"{i}.png": str(7 * i) for i in range(20)
     }
     assert all(e.pixels()[0, 0, 0] == int(e.name[:-4]) for e in found.train)
-    assert found.about == "20 pictures of 6x8 with numbers; 18 to train on, 2 held out"
+    assert found.about == "20 pictures of 6x8 with numbers"
     assert len(read(folder, purpose="evaluate").valid) == 20
     assert len(read(folder, folder / "numbers.tsv").train) == 18
     assert read(folder, image_size=5).shape == (5, 5, 1)
