@@ -119,7 +119,6 @@ def test_files_and_standard_input_are_read(folder):
     assert (code, labels(out)) == (0, ["Italian", "Russian", "Italian"])
     for arguments in (["names", "-"], ["names"], [], ["-"]):
         assert labels(call(*arguments, stdin="Rossi\nPopov")[1]) == ["Italian", "Russian"]
-    assert call("names", stdin="")[:2] == (0, "")
 
 
 def test_records_are_a_line_of_json_each():
@@ -279,6 +278,15 @@ def test_what_can_be_no_input_is_told_from_python(item):
 def test_inputs_are_several():
     with pytest.raises(UserError, match=r"^inputs is of the type int; expected a text, a file, or several inputs$"):
         rnn_lab.load("names").predict(5)
+
+
+def test_a_source_without_inputs_is_refused(folder):
+    """Whatever the task makes of it: this one yields nothing."""
+    (folder / "empty.txt").write_text("")
+    assert call("names", "empty.txt") == (2, "", "Error: empty.txt has no inputs; expected one at least\n")
+    assert call("names", stdin="") == (2, "", "Error: standard input has no inputs; expected one at least\n")
+    code, out, said = call("names", "Rossi", "empty.txt")
+    assert (code, out.count("\n"), said) == (2, 1, "Error: empty.txt has no inputs; expected one at least\n")
 
 
 def test_what_came_before_a_mistake_is_answered(folder):

@@ -13,6 +13,7 @@ import numpy as np
 
 from rnn_lab.problem import reading
 from rnn_lab.runs import Run
+from rnn_plugins.data.lines import name_of
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.sampling import Choice
 from rnn_plugins.reports.report import Page, Picture, Table, plain
@@ -71,8 +72,13 @@ def _of_file(run: Run, task: Task, file: str) -> Iterator[Any]:
     if type(task).inputs is Task.inputs:
         use = f"rnn predict {run.quoted} TEXT" if task.takes_text else f"rnn eval {run.quoted}"
         raise UserError(f"{run.name} is a run of the task {run.settings.task}, which reads no inputs from files: {use}")
+    empty = True
     with reading([file]):
-        yield from task.inputs(file, run.facts)
+        for one in task.inputs(file, run.facts):
+            empty = False
+            yield one
+        if empty:
+            raise UserError(f"{name_of(file)} has no inputs; expected one at least")
 
 
 def _text(run: Run, text: str) -> str:
