@@ -26,7 +26,7 @@ class Environment:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         # Without what this process was told: paths to the checkout above all.
-        self.variables = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "RNN_LAB", "COV"))}
+        self.variables = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "RNN_", "COV"))}
         self.variables |= {"RNN_LAB_CACHE": str(folder / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
         self.scripts = folder / "env" / ("Scripts" if os.name == "nt" else "bin")
 
