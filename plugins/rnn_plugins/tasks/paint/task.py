@@ -102,7 +102,7 @@ class Paint(Task[Painter]):
             the same draw in all epochs; threshold, at one half; no leaves them, as the means of Bernoulli variables.
             With auto, anew if nearly all pixels are black or white, else no.
         valid_fraction: the share of the images that is held out.
-        image_size: the height and width that pictures are scaled to; 0 takes them as they are.
+        image_size: the height and width that pictures are scaled to; 0 leaves them as they are.
         colour: whether generated pictures are coloured.
     """
 
