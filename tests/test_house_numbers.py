@@ -390,6 +390,20 @@ def test_images_of_other_sizes(tmp_path):
     )
 
 
+def test_a_picture_of_another_size_can_be_scaled(tmp_path):
+    Image.fromarray(np.full((20, 30), 7, np.uint8)).save(tmp_path / "1.png")
+    with pytest.raises(UserError) as caught:
+        list(pictures(str(tmp_path / "1.png"), shape=(54, 54, 1), white=255, size=0))
+    assert str(caught.value) == (
+        f"'{tmp_path}/1.png' has images of 20x30; expected 54x54 (height x width), as the network was trained on: "
+        "scale them, or set --task-option image_size=54"
+    )
+    ((name, pixels),) = pictures(str(tmp_path / "1.png"), shape=(54, 54, 3), white=255, size=54)
+    assert name == "1.png"
+    assert pixels.shape == (54, 54, 3)
+    assert (pixels == 7).all()
+
+
 def test_several_files_of_images_are_one_set(tmp_path):
     one, two = (write_mnist(tmp_path / name, parts=("train",), first=first) for name, first in (("a", 0), ("b", 40)))
     found = read(one, two, valid_fraction=0)

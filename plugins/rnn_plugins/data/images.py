@@ -213,7 +213,7 @@ def _idx_in(path: str, files: list[Path]) -> Images:
 def _picture(file: Any, label: str, size: int) -> Array:
     """One picture: uint8 (H, W, C), over white where it is transparent."""
     try:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
     except ImportError:
         raise UserError(f"{label} needs the library Pillow: pip install 'rnn-lab[images]'") from None
     try:
@@ -237,6 +237,8 @@ def _picture(file: Any, label: str, size: int) -> Array:
                 pixels = np.array(picture, np.uint8)
     except Exception as error:  # decoders raise exceptions of many types on damaged files
         reason = str(error).split("\n")[0] or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):  # its message has the address of an object
+            reason = "its format is unknown, or it is damaged"
         raise UserError(
             f"{label} cannot be read as a picture ({reason}); expected PNG, JPEG, BMP, GIF or WebP"
         ) from None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rnn_plugins.data.captions import TABLES, Columns, read_captions
 from rnn_plugins.data.house_numbers import COLUMNS, as_glyphs, flaw_of, read_layouts, seven_segments
-from rnn_plugins.data.images import Images, fitted, is_images, read_images
+from rnn_plugins.data.images import PICTURES, Images, fitted, is_images, read_images
 from rnn_plugins.data.lines import lines
 from rnn_plugins.data.numbered import Drawn, Numbers, Stored
 from rnn_plugins.data.pixels import size_of
@@ -120,8 +120,15 @@ def pictures(file: str, *, shape: Sequence[int], white: int | None, size: int) -
         found = _generated(file, Reading(), hashlib.sha256(), "evaluate", shape).valid
         yield from ((example.name, example.pixels()) for example in found)
         return
-    images = _images_of(file, "evaluate", shape, white, size, [])
-    yield from zip(images.names, images.pixels, strict=True)
+    images = _images_of(file, "evaluate", None, white, size, [])
+    height, width, _ = shape
+    if images.shape[:2] != (height, width):
+        scaled = height == width and all(name.lower().endswith(PICTURES) for name in images.names)
+        raise UserError(
+            f"{file!r} has images of {size_of(images.shape)}; expected {size_of(shape)} (height x width), as the "
+            f"network was trained on: scale them{f', or set --task-option image_size={height}' if scaled else ''}"
+        )
+    yield from zip(images.names, fitted(images.pixels, shape, repr(file)), strict=True)
 
 
 def parse(name: str) -> tuple[int, int] | None:

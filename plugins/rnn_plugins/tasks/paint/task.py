@@ -125,7 +125,7 @@ class Paint(Task[Painter]):
     }
     default_files: ClassVar[tuple[str, ...]] = ("builtin:digits",)
     of_weights: ClassVar[tuple[str, ...]] = (
-        "steps", "latent", "attention", "read_size", "write_size", "binarised", "image_size", "colour",
+        "steps", "latent", "attention", "read_size", "write_size", "binarised", "colour",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -157,7 +157,7 @@ class Read(Task[Either]):
     default_files: ClassVar[tuple[str, ...]] = ("builtin:numbers",)
     shows_pictures: ClassVar[bool] = True
     of_weights: ClassVar[tuple[str, ...]] = (
-        "glimpses", "size", "scales", "attention", "layers", "context", "canvas", "image_size", "colour",
+        "glimpses", "size", "scales", "attention", "layers", "context", "canvas", "colour",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
