@@ -89,7 +89,8 @@ def test_every_command_works_on_its_runs(home, task):
         unit, own = Run(Path("runs", cell)).task.unit, f"{split['train']:,} " if split["train"] else ""
         trained = f"{own}{unit}{'' if own else ' without end'} to train on"
         assert f"; {trained}, {split['valid']:,} held out\n" in said
-        assert f"Evaluate it: rnn eval {cell}\nPredict with it: rnn predict {cell} {file}\n" in said
+        first = "Evaluate it: rnn eval" if Run(Path("runs", cell)).task.needs_input else "Sample from it: rnn sample"
+        assert f"{first} {cell}\nPredict with it: rnn predict {cell} {file}\n" in said
     run = Run(Path("runs/gru"))
     best = run.task.compared or run.task.best[0]
 
@@ -116,6 +117,10 @@ def test_every_command_works_on_its_runs(home, task):
         drawn = invoke("sample", "gru", file, "--seed", "1").stdout
         assert drawn == invoke("sample", "gru", file, "--seed", "1").stdout
         assert "there is no input: rnn sample gru takes a FILE" in refused("sample", "gru")
+        lack = "continues no text"
+    elif not run.task.needs_input:
+        drawn = invoke("sample", "gru", "--count", "2", "--seed", "1").stdout
+        assert drawn == invoke("sample", "gru", "--count", "2", "--seed", "1").stdout
         lack = "continues no text"
     else:
         lack = "writes no text"

@@ -50,7 +50,8 @@ def inputs_of(run: Run, given: Iterable[Any], **options: Any) -> Iterator[Any]:
 
     Args:
         run: the run.
-        given: texts, files as the run's task reads them, ``-``, or anything else that its task takes, such as arrays.
+        given: texts, files as the run's task reads them, ``-``, or anything else that its task takes, such as arrays;
+            None for each output of a task that needs no input.
         options: of the task, which replace the run's.
 
     Raises:
@@ -62,7 +63,7 @@ def inputs_of(run: Run, given: Iterable[Any], **options: Any) -> Iterator[Any]:
             yield from _of_file(run, task, os.fspath(item))
         elif isinstance(item, str):
             yield _text(run, item)
-        elif item is None or isinstance(item, Iterator | Mapping | Number):
+        elif (item is None and task.needs_input) or isinstance(item, Iterator | Mapping | Number):
             raise UserError(f"an input is of the type {type(item).__name__}; expected a text, a file or an array")
         else:
             yield item

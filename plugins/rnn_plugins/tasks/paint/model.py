@@ -16,7 +16,7 @@ from minigrad.initializers import glorot_uniform, zeros
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_plugins.tasks import task
-from rnn_plugins.tasks.blocks import masked_step, masks_between
+from rnn_plugins.tasks.blocks import dense, masked_step, masks_between
 from rnn_plugins.tasks.task import Batch, Network, Work
 from rnn_plugins.tasks.windows import gaussians, spread, window
 
@@ -73,7 +73,7 @@ class Painted(NamedTuple):
 
 @dataclass(frozen=True)
 class Window:
-    """A window of NxN points on an image, placed by five numbers (Gregor et al. 2015, equations 21 to 26).
+    """A window of NxN points on an image, placed by five numbers (Gregor et al. 2015, equations 19 to 26).
 
     Each point is the sum of the pixels around it, weighed by a Gaussian.
 
@@ -182,13 +182,13 @@ class Painter(task.Model):
         height, width, channels = self.shape
         written = channels * (self.writing.points**2 if self.writing else height * width)
         first = np.clip(np.array(self.mean), FAINT, 1 - FAINT)
-        code = _dense(rng, self.encoder.output_size, 2 * self.latent)
+        code = dense(rng, self.encoder.output_size, 2 * self.latent)
         code["W"][:, : self.latent] *= CLEAR
         params: dict[str, Any] = {
             "encoder": self.encoder.init_params(rng),
             "decoder": self.decoder.init_params(rng),
             "code": code,
-            "stroke": _dense(rng, self.decoder.output_size, written),
+            "stroke": dense(rng, self.decoder.output_size, written),
             "canvas": np.broadcast_to(np.log(first / (1 - first)), self.shape).copy(),
         }
         for name, place in (("read", self.reading), ("write", self.writing)):
@@ -354,7 +354,3 @@ def _dropped(cell: Cell, params: Tree, carry: Tree, x: Any, masks: Sequence[Any]
     """A step of a cell with masks between its layers and a last one for its output; none for no dropout."""
     carry, y = masked_step(cell, params, carry, x, masks[:-1])
     return carry, y * masks[-1] if masks else y
-
-
-def _dense(rng: np.random.Generator, inputs: int, outputs: int) -> Tree:
-    return {"W": glorot_uniform(rng, (inputs, outputs)), "b": zeros(rng, (outputs,))}

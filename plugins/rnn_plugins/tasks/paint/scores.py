@@ -29,15 +29,19 @@ def mean_image(images: Iterable[Array]) -> tuple[Array, int]:
 
 
 def independent(images: Array, means: Array) -> float:
-    """The mean of -log p, in nats, of images (N, H, W, C) with independent pixels of means (H, W, C) or (C,)."""
-    mean = images.mean(axis=0, dtype=np.float64)
-    return float(-(mean * np.log(means) + (1 - mean) * np.log1p(-means)).sum())
+    """The mean of -log p, in nats, of images whose pixels are independent.
+
+    Args:
+        images: their mean, (H, W, C).
+        means: of each pixel, (H, W, C), or of each channel, (C,).
+    """
+    return float(-(images * np.log(means) + (1 - images) * np.log1p(-means)).sum())
 
 
 def entropy(images: Array) -> float:
-    """The mean entropy, in nats, of images (N, H, W, C) whose pixels are the means of Bernoulli variables."""
+    """The entropy, in nats, of images (N, H, W, C), all together, whose pixels are the means of Bernoulli variables."""
     inside = images[(images > 0) & (images < 1)].astype(np.float64)
-    return float(-(inside * np.log(inside) + (1 - inside) * np.log1p(-inside)).sum() / len(images))
+    return float(-(inside * np.log(inside) + (1 - inside) * np.log1p(-inside)).sum())
 
 
 def by_strokes(model: Painter, params: Tree, inputs: Inputs) -> Chart:

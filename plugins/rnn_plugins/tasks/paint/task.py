@@ -17,11 +17,13 @@ from rnn_plugins.data.images import as_image, unit
 from rnn_plugins.data.number_files import Reading, pictures, read_numbers
 from rnn_plugins.data.numbered import Example
 from rnn_plugins.errors import UserError
+from rnn_plugins.reports.report import Panel, Picture
 from rnn_plugins.tasks import task
 from rnn_plugins.tasks.blocks import chunks, no_embedding
 from rnn_plugins.tasks.metrics import verdict as compared
 from rnn_plugins.tasks.paint import scores
-from rnn_plugins.tasks.paint.model import FAINT, Inputs, Painter
+from rnn_plugins.tasks.paint.model import FAINT, Inputs, Painted, Painter
+from rnn_plugins.tasks.paint.showing import bright, characters, picture, probabilities
 from rnn_plugins.tasks.task import (
     Assessment,
     Batch,
@@ -36,6 +38,7 @@ from rnn_plugins.tasks.task import (
 )
 
 if TYPE_CHECKING:
+    from rnn_plugins.language.sampling import Choice
     from rnn_plugins.tasks.probes import AtEnd
 
 Array = NDArray[Any]
@@ -43,8 +46,8 @@ Array = NDArray[Any]
 Binarised = Literal["auto", "anew", "once", "threshold", "no"]
 """How pixels become 0 or 1; see ``Paint``."""
 
-SHARP, MOSTLY = 0.1, 0.75
-"""Pixels so near to black or white are ink or paper; images that mostly have such are binarised by ``auto``."""
+SHARP, MOSTLY, HALF = 0.1, 0.75, 0.5
+"""Pixels so near to black or white are ink or paper; ``auto`` goes by the share of them."""
 
 MEASURED = 2000
 """Training images whose pixels are looked at for the facts."""
@@ -73,11 +76,8 @@ TOGETHER = 128
 SHOWN = 3
 """Images in an excerpt."""
 
-RAMP = " .:-=+*#%@"
-"""Characters from black to white."""
 
-
-class Picture(NamedTuple):
+class Given(NamedTuple):
     """An image that is painted again: its name, and pixels (H, W, C) as in ``Images.pixels``."""
 
     name: str
@@ -100,7 +100,7 @@ class Paint(Task[Painter]):
         write_size: the same for writing.
         binarised: how pixels become 0 or 1: anew in each epoch, with their brightness as the probability; once, with
             the same draw in all epochs; threshold, at one half; no leaves them, as the means of Bernoulli variables.
-            With auto, anew if nearly all pixels are black or white, else no.
+            With auto, anew if three quarters of the pixels are nearly black or white, threshold if half are, else no.
         valid_fraction: the share of the images that is held out.
         image_size: the height and width that pictures are scaled to; 0 leaves them as they are.
         colour: whether generated pictures are coloured.
@@ -109,8 +109,8 @@ class Paint(Task[Painter]):
     steps: int = 10
     latent: int = 32
     attention: bool = True
-    read_size: int = 5
-    write_size: int = 5
+    read_size: int = 8
+    write_size: int = 8
     binarised: Binarised = "auto"
     valid_fraction: float = 0.1
     image_size: int = 0
@@ -124,6 +124,8 @@ class Paint(Task[Painter]):
         "divergence": Metric("nats", "min", "DIVERGENCE", 2),
     }
     default_files: ClassVar[tuple[str, ...]] = ("builtin:digits",)
+    needs_input: ClassVar[bool] = False
+    shows_pictures: ClassVar[bool] = True
     of_weights: ClassVar[tuple[str, ...]] = (
         "steps", "latent", "attention", "read_size", "write_size", "binarised", "colour",
     )  # fmt: skip
@@ -171,7 +173,7 @@ class Paint(Task[Painter]):
         if self.binarised != "auto":
             return self.binarised
         sharp = np.mean((pixels < SHARP) | (pixels > 1 - SHARP))
-        return "anew" if sharp >= MOSTLY else "no"
+        return "anew" if sharp >= MOSTLY else "threshold" if sharp >= HALF else "no"
 
     def check_facts(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         """Check shape, white, mean, and how pixels are binarised.
@@ -212,27 +214,30 @@ class Paint(Task[Painter]):
         """Shuffled images, with what is random about them."""
         epoch, place = divmod(step, self.steps_per_epoch(data, size))
         order = self._order(data, epoch, size)[place * size : (place + 1) * size]
-        pixels = np.stack([unit(data.train[i].pixels(epoch, data.seed)) for i in order[rows].tolist()])
+        places = order[rows].tolist()
+        pixels = np.stack([unit(data.train[i].pixels(epoch, data.seed)) for i in places])
         rng = np.random.default_rng((data.seed, step))
         # Drawn for the whole batch, of which a process may have only some rows.
         noise = rng.standard_normal((self.steps, size, self.latent), np.float32)[:, rows]
         if data.facts["binarised"] == "once":
-            draws = np.stack([_generator(image).random(image.shape, np.float32) for image in pixels])
+            each = zip(pixels, places, strict=True)
+            draws = np.stack([_generator(image, i).random(image.shape, np.float32) for image, i in each])
         else:
             draws = rng.random((size, *pixels.shape[1:]), np.float32)[rows]
         return Batch(Inputs(pixels, draws, noise), (), float(len(pixels)))
 
     def pack(self, examples: Sequence[Example]) -> Batch:
-        """Images with random numbers that depend on their pixels alone."""
-        return self._packed([unit(example.pixels()) for example in examples])
+        """Images with random numbers that depend on their pixels and places alone."""
+        return self._packed([(unit(example.pixels()), example.place) for example in examples])
 
-    def _packed(self, images: Sequence[Array]) -> Batch:
+    def _packed(self, images: Sequence[tuple[Array, int]]) -> Batch:
         draws, noise = [], []
-        for image in images:
-            rng = _generator(image)
+        for image, place in images:
+            rng = _generator(image, place)
             draws.append(rng.random(image.shape, np.float32))
             noise.append(rng.standard_normal((self.steps, self.latent), np.float32))
-        return Batch(Inputs(np.stack(images), np.stack(draws), np.stack(noise, axis=1)), (), float(len(images)))
+        pixels = np.stack([image for image, _ in images])
+        return Batch(Inputs(pixels, np.stack(draws), np.stack(noise, axis=1)), (), float(len(images)))
 
     def evaluate(self, model: Painter, params: Tree, examples: Sequence[Example]) -> dict[str, float]:
         """The bound and its two terms, means over images."""
@@ -249,37 +254,83 @@ class Paint(Task[Painter]):
 
     # Painting
 
-    def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[Picture]:
+    def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[Given]:
         """The images of a file or folder, or generated ones."""
         for name, pixels in pictures(file, shape=facts["shape"], white=facts["white"], size=self.image_size):
-            yield Picture(name, pixels)
+            yield Given(name, pixels)
 
     def predict(
         self,
         model: Painter,
         params: Tree,
         facts: Mapping[str, Any],
-        inputs: Iterable[Picture | Array],
+        inputs: Iterable[Given | Array],
         *,
         top: int = 1,
         explain: bool = False,
     ) -> Iterator[Prediction]:
-        """Images painted again from the means of their codes, and the bound of each; arrays are (H, W) or (H, W, C)."""
+        """Images painted again from the means of their codes, and the bound of each; arrays are (H, W) or (H, W, C).
+
+        With ``explain`` the image beside what is painted, and the canvas after each stroke.
+        """
         for some in chunks(_pictures(inputs, facts), TOGETHER):
-            batch = self._packed([unit(picture.pixels) for picture in some]).inputs
+            batch = self._packed([(unit(given.pixels), 0) for given in some]).inputs
             terms = np.stack(model.terms(params, batch)).astype(np.float64)
-            for picture, reconstruction, divergence in zip(some, *terms.tolist(), strict=True):
+            painted = model.again(params, batch._replace(noise=np.zeros_like(batch.noise))) if explain else None
+            for i, (given, reconstruction, divergence) in enumerate(zip(some, *terms.tolist(), strict=True)):
                 found = {
-                    "bound": reconstruction + divergence, "reconstruction": reconstruction, "divergence": divergence,
-                }  # fmt: skip
+                    "bound": reconstruction + divergence,
+                    "reconstruction": reconstruction,
+                    "divergence": divergence,
+                }
                 line = f"{found['bound']:.2f} nats ({reconstruction:.2f} + {divergence:.2f})"
-                yield Prediction(f"{picture.name}\t{line}", {"input": picture.name, **found})
+                figures: tuple[Picture, ...] = ()
+                if painted:
+                    image = Panel(bright(model.seen(batch)[i]), given.name)
+                    figures = (self._shown(model, painted, i, f"{given.name}, painted again", image),)
+                yield Prediction(f"{given.name}\t{line}", {"input": given.name, **found}, figures)
+
+    def generate(
+        self,
+        model: Painter,
+        params: Tree,
+        facts: Mapping[str, Any],
+        inputs: Iterable[None],
+        choice: Choice,
+        rng: np.random.Generator,
+    ) -> Iterator[Prediction]:
+        """New images, painted from codes that are drawn from the prior, one for each None.
+
+        The logarithm of the prior's density is divided by the temperature; greedily, all codes are its mean.
+
+        Raises:
+            UserError: there is an input, or symbols are to be chosen.
+        """
+        if choice.top_k or choice.top_p < 1:
+            raise UserError("--top-k and --top-p choose among symbols, and a code has none: use --temperature")
+        deviation = np.float32(math.sqrt(choice.temperature) if choice.draws else 0)
+        count = 0
+        for some in chunks(inputs, TOGETHER):
+            if any(given is not None for given in some):
+                raise UserError(
+                    "new images are painted from noise alone, without an INPUT; rnn predict paints one again"
+                )
+            shape = (self.steps, self.latent)  # drawn one by one, so that the first ones do not depend on the others
+            codes = np.stack([deviation * rng.standard_normal(shape, np.float32) for _ in some], axis=1)
+            painted = model.paint(params, codes)
+            for i in range(len(some)):
+                count += 1
+                record = {"image": count, "pixels": probabilities(painted.canvases[-1, i])}
+                yield Prediction(f"image {count}", record, (self._shown(model, painted, i, f"image {count}"),))
+
+    def _shown(self, model: Painter, painted: Painted, index: int, title: str, *before: Panel) -> Picture:
+        return picture(painted, index, title=title, before=before, reading=model.reading, writing=model.writing)
 
     def excerpt(self, model: Painter, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str:
         """Some new images as characters, side by side."""
         codes = rng.standard_normal((self.steps, SHOWN, self.latent), np.float32)
         canvases = model.paint(params, codes).canvases[-1]
-        return "\n".join(characters(_sigmoid(canvases).mean(axis=-1)))
+        return "\n".join(characters(probabilities(canvases).mean(axis=-1)))
 
     # Reports
 
@@ -300,8 +351,11 @@ class Paint(Task[Painter]):
     ) -> Assessment:
         """The bound and its terms, beside images whose pixels are independent; both terms after each stroke."""
         metrics = self.evaluate(model, params, data.valid)
-        parts = [model.seen(self.pack(some).inputs) for some in chunks(data.valid, task.AT_ONCE)]
-        images, nothing = np.concatenate(parts), dict.fromkeys(self.metrics)
+        images, own, nothing = np.zeros(model.shape), 0.0, dict.fromkeys(self.metrics)
+        for part in chunks(data.valid, task.AT_ONCE):
+            seen = model.seen(self.pack(part).inputs)
+            images, own = images + seen.sum(axis=0, dtype=np.float64), own + scores.entropy(seen)
+        images, own = images / len(data.valid), own / len(data.valid)
         first = np.clip(np.array(data.facts["mean"]), FAINT, 1 - FAINT)
         rivals = {"one mean for all pixels": scores.independent(images, first)}
         sources = ["one mean for all pixels is that of the training images, by channel"]
@@ -313,7 +367,7 @@ class Paint(Task[Painter]):
         notices = [f"the baselines take all pixels to be independent: {'; '.join(sources)}"]
         if model.binarised == "no":
             notices.append(
-                f"the pixels are means of Bernoulli variables, whose own entropy, {scores.entropy(images):.2f} nats "
+                f"the pixels are means of Bernoulli variables, whose own entropy, {own:.2f} nats "
                 "per image, is part of each bound"
             )
         found = [Score(name, "model", metrics)]
@@ -321,7 +375,7 @@ class Paint(Task[Painter]):
         figure = scores.by_strokes(model, params, self.pack(data.valid[: task.AT_ONCE]).inputs)
         verdict = compared(found, "loss", self.metrics["loss"])
         return Assessment(
-            tuple(found), self.metrics, len(images), self.unit, verdict, tuple(notices), figures=(figure,)
+            tuple(found), self.metrics, len(data.valid), self.unit, verdict, tuple(notices), figures=(figure,)
         )
 
     def probe(
@@ -333,28 +387,16 @@ class Paint(Task[Painter]):
         return along_strokes(model, params, self.pack(examples[:PROBED]).inputs)
 
 
-def characters(images: Array) -> list[str]:
-    """Images in [0, 1] (N, H, W), side by side, as lines of characters; a character is one pixel wide and two high."""
-    height = images.shape[1] // 2 * 2
-    pairs = images[:, :height].reshape(len(images), -1, 2, images.shape[2]).mean(axis=2)
-    places = np.minimum((pairs * len(RAMP)).astype(int), len(RAMP) - 1)
-    return ["  ".join("".join(RAMP[i] for i in row) for row in rows) for rows in places.transpose(1, 0, 2).tolist()]
-
-
-def _generator(image: Array) -> np.random.Generator:
+def _generator(image: Array, place: int) -> np.random.Generator:
     """A generator for an image, so that metrics do not depend on batches or on the order of the images."""
-    return np.random.default_rng(zlib.crc32(image.tobytes()))
+    return np.random.default_rng((zlib.crc32(image.tobytes()), place))
 
 
-def _sigmoid(logits: Array) -> Array:
-    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * logits))  # does not overflow
-
-
-def _pictures(inputs: Iterable[Picture | Array], facts: Mapping[str, Any]) -> Iterator[Picture]:
+def _pictures(inputs: Iterable[Given | Array], facts: Mapping[str, Any]) -> Iterator[Given]:
     """Inputs as pictures; an array is named by its place."""
     for i, given in enumerate(inputs):
-        if isinstance(given, Picture):
+        if isinstance(given, Given):
             yield given
         else:
             label = f"image {i}"
-            yield Picture(label, as_image(given, shape=facts["shape"], white=facts["white"], label=label))
+            yield Given(label, as_image(given, shape=facts["shape"], white=facts["white"], label=label))
