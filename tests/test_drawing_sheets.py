@@ -241,10 +241,23 @@ def test_panels_of_unlike_sizes_stand_beside_each_other():
     assert white[164:].all()
 
 
+def labelled(figure, width):
+    lines = [line.plain for line in blocks.picture(figure, characters.Screen(width, "utf-8", True))]
+    return [line.split() for line in lines if re.search("[0-9]", line)]
+
+
 def test_labels_that_do_not_fit_keep_their_last_word():
-    panels = [Panel(GREY, f"glimpse {i}") for i in range(6)]
-    lines = blocks.picture(picture(*panels, columns=6), characters.Screen(40, "utf-8", True))
-    assert lines[-1].plain.split() == list("012345")
+    figure = picture(*(Panel(GREY, f"glimpse {i}") for i in range(6)), columns=5)
+    assert labelled(figure, 40) == [list("01234"), ["5"]]
+
+
+def test_a_row_that_is_too_wide_goes_on_below():
+    """Panels are as narrow as 12 pixels; the next row begins on a line of its own."""
+    pixels = np.zeros((28, 28), np.uint8)
+    figure = picture(*(Panel(pixels, str(i)) for i in range(10)), columns=5)
+    assert labelled(figure, 80) == [list("01234"), list("56789")]
+    assert labelled(figure, 40) == [list("01"), list("23"), list("4"), list("56"), list("78"), list("9")]
+    assert labelled(figure, 44) == [list("012"), list("34"), list("567"), list("89")]
 
 
 def test_steps_are_shown_from_the_first_to_the_last():

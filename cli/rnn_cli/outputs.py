@@ -61,7 +61,7 @@ def generate(ctx: click.Context, run: Run, inputs: tuple[str, ...], choice: Choi
         remark(f"Note: {sentence(notice)}")
     remark(f"From the run {run.name}{f', with --seed {seed}' if choice.draws else ''}.")
     png, gif, count = (ctx.params[name] for name in ("png", "gif", "count"))
-    given = predicting.inputs_of(run, inputs or (None,))
+    given = predicting.inputs_of(run, inputs) if inputs else (None,)
     one_by_one = not run.task.shows_pictures or count * max(len(inputs), 1) <= IN_TERMINAL
     printer = Printer(keep=predicting.ON_SHEET if png or gif or not one_by_one else 0, figures=one_by_one)
     with on_backend(backend):

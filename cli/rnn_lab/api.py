@@ -333,7 +333,9 @@ class Run:
         if (inputs is None) is self.folder.task.needs_input:
             takes = "outputs for inputs: give some" if inputs is None else "its outputs without inputs: leave them out"
             raise UserError(f"{self.name} is a run of the task {self.folder.settings.task}, which draws {takes}")
-        given = predicting.inputs_of(self.folder, [None] if inputs is None else _several_inputs(inputs), **options)
+        given: Iterable[Any] = [None]
+        if inputs is not None:
+            given = predicting.inputs_of(self.folder, _several_inputs(inputs), **options)
         return _records(predicting.Answers(given, answer, count=count), figures=False)
 
     def score(self, *files: Source, unknown: Unknown = "replace") -> scoring.Scoring:

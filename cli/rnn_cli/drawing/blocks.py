@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby, zip_longest
 
@@ -21,6 +21,9 @@ ROWS, STEP_ROWS = 20, 8
 
 STEPS, STEP_COLUMNS = 6, 14
 """The largest number of steps that are shown, and the least width of one."""
+
+LEAST = 12
+"""The least width of a panel in a row of several, unless it has fewer pixels."""
 
 SMALL = 12
 """Pictures of at most this many pixels are drawn twice as large."""
@@ -45,34 +48,47 @@ def picture(figure: Picture, screen: Screen) -> list[Text]:
 
 
 def _rows(panels: Sequence[Panel], columns: int, rows: int, screen: Screen) -> list[Text]:
-    """Panels in rows of ``columns``, or of as many as fit; each at most ``rows`` lines high."""
-    room = screen.width - 1
+    """Panels in rows of ``columns``, or of as many as fit; each at most ``rows`` lines high.
+
+    A row whose panels would become too narrow continues on further lines.
+    """
+    room, beside = screen.width - 1, 0
     if columns:
-        room = max((room + GAP) // columns - GAP, 1)
+        least = min(LEAST, max(panel.pixels.shape[1] for panel in panels))
+        beside = -(-columns // -(-columns // max((room + GAP) // (least + GAP), 1)))
+        room = max((room + GAP) // beside - GAP, 1)
     drawn = [_drawn(panel, rows, room, screen) for panel in panels]
     labels = [screen.text(panel.label) for panel in panels]
     widths = [
         max(lines[0].cell_len, min(cell_len(label), LABEL, room)) for lines, label in zip(drawn, labels, strict=True)
     ]
-    if columns:
-        widths = [max(widths)] * len(widths)
     lines: list[Text] = []
-    start = 0
-    while start < len(panels):
-        end = start + 1
-        while end < len(panels) and (
-            end - start < columns if columns else sum(widths[start : end + 1]) + GAP * (end - start) <= room
-        ):
-            end += 1
+    for some in _lines(len(panels), columns, beside) if columns else _filled(widths, room):
         if lines:
             lines.append(Text())
-        some = widths[start:end]
-        lines += [_beside(row, some) for row in zip_longest(*drawn[start:end], fillvalue=Text())]
-        if any(labels[start:end]):
-            fitted = [Text(_label(label, width)) for label, width in zip(labels[start:end], some, strict=True)]
-            lines.append(_beside(fitted, some))
-        start = end
+        wide = [max(widths)] * len(some) if columns else widths[some.start : some.stop]
+        lines += [_beside(row, wide) for row in zip_longest(*drawn[some.start : some.stop], fillvalue=Text())]
+        words = labels[some.start : some.stop]
+        if any(words):
+            lines.append(_beside([Text(_label(word, width)) for word, width in zip(words, wide, strict=True)], wide))
     return lines
+
+
+def _lines(count: int, columns: int, beside: int) -> Iterator[range]:
+    """The places of the panels of each line: rows of ``columns``, on lines of ``beside``."""
+    for row in range(0, count, columns):
+        end = min(row + columns, count)
+        for start in range(row, end, beside):
+            yield range(start, min(start + beside, end))
+
+
+def _filled(widths: Sequence[int], room: int) -> Iterator[range]:
+    """The places of the panels of each line: as many as there is room for."""
+    start = 0
+    for end in range(1, len(widths) + 1):
+        if end == len(widths) or sum(widths[start : end + 1]) + GAP * (end - start) > room:
+            yield range(start, end)
+            start = end
 
 
 def _label(words: str, width: int) -> str:
