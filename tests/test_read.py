@@ -305,7 +305,7 @@ def test_a_patch_is_shown_as_it_is_seen(tmp_path):
 
 def test_the_probe_has_the_losses_of_the_model():
     task, data, model, params = made("float64")
-    examples = [example for example in data.train if len(example.picture.text) == 2][:4]
+    examples = [example for example in data.train if len(example.text) == 2][:4]
     probe = task.probe(model, params, examples, data.facts)
     ends = [5, 11, 17, 23]  # three symbols of two glimpses each
     assert set(ends) <= set(probe.ends(6))
@@ -317,12 +317,12 @@ def test_the_probe_has_the_losses_of_the_model():
     assert losses[1::2].mean() == pytest.approx(float(loss))
     labels = probe.labels(5, 6)
     assert labels.inputs == ("1.1", "1.2", "2.1", "2.2", "3.1", "3.2")
-    assert labels.targets == ("", examples[0].picture.text[0], "", examples[0].picture.text[1], "", "stop")
+    assert labels.targets == ("", examples[0].text[0], "", examples[0].text[1], "", "stop")
 
 
 def test_the_probe_of_columns_has_the_losses_of_the_model():
     task, data, model, params = made("float64", attention="none")
-    examples = [example for example in data.train if len(example.picture.text) == 1][:3]
+    examples = [example for example in data.train if len(example.text) == 1][:3]
     probe = task.probe(model, params, examples, data.facts)
     ends = np.array([13, 27, 41])
     carry, xs = probe.window(ends, 14)
@@ -332,7 +332,7 @@ def test_the_probe_of_columns_has_the_losses_of_the_model():
     loss, _ = model.loss(params, (), task.pack(examples), None)
     assert losses[12:].mean() == pytest.approx(float(loss))
     assert probe.labels(13, 14).inputs == (*map(str, range(1, 13)), "", "")
-    assert probe.labels(13, 14).targets == (*[""] * 12, examples[0].picture.text, "stop")
+    assert probe.labels(13, 14).targets == (*[""] * 12, examples[0].text, "stop")
 
 
 def test_what_is_lost_without_a_column():
@@ -540,7 +540,7 @@ def test_mnist():
     folder = Path(str(data_folder)) / "mnist"
     data = Read().read([str(folder)])
     assert (len(data.train), len(data.valid)) == (54_000, 6_000)
-    assert [example.picture.text for example in data.train[:3]] == ["5", "0", "4"]
+    assert [example.text for example in data.train[:3]] == ["5", "0", "4"]
     test = Read().read([str(folder)], data.facts, purpose="evaluate")
     assert len(test.valid) == 10_000
     with gzip.open(folder / "t10k-images-idx3-ubyte.gz") as file:

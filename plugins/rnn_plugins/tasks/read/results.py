@@ -43,7 +43,7 @@ def measured(symbols: Array, examples: Sequence[Example]) -> dict[str, float]:
     right = digits = total = count = 0
     nats = 0.0
     for rows, example in zip(symbols, examples, strict=True):
-        ids, text = example.ids, example.picture.text
+        ids, text = example.ids, example.text
         right += likeliest(rows, 1)[0][0] == text
         digits += int((rows[: len(text), :STOP].argmax(1) == ids[: len(text)]).sum())
         nats -= float(rows[np.arange(len(ids)), ids].sum())

@@ -82,7 +82,7 @@ def assess_numbers(
 
 def _by_length(symbols: Array, examples: Sequence[Example]) -> Table:
     """The metrics of numbers of each length."""
-    lengths = np.array([len(example.picture.text) for example in examples])
+    lengths = np.array([len(example.text) for example in examples])
     rows = []
     for length in np.unique(lengths).tolist():
         places = np.flatnonzero(lengths == length).tolist()

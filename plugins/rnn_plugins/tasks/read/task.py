@@ -64,33 +64,35 @@ class Example(NamedTuple):
 
     Attributes:
         picture: the picture.
+        text: its number.
         ends: whether the stop symbol comes after the digits.
     """
 
     picture: numbered.Example
+    text: str
     ends: bool
 
     @property
     def ids(self) -> Array:
         """The symbols of the number, (n,)."""
-        return np.array([*map(DIGITS.index, self.picture.text), *[STOP] * self.ends], np.intp)
+        return np.array([*map(DIGITS.index, self.text), *[STOP] * self.ends], np.intp)
 
 
 class Examples(Sequence[Example]):
     """Pictures as examples, made when they are asked for."""
 
-    def __init__(self, pictures: Sequence[numbered.Example], ends: bool) -> None:
-        """Examples of pictures, whose numbers end with the stop symbol or not."""
-        self.pictures, self.ends = pictures, ends
+    def __init__(self, pictures: Sequence[numbered.Example], texts: Sequence[str], ends: bool) -> None:
+        """Examples of pictures and their numbers, which end with the stop symbol or not."""
+        self.pictures, self.texts, self.ends = pictures, texts, ends
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.texts)
 
     def __getitem__(self, place: Any) -> Any:
         """One example, or several."""
         if isinstance(place, slice):
-            return Examples(self.pictures[place], self.ends)
-        return Example(self.pictures[place], self.ends)
+            return Examples(self.pictures[place], self.texts[place], self.ends)
+        return Example(self.pictures[place], self.texts[place], self.ends)
 
 
 class Given(NamedTuple):
@@ -134,7 +136,7 @@ class Read(Task[Either]):
     size: int = 8
     scales: int = 1
     attention: Literal["hard", "soft", "random", "none"] = "hard"
-    spread: float = 0.17
+    spread: float = 0.1
     layers: Literal[1, 2] = 1
     context: int = 0
     canvas: int = 0
@@ -208,12 +210,13 @@ class Read(Task[Either]):
             train, valid = (OnCanvas(part, self.canvas, self.clutter) for part in (train, valid))
             about += f", on canvases of {self.canvas}x{self.canvas}"
             digest.update(repr((self.canvas, self.clutter)).encode())
+        texts = [[picture.text for picture in part] for part in (train, valid)]  # once: drawn layouts take time
         if facts is None:
-            facts = _facts(found, train)
-        for picture in (*train, *valid):
-            _require_length(picture, facts)
-        parts = Examples(train, facts["ends"]), Examples(valid, facts["ends"])
-        return Data(*parts, facts, tuple(files), digest.hexdigest(), about, found.notices)
+            facts = _facts(found, train, {len(text) for part in texts for text in part})
+        parts = [Examples(*both, facts["ends"]) for both in zip((train, valid), texts, strict=True)]
+        for example in (*parts[0], *parts[1]):
+            _require_length(example, facts)
+        return Data(parts[0], parts[1], facts, tuple(files), digest.hexdigest(), about, found.notices)
 
     def check_facts(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         """Check shapes, white, mean and deviation, and the lengths of numbers.
@@ -275,11 +278,11 @@ class Read(Task[Either]):
 
     def count(self, examples: Sequence[Example] | None) -> int:
         """The symbols of the numbers, with stop symbols."""
-        return sum(len(example.picture.text) + example.ends for example in examples or ())
+        return sum(len(example.text) + example.ends for example in examples or ())
 
     def length(self, example: Example) -> int:
         """The number of digits."""
-        return len(example.picture.text)
+        return len(example.text)
 
     def batch(self, data: Data, step: int, size: int, rows: slice = slice(None)) -> Batch:
         """Pictures of numbers of like lengths, drawn anew in each epoch where they are generated."""
@@ -313,8 +316,8 @@ class Read(Task[Either]):
 
     def contains(self, training: Sequence[Example], examples: Sequence[Example]) -> bool:
         """Whether all the images are among those of training, by their names, numbers and some of their pixels."""
-        known = {(e.picture.name, e.picture.text): e for e in training}
-        pairs = [(e, known.get((e.picture.name, e.picture.text))) for e in examples]
+        known = {(e.picture.name, e.text): e for e in training}
+        pairs = [(e, known.get((e.picture.name, e.text))) for e in examples]
         return all(there for _, there in pairs) and all(
             np.array_equal(e.picture.pixels(), there.picture.pixels()) for e, there in pairs[:COMPARED] if there
         )
@@ -382,7 +385,7 @@ class Read(Task[Either]):
         lines = []
         for example, symbols in zip(some, found, strict=True):
             (text, nats), *_ = likeliest(symbols, 1)
-            lines.append(f"{beside_truth(text, example.picture.text)} {math.exp(nats):.2f}  {example.picture.name}")
+            lines.append(f"{beside_truth(text, example.text)} {math.exp(nats):.2f}  {example.picture.name}")
         return "\n".join(lines)
 
     def probe(self, model: Either, params: Tree, examples: Sequence[Example], facts: Mapping[str, Any]) -> EveryStep:
@@ -410,8 +413,7 @@ class Read(Task[Either]):
         return Given(name, pixels)
 
 
-def _facts(found: Numbers, train: Pictures) -> dict[str, Any]:
-    lengths = {len(picture.text) for part in (found.train, found.valid) for picture in part}
+def _facts(found: Numbers, train: Pictures, lengths: set[int]) -> dict[str, Any]:
     places = np.unique(np.linspace(0, len(train) - 1, MEASURED).astype(np.intp)).tolist()
     pixels = np.stack([unit(train[i].pixels()) for i in places])
     deviation = pixels.std((0, 1, 2), dtype=np.float64)
@@ -426,16 +428,16 @@ def _facts(found: Numbers, train: Pictures) -> dict[str, Any]:
     }
 
 
-def _require_length(picture: numbered.Example, facts: Mapping[str, Any]) -> None:
+def _require_length(example: Example, facts: Mapping[str, Any]) -> None:
     """See to it that the network can read a number.
 
     Raises:
         UserError: it has too many digits, or where there is no stop symbol too few.
     """
-    count, longest = len(picture.text), facts["longest"]
+    count, longest = len(example.text), facts["longest"]
     if count > longest or (count < longest and not facts["ends"]):
         raise UserError(
-            f"{picture.name!r} shows {picture.text}, {amount(count, 'digit')}; the network reads numbers of "
+            f"{example.picture.name!r} shows {example.text}, {amount(count, 'digit')}; the network reads numbers of "
             f"{'at most ' if facts['ends'] else ''}{amount(longest, 'digit')}, as those that it was trained on"
         )
 
