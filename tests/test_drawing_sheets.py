@@ -143,10 +143,10 @@ def test_an_animation_has_a_step_per_image():
         found.seek(i)
         durations.append(found.info["duration"])
         image = np.array(found.convert("RGB")).astype(int)
-        assert image.shape == (240, 484, 3)
-        assert abs(image[220, 180] - 80 * i).max() <= 3
-        assert abs(image[120, 400] - 200).max() <= 3
-        assert (abs(image[30 * i : 30 * i + 4, 0:90] - RED).max(-1) <= 12).all()
+        assert image.shape == (192, 388, 3)
+        assert abs(image[180, 150] - 80 * i).max() <= 3
+        assert abs(image[100, 300] - 200).max() <= 3
+        assert (abs(image[24 * i : 24 * i + 4, 0:72] - RED).max(-1) <= 12).all()
     assert durations == [150, 150, 2000]
 
 

@@ -25,7 +25,7 @@ FRAMES = ((255, 69, 58), (10, 190, 255), (255, 204, 0), (60, 210, 90), (255, 90,
 MOST = 300_000
 """Bytes of a PNG file in a page; a larger picture is reduced."""
 
-SIDE, WIDTH, ANIMATED = 240, 1200, 640
+SIDE, WIDTH, ANIMATED = 240, 1200, 400
 """The side to which a panel is enlarged, and the largest width of a sheet and of an animation, in pixels."""
 
 FEW = 4
