@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -356,7 +357,7 @@ def _images_of(
     if parts := _mnist(file):
         train, test = parts
         if purpose != "evaluate":
-            notices.append(f"{test!r} is left out; rnn eval RUN {file} reads it")
+            notices.append(f"{test!r} is left out; rnn eval RUN {shlex.quote(file)} reads it")
         file = test if purpose == "evaluate" else train
     return read_images(file, shape=shape, white=white, size=size)
 
