@@ -17,7 +17,7 @@ from command_line import refused, settle, trained
 from safetensors.numpy import load_file
 
 import rnn_lab
-from minigrad import trees
+from minigrad import stepgraph, trees
 from minigrad.optimizers import adam
 from minigrad.schedules import constant
 from minigrad.training import start, train
@@ -128,7 +128,7 @@ def posterior_of(model, params, image, x):
     """The density of the code at x: from where two kinds of noise move the first canvas of a decoder that is linear."""
     seen = np.concatenate([image.reshape(1, -1), image.reshape(1, -1) - sigmoid(params["canvas"].reshape(1, -1))], 1)
     g = np.zeros((1, 6))
-    _, h = model.encoder(params["encoder"], np.zeros((1, 6)), np.concatenate([seen, g], axis=1))
+    _, h = model.parts.encoder(params["encoder"], np.zeros((1, 6)), np.concatenate([seen, g], axis=1))
     mean, log_deviation = (np.asarray(h) @ params["code"]["W"] + params["code"]["b"])[0]
     deviation = math.exp(log_deviation)
     return np.exp(-((x - mean) ** 2) / (2 * deviation**2)) / (deviation * math.sqrt(2 * math.pi))
@@ -173,11 +173,11 @@ def test_the_terms_are_those_of_the_equations(attention, channels):
                 fy, fx, intensity = bank(params["read"], g, read, 5, 4)
                 parts = [intensity * np.einsum("nh,hwc,mw->nmc", fy, part, fx) for part in parts]
             seen = np.concatenate([*(part.ravel() for part in parts), g])[None]
-            encoder, h = model.encoder(params["encoder"], encoder, seen)
+            encoder, h = model.parts.encoder(params["encoder"], encoder, seen)
             code = (h @ params["code"]["W"] + params["code"]["b"])[0]
             mean, deviation = code[:2], np.exp(code[2:])
             total += 0.5 * np.sum(mean**2 + deviation**2 - np.log(deviation**2)) - 2 / 2  # equation 11
-            decoder, out = model.decoder(params["decoder"], decoder, (mean + deviation * noise)[None])
+            decoder, out = model.parts.decoder(params["decoder"], decoder, (mean + deviation * noise)[None])
             g = out[0]
             stroke = g @ params["stroke"]["W"] + params["stroke"]["b"]
             if attention:
@@ -212,6 +212,17 @@ def test_painting_from_the_codes_of_an_image_gives_its_canvases():
     assert new.reads is None
     assert new.divergence is None
     np.testing.assert_allclose(again.divergence.sum(axis=0), model.terms(params, inputs)[1])
+
+
+def test_a_step_is_traced_once(monkeypatch):
+    traced, trace = [], stepgraph._traced
+    monkeypatch.setattr(stepgraph, "_traced", lambda *given: traced.append(1) or trace(*given))
+    for _ in range(2):  # a session makes the model anew, with another function that makes cells
+        model = painter(latent=3)
+        params = model.init_params(np.random.default_rng(0))
+        for count in (3, 5):
+            model.terms(params, drawn(count=count, latent=3))
+    assert len(traced) == 1
 
 
 def test_pixels_are_binarised():

@@ -117,6 +117,48 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What a step of a ``Painter`` consists of; apart from the settings, so that it is traced once.
+
+    Attributes:
+        encoder: reads.
+        decoder: writes.
+        shape: height, width and channels of an image.
+        latent: the width of z.
+        reading: the window from which it reads; None to read the whole image.
+        writing: the window into which it writes; None to write on the whole canvas.
+    """
+
+    encoder: Cell
+    decoder: Cell
+    shape: tuple[int, int, int]
+    latent: int
+    reading: Window | None
+    writing: Window | None
+
+    @property
+    def flat(self) -> tuple[int, ...]:
+        """The shape of an image inside the time loop: without an axis for a single channel."""
+        return self.shape if self.shape[2] > 1 else self.shape[:2]
+
+    def init_params(self, rng: np.random.Generator) -> dict[str, Any]:
+        """``encoder``, ``decoder``, ``code`` and ``stroke``; with attention, ``read`` and ``write``."""
+        written = self.shape[2] * self.writing.points**2 if self.writing else math.prod(self.shape)
+        code = dense(rng, self.encoder.output_size, 2 * self.latent)
+        code["W"][:, : self.latent] *= CLEAR
+        params = {
+            "encoder": self.encoder.init_params(rng),
+            "decoder": self.decoder.init_params(rng),
+            "code": code,
+            "stroke": dense(rng, self.decoder.output_size, written),
+        }
+        for name, place in (("read", self.reading), ("write", self.writing)):
+            if place:
+                params[name] = place.init_params(rng, self.decoder.output_size)
+        return params
+
+
+@dataclass(frozen=True)
 class Painter(task.Model):
     """DRAW (Gregor et al. 2015, arXiv:1502.04623), without the parameters.
 
@@ -133,23 +175,13 @@ class Painter(task.Model):
     mean of the training images. New images are painted by the decoder alone, from z_t ~ N(0, 1).
 
     Attributes:
-        encoder: reads.
-        decoder: writes.
-        shape: height, width and channels of an image.
-        latent: the width of z.
-        reading: the window from which it reads; None to read the whole image.
-        writing: the window into which it writes; None to write on the whole canvas.
+        parts: cells, windows and sizes.
         mean: of each channel of the training images.
         binarised: how pixels become 0 or 1: by a ``threshold``, not at all (``no``), or else by draws.
         network: the user's settings.
     """
 
-    encoder: Cell
-    decoder: Cell
-    shape: tuple[int, int, int]
-    latent: int
-    reading: Window | None
-    writing: Window | None
+    parts: Parts
     mean: tuple[float, ...]
     binarised: str
     network: Network
@@ -173,32 +205,18 @@ class Painter(task.Model):
         decoder = network.make_cell(latent)
         seen = channels * (read_size**2 if read_size else height * width)
         encoder = network.make_cell(2 * seen + decoder.output_size)
-        return cls(
-            encoder, decoder, (height, width, channels), latent, reading, writing, tuple(mean), binarised, network
-        )
+        parts = Parts(encoder, decoder, (height, width, channels), latent, reading, writing)
+        return cls(parts, tuple(mean), binarised, network)
 
     def init_params(self, rng: np.random.Generator) -> Tree:
-        """``encoder``, ``decoder``, ``code``, ``stroke``, ``canvas``; with attention, ``read`` and ``write``."""
-        height, width, channels = self.shape
-        written = channels * (self.writing.points**2 if self.writing else height * width)
+        """Those of the parts, and the first ``canvas``, (H, W, C)."""
         first = np.clip(np.array(self.mean), FAINT, 1 - FAINT)
-        code = dense(rng, self.encoder.output_size, 2 * self.latent)
-        code["W"][:, : self.latent] *= CLEAR
-        params: dict[str, Any] = {
-            "encoder": self.encoder.init_params(rng),
-            "decoder": self.decoder.init_params(rng),
-            "code": code,
-            "stroke": dense(rng, self.decoder.output_size, written),
-            "canvas": np.broadcast_to(np.log(first / (1 - first)), self.shape).copy(),
-        }
-        for name, place in (("read", self.reading), ("write", self.writing)):
-            if place:
-                params[name] = place.init_params(rng, self.decoder.output_size)
-        return trees.cast(params, self.network.dtype)
+        canvas = np.broadcast_to(np.log(first / (1 - first)), self.parts.shape).copy()
+        return trees.cast({**self.parts.init_params(rng), "canvas": canvas}, self.network.dtype)
 
     def shapes_known(self) -> dict[str, tuple[int, ...]]:
         """The shape of the first canvas."""
-        return {"canvas": self.shape}
+        return {"canvas": self.parts.shape}
 
     def seen(self, inputs: Inputs) -> Array:
         """What is to be painted: images (B, H, W, C) whose pixels are binarised."""
@@ -219,8 +237,8 @@ class Painter(task.Model):
             -log p(x | c_T), (B,), and the divergence, (B,).
         """
         x, carry, xs = self._start(params, inputs, rng)
-        (canvas, *_), divergence = scan(Step(self), params, carry, xs, context=x)
-        axes = tuple(range(1, len(canvas.shape)))
+        (canvas, *_), divergence = scan(Step(self.parts), params, carry, xs, context=x)
+        axes = tuple(range(1, canvas.ndim))
         return -sum(bernoulli(canvas, x), axis=axes), sum(divergence, axis=0)
 
     def loss(self, params: Tree, carry: Tree, batch: Batch, rng: np.random.Generator | None) -> tuple[Any, Tree]:
@@ -231,36 +249,38 @@ class Painter(task.Model):
     def again(self, params: Tree, inputs: Inputs) -> Painted:
         """Images painted from their codes."""
         x, carry, xs = self._start(params, inputs, None)
-        _, shown = scan(Step(self, show=True), params, carry, xs, context=x)
+        _, shown = scan(Step(self.parts, show=True), params, carry, xs, context=x)
         return self._painted(shown)
 
     def paint(self, params: Tree, codes: Array) -> Painted:
         """New images from codes (T, B, latent), drawn from the prior."""
         canvas, _, decoder, g = self._first(params, codes.shape[1])
         codes = codes.astype(self.network.dtype)
-        _, shown = scan(Strokes(self), params, (canvas, decoder, g), codes)
+        _, shown = scan(Strokes(self.parts), params, (canvas, decoder, g), codes)
         return self._painted(shown)
 
     def _painted(self, shown: dict[str, Any]) -> Painted:
         found = {name: np.asarray(value) for name, value in shown.items()}
-        canvases = found["canvas"].reshape(*found["canvas"].shape[:2], *self.shape)
+        canvases = found["canvas"].reshape(*found["canvas"].shape[:2], *self.parts.shape)
         return Painted(canvases, found.get("read"), found.get("write"), found.get("divergence"))
 
     def _first(self, params: Tree, size: int) -> tuple[Any, Tree, Tree, Array]:
         """The first carry: the canvas, the carries of the cells, the decoder's last output."""
         dtype = self.network.dtype
-        canvas = params["canvas"].reshape(*self.flat) + np.zeros((size, *self.flat), dtype)
-        cells = (trees.cast(cell.init_carry(size), dtype) for cell in (self.encoder, self.decoder))
-        return canvas, *cells, np.zeros((size, self.decoder.output_size), dtype)
+        canvas = params["canvas"].reshape(*self.parts.flat) + np.zeros((size, *self.parts.flat), dtype)
+        cells = (trees.cast(cell.init_carry(size), dtype) for cell in (self.parts.encoder, self.parts.decoder))
+        return canvas, *cells, np.zeros((size, self.parts.decoder.output_size), dtype)
 
     def _start(self, params: Tree, inputs: Inputs, rng: Rng) -> tuple[Array, Tree, Tree]:
         """Images without an axis for a single channel; the first carry; the noise of each step, with dropout masks."""
         dtype, rate = self.network.dtype, self.network.dropout
-        x = self.seen(inputs).reshape(-1, *self.flat).astype(dtype)
+        x = self.seen(inputs).reshape(-1, *self.parts.flat).astype(dtype)
         noise = inputs.noise.astype(dtype)
         masks: tuple[tuple[Array, ...], ...] = ((), ())
         if rate and rng is not None:
-            masks = tuple(self._masks(cell, len(noise), len(x), rng) for cell in (self.encoder, self.decoder))
+            masks = tuple(
+                self._masks(cell, len(noise), len(x), rng) for cell in (self.parts.encoder, self.parts.decoder)
+            )
         return x, self._first(params, len(x)), (noise, *masks)
 
     def _masks(self, cell: Cell, steps: int, size: int, rng: np.random.Generator) -> tuple[Array, ...]:
@@ -274,21 +294,16 @@ class Painter(task.Model):
         """One step, of one image."""
         from rnn_plugins.tasks.paint.probe import Painting
 
-        cell, dtype = Painting.of(self), self.network.dtype
+        cell, dtype = Painting.of(self.parts), self.network.dtype
         x = np.zeros((1, cell.input_size), dtype)
         return Work(cell, self.init_params(np.random.default_rng(0)), trees.cast(cell.init_carry(1), dtype), x)
-
-    @property
-    def flat(self) -> tuple[int, ...]:
-        """The shape of an image inside the time loop: without an axis for a single channel."""
-        return self.shape if self.shape[2] > 1 else self.shape[:2]
 
 
 @dataclass(frozen=True)
 class Strokes:
     """The decoder's part of a step: from a code to a stroke on the canvas. Its output is what ``Painted`` shows."""
 
-    model: Painter
+    parts: Parts
 
     def __call__(self, params: Tree, carry: Tree, z: Any) -> tuple[Tree, Any]:
         """One step: z (B, latent)."""
@@ -300,14 +315,14 @@ class Strokes:
         self, params: Tree, canvas: Any, decoder: Tree, z: Any, masks: Sequence[Any] = ()
     ) -> tuple[Any, Tree, Any, Any]:
         """The canvas with one more stroke, the decoder's carry and output, and where the stroke is."""
-        model = self.model
-        decoder, g = _dropped(model.decoder, params["decoder"], decoder, z, masks)
+        parts = self.parts
+        decoder, g = _dropped(parts.decoder, params["decoder"], decoder, z, masks)
         stroke = affine(params["stroke"], g)
-        if model.writing is None:
-            return canvas + stroke.reshape(-1, *model.flat), decoder, g, None
-        points, place = model.writing.points, model.writing.place(params["write"], g)
-        patch = (stroke / place[:, FRAME - 1 :]).reshape(-1, points, points, *model.flat[2:])
-        return canvas + spread(patch, *model.writing.filters(place)), decoder, g, place
+        if parts.writing is None:
+            return canvas + stroke.reshape(-1, *parts.flat), decoder, g, None
+        points, place = parts.writing.points, parts.writing.place(params["write"], g)
+        patch = (stroke / place[:, FRAME - 1 :]).reshape(-1, points, points, *parts.flat[2:])
+        return canvas + spread(patch, *parts.writing.filters(place)), decoder, g, place
 
 
 @dataclass(frozen=True)
@@ -315,24 +330,24 @@ class Step:
     """A step of the whole model; see ``Painter`` for its equations.
 
     Attributes:
-        model: the model.
+        parts: of the model.
         show: whether the output is all that ``Painted`` shows; otherwise it is the divergence.
     """
 
-    model: Painter
+    parts: Parts
     show: bool = False
 
     def __call__(self, params: Tree, carry: Tree, x: Any, image: Any) -> tuple[Tree, Any]:
         """One step: noise (B, latent) and the dropout masks of both cells, for images (B, H, W[, C])."""
-        model, (noise, masks, more) = self.model, x
+        parts, (noise, masks, more) = self.parts, x
         canvas, encoder, decoder, g = carry
         seen, place = self._read(params, image, image - sigmoid(canvas), g)
-        encoder, h = _dropped(model.encoder, params["encoder"], encoder, concat(*seen, g), masks)
+        encoder, h = _dropped(parts.encoder, params["encoder"], encoder, concat(*seen, g), masks)
         code = affine(params["code"], h)
-        centre, log_deviation = code[:, : model.latent], code[:, model.latent :]
+        centre, log_deviation = code[:, : parts.latent], code[:, parts.latent :]
         z = centre + exp(log_deviation) * noise
         divergence = sum(gaussian_divergence(centre, log_deviation), axis=-1)
-        canvas, decoder, g, written = Strokes(model).stroke(params, canvas, decoder, z, more)
+        canvas, decoder, g, written = Strokes(parts).stroke(params, canvas, decoder, z, more)
         carry = (canvas, encoder, decoder, g)
         if not self.show:
             return carry, divergence
@@ -341,11 +356,11 @@ class Step:
 
     def _read(self, params: Tree, image: Any, error: Any, g: Any) -> tuple[list[Any], Any]:
         """What is read of the image and of its difference to the canvas, (B, n) each, and where."""
-        reading = self.model.reading
+        reading = self.parts.reading
         if reading is None:
-            return [part.reshape(-1, math.prod(self.model.shape)) for part in (image, error)], None
+            return [part.reshape(-1, math.prod(self.parts.shape)) for part in (image, error)], None
         place = reading.place(params["read"], g)
-        filters, numbers = reading.filters(place), reading.points**2 * self.model.shape[2]
+        filters, numbers = reading.filters(place), reading.points**2 * self.parts.shape[2]
         intensity = place[:, FRAME - 1 :]
         return [window(part, *filters).reshape(-1, numbers) * intensity for part in (image, error)], place
 

@@ -14,7 +14,7 @@ from minigrad import sum
 from minigrad.densities import bernoulli
 from minigrad.trees import Tree
 from rnn_cells import Cell
-from rnn_plugins.tasks.paint.model import Inputs, Painter, Step
+from rnn_plugins.tasks.paint.model import Inputs, Painter, Parts, Step
 from rnn_plugins.tasks.probes import AtEnd
 
 Array = NDArray[Any]
@@ -34,37 +34,37 @@ class Painting(Cell):
     output ``h``, the ``canvas``, and those of both cells.
 
     Attributes:
-        model: the painter.
+        parts: of the painter.
     """
 
-    model: Painter
+    parts: Parts
 
     @classmethod
-    def of(cls, model: Painter) -> Painting:
-        """The cell of a model."""
-        return cls(math.prod(model.shape) + model.latent, model.decoder.output_size, model)
+    def of(cls, parts: Parts) -> Painting:
+        """The cell of a painter with these parts."""
+        return cls(math.prod(parts.shape) + parts.latent, parts.decoder.output_size, parts)
 
     @property
     def output_size(self) -> int:
         """The pixels of the canvas, of all channels."""
-        return math.prod(self.model.shape)
+        return math.prod(self.parts.shape)
 
     def init_params(self, rng: np.random.Generator) -> Tree:
-        """Those of the model."""
-        return self.model.init_params(rng)
+        """Those of the parts, and a first canvas, as the painter has them."""
+        return {**self.parts.init_params(rng), "canvas": np.zeros(self.parts.shape, np.float32)}
 
     def init_carry(self, batch_size: int) -> Tree:
         """An empty canvas, not the model's own, which is a parameter."""
-        encoder, decoder = (cell.init_carry(batch_size) for cell in (self.model.encoder, self.model.decoder))
+        encoder, decoder = (cell.init_carry(batch_size) for cell in (self.parts.encoder, self.parts.decoder))
         h = np.zeros((batch_size, self.hidden_size), np.float32)
-        canvas = np.zeros((batch_size, *self.model.flat), np.float32)
+        canvas = np.zeros((batch_size, *self.parts.flat), np.float32)
         return {"h": h, "canvas": canvas, "decoder": decoder, "encoder": encoder}
 
     def __call__(self, params: Tree, carry: Tree, x: Any) -> tuple[Tree, Any]:
         """One step: x (B, pixels + latent) -> the canvas, (B, pixels)."""
-        image, noise = x[:, : self.output_size].reshape(-1, *self.model.flat), x[:, self.output_size :]
+        image, noise = x[:, : self.output_size].reshape(-1, *self.parts.flat), x[:, self.output_size :]
         before = carry["canvas"], carry["encoder"], carry["decoder"], carry["h"]
-        (canvas, encoder, decoder, h), _ = Step(self.model)(params, before, (noise, (), ()), image)
+        (canvas, encoder, decoder, h), _ = Step(self.parts)(params, before, (noise, (), ()), image)
         after = {"h": h, "canvas": canvas, "decoder": decoder, "encoder": encoder}
         return after, canvas.reshape(-1, self.output_size)
 
@@ -77,12 +77,12 @@ def along_strokes(model: Painter, params: Tree, inputs: Inputs) -> AtEnd:
         params: its parameters.
         inputs: the images.
     """
-    cell, images = Painting.of(model), model.seen(inputs).reshape(len(inputs.pixels), -1)
+    cell, images = Painting.of(model.parts), model.seen(inputs).reshape(len(inputs.pixels), -1)
     steps = len(inputs.noise)
 
     def first(weights: Tree, which: Array) -> Tree:
         carry = cell.init_carry(len(which))
-        canvas = np.asarray(weights["cell"]["canvas"]).reshape(model.flat)
+        canvas = np.asarray(weights["cell"]["canvas"]).reshape(model.parts.flat)
         return carry | {"canvas": np.broadcast_to(canvas, carry["canvas"].shape)}
 
     def score(weights: Tree, outputs: Any, lengths: Array, goals: Array) -> Any:

@@ -73,8 +73,8 @@ AVERAGED = 20_000
 TOGETHER = 128
 """Images that are painted together."""
 
-SHOWN = 3
-"""Images in an excerpt."""
+SHOWN, COLUMNS = 5, 76
+"""Images in an excerpt at most, and the columns that they may take together."""
 
 
 class Given(NamedTuple):
@@ -324,11 +324,14 @@ class Paint(Task[Painter]):
                 yield Prediction(f"image {count}", record, (self._shown(model, painted, i, f"image {count}"),))
 
     def _shown(self, model: Painter, painted: Painted, index: int, title: str, *before: Panel) -> Picture:
-        return picture(painted, index, title=title, before=before, reading=model.reading, writing=model.writing)
+        return picture(
+            painted, index, title=title, before=before, reading=model.parts.reading, writing=model.parts.writing
+        )
 
     def excerpt(self, model: Painter, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str:
-        """Some new images as characters, side by side."""
-        codes = rng.standard_normal((self.steps, SHOWN, self.latent), np.float32)
+        """Some new images as characters, side by side where a terminal has room for them."""
+        count = max(1, min(SHOWN, COLUMNS // model.parts.shape[1]))
+        codes = rng.standard_normal((self.steps, count, self.latent), np.float32)
         canvases = model.paint(params, codes).canvases[-1]
         return "\n".join(characters(probabilities(canvases).mean(axis=-1)))
 
@@ -351,7 +354,7 @@ class Paint(Task[Painter]):
     ) -> Assessment:
         """The bound and its terms, beside images whose pixels are independent; both terms after each stroke."""
         metrics = self.evaluate(model, params, data.valid)
-        images, own, nothing = np.zeros(model.shape), 0.0, dict.fromkeys(self.metrics)
+        images, own, nothing = np.zeros(model.parts.shape), 0.0, dict.fromkeys(self.metrics)
         for part in chunks(data.valid, task.AT_ONCE):
             seen = model.seen(self.pack(part).inputs)
             images, own = images + seen.sum(axis=0, dtype=np.float64), own + scores.entropy(seen)
