@@ -32,6 +32,7 @@ def main() -> None:
         "foreign_cells.py": ("Cells that PyTorch does not have", by_problem),
         "third_axis.py": ("Cells with a third axis", third_axis),
         "sequences.py": ("Sequences of many lengths", sequences),
+        "glimpses.py": ("Networks that look around and paint", glimpses),
         "planner.py": ("What the planner does", planner),
         "sampling.py": ("Sampling, batch 1", by_problem),
         "startup.py": ("Starting", plain),
@@ -120,17 +121,36 @@ def third_axis(rows: Sequence[Row]) -> None:
 
 def sequences(rows: Sequence[Row]) -> None:
     """One line per task and network: milliseconds per step, and our speed relative to PyTorch's."""
-    keys = ("task", "cell", "hidden", "embedding", "batch", "directions")
+
+    def line(row: Row) -> list[str]:
+        sizes = " x ".join(str(row[key]) for key in ("hidden", "embedding", "batch", "directions"))
+        return [f"{row['task']}, {row['cell']}", sizes]
+
+    against_torch(rows, ["", "H x E x B x directions"], line)
+
+
+def glimpses(rows: Sequence[Row]) -> None:
+    """The same for networks that read or paint images."""
+
+    def line(row: Row) -> list[str]:
+        without = "" if row["attention"] else " without attention"
+        return [f"{row['task']}{without}, {row['cell']}", f"{row['hidden']} x {row['batch']}"]
+
+    against_torch(rows, ["", "H x B"], line)
+
+
+def against_torch(rows: Sequence[Row], head: list[str], line: Callable[[Row], list[str]]) -> None:
+    """A table with a line per problem, which begins with what ``line`` says of a row."""
     names = _names(rows)
     ours = [name for name in reversed(names) if name.startswith("ours")]
     lines = []
-    for (task, cell, *sizes), some in _grouped(rows, lambda row: tuple(row[key] for key in keys)):
+    for first, some in _grouped(rows, line):
         known = {row["name"]: row for row in some if not row.get("error")}
         times = [f"{known[name]['median']:.3g}" if name in known else "" for name in names]
         speeds = [f"{known[name]['speed'].get('torch', 0):.2f}" if name in known else "" for name in ours]
-        lines.append([f"{task}, {cell}", " x ".join(map(str, sizes)), *times, *speeds])
+        lines.append([*first, *times, *speeds])
     speeds = [f"speed, {name.removeprefix('ours ')} / torch" for name in ours]
-    table(["", "H x E x B x directions", *(f"{name}, ms" for name in names), *speeds], lines)
+    table([*head, *(f"{name}, ms" for name in names), *speeds], lines)
 
 
 def planner(rows: Sequence[Row]) -> None:
