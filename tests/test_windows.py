@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from test_scan_planned import Sample, compare
 
-from minigrad import exp, stop_gradient, tanh
+from minigrad import exp, scan, stop_gradient, tanh, value_and_grad
 from minigrad.checking import check_vjp
-from minigrad.scan import available_backends
+from minigrad.graph import row_size
+from minigrad.scan import available_backends, use_backend
+from minigrad.scan.planned import watched
 from rnn_plugins.tasks.windows import gaussians, spread, triangles, window
 
 RNG = np.random.default_rng(0)
@@ -162,3 +164,17 @@ def test_a_step_that_looks_and_paints_is_planned(channels, dtype, backend, caplo
     with caplog.at_level(logging.WARNING, "minigrad"):
         compare(Sample(looking, params, carry, normal(4, 3, 6), context=image), backend, dtype)
     assert not caplog.records
+
+
+def test_no_array_as_large_as_a_coloured_image_is_rearranged():
+    """A copy with the channels apart has vectors of three numbers, and takes longer than the products."""
+    rng = np.random.default_rng(0)
+    params = {"W": rng.standard_normal((6, 6)), "U": rng.standard_normal((60, 6)) / 5}
+    image, xs = rng.standard_normal((3, 20, 16, 3)), rng.standard_normal((4, 3, 6))
+    with use_backend("numpy"), watched() as calls:
+        value_and_grad(lambda p: (scan(looking, p, (image, xs[0]), xs, context=image)[0][0] ** 2).sum())(params)
+    (call,) = calls
+    bodies = [body for stage in call.program.stages for body in (stage.forward, stage.backward)]
+    turned = [op.output for body in bodies for op in body.ops if op.name == "transpose" and op.output.ndim == 4]
+    assert turned
+    assert max(map(row_size, turned)) == 4 * 16 * 3  # of an image that is already a window in one direction
