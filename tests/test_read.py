@@ -34,7 +34,7 @@ from rnn_plugins.tasks.read.task import Read
 from rnn_plugins.tasks.task import Network
 from rnn_plugins.testing import check_task
 
-SMALL = {"glimpses": 2, "size": 3, "image_size": 12, "valid_fraction": 0.2}
+SMALL = {"glimpses": 2, "size": 3, "scales": 1, "attention": "hard", "image_size": 12, "valid_fraction": 0.2}
 NUMBERS = "builtin:numbers:60"
 
 
@@ -216,7 +216,7 @@ def test_dropout_between_layers():
 
 def test_it_learns_digits():
     pytest.importorskip("sklearn")
-    task = Read(glimpses=3, size=4, spread=0.2)
+    task = Read(glimpses=3, size=4, scales=1, attention="hard", spread=0.2)
     data = task.read(["builtin:digits"])
     model = task.model(data.facts, Network(lambda width: GRU(width, 32), 32))
     state = start(model.init_params(np.random.default_rng(0)), adam(), (), np.random.default_rng(0))

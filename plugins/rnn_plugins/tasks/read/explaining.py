@@ -74,11 +74,9 @@ def explanation(
     seen = model.look(params, given.pixels[None], model.drawn(keys, len(falls)))
     places = np.asarray(seen.places)[:, 0]
     labels = [f"{step // model.per_symbol + 1}.{step % model.per_symbol + 1}" for step in range(len(places))]
+    each = model.per_symbol if model.symbols > 1 else 1
     every = [
-        tuple(
-            Frame(*model.sensor.frame(place, scale), colour=step // model.per_symbol)
-            for scale in range(model.sensor.scales)
-        )
+        tuple(Frame(*model.sensor.frame(place, scale), colour=step // each) for scale in range(model.sensor.scales))
         for step, place in enumerate(places)
     ]
     picture = _as_uint8(unit(given.pixels))
@@ -88,8 +86,9 @@ def explanation(
         f"Where the network looks: {given.name}",
         panels=(Panel(picture, number, tuple(frames[0] for frames in every)), *patches),
         steps=tuple(Panel(picture, label, frames) for label, frames in zip(labels, every, strict=True)),
-        definition="The image with the finest patch of each glimpse, in a colour for each digit, and what the glimpses "
-        "see, from the finest patch to the coarsest. 2.1 is the first glimpse for the second digit.",
+        definition="The image with the finest patch of each glimpse, in a colour for each digit, or of a single digit "
+        "for each glimpse, and what the glimpses see, from the finest patch to the coarsest. 2.1 is the first glimpse "
+        "for the second digit.",
     )
     counts = Chart(
         "left_out",

@@ -115,7 +115,7 @@ class Read(Task[Either]):
         glimpses: the number of glimpses for each digit.
         size: the points of a glimpse's patch, down and across.
         scales: the patches of a glimpse; each covers twice the height and width of the one before.
-        attention: how locations are found: sampled and learned from rewards (hard), learned through the sensor (soft),
+        attention: how locations are found: learned through the sensor (soft), sampled and learned from rewards (hard),
             or drawn by chance and not learned (random); with none, the cell reads the columns of the image instead.
         spread: the standard deviation of a location in training; the image goes from -1 to 1.
         layers: one cell that reads and moves, or one that reads and a second one that moves.
@@ -132,10 +132,10 @@ class Read(Task[Either]):
         colour: whether house numbers are drawn in colour.
     """
 
-    glimpses: int = 6
+    glimpses: int = 4
     size: int = 8
-    scales: int = 1
-    attention: Literal["hard", "soft", "random", "none"] = "hard"
+    scales: int = 2
+    attention: Literal["soft", "hard", "random", "none"] = "soft"
     spread: float = 0.1
     layers: Literal[1, 2] = 1
     context: int = 0
@@ -149,14 +149,14 @@ class Read(Task[Either]):
     image_size: int = 0
     colour: bool = False
 
-    unit: ClassVar[str] = "digits"
+    unit: ClassVar[str] = "symbols"
     best: ClassVar[tuple[str, Literal["min", "max"]]] = ("accuracy", "max")
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": Metric("", "max", "ACCURACY", SHARE),
         "digits": Metric("", "max", "DIGITS", SHARE, "accuracy of digits"),
         "loss": Metric("nats", "min", "NATS"),
     }
-    default_files: ClassVar[tuple[str, ...]] = ("builtin:numbers",)
+    default_files: ClassVar[tuple[str, ...]] = ("builtin:numbers:10000",)
     shows_pictures: ClassVar[bool] = True
     of_weights: ClassVar[tuple[str, ...]] = (
         "glimpses", "size", "scales", "attention", "layers", "context", "canvas", "colour",
