@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from minigrad import affine, concat, dropout_mask, exp, mean, scan, sigmoid, sum, trees
+from minigrad import affine, clip, concat, dropout_mask, exp, mean, scan, sigmoid, sum, trees
 from minigrad.densities import bernoulli, gaussian_divergence
 from minigrad.initializers import glorot_uniform, zeros
 from minigrad.trees import Tree
@@ -35,6 +35,9 @@ CLEAR = 6
 
 THRESHOLD = 0.5
 """Of pixels that are binarised by a threshold."""
+
+LARGEST = 10.0
+"""The largest logarithm of a deviation or of a window's numbers: a cell with unbounded outputs must not overflow."""
 
 FAINT = 0.01
 """The smallest mean of a channel that the first canvas has, or what is missing to 1."""
@@ -107,7 +110,8 @@ class Window:
         a = affine(params, h)
         x = (a[:, 0:1] + 1) * ((self.width + 1) / 2) - 1
         y = (a[:, 1:2] + 1) * ((self.height + 1) / 2) - 1
-        return concat(x, y, exp(a[:, 2:3]), exp(a[:, 3:4]) * self._spacing, exp(a[:, 4:5]))
+        variance, spacing, intensity = (exp(clip(a[:, i : i + 1], -LARGEST, LARGEST)) for i in range(2, FRAME))
+        return concat(x, y, variance, spacing * self._spacing, intensity)
 
     def filters(self, place: Any) -> tuple[Any, Any]:
         """The weights of the pixels in the rows, (B, N, H), and in the columns, (B, N, W), of windows (B, FRAME)."""
@@ -344,7 +348,7 @@ class Step:
         seen, place = self._read(params, image, image - sigmoid(canvas), g)
         encoder, h = _dropped(parts.encoder, params["encoder"], encoder, concat(*seen, g), masks)
         code = affine(params["code"], h)
-        centre, log_deviation = code[:, : parts.latent], code[:, parts.latent :]
+        centre, log_deviation = code[:, : parts.latent], clip(code[:, parts.latent :], -LARGEST, LARGEST)
         z = centre + exp(log_deviation) * noise
         divergence = sum(gaussian_divergence(centre, log_deviation), axis=-1)
         canvas, decoder, g, written = Strokes(parts).stroke(params, canvas, decoder, z, more)

@@ -77,7 +77,8 @@ def picture(
     definition = "The canvas after each stroke: the brightness of a pixel is the probability of white."
     if writing is not None:
         definition += f"{FRAMES}{', in another where it has read' if reads else ''}."
-    return Picture("painted", title, (*before, Panel(canvases[-1], title)), steps=tuple(steps), definition=definition)
+    last = Panel(canvases[-1], "painted again" if before else "")
+    return Picture("painted", title, (*before, last), steps=tuple(steps), definition=definition)
 
 
 def characters(images: Array) -> list[str]:

@@ -321,7 +321,7 @@ class Paint(Task[Painter]):
             for i in range(len(some)):
                 count += 1
                 record = {"image": count, "pixels": probabilities(painted.canvases[-1, i])}
-                yield Prediction(f"image {count}", record, (self._shown(model, painted, i, f"image {count}"),))
+                yield Prediction("", record, (self._shown(model, painted, i, f"image {count}"),))
 
     def _shown(self, model: Painter, painted: Painted, index: int, title: str, *before: Panel) -> Picture:
         return picture(
