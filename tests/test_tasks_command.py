@@ -160,7 +160,7 @@ def test_every_loop_of_every_installed_task_is_planned(task: str) -> None:
 
 def test_the_loops_of_a_task_are_shown_on_given_files_and_cells() -> None:
     files = ("Italian.txt", "Russian.txt")
-    code, output, said = call("show", "names.py:Names", *files, "--cell", "lstm", "--hidden-size", "4")
+    code, output, said = call("show", "names.py:Names", *files, "--cell", "lstm:forget_bias=2", "--hidden-size", "4")
     assert (code, said) == (0, "")
     head, _, loop = output.partition("Time loop of ")
     assert head.endswith("none: name some\n\n")
@@ -177,6 +177,12 @@ def test_a_loop_that_cannot_be_planned_is_shown_with_the_reason(home: Path) -> N
         "  It runs step by step, which is slow: in line 8 of unplanned.py it decides by the value of a tensor "
         "(if, while, bool, float, int or item).\n"
     )
+
+
+def test_a_cell_that_does_not_exist_is_an_error_without_files_too() -> None:
+    code, output, said = call("show", "names.py:Names", "--cell", "lstn")
+    assert (code, output) == (2, "")
+    assert said.startswith("Error: no cell called 'lstn'. Did you mean 'lstm'?")
 
 
 def test_files_that_cannot_be_read_are_an_error_only_if_they_are_given() -> None:

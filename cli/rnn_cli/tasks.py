@@ -54,7 +54,7 @@ def show(
     """
     from rnn_plugins.inspect.description import describe_task
 
-    s = describe_task(*separated("task", task, options), files, cell, hidden_size)
+    s = describe_task(*separated("task", task, options), files, *separated("cell", cell, {}), hidden_size)
     if as_json:
         described = dataclasses.asdict(s) | {"options": [option_as_json(option) for option in s.options]}
         described["metrics"] = {

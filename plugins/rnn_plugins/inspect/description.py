@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -155,7 +156,12 @@ BATCH = 4
 
 
 def describe_task(
-    spec: str, options: Mapping[str, OptionValue], files: Sequence[str] = (), cell: str = "gru", hidden_size: int = 256
+    spec: str,
+    options: Mapping[str, OptionValue],
+    files: Sequence[str] = (),
+    cell: str = "gru",
+    cell_options: Mapping[str, OptionValue] | None = None,
+    hidden_size: int = 256,
 ) -> TaskDescription:
     """Find a task and describe it.
 
@@ -163,20 +169,21 @@ def describe_task(
         spec: a name or ``FILE.py:CLASS``.
         options: the task's own.
         files: data for a training step, whose time loops are described; by default the task's default files.
-        cell: the recurrent part of its network, as ``registry.make_cell`` takes it.
+        cell: the recurrent part of its network, a name or ``FILE.py:CLASS``.
+        cell_options: the cell's own.
         hidden_size: the units of its network.
 
     Raises:
         UserError: there is no such task or cell, an option is invalid, or ``files`` cannot be read.
     """
     task = registry.make_task(spec, options)
-    registry.make_cell(cell, 1, hidden_size, {})
+    make_cell = functools.partial(registry.make_cell, cell, hidden_size=hidden_size, options=cell_options or {})
+    make_cell(1)  # an error in its name is the user's, whatever the files are
     loops: tuple[Loop, ...] = ()
     why = ""
     try:
         if data := files or task.default_files:
-            network = Network(lambda width: registry.make_cell(cell, width, hidden_size, {}), hidden_size)
-            loops = _loops(task, data, network)
+            loops = _loops(task, data, Network(make_cell, hidden_size))
     except UserError as error:
         if files:
             raise
