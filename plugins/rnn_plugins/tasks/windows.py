@@ -58,8 +58,9 @@ def gaussians(centre: Any, spacing: Any, variance: Any, size: int, side: int) ->
     dtype = centre.dtype
     means = centre + spacing * (np.arange(size) - (size - 1) / 2).astype(dtype)  # (B, size)
     distances = means[:, :, None] - np.arange(side, dtype=dtype)  # (B, size, side)
-    weights = exp(-square(distances) / (2 * variance[:, :, None]))
-    return weights / maximum(sum(weights, axis=2, keepdims=True), LEAST)
+    # Divisions are of one number for each image or filter, not of one for each pixel.
+    weights = exp(square(distances) * (-0.5 / variance)[:, :, None])
+    return weights * (1 / maximum(sum(weights, axis=2, keepdims=True), LEAST))
 
 
 def window(image: Any, rows: Any, columns: Any) -> Any:
