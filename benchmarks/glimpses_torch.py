@@ -20,6 +20,8 @@ from sequences_torch import linear
 from torch import nn
 from torch.nn import functional as F
 
+from rnn_plugins.tasks.paint.model import LARGEST
+
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
@@ -54,7 +56,7 @@ class Window(nn.Module):
         """The filters of the rows and of the columns of square images, (B, N, side), and the intensity, (B, 1)."""
         a = self.place(g)
         centres = torch.stack([a[:, 1:2], a[:, 0:1]])  # (2, B, 1), row and column
-        variance, spacing, intensity = a[:, 2:].exp().chunk(3, 1)
+        variance, spacing, intensity = a[:, 2:].clamp(-LARGEST, LARGEST).exp().chunk(3, 1)
         means = (centres + 1) * ((self.sides + 1) / 2) - 1 + spacing * self.spacing * self.offsets  # (2, B, N)
         weights = torch.exp(-((means[..., None] - self.grid) ** 2) / (2 * variance[:, :, None]))
         rows, columns = weights / weights.sum(-1, keepdim=True).clamp(min=1e-8)
@@ -67,12 +69,13 @@ class Painter(nn.Module):
     def __init__(self, case: Any, model: Any, params: Any) -> None:
         super().__init__()
         self.hidden, self.lstm = case.hidden, case.cell == "lstm"
-        self.encoder = cell(case, model.encoder.input_size, params["encoder"])
-        self.decoder = cell(case, model.latent, params["decoder"])
+        parts = model.parts
+        self.encoder = cell(case, parts.encoder.input_size, params["encoder"])
+        self.decoder = cell(case, parts.latent, params["decoder"])
         self.code, self.stroke = linear(params["code"]), linear(params["stroke"])
         self.canvas = nn.Parameter(torch.tensor(params["canvas"][..., 0]))
-        self.reading = Window(model.reading, params["read"]) if model.reading else None
-        self.writing = Window(model.writing, params["write"]) if model.writing else None
+        self.reading = Window(parts.reading, params["read"]) if parts.reading else None
+        self.writing = Window(parts.writing, params["write"]) if parts.writing else None
 
     def forward(self, pixels: torch.Tensor, draws: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         x = (draws < pixels).float()
@@ -87,9 +90,9 @@ class Painter(nn.Module):
                 rows, columns, intensity = self.reading(g)
                 both = (rows[:, None] @ both @ columns[:, None].transpose(2, 3)) * intensity[:, :, None, None]
             h, encoder = moved(self.encoder, torch.cat([both.flatten(1), g], 1), encoder)
-            code = self.code(h)
-            codes.append(code)
-            mean, log_deviation = code.chunk(2, 1)
+            mean, log_deviation = self.code(h).chunk(2, 1)
+            log_deviation = log_deviation.clamp(-LARGEST, LARGEST)
+            codes.append((mean, log_deviation))
             g, decoder = moved(self.decoder, torch.addcmul(mean, log_deviation.exp(), eps), decoder)
             stroke = self.stroke(g)
             if self.writing is None:
@@ -98,7 +101,7 @@ class Painter(nn.Module):
                 rows, columns, intensity = self.writing(g)
                 patch = (stroke / intensity).view(size, self.writing.points, -1)
                 canvas = torch.baddbmm(canvas, rows.transpose(1, 2) @ patch, columns)
-        mean, log_deviation = torch.stack(codes).chunk(2, 2)
+        mean, log_deviation = map(torch.stack, zip(*codes, strict=True))
         divergence = (mean**2 + (2 * log_deviation).exp() - 1).sum() / 2 - log_deviation.sum()
         return (F.binary_cross_entropy_with_logits(canvas, x, reduction="sum") + divergence) / size
 
