@@ -171,6 +171,16 @@ def test_what_names_symbols_learns_from_the_cross_entropy_alone(layers):
         assert any(np.any(leaf) for leaf in _leaves(sampled["mover"]))
 
 
+@pytest.mark.parametrize("attention", ["hard", "soft"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_context_learns_where_to_look_first(layers, attention):
+    task, data, model, params = made("float64", layers=layers, attention=attention, context=4)
+    batch = task.pack(data.train[:4])
+    _, found = value_and_grad(lambda p: model.loss(p, (), batch, np.random.default_rng(5))[0])(params)
+    for part in ("coarse", "first"):
+        assert all(np.any(leaf) for leaf in _leaves(found["context"][part]))
+
+
 def _leaves(tree):
     return [tree] if isinstance(tree, np.ndarray) else [leaf for part in tree.values() for leaf in _leaves(part)]
 

@@ -288,7 +288,7 @@ class _Step:
     def __call__(self, params: Tree, carry: Tree, x: Tree, context: Tree) -> tuple[Tree, Tree]:
         """One step: x has ``noise`` (B, 2), and may have ``shown`` and dropout masks; the output is a ``Seen``."""
         (reading, *moving), before = carry
-        mean = affine(params["where"], stop_gradient(before) if self.mover is None else before)  # (B, 2)
+        mean = affine(params["where"], before)  # (B, 2)
         place = x["noise"] if self.attention == "random" else mean + self.spread * x["noise"]
         if self.attention == "hard":
             place = stop_gradient(place)
@@ -300,9 +300,8 @@ class _Step:
             g = g * x["kept"]
         reading, y = masked_step(self.reader, params["reader"], reading, g, x.get("reader", ()))
         states: tuple[Tree, ...] = (reading,)
-        after = y
+        seen = after = stop_gradient(y)
         if self.mover is not None:
-            seen = stop_gradient(y)
             seen = concat(seen, context["hint"]) if "hint" in context else seen
             moving, after = masked_step(self.mover, params["mover"], moving[0], seen, x.get("mover", ()))
             states = (*states, moving)

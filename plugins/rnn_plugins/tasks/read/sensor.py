@@ -21,8 +21,9 @@ class Sensor:
     """The image around a location at several scales (Mnih et al. 2014, arXiv:1406.6247).
 
     A location is a row and a column, from -1 at the centre of the first pixel to 1 at that of the last. A patch has
-    ``size`` points in each direction, which are 2^k pixels apart at the scale k; each is a mean of the pixels around it
-    with the weights of a triangle. What is outside the image is 0.
+    ``size`` points in each direction, which are 2^k pixels apart at the scale k. At the scale 0 each is between pixels,
+    by bilinear interpolation; at the others it is the mean of a square of 2^k pixels in each direction. What is outside
+    the image is 0.
 
     Attributes:
         shape: height, width and channels of an image.
