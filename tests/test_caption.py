@@ -208,6 +208,8 @@ def test_a_folder_of_pictures_and_a_table(tmp_path, how):
     folder = pictures(tmp_path / "pictures")
     rows = [("image", "caption"), ("2.png", "two"), ("0.png", "none"), ("2.png", "a pair")]
     table = write_table((tmp_path if how == "outside" else folder) / "captions.tsv", rows)
+    for hidden in ("._1.png", "._captions.tsv"):
+        (folder / hidden).write_bytes(b"\0\1")
     given = {"both": [str(folder), table], "folder": [str(folder)], "table": [table], "outside": [table, str(folder)]}
     data = Caption(valid_fraction=0).read(given[how])
     assert [(e.image, e.caption) for e in data.train] == [("2.png", "two"), ("0.png", "none"), ("2.png", "a pair")]

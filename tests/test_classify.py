@@ -636,6 +636,9 @@ def films() -> Path:
         Path("films", label).mkdir(parents=True)
         for i, text in enumerate(texts):
             Path("films", label, f"{i}.txt").write_text(text)
+        Path("films", label, ".hidden").mkdir()
+        for hidden in (".DS_Store", ".hidden/2.txt"):  # such files are no texts
+            Path("films", label, hidden).write_bytes(b"\0\1")
     return Path("films")
 
 

@@ -296,6 +296,8 @@ def test_a_folder_of_pictures_for_each_class(tmp_path):
     for i, kind in enumerate(["cat", "cat", "dog"]):
         save(tmp_path / kind / "some" / f"{i}.png", COLOURS[i])
     (tmp_path / "dog" / "notes.txt").write_text("left out")
+    for hidden in (".DS_Store", "._2.png"):
+        (tmp_path / "dog" / hidden).write_bytes(b"\0")
     images = read_images(str(tmp_path))
     assert np.array_equal(images.pixels, COLOURS)
     assert images.labels == ("cat", "cat", "dog")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rnn_plugins.data.images import Images, common_white, each_image, fitted, is_images, large, read_images
 from rnn_plugins.data.scenes import parse, scenes
+from rnn_plugins.data.sources import is_hidden
 from rnn_plugins.data.tables import Record, records
 from rnn_plugins.errors import UserError, did_you_mean
 from rnn_plugins.words import amount, listing
@@ -212,7 +213,9 @@ def _alone(file: str, images: bool, noun: str) -> tuple[str, str]:
     if not os.path.isdir(file):
         raise UserError(f"{file!r} has no {noun}s; name the table of {noun}s too, such as {noun}s.tsv")
     tables = sorted(
-        str(path) for path in Path(file).iterdir() if path.name.lower().removesuffix(".gz").endswith(TABLES)
+        str(path)
+        for path in Path(file).iterdir()
+        if path.name.lower().removesuffix(".gz").endswith(TABLES) and not is_hidden(path.name)
     )
     if len(tables) != 1:
         there = f"there are {listing(map(repr, tables))}" if tables else "there is none"
@@ -283,7 +286,8 @@ def _of_folder(
             read[name] = images.pixels[0]
             digest.update(images.digest.encode())
         yield row._replace(pixels=read[name], image=name)
-    left = sum(is_images(path.name) for path in Path(folder).rglob("*") if path.is_file()) - len(read)
+    others = (path for path in Path(folder).rglob("*") if path.is_file() and not is_hidden(path.name))
+    left = sum(is_images(path.name) for path in others) - len(read)
     if left > 0:
         notices.append(
             f"{amount(left, 'picture')} in the folder {folder!r} {'has' if left == 1 else 'have'} no {columns.noun}"

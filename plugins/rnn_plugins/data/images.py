@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from rnn_plugins.data.image_files import IDX_TYPES, from_csv, from_idx, from_npy, from_npz, unpacked
 from rnn_plugins.data.pixels import Images, as_image, common_white, fitted, size_of, unit
-from rnn_plugins.data.sources import read_bytes
-from rnn_plugins.errors import UserError, why
+from rnn_plugins.data.sources import in_folder, read_bytes
+from rnn_plugins.errors import UserError
 from rnn_plugins.words import amount, listing
 
 __all__ = ["Images", "as_image", "common_white", "each_image", "fitted", "is_images", "read_images", "unit"]
@@ -161,22 +161,16 @@ def _listed(path: str) -> _Listed:
     Raises:
         UserError: it cannot be read, or has pictures beside folders with pictures.
     """
-    try:
-        entries = sorted(entry for entry in Path(path).iterdir() if not entry.name.startswith("."))
-        classes = [entry for entry in entries if entry.is_dir()]
-        files = [entry for entry in entries if not entry.is_dir()]
-        inside = {entry: sorted(file for file in entry.rglob("*") if file.is_file()) for entry in classes}
-    except OSError as error:
-        raise UserError(f"the folder {path!r} cannot be read: {why(error)}") from None
-    here = [file for file in files if _is_picture(file)]
-    found = {entry: [file for file in inside[entry] if _is_picture(file)] for entry in classes}
+    files, inside = in_folder(path)
+    here = [file for file in files if file.name.lower().endswith(PICTURES)]
+    found = {entry: [file for file in some if file.name.lower().endswith(PICTURES)] for entry, some in inside.items()}
     if here and any(found.values()):
         raise UserError(
             f"the folder {path!r} has pictures ({listing(file.name for file in here)}) beside the folders of classes "
-            f"({listing(entry.name for entry in classes)}); move them into one of these"
+            f"({listing(entry.name for entry in inside)}); move them into one of these"
         )
-    chosen = here or [file for entry in classes for file in found[entry]]
-    labels = None if here else tuple(entry.name for entry in classes for _ in found[entry])
+    chosen = here or [file for some in found.values() for file in some]
+    labels = None if here else tuple(entry.name for entry, some in found.items() for _ in some)
     kept = set(chosen)
     others = [file for file in (*files, *(file for some in inside.values() for file in some)) if file not in kept]
     return _Listed(chosen, labels, others)
@@ -194,10 +188,6 @@ def _folder(path: str, size: int) -> Images:
     pixels = _stacked(pictures, f"the folder {path!r}")
     unlabelled = "" if labels else "it has no folder for each class"
     return Images(pixels, labels, names, unlabelled=unlabelled, notices=notices)
-
-
-def _is_picture(file: Path) -> bool:
-    return file.name.lower().endswith(PICTURES) and not file.name.startswith(".")
 
 
 def _idx_in(path: str, files: list[Path]) -> Images:

@@ -13,9 +13,9 @@ import numpy as np
 
 from rnn_plugins.data.images import common_white, is_images, read_images
 from rnn_plugins.data.lines import Hash, lines, name_of
-from rnn_plugins.data.sources import is_pipe
+from rnn_plugins.data.sources import in_folder, is_pipe
 from rnn_plugins.data.tables import SUFFIXES, label_flaw, records, rows_of_numbers
-from rnn_plugins.errors import UserError, why
+from rnn_plugins.errors import UserError
 from rnn_plugins.words import amount, listing
 
 Kind = Literal["texts", "rows", "images"]
@@ -228,13 +228,7 @@ def _listed(folder: str) -> tuple[list[Path], dict[Path, list[Path]]]:
     Raises:
         UserError: it cannot be read, or has tables.
     """
-    try:
-        entries = sorted(entry for entry in Path(folder).iterdir() if not entry.name.startswith("."))
-        folders = [entry for entry in entries if entry.is_dir()]
-        inside = {entry: sorted(file for file in entry.rglob("*") if file.is_file()) for entry in folders}
-    except OSError as error:
-        raise UserError(f"the folder {folder!r} cannot be read: {why(error)}") from None
-    files = [entry for entry in entries if not entry.is_dir()]
+    files, inside = in_folder(folder)
     if tables := [file.name for file in files if Path(file.name.removesuffix(".gz")).suffix.lower() in SUFFIXES]:
         raise UserError(
             f"the folder {folder!r} has tables ({listing(tables)}); give the tables themselves: "

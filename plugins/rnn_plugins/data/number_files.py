@@ -19,6 +19,7 @@ from rnn_plugins.data.images import PICTURES, Images, fitted, is_images, read_im
 from rnn_plugins.data.lines import lines
 from rnn_plugins.data.numbered import Drawn, Numbers, Stored
 from rnn_plugins.data.pixels import size_of
+from rnn_plugins.data.sources import is_hidden
 from rnn_plugins.data.splits import split
 from rnn_plugins.errors import UserError, did_you_mean
 from rnn_plugins.words import amount, is_whole, listing
@@ -245,7 +246,7 @@ def _has_table(folder: str) -> bool:
 def _names(folder: str) -> list[str]:
     """The names in a folder; none if it is not one, or cannot be read, which is reported where it is read."""
     try:
-        return sorted(os.listdir(folder))
+        return sorted(name for name in os.listdir(folder) if not is_hidden(name))
     except OSError:
         return []
 

@@ -251,6 +251,33 @@ def _matches(source: str) -> list[str]:
     return found
 
 
+def in_folder(folder: str) -> tuple[list[Path], dict[Path, list[Path]]]:
+    """The files in a folder, and those below each of its folders, in order; without hidden ones.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        entries = sorted(entry for entry in Path(folder).iterdir() if not is_hidden(entry.name))
+        inside = {
+            entry: sorted(
+                file
+                for file in entry.rglob("*")
+                if file.is_file() and not any(map(is_hidden, file.relative_to(entry).parts))
+            )
+            for entry in entries
+            if entry.is_dir()
+        }
+    except OSError as error:
+        raise UserError(f"the folder {folder!r} cannot be read: {why(error)}") from None
+    return [entry for entry in entries if entry not in inside], inside
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or a folder is hidden by its name, as those are that operating systems put beside others."""
+    return name.startswith(".")
+
+
 def _folder(folder: str, level: Level) -> tuple[list[Part], str]:
     """The texts in a folder, at any depth, and a notice on which files were read and left out."""
     parts: list[Part] = []
