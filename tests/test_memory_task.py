@@ -22,6 +22,7 @@ from rnn_plugins.data.sequences import (
     Memoryless,
     Stream,
     chance,
+    read_array,
     read_text,
     write_target,
     write_text,
@@ -342,6 +343,36 @@ def test_answers_to_texts_are_those_of_the_evaluation(name):
         assert prediction.text.startswith(f"{prediction.record['input'][-60:]}\t{expected}")
     if name != "adding":
         assert predict([write_text(name, inputs[0])]) == predict([inputs[0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("parity", [[0, 1], [1]], "of shape (0,) and dtype object; expected whole numbers (n,), the places of symbols"),
+        ("parity", [0.5], "of shape (1,) and dtype float64; expected whole numbers (n,), the places of symbols"),
+        ("adding", [0.5, 1.0], "of shape (2,) and dtype float64; expected numbers (n, 2), each with a mark, 0 or 1"),
+        ("adding", {"a": 1}, "of shape () and dtype object; expected numbers (n, 2), each with a mark, 0 or 1"),
+    ],
+)
+def test_an_array_that_is_no_sequence_is_refused(name, values, message):
+    with pytest.raises(UserError) as refused:
+        read_array(name, values, LAGS[name])
+    assert str(refused.value) == f"a sequence of {name} is {message}"
+
+
+def test_an_array_with_other_numbers_is_refused():
+    with pytest.raises(UserError, match=r"^a sequence of parity has numbers from 0 to 2; expected 0 to 1$"):
+        read_array("parity", [0, 2], 9)
+    with pytest.raises(UserError, match=r"from 0 to 1, with marks of 0 or 1$"):
+        read_array("adding", [[0.5, 0.5]], 9)
+    with pytest.raises(UserError, match="is no sum"):
+        predictor("sums")[3]([[1, 2]])
+
+
+def test_arrays_may_have_another_lag_and_beginnings_are_completed():
+    longer = read_text("copy", "0123456701", 9)
+    assert read_array("copy", longer, 5).tolist() == longer.tolist()
+    assert read_array("copy", longer[:10], 5).tolist() == read_text("copy", "0123456701", 5).tolist()
 
 
 def test_a_file_has_a_sequence_on_each_line(tmp_path):

@@ -92,7 +92,10 @@ def as_image(values: Any, *, shape: Sequence[int], white: int = 255, label: str 
     Raises:
         UserError: it is no image, or one of another size.
     """
-    values = np.asarray(values)
+    try:
+        values = np.asarray(values)
+    except ValueError:  # rows of several lengths
+        raise UserError(f"{label} has rows of several lengths; expected (height, width)") from None
     if values.dtype.kind not in "buif" or values.ndim not in (2, 3) or not values.size:
         raise UserError(
             f"{label} has shape {values.shape} and dtype {values.dtype}; expected numbers, (height, width) or "

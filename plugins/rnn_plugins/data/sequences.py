@@ -372,6 +372,33 @@ def read_text(name: str, text: str, lag: int) -> Array:
     return np.array([problem.symbols.index(symbol) for symbol in text])
 
 
+def read_array(name: str, values: Any, lag: int) -> Array:
+    """A sequence given as numbers, as ``read_text`` gives it; one that is its beginning is completed.
+
+    Raises:
+        UserError: it is no such sequence.
+    """
+    try:
+        given = np.asarray(values)
+    except ValueError:  # rows of several lengths
+        given = np.empty(0, object)
+    problem, came = PROBLEMS[name], f"of shape {given.shape} and dtype {given.dtype}"
+    if not problem.symbols:
+        if given.dtype.kind not in "iuf" or given.shape[1:] != (2,) or not given.size:
+            raise UserError(f"a sequence of {name} is {came}; expected numbers (n, 2), each with a mark, 0 or 1")
+        numbers, marks = given.T
+        if not (np.all((numbers >= 0) & (numbers <= 1)) and np.isin(marks, (0, 1)).all()):
+            raise UserError(f"a sequence of {name} has other numbers than expected: from 0 to 1, with marks of 0 or 1")
+        return given.astype(np.float32)
+    most = len(problem.symbols) - 1
+    if given.dtype.kind not in "iu" or given.ndim != 1:
+        raise UserError(f"a sequence of {name} is {came}; expected whole numbers (n,), the places of symbols")
+    if np.any((given < 0) | (given > most)):
+        raise UserError(f"a sequence of {name} has numbers from {given.min()} to {given.max()}; expected 0 to {most}")
+    whole = read_text(name, "".join(problem.symbols[i] for i in given.tolist()), lag)
+    return whole if np.array_equal(whole[: len(given)], given) else given  # with another lag, for example
+
+
 def _numbers(text: str) -> Array:
     rows = []
     for word in text.split():

@@ -225,7 +225,13 @@ def as_series(item: Any, columns: Sequence[str]) -> Series:
     Raises:
         UserError: it has other columns, no rows, or a number that is not finite.
     """
-    one = item if isinstance(item, Series) else Series("series", np.asarray(item, np.float64))
+    try:
+        one = item if isinstance(item, Series) else Series("series", np.asarray(item, np.float64))
+    except (TypeError, ValueError):
+        raise UserError(
+            f"an input is no array of numbers; expected finite ones, (N, {len(columns)}), with the columns "
+            f"{listing(columns)}"
+        ) from None
     values = one.values[:, None] if one.values.ndim == len(columns) == 1 else one.values
     if values.ndim != 2 or values.shape[1] != len(columns) or not len(values) or not np.isfinite(values).all():
         raise UserError(

@@ -339,11 +339,13 @@ class Memory(Task[Reader]):
         """The network's answers to sequences, given as texts or as arrays of ``read_text``.
 
         Raises:
-            UserError: a text is no sequence of the problem.
+            UserError: an input is no sequence of the problem.
         """
         for some in chunks(inputs, PREDICTED):
             arrays = [
-                sequences.read_text(self.problem, item, facts["lag"]) if isinstance(item, str) else item
+                (sequences.read_text if isinstance(item, str) else sequences.read_array)(
+                    self.problem, item, facts["lag"]
+                )
                 for item in some
             ]
             together, lengths = padded(arrays)
