@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import tracemalloc
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from rnn_cli.prompt import before_reading
 from rnn_lab import predicting
 from rnn_lab.runs import Run
 from rnn_plugins.errors import UserError
+from rnn_plugins.language.sampling import Choice
+from rnn_plugins.tasks.blocks import with_places
 from rnn_plugins.tasks.task import Prediction
 
 ITALIAN = "Rossi\nRusso\nFerrari\nEsposito\nBianchi\nRomano\nColombo\nRicci\nMarino\nGreco\nBruno\nGallo\nConti\n"
@@ -317,6 +320,44 @@ def test_an_input_that_a_task_refuses_among_others_leaves_the_answers_to_those_b
         given.extend(prediction.record["input"] for prediction in answers)
     assert given == [one for one in range(7) for _ in range(count)]
     assert asked[0] == 12
+
+
+@pytest.mark.parametrize("refused", [None, 7])
+def test_a_task_is_told_the_places_of_inputs(refused):
+    def places(some):
+        if refused in some and len(some) > 1:
+            raise UserError("7 is not an input")
+        for one, place in zip(some, some.places, strict=True):
+            yield Prediction(str(one), {"place": place})
+
+    found = []
+    with nullcontext() if refused is None else pytest.raises(UserError):
+        found.extend(one.record["place"] for one in predicting.Answers(range(12), places, 5))
+    assert found == list(range(12 if refused is None else 10))
+
+
+def test_arrays_have_names_by_their_places():
+    class Many:
+        """Draws what it is given."""
+
+        generates, quoted, facts = True, "r", None
+
+        def reader(self):
+            return self
+
+        def model_of(self, task):
+            return None
+
+        def params(self):
+            return None
+
+        def generate(self, model, params, facts, inputs, choice, rng):
+            for place, one in with_places(inputs):
+                yield Prediction(one, {"place": place})
+
+    answer = predicting.generator(Many(), Choice(), np.random.default_rng(0), 2)
+    answers = predicting.Answers("abcd", answer, 3, count=2)
+    assert [one.record["place"] for one in answers] == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def answer(some):

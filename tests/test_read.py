@@ -31,7 +31,7 @@ from rnn_plugins.tasks.read.explaining import left_out
 from rnn_plugins.tasks.read.results import likeliest
 from rnn_plugins.tasks.read.sensor import Sensor, coarse
 from rnn_plugins.tasks.read.task import Read
-from rnn_plugins.tasks.task import Network
+from rnn_plugins.tasks.task import Inputs, Network
 from rnn_plugins.testing import check_task
 
 SMALL = {"glimpses": 2, "size": 3, "scales": 1, "attention": "hard", "image_size": 12, "valid_fraction": 0.2}
@@ -409,6 +409,15 @@ def test_predictions_and_alternatives():
         assert "".join(one["digit"] for one in said.record["digits"]) == top[0]["number"]
         assert said.text.startswith(f"{given.name}\t{top[0]['number']} {top[0]['probability']:.3f}, ")
         assert said.figures == ()
+
+
+def test_arrays_are_named_by_their_places():
+    task, data, model, params = made()
+    inputs = Inputs([data.valid[0].picture.pixels()], [299])
+    (found,) = task.predict(model, params, data.facts, inputs)
+    assert found.record["input"] == "image 299"
+    with pytest.raises(UserError, match=r"^image 0 has rows of several lengths; expected \(height, width\)$"):
+        list(task.predict(model, params, data.facts, [[[1, 2], [3]]]))
 
 
 def test_scores_beside_baselines():

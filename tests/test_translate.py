@@ -32,7 +32,7 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.language.sampling import Choice
 from rnn_plugins.tasks import text_scores
 from rnn_plugins.tasks.decoding import END, UNKNOWN
-from rnn_plugins.tasks.task import Data, Network
+from rnn_plugins.tasks.task import Data, Inputs, Network
 from rnn_plugins.tasks.text_scores import WITHOUT, grouped, left_out, word_for_word
 from rnn_plugins.tasks.translate.pairs import tokens_of
 from rnn_plugins.tasks.translate.task import Translate
@@ -419,6 +419,8 @@ def test_predictions_are_in_order_and_do_not_depend_on_their_batch(learnt: Any):
     some = task.predict(model, params, data.facts, ["Hi.", " "])
     with pytest.raises(UserError, match=r"^text 2: the source is empty; expected a text$"):
         list(some)
+    with pytest.raises(UserError, match=r"^text 300 is of the type list; expected a text$"):
+        list(task.predict(model, params, data.facts, Inputs([["Hi."]], [299])))
 
 
 def test_inputs_are_taken_as_they_are_needed(learnt: Any):

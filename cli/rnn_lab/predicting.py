@@ -17,7 +17,7 @@ from rnn_plugins.data.lines import name_of
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.sampling import Choice
 from rnn_plugins.reports.report import Page, Picture, Table, plain
-from rnn_plugins.tasks.task import Prediction, Task
+from rnn_plugins.tasks.task import Inputs, Prediction, Task
 
 AT_ONCE, SLOWLY = 256, 16
 """Maximum number of inputs that a task gets in one call; where predictions are explained, which takes longer."""
@@ -36,7 +36,7 @@ OF_DATA = re.compile(
 ON_SHEET = 1000
 """Maximum number of outputs on a sheet of pictures."""
 
-Answer = Callable[[Sequence[Any]], Iterator[Prediction]]
+Answer = Callable[[Inputs], Iterator[Prediction]]
 """What gives the predictions for some inputs, one each."""
 
 
@@ -131,17 +131,19 @@ def generator(run: Run, choice: Choice, rng: np.random.Generator, count: int = 1
     task, facts = run.reader(**options), run.facts
     model, params = run.model_of(task), run.params()
 
-    def draw(some: Sequence[Any]) -> Iterator[Prediction] | None:
-        repeated = [one for one in some for _ in range(count)]
+    def draw(some: Inputs) -> Iterator[Prediction] | None:
+        repeated = Inputs(
+            (one for one in some for _ in range(count)), [place for place in some.places for _ in range(count)]
+        )
         return task.generate(model, params, facts, repeated, choice, rng)
 
     return _checked(run, draw)
 
 
-def _checked(run: Run, answer: Callable[[Sequence[Any]], Iterator[Prediction] | None]) -> Answer:
+def _checked(run: Run, answer: Callable[[Inputs], Iterator[Prediction] | None]) -> Answer:
     """The same, with errors in sentences."""
 
-    def checked(some: Sequence[Any]) -> Iterator[Prediction]:
+    def checked(some: Inputs) -> Iterator[Prediction]:
         with reading(["an input"]):
             found = answer(some)
             if found is None:
@@ -169,11 +171,12 @@ class Answers:
         """
         self._inputs, self._answer, self._size, self._count = inputs, answer, size, count
         self._taken: list[Any] = []
-        self._held = 0
+        self._before = self._held = 0
 
     def pending(self) -> Iterator[Prediction]:
         """The predictions for the inputs that have none yet; an unsuitable input raises ``UserError``."""
-        some, self._taken, self._held = self._taken, [], 0
+        some = Inputs(self._taken, range(self._before, self._before + len(self._taken)))
+        self._taken, self._before, self._held = [], self._before + len(some), 0
         if not some:
             return
         given = 0
@@ -182,9 +185,10 @@ class Answers:
                 given += 1
                 yield prediction
         except UserError as error:
-            for one in some[given // self._count :]:  # those before the unsuitable one
+            done = given // self._count
+            for one, place in zip(some[done:], some.places[done:], strict=True):  # those before the unsuitable one
                 try:
-                    yield from self._answer([one])
+                    yield from self._answer(Inputs([one], [place]))
                 except UserError:
                     break
             raise error from None  # it may say which of them it was

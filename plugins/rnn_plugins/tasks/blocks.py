@@ -20,7 +20,7 @@ from rnn_cells import Bidirectional, Cell, Stacked
 from rnn_plugins.data.vectors import vectors_of
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.model import ONE_HOT_LIMIT
-from rnn_plugins.tasks.task import Model, Network
+from rnn_plugins.tasks.task import Inputs, Model, Network
 
 Array = NDArray[Any]
 
@@ -41,6 +41,11 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(items)
     while some := list(islice(rest, size)):
         yield some
+
+
+def with_places(inputs: Iterable[T]) -> Iterator[tuple[int, T]]:
+    """Inputs of predictions with their places, from 0, among all that the user gives."""
+    return zip(inputs.places, inputs, strict=True) if isinstance(inputs, Inputs) else enumerate(inputs)
 
 
 def padded(sequences: Sequence[ArrayLike], fill: float = 0) -> tuple[Array, Array]:

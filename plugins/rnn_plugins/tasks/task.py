@@ -193,6 +193,18 @@ class Prediction(NamedTuple):
     figures: tuple[Figure, ...] = ()
 
 
+class Inputs(list[Any]):
+    """Some of the inputs that a user gives, for one call of ``predict`` or ``generate``.
+
+    Attributes:
+        places: that of each among all of them, from 0.
+    """
+
+    def __init__(self, inputs: Iterable[Any], places: Sequence[int]) -> None:
+        super().__init__(inputs)
+        self.places = places
+
+
 class Work(NamedTuple):
     """One step of a model, whose operations are counted: ``step(params, carry, x)`` for one sequence.
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rnn_plugins.data.captions import Captioned
 from rnn_plugins.data.images import as_image, unit
 from rnn_plugins.data.tokens import Tokens
+from rnn_plugins.tasks.blocks import with_places
 from rnn_plugins.tasks.decoding import END
 
 Array = NDArray[Any]
@@ -66,7 +67,7 @@ def statistics(images: Mapping[str, Array]) -> dict[str, list[float]]:
 
 def pictures_of(inputs: Iterable[Picture | Array], facts: Mapping[str, Any]) -> Iterator[Picture]:
     """Inputs as pictures; an array is named by its place."""
-    for i, given in enumerate(inputs):
+    for i, given in with_places(inputs):
         if isinstance(given, Picture):
             yield given
         else:

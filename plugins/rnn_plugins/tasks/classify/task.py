@@ -32,6 +32,7 @@ from rnn_plugins.tasks.blocks import (
     padded,
     recurrent,
     require_width,
+    with_places,
     with_width,
 )
 from rnn_plugins.tasks.classify.model import Classifier, Pool
@@ -373,8 +374,7 @@ class Classify(Task[Classifier]):
         ``explain`` adds what ``explanation`` returns.
         """
         encode, labels = Sequences.of(facts, self.order), facts["labels"]
-        numbered = enumerate(inputs, 1)
-        for some in chunks((encode.given(given, number) for number, given in numbered), AT_ONCE):
+        for some in chunks((encode.given(given, place + 1) for place, given in with_places(inputs)), AT_ONCE):
             found = self._log_probabilities(model, params, [Example(given.xs, 0) for given in some])
             for given, row in zip(some, found, strict=True):
                 likely = np.argsort(-row, kind="stable")[: max(1, top)].tolist()

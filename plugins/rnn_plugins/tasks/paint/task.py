@@ -19,7 +19,7 @@ from rnn_plugins.data.numbered import Example
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Panel, Picture
 from rnn_plugins.tasks import task
-from rnn_plugins.tasks.blocks import chunks, no_embedding
+from rnn_plugins.tasks.blocks import chunks, no_embedding, with_places
 from rnn_plugins.tasks.metrics import verdict as compared
 from rnn_plugins.tasks.paint import scores
 from rnn_plugins.tasks.paint.model import FAINT, Inputs, Painted, Painter
@@ -397,7 +397,7 @@ def _generator(image: Array, place: int) -> np.random.Generator:
 
 def _pictures(inputs: Iterable[Given | Array], facts: Mapping[str, Any]) -> Iterator[Given]:
     """Inputs as pictures; an array is named by its place."""
-    for i, given in enumerate(inputs):
+    for i, given in with_places(inputs):
         if isinstance(given, Given):
             yield given
         else:

@@ -19,7 +19,7 @@ from rnn_plugins.data.number_files import Reading, pictures, read_numbers
 from rnn_plugins.data.numbered import Numbers, Pictures
 from rnn_plugins.data.pixels import size_of
 from rnn_plugins.errors import UserError
-from rnn_plugins.tasks.blocks import chunks, no_embedding, padded
+from rnn_plugins.tasks.blocks import chunks, no_embedding, padded, with_places
 from rnn_plugins.tasks.read.canvas import OnCanvas, placed
 from rnn_plugins.tasks.read.columns import ColumnReader
 from rnn_plugins.tasks.read.model import Glimpser
@@ -398,7 +398,7 @@ class Read(Task[Either]):
 
     def _givens(self, inputs: Iterable[Given | Array], facts: Mapping[str, Any]) -> Iterator[Given]:
         """Inputs with names; an array is named by its place."""
-        for i, given in enumerate(inputs):
+        for i, given in with_places(inputs):
             if isinstance(given, Given):
                 yield given
             else:

@@ -14,6 +14,7 @@ from rnn_plugins.data.dates import dates
 from rnn_plugins.data.tables import PAIR, pairs
 from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.errors import UserError
+from rnn_plugins.tasks.blocks import with_places
 from rnn_plugins.tasks.decoding import END
 
 Array = NDArray[Any]
@@ -96,13 +97,16 @@ def texts_of(
         yield values["source"].strip(), values.get("target", "").strip()
 
 
-def given(texts: Iterable[str]) -> Iterator[str]:
+def given(texts: Iterable[Any]) -> Iterator[str]:
     """Sources to translate, as they are needed.
 
     Raises:
-        UserError: one is empty.
+        UserError: one is empty, or no text.
     """
-    for number, text in enumerate(texts, 1):
+    for place, text in with_places(texts):
+        number = place + 1
+        if not isinstance(text, str):
+            raise UserError(f"text {number} is of the type {type(text).__name__}; expected a text")
         if not text.strip():
             raise UserError(f"text {number}: the source is empty; expected a text")
         yield text
