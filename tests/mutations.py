@@ -179,7 +179,7 @@ def line_ends(draw, content, others):
 
 def packed(draw, content, others):
     """Packed once more, whole or damaged."""
-    result = gzip.compress(content)
+    result = gzip.compress(content, mtime=0)
     return draw(st.sampled_from([lambda c: c, lambda c: c[:-4], lambda c: c + b"x", lambda c: c + c]))(result)
 
 
@@ -188,7 +188,7 @@ def inside(draw, content, others):
     mistake = draw(st.sampled_from([cut, flipped, header_flipped, number_changed, doubled, emptied]))
     if content.startswith(b"\x1f\x8b"):
         try:
-            return gzip.compress(mistake(draw, gzip.decompress(content), others))
+            return gzip.compress(mistake(draw, gzip.decompress(content), others), mtime=0)
         except (OSError, EOFError, zlib.error):
             return content
     try:

@@ -134,7 +134,7 @@ def test_tables_of_all_kinds_have_the_same_examples():
             [("id", "text", "label"), *((i, text, label) for i, (label, text) in enumerate(rows))]
         )
     Path("reviews.jsonl").write_text("".join(json.dumps({"text": t, "label": y}) + "\n" for y, t in rows))
-    Path("packed.tsv.gz").write_bytes(gzip.compress(Path("reviews.tsv").read_bytes()))
+    Path("packed.tsv.gz").write_bytes(gzip.compress(Path("reviews.tsv").read_bytes(), mtime=0))
     first = None
     for file in [*files, "reviews.csv", "reviews.jsonl", "packed.tsv.gz"]:
         data = Classify().read([file])
@@ -657,7 +657,7 @@ def test_every_text_of_a_folder_is_predicted():
     )
     Path("names").mkdir()
     Path("names/Greek.txt").write_text("Adamou\n\nKonstantinou\n")
-    Path("names/Irish.txt.gz").write_bytes(gzip.compress(b"Byrne\nFlynn\n"))
+    Path("names/Irish.txt.gz").write_bytes(gzip.compress(b"Byrne\nFlynn\n", mtime=0))
     run = learnt("names", "--steps", "2", "--cell", "gru", "--hidden-size", "4", "--level", "char")
     found = [*run.predict("names")]
     assert [record["input"] for record in found] == ["Adamou", "Konstantinou", "Byrne", "Flynn"]
@@ -869,9 +869,9 @@ def idx(path: Path, number: int) -> None:
     """Images and their classes in MNIST's own format, packed."""
     rng = np.random.default_rng(number)
     header = bytes([0, 0, 8, 3]) + b"".join(size.to_bytes(4, "big") for size in (number, 3, 3))
-    path.write_bytes(gzip.compress(header + rng.integers(0, 256, number * 9).astype(np.uint8).tobytes()))
+    path.write_bytes(gzip.compress(header + rng.integers(0, 256, number * 9).astype(np.uint8).tobytes(), mtime=0))
     labels = bytes([0, 0, 8, 1]) + number.to_bytes(4, "big") + bytes(i % 2 for i in range(number))
-    Path(str(path).replace("images-idx3", "labels-idx1")).write_bytes(gzip.compress(labels))
+    Path(str(path).replace("images-idx3", "labels-idx1")).write_bytes(gzip.compress(labels, mtime=0))
 
 
 def test_the_commands_of_the_page_run():
@@ -882,7 +882,7 @@ def test_the_commands_of_the_page_run():
     Path("names/Irish.txt").write_text("Byrne\nFlynn\nMurphy\n" * 4)
     rng = np.random.default_rng(0)
     lines = [",".join(map(str, [*rng.integers(0, 17, 64), i % 10])) for i in range(60)]
-    Path("digits.csv.gz").write_bytes(gzip.compress(("\n".join(lines) + "\n").encode()))
+    Path("digits.csv.gz").write_bytes(gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0))
     Path("mnist").mkdir()
     idx(Path("mnist/train-images-idx3-ubyte.gz"), 20)
     idx(Path("mnist/t10k-images-idx3-ubyte.gz"), 10)

@@ -112,8 +112,8 @@ def test_words_go_on_from_file_to_file_as_the_joined_text_does():
 
 def test_a_packed_text_is_the_text():
     write("a.txt", AWKWARD)
-    write("b.txt.gz", gzip.compress(AWKWARD.encode()))
-    write("C.GZ", gzip.compress(AWKWARD.encode()))
+    write("b.txt.gz", gzip.compress(AWKWARD.encode(), mtime=0))
+    write("C.GZ", gzip.compress(AWKWARD.encode(), mtime=0))
     plain, packed, loud = load_corpus(["a.txt"]), load_corpus(["b.txt.gz"]), load_corpus(["C.GZ"])
     assert text_of(packed) == text_of(loud) == CLEAN
     assert packed.digest == plain.digest
@@ -123,7 +123,7 @@ def test_a_packed_text_is_the_text():
 def test_a_folder_is_its_texts_at_any_depth_in_the_order_of_their_paths():
     for name in ["d/b.txt", "d/a/z.txt", "d/a/deep/y.md", "d/c", "d/.hidden", "d/.git/config", "d/x.gz"]:
         content = f"<{name}>"
-        write(name, gzip.compress(content.encode()) if name.endswith(".gz") else content)
+        write(name, gzip.compress(content.encode(), mtime=0) if name.endswith(".gz") else content)
     corpus = load_corpus(["d"], valid_fraction=0)
     assert text_of(corpus) == "<d/a/deep/y.md><d/a/z.txt><d/b.txt><d/c><d/x.gz>"
     assert corpus.notices == ("of the folder 'd', 5 files (2 .txt, 1 .md, 1 without ending and 1 .gz) were read",)
@@ -134,7 +134,7 @@ def test_what_is_no_text_in_a_folder_is_left_out_with_a_notice():
     write("d/b.png", b"\x89PNG\r\n")
     write("d/c.tar", b"name\0\0\0")
     write("d/d.gz", b"nothing packed")
-    write("d/e.txt.gz", gzip.compress(b"caf\xe9"))
+    write("d/e.txt.gz", gzip.compress(b"caf\xe9", mtime=0))
     os.symlink("nowhere", "d/f.txt")
     os.mkfifo("d/g.txt")
     corpus = load_corpus(["d"])
@@ -384,7 +384,7 @@ LONG = "Мой дядя самых честных правил,\nand some Englis
 def test_the_command_that_converts_a_text_does(encoding, name):
     text = LONG if encoding != "CP1252" else "Garçon, un café! – Voilà.\n" * 20
     content = text.encode(encoding.lower())
-    message = error_of(write(name, gzip.compress(content) if name.endswith("gz") else content))
+    message = error_of(write(name, gzip.compress(content, mtime=0) if name.endswith("gz") else content))
     start = f"{name!r} is {'not UTF-8' if encoding == 'CP1252' else f'{encoding} and not UTF-8'} ("
     assert message.startswith(start)
     assert message.endswith(BYTES)
@@ -455,7 +455,7 @@ def test_a_character_may_not_be_spread_over_two_files():
 
 
 def test_a_packed_file_that_is_not_utf8_says_at_which_byte_of_the_content():
-    assert error_of(write("a.txt.gz", gzip.compress(b"caf\xe9"))) == (
+    assert error_of(write("a.txt.gz", gzip.compress(b"caf\xe9", mtime=0))) == (
         "'a.txt.gz' is not UTF-8 (0xE9 at byte offset 3); convert it from its encoding, for example: "
         f"gzip -dc a.txt.gz | iconv -f CP1252 -t UTF-8 > a.utf-8.txt{BYTES}"
     )
@@ -465,10 +465,10 @@ def test_a_packed_file_that_is_not_utf8_says_at_which_byte_of_the_content():
     "content",
     [
         b"no gzip file",
-        gzip.compress(b"hello world")[:-9],
-        gzip.compress(b"hello world") + b"and more",
-        gzip.compress(b"hello world")[:-8] + b"12345678",
-        gzip.compress(b"hello world")[:10] + b"\xff" * 20,
+        gzip.compress(b"hello world", mtime=0)[:-9],
+        gzip.compress(b"hello world", mtime=0) + b"and more",
+        gzip.compress(b"hello world", mtime=0)[:-8] + b"12345678",
+        gzip.compress(b"hello world", mtime=0)[:10] + b"\xff" * 20,
     ],
     ids=["foreign", "cut", "longer", "checksum", "garbled"],
 )
@@ -674,7 +674,7 @@ def test_a_text_is_encoded_once(monkeypatch, cached, level):
     write("a.txt", AWKWARD * 3)
     first = load_corpus(["a.txt"], level=level, max_words=3)
     forbid_encoding(monkeypatch)
-    write("b.gz", gzip.compress((AWKWARD * 3).encode()))
+    write("b.gz", gzip.compress((AWKWARD * 3).encode(), mtime=0))
     again = load_corpus(["b.gz"], level=level, max_words=3)
     assert not isinstance(again.tokens.base, np.memmap)
     assert again.tokens.tolist() == first.tokens.tolist()

@@ -47,8 +47,8 @@ def write_mnist(folder, count=40, parts=("train", "t10k"), first=0):
         images = np.zeros((count, 12, 10), np.uint8)
         images[:, 3:9, 3:7] = 255
         images[:, 5, 4] = first + turn * count + np.arange(count)
-        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
-        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.arange(count) % 10)))
+        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images), mtime=0))
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.arange(count) % 10), mtime=0))
     return str(folder)
 
 
@@ -383,7 +383,7 @@ def test_images_of_other_sizes(tmp_path):
     with pytest.raises(UserError, match=r"has images of 12x10; expected 28x28 .height x width., as the network"):
         list(pictures(mnist, shape=(28, 28, 1), white=None, size=0))
     other = write_mnist(tmp_path / "other", parts=("train",))
-    Path(other, "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros((40, 3, 3)))))
+    Path(other, "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(np.zeros((40, 3, 3))), mtime=0))
     assert refused(mnist, other) == (
         f"'{other}' has images of shape (3, 3, 1) and '{mnist}' of shape (12, 10, 1); expected one height, width and "
         "number of channels"

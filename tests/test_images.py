@@ -41,7 +41,7 @@ def refused(path, **options):
 def test_idx_images_with_the_classes_beside_them(tmp_path, packed):
     ending, pack = (".gz", gzip.compress) if packed else ("", bytes)
     (tmp_path / f"train-images-idx3-ubyte{ending}").write_bytes(pack(idx(PIXELS)))
-    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.array([3, 1, 4, 1], np.uint8))))
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.array([3, 1, 4, 1], np.uint8)), mtime=0))
     images = read_images(str(tmp_path / f"train-images-idx3-ubyte{ending}"))
     assert images.pixels.dtype == np.uint8
     assert np.array_equal(images.pixels[..., 0], PIXELS)
@@ -76,7 +76,7 @@ def test_idx_mistakes(tmp_path):
     )
     path.write_bytes(idx(PIXELS)[:9])
     assert "its header is cut off" in refused(path)
-    path.write_bytes(gzip.compress(idx(PIXELS))[:-4])
+    path.write_bytes(gzip.compress(idx(PIXELS), mtime=0)[:-4])
     assert refused(path) == f"{str(path)!r} is not a complete gzip file; copy or download it again"
     path.write_bytes(idx(PIXELS[:0]))
     assert refused(path) == f"{str(path)!r} has no images: its array has shape (0, 6, 5)"
@@ -196,7 +196,9 @@ def test_npy_of_one_coloured_image(tmp_path):
 def table(path, rows, header=None):
     out = io.StringIO()
     csv.writer(out).writerows([*([header] if header else []), *rows])
-    path.write_bytes(gzip.compress(out.getvalue().encode()) if path.suffix == ".gz" else out.getvalue().encode())
+    path.write_bytes(
+        gzip.compress(out.getvalue().encode(), mtime=0) if path.suffix == ".gz" else out.getvalue().encode()
+    )
 
 
 DIGITS = np.random.default_rng(2).integers(0, 17, (5, 9))
@@ -430,7 +432,7 @@ def test_damaged_files_are_refused_in_a_sentence(tmp_path, kind):
     elif kind == "csv":
         buffer.write(b"1,2,3,4,a\n255,0,0,0,b\n1.5,2,3,4,a\n")
     else:
-        buffer.write(idx(PIXELS) if kind == "idx" else gzip.compress(idx(PIXELS)))
+        buffer.write(idx(PIXELS) if kind == "idx" else gzip.compress(idx(PIXELS), mtime=0))
     good, rng, refusals = buffer.getvalue(), np.random.default_rng(0), 0
     for _ in range(1000 if kind != "npz" else 400):
         content = bytearray(good)

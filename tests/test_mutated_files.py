@@ -137,7 +137,7 @@ READERS: dict[str, Subject] = {
     "conll": Subject({"a.tsv": CONLL}, lambda: list(sentences("a.tsv"))),
     "conll-u": Subject({"a.conllu": CONLL_U}, lambda: list(sentences("a.conllu", tags=False))),
     "frames": Subject({"a.csv": FRAMES}, lambda: frames("a.csv", label_column="phase")),
-    "numbers": Subject({"a.csv.gz": gzip.compress(NUMBERS)}, lambda: frames("a.csv.gz", label_column="26")),
+    "numbers": Subject({"a.csv.gz": gzip.compress(NUMBERS, mtime=0)}, lambda: frames("a.csv.gz", label_column="26")),
     "vectors": Subject({"a.txt": VECTORS}, lambda: read_vectors("a.txt", WORDS)),
     "idx": Subject(
         {"i-images-idx3-ubyte": idx(PIXELS), "i-labels-idx1-ubyte": idx(np.arange(COUNT, dtype=np.uint8) % 3)},

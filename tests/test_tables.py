@@ -72,9 +72,9 @@ JSONL = '\n{"label": "neg", "text": "dull"}\n{"text": "\\"fine\\"", "label": "po
         ("a", CSV),
         ("a", CSV.replace(",", ";")),
         ("a.data", JSONL),
-        ("a.tsv.gz", gzip.compress(TSV.encode())),
-        ("a.tsv", gzip.compress(TSV.encode())),  # known by its content
-        ("a.tsv", gzip.compress(TSV[:9].encode()) + gzip.compress(TSV[9:].encode())),
+        ("a.tsv.gz", gzip.compress(TSV.encode(), mtime=0)),
+        ("a.tsv", gzip.compress(TSV.encode(), mtime=0)),  # known by its content
+        ("a.tsv", gzip.compress(TSV[:9].encode(), mtime=0) + gzip.compress(TSV[9:].encode(), mtime=0)),
         ("a.csv.gz", CSV),  # not packed, whatever it is called
         ("a.tsv", TSV.replace("\n", "\r\n")),
         ("a.csv", "\ufeff" + CSV.replace("\n", "\r\n")),
@@ -130,7 +130,7 @@ def test_standard_input(monkeypatch):
 
 def test_the_digest_is_that_of_the_content_however_it_is_packed():
     expected = hashlib.sha256(TSV.encode()).hexdigest()
-    for content in (TSV.encode(), gzip.compress(TSV.encode())):
+    for content in (TSV.encode(), gzip.compress(TSV.encode(), mtime=0)):
         digest = hashlib.sha256()
         list(records(write("a.tsv", content), BOTH, digest=digest))
         assert digest.hexdigest() == expected
@@ -252,7 +252,7 @@ def test_a_record_comes_when_its_line_does(monkeypatch, header):
         ),
         (
             "a.tsv.gz",
-            gzip.compress(TSV.encode())[:-3],
+            gzip.compress(TSV.encode(), mtime=0)[:-3],
             "'a.tsv.gz' is not a complete gzip file; download it again, or unpack it and give its content",
         ),
         (
@@ -324,7 +324,7 @@ GO = [{"source": "Go.", "target": "Va !"}, {"source": "Run!", "target": "Cours !
         {"a.csv": "Go.,Va !\nRun!,Cours !\n"},
         {"a.jsonl": "\n".join(map(json.dumps, GO))},
         {"a.en": "Go.\nRun!\n", "a.fr": "Va !\nCours !\n\n"},
-        {"a.tsv": "Go.\tVa !\n", "b.en.gz": gzip.compress(b"Run!\n"), "b.fr": "Cours !"},
+        {"a.tsv": "Go.\tVa !\n", "b.en.gz": gzip.compress(b"Run!\n", mtime=0), "b.fr": "Cours !"},
     ],
 )
 def test_pairs(files):
@@ -534,7 +534,7 @@ def test_the_messages_of_the_page_are_the_program_s():
         ("tags.tsv", "a\tb\na\tb\tc\n", lambda file: Tag().read([file])),
         ("de.txt", "a\nb\n", lambda file: Translate().read([write("en.txt", "a\nb\nc\n"), file])),
         ("reviews.tsv", "label\ttext\npos\tun cin\xe9ma\n".encode("latin-1"), reviews),
-        ("reviews.tsv.gz", gzip.compress(six.encode())[:-4], reviews),
+        ("reviews.tsv.gz", gzip.compress(six.encode(), mtime=0)[:-4], reviews),
     ]
     messages = []
     for name, content, read in cases:
