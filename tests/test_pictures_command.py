@@ -213,12 +213,29 @@ def test_explain_prints_the_pictures():
     assert lines[-2].split() == ["given", "again"]
 
 
-def test_the_first_pictures_are_drawn(monkeypatch):
+def test_the_first_pictures_are_made_and_drawn(monkeypatch):
     monkeypatch.setattr(predicting, "EXPLAINED", 2)
-    code, out, said = call("predict", "spots", "in.png", "in.png", "in.png", "--png", "out.png")
+    inputs = ["in.png"] * 3
+    code, out, said = call("predict", "spots", *inputs, "--png", "out.png", "--html", "out.html")
     assert code == 0
     assert out.count("\n") == 3
-    assert said == "Written: out.png\nNote: It shows the first 2 of 3 inputs.\n"
+    assert said == "Written: out.png\nNote: It shows the first 2 of 3 inputs.\nWritten: out.html\n"
+    page = Path("out.html").read_text()
+    assert "The first 2 are shown." in page
+    assert "2. Painted again: in.png" in page
+    assert "3. Painted again: in.png" not in page
+    answer = predicting.predictor(rnn_lab.load("spots").folder, pictured=True)
+    given = predicting.inputs_of(rnn_lab.load("spots").folder, map(Path, inputs))
+    assert [len(found.figures) for found in predicting.Answers(given, answer, 1)] == [1, 1, 0]
+
+
+def test_a_page_of_pictures_needs_no_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert call("predict", "spots", "in.png", "--html", "out.html")[0] == 0
+    assert call("predict", "names", "Rossi", "--html", "out.html")[0] == 0
+    assert refused("predict", "names", "Rossi", "--html", "out.html", "--explain") == (
+        "--html needs the library matplotlib: pip install 'rnn-lab[plot]'"
+    )
 
 
 def test_what_predict_refuses():

@@ -71,15 +71,20 @@ def chosen(given: dict[str, Any]) -> Output:
     return output
 
 
-def check_page(name: str, path: str) -> None:
+def check_page(name: str, path: str, *, charts: bool = True) -> None:
     """Check that the file of an option for pages, such as ``html``, can be written.
+
+    Args:
+        name: of the option.
+        path: of the file.
+        charts: whether it may have charts, which need a library.
 
     Raises:
         UserError: it is not a file, its name has another ending, it needs a library that is not installed, or
             ``try_file`` refuses it.
     """
     _check_name(name, path)
-    if name != "json":
+    if charts and name != "json":
         from rnn_lab.drawing import pictures
 
         pictures.require(f"--{name}")

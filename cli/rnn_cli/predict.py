@@ -50,7 +50,7 @@ def predict(
     input is read. Predictions are printed as they are made, one line each, in the order of the inputs.
     """
     if html is not None:
-        check_page("html", html)
+        check_page("html", html, charts=explain)
     if png is not None:
         check_sheet("png", png)
     from rnn_cli.printer import Printer
@@ -62,8 +62,8 @@ def predict(
         text = inputs[0] if inputs and not predicting.is_source(inputs[0]) else ""
         raise run.refusal("predicts nothing of an input", text)
     require_pictures(run, {"png": png})
-    shown = run.task.shows_pictures and (html is not None or png is not None)
-    answer = predicting.predictor(run, top=top, explain=explain or shown, **task_option)
+    pictured = not explain and run.task.shows_pictures and (html is not None or png is not None)
+    answer = predicting.predictor(run, top=top, explain=explain, pictured=pictured, **task_option)
     if not inputs and (sys.stdin is None or sys.stdin.isatty()):
         what = "a FILE, a text in quotes, or - for standard input" if run.task.takes_text else "a FILE"
         raise UserError(f"there is no input: rnn predict {run.quoted} takes {what}")
@@ -72,7 +72,7 @@ def predict(
         remark(f"Note: {sentence(notice)}")
     if not named:
         remark(f"From the run {run.name}.")
-    size = predicting.SLOWLY if explain or shown else predicting.AT_ONCE
+    size = predicting.SLOWLY if explain or pictured else predicting.AT_ONCE
     answers = predicting.Answers(predicting.inputs_of(run, inputs, **task_option), answer, size)
     printer = Printer(as_json, predicting.IN_PAGE if html is not None or png is not None else 0, explain)
     with on_backend(backend):
@@ -88,7 +88,8 @@ def predict(
             "standard input" if text == "-" else text if predicting.is_source(text) else f"'{text}'" for text in inputs
         ]
         source = brief(names)
-        pages = predicting.pages_of(run, source, printer.kept, printer.count > len(printer.kept))
+        more = printer.count > len(printer.kept)
+        pages = predicting.pages_of(run, source, printer.kept, more, pictured=pictured)
         write(html, page.html(pages, f"Predictions of {run.name}", [amount(printer.count, "input")]))
 
 

@@ -92,13 +92,14 @@ def _text(run: Run, text: str) -> str:
     return text
 
 
-def predictor(run: Run, *, top: int = 1, explain: bool = False, **options: Any) -> Answer:
+def predictor(run: Run, *, top: int = 1, explain: bool = False, pictured: bool = False, **options: Any) -> Answer:
     """What predicts with a run's best weights.
 
     Args:
         run: the run.
         top: the number of alternatives in a record.
         explain: whether to add figures that explain each prediction.
+        pictured: whether to add the pictures among them to the first ``EXPLAINED`` predictions.
         options: of the task, which replace the run's; none on which its weights depend.
 
     Raises:
@@ -110,7 +111,20 @@ def predictor(run: Run, *, top: int = 1, explain: bool = False, **options: Any) 
         raise run.refusal("predicts nothing of an input")
     task, facts = run.reader(**options), run.facts
     model, params = run.model_of(task), run.params()
-    return _checked(run, lambda some: task.predict(model, params, facts, some, top=top, explain=explain))
+    answer = _checked(run, lambda some: task.predict(model, params, facts, some, top=top, explain=explain))
+    if explain or not pictured:
+        return answer
+    explained = _checked(run, lambda some: task.predict(model, params, facts, some, top=top, explain=True))
+
+    def first_explained(some: Inputs) -> Iterator[Prediction]:
+        count = sum(place < EXPLAINED for place in some.places)
+        if count:
+            for found in explained(Inputs(some[:count], some.places[:count])):
+                yield found._replace(figures=tuple(pictures_of([found])))
+        if count < len(some):
+            yield from answer(Inputs(some[count:], some.places[count:]))
+
+    return first_explained
 
 
 def generator(run: Run, choice: Choice, rng: np.random.Generator, count: int = 1, **options: Any) -> Answer:
@@ -231,7 +245,9 @@ def pictures_of(predictions: Iterable[Prediction]) -> list[Picture]:
     return [figure for found in predictions for figure in found.figures if isinstance(figure, Picture)]
 
 
-def pages_of(run: Run, source: str, predictions: Sequence[Prediction], more: bool = False) -> list[Page]:
+def pages_of(
+    run: Run, source: str, predictions: Sequence[Prediction], more: bool = False, *, pictured: bool = False
+) -> list[Page]:
     """Predictions as pages: a table of all, and what explains them, if they are explained.
 
     Args:
@@ -239,6 +255,7 @@ def pages_of(run: Run, source: str, predictions: Sequence[Prediction], more: boo
         source: the inputs in words.
         predictions: those to show.
         more: whether there are more, which are left out.
+        pictured: as for ``predictor``.
     """
     columns = [column for column in _columns(predictions) if column != "input"]
     rows = tuple(
@@ -262,7 +279,11 @@ def pages_of(run: Run, source: str, predictions: Sequence[Prediction], more: boo
             for figure in some
         )
         question = "What does each prediction depend on?"
-        notices = (f"The first {EXPLAINED} are explained; --json has all.",) if len(explained) > EXPLAINED else ()
+        notices = ()
+        if pictured and len(predictions) > EXPLAINED:
+            notices = (f"The first {EXPLAINED} are shown.",)
+        elif len(explained) > EXPLAINED:
+            notices = (f"The first {EXPLAINED} are explained; --json has all.",)
         pages.append(Page("explanations", "Explanations", question, (run.name,), figures=figures, notices=notices))
     return pages
 
