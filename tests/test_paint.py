@@ -6,6 +6,7 @@ import math
 import os
 import re
 import struct
+import sys
 from collections import deque
 from itertools import product
 from pathlib import Path
@@ -369,7 +370,7 @@ def test_scores_beside_independent_pixels(learnt):
     assert [score.name for score in assessment.scores] == ["run", "a mean for each pixel", "one mean for all pixels"]
     images = np.stack([example.pixels() for example in data.valid]) / 255.0
     means = (sum(example.pixels() / 255.0 for example in data.train) + 1) / (len(data.train) + 2)
-    expected = [np.log(np.where(images > 0, p, 1 - p)).sum() / -20 for p in (means, data.facts["mean"][0])]
+    expected = [np.log(np.where(images > 0, p, 1 - p)).sum() / -20 for p in (means, means.mean())]
     assert [score.metrics["loss"] for score in assessment.scores[1:]] == pytest.approx(expected)
     assert assessment.scores[1].metrics["divergence"] is None
     assert assessment.verdict[0].startswith("The network's bound, ")
@@ -387,6 +388,25 @@ def test_scores_beside_independent_pixels(learnt):
     ]
     assert task.contains(data.train, data.train[:3])
     assert task.guessing(data.facts) == pytest.approx(36 * math.log(2))
+
+
+def test_baselines_are_means_of_pixels_after_the_threshold():
+    pixels = np.random.default_rng(0).choice(np.array([80, 220], np.uint8), (60, 2, 2, 1))  # grey, not black or white
+    data = data_of(pixels)
+    task = Paint(steps=1, latent=1)
+    model = task.model(data.facts, network())
+    params = model.init_params(np.random.default_rng(0))
+    assessment = task.assess(model, params, data, name="run", training=data.train)
+    valid, means = pixels[:20] > 127, ((pixels[20:] > 127).sum(axis=0) + 1) / 42
+    expected = [np.log(np.where(valid, p, 1 - p)).sum() / -20 for p in (means, means.mean())]
+    assert [score.metrics["loss"] for score in assessment.scores[1:]] == pytest.approx(expected)
+
+
+def test_the_default_files_need_no_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    task = Paint()
+    assert task.default_files == ("builtin:numbers:5000",)
+    assert len(task.read(task.default_files).train) == 5000
 
 
 def test_grey_pixels_have_an_entropy_of_their_own():

@@ -7,6 +7,7 @@ import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from rnn_plugins.tasks import task
 from rnn_plugins.tasks.blocks import chunks, no_embedding, with_places
 from rnn_plugins.tasks.metrics import verdict as compared
 from rnn_plugins.tasks.paint import scores
-from rnn_plugins.tasks.paint.model import FAINT, Inputs, Painted, Painter
+from rnn_plugins.tasks.paint.model import FAINT, THRESHOLD, Inputs, Painted, Painter
 from rnn_plugins.tasks.paint.showing import bright, characters, picture, probabilities
 from rnn_plugins.tasks.task import (
     Assessment,
@@ -90,7 +91,8 @@ class Paint(Task[Painter]):
 
     DRAW (Gregor et al. 2015): an encoder looks at an image and at what the canvas lacks, and says in a code what to
     change; a decoder makes a stroke of it. The loss is a bound of -log p(image). New images are painted from noise.
-    Files are images, as rnn train --task read takes them; digits and numbers are not needed.
+    Files are images, as rnn train --task read takes them; digits and numbers are not needed. Without files, they are
+    the 8x8 digits of scikit-learn, or if that is not installed, house numbers in seven segments.
 
     Attributes:
         steps: the number of strokes, T.
@@ -123,7 +125,6 @@ class Paint(Task[Painter]):
         "reconstruction": Metric("nats", "min", "RECONSTRUCTION", 2),
         "divergence": Metric("nats", "min", "DIVERGENCE", 2),
     }
-    default_files: ClassVar[tuple[str, ...]] = ("builtin:digits",)
     needs_input: ClassVar[bool] = False
     shows_pictures: ClassVar[bool] = True
     of_weights: ClassVar[tuple[str, ...]] = (
@@ -140,6 +141,11 @@ class Paint(Task[Painter]):
         check_ranges(self, least, ["valid_fraction"])
 
     # Reading
+
+    @property
+    def default_files(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The scanned digits that scikit-learn ships; without that library, generated house numbers."""
+        return ("builtin:digits",) if find_spec("sklearn") else ("builtin:numbers:5000",)
 
     def read(self, files: Sequence[str], facts: Mapping[str, Any] | None = None, *, purpose: Purpose = "train") -> Data:
         """Read images.
@@ -360,13 +366,17 @@ class Paint(Task[Painter]):
             images, own = images + seen.sum(axis=0, dtype=np.float64), own + scores.entropy(seen)
         images, own = images / len(data.valid), own / len(data.valid)
         first = np.clip(np.array(data.facts["mean"]), FAINT, 1 - FAINT)
-        rivals = {"one mean for all pixels": scores.independent(images, first)}
+        rivals: dict[str, float] = {}
         sources = ["one mean for all pixels is that of the training images, by channel"]
         if training:
             some = np.linspace(0, len(training) - 1, min(len(training), AVERAGED)).astype(int).tolist()
-            means, count = scores.mean_image(unit(training[i].pixels()) for i in some)
-            rivals = {"a mean for each pixel": scores.independent(images, means), **rivals}
+            greys = (unit(training[i].pixels()) for i in some)
+            sharp = model.binarised == "threshold"  # otherwise the means of what is drawn are those of the brightness
+            means, count = scores.mean_image((grey >= THRESHOLD) if sharp else grey for grey in greys)
+            first = means.mean(axis=(0, 1)) if sharp else first
+            rivals["a mean for each pixel"] = scores.independent(images, means)
             sources.append(f"a mean for each pixel is that of {count:,} training images")
+        rivals["one mean for all pixels"] = scores.independent(images, first)
         notices = [f"the baselines take all pixels to be independent: {'; '.join(sources)}"]
         if model.binarised == "no":
             notices.append(
