@@ -501,6 +501,21 @@ def test_tables_that_do_not_fit(tmp_path):
     assert [e.text for e in read(other, text_column="label", valid_fraction=0).train] == ["12"]
 
 
+def test_a_picture_has_one_row(tmp_path):
+    folder = write_pictures(tmp_path / "mine", ["12", "3"])
+    with open(folder / "numbers.tsv", "a") as table:
+        table.write("0.png\t12\n")
+    assert refused(folder) == "'0.png' is in the table twice; expected one row for each picture"
+
+
+def test_a_table_beside_pictures_is_not_read_where_no_numbers_are_needed(tmp_path):
+    folder = write_pictures(tmp_path / "mine", ["a house", "a door"])
+    assert len(read(folder, labelled=False, valid_fraction=0).train) == 2
+    assert refused(folder / "numbers.tsv", labelled=False) == (
+        f"'{folder / 'numbers.tsv'}' is a table of pictures; give the pictures themselves, or their folder"
+    )
+
+
 def test_folders_without_pictures(tmp_path):
     assert refused(tmp_path) == (
         f"there is no picture in the folder '{tmp_path}'; expected files ending in .png, .jpg, .jpeg, .bmp, .gif and "

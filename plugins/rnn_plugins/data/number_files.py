@@ -58,7 +58,7 @@ class Reading:
         text_column: of a table of pictures: the number.
         image_column: the name of the picture.
         split_column: train, valid or test; empty for none.
-        labelled: whether images of digits need their classes.
+        labelled: whether the numbers in pictures are needed: classes of digits, or a table.
     """
 
     valid_fraction: float = 0.1
@@ -107,7 +107,9 @@ def read_numbers(
     if layouts := [file for file in tables if _is_layouts(file)]:
         images = [file for file in files if file not in layouts]
         return _house_numbers(layouts, images, how, digest, purpose, shape)
-    if tables or any(map(_has_table, files)):
+    if tables and not how.labelled:
+        raise UserError(f"{tables[0]!r} is a table of pictures; give the pictures themselves, or their folder")
+    if tables or (how.labelled and any(map(_has_table, files))):
         return _from_table(files, how, digest, purpose, shape, white)
     return _images(files, how, digest, purpose, shape, white)
 
@@ -261,9 +263,13 @@ def _from_table(
 ) -> Numbers:
     columns = Columns(how.text_column, how.image_column, how.split_column, "", noun="text")
     found = read_captions(files, columns, digest=digest, shape=shape, white=white, size=how.image_size)
+    known = set[str]()
     for example in found.examples:
         if flaw := flaw_of(example.caption):
             raise UserError(f"the number of {example.image!r} {flaw}")
+        if example.image in known:
+            raise UserError(f"{example.image!r} is in the table twice; expected one row for each picture")
+        known.add(example.image)
     places: dict[str, list[int]] = {part: [] for part in ("train", "valid", "test", "")}
     for i, example in enumerate(found.examples):
         places[example.part].append(i)
