@@ -392,6 +392,14 @@ def test_pictures_of_one_digit_are_put_on_the_canvas_for_predictions(tmp_path):
     assert given.pixels.shape == (20, 20, 1)
     (said,) = task.predict(model, params, data.facts, [np.zeros((9, 9), np.uint8)])
     assert said.text.startswith("image 0\t")
+    whole = np.arange(400, dtype=np.uint8).reshape(20, 20)  # a canvas of the user's own is taken as it is
+    np.save(tmp_path / "whole.npy", whole[None])
+    (given,) = task.inputs(str(tmp_path / "whole.npy"), data.facts)
+    np.testing.assert_array_equal(given.pixels[..., 0], whole)
+    (one,), (other,) = (list(task.predict(model, params, data.facts, [each])) for each in (whole, given))
+    assert one.record["probability"] == pytest.approx(other.record["probability"])
+    with pytest.raises(UserError, match=r"^image 0 has images of 8x8; expected 9x9 "):
+        list(task.predict(model, params, data.facts, [np.zeros((8, 8), np.uint8)]))
 
 
 # Predictions

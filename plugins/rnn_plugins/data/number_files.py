@@ -114,8 +114,17 @@ def read_numbers(
     return _images(files, how, digest, purpose, shape, white)
 
 
-def pictures(file: str, *, shape: Sequence[int], white: int | None, size: int) -> Iterator[tuple[str, Array]]:
+def pictures(
+    file: str, *, shape: Sequence[int], white: int | None, size: int, whole: Sequence[int] | None = None
+) -> Iterator[tuple[str, Array]]:
     """The names and pixels of images, as a network takes them; of generated numbers, held-out ones.
+
+    Args:
+        file: as the user names it.
+        shape: height, width and channels.
+        white: as for ``read_images``.
+        size: the height and width that pictures are scaled to; 0 leaves them as they are.
+        whole: another shape that they may have.
 
     Raises:
         UserError: as ``read_images``.
@@ -125,6 +134,8 @@ def pictures(file: str, *, shape: Sequence[int], white: int | None, size: int) -
         yield from ((example.name, example.pixels()) for example in found)
         return
     images = _images_of(file, "evaluate", None, white, size, [])
+    if whole and images.shape[:2] == tuple(whole[:2]):
+        shape = whole
     height, width, _ = shape
     if images.shape[:2] != (height, width):
         scaled = height == width and all(name.lower().endswith(PICTURES) for name in images.names)

@@ -340,7 +340,8 @@ class Read(Task[Either]):
 
     def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[Given]:
         """The images of a file or folder, of the size that the network sees, or of the pictures on its canvas."""
-        for name, pixels in pictures(file, shape=facts["placed"], white=facts["white"], size=self.image_size):
+        how = {"shape": facts["placed"], "whole": facts["shape"], "white": facts["white"], "size": self.image_size}
+        for name, pixels in pictures(file, **how):
             yield self._given(name, pixels)
 
     def predict(
@@ -402,13 +403,13 @@ class Read(Task[Either]):
             if isinstance(given, Given):
                 yield given
             else:
-                label = f"image {i}"
-                pixels = as_image(given, shape=facts["placed"], white=facts["white"], label=label)
-                yield self._given(label, pixels)
+                label, whole = f"image {i}", list(getattr(given, "shape", ())[:2]) == facts["shape"][:2]
+                shape = facts["shape" if whole else "placed"]
+                yield self._given(label, as_image(given, shape=shape, white=facts["white"], label=label))
 
     def _given(self, name: str, pixels: Array) -> Given:
-        """A picture as the network sees it, on the canvas if there is one."""
-        if self.canvas:
+        """A picture as the network sees it, on the canvas if there is one that it does not fill."""
+        if self.canvas and pixels.shape[:2] != (self.canvas, self.canvas):
             pixels = placed(pixels, self.canvas, np.random.default_rng(zlib.crc32(name.encode())))
         return Given(name, pixels)
 
