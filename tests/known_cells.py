@@ -35,6 +35,16 @@ class Linear(Cell):
 
 
 @dataclass(frozen=True)
+class Gated(Linear):
+    """h_t = (h_{t-1} A + x_t U) * sigmoid(x_t U), a linear network with a gate."""
+
+    def __call__(self, params, h, x):
+        written = x @ params["U"]
+        h = (h @ params["A"] + written) * sigmoid(written)
+        return h, h
+
+
+@dataclass(frozen=True)
 class Copy(Cell):
     """h_t = h_{t-1}: what is carried is carried for ever."""
 

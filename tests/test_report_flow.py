@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from known_cells import Copy, Deciding, Delayed, Forgetful, Linear, Odd, Stabilised, Stateless, Unread, subject_of
+from known_cells import (
+    Copy,
+    Deciding,
+    Delayed,
+    Forgetful,
+    Gated,
+    Linear,
+    Odd,
+    Stabilised,
+    Stateless,
+    Unread,
+    subject_of,
+)
 
 from minigrad import trees
 from minigrad.scan import use_backend
@@ -209,6 +221,8 @@ ADVICE = {
         Linear(7, 6, 1.5),
         f"To prevent that, try a cell with gates {GATES}, and clipping (--grad-clip 1).",
     ),
+    "explodes, with gates": (Gated(7, 6, 5.0), "To prevent that, try clipping (--grad-clip 1)."),
+    "gates that start open": (registry.make_cell("lstm", 7, 6, {"chrono": 5}), ""),
     "holds": (Copy(7, 6), ""),
 }
 

@@ -448,7 +448,8 @@ def _option(probe: Probe, name: str) -> float | None:
 def _against_vanishing(probe: Probe, factor: float | None, distance: float, limit: float | None) -> tuple[str, ...]:
     """What to try, with the values that follow from what was measured."""
     advice = []
-    scale, bias = _option(probe, "recurrent_scale"), _option(probe, "forget_bias")
+    scale = _option(probe, "recurrent_scale")
+    bias = None if _option(probe, "chrono") else _option(probe, "forget_bias")
     functions = {activation.function for activation in probe.anatomy.activations}
     if scale is not None and factor:
         wanted = scale / factor
@@ -462,9 +463,9 @@ def _against_vanishing(probe: Probe, factor: float | None, distance: float, limi
         wanted = math.log(kept / (1 - kept))
         if wanted > bias + 0.1:
             advice.append(f"--cell-option forget_bias={wanted:.2g}")
-    if "sigmoid" not in functions:
+    if not _gated(probe):
         advice.append("a cell with gates, which training can open (--cell gru or --cell lstm)")
-    elif bias is None:
+    elif bias is None and not _option(probe, "chrono"):
         advice.append("a cell whose forget gate starts open (--cell lstm --cell-option forget_bias=3)")
     if not advice:
         return ()
@@ -472,11 +473,17 @@ def _against_vanishing(probe: Probe, factor: float | None, distance: float, limi
 
 
 def _against_explosion(probe: Probe, limit: float | None) -> str:
-    scale = _option(probe, "recurrent_scale")
-    smaller = ""
+    scale, advice = _option(probe, "recurrent_scale"), []
     if scale and limit:
-        smaller = f"--cell-option recurrent_scale={scale / limit:.2g} (at which no step stretches it) or "
-    return f"To prevent that, try {smaller}a cell with gates (--cell gru or --cell lstm), and clipping (--grad-clip 1)."
+        advice.append(f"--cell-option recurrent_scale={scale / limit:.2g} (at which no step stretches it)")
+    if not _gated(probe):
+        advice.append("a cell with gates (--cell gru or --cell lstm)")
+    others = f"{' or '.join(advice)}, and " if advice else ""
+    return f"To prevent that, try {others}clipping (--grad-clip 1)."
+
+
+def _gated(probe: Probe) -> bool:
+    return any(activation.function == "sigmoid" for activation in probe.anatomy.activations)
 
 
 def explosion(probe: Probe, look: Look) -> tuple[str, ...]:
