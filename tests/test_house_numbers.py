@@ -325,6 +325,8 @@ def test_no_glyph_and_no_layout_is_in_both_parts(tmp_path):
     assert {layout.boxes[0, 0] for layout in evaluated.valid.layouts} == lefts[1]
     assert glyphs_in(evaluated.valid) == set(range(40, 80))
     assert evaluated.notices == ("of 30 layouts, the 9 that training holds out are drawn, 10 times each",)
+    every = read(tmp_path / "layouts.tsv", mnist, valid_fraction=0, purpose="evaluate", shape=(54, 54, 1))
+    assert every.notices == ("all 30 layouts, which training draws too, are drawn, 10 times each",)
     assert evaluated.valid[0].text == evaluated.valid[9].text
     assert not np.array_equal(evaluated.valid[0].pixels(), evaluated.valid[9].pixels())
     everything = read(tmp_path / "layouts.tsv", mnist, valid_fraction=0, purpose="evaluate")

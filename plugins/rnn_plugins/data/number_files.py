@@ -210,10 +210,10 @@ def _house_numbers(
     if purpose == "evaluate":
         of_layouts = [of_layouts[0][:0], of_layouts[1] if how.valid_fraction else of_layouts[0]]
         of_glyphs, times = (np.arange(0), np.arange(len(labels))), EVALUATED
-        notices.append(
-            f"of {amount(len(layouts), 'layout')}, the {len(of_layouts[1]):,} that training holds out are drawn, "
-            f"{times} times each"
-        )
+        which = f"of {amount(len(layouts), 'layout')}, the {len(of_layouts[1]):,} that training holds out"
+        if not how.valid_fraction:
+            which = f"all {amount(len(layouts), 'layout')}, which training draws too,"
+        notices.append(f"{which} are drawn, {times} times each")
     else:
         of_glyphs, times = split(labels, how.valid_fraction), HELD_OUT
     needed = sorted({digit for layout in layouts for digit in layout.text})

@@ -514,7 +514,8 @@ class Task(ABC, Generic[M]):
             model: the network.
             params: its parameters.
             facts: of the run.
-            inputs: as ``inputs`` gives them, or texts if ``takes_text``; they are taken as they are needed.
+            inputs: as ``inputs`` gives them, or texts if ``takes_text``; they are taken as they are needed. ``Inputs``
+                know their places among all that the user gives.
             top: the number of alternatives in a record, the likeliest first.
             explain: whether to add figures that explain the prediction.
 
