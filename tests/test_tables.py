@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from rnn_plugins.data import lines as lines_module
+from rnn_plugins.data.house_numbers import read_layouts
 from rnn_plugins.data.tables import frames, pairs, records, rows_of_numbers, standardised
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks.classify.task import Classify
@@ -525,6 +526,7 @@ def test_the_messages_of_the_page_are_the_program_s():
 
     six = "label\ttext\n" + "a\tb\n" * 5
     good = '{"text": "a", "label": "b"}\n'
+    layouts = "number\tboxes_left_top_width_height\n7\t1,2,3,4\n"
     cases = [
         ("reviews.tsv", "label\ttexts\n", reviews),
         ("reviews.tsv", six + "a\tb\tc\n", reviews),
@@ -532,6 +534,8 @@ def test_the_messages_of_the_page_are_the_program_s():
         ("reviews.jsonl", good + '{"text": "a", "labels": "b"}\n', reviews),
         ("frames.csv", "x,y\n1,2\n1,nan\n", lambda file: Forecast().read([file])),
         ("tags.tsv", "a\tb\na\tb\tc\n", lambda file: Tag().read([file])),
+        ("layouts.tsv", layouts + "123456\t1,2,3,4\n", read_layouts),
+        ("layouts.tsv", layouts + "1\t1,2,3,4\n12\t1,2,3,4\n", read_layouts),
         ("de.txt", "a\nb\n", lambda file: Translate().read([write("en.txt", "a\nb\nc\n"), file])),
         ("reviews.tsv", "label\ttext\npos\tun cin\xe9ma\n".encode("latin-1"), reviews),
         ("reviews.tsv.gz", gzip.compress(six.encode(), mtime=0)[:-4], reviews),
