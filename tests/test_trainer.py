@@ -754,6 +754,28 @@ def test_the_curves_are_put_into_words(what: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        (
+            ((110.0, 112.0), (85.0, 100.0), (80.0, 98.0)),
+            "It begins to overfit: the held-out loss is 18.00 nats above the training loss. --dropout helps.",
+        ),
+        (((31.0, 30.9), (24.5, 26.0), (23.4, 24.4)), "It fits: the held-out loss follows the training loss."),
+        (
+            ((24.5, 24.41), (24.4, 24.4), (24.38, 24.4)),
+            "It underfits: both losses are flat and close together. A larger --hidden-size or more layers may help.",
+        ),
+        (
+            ((25.0, 25.0), (24.0, 24.8), (23.9, 24.82), (23.8, 24.83)),
+            "It fits: the held-out loss follows the training loss.",
+        ),
+    ],
+)
+def test_large_losses_are_compared_by_their_ratio(losses: tuple[tuple[float, float], ...], words: str) -> None:
+    assert verdict(looks(*losses), 1.0, 44.0 if losses[0][0] < 44 else 200.0, 2e-3) == words
+
+
+@pytest.mark.parametrize(
     ("given", "outcome", "longer"),
     [
         ({"epochs": 3}, "finished", "more --epochs"),

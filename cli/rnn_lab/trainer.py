@@ -35,6 +35,9 @@ SAVE_SECONDS = 60.0
 LEARNING_RATE = 2e-3
 """The default highest learning rate, unless the user or the cell sets one."""
 
+LARGE = 4.0
+"""Losses above it, in nats, are compared by their ratio, as those of whole images; lower ones by their difference."""
+
 SPANS = 100
 """Number of parts of a time limit; after each of them the schedule is adapted to the remaining time."""
 
@@ -517,16 +520,17 @@ def verdict(
     best = min(range(len(known)), key=lambda i: known[i]["valid_loss"])
     last = known[-1]
     held_out, training = last["valid_loss"], last["train_loss"]
+    scale = max(1.0, held_out / LARGE)
     since = len(known) - 1 - best
     risen, regained = held_out - known[best]["valid_loss"], training - known[best]["train_loss"]
     lower = f"a lower --learning-rate (it was {rate:.2g})"
     kept = ", whose weights are kept," if by_loss else ""
-    if since >= 2 and risen > 0.01 and regained < 0:
+    if since >= 2 and risen > 0.01 * scale and regained < 0:
         return (
             f"It overfits: the held-out loss has risen by {risen:.3f} nats since step {known[best]['step']}{kept} "
             "while the training loss kept falling. More data, --dropout or a smaller model help."
         )
-    if since and min(risen, regained) > 0.05:
+    if since and min(risen, regained) > 0.05 * scale:
         return (
             f"It has got worse: both losses have risen since step {known[best]['step']}{kept or ','} the held-out one "
             f"by {risen:.3f} nats. Try {lower}."
@@ -544,8 +548,8 @@ def verdict(
         return "It has learnt this kind of data: the held-out loss is near zero."
     if done < 0.5:
         return ""
-    gap = held_out - training
-    falling = known[max(0, len(known) - 4)]["valid_loss"] - held_out
+    gap = (held_out - training) / scale
+    falling = (known[max(0, len(known) - 4)]["valid_loss"] - held_out) / scale
     if falling > 0.02 and gap < 0.1:
         if last.get("learning_rate", rate) < 0.05 * rate:
             return (
@@ -556,5 +560,8 @@ def verdict(
     if gap < 0.03 and falling < 0.01:
         return "It underfits: both losses are flat and close together. A larger --hidden-size or more layers may help."
     if gap > 0.3:
-        return f"It begins to overfit: the held-out loss is {gap:.2f} nats above the training loss. --dropout helps."
+        return (
+            f"It begins to overfit: the held-out loss is {held_out - training:.2f} nats above the training loss. "
+            "--dropout helps."
+        )
     return "It fits: the held-out loss follows the training loss."
