@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import names_task
@@ -20,6 +21,7 @@ from rnn_cli import display
 from rnn_lab import sessions
 from rnn_lab.paths import LAST
 from rnn_lab.records import reach
+from rnn_plugins import registry
 
 
 @pytest.fixture(autouse=True)
@@ -190,3 +192,11 @@ def test_a_process_on_a_terminal_draws_and_leaves_it_clean() -> None:
     assert b"after step " in drawn
     assert drawn.rindex(b"\x1b[?25h") > drawn.rindex(b"\x1b[?25l")  # the cursor is shown again
     assert b"Sample from it: rnn sample gru-fox" in drawn
+
+
+def test_metrics_with_the_unit_of_the_loss_are_named() -> None:
+    run: Any = SimpleNamespace(task=registry.make_task("paint", {}), metrics=lambda found, part: found)
+    found = {"loss": 24.4, "reconstruction": 22.22, "divergence": 2.18}
+    assert display.measured(run, found) == "24.40 nats (reconstruction 22.22, divergence 2.18)"
+    run.task = registry.make_task("read", {})
+    assert display.measured(run, {"loss": 1.5, "accuracy": 0.5}) == "accuracy 0.5000 (1.500 nats)"

@@ -317,10 +317,12 @@ def measured(run: Run, metrics: Mapping[str, float], part: Part | None = None) -
 
 
 def amount(run: Run, name: str, metrics: Mapping[str, float]) -> str:
-    """One metric with its unit, or with its name if it has none."""
+    """One metric with its unit; with its name if it has no unit, or the unit of the loss."""
     metric = run.task.metrics[name]
     value = number(metrics[name], metric.digits)
-    return f"{value} {metric.unit}" if metric.unit else f"{metric.word or name.replace('_', ' ')} {value}"
+    if metric.unit and (name == "loss" or metric.unit != run.task.metrics["loss"].unit):
+        return f"{value} {metric.unit}"
+    return f"{metric.word or name.replace('_', ' ')} {value}"
 
 
 def number(value: float, digits: int = 3) -> str:
