@@ -370,6 +370,8 @@ def test_a_run_of_another_task_is_measured_in_its_metrics(call, names):
     assert lines[3].split() == ["the", "model", f"{best['loss']:.3f}", f"{best['accuracy']:.3f}"]
     record, scores = scores_of(call("names", names.settings.files[0], "--json")[1])
     assert scores.keys() == {"names"}
+    Path("Italian.txt").write_text("rinola")
+    assert call("names", "Italian.txt")[1].startswith("names on Italian.txt: 1 name predicted\n")
     assert scores["names"].keys() == {"name", "kind", "loss", "accuracy"}
     assert record["verdict"] == []
 

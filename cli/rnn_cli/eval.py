@@ -14,6 +14,7 @@ from rnn_cli.options import BACKEND, TASK_OPTION, TRUST, UNKNOWN
 from rnn_cli.output import check_page, write
 from rnn_cli.tables import prose, sentence, table
 from rnn_lab.printable import printable
+from rnn_plugins.words import amount
 
 if TYPE_CHECKING:
     from rnn_lab.evaluation import Evaluation
@@ -78,7 +79,8 @@ def draw(evaluation: Evaluation) -> None:
     """Print the scores as a table, the task's tables and pictures, and the verdict."""
     found = evaluation.assessment
     name = click.style(printable(evaluation.run), bold=True)
-    click.echo(f"{name} on {printable(evaluation.source)}: {found.count:,} {found.unit} predicted\n")
+    predicted = amount(found.count, found.unit.removesuffix("s"))
+    click.echo(f"{name} on {printable(evaluation.source)}: {predicted} predicted\n")
     scores = evaluation.ranked()
     rows = [
         ["the model" if score.kind == "model" else score.name]
