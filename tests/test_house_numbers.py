@@ -424,7 +424,10 @@ def test_classes_that_are_no_digits(tmp_path):
 def test_a_picture_alone_has_no_number(tmp_path):
     path = tmp_path / "1.png"
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(path)
-    assert refused(path) == (f"'{path}' has images without classes (a picture has none); the number in each is needed")
+    assert refused(path) == (
+        f"'{path}' has images without classes (a picture has none); the number in each is needed: a folder for each "
+        "digit, or a table with the columns image and text"
+    )
     assert [e.text for e in read(path, labelled=False, purpose="evaluate").valid] == [""]
 
 

@@ -161,7 +161,7 @@ def sample(
     backend: Backend,
     **choosing: Any,
 ) -> None:
-    """Generate text with a trained network.
+    """Generate text or images with a trained network.
 
     RUN defaults to the newest run. Without a prime, the text begins as after a line feed.
 

@@ -311,7 +311,12 @@ def _images(
     white: int | None,
 ) -> Numbers:
     notices: list[str] = []
-    need = "the number in each is needed" if how.labelled else ""
+    need = (
+        f"the number in each is needed: a folder for each digit, or a table with the columns {how.image_column} and "
+        f"{how.text_column}"
+        if how.labelled
+        else ""
+    )
     images = _read(files, digest, purpose, notices, need, shape, white, how.image_size)
     if purpose == "evaluate":
         places: Any = np.arange(0), np.arange(len(images))

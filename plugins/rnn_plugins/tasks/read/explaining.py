@@ -88,7 +88,7 @@ def explanation(
         steps=tuple(Panel(picture, label, frames) for label, frames in zip(labels, every, strict=True)),
         definition="The image with the finest patch of each glimpse, in a colour for each digit, or of a single digit "
         "for each glimpse, and what the glimpses see, from the finest patch to the coarsest. 2.1 is the first glimpse "
-        "for the second digit.",
+        "for the second symbol, a digit or the end.",
     )
     counts = Chart(
         "left_out",
