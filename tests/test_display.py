@@ -200,3 +200,12 @@ def test_metrics_with_the_unit_of_the_loss_are_named() -> None:
     assert display.measured(run, found) == "24.40 nats (reconstruction 22.22, divergence 2.18)"
     run.task = registry.make_task("read", {})
     assert display.measured(run, {"loss": 1.5, "accuracy": 0.5}) == "accuracy 0.5000 (1.500 nats)"
+    assert display.measured(run, {"loss": 3015.7, "accuracy": 0.5}) == "accuracy 0.5000 (3,016 nats)"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(2.5, "2.50"), (999.94, "999.94"), (-1234.5, "-1,234"), (3015.7, "3,016"), (99_999.0, "99,999"), (2e6, "2e+06")],
+)
+def test_large_metrics_are_whole_numbers(value: float, shown: str) -> None:
+    assert display.number(value, 2) == shown

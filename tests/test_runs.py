@@ -418,7 +418,7 @@ def test_the_table() -> None:
     assert without_age == [
         ["good", "language-model", "gru", "1x256", "0.500", "0.361", "10", "finished"],
         ["unheld", "language-model", "gru", "1x256", "0.500*", "0.240*", "10", "time"],
-        ["wild", "language-model", "gru", "1x256", "1.23e+05", "8.91e+04", "10", "interrupted"],
+        ["wild", "language-model", "gru", "1x256", "1.23e+05", "89,055", "10", "interrupted"],
         ["young", "language-model", "gru", "1x256", "10", "diverged"],
     ]
     assert lines[5] == ["broken", "the run 'broken' cannot be read: its run.json is not valid JSON"]

@@ -326,8 +326,10 @@ def amount(run: Run, name: str, metrics: Mapping[str, float]) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A metric to so many decimals, or to 3 significant digits if it is large."""
-    return f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.3g}"
+    """A metric to so many decimals; from 1,000 on to whole numbers, from 100,000 on to 3 significant digits."""
+    if abs(value) < 1000:
+        return f"{value:.{digits}f}"
+    return f"{value:,.0f}" if abs(value) < 100_000 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
