@@ -554,3 +554,11 @@ def test_real_layouts_and_digits(data):
     digits = read_images(str(mnist / "train-images-idx3-ubyte.gz"))
     assert sum(map(len, found.train.glyphs.values())) == 54_000
     assert len(digits) == 60_000
+
+
+@pytest.mark.parametrize("side", range(1, 13))
+def test_pictures_can_be_small(side):
+    rng = np.random.default_rng(side)
+    glyphs = seven_segments(10, rng)
+    for _ in range(60):
+        assert draw(random_layout(rng), glyphs, rng, (side, side, 3)).shape == (side, side, 3)

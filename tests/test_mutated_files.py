@@ -173,6 +173,16 @@ NAMED = [name.removeprefix("pictures/") for name in PICTURES]
 COLOURED = RNG.integers(0, 256, (COUNT, 6, 6, 3)).astype(np.uint8)
 DATED = rows(",", "date,x,y", [f"2024-01-{i + 1:02d}" for i in range(40)], SERIES[:, 0], SERIES[:, 1])
 IDX = {"i-images-idx3-ubyte": idx(PIXELS), "i-labels-idx1-ubyte": idx(np.arange(COUNT, dtype=np.uint8) % 3)}
+NUMBERED = {"a.tsv": rows("\t", "image\ttext", NAMED, [str(i) for i in range(9)])}
+LAYOUTS = {
+    "layouts.tsv": rows(
+        "\t",
+        "filename\tnumber\tboxes_left_top_width_height",
+        [f"{i}.png" for i in range(COUNT)],
+        [f"{i % 3}{i % 2}" for i in range(COUNT)],
+        ["4,2,9,14;14,3,8,13"] * COUNT,
+    )
+}
 TASKS: dict[str, Work] = {
     "language-model": Work("language-model", {"a.txt": PLAIN * 4}, ("a.txt",), {"seq_length": 8}),
     "classify-tsv": Work("classify", {"a.tsv": TSV}, ("a.tsv",)),
@@ -209,6 +219,16 @@ TASKS |= {
     "forecast-tsv": Work(
         "forecast", {"a.tsv": DATED.replace(b",", b"\t"), "b.csv": DATED}, ("a.tsv", "b.csv"), {"horizon": 3}
     ),
+    "read-idx": Work("read", IDX, ("i-images-idx3-ubyte",), {"size": 2, "glimpses": 1}),
+    "read-layouts": Work(
+        "read",
+        LAYOUTS | IDX,
+        ("layouts.tsv", "i-images-idx3-ubyte"),
+        {"image_size": 8, "size": 2, "valid_fraction": 0.4},
+    ),
+    "read-pictures": Work("read", PICTURES | NUMBERED, ("pictures", "a.tsv"), {"size": 2, "attention": "none"}),
+    "paint-npz": Work("paint", {"a.npz": npz(images=COLOURED)}, ("a.npz",), {"steps": 2, "latent": 2}),
+    "paint-pictures": Work("paint", PICTURES, ("pictures",), {"steps": 2, "attention": False}),
 }
 GENERATED = {"memory"}
 """Tasks that read no files."""

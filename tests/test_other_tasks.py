@@ -313,7 +313,7 @@ def test_a_task_that_generates_its_data_needs_no_files():
     shutil.copy(adding_task.__file__, "adding.py")
     check_task(adding_task.Adding()).raise_if_failed()
     run, result = trained("--task", "./adding.py:Adding:lag=6", *NETWORK, "--steps", "30", "--name", "adding")
-    assert "builtin:adding: generated\n" in result.stderr
+    assert "builtin:adding: generated; sequences without end to train on, 50 held out\n" in result.stderr
     best = run.metrics()["loss"]
     assert f"runs/adding: loss {best:.4f} held out" in result.stdout
     assert "adding on the held-out part of builtin:adding: 50 sequences predicted" in invoke("eval", "adding").stdout

@@ -285,7 +285,7 @@ def _ground(boxes: Array, rng: np.random.Generator, height: int, width: int, cha
         behind = _varied(WALLS[channels], rng)
         (left, top), (right, bottom) = boxes[:, :2].min(0).tolist(), (boxes[:, :2] + boxes[:, 2:]).max(0).tolist()
         rim, inner = rng.uniform(-40, 40), rng.uniform(1, 2.2)
-        beside, above, after, below = rng.uniform(1, 0.12 * width, 4).tolist()
+        beside, above, after, below = rng.uniform(1, max(1, 0.12 * width), 4).tolist()
         inside = np.minimum(
             np.minimum(x + (1 + beside - left), right + after - x),
             np.minimum(y + (1 + above - top), bottom + below - y),
