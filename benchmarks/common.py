@@ -15,8 +15,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import count
+from dataclasses import asdict, dataclass, field, replace
+from itertools import count, cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,30 @@ def our_step(problem: Problem, backend: str) -> Callable[[], float]:
     schedule = constant(LEARNING_RATE)
     records = train(ours.loss, state, batches, optimizer=optimizer, schedule=schedule, clip_norm=CLIP_NORM)
     return lambda: next(records).loss
+
+
+def our_turns(make: Callable[[], Trained], batches: int, backend: str = "") -> Callable[[], float]:
+    """A turn a call, through the same batches of a task, giving their mean loss.
+
+    Args:
+        make: makes the problem, once the backend is entered.
+        batches: of a turn.
+        backend: its name; the one that is set if empty.
+    """
+    if backend:
+        enter_backend(backend)
+    ours, optimizer = make(), adam()
+    params = ours.init_params(np.random.default_rng(0))
+    state = start(params, optimizer, ours.init_carry(), np.random.default_rng(0))
+    several = map(ours.batch, cycle(range(batches)))
+    schedule = constant(LEARNING_RATE)
+    records = train(ours.loss, state, several, optimizer=optimizer, schedule=schedule, clip_norm=CLIP_NORM)
+    return lambda: float(np.mean([record.loss for record in islice(records, batches)]))
+
+
+def per_step(timing: Timing, steps: int) -> Timing:
+    """Times of a turn of so many steps as those of one."""
+    return replace(timing, milliseconds=[each / steps for each in timing.milliseconds])
 
 
 def matrix_product(size: int = 2048) -> Callable[[], float]:

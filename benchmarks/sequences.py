@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from itertools import cycle, islice
+from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,16 @@ from common import (
     OPTIONS,
     Contestant,
     Report,
-    Timing,
     available,
     backends,
     comparison,
     console,
-    enter_backend,
+    our_turns,
     parser,
+    per_step,
     race,
 )
 
-from minigrad.optimizers import adam
-from minigrad.schedules import constant
-from minigrad.training import start, train
 from rnn_lab.problem import Problem
 from rnn_plugins.registry import make_cell, make_task
 from rnn_plugins.tasks.task import Network
@@ -102,20 +99,7 @@ TASKS: dict[str, tuple[Callable[[np.random.Generator], list[tuple[str, ...]]], d
 
 def our_turn(case: Case, backend: str = "") -> Callable[[], float]:
     """A turn a call, giving its mean loss, on the backend of that name or the one that is set."""
-    if backend:
-        enter_backend(backend)
-    ours, optimizer = case.ours(), adam()
-    params = ours.init_params(np.random.default_rng(0))
-    state = start(params, optimizer, ours.init_carry(), np.random.default_rng(0))
-    records = train(
-        ours.loss,
-        state,
-        map(ours.batch, cycle(range(BATCHES))),
-        optimizer=optimizer,
-        schedule=constant(LEARNING_RATE),
-        clip_norm=CLIP_NORM,
-    )
-    return lambda: float(np.mean([record.loss for record in islice(records, BATCHES)]))
+    return our_turns(case.ours, BATCHES, backend)
 
 
 def torch_turn(case: Case) -> Callable[[], float]:
@@ -127,11 +111,6 @@ def torch_turn(case: Case) -> Callable[[], float]:
     step = sequences_torch.training_step(case, params, LEARNING_RATE, CLIP_NORM)
     batches = cycle([sequences_torch.examples(case.task, ours.batch(i)) for i in range(BATCHES)])
     return lambda: float(np.mean([step(*next(batches)) for _ in range(BATCHES)]))
-
-
-def per_step(timing: Timing) -> Timing:
-    """Times of a turn as those of a step."""
-    return replace(timing, milliseconds=[each / BATCHES for each in timing.milliseconds])
 
 
 def main() -> None:
@@ -149,7 +128,7 @@ def main() -> None:
     for case in cases:
         contestants = [Contestant(f"ours {name}", our_turn, (case, name)) for name in arguments.backends]
         contestants += [Contestant(name, torch_turn, (case,)) for name in available(["torch"])]
-        timings = [per_step(timing) for timing in race(contestants, arguments.rounds, arguments.threads)]
+        timings = [per_step(timing, BATCHES) for timing in race(contestants, arguments.rounds, arguments.threads)]
         values = {timing.name: timing.values[-1] for timing in timings if not timing.error}
         rows = comparison(str(case), timings, ("torch",))
         first = next(iter(values.values()), 0.0)
