@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from minigrad import affine, log_softmax, pick
 from minigrad.trees import Tree
+from rnn_cells import Cell
 from rnn_plugins.reports.probe import Labels
 from rnn_plugins.tasks.blocks import chunks
 from rnn_plugins.tasks.probes import EveryStep
@@ -58,19 +59,7 @@ def along_glimpses(
         places = tuple(f"{step // model.per_symbol + 1}.{step % model.per_symbol + 1}" for step in steps)
         return Labels(places, tuple(names[goal] if goal >= 0 else "" for goal in goals[index].tolist()))
 
-    probe = EveryStep(
-        recurrent=model.reader,
-        weights={**params, "cell": params["reader"]},
-        inputs=seen,
-        goals=goals,
-        see=lambda weights, some: some,
-        score=_score,
-        dtype=model.dtype,
-        unit="glimpse",
-        sequence="image",
-        numbers_per_output=model.classes,
-        written=written,
-    )
+    probe = _probe(model, model.reader, {**params, "cell": params["reader"]}, seen, goals, "glimpse", written)
     probe.notices = (PATH,)
     return probe
 
@@ -106,15 +95,28 @@ def along_columns(
         places = tuple("" if name else str(step + 1) for step, name in enumerate(wanted))
         return Labels(places, wanted)
 
+    return _probe(model, model.cell, params, seen, goals, "column", written)
+
+
+def _probe(
+    model: Glimpser | ColumnReader,
+    cell: Cell,
+    weights: Tree,
+    seen: list[Array],
+    goals: list[Array],
+    unit: str,
+    written: Callable[[int], Labels],
+) -> EveryStep:
+    """A cell along what it reads of each image, with a loss where a goal is no negative number."""
     return EveryStep(
-        recurrent=model.cell,
-        weights=params,
+        recurrent=cell,
+        weights=weights,
         inputs=seen,
         goals=goals,
         see=lambda weights, some: some,
         score=_score,
         dtype=model.dtype,
-        unit="column",
+        unit=unit,
         sequence="image",
         numbers_per_output=model.classes,
         written=written,
