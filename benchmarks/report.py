@@ -42,16 +42,23 @@ def main() -> None:
     }
     found = [json.loads(path.read_text()) for path in sorted(Path(sys.argv[1]).glob("*.json"))]
     print(HEAD)
-    facts = found[0]["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    print(f"{facts['processor']}, {facts['cores']} cores; {facts['os']}; Python {facts['python']}, {versions}.\n")
+    usual = described(found[0]["machine"])
+    print(f"{usual}\n")
     for script, (title, render) in sections.items():
         contents = [content for content in found if content["script"] == script]
         if contents:
             print(f"## {title}\n")
-            print(f"`benchmarks/{script}`, {contents[0]['date'][:10]}\n")
+            machine = described(contents[0]["machine"])
+            on = "" if machine == usual else f", on another machine: {machine}"
+            print(f"`benchmarks/{script}`, {contents[0]['date'][:10]}{on}\n")
             render([row for content in contents for row in content["results"]])
             print()
+
+
+def described(facts: Mapping[str, Any]) -> str:
+    """Processor, system and versions in a line."""
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return f"{facts['processor']}, {facts['cores']} cores; {facts['os']}; Python {facts['python']}, {versions}."
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
