@@ -21,11 +21,10 @@ from minigrad.optimizers import adam
 from rnn_cells.gru import GRU
 from rnn_cells.lstm import LSTM
 from rnn_cli.main import rnn
-from rnn_plugins.data.images import unit
+from rnn_plugins.data.images import Named, unit
 from rnn_plugins.data.scenes import COLOURS, held_out, scenes
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.sampling import Choice
-from rnn_plugins.tasks.caption.examples import Picture
 from rnn_plugins.tasks.caption.scores import groups_of, nearest_images
 from rnn_plugins.tasks.caption.task import Caption
 from rnn_plugins.tasks.caption.vision import Convolutions, patches
@@ -250,7 +249,8 @@ def test_pictures_of_other_sizes_and_grey_ones(tmp_path):
     assert Caption(image_size=4, valid_fraction=0).read([table]).facts["shape"] == [4, 4, 3]
     facts = data.facts | {"shape": [16, 16, 3]}
     assert refused(Caption(), [table], facts=facts, purpose="evaluate") == (
-        "'0.png' has images of 8x8; expected 16x16 (height x width), as the network was trained on: scale them"
+        "'0.png' has images of 8x8; expected 16x16 (height x width), as the network was trained on: scale them, or set "
+        "--task-option image_size=16"
     )
 
 
@@ -277,6 +277,10 @@ def test_mistakes_in_files(files, tmp_path):
     assert refused(Caption(), [table]) == (
         f"{table}, line 1: there is no picture 'image' in the folder {str(tmp_path)!r}; if this is the header, name "
         "its columns with --task-option caption_column=NAME"
+    )
+    write_table(Path(table), [("file", "text"), ("x.png", "a dog")])
+    assert refused(Caption(), [table]).endswith(
+        "name its columns with --task-option image_column=NAME and --task-option caption_column=NAME"
     )
     write_table(Path(table), [("image", "caption"), ("x.png", "a dog")])
     assert refused(Caption(caption_column="captoin"), [table]).startswith(
@@ -451,7 +455,7 @@ def known():
 
 def test_alternatives_are_in_order_of_their_probability(known):
     task, data, model, params = known
-    picture = Picture("x.png", data.train[0].pixels)
+    picture = Named("x.png", data.train[0].pixels)
     (said,) = task.predict(model, params, data.facts, [picture], top=3)
     likely = [other["log_probability"] for other in said.record["alternatives"]]
     assert len(likely) == 3

@@ -355,8 +355,9 @@ def test_short_and_long_series_are_predicted_together():
     together = list(task.predict(model, params, data.facts, given, explain=True))
     for values, prediction in zip(given, together, strict=True):
         (alone,) = task.predict(model, params, data.facts, [values])
-        assert alone.text == prediction.text
+        assert alone.text.split("\t")[1:] == prediction.text.split("\t")[1:]
         assert alone.record["forecast"]["load"] == pytest.approx(prediction.record["forecast"]["load"])
+    assert [prediction.record["input"] for prediction in together] == ["series 0", "series 1", "series 2"]
     assert [len(prediction.figures[0].curves) for prediction in together] == [3, 2, 3]
 
 
@@ -367,7 +368,7 @@ def test_a_series_of_another_width_is_not_predicted(folder):
     for item, shape in ((np.ones((4, 3)), "(4, 3)"), (Series("b.csv", np.ones((0, 2))), "(0, 2)")):
         with pytest.raises(UserError) as refused:
             list(task.predict(model, params, data.facts, [item]))
-        name = "b.csv" if isinstance(item, Series) else "series"
+        name = "b.csv" if isinstance(item, Series) else "series 0"
         assert str(refused.value) == (
             f"{name} has numbers of shape {shape}; expected finite ones, (N, 2), with the columns heat and light"
         )

@@ -333,6 +333,15 @@ def test_no_glyph_and_no_layout_is_in_both_parts(tmp_path):
     assert len(everything.valid) == 300
 
 
+def test_files_beside_their_gzipped_copies_are_read_once(tmp_path):
+    folder = write_mnist(tmp_path / "mnist")
+    for file in (tmp_path / "mnist").glob("*.gz"):
+        file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+    found = read(folder, valid_fraction=0)
+    assert len(found.train) == 40
+    assert found.notices == (f"'{folder}/t10k-images-idx3-ubyte' is left out; rnn eval RUN {folder} reads it",)
+
+
 def test_layouts_without_digits(table):
     assert refused(table) == (
         f"'{table}' has layouts and no digits; name images of digits too: a folder with MNIST's files, or "
@@ -492,7 +501,8 @@ def test_a_column_says_which_part_a_picture_belongs_to(tmp_path):
     ],
 )
 def test_texts_that_are_no_house_numbers(tmp_path, texts, message):
-    assert refused(write_pictures(tmp_path / "mine", texts)) == message
+    folder = write_pictures(tmp_path / "mine", texts)
+    assert refused(folder) == f"{folder}/numbers.tsv, line 3: {message}"
 
 
 def test_tables_that_do_not_fit(tmp_path):
@@ -510,7 +520,9 @@ def test_a_picture_has_one_row(tmp_path):
     folder = write_pictures(tmp_path / "mine", ["12", "3"])
     with open(folder / "numbers.tsv", "a") as table:
         table.write("0.png\t12\n")
-    assert refused(folder) == "'0.png' is in the table twice; expected one row for each picture"
+    assert refused(folder) == (
+        f"{folder}/numbers.tsv, line 4: '0.png' is in the table twice; expected one row for each picture"
+    )
 
 
 def test_a_table_beside_pictures_is_not_read_where_no_numbers_are_needed(tmp_path):

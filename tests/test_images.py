@@ -353,7 +353,8 @@ def test_a_picture_as_the_network_takes_it(tmp_path):
     assert np.array_equal(read_images(str(path), shape=(6, 5, 3)).pixels[0], np.dstack([PIXELS[0]] * 3))
     assert read_images(str(path), size=3).shape == (3, 3, 1)
     assert refused(path, shape=(8, 8, 1)) == (
-        f"{str(path)!r} has images of 6x5; expected 8x8 (height x width), as the network was trained on: scale them"
+        f"{str(path)!r} has images of 6x5; expected 8x8 (height x width), as the network was trained on: scale them, "
+        "or set --task-option image_size=8"
     )
 
 

@@ -555,7 +555,7 @@ def test_a_folder_of_pictures_with_a_table(home):
     )
     Path("mine/numbers.tsv").write_text("\n".join(rows).replace("365", "365365") + "\n")
     assert refused("train", "--task", "read", "mine", *TINY) == (
-        "Error: the number of '2.png' is '365365'; expected 1 to 5 digits\n"
+        "Error: mine/numbers.tsv, line 4: the number of '2.png' is '365365'; expected 1 to 5 digits\n"
     )
 
 

@@ -133,7 +133,7 @@ def conclude(session: Session, at_once: bool) -> None:
         remark(words)
     if trainer.outcome != "diverged":
         if session.writes or (session.run.generates and not session.run.task.needs_input):
-            remark(f"Sample from it: rnn sample {name}")
+            remark(f"Sample from it: rnn sample {name}{' --png new.png' if session.run.task.shows_pictures else ''}")
         else:
             remark(f"Evaluate it: rnn eval {name}{'' if session.run.held_out else ' FILE'}")
         if session.run.predicts:

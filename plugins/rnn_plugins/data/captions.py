@@ -12,7 +12,16 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_plugins.data.images import Images, common_white, each_image, fitted, is_images, large, read_images
+from rnn_plugins.data.images import (
+    PICTURES,
+    Images,
+    common_white,
+    each_image,
+    fitted,
+    is_images,
+    large,
+    read_images,
+)
 from rnn_plugins.data.scenes import parse, scenes
 from rnn_plugins.data.sources import is_hidden
 from rnn_plugins.data.tables import Record, records
@@ -52,6 +61,7 @@ class Captioned(NamedTuple):
         image: the image's name; several captions of one image have the same.
         group: what kind of image it is; empty if unknown.
         part: the part of the data that it belongs to; empty if the files do not say.
+        where: file and line of the caption, for messages; empty if it was generated.
     """
 
     pixels: Array
@@ -59,6 +69,7 @@ class Captioned(NamedTuple):
     image: str
     group: str = ""
     part: Part = ""
+    where: str = ""
 
 
 @dataclass
@@ -161,7 +172,10 @@ def read_captions(
                     f"{label} is {height}x{width} and {first.image!r} {wanted[0]}x{wanted[1]} (height x width); "
                     "expected one size: scale them, or set --task-option image_size=64"
                 )
-            found.examples[i] = example._replace(pixels=fitted(example.pixels[None], wanted, label)[0])
+            scalable = example.image.lower().endswith(PICTURES)
+            found.examples[i] = example._replace(
+                pixels=fitted(example.pixels[None], wanted, label, scalable=scalable)[0]
+            )
     return found
 
 
@@ -241,7 +255,7 @@ def _rows(table: str, columns: Columns, digest: Any, named: bool) -> Iterator[tu
                 raise record.mistake(f"the column {columns.part!r} is {said[:40]!r}; expected train, valid or test")
             part = PARTS[said]
         image, group = values.get(columns.image, ""), values.get(columns.group, "").strip()
-        yield record, Captioned(_NOTHING, caption, image, group, part)
+        yield record, Captioned(_NOTHING, caption, image, group, part, record.where)
 
 
 def _of_file(images: Images, file: str, table: str, columns: Columns, digest: Any) -> list[Captioned]:
@@ -276,7 +290,10 @@ def _of_folder(
         path = os.path.join(folder, name)
         if name not in read:
             if not name or not os.path.isfile(path):
-                header = f"; if this is the header, name its columns with --task-option {columns.noun}_column=NAME"
+                options = [f"--task-option {columns.noun}_column=NAME"]
+                if row.image.strip() != columns.image:
+                    options.insert(0, "--task-option image_column=NAME")
+                header = f"; if this is the header, name its columns with {' and '.join(options)}"
                 raise record.mistake(
                     f"there is no picture {name[:80]!r} in the folder {folder!r}{header if record.line == 1 else ''}"
                 )

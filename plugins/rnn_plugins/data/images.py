@@ -10,7 +10,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_plugins.data.image_files import IDX_TYPES, from_csv, from_idx, from_npy, from_npz, unpacked
-from rnn_plugins.data.pixels import Images, as_image, common_white, fitted, size_of, unit
+from rnn_plugins.data.pixels import Images, Named, as_image, common_white, fitted, size_of, unit
 from rnn_plugins.data.sources import in_folder, read_bytes
 from rnn_plugins.errors import UserError
 from rnn_plugins.words import amount, listing
 
-__all__ = ["Images", "as_image", "common_white", "each_image", "fitted", "is_images", "read_images", "unit"]
+__all__ = ["Images", "Named", "as_image", "common_white", "each_image", "fitted", "is_images", "read_images", "unit"]
 
 Array = NDArray[Any]
 
@@ -70,7 +70,12 @@ def read_images(
     if shape is None:
         told = large(path, images.pixels.shape[1:], size) if is_folder else []
         return replace(images, notices=(*images.notices, *told))
-    return replace(images, pixels=fitted(images.pixels, shape, _label(path)))
+    return replace(images, pixels=fitted(images.pixels, shape, _label(path), scalable=are_pictures(images)))
+
+
+def are_pictures(images: Images) -> bool:
+    """Whether these are files of pictures, which can be scaled, by their names."""
+    return all(name.lower().endswith(PICTURES) for name in images.names)
 
 
 def large(folder: str, shape: Sequence[int], size: int) -> list[str]:
@@ -103,7 +108,8 @@ def each_image(
     if path != "-" and os.path.isdir(path) and (pictures := _listed(path).pictures):
         for file in pictures:
             label = repr(str(file))
-            yield file.relative_to(path).as_posix(), fitted(_picture(file, label, size)[None], shape, label)[0]
+            pixels = fitted(_picture(file, label, size)[None], shape, label, scalable=True)
+            yield file.relative_to(path).as_posix(), pixels[0]
         return
     images = read_images(path, shape=shape, white=white, label_column=label_column, size=size)
     yield from zip(images.names, images.pixels, strict=True)
@@ -192,12 +198,20 @@ def _folder(path: str, size: int) -> Images:
 
 def _idx_in(path: str, files: list[Path]) -> Images:
     """The only IDX file of images in a folder without pictures."""
-    idx = [str(file) for file in files if file.parent == Path(path) and re.search(r"images.*idx[34]", file.name)]
+    idx = unzipped(
+        str(file) for file in files if file.parent == Path(path) and re.search(r"images.*idx[34]", file.name)
+    )
     if len(idx) == 1:
         return read_images(idx[0])
     if idx:
         raise UserError(f"the folder {path!r} has several IDX files of images; give one: {listing(idx)}")
     raise UserError(f"there is no picture in the folder {path!r}; expected files ending in {listing(PICTURES)}")
+
+
+def unzipped(files: Iterable[str]) -> list[str]:
+    """Names of files without those of gzipped copies of others among them."""
+    names = list(files)
+    return [name for name in names if not name.endswith(".gz") or name.removesuffix(".gz") not in names]
 
 
 def _picture(file: Any, label: str, size: int) -> Array:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rnn_plugins.data.captions import TABLES, Columns, read_captions
 from rnn_plugins.data.house_numbers import COLUMNS, as_glyphs, flaw_of, read_layouts, seven_segments
-from rnn_plugins.data.images import PICTURES, Images, fitted, is_images, read_images
+from rnn_plugins.data.images import Images, are_pictures, fitted, is_images, read_images, unzipped
 from rnn_plugins.data.lines import lines
 from rnn_plugins.data.numbered import Drawn, Numbers, Stored
 from rnn_plugins.data.pixels import size_of
@@ -136,14 +136,7 @@ def pictures(
     images = _images_of(file, "evaluate", None, white, size, [])
     if whole and images.shape[:2] == tuple(whole[:2]):
         shape = whole
-    height, width, _ = shape
-    if images.shape[:2] != (height, width):
-        scaled = height == width and all(name.lower().endswith(PICTURES) for name in images.names)
-        raise UserError(
-            f"{file!r} has images of {size_of(images.shape)}; expected {size_of(shape)} (height x width), as the "
-            f"network was trained on: scale them{f', or set --task-option image_size={height}' if scaled else ''}"
-        )
-    yield from zip(images.names, fitted(images.pixels, shape, repr(file)), strict=True)
+    yield from zip(images.names, fitted(images.pixels, shape, repr(file), scalable=are_pictures(images)), strict=True)
 
 
 def parse(name: str) -> tuple[int, int] | None:
@@ -277,9 +270,11 @@ def _from_table(
     known = set[str]()
     for example in found.examples:
         if flaw := flaw_of(example.caption):
-            raise UserError(f"the number of {example.image!r} {flaw}")
+            raise UserError(f"{example.where}: the number of {example.image!r} {flaw}")
         if example.image in known:
-            raise UserError(f"{example.image!r} is in the table twice; expected one row for each picture")
+            raise UserError(
+                f"{example.where}: {example.image!r} is in the table twice; expected one row for each picture"
+            )
         known.add(example.image)
     places: dict[str, list[int]] = {part: [] for part in ("train", "valid", "test", "")}
     for i, example in enumerate(found.examples):
@@ -387,7 +382,7 @@ def _images_of(
 
 def _mnist(folder: str) -> tuple[str, str] | None:
     """The images for training and for testing in a folder that has two IDX files of images with MNIST's names."""
-    names = [name for name in _names(folder) if re.search("images.*idx[34]", name)]
+    names = unzipped(name for name in _names(folder) if re.search("images.*idx[34]", name))
     train, test = ([name for name in names if re.match(kind, name, re.I)] for kind in ("train", "t10k|test"))
     if len(names) == 2 and train and test:
         return os.path.join(folder, train[0]), os.path.join(folder, test[0])

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,16 +115,30 @@ def unit(pixels: Array, dtype: Any = np.float32) -> Array:
     return values
 
 
-def fitted(pixels: Array, shape: Sequence[int], label: str) -> Array:
+class Named(NamedTuple):
+    """An image for a network, (H, W, C), as in ``Images.pixels``, and its name."""
+
+    name: str
+    pixels: Array
+
+
+def fitted(pixels: Array, shape: Sequence[int], label: str, *, scalable: bool = False) -> Array:
     """Images (N, H, W, C) with the channels of a shape (H, W, C), coloured or grey.
+
+    Args:
+        pixels: the images.
+        shape: height, width and channels.
+        label: what they are called in messages.
+        scalable: whether they are pictures, which the option ``image_size`` scales.
 
     Raises:
         UserError: their height or width is another one.
     """
     if tuple(pixels.shape[1:3]) != tuple(shape[:2]):
+        option = f", or set --task-option image_size={shape[0]}" if scalable and shape[0] == shape[1] else ""
         raise UserError(
             f"{label} has images of {size_of(pixels.shape[1:])}; expected {size_of(shape)} (height x width), as the "
-            "network was trained on: scale them"
+            f"network was trained on: scale them{option}"
         )
     if pixels.shape[3] == shape[2]:
         return pixels

@@ -219,17 +219,17 @@ def measures(errors: Array, scale: Sequence[float]) -> dict[str, float]:
     return found
 
 
-def as_series(item: Any, columns: Sequence[str]) -> Series:
-    """A series, or an array (N, F) of one, as a series.
+def as_series(item: Any, columns: Sequence[str], label: str) -> Series:
+    """A series, or an array (N, F) of one, as a series; ``label`` is the name of an array.
 
     Raises:
         UserError: it has other columns, no rows, or a number that is not finite.
     """
     try:
-        one = item if isinstance(item, Series) else Series("series", np.asarray(item, np.float64))
+        one = item if isinstance(item, Series) else Series(label, np.asarray(item, np.float64))
     except (TypeError, ValueError):
         raise UserError(
-            f"an input is no array of numbers; expected finite ones, (N, {len(columns)}), with the columns "
+            f"{label} is no array of numbers; expected finite ones, (N, {len(columns)}), with the columns "
             f"{listing(columns)}"
         ) from None
     values = one.values[:, None] if one.values.ndim == len(columns) == 1 else one.values

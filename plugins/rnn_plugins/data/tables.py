@@ -56,6 +56,11 @@ class Record(NamedTuple):
     line: int
     values: dict[str, str]
 
+    @property
+    def where(self) -> str:
+        """File and line, for messages."""
+        return f"{self.file}, line {self.line}"
+
     def mistake(self, problem: str) -> UserError:
         """An error that names file and line: ``reviews.tsv, line 7: PROBLEM``."""
         return _mistake(self.file, self.line, problem)

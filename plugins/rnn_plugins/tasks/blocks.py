@@ -17,6 +17,7 @@ from minigrad.scan import Lookup
 from minigrad.tensor import value_of
 from minigrad.trees import Tree
 from rnn_cells import Bidirectional, Cell, Stacked
+from rnn_plugins.data.images import Named, as_image
 from rnn_plugins.data.vectors import vectors_of
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.model import ONE_HOT_LIMIT
@@ -46,6 +47,25 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def with_places(inputs: Iterable[T]) -> Iterator[tuple[int, T]]:
     """Inputs of predictions with their places, from 0, among all that the user gives."""
     return zip(inputs.places, inputs, strict=True) if isinstance(inputs, Inputs) else enumerate(inputs)
+
+
+def named_images(inputs: Iterable[Named | Array], shape: Sequence[int], white: int) -> Iterator[Named]:
+    """Images (H, W) or (H, W, C) as a network takes them, with names; an array is named by its place.
+
+    Args:
+        inputs: those of predictions.
+        shape: height, width and channels.
+        white: as for ``read_images``.
+
+    Raises:
+        UserError: an array is no image of this shape.
+    """
+    for place, given in with_places(inputs):
+        if isinstance(given, Named):
+            yield given
+        else:
+            label = f"image {place}"
+            yield Named(label, as_image(given, shape=shape, white=white, label=label))
 
 
 def padded(sequences: Sequence[ArrayLike], fill: float = 0) -> tuple[Array, Array]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rnn_plugins.data.captions import Captioned
-from rnn_plugins.data.images import as_image, unit
+from rnn_plugins.data.images import unit
 from rnn_plugins.data.tokens import Tokens
-from rnn_plugins.tasks.blocks import with_places
 from rnn_plugins.tasks.decoding import END
 
 Array = NDArray[Any]
@@ -35,13 +34,6 @@ class Example(NamedTuple):
     group: str
 
 
-class Picture(NamedTuple):
-    """An image to be captioned: its name, and pixels (H, W, C) as in ``Images.pixels``."""
-
-    name: str
-    pixels: Array
-
-
 def tokens_of(facts: Mapping[str, Any]) -> Tokens:
     """The symbols of the captions.
 
@@ -63,13 +55,3 @@ def statistics(images: Mapping[str, Array]) -> dict[str, list[float]]:
     mean = np.mean([one.mean(0) for one in pixels], axis=0)
     deviation = np.sqrt(np.mean([np.square(one - mean).mean(0) for one in pixels], axis=0))
     return {"mean": mean.tolist(), "deviation": np.where(deviation > 1e-6, deviation, 1.0).tolist()}
-
-
-def pictures_of(inputs: Iterable[Picture | Array], facts: Mapping[str, Any]) -> Iterator[Picture]:
-    """Inputs as pictures; an array is named by its place."""
-    for i, given in with_places(inputs):
-        if isinstance(given, Picture):
-            yield given
-        else:
-            label = f"image {i}"
-            yield Picture(label, as_image(given, shape=facts["shape"], white=facts["white"], label=label))

@@ -13,17 +13,16 @@ from numpy.typing import NDArray
 
 from minigrad.trees import Tree
 from rnn_plugins.data.captions import Captioned, Columns, pictures, read_captions
+from rnn_plugins.data.images import Named
 from rnn_plugins.data.splits import split
 from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.data.vocabulary import NOUNS, Level
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks import task
-from rnn_plugins.tasks.blocks import chunks, mask, padded, require_width, with_width
+from rnn_plugins.tasks.blocks import chunks, mask, named_images, padded, require_width, with_width
 from rnn_plugins.tasks.caption.examples import (
     Example,
-    Picture,
     example_of,
-    pictures_of,
     statistics,
     tokens_of,
 )
@@ -279,17 +278,17 @@ class Caption(Task[Captioner]):
             )
         return found
 
-    def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[Picture]:
+    def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[Named]:
         """The images of a file or folder, or of ``builtin:scenes``."""
         for name, pixels in pictures(file, shape=facts["shape"], white=facts["white"], size=self.image_size):
-            yield Picture(name, pixels)
+            yield Named(name, pixels)
 
     def predict(
         self,
         model: Captioner,
         params: Tree,
         facts: Mapping[str, Any],
-        inputs: Iterable[Picture | Array],
+        inputs: Iterable[Named | Array],
         *,
         top: int = 1,
         explain: bool = False,
@@ -300,7 +299,7 @@ class Caption(Task[Captioner]):
         probability without each patch.
         """
         tokens = tokens_of(facts)
-        for some in chunks(pictures_of(inputs, facts), TOGETHER):
+        for some in chunks(named_images(inputs, facts["shape"], facts["white"]), TOGETHER):
             every = self.captions(model, params, facts, [picture.pixels for picture in some], max(top, self.beam))
             for picture, hypotheses in zip(some, every, strict=True):
                 best = [
@@ -319,13 +318,13 @@ class Caption(Task[Captioner]):
         model: Captioner,
         params: Tree,
         facts: Mapping[str, Any],
-        inputs: Iterable[Picture | Array],
+        inputs: Iterable[Named | Array],
         choice: Choice,
         rng: np.random.Generator,
     ) -> Iterator[Prediction]:
         """A caption drawn for each image."""
         tokens = tokens_of(facts)
-        for some in chunks(pictures_of(inputs, facts), TOGETHER):
+        for some in chunks(named_images(inputs, facts["shape"], facts["white"]), TOGETHER):
             first, context = model.begin(params, np.stack([picture.pixels for picture in some]))
             limits = np.full(len(some), facts["longest"])
             drawn = model.decoder.drawn(params["decoder"], first, context, limits, choice, rng)
@@ -334,7 +333,7 @@ class Caption(Task[Captioner]):
                 record = {"input": picture.name, "caption": caption, "log_probability": h.log_probability}
                 yield Prediction(caption, record)
 
-    def _seen(self, model: Captioner, params: Tree, tokens: Tokens, picture: Picture, symbols: Array) -> Image:
+    def _seen(self, model: Captioner, params: Tree, tokens: Tokens, picture: Named, symbols: Array) -> Image:
         """Which patches count at each symbol of a caption."""
         ids = np.append(symbols, END)
         words = [tokens.symbols[i].strip() or tokens.symbols[i] for i in ids]

@@ -21,7 +21,7 @@ from rnn_plugins.data.series import BUILTIN, Series, Windows
 from rnn_plugins.data.tables import frames, rows_of_numbers
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks import metrics
-from rnn_plugins.tasks.blocks import chunks, no_embedding, padded
+from rnn_plugins.tasks.blocks import chunks, no_embedding, padded, with_places
 from rnn_plugins.tasks.forecast import figures
 from rnn_plugins.tasks.task import (
     AT_ONCE,
@@ -374,8 +374,8 @@ class Forecast(Task[NextValues]):
             UserError: a series is empty, has another number of columns or a value that is too far from the mean.
         """
         window, horizon = facts["window"], facts["horizon"]
-        for some in chunks(inputs, PREDICTED):
-            given = [series.as_series(item, facts["columns"]) for item in some]
+        for some in chunks(with_places(inputs), PREDICTED):
+            given = [series.as_series(item, facts["columns"], f"series {place}") for place, item in some]
             ahead = self._ahead(model, params, [Series(one.name, one.values[-window:]) for one in given], facts)
             known = [Series(one.name, one.values[:-horizon][-window:]) for one in given] if explain else []
             back = iter(self._ahead(model, params, [one for one in known if len(one.values)], facts))

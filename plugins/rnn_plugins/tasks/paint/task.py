@@ -8,19 +8,19 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minigrad.trees import Tree
-from rnn_plugins.data.images import as_image, unit
+from rnn_plugins.data.images import Named, unit
 from rnn_plugins.data.number_files import Reading, pictures, read_numbers
 from rnn_plugins.data.numbered import Example
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Panel, Picture
 from rnn_plugins.tasks import task
-from rnn_plugins.tasks.blocks import chunks, no_embedding, with_places
+from rnn_plugins.tasks.blocks import chunks, named_images, no_embedding
 from rnn_plugins.tasks.metrics import verdict as compared
 from rnn_plugins.tasks.paint import scores
 from rnn_plugins.tasks.paint.model import FAINT, THRESHOLD, Inputs, Painted, Painter
@@ -76,13 +76,6 @@ TOGETHER = 128
 
 SHOWN, COLUMNS = 5, 76
 """Images in an excerpt at most, and the columns that they may take together."""
-
-
-class Given(NamedTuple):
-    """An image that is painted again: its name, and pixels (H, W, C) as in ``Images.pixels``."""
-
-    name: str
-    pixels: Array
 
 
 @dataclass(frozen=True)
@@ -260,17 +253,17 @@ class Paint(Task[Painter]):
 
     # Painting
 
-    def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[Given]:
+    def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[Named]:
         """The images of a file or folder, or generated ones."""
         for name, pixels in pictures(file, shape=facts["shape"], white=facts["white"], size=self.image_size):
-            yield Given(name, pixels)
+            yield Named(name, pixels)
 
     def predict(
         self,
         model: Painter,
         params: Tree,
         facts: Mapping[str, Any],
-        inputs: Iterable[Given | Array],
+        inputs: Iterable[Named | Array],
         *,
         top: int = 1,
         explain: bool = False,
@@ -279,7 +272,7 @@ class Paint(Task[Painter]):
 
         With ``explain`` the image beside what is painted, and the canvas after each stroke.
         """
-        for some in chunks(_pictures(inputs, facts), TOGETHER):
+        for some in chunks(named_images(inputs, facts["shape"], facts["white"]), TOGETHER):
             batch = self._packed([(unit(given.pixels), 0) for given in some]).inputs
             terms = np.stack(model.terms(params, batch)).astype(np.float64)
             painted = model.again(params, batch._replace(noise=np.zeros_like(batch.noise))) if explain else None
@@ -403,13 +396,3 @@ class Paint(Task[Painter]):
 def _generator(image: Array, place: int) -> np.random.Generator:
     """A generator for an image, so that metrics do not depend on batches or on the order of the images."""
     return np.random.default_rng((zlib.crc32(image.tobytes()), place))
-
-
-def _pictures(inputs: Iterable[Given | Array], facts: Mapping[str, Any]) -> Iterator[Given]:
-    """Inputs as pictures; an array is named by its place."""
-    for i, given in with_places(inputs):
-        if isinstance(given, Given):
-            yield given
-        else:
-            label = f"image {i}"
-            yield Given(label, as_image(given, shape=facts["shape"], white=facts["white"], label=label))

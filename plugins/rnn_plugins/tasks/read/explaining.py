@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minigrad import log_softmax, pick
 from minigrad.trees import Tree
-from rnn_plugins.data.images import unit
+from rnn_plugins.data.images import Named, unit
 from rnn_plugins.reports.report import Chart, Curve, Figure, Frame, Panel, Picture
 from rnn_plugins.tasks.blocks import mask
 from rnn_plugins.tasks.read.columns import ColumnReader
 from rnn_plugins.tasks.read.model import Glimpser
 from rnn_plugins.tasks.read.results import DIGITS, STOP
-
-if TYPE_CHECKING:
-    from rnn_plugins.tasks.read.task import Given
 
 Array: TypeAlias = NDArray[Any]
 
@@ -54,7 +51,7 @@ def left_out(model: Glimpser, params: Tree, pixels: Array, keys: Array, wanted: 
 
 
 def explanation(
-    model: Glimpser | ColumnReader, params: Tree, given: Given, number: str, keys: Array
+    model: Glimpser | ColumnReader, params: Tree, given: Named, number: str, keys: Array
 ) -> tuple[Figure, ...]:
     """The path of the glimpses, and how much each counts for the number that is read; or how much each column does.
 
@@ -95,14 +92,14 @@ def explanation(
         f"What is lost without each glimpse: {given.name}",
         "glimpse",
         "nats",
-        (Curve("", np.arange(1.0, len(falls) + 1), falls),),
+        (Curve("", np.arange(1.0, len(falls) + 1), falls, role="points"),),
         definition=f"How much log p of {number} falls if the patches of this glimpse are blank, and all others and the "
         "path are as they are.",
     )
     return path, counts
 
 
-def _of_columns(model: ColumnReader, params: Tree, given: Given, number: str, wanted: Array) -> tuple[Figure, ...]:
+def _of_columns(model: ColumnReader, params: Tree, given: Named, number: str, wanted: Array) -> tuple[Figure, ...]:
     """The image, and how much each of its columns counts."""
     width = given.pixels.shape[1]
     xs = np.repeat(model.columns(given.pixels[None], len(wanted)), width + 1, axis=1)  # (W + S, W + 1, I)
@@ -127,7 +124,7 @@ def _as_uint8(pixels: Array) -> Array:
     return values[..., 0] if values.shape[2] == 1 else values
 
 
-def _seen(model: Glimpser, given: Given, places: Array) -> list[Array]:
+def _seen(model: Glimpser, given: Named, places: Array) -> list[Array]:
     """What each glimpse (T, 2) sees of an image: its patches beside each other."""
     sensor, mean, deviation = model.sensor, np.array(model.mean), np.array(model.deviation)
     image = (unit(given.pixels, np.float64) - mean) / deviation  # so that what is outside looks like the mean

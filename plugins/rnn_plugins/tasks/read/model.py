@@ -51,17 +51,17 @@ class Seen(NamedTuple):
 
     Attributes:
         outputs: of the cell that names symbols, (T, B, H).
-        means: of the distributions of the locations, (T, B, 2).
         places: the locations, (T, B, 2), as ``Sensor`` has them.
-        expected: the rewards that were expected before each glimpse, (T, B).
         glimpses: what that cell has read, (T, B, G).
+        means: of the distributions of the locations, (T, B, 2); None if locations are random.
+        expected: the rewards that were expected before each glimpse, (T, B); None unless attention is hard.
     """
 
     outputs: Any
-    means: Any
     places: Any
-    expected: Any
     glimpses: Any
+    means: Any = None
+    expected: Any = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Glimpser(task.Model):
     Attributes:
         sensor: the sensor.
         reader: the cell that reads glimpses and names symbols.
-        mover: the cell that says where to look; None if the first one does.
+        mover: the cell that says where to look; None if the first one does, or none is needed.
         classes: the number of symbols, with the stop symbol.
         symbols: the length of the longest string, with the stop symbol.
         per_symbol: glimpses for each symbol.
@@ -125,7 +125,7 @@ class Glimpser(task.Model):
     dtype: str = "float32"
 
     def init_params(self, rng: np.random.Generator) -> Tree:
-        """``glimpse``, ``reader``, ``mover``, ``where``, ``expected``, ``context`` and ``head``."""
+        """``glimpse``, ``reader`` and ``head``; what is used of ``where``, ``expected``, ``mover`` and ``context``."""
         width, size = self.reader.input_size, (self.mover or self.reader).output_size
         half = -(-width // 2)
         params: dict[str, Any] = {
@@ -135,10 +135,12 @@ class Glimpser(task.Model):
                 "both": dense(rng, 2 * half, width),
             },
             "reader": self.reader.init_params(rng),
-            "where": {"W": START * glorot_uniform(rng, (size, 2)), "b": zeros(rng, (2,))},
-            "expected": {"W": zeros(rng, (size, 1)), "b": zeros(rng, (1,))},
-            "head": dense(rng, self.reader.output_size, self.classes),
         }
+        if self.attention != "random":
+            params["where"] = {"W": START * glorot_uniform(rng, (size, 2)), "b": zeros(rng, (2,))}
+        if self.attention == "hard":
+            params["expected"] = {"W": zeros(rng, (size, 1)), "b": zeros(rng, (1,))}
+        params["head"] = dense(rng, self.reader.output_size, self.classes)
         if self.mover is not None:
             params["mover"] = self.mover.init_params(rng)
         if self.context:
@@ -221,7 +223,7 @@ class Glimpser(task.Model):
         step = _Step(self.sensor, self.reader, self.mover, self.attention, self.spread)
         of_step = {name: part for name, part in params.items() if name not in ("context", "head")}
         _, seen = scan(step, of_step, (trees.cast(tuple(states), self.dtype), where_next), xs, context=context)
-        return Seen(*seen)
+        return Seen(**seen)
 
     def logits(self, params: Tree, seen: Seen, rng: np.random.Generator | None = None) -> Any:
         """The logits of each symbol, (S, B, K)."""
@@ -288,10 +290,14 @@ class _Step:
     def __call__(self, params: Tree, carry: Tree, x: Tree, context: Tree) -> tuple[Tree, Tree]:
         """One step: x has ``noise`` (B, 2), and may have ``shown`` and dropout masks; the output is a ``Seen``."""
         (reading, *moving), before = carry
-        mean = affine(params["where"], before)  # (B, 2)
-        place = x["noise"] if self.attention == "random" else mean + self.spread * x["noise"]
+        output: dict[str, Any] = {}
+        place = x["noise"]
+        if self.attention != "random":
+            output["means"] = affine(params["where"], before)  # (B, 2)
+            place = output["means"] + self.spread * place
         if self.attention == "hard":
             place = stop_gradient(place)
+            output["expected"] = affine(params["expected"], stop_gradient(before))[:, 0]
         p, patches = params["glimpse"], self.sensor(context["image"], place)
         if "shown" in x:
             patches = patches * x["shown"]
@@ -305,5 +311,4 @@ class _Step:
             seen = concat(seen, context["hint"]) if "hint" in context else seen
             moving, after = masked_step(self.mover, params["mover"], moving[0], seen, x.get("mover", ()))
             states = (*states, moving)
-        expected = affine(params["expected"], stop_gradient(before))[:, 0]
-        return (states, after), (y, mean, place, expected, g)
+        return (states, after), {"outputs": y, "places": place, "glimpses": g, **output}

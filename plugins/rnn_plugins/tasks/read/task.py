@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from minigrad.trees import Tree
 from rnn_plugins.data import numbered
-from rnn_plugins.data.images import as_image, unit
+from rnn_plugins.data.images import Named, as_image, unit
 from rnn_plugins.data.number_files import Reading, pictures, read_numbers
 from rnn_plugins.data.numbered import Numbers, Pictures
 from rnn_plugins.data.pixels import size_of
@@ -93,13 +93,6 @@ class Examples(Sequence[Example]):
         if isinstance(place, slice):
             return Examples(self.pictures[place], self.texts[place], self.ends)
         return Example(self.pictures[place], self.texts[place], self.ends)
-
-
-class Given(NamedTuple):
-    """An image that is to be read: its name, and pixels (H, W, C) as in ``Images.pixels``."""
-
-    name: str
-    pixels: Array
 
 
 @dataclass(frozen=True)
@@ -263,8 +256,9 @@ class Read(Task[Either]):
         if self.attention == "none":
             return ColumnReader(network.make_cell(height * channels + 1), **common)
         reader, mover = network.make_cell(network.hidden_size), None
-        if self.layers == 2:
-            mover = network.make_cell(reader.output_size + (network.hidden_size if self.context else 0))
+        context = 0 if self.attention == "random" else self.context
+        if self.layers == 2 and self.attention != "random":
+            mover = network.make_cell(reader.output_size + (network.hidden_size if context else 0))
         return Glimpser(
             sensor=Sensor((height, width, channels), self.size, self.scales),
             reader=reader,
@@ -272,7 +266,7 @@ class Read(Task[Either]):
             per_symbol=self.glimpses,
             attention=self.attention,
             spread=self.spread,
-            context=self.context,
+            context=context,
             **common,
         )
 
@@ -294,7 +288,7 @@ class Read(Task[Either]):
         """Images (B, H, W, C), a number for the chance of each, (B,), and their lengths; symbols (S, B), padded."""
         targets, lengths = padded([example.ids for example in examples])
         pixels = np.stack([example.picture.pixels(epoch, seed) for example in examples])
-        return Batch((pixels, _keys(examples), lengths), targets, float(lengths.sum()))
+        return Batch((pixels, _keys(pixels), lengths), targets, float(lengths.sum()))
 
     # Metrics
 
@@ -302,12 +296,12 @@ class Read(Task[Either]):
         """The share of numbers and of digits that are right, and the mean of -log p(symbol)."""
         return measured(self.read_all(model, params, examples), examples)
 
-    def read_all(self, model: Either, params: Tree, examples: Iterable[Example | Given]) -> Array:
+    def read_all(self, model: Either, params: Tree, examples: Iterable[Example | Named]) -> Array:
         """The log probabilities of the symbols that are read in each image, (N, S, K)."""
         found = [np.empty((0, model.symbols, model.classes))]
         for some in chunks(examples, AT_ONCE):
-            pixels = np.stack([each.pixels if isinstance(each, Given) else each.picture.pixels() for each in some])
-            found.append(model.read(params, pixels, _keys(some), self.samples))
+            pixels = np.stack([each.pixels if isinstance(each, Named) else each.picture.pixels() for each in some])
+            found.append(model.read(params, pixels, _keys(pixels), self.samples))
         return np.concatenate(found)
 
     def guessing(self, facts: Mapping[str, Any]) -> float:
@@ -338,7 +332,7 @@ class Read(Task[Either]):
 
     # Use
 
-    def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[Given]:
+    def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[Named]:
         """The images of a file or folder, of the size that the network sees, or of the pictures on its canvas."""
         how = {"shape": facts["placed"], "whole": facts["shape"], "white": facts["white"], "size": self.image_size}
         for name, pixels in pictures(file, **how):
@@ -349,7 +343,7 @@ class Read(Task[Either]):
         model: Either,
         params: Tree,
         facts: Mapping[str, Any],
-        inputs: Iterable[Given | Array],
+        inputs: Iterable[Named | Array],
         *,
         top: int = 1,
         explain: bool = False,
@@ -375,7 +369,7 @@ class Read(Task[Either]):
                 if explain:
                     from rnn_plugins.tasks.read.explaining import explanation
 
-                    figures = explanation(model, params, given, best[0][0], _keys([given]))
+                    figures = explanation(model, params, given, best[0][0], _keys([given.pixels]))
                 yield Prediction(f"{given.name}\t{told}", record, figures)
 
     def excerpt(self, model: Either, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str:
@@ -397,21 +391,21 @@ class Read(Task[Either]):
             return along_columns(model, params, examples, self.pack, (*DIGITS, "stop"))
         return along_glimpses(model, params, examples, self.pack, (*DIGITS, "stop"))
 
-    def _givens(self, inputs: Iterable[Given | Array], facts: Mapping[str, Any]) -> Iterator[Given]:
+    def _givens(self, inputs: Iterable[Named | Array], facts: Mapping[str, Any]) -> Iterator[Named]:
         """Inputs with names; an array is named by its place."""
         for i, given in with_places(inputs):
-            if isinstance(given, Given):
+            if isinstance(given, Named):
                 yield given
             else:
                 label, whole = f"image {i}", list(getattr(given, "shape", ())[:2]) == facts["shape"][:2]
                 shape = facts["shape" if whole else "placed"]
                 yield self._given(label, as_image(given, shape=shape, white=facts["white"], label=label))
 
-    def _given(self, name: str, pixels: Array) -> Given:
+    def _given(self, name: str, pixels: Array) -> Named:
         """A picture as the network sees it, on the canvas if there is one that it does not fill."""
         if self.canvas and pixels.shape[:2] != (self.canvas, self.canvas):
-            pixels = placed(pixels, self.canvas, np.random.default_rng(zlib.crc32(name.encode())))
-        return Given(name, pixels)
+            pixels = placed(pixels, self.canvas, np.random.default_rng(_keys([pixels])[0]))
+        return Named(name, pixels)
 
 
 def _facts(found: Numbers, train: Pictures, lengths: set[int]) -> dict[str, Any]:
@@ -443,7 +437,6 @@ def _require_length(example: Example, facts: Mapping[str, Any]) -> None:
         )
 
 
-def _keys(given: Iterable[Example | Given]) -> Array:
-    """A number for the chance of each image, from its name, (B,)."""
-    names = (each.name if isinstance(each, Given) else each.picture.name for each in given)
-    return np.fromiter((zlib.crc32(name.encode()) for name in names), np.int64)
+def _keys(pixels: Iterable[Array]) -> Array:
+    """A number for the chance of each image, from its pixels, (B,)."""
+    return np.fromiter((zlib.crc32(image.tobytes()) for image in pixels), np.int64)
