@@ -30,7 +30,7 @@ FRAME = 5
 OVERLAP = 0.5
 """The first deviation of a window's Gaussians, in distances of its points: so wide that nothing lies between them."""
 
-CLEAR = 6
+CLEAR = 3
 """How many times larger than usual the first weights of the codes' means are, so that noise hides less of them."""
 
 THRESHOLD = 0.5
