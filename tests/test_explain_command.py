@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnn_cli.main import rnn
-from rnn_plugins.inspect.explain import bptt
+from rnn_plugins.inspect.bptt import bptt
 
 DERIVATIONS = st.builds(
     lambda text, steps, hidden_size, seed: bptt(text, min(steps, len(text) - 1), hidden_size, seed),

@@ -108,6 +108,7 @@ ALL = [
     ["tasks", "--json"],
     ["tasks", "show", "language-model"],
     ["tasks", "check", "language-model", "дядя.txt"],
+    ["explain", "forward", "--text", "привет"],
     ["explain", "bptt", "--text", "привет"],
 ]
 """Every command, with Cyrillic letters wherever there can be some."""
@@ -342,6 +343,7 @@ def hostile(folder: Path) -> Iterator[str]:
         ["cells", "check", "cell.py", "--json"],
         ["cells", "show", "NAME"],
         ["explain", "bptt", "--text", "NAME"],
+        ["explain", "forward", "--text", "NAME"],
         ["explain", "bptt", "--seed", "NAME"],
         ["NAME"],
         ["--NAME"],

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from rnn_cli.console import columns
-
-if TYPE_CHECKING:
-    from rnn_plugins.inspect.explain import Derivation
-
-WIDTH = 80
-"""Maximum width."""
+from rnn_cli import console
+from rnn_cli.plugins import JSON
 
 
 @click.group()
@@ -22,197 +15,56 @@ def explain() -> None:
     """Explain a computation step by step, with its numbers."""
 
 
+def _small(command: Any) -> Any:
+    """The options of a network that is small enough to print every number of."""
+    for option in (
+        click.option("--seed", metavar="N", default=1, show_default=True, help="Random seed for the weights."),
+        click.option("--hidden-size", metavar="N", default=3, show_default=True, help="Hidden units."),
+    ):
+        command = option(command)
+    return command
+
+
+TEXT = click.option(
+    "--text", default="hello", show_default=True, help="Text to read; the network predicts each next symbol."
+)
+
+
 @explain.command()
-@click.option("--text", default="hello", show_default=True, help="Text to read; the network predicts each next symbol.")
+@TEXT
+@_small
+@click.option("--train", metavar="N", default=0, show_default=True, help="Steps of gradient descent on the text first.")
+@click.option("--draws", metavar="N", default=4, show_default=True, help="Number of letters to draw.")
+@JSON
+def forward(text: str, hidden_size: int, seed: int, train: int, draws: int, as_json: bool) -> None:
+    """Read a text with a basic network, letter by letter.
+
+    Its state, its logits, their softmax and the loss after each letter, and letters drawn by hand from the predictions,
+    with the random numbers.
+    """
+    from rnn_plugins.inspect.forward import forward as walk_through
+    from rnn_plugins.reports.report import plain
+
+    walk = walk_through(text, hidden_size, seed, train, draws)
+    if as_json:
+        click.echo(console.as_json(plain(walk) | {"loss": walk.loss, "guessing": walk.guessing}, indent=1))
+        return
+    from rnn_cli.explanations.forward import show
+
+    show(walk)
+
+
+@explain.command()
+@TEXT
 @click.option("--steps", metavar="N", default=3, show_default=True, help="Number of time steps to go back.")
-@click.option("--hidden-size", metavar="N", default=3, show_default=True, help="Hidden units.")
-@click.option("--seed", metavar="N", default=1, show_default=True, help="Random seed for the weights.")
+@_small
 def bptt(text: str, steps: int, hidden_size: int, seed: int) -> None:
     """Derive backpropagation through time as the lecture does.
 
     Every Jacobian, product and contribution is printed. The sums are compared with the gradient that automatic
     differentiation computes for the same network.
     """
-    from rnn_plugins.inspect.explain import bptt as derive
+    from rnn_cli.explanations.bptt import show
+    from rnn_plugins.inspect.bptt import bptt as derive
 
-    derivation = derive(text, steps, hidden_size, seed)
-    _network(derivation)
-    _forwards(derivation)
-    _for_v(derivation)
-    _through_time(derivation)
-    _for_w_and_u(derivation)
-    _comparison(derivation)
-    _what_it_shows(derivation)
-
-
-def _network(d: Derivation) -> None:
-    pairs = ", ".join(f"{step.symbol!r} -> {step.target!r}" for step in d.steps)
-    _paragraph(f"Backpropagation through time by hand. A small network reads and should predict {pairs}.")
-    _formulas(
-        "s_t    = tanh(U x_t + W s_{t-1})     the state, s_0 = 0",
-        "yhat_t = softmax(V s_t)              the prediction",
-        "E_t    = -log yhat_t[target]         the loss, in nats",
-    )
-    _paragraph(
-        f"Vectors are columns, as in the lectures. x_t is one-hot over {_names(d)}, so U x_t is a column of U. (The "
-        "toolkit's code keeps states as rows, x @ U + s @ W: its matrices are these, transposed.)"
-    )
-    _matrices(("U", d.U), ("W", d.W), ("V", d.V))
-
-
-def _forwards(d: Derivation) -> None:
-    _heading("1. Forwards")
-    _paragraph(f"yhat_t gives a probability to each of {_names(d)}.")
-    for step in d.steps:
-        click.echo(f"  t = {step.t}   reads {step.symbol!r}, should predict {step.target!r}")
-        click.echo(f"    s_{step.t}    = {_vector(step.s)}")
-        click.echo(f"    yhat_{step.t} = {_vector(step.predicted)}")
-        click.echo(f"    E_{step.t}    = {step.loss:.4f}")
-    click.echo()
-
-
-def _for_v(d: Derivation) -> None:
-    _heading("2. The gradient for V: each loss depends only on its own step")
-    _formulas("dE_t/dV = (yhat_t - y_t) outer s_t            y_t: the target, one-hot")
-    _matrices(*((f"dE_{step.t}/dV", step.dV) for step in d.steps))
-
-
-def _through_time(d: Derivation) -> None:
-    last = len(d.steps)
-    _heading(f"3. Back through time: how s_{last} depends on the states before it")
-    _paragraph(
-        f"Every step uses W and U, so E_{last} depends on them through s_{last}, and through each earlier state: "
-        "a sum over k, in which ds_k/dW takes s_{k-1} as constant."
-    )
-    _formulas(
-        f"dE_{last}/dW = sum over k = 1..{last} of  dE_{last}/ds_{last}  ds_{last}/ds_k  ds_k/dW",
-        f"ds_{last}/ds_k = product over j = {last}..k+1 of  ds_j/ds_{{j-1}}",
-        "ds_j/ds_{j-1} = diag(1 - s_j^2) W",
-    )
-    jacobians = [c for c in d.contributions if c.jacobian is not None]
-    if jacobians:
-        click.echo("  The Jacobians:\n")
-        _matrices(*((f"ds_{c.k + 1}/ds_{c.k}", c.jacobian) for c in jacobians))
-    click.echo("  Their products, and the norm (largest singular value) of each:\n")
-    for c in d.contributions:
-        equals = {last: " = the identity", last - 1: ""}.get(c.k, f" = ds_{last}/ds_{c.k + 1} ds_{c.k + 1}/ds_{c.k}")
-        _matrices((f"ds_{last}/ds_{c.k}{equals}, norm {c.norm:.4f}", c.product))
-    click.echo("  With them, the gradient of the loss for each state:\n")
-    step = d.steps[-1]
-    click.echo(f"    dE_{last}/ds_{last} = V^T (yhat_{last} - y_{last})")
-    if last > 1:
-        click.echo(f"    dE_{last}/ds_k = (ds_{last}/ds_k)^T dE_{last}/ds_{last}")
-    click.echo()
-    for name, vector in [
-        (f"yhat_{last} - y_{last}", step.error),
-        *((f"dE_{last}/ds_{c.k}", c.ds) for c in d.contributions),
-    ]:
-        click.echo(f"    {name:<12} = {_vector(vector)}")
-    click.echo()
-
-
-def _for_w_and_u(d: Derivation) -> None:
-    last = len(d.steps)
-    _heading(f"4. The gradient for W: the contribution of each step k to dE_{last}/dW")
-    _formulas(f"((1 - s_k^2) * dE_{last}/ds_k) outer s_{{k-1}}")
-    _matrices(*((f"k = {c.k}" + (", where s_0 = 0" if c.k == 1 else ""), c.dW) for c in d.contributions))
-    _heading(f"5. The gradient for U: the contribution of each step k to dE_{last}/dU")
-    _formulas(f"((1 - s_k^2) * dE_{last}/ds_k) outer x_k")
-    _matrices(*((f"k = {c.k}, x_{c.k} = {d.steps[c.k - 1].symbol!r}", c.dU) for c in d.contributions))
-
-
-def _comparison(d: Derivation) -> None:
-    last = len(d.steps)
-    _heading("6. The sums, and the engine's gradient beside them")
-    for name in ("W", "U", "V"):
-        what = "from 2." if name == "V" else "the sum over k"
-        _matrices((f"dE_{last}/d{name}, {what}", d.sums[name]), (f"dE_{last}/d{name}, the engine", d.engine[name]))
-    _paragraph(
-        f"The largest difference of all is {d.difference:.1e}: rounding only. The engine used the cell "
-        "'rnn', the time loop and reverse-mode automatic differentiation, and none of the formulas above. The gradient "
-        "of a whole text is the sum of such gradients over all its losses."
-    )
-
-
-def _what_it_shows(d: Derivation) -> None:
-    _heading("7. What it shows")
-    last = len(d.steps)
-    if d.factor is None:
-        _paragraph("One step has no Jacobian to go through. With --steps 3 the gradient goes back in time.")
-        return
-    norms = ", then ".join(f"{c.norm:.3f}" for c in d.contributions)
-    way = "shrink" if d.factor < 1 else "grow"
-    _paragraph(
-        f"The norms of ds_{last}/ds_k {way}, from k = {last} back to k = 1: {norms}. That is a factor of "
-        f"{d.factor:.2f} per step. {_so(d)}"
-    )
-
-
-def _so(d: Derivation) -> str:
-    """The conclusion from the norms, extrapolated over more steps."""
-    far = ", ".join(f"{value:.1e} over {steps} steps" for steps, value in d.outlook.items())
-    if d.factor is not None and d.factor < 1:
-        return (
-            f"At this rate it would be {far}: inputs that far back would have no effect on the gradient, and the "
-            "network could not learn from them. This is the vanishing gradient, which gated cells were designed to "
-            "prevent."
-        )
-    return (
-        f"At this rate it would be {far}: the gradient explodes, which clipping (--grad-clip) prevents. tanh' = "
-        "1 - s^2 is below 1, and counteracts when the states are large."
-    )
-
-
-def _width() -> int:
-    return min(columns(sys.stdout), WIDTH)
-
-
-def _names(d: Derivation) -> str:
-    return ", ".join(map(repr, d.symbols))
-
-
-def _number(x: float) -> str:
-    text = f"{x:7.4f}"
-    return text.replace("-", " ") if not text.strip("-0. ") else text  # no minus sign before zero
-
-
-def _vector(values: Any) -> str:
-    return f"({' '.join(map(_number, values))})"
-
-
-def _rows(matrix: Any) -> list[str]:
-    return [f"[{' '.join(map(_number, row))}]" for row in matrix]
-
-
-def _matrices(*named: tuple[str, Any]) -> None:
-    """Matrices under their names, as many side by side as fit."""
-    line: list[list[str]] = []
-    for name, matrix in named:
-        rows = [name, *_rows(matrix)]
-        width = max(map(len, rows))
-        block = [row.ljust(width) for row in rows]
-        if line and 4 + sum(len(other[0]) + 3 for other in line) + width > _width():
-            _beside(line)
-            line = []
-        line.append(block)
-    _beside(line)
-
-
-def _beside(blocks: Sequence[list[str]]) -> None:
-    height = max(map(len, blocks))
-    for i in range(height):
-        parts = [block[i] if i < len(block) else " " * len(block[0]) for block in blocks]
-        click.echo(("    " + "   ".join(parts)).rstrip())
-    click.echo()
-
-
-def _formulas(*lines: str) -> None:
-    click.echo("".join(f"    {line}\n" for line in lines))
-
-
-def _paragraph(text: str) -> None:
-    click.echo(click.wrap_text(text, _width()) + "\n")
-
-
-def _heading(text: str) -> None:
-    click.secho(text + "\n", bold=True)
+    show(derive(text, steps, hidden_size, seed))

@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from minigrad import affine, cross_entropy, one_hot, trees, value_and_grad
 from rnn_cells.rnn import RNN
 from rnn_plugins.errors import UserError
+from rnn_plugins.inspect.small import small_network
 
 Array = NDArray[Any]
-
-MOST_SYMBOLS = 7
-"""Most different symbols in a text, and units of a network, whose matrices fit into eighty columns."""
 
 
 @dataclass(frozen=True)
@@ -121,25 +119,14 @@ def bptt(text: str = "hello", steps: int = 3, hidden_size: int = 3, seed: int = 
     Raises:
         UserError: the text is too short or has too many different symbols, or a size is out of range.
     """
-    if not 1 <= hidden_size <= MOST_SYMBOLS:
-        raise UserError(f"--hidden-size is {hidden_size}; it must be from 1 to {MOST_SYMBOLS}, to be read as numbers")
-    for option, value, least in (("steps", steps, 1), ("seed", seed, 0)):
-        if value < least:
-            raise UserError(f"--{option} is {value}; it must be at least {least}")
+    if steps < 1:
+        raise UserError(f"--steps is {steps}; it must be at least 1")
     if len(text) < steps + 1:
         raise UserError(
             f"--text is {text!r}, {len(text)} characters; {steps} steps need {steps + 1}, since each predicts the next"
         )
-    symbols = tuple(dict.fromkeys(text))
-    if not 2 <= len(symbols) <= MOST_SYMBOLS:
-        raise UserError(
-            f"--text is {text!r}, with {len(symbols)} different characters; it must have from 2 to {MOST_SYMBOLS}"
-        )
+    symbols, (U, W, V) = small_network(text, hidden_size, seed)
     ids = np.array([symbols.index(symbol) for symbol in text[: steps + 1]])
-    rng = np.random.default_rng(seed)
-    U = rng.normal(0, 1, (hidden_size, len(symbols)))
-    W = rng.normal(0, 0.8 / np.sqrt(hidden_size), (hidden_size, hidden_size))
-    V = rng.normal(0, 1, (len(symbols), hidden_size))
     forward = _forward(U, W, V, symbols, ids)
     contributions = _contributions(W, V, forward, ids)
     sums = {

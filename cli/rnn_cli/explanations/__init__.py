@@ -1,0 +1,1 @@
+"""Print explanations: what ``rnn explain`` shows, a module each."""
