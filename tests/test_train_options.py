@@ -225,7 +225,7 @@ def test_every_option_may_stand_in_a_configuration_file() -> None:
         "name": '"mine"', "task": '"language-model"',
         "resume": '""', "init-from": '""', "preset": '"char-rnn"', "valid-every": "3", "log-every": "2",
         "quiet": "true", "backend": '"reference"',
-        "json": "false", "flow": "true", "flow-every": "5", "track": '"tensorboard"',
+        "json": "false", "progress": '"none"', "flow": "true", "flow-every": "5", "track": '"tensorboard"',
         "test": '["fox.txt"]',
     }  # fmt: skip
     in_tables = {"cell-option", "task-option", "ablate"}

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_cli import completion, piped
-from rnn_cli.console import announcing, errors, is_live, notes_suppressed, remark, suppress_notes
+from rnn_cli.console import announcing, errors, remark, showing, suppress_notes
 from rnn_cli.display import amount, duration
-from rnn_cli.options import OPTIONS, SETTINGS, TRUST, Setting, TrainingCommand, collect
+from rnn_cli.options import OPTIONS, SETTINGS, SHOWN, TRUST, Setting, TrainingCommand, collect
 from rnn_cli.output import chosen, output_options, put
 from rnn_cli.tables import sentence
 from rnn_lab.comparison import Watcher
@@ -51,6 +51,7 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
     requires. The runs stay in the runs folder. After Ctrl-C, the finished runs are compared.
     """
     output = chosen(given)
+    given.pop("progress")
     cells, match, seeds = given.pop("cell"), given.pop("match"), given.pop("seeds")
     wanted = collect((), given)
     if wanted.pop("quiet", False):
@@ -110,6 +111,7 @@ compare.params[1:1] = [
     ),
     Setting(SIDE_BY_SIDE, "seeds", "Number of runs per cell, each with its own seed.", default=3, type=int),
     *(option for option in OPTIONS if option.name in named("shared")),
+    SHOWN,
     Setting("Output", "quiet", "Print nothing but errors and the result.", is_flag=True, short="-q"),
     Setting(
         "Run",
@@ -173,7 +175,7 @@ class Bars(Watcher):
         from rich.progress import BarColumn, Progress, TextColumn
 
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[left]}"))
-        self._bars = Progress(*columns, console=errors(), transient=True, disable=not is_live() or notes_suppressed())
+        self._bars = Progress(*columns, console=errors(), transient=True, disable=showing() != "live")
         self._said: set[str] = set()
         self._name = ""
 
@@ -199,7 +201,7 @@ class Bars(Watcher):
             remark(f"{self._name}: diverged at step {error.step:,}")
             for line in session.diagnosis(error)[1:]:
                 remark(f"  {line}")
-        elif (metrics := session.trainer.best["metrics"]) is not None:
+        elif showing() != "none" and (metrics := session.trainer.best["metrics"]) is not None:
             from rnn_lab.comparison.plan import seconds_of
 
             run, task = session.run, session.run.task

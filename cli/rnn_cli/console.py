@@ -14,11 +14,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import IO, TYPE_CHECKING, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any, Literal, TextIO, get_args
 
 import click
 
 from rnn_lab.printable import CONTROLS, NEWLINE, OTHER, TAB, printable
+from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +29,11 @@ PLAINER = {NEWLINE: "$", TAB: ">", OTHER: "."}
 
 QUIET = "rnn_cli.quiet"
 """Key in a Click context's meta: the command prints no notes."""
+
+Showing = Literal["live", "plain", "none"]
+
+SHOWING = "rnn_cli.showing"
+"""Key in a Click context's meta: how the command was told to show its progress."""
 
 
 def prepare() -> None:
@@ -66,15 +72,15 @@ def _escaped(character: str) -> str:
 
 def errors() -> Console:
     """Rich on standard error, for progress and notes: one console for both, so that notes appear above the progress."""
-    return _errors_on(sys.stderr)
+    return _errors_on(sys.stderr, showing() == "live")
 
 
 @lru_cache(maxsize=1)
-def _errors_on(stream: TextIO) -> Console:
+def _errors_on(stream: TextIO, live: bool) -> Console:
     """One console per stream, because Rich inspects a stream's abilities once."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, force_terminal=live or None)
 
 
 def results() -> Console:
@@ -133,7 +139,7 @@ def remark(text: str) -> None:
         return
     text = printable(text)
     with ignoring_hangups():
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() or showing() == "live":
             width = columns(sys.stderr) - 1
             text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
             print(text, file=sys.stderr)  # while Rich redraws, it intercepts print, but not click.echo
@@ -181,8 +187,8 @@ def announcing(total: int) -> Iterator[Callable[[str], None]]:
     Yields:
         A function to call with each task's name before it starts.
     """
-    if not is_live() or notes_suppressed():
-        yield lambda what: remark(f"{what} ...")
+    if (how := showing()) != "live":
+        yield lambda what: remark(f"{what} ...") if how == "plain" else None
         return
     from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
@@ -218,6 +224,36 @@ def as_json(value: Any, indent: int | None = None, default: Callable[[Any], Any]
     return re.sub(CONTROLS, lambda found: "\n" if found[0] == "\n" else _escaped(found[0]), text)
 
 
-def is_live() -> bool:
-    """Whether standard error is a terminal that can be redrawn."""
-    return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+def showing() -> Showing:
+    """How the current command shows its progress: as it was told, or live wherever that can be drawn."""
+    if notes_suppressed():
+        return "none"
+    context = click.get_current_context(silent=True)
+    told: Showing | None = context.meta.get(SHOWING) if context else None
+    return told or ("live" if sys.stderr.isatty() and _can_redraw() and not _in_notebook() else "plain")
+
+
+def show_progress(how: Showing) -> None:
+    """Tell the current command how to show its progress; ``live`` also draws into a pipe, whoever reads it.
+
+    Raises:
+        UserError: there is no such way, or the terminal cannot be redrawn.
+    """
+    if how not in get_args(Showing):
+        raise UserError(f"--progress is {how!r}; it must be one of {', '.join(get_args(Showing))}")
+    if how == "live" and not _can_redraw():
+        raise UserError(
+            f"--progress live needs a terminal that can move its cursor, and TERM is {os.environ['TERM']!r}: use "
+            "--progress plain, or set TERM to the terminal's name"
+        )
+    click.get_current_context().meta[SHOWING] = how
+
+
+def _can_redraw() -> bool:
+    """Whether the terminal can move its cursor."""
+    return os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+
+
+def _in_notebook() -> bool:
+    """Whether the command was started by a Jupyter kernel, whose cells do not move the cursor of their terminal."""
+    return "JPY_PARENT_PID" in os.environ

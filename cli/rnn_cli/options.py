@@ -10,7 +10,7 @@ from typing import Any, get_args
 import click
 
 from rnn_cli import completion
-from rnn_cli.console import remark
+from rnn_cli.console import Showing, remark, show_progress
 from rnn_cli.tables import sentence
 from rnn_lab.settings import EXPECTED, PRESETS, About, Backend, Group, Kind, Settings, about, apart, kinds, merge
 from rnn_plugins.errors import UserError, did_you_mean
@@ -60,6 +60,23 @@ TRUST = click.option("--trust", is_flag=True, expose_value=False, callback=_trus
 
 QUIET = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors and the result.")
 """For commands that report progress."""
+
+
+def _as_told(ctx: click.Context, param: click.Parameter, value: Showing | None) -> Showing | None:
+    if value:
+        show_progress(value)
+    return value
+
+
+PROGRESS_HELP = "How to show the progress: redrawn in place, as lines, or not at all."
+PROGRESS_DEFAULT = "live on a terminal, else plain; plain in notebooks"
+
+_TOLD: dict[str, Any] = {"type": click.Choice(get_args(Showing)), "callback": _as_told}
+
+PROGRESS = click.option(
+    "--progress", expose_value=False, help=f"{PROGRESS_HELP}  [default: {PROGRESS_DEFAULT}]", **_TOLD
+)
+"""For commands that show their progress and have no sections in their help."""
 
 
 class Setting(click.Option):
@@ -194,7 +211,11 @@ OWN = [
 ]
 """Options of ``rnn train`` that are not settings."""
 
+SHOWN = Setting("Output", "progress", PROGRESS_HELP, default=PROGRESS_DEFAULT, kind=str, **_TOLD)
+"""``PROGRESS`` for commands whose help has sections."""
+
 PRINTED = [
+    SHOWN,
     Setting("Output", "quiet", "Print nothing but errors.", kind=bool, is_flag=True, short="-q"),
     Setting("Output", "json", "Print a record per line on standard output.", kind=bool, is_flag=True),
 ]
@@ -372,7 +393,7 @@ def collect(files: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
         given: the command line's options by their names with ``_``; None, False or () if not given.
 
     Returns:
-        Settings, and ``name``, ``resume``, ``init_from``, ``quiet`` and ``json``, if given.
+        Settings, and ``name``, ``resume``, ``init_from``, ``progress``, ``quiet`` and ``json``, if given.
 
     Raises:
         UserError: the configuration file cannot be read or has an unknown key, or an option of the cell is not a pair.

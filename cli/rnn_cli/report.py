@@ -11,7 +11,7 @@ import click
 
 from rnn_cli import completion, piped
 from rnn_cli.console import announcing, remark, suppress_notes
-from rnn_cli.options import BACKEND, QUIET, SETTINGS, TRUST, like
+from rnn_cli.options import BACKEND, PROGRESS, QUIET, SETTINGS, TRUST, like
 from rnn_cli.output import chosen, output_options, put
 from rnn_cli.tables import sentence, table
 from rnn_lab.settings import Settings
@@ -81,6 +81,7 @@ Examples:
 )
 @BACKEND
 @TRUST
+@PROGRESS
 @QUIET
 @output_options
 @click.pass_context

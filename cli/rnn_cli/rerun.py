@@ -9,7 +9,7 @@ import click
 from rnn_cli import completion
 from rnn_cli.console import say
 from rnn_cli.display import emit
-from rnn_cli.options import BACKENDS, TRUST
+from rnn_cli.options import BACKENDS, PROGRESS, TRUST
 from rnn_cli.training import carry_out
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--name", help="Name of the new run.  [default: made from cell and data]")
 @click.option("--backend", type=BACKENDS, help="How to run the time loop.  [default: as in RUN]")
 @TRUST
+@PROGRESS
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print a record per line on standard output.")
 @click.pass_context

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from rnn_cli import piped
+from rnn_cli.console import show_progress
 from rnn_cli.options import OPTIONS, TrainingCommand, collect
 from rnn_cli.training import carry_out
 
@@ -32,6 +33,8 @@ def train(ctx: click.Context, /, files: tuple[str, ...], **given: Any) -> None:
     wanted = collect(files, given)
     name, resumed, source = (wanted.pop(key, None) for key in ("name", "resume", "init_from"))
     quiet, as_json = (wanted.pop(key, False) for key in ("quiet", "json"))
+    if how := wanted.pop("progress", None):  # of a configuration file
+        show_progress(how)
     from rnn_lab import sessions
     from rnn_lab.runs import find_run
     from rnn_lab.tracking import require_writer

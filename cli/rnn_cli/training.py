@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rnn_cli.console import is_live, remark
+from rnn_cli.console import remark, showing
 from rnn_cli.display import Display, Lines, Live, Records, duration, emit, measured, memory, tell
 from rnn_cli.tables import sentence
 from rnn_lab.printable import printable
@@ -166,9 +166,8 @@ def result(session: Session) -> str:
 def _display(session: Session, quiet: bool, as_json: bool) -> Display:
     if as_json:
         return Records(session)
-    if quiet:
-        return Display(session)
-    return Live(session) if is_live() else Lines(session)
+    how = "none" if quiet else showing()
+    return {"live": Live, "plain": Lines, "none": Display}[how](session)
 
 
 def _tracker(session: Session) -> TensorBoard | None:
