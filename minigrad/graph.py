@@ -214,14 +214,15 @@ class Graph:
 
         lines = [f"{labels[v]}: {v!r}" for v in (*self.inputs, *self.constants)]
         for op in self.ops:
-            options = "".join(f", {key}={_spell(value)}" for key, value in op.options.items())
+            options = "".join(f", {key}={spell(value)}" for key, value in op.options.items())
             lines.append(f"{labels[op.output]} = {op.name}({', '.join(map(text, op.inputs))}{options}): {op.output!r}")
         return "\n".join([*lines, f"return {', '.join(map(text, self.outputs))}"])
 
 
-def _spell(option: Any) -> str:
+def spell(option: Any) -> str:
+    """An option as it is printed: a slice as ``0:3``, an array in full."""
     if isinstance(option, tuple | list):
-        return "(" + ", ".join(map(_spell, option)) + ")"
+        return "(" + ", ".join(map(spell, option)) + ")"
     if isinstance(option, slice):
         return ":".join("" if part is None else str(part) for part in (option.start, option.stop, option.step))[
             : None if option.step is not None else -1

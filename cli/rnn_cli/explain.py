@@ -5,14 +5,67 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from rnn_cli import console
-from rnn_cli.plugins import JSON
+from rnn_cli import completion, console
+from rnn_cli.options import separated
+from rnn_cli.plugins import JSON, named
+from rnn_cli.tables import table
+from rnn_plugins.errors import UserError
 
 
-@click.group()
-def explain() -> None:
-    """Explain a computation step by step, with its numbers."""
+class Explanations(click.Group):
+    """The group; the name of a cell in the place of a command explains that cell."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As in Click; a cell's name is an argument of the command ``cell``."""
+        first = args[0]
+        if first in self.commands or first.startswith("-"):
+            return super().resolve_command(ctx, args)
+        from rnn_plugins.errors import did_you_mean
+        from rnn_plugins.registry import entries
+
+        name, known = first.partition(":")[0], [*self.commands, *dict.fromkeys(e.name for e in entries("cells"))]
+        if name not in known and not name.endswith(".py"):
+            raise UserError(
+                f"there is nothing called {first!r} to explain.{did_you_mean(name, known)} rnn explain lists all: "
+                f"{', '.join(known)}"
+            )
+        return "cell", self.commands["cell"], args
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands and the names of the cells."""
+        found = super().shell_complete(ctx, incomplete)
+        return found + [item for item in completion.cells(ctx, self.params[0], incomplete) if item.type == "plain"]
+
+
+@click.group(cls=Explanations, invoke_without_command=True, subcommand_metavar="[WHAT] [ARGS]...")
+@JSON
+@click.pass_context
+def explain(ctx: click.Context, as_json: bool) -> None:
+    """Explain a computation step by step, with its numbers.
+
+    WHAT is one of the commands below or the name of a cell: rnn explain lstm. Without it, all that can be explained is
+    listed.
+    """
+    if ctx.invoked_subcommand is None:
+        _list(as_json)
+
+
+def _list(as_json: bool) -> None:
+    """Print a line for each command and each cell."""
+    from rnn_plugins.registry import describe, entries
+
+    rows = [(name, command.get_short_help_str(100)) for name, command in explain.commands.items() if name != "cell"]
+    for entry in entries("cells"):
+        row = describe("cells", entry)
+        rows.append((entry.name, f"cannot be used: {row.error}" if row.error else row.summary))
+    if as_json:
+        click.echo(console.as_json([{"name": name, "summary": summary} for name, summary in rows], indent=2))
+        return
+    click.echo(table(rows, ("WHAT", "SUMMARY")), nl=False)
 
 
 def _small(command: Any) -> Any:
@@ -52,6 +105,35 @@ def forward(text: str, hidden_size: int, seed: int, train: int, draws: int, as_j
     from rnn_cli.explanations.forward import show
 
     show(walk)
+
+
+CELL, CELL_OPTION = named("cell", "forget_bias=2")
+
+
+@explain.command()
+@CELL
+@CELL_OPTION
+@TEXT
+@click.option("--steps", metavar="N", default=3, show_default=True, help="Number of steps.")
+@_small
+@JSON
+def cell(cell: str, options: dict[str, str], text: str, steps: int, hidden_size: int, seed: int, as_json: bool) -> None:
+    """Compute every gate and state of a cell, step by step.
+
+    The word cell may be left out: rnn explain lstm. The numbers and the equations beside them are of the graph of the
+    cell's step, and so of any cell whose step can be traced.
+    """
+    from rnn_plugins.inspect.gates import gates
+    from rnn_plugins.reports.report import plain
+
+    cell, options = separated("cell", cell, options)
+    found = gates(cell, options, text, steps, hidden_size, seed)
+    if as_json:
+        click.echo(console.as_json(plain(found), indent=1))
+        return
+    from rnn_cli.explanations.gates import show
+
+    show(found)
 
 
 @explain.command()

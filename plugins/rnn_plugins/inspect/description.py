@@ -90,11 +90,11 @@ def describe_cell(spec: str, input_size: int, hidden_size: int, options: Mapping
     """
     cell = registry.make_cell(spec, input_size, hidden_size, options)
     cls = type(cell)
-    params, carry = _beginning(spec, cell)
+    params, carry = beginning(spec, cell)
     return CellDescription(
         name=spec,
         origin=_origin("cells", spec),
-        text=_text(cls),
+        text=docstring_of(cls),
         options=tuple(registry.cell_options(cls)),
         input_size=input_size,
         hidden_size=hidden_size,
@@ -191,7 +191,7 @@ def describe_task(
     return TaskDescription(
         name=spec,
         origin=_origin("tasks", spec),
-        text=_text(type(task)),
+        text=docstring_of(type(task)),
         options=tuple(options_of(type(task))),
         unit=task.unit,
         metrics=task.metrics,
@@ -238,17 +238,17 @@ def step_graph(spec: str, input_size: int, hidden_size: int, options: Mapping[st
         UserError: as in ``describe_cell``, or the step cannot be traced.
     """
     cell = registry.make_cell(spec, input_size, hidden_size, options)
-    params, carry = _beginning(spec, cell)
+    params, carry = beginning(spec, cell)
     try:
         return str(_graph(cell, params, carry).graph)
     except Exception as error:
-        raise UserError(f"a step of the cell {spec!r} cannot be written as a graph: {_reason(error)}") from error
+        raise UserError(f"a step of the cell {spec!r} cannot be written as a graph: {reason_of(error)}") from error
 
 
-def _beginning(spec: str, cell: Cell) -> tuple[Tree, Tree]:
+def beginning(spec: str, cell: Cell, seed: int = 0) -> tuple[Tree, Tree]:
     """New parameters, and the first carry of one sequence."""
     try:
-        return cell.init_params(np.random.default_rng(0)), cell.init_carry(1)
+        return cell.init_params(np.random.default_rng(seed)), cell.init_carry(1)
     except Exception as error:
         raise UserError(
             f"the cell {spec!r} cannot make its parameters: {type(error).__name__}: {error}; "
@@ -270,15 +270,17 @@ def _time_loop(cell: Cell, params: Tree, carry: Tree) -> TimeLoop:
     try:
         program = plan_of(_graph(cell, params, carry), backend=backend)
     except Exception as error:
-        return TimeLoop("reference", reason=_reason(error))
+        return TimeLoop("reference", reason=reason_of(error))
     return TimeLoop(backend, tuple(describe(program)))
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why a step cannot be traced or planned, with the line where that is known."""
     return error.located() if isinstance(error, TraceError) else f"it raises {type(error).__name__}: {error}"
 
 
-def _text(cls: type) -> str:
+def docstring_of(cls: type) -> str:
+    """The docstring of a cell or task without its attributes; paragraphs of equations are indented."""
     written = (inspect.getdoc(cls) or "").partition(ATTRIBUTES)[0].strip()
     if written.startswith(f"{cls.__name__}("):  # the docstring of a dataclass defaults to its signature
         return ""
