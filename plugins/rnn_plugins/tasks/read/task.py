@@ -55,6 +55,9 @@ MEASURED = 1000
 COMPARED = 20
 """Images whose pixels are compared, to tell whether they were trained on."""
 
+PROBED = 1000
+"""Images that reports measure: drawing more would take longer than measuring."""
+
 SHOWN = 40
 """Characters of a line in an excerpt, about."""
 
@@ -384,12 +387,13 @@ class Read(Task[Either]):
         return "\n".join(lines)
 
     def probe(self, model: Either, params: Tree, examples: Sequence[Example], facts: Mapping[str, Any]) -> EveryStep:
-        """The cell that names symbols along the glimpses, or along the columns."""
+        """The cell that names symbols along the glimpses, or along the columns, of some images."""
         from rnn_plugins.tasks.read.probe import along_columns, along_glimpses
 
+        some = examples[:PROBED]
         if isinstance(model, ColumnReader):
-            return along_columns(model, params, examples, self.pack, (*DIGITS, "stop"))
-        return along_glimpses(model, params, examples, self.pack, (*DIGITS, "stop"))
+            return along_columns(model, params, some, self.pack, (*DIGITS, "stop"))
+        return along_glimpses(model, params, some, self.pack, (*DIGITS, "stop"))
 
     def _givens(self, inputs: Iterable[Named | Array], facts: Mapping[str, Any]) -> Iterator[Named]:
         """Inputs with names; an array is named by its place."""
