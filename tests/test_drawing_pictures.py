@@ -223,7 +223,7 @@ def test_words_stand_at_the_rows_and_columns_of_an_image() -> None:
     st.lists(st.floats(width=32) | st.sampled_from([0.0, -1.0, np.nan, np.inf]), max_size=6),
     st.booleans(),
     st.booleans(),
-    st.sampled_from(["measured", "bound", "reference", "points", "steps"]),
+    st.sampled_from(["measured", "thin", "bound", "reference", "points", "mark", "steps"]),
 )
 @settings(max_examples=15)
 def test_no_curve_breaks_the_picture(values: list[float], log_x: bool, log_y: bool, role: Any) -> None:

@@ -383,7 +383,7 @@ def test_ticks_of_a_logarithmic_axis_are_inside(exponent: float, decades: float,
     st.lists(st.floats(width=32) | st.sampled_from([0.0, -1.0, np.nan, np.inf]), max_size=12),
     st.booleans(),
     st.booleans(),
-    st.sampled_from(["measured", "bound", "reference", "points", "steps"]),
+    st.sampled_from(["measured", "thin", "bound", "reference", "points", "mark", "steps"]),
 )
 def test_no_curve_breaks_the_chart(values: list[float], log_x: bool, log_y: bool, role: Any) -> None:
     curve = Curve("a", np.arange(len(values)), np.array(values, np.float64), role=role)

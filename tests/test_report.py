@@ -51,7 +51,7 @@ def test_subjects_are_laid_over_each_other_where_a_chart_allows_it():
     keys = [figure.key for figure in page.figures]
     assert keys == ["one", "pair", "beside", "own.gru", "image.gru", "own.lstm", "image.lstm"]
     one, pair, beside, own, image = page.figures[:5]
-    assert [curve.label for curve in beside.curves] == ["gru, a", "the text's", "lstm, a"]  # which is the same for both
+    assert [curve.label for curve in beside.curves] == ["gru, a", "lstm, a", "the text's"]  # which is the same for both
     assert [(curve.label, curve.style) for curve in one.curves] == [("gru", 0), ("lstm", 1)]
     assert [curve.label for curve in pair.curves] == ["gru, a", "gru, b", "lstm, a", "lstm, b"]
     assert own.title == "gru: Apart"
@@ -116,7 +116,7 @@ def test_kinds_are_the_default_those_named_or_all():
     assert kinds(False, ("memory", "flow", "memory")) == ("memory", "flow")
     installed = {entry.name for entry in registry.entries("reports")}
     assert set(kinds(True)) == installed
-    assert kinds(True)[:2] == ("flow", "heatmap")
+    assert kinds(True)[:3] == ("loss", "flow", "heatmap")
 
 
 def test_every_installed_report_says_what_it_is():

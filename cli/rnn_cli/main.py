@@ -32,6 +32,19 @@ COMMANDS = {
 }
 """Each command's module, in which it has its own name, and its line in ``rnn --help``."""
 
+DRAWS = "rnn report --kind loss draws the losses of a run, and rnn report --list lists what else can be drawn"
+
+INSTEAD = {
+    **dict.fromkeys(("plot", "draw", "chart", "graph", "curve", "curves", "visualize", "visualise"), DRAWS),
+    **dict.fromkeys(("generate", "write", "complete"), "rnn sample generates text"),
+    **dict.fromkeys(("test", "evaluate", "validate"), "rnn eval measures a run on data"),
+    **dict.fromkeys(("resume", "continue"), "rnn train --resume RUN resumes a run"),
+    **dict.fromkeys(("list", "ls"), "rnn runs lists the runs, and rnn cells the cells"),
+    "models": "rnn runs lists the runs",
+    "help": "rnn --help lists the commands, and rnn train --help the options of one",
+}
+"""What to use in place of commands that people know from elsewhere."""
+
 TYPED = "rnn_cli.typed"
 """The key of the typed arguments in a context."""
 
@@ -85,6 +98,8 @@ class LazyGroup(click.Group):
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             from rnn_plugins.errors import did_you_mean
 
+            if instead := INSTEAD.get(args[0].lower()):
+                ctx.fail(f"There is no command called {args[0]!r}: {instead}.")
             hint = did_you_mean(args[0], COMMANDS)
             ctx.fail(f"There is no command called {args[0]!r}.{hint} Commands: {', '.join(COMMANDS)}.")
         return super().resolve_command(ctx, args)

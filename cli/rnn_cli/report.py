@@ -224,10 +224,11 @@ def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]
 
 def _list() -> None:
     """Print the installed kinds, one per line."""
+    from rnn_lab.reporting import installed
     from rnn_plugins import registry
 
-    rows = []
-    for entry in registry.entries("reports"):
+    order, rows = installed(), []
+    for entry in sorted(registry.entries("reports"), key=lambda entry: order.index(entry.name)):
         summary, error = registry.describe("reports", entry)
         rows.append((entry.name, f"{error}" if error else summary))
     click.echo(table(rows, ("KIND", "WHAT IT SHOWS")), nl=False)

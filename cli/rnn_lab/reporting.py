@@ -14,14 +14,21 @@ from rnn_plugins.reports.subject import Subject
 DEFAULT = "flow"
 """The report that is made by default."""
 
+ORDER = (
+    "loss", "flow", "heatmap", "spectrum", "lyapunov", "saturation", "parameters", "memory", "neurons", "structure",
+)  # fmt: skip
+"""The reports of this distribution, from the first to read to the last."""
+
 
 def kinds(all_of_them: bool, named: Sequence[str] = ()) -> tuple[str, ...]:
-    """The names of the reports to make, each once; if all, the built-in ones first, in the order of ``order``."""
-    if not all_of_them:
-        return tuple(dict.fromkeys(named)) or (DEFAULT,)
-    order = ("flow", "heatmap", "spectrum", "lyapunov", "saturation", "parameters", "memory", "neurons", "structure")
-    installed = [entry.name for entry in registry.entries("reports")]
-    return tuple(dict.fromkeys([*(name for name in order if name in installed), *installed]))
+    """The names of the reports to make, each once; if all, in the order of ``installed``."""
+    return installed() if all_of_them else tuple(dict.fromkeys(named)) or (DEFAULT,)
+
+
+def installed() -> tuple[str, ...]:
+    """The names of the installed reports, those of this distribution first, in the order of ``ORDER``."""
+    names = [entry.name for entry in registry.entries("reports")]
+    return tuple(dict.fromkeys([*(name for name in ORDER if name in names), *names]))
 
 
 def load(kinds: Sequence[str], all_of_them: bool = False) -> dict[str, Report]:

@@ -23,7 +23,7 @@ from rnn_lab.trainer import LEARNING_RATE
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.subject import Subject
-from rnn_plugins.tasks.task import Data, Task
+from rnn_plugins.tasks.task import Data, Score, Task
 from rnn_plugins.words import amount, brief
 
 
@@ -62,10 +62,24 @@ def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
         subject,
         steps=int(notes["step"]),
         records=run.records,
+        metrics=task.metrics,
+        deciding=task.best[0],
+        baselines=lambda: _baselines(run, own),
         about=f"{', '.join([*words, subject.about])}, its best weights, of step {notes['step']:,}; "
         f"measured on {where} ({task.count(examples):,} {task.unit})",
         notices=(*subject.notices, *notices),
     )
+
+
+def _baselines(run: Run, data: Data | None) -> tuple[Score, ...]:
+    """The scores of a run's baselines on what it holds out, or of uniform guessing if none of them has a loss."""
+    found: tuple[Score, ...] = ()
+    if data is not None and run.held_out:
+        found = run.task.baselines(run.model, data)
+    loss = run.task.guessing(run.facts)
+    if loss is None or any(score.metrics.get("loss") is not None for score in found):
+        return found
+    return (*found, Score("uniform guessing", "baseline", {"loss": loss}))
 
 
 def fresh(cell: str, task: Task, data: Data, settings: Settings, steps: int = 0) -> Subject:

@@ -29,7 +29,7 @@ CHART_ROWS, IMAGE_ROWS = 14, 24
 DOWNWARDS = 16
 """The longest word that is written downwards below a column."""
 
-MARKERS, BOUNDS, REFERENCES = "ox+*#@%&", "-=~^", ".:',"
+MARKERS, BOUNDS, REFERENCES, THIN, MARKS = "ox+*#@%&", "-=~^", ".:',", "`.,;", "X@%&"
 """The characters of curves: one per curve, so that curves differ without colour."""
 
 MORE_MARKERS = string.ascii_uppercase + string.digits + string.ascii_lowercase
@@ -84,7 +84,8 @@ def chart(figure: Chart, screen: Screen) -> list[Text]:
             owners.setdefault(cell, []).append(index)
     at: dict[tuple[int, int], int] = {}
     for (column, row), indices in owners.items():
-        prominent = [index for index in indices if curves[index].role not in FAINT] or indices
+        standing_out = [index for index in indices if curves[index].role == "mark"]
+        prominent = standing_out or [index for index in indices if curves[index].role not in FAINT] or indices
         at[column, row] = prominent[column % len(prominent)]  # where curves overlap, they alternate
     tick, side, corner, foot = screen.axis()
     lines = _caption(figure.y_label, screen)
@@ -107,7 +108,7 @@ def chart(figure: Chart, screen: Screen) -> list[Text]:
 
 def _markers(curves: Sequence[Curve]) -> list[str]:
     """A character for each curve, unique as long as there are enough."""
-    kinds = {"bound": BOUNDS, "reference": REFERENCES}
+    kinds = {"bound": BOUNDS, "reference": REFERENCES, "thin": THIN, "mark": MARKS}
     chosen: list[str] = []
     for curve in curves:
         kind = kinds.get(curve.role, MARKERS)
@@ -128,7 +129,7 @@ def _cells(curve: Curve, x_axis: Axis, y_axis: Axis, columns: int) -> set[tuple[
     across, up = x_axis.position(x) * (columns - 1), y_axis.position(y) * (CHART_ROWS - 1)
     points = np.stack([across, up], 1)
     cells = [point for point in points if np.isfinite(point).all()]
-    if curve.role != "points":
+    if curve.role not in ("points", "mark"):
         for start, end in itertools.pairwise(points):
             if np.isfinite(start).all() and np.isfinite(end).all():
                 between = int(np.abs(np.clip(end, -1e4, 1e4) - np.clip(start, -1e4, 1e4)).max())

@@ -216,7 +216,9 @@ def _legend_columns(curves: Sequence[Curve]) -> int:
     named = [curve for curve in curves if curve.label]
     longest = max((len(curve.label) for curve in named), default=1)
     columns = int(np.clip(WIDTH // (longest * 6.6 + 40), 1, 4))
-    together = sum(curve.style is not None and curve.style == named[0].style for curve in named) or 1
+    together = 1
+    if len({curve.style for curve in named} - {None}) > 1:
+        together = sum(curve.style == named[0].style for curve in named)
     while together > 1 and columns > 1 and len(named) % (columns * together):
         columns -= 1
     return columns
@@ -262,10 +264,12 @@ def _draw_chart(figure: Chart, part: Figure | SubFigure, ax: Axes, palette: Pale
             of_colour[number] = turn + 1
         look = _look(curve, number + turn, turn)
         seen = (y_axis.low <= curve.y) & (curve.y <= y_axis.high)
-        if curve.role in ("measured", "steps", *FAINT):
+        if curve.role not in ("points", "mark"):
             look["markevery"] = _marked(curve.x, curve.y, x_axis, index, not single and curve.role == "measured")
         # Marks are not clipped at the edge of the axes, so points beyond it are removed here.
-        y = np.where(seen, curve.y, np.nan) if curve.role == "points" else curve.y
+        y = np.where(seen, curve.y, np.nan) if curve.role in ("points", "mark") else curve.y
+        if curve.role == "mark":
+            look["markerfacecolor"] = palette.paper
         (line,) = ax.plot(curve.x, y, color=colour, zorder=3 if curve.role in FAINT else 4, **look)
         line.set_gid(f"curve-{index}")
         points.append(int(seen.sum()))
@@ -294,6 +298,8 @@ def _draw_chart(figure: Chart, part: Figure | SubFigure, ax: Axes, palette: Pale
 
 def _look(curve: Curve, marker: int, turn: int) -> dict[str, Any]:
     """A line's style without its colour."""
+    if curve.role == "thin":
+        return {"linestyle": "solid", "linewidth": 0.8}
     if curve.role == "bound":
         return {"linestyle": "dashed", "linewidth": 1.3}
     if curve.role == "reference":
@@ -301,6 +307,8 @@ def _look(curve: Curve, marker: int, turn: int) -> dict[str, Any]:
     mark = MARKERS[marker % len(MARKERS)]
     if curve.role == "points":
         return {"linestyle": "none", "marker": mark, "markersize": 4, "markeredgewidth": 0, "clip_on": False}
+    if curve.role == "mark":
+        return {"linestyle": "none", "marker": "o", "markersize": 8, "markeredgewidth": 2, "clip_on": False}
     if curve.role == "steps":
         return {"drawstyle": "steps-post", "linestyle": DASHES[turn % len(DASHES)]}
     return {"linestyle": DASHES[turn % len(DASHES)], "marker": mark, "markeredgewidth": 0}

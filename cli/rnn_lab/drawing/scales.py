@@ -9,7 +9,7 @@ import numpy as np
 
 from rnn_plugins.reports.report import Array, Chart, Curve, Image, colour_limits
 
-FAINT = ("bound", "reference")
+FAINT = ("thin", "bound", "reference")
 """Roles of curves that are drawn for comparison."""
 
 LEAST = 1e-12

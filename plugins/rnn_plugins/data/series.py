@@ -207,6 +207,19 @@ def naive_errors(examples: Windows, horizon: int, season: int) -> Array:
     return np.stack(found, axis=1).astype(np.float64)
 
 
+def naive(examples: Windows, horizon: int, season: int, targets: Sequence[int]) -> dict[str, Array]:
+    """The errors of forecasts that need no network, (horizon, M, F) each, by their names.
+
+    Args:
+        examples: the windows.
+        horizon: the steps ahead.
+        season: the steps of one season; 1 for none.
+        targets: the columns of the errors.
+    """
+    steps = {"seasonal naive": season, "last value": 1, "mean": 0} if season > 1 else {"last value": 1, "mean": 0}
+    return {name: naive_errors(examples, horizon, back)[..., targets] for name, back in steps.items()}
+
+
 def measures(errors: Array, scale: Sequence[float]) -> dict[str, float]:
     """The metrics of errors (H, M, F) in standard deviations: ``mse``, ``mae``, and ``mase`` where it is defined.
 

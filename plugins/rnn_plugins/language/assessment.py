@@ -73,7 +73,7 @@ def assess(
     """
     tokens = data.valid
     unit, symbol = UNITS[vocabulary.level], {"char": "CHAR", "byte": "BYTE", "word": "TOKEN"}[vocabulary.level]
-    sizes = Sizes(len(tokens) - 1, *vocabulary.measure(tokens[1:]), vocabulary.words(tokens[1:]))
+    sizes = _sizes(vocabulary, tokens)
     loss = model.evaluate(params, tokens)
     if not math.isfinite(loss):
         text = ", ".join(data.sources)
@@ -89,9 +89,7 @@ def assess(
     if training is not None:
         if len(training) > MOST_COUNTED:
             notices.append(f"the n-grams are counted on the last {MOST_COUNTED:,} symbols of the training text")
-            training = training[-MOST_COUNTED:]
-        entropies = baselines(training, tokens[1:], len(vocabulary), context=tokens[:1])
-        scores += [_score(f"{n}-gram", "ngram", nats * sizes.symbols, sizes) for n, nats in entropies.items()]
+        scores += ngrams(vocabulary, training, tokens)
         primed = compressors(_content(vocabulary, training[-XZ_WINDOW:]), content) if compressible else {}
         rivals |= {f"primed {name}": bits for name, bits in primed.items()}
     scores += [_score(name, "compressor", bits * len(content) * math.log(2), sizes) for name, bits in rivals.items()]
@@ -114,6 +112,19 @@ def assess(
         tuple(notices),
         {"level": vocabulary.level, **sizes._asdict(), "unknown": unknown},
     )
+
+
+def ngrams(vocabulary: Vocabulary, training: Array, tokens: Array) -> list[Score]:
+    """The scores of n-grams of orders 1 to 6 on a text.
+
+    Args:
+        vocabulary: of both texts.
+        training: the symbols on which they are counted, of which the last ``MOST_COUNTED`` count.
+        tokens: the text; its first symbol is not predicted.
+    """
+    sizes = _sizes(vocabulary, tokens)
+    entropies = baselines(training[-MOST_COUNTED:], tokens[1:], len(vocabulary), context=tokens[:1])
+    return [_score(f"{n}-gram", "ngram", nats * sizes.symbols, sizes) for n, nats in entropies.items()]
 
 
 def verdict(scores: Sequence[Score], unit: str, unknown: float, level: Level) -> list[str]:
@@ -174,6 +185,11 @@ def comparable(runs: Mapping[str, tuple[Any, Mapping[str, Any]]]) -> tuple[list[
 def unknown_share(share: float, level: Level) -> str:
     """``12.3 % of the words are``: the beginning of a clause on symbols that a model does not know."""
     return f"{percent(share)} of the {NOUNS[level]}s are"
+
+
+def _sizes(vocabulary: Vocabulary, tokens: Array) -> Sizes:
+    """The amount of text that is predicted of a text."""
+    return Sizes(len(tokens) - 1, *vocabulary.measure(tokens[1:]), vocabulary.words(tokens[1:]))
 
 
 def _content(vocabulary: Vocabulary, tokens: Array) -> bytes:

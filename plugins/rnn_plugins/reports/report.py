@@ -53,8 +53,9 @@ class Curve:
         y: (N,); NaN leaves a gap.
         low: (N,), the lower edge of a band around it; None for no band.
         high: (N,), the upper edge.
-        role: ``measured``; ``bound`` and ``reference`` are drawn less prominently (dashed, dotted); ``points`` are not
-            joined; ``steps`` is the outline of a histogram, y between x and the next x.
+        role: ``measured``; ``thin``, ``bound`` and ``reference`` are drawn less prominently (thin, dashed, dotted);
+            ``points`` are not joined, and a ``mark`` is one that stands out; ``steps`` is the outline of a histogram, y
+            between x and the next x.
         style: curves of one chart with the same number get the same colour; None counts on by itself. The runner sets
             it to the subject's place when it lays subjects over each other.
     """
@@ -64,7 +65,7 @@ class Curve:
     y: Array
     low: Array | None = None
     high: Array | None = None
-    role: Literal["measured", "bound", "reference", "points", "steps"] = "measured"
+    role: Literal["measured", "thin", "bound", "reference", "points", "mark", "steps"] = "measured"
     style: int | None = None
 
 
@@ -384,7 +385,8 @@ def compose(kind: str, report: Report, found: Mapping[str, Findings], failed: Ma
             elif isinstance(figure, Chart) and figure.overlay:
                 before = laid_over.get(figure.key, replace(figure, curves=()))
                 curves = _laid_over(before.curves, figure, label, place)
-                laid_over[figure.key] = replace(before, curves=curves)
+                log_x, log_y = before.log_x and figure.log_x, before.log_y and figure.log_y
+                laid_over[figure.key] = replace(before, curves=curves, log_x=log_x, log_y=log_y)
             else:
                 if isinstance(figure, Image):
                     figure = replace(figure, limits=colour_limits(images[figure.key]))
@@ -412,16 +414,19 @@ def _laid_over(before: Sequence[Curve], chart: Chart, subject: str, place: int) 
     for curve in chart.curves:
         shared = [i for i, other in enumerate(curves) if curve.role == "reference" and _alike(curve, other)]
         if shared:
-            curves[shared[0]] = replace(curve, style=None)
+            longest = max(curve, curves[shared[0]], key=lambda alike: np.ptp(alike.x))
+            curves[shared[0]] = replace(longest, style=None)
             continue
         label = f"{subject}, {curve.label}" if curve.label and len(chart.curves) > 1 else subject
         curves.append(replace(curve, label=label, style=place))
-    return tuple(curves)
+    return tuple(sorted(curves, key=lambda curve: curve.role == "reference" and curve.style is None))
 
 
 def _alike(curve: Curve, other: Curve) -> bool:
-    pairs = ((curve.x, other.x), (curve.y, other.y))
-    return curve.role == other.role and all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+    """Whether two reference curves are the same, horizontal lines of any length included."""
+    if curve.role != other.role or not np.array_equal(curve.y, other.y, equal_nan=True):
+        return False
+    return np.array_equal(curve.x, other.x, equal_nan=True) or len(set(curve.y.tolist())) == 1
 
 
 def to_json(pages: Iterable[Page]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +11,10 @@ from minigrad.trees import Tree
 from rnn_plugins.errors import UserError
 from rnn_plugins.language import Language
 from rnn_plugins.reports.probe import Probe
+from rnn_plugins.tasks.task import Metric, Score
 
-NEUTRAL = ("flow", "heatmap", "spectrum", "lyapunov", "saturation", "parameters", "memory")
-"""The reports of this distribution that measure any network; ``memory`` one that predicts after every step."""
+NEUTRAL = ("loss", "flow", "heatmap", "spectrum", "lyapunov", "saturation", "parameters", "memory")
+"""The reports of this distribution on any network; ``loss`` on one of a run, ``memory`` on one that predicts always."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,9 @@ class Subject:
         steps: the training steps behind its weights; 0 for fresh ones.
         clip_norm: the norm to which gradients are clipped in training; None for none.
         records: reads those of its run's training; None where it is of no run.
+        metrics: what the records' numbers of held-out data are, by their names without ``valid_``.
+        deciding: the name of the one that chooses the weights that are kept.
+        baselines: scores on the data that its run validates on, of what needs no network; none where that is not known.
         language: what it takes to read and write texts with it; None where it is no language model.
         examples: those of ``probe``, as its task holds it: the symbols of a text, (N,), where there is a language.
         learnt: those of ``training``, likewise.
@@ -49,6 +53,9 @@ class Subject:
     steps: int = 0
     clip_norm: float | None = None
     records: Callable[[], Iterable[Mapping[str, Any]]] | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    deciding: str = "loss"
+    baselines: Callable[[], Sequence[Score]] = tuple
     language: Language | None = None
     examples: Any = None
     learnt: Any = None
@@ -63,7 +70,8 @@ def language_of(subject: Subject, kind: str) -> Language:
         UserError: it reads and writes none.
     """
     if subject.language is None:
-        kinds = [name for name in NEUTRAL if name != "memory" or subject.probe.every_step]
+        lacks = {"loss": subject.records is None, "memory": not subject.probe.every_step}
+        kinds = [name for name in NEUTRAL if not lacks.get(name)]
         raise UserError(
             f"{kind} is for language models, and {subject.label} is none: it can have {', '.join(kinds[:-1])} and "
             f"{kinds[-1]}"

@@ -13,6 +13,9 @@ from rnn_plugins.data.vocabulary import NOUNS, Level
 
 Array = NDArray[Any]
 
+COMMONEST = "the commonest class"
+"""The name of the baseline that guesses by ``frequencies``."""
+
 LONGEST_GRAM = 3
 """The length of the longest n-grams of characters that are counted."""
 

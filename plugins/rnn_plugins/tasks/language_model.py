@@ -20,7 +20,7 @@ from rnn_plugins.language import Language
 from rnn_plugins.language.model import Model
 from rnn_plugins.language.sampling import Choice, opening, sample, write
 from rnn_plugins.tasks.blocks import with_width
-from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Part, Purpose, Task
+from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Part, Purpose, Score, Task
 
 if TYPE_CHECKING:  # imported only where they are used, since rnn sample does not need them
     from rnn_plugins.data.corpus import Corpus
@@ -258,6 +258,12 @@ class LanguageModel(Task[Model]):
         from rnn_plugins.language.assessment import assess
 
         return assess(model, params, vocabulary_of(data.facts), data, name=name, training=training)
+
+    def baselines(self, model: Model, data: Data) -> tuple[Score, ...]:
+        """Those of n-grams counted on the training text."""
+        from rnn_plugins.language.assessment import ngrams
+
+        return tuple(ngrams(vocabulary_of(data.facts), data.train, data.valid))
 
     def excerpt(self, model: Model, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str:
         """A text of ``size`` characters.

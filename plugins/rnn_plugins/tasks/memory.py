@@ -284,8 +284,7 @@ class Memory(Task[Reader]):
         with another seed.
         """
         examples: Stream = data.valid
-        scores = [Score(name, "model", self.evaluate(model, params, examples))]
-        scores.append(Score("no memory", "baseline", self._evaluate(Memoryless(examples).answers, examples)))
+        scores = [Score(name, "model", self.evaluate(model, params, examples)), *self.baselines(model, data)]
         verdict = [*metrics.verdict(scores, "loss", self.metrics["loss"])]
         if self.problem == "copy":
             formula = sequences.chance("copy", examples.lag)
@@ -295,6 +294,10 @@ class Memory(Task[Reader]):
             takes = f"a mean squared error below {SOLVED_ERROR:g}"
         verdict.append(f"The problem is {'' if scores[0].metrics['solved'] else 'not '}solved: that takes {takes}.")
         return Assessment(tuple(scores), self.metrics, self.count(examples), self.unit, tuple(verdict))
+
+    def baselines(self, model: Reader, data: Data) -> tuple[Score, ...]:
+        """Those of a prediction that remembers nothing."""
+        return (Score("no memory", "baseline", self._evaluate(Memoryless(data.valid).answers, data.valid)),)
 
     def excerpt(self, model: Reader, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str:
         """Some held-out sequences, with what the network answers, and the truth where it is wrong."""

@@ -481,6 +481,15 @@ class Task(ABC, Generic[M]):
         score = Score(name, "model", metrics | self.derived(metrics, data.facts))
         return Assessment((score,), self.metrics, self.count(data.valid), self.unit)
 
+    def baselines(self, model: M, data: Data) -> tuple[Score, ...]:
+        """Scores on ``data.valid`` that take no network and little time, to be drawn beside a run's training.
+
+        Args:
+            model: the network, without its parameters.
+            data: the data that the run is trained and validated on.
+        """
+        return ()
+
     # Optional parts: commands and reports that need one refuse a task without it.
 
     def excerpt(self, model: M, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str | None:

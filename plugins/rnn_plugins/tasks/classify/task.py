@@ -306,7 +306,7 @@ class Classify(Task[Classifier]):
         labels = tuple(data.facts["labels"])
         found, notices = self._log_probabilities(model, params, data.valid), list[str]()
         scores = [Score(name, "model", _measured(found, data.valid))]
-        rivals = {"the commonest class": baselines.frequencies(data.facts["counts"], len(data.valid))}
+        rivals = {baselines.COMMONEST: baselines.frequencies(data.facts["counts"], len(data.valid))}
         if training:
             rival = baselines.called(data.facts["kind"], self.level)
             known, tried = ([numbers(example.xs) for example in some] for some in (training, data.valid))
@@ -328,6 +328,13 @@ class Classify(Task[Classifier]):
             tuple(notices),
             figures=(per_class(true, guesses, labels), confusion(true, guesses, labels)),
         )
+
+    def baselines(self, model: Classifier, data: Data) -> tuple[Score, ...]:
+        """Those of the commonest class."""
+        from rnn_plugins.tasks import baselines
+
+        guessed = baselines.frequencies(data.facts["counts"], len(data.valid))
+        return (Score(baselines.COMMONEST, "baseline", _measured(guessed, data.valid)),)
 
     # Use
 

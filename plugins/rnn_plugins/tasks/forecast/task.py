@@ -312,10 +312,8 @@ class Forecast(Task[NextValues]):
         examples, facts = data.valid, data.facts
         loss, errors = self._errors(model, params, examples)
         season, names = facts["season"], [facts["columns"][place] for place in model.targets]
-        rivals = {"seasonal naive": season, "last value": 1, "mean": 0} if season > 1 else {"last value": 1, "mean": 0}
-        found = {NETWORK: errors[..., model.targets]}  # a run may be called like a baseline
-        for rival, steps in rivals.items():
-            found[rival] = series.naive_errors(examples, self.horizon, steps)[..., model.targets]
+        rivals = series.naive(examples, self.horizon, season, model.targets)
+        found = {NETWORK: errors[..., model.targets]} | rivals  # a run may be called like a baseline
         scores = [Score(rival, "baseline", series.measures(found[rival], model.scale)) for rival in rivals]
         scores = [Score(name, "model", {"loss": loss} | series.measures(found[NETWORK], model.scale)), *scores]
         verdict = metrics.verdict(scores, "mse", self.metrics["mse"])
@@ -327,6 +325,11 @@ class Forecast(Task[NextValues]):
         units = [facts["deviation"][place] for place in model.targets]
         drawn = figures.by_column(found, names, units), figures.by_step(found)
         return Assessment(tuple(scores), self.metrics, len(examples), self.unit, verdict, figures=drawn)
+
+    def baselines(self, model: NextValues, data: Data) -> tuple[Score, ...]:
+        """Those of the seasonal naive forecast, the last value, and the training mean."""
+        rivals = series.naive(data.valid, self.horizon, data.facts["season"], model.targets)
+        return tuple(Score(name, "baseline", series.measures(found, model.scale)) for name, found in rivals.items())
 
     def excerpt(self, model: NextValues, params: Tree, data: Data, size: int, rng: np.random.Generator) -> str | None:
         """The first steps of a held-out forecast, beside the truth."""

@@ -61,21 +61,16 @@ def assess(
         training: the training examples; None if they are not there.
     """
     labels, examples = tuple(data.facts["labels"]), data.valid
-    counts = np.array(data.facts["counts"])
-    commonest = [np.full(len(example.tags), counts.argmax()) for example in examples]
-    rivals = {f"the commonest label, {labels[counts.argmax()]}": commonest}
+    rivals = dict([commonest(data)])
     notices = []
     if data.facts["kind"] == "tokens":
         if training:
-            rivals["the commonest label of each word"] = _by_word(training, examples, int(counts.argmax()))
+            likeliest = int(np.argmax(data.facts["counts"]))
+            rivals["the commonest label of each word"] = _by_word(training, examples, likeliest)
         else:
             notices.append("the commonest label of each word is not known without the training data")
     true, ours = (np.concatenate(some) for some in ([example.tags for example in examples], guessed))
-    scores = [Score(name, "model", dict(found))]
-    for rival, guesses in rivals.items():
-        theirs = np.concatenate(guesses)
-        values = {"loss": None, "accuracy": accuracy(true, theirs), "macro_f1": macro_f1(true, theirs)}
-        scores.append(Score(rival, "baseline", values))
+    scores = [Score(name, "model", dict(found)), *(score(rival, guesses, data) for rival, guesses in rivals.items())]
     metrics = dict(task.metrics)
     figures: list[Figure] = [per_class(true, ours, labels), confusion(true, ours, labels)]
     if all(map(BIO.fullmatch, labels)):
@@ -100,6 +95,20 @@ def assess(
         tuple(notices),
         figures=tuple(figures),
     )
+
+
+def commonest(data: Data) -> tuple[str, list[Array]]:
+    """The name of the baseline that always guesses the commonest training label, and its guesses for each example."""
+    place = int(np.argmax(data.facts["counts"]))
+    guesses = [np.full(len(example.tags), place) for example in data.valid]
+    return f"the commonest label, {data.facts['labels'][place]}", guesses
+
+
+def score(name: str, guesses: Sequence[Array], data: Data) -> Score:
+    """The score of a baseline that guesses labels, and no probabilities, for each example of ``data.valid``."""
+    true, guessed = (np.concatenate(some) for some in ([example.tags for example in data.valid], guesses))
+    values = {"loss": None, "accuracy": accuracy(true, guessed), "macro_f1": macro_f1(true, guessed)}
+    return Score(name, "baseline", values)
 
 
 def _gains(guessed: Sequence[Array], rivals: Mapping[str, Sequence[Array]], data: Data) -> Gains | None:

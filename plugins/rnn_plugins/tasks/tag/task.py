@@ -37,6 +37,7 @@ from rnn_plugins.tasks.task import (
     Network,
     Prediction,
     Purpose,
+    Score,
     Task,
     check_ranges,
 )
@@ -345,6 +346,12 @@ class Tag(Task[Tagger]):
 
         guessed = [scores.argmax(-1) for scores in self.scores(model, params, data.valid)]
         return assess(self, self.evaluate(model, params, data.valid), guessed, data, name, training)
+
+    def baselines(self, model: Tagger, data: Data) -> tuple[Score, ...]:
+        """Those of the commonest label."""
+        from rnn_plugins.tasks.tag.results import commonest, score
+
+        return (score(*commonest(data), data),)
 
     # Use
 
