@@ -1,5 +1,6 @@
 """Plans and comparisons: matched sizes, curves over seeds, fairness, and verdicts."""
 
+import itertools
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -343,6 +344,17 @@ def test_a_run_is_read_as_its_files_say(run):
     assert trial.curve[2].tolist() == [r["valid_loss"] / math.log(2) for r in records if "valid_loss" in r]
 
 
+def test_the_training_loss_is_that_of_the_records_as_the_compared_metric(run):
+    hamlet = run("hamlet")
+    training, records = read(hamlet).training, list(hamlet.records())
+    assert [record["step"] for record in records] == [5, 10, 15, 20, 25, 30]
+    assert training[0].tolist() == [64 * middle for middle in (2.5, 7.5, 12.5, 17.5, 22.5, 27.5)]
+    assert training[2] == pytest.approx([record["train_loss"] / math.log(2) for record in records])
+    seconds = [0.0, *(record["seconds"] for record in records)]
+    assert training[1] == pytest.approx([(a + b) / 2 for a, b in itertools.pairwise(seconds)])
+    assert read(run("hello")).training.size == 0  # nothing is held out, so it is the compared curve
+
+
 def test_words_are_counted_in_characters(run):
     words = run("words")
     data, _ = words.data()
@@ -475,11 +487,16 @@ def test_a_comparison_has_every_number_of_its_runs(run):
     assert "structure" not in hamlet  # the text has no brackets
     assert "num_layers" not in hamlet  # all have one
     by_characters, by_seconds, table = page.figures
-    assert [curve.label for curve in by_characters.curves] == ["gru", "hamlet"]
+    labels = ["gru, held-out", "gru, training", "hamlet, held-out", "hamlet, training"]
+    assert [(curve.label, curve.style) for curve in by_characters.curves] == list(
+        zip(labels, (0, 0, 1, 1), strict=True)
+    )
+    assert [curve.role for curve in by_characters.curves] == ["measured", "thin"] * 2
     assert by_characters.curves[0].x.tolist() == [640, 1280, 1920]
-    assert by_characters.curves[1].low is None
+    assert by_characters.curves[2].low is None
     assert np.all(by_characters.curves[0].low <= by_characters.curves[0].y)
-    assert by_seconds.curves[1].x.tolist() == read(run("hamlet")).curve[1].tolist()
+    assert by_seconds.curves[2].x.tolist() == read(run("hamlet")).curve[1].tolist()
+    assert by_characters.y_label == "loss, bits per character"
     assert [row[0] for row in table.rows] == ["pair-1", "pair-2", "hamlet"]
     assert page.notices == ()
     assert to_json([page])["compare"]["quantities"]["gru"][0]["value"] == pair["loss"]

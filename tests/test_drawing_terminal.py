@@ -379,6 +379,41 @@ def test_ticks_of_a_logarithmic_axis_are_inside(exponent: float, decades: float,
     assert all(axis.low * (1 - 1e-6) <= tick <= axis.high * (1 + 1e-6) for tick in ticks)
 
 
+def test_a_logarithmic_axis_looks_like_one() -> None:
+    axis = scales.Axis(3.0, 400.0, log=True)
+    assert scales.ticks(axis, 8) == [5, 10, 20, 50, 100, 200]
+    assert scales.ticks(axis, 5) == [10, 100]
+    assert scales.ticks(scales.Axis(2e-9, 3e5, log=True), 6) == pytest.approx([1e-9 * 10**k for k in range(3, 15, 3)])
+    assert scales.minor_ticks(axis) == [*range(3, 10), *range(10, 100, 10), 100, 200, 300, 400]
+    assert scales.minor_ticks(scales.Axis(1.0, 1e9, log=True)) == scales.minor_ticks(scales.Axis(1.0, 9.0)) == []
+    x = np.array([10.0, 100.0])
+    shown = lines(straight(Curve("", x, x), log_x=True))
+    foot, ruler = shown[-3], shown[-2]
+    corner = foot.index("└") + 1
+    columns = len(foot) - corner
+    ticks = [index - corner for index, character in enumerate(foot) if character == "┬"]
+    assert ticks == [round(float(np.log10(k)) * (columns - 1)) for k in range(1, 11)]
+    assert ruler.split() == ["10", "20", "50", "100"]
+    assert "┬" not in "".join(lines(straight(Curve("", x, x))))
+    assert "+" in lines(straight(Curve("", x, x), log_x=True), Screen(encoding="ascii"))[-3].strip()[1:]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1e-9, "10⁻⁹"),
+        (2e-4, "2×10⁻⁴"),
+        (0.001, "0.001"),
+        (0.05, "0.05"),
+        (5000.0, "5000"),
+        (1e4, "10⁴"),
+        (2e6, "2×10⁶"),
+    ],
+)
+def test_ticks_of_a_logarithmic_axis_are_short(value: float, text: str) -> None:
+    assert words.logarithmic(value) == text
+
+
 @given(
     st.lists(st.floats(width=32) | st.sampled_from([0.0, -1.0, np.nan, np.inf]), max_size=12),
     st.booleans(),

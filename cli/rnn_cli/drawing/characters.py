@@ -19,7 +19,7 @@ from rich.style import Style
 from rich.text import Text
 
 from rnn_cli import console
-from rnn_lab.drawing.scales import FAINT, Axis, axes, coloured_values, drawable, image_axis, ticks
+from rnn_lab.drawing.scales import FAINT, Axis, axes, coloured_values, drawable, image_axis, minor_ticks, ticks
 from rnn_lab.drawing.words import number
 from rnn_lab.printable import visible
 from rnn_plugins.reports.report import Array, Chart, Colouring, Curve, Image
@@ -65,9 +65,9 @@ class Screen:
         """The same in a style, if the terminal has styles."""
         return Text(self.text(words), style if self.coloured else "")
 
-    def axis(self) -> tuple[str, str, str, str]:
-        """The characters of a y tick, the y axis, the corner, the x axis and an x tick."""
-        return ("┤", "│", "└", "─") if self.encoding.startswith("utf") else ("+", "|", "+", "-")
+    def axis(self) -> tuple[str, str, str, str, str]:
+        """The characters of a y tick, the y axis, the corner, the x axis and a tick of a logarithmic x axis."""
+        return ("┤", "│", "└", "─", "┬") if self.encoding.startswith("utf") else ("+", "|", "+", "-", "+")
 
 
 def chart(figure: Chart, screen: Screen) -> list[Text]:
@@ -87,7 +87,7 @@ def chart(figure: Chart, screen: Screen) -> list[Text]:
         standing_out = [index for index in indices if curves[index].role == "mark"]
         prominent = standing_out or [index for index in indices if curves[index].role not in FAINT] or indices
         at[column, row] = prominent[column % len(prominent)]  # where curves overlap, they alternate
-    tick, side, corner, foot = screen.axis()
+    tick, side, corner, foot, minor = screen.axis()
     lines = _caption(figure.y_label, screen)
     for row in reversed(range(CHART_ROWS)):
         line = Text(f"{heights.get(row, ''):>{margin}} {tick if row in heights else side}")
@@ -95,8 +95,9 @@ def chart(figure: Chart, screen: Screen) -> list[Text]:
             curve_here = at.get((column, row))
             line.append(" " if curve_here is None else _marked(markers[curve_here], curves, curve_here, screen))
         lines.append(line)
-    lines.append(Text(" " * (margin + 1) + corner + foot * columns))
-    marks = [(_cell(position, columns), _tick(value, x_axis)) for value, position in _ticks(x_axis, 6)]
+    below = {_cell(position, columns) for position in x_axis.position(np.array(minor_ticks(x_axis))).tolist()}
+    lines.append(Text(" " * (margin + 1) + corner + "".join(minor if c in below else foot for c in range(columns))))
+    marks = [(_cell(position, columns), _tick(value, x_axis)) for value, position in _ticks(x_axis, 8 if below else 6)]
     lines.append(Text(_ruler(marks, columns + 1, margin + 2)))
     for label in _caption(figure.x_label, screen):
         lines.append(Text(" " * (screen.width - 1 - label.cell_len)) + label)
@@ -205,7 +206,7 @@ def image(figure: Image, screen: Screen) -> list[Text]:
     wide = _width(figure, values.shape[1], blocks.shape[1], room, screen)
     axis = image_axis(figure)
     levels = _levels(axis.position(coloured_values(figure, blocks)), len(SHADES))
-    side, corner, foot = screen.axis()[1:]
+    _, side, corner, foot, _ = screen.axis()
     lines = _caption(figure.y_label, screen)
     for row, line_levels in enumerate(levels):
         name = names[row * len(names) // len(levels)]

@@ -25,6 +25,7 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.inspect.operations import operations
 from rnn_plugins.options import listed
 from rnn_plugins.reports.flow import REACHED, crossing, measure_flow, most_lags
+from rnn_plugins.reports.loss import averaged
 from rnn_plugins.reports.probe import Probe
 from rnn_plugins.reports.report import Chart, Curve, Page, Quantity, Table
 from rnn_plugins.reports.structure import closed_rightly
@@ -36,6 +37,9 @@ Array: TypeAlias = NDArray[Any]
 
 LAGS, POSITIONS = 100, 300
 """Largest lag and number of positions of the gradients that are measured."""
+
+BEGINS = 10
+"""Curves of the training loss begin at the first validation divided by this, since axes are logarithmic."""
 
 SAMPLED = 20_000
 """Characters of the sample whose brackets and environments are counted."""
@@ -55,6 +59,8 @@ class Trial:
         seconds: training time, validations included.
         speed: units per second, the median over training; None without records.
         curve: (3, N), the metric over units seen and over seconds: ``seen, seconds, values``.
+        training: (3, M), the mean of the training loss between records as the metric, likewise, at the middle of the
+            steps that it is the mean of; empty where the metric is another one, or nothing is held out.
         reach: the lag at which 1 % of the gradient is left; infinite if not reached, None if unknown.
         lags: the largest lag measured for it.
         structure: the share of brackets and environments in a sample that are closed rightly; None if too few.
@@ -70,6 +76,7 @@ class Trial:
     seconds: float
     speed: float | None
     curve: Array
+    training: Array
     reach: float | None = None
     lags: int = LAGS
     structure: float | None = None
@@ -143,7 +150,22 @@ def read(run: Run) -> Trial:
         max((record["seconds"] for record in records), default=0.0),
         statistics.median(speeds) if speeds else None,
         curve.reshape(-1, 3).T,
+        _training(run, records, metric, per_step, points[0][0] / BEGINS if points else 0.0),
     )
+
+
+def _training(run: Run, records: Sequence[Mapping[str, Any]], metric: str, per_step: float, first: float) -> Array:
+    """``Trial.training`` from step ``first`` on, over parts that are each longer than the last by the same factor."""
+    if not records or not run.held_out or metric not in run.metrics({"loss": 1.0}, "train"):
+        return np.zeros((3, 0))
+    steps, losses, seconds = (
+        np.array([record[key] for record in records], float) for key in ("step", "train_loss", "seconds")
+    )
+    places = np.log(steps / steps[0]) / max(np.log(steps[-1] / steps[0]), 1e-9)
+    x, y, _, _ = averaged(steps, losses, places)
+    x, y = x[x >= first], y[x >= first]
+    values = [run.metrics({"loss": loss}, "train")[metric] for loss in y.tolist()]
+    return np.stack([x * per_step, np.interp(x, [0.0, *steps], [0.0, *seconds]), values])
 
 
 def inspected(trial: Trial) -> Trial:
@@ -450,17 +472,27 @@ def _charts(contestants: Sequence[Contestant]) -> tuple[Chart, Chart]:
     unit = trials[0].unit
     word = about.word or name
     what = f"held-out {word}" if all(trial.held_out for trial in trials) else word
-    label = f"{what}, {about.unit}" if about.unit else what
     several = any(len(contestant.trials) > 1 for contestant in shown.values())
     band = "; the mean over runs with different seeds, and the band from the lowest to the highest" if several else ""
     definition = f"The {what} at each validation during training{band}."
+    if any(trial.training.size for trial in trials):
+        definition += (
+            f" Thin: the training {word}, dropout included, as means over parts of the run, each longer than the one "
+            "before by the same factor, drawn at the middle of their steps."
+        )
+        what = word
+    label = f"{what}, {about.unit}" if about.unit else what
+
+    def drawn(axis: int) -> tuple[Curve, ...]:
+        return tuple(curve for place, contestant in shown.items() for curve in _curves(contestant, axis, place))
+
     return (
         Chart(
             f"{word}_by_{unit}",
             f"{word.capitalize()} against {unit} seen",
             f"{unit} seen in training",
             label,
-            tuple(_curve(contestant, 0, place) for place, contestant in shown.items()),
+            drawn(0),
             log_x=True,
             definition=definition,
         ),
@@ -469,18 +501,25 @@ def _charts(contestants: Sequence[Contestant]) -> tuple[Chart, Chart]:
             f"{word.capitalize()} against time",
             "seconds of training",
             label,
-            tuple(_curve(contestant, 1, place) for place, contestant in shown.items()),
+            drawn(1),
             definition=definition,
         ),
     )
 
 
-def _curve(contestant: Contestant, axis: int, place: int) -> Curve:
-    """The contestant's metric over units (axis 0) or seconds (axis 1)."""
+def _curves(contestant: Contestant, axis: int, place: int) -> list[Curve]:
+    """The contestant's metric over units (axis 0) or seconds (axis 1), and that in training if it is known."""
     *axes, mean, low, high = over_seeds([trial.curve for trial in contestant.trials])
-    if len(contestant.trials) == 1:
-        return Curve(contestant.label, axes[axis], mean, style=place)
-    return Curve(contestant.label, axes[axis], mean, low, high, style=place)
+    held_out = Curve(contestant.label, axes[axis], mean, style=place)
+    if len(contestant.trials) > 1:
+        held_out = replace(held_out, low=low, high=high)
+    *beneath, training, _, _ = over_seeds([trial.training for trial in contestant.trials])
+    if not training.size:
+        return [held_out]
+    return [
+        replace(held_out, label=f"{contestant.label}, held-out"),
+        Curve(f"{contestant.label}, training", beneath[axis], training, role="thin", style=place),
+    ]
 
 
 def _runs(contestants: Sequence[Contestant]) -> Table:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from rnn_lab.drawing import sheets
-from rnn_lab.drawing.scales import FAINT, Axis, axes, coloured_values, drawable, image_axis
-from rnn_lab.drawing.words import power
+from rnn_lab.drawing.scales import FAINT, Axis, axes, coloured_values, drawable, image_axis, minor_ticks, ticks
+from rnn_lab.drawing.words import logarithmic
 from rnn_lab.printable import visible
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Array, Chart, Curve, Image, Page, Picture
@@ -331,25 +331,18 @@ def _marked(x: Array, y: Array, axis: Axis, index: int, spread: bool) -> list[in
 
 
 def _scale(ax: Axes, which: Literal["x", "y"], axis: Axis) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
     side = ax.xaxis if which == "x" else ax.yaxis
     if axis.log:
         (ax.set_xscale if which == "x" else ax.set_yscale)("log")
-        decades = np.log10(axis.high) - np.log10(axis.low)
-        wide = decades > 1.5
-        side.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0), numticks=7))
-        side.set_minor_locator(LogLocator(subs="auto", numticks=99) if 1.5 < decades < 7 else NullLocator())
+        side.set_major_locator(FixedLocator(ticks(axis, 8)))
+        side.set_minor_locator(FixedLocator(minor_ticks(axis)))
         side.set_minor_formatter(NullFormatter())
-        side.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+        side.set_major_formatter(FuncFormatter(lambda value, _: logarithmic(value)))
     else:
         side.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     (ax.set_xlim if which == "x" else ax.set_ylim)(axis.low, axis.high)
-
-
-def _power(value: float) -> str:
-    exponent = round(float(np.log10(value)))
-    return power(exponent) if np.isclose(value, 10.0**exponent, rtol=1e-6, atol=0) else f"{value:g}"
 
 
 def _draw_image(figure: Image, part: Figure | SubFigure, ax: Axes, palette: Palette) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,9 @@ FAINT = ("thin", "bound", "reference")
 
 LEAST = 1e-12
 """Lower limit of a logarithmic axis relative to the largest value, if one curve would compress the others."""
+
+MINOR_DECADES = 7
+"""The largest number of decades of an axis that has ticks between its powers of ten."""
 
 
 @dataclass(frozen=True)
@@ -111,15 +114,15 @@ def _around(arrays: Sequence[Array], log: bool, room: float) -> Axis:
 def ticks(axis: Axis, most: int) -> list[float]:
     """At most ``most`` round numbers on an axis, and at least one if there is one.
 
-    On a logarithmic axis they are powers of ten; if it contains fewer than two, 1, 2 and 5 times a power.
+    On a logarithmic axis they are 1, 2 and 5 times powers of ten if there is room for them, otherwise powers of ten.
     """
     if axis.log:
         first, last = int(np.ceil(np.log10(axis.low) - 1e-9)), int(np.floor(np.log10(axis.high) + 1e-9))
-        if last > first:
+        found = _multiples(axis, (1, 2, 5)) if last - first <= most else []
+        if len(found) > most or last - first > most:
             stride = -(-(last - first + 1) // most)
             return [10.0**exponent for exponent in range(first + -first % stride, last + 1, stride)]
-        found = [m * 10.0**e for e in range(first - 1, last + 2) for m in (1, 2, 5)]
-        return [value for value in found if axis.low <= value <= axis.high][:most] or [axis.low]
+        return found or [axis.low]
     rough = (axis.high - axis.low) / most
     magnitude = 10.0 ** np.floor(np.log10(rough))
     for step in (float(m * magnitude) for m in (1, 2, 5, 10, 20)):
@@ -127,3 +130,15 @@ def ticks(axis: Axis, most: int) -> list[float]:
         if last - first < most:
             break
     return [count * step for count in range(first, last + 1)]
+
+
+def minor_ticks(axis: Axis) -> list[float]:
+    """1 to 9 times each power of ten on a logarithmic axis; none on others, and on those of many decades."""
+    return _multiples(axis, range(1, 10)) if axis.log and axis.high / axis.low <= 10.0**MINOR_DECADES else []
+
+
+def _multiples(axis: Axis, factors: Iterable[int]) -> list[float]:
+    """Some multiples of all powers of ten that lie on an axis."""
+    exponents = range(int(np.floor(np.log10(axis.low))), int(np.ceil(np.log10(axis.high))) + 1)
+    found = [factor * 10.0**exponent for exponent in exponents for factor in factors]
+    return [value for value in found if axis.low * (1 - 1e-9) <= value <= axis.high * (1 + 1e-9)]

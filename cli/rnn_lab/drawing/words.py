@@ -33,9 +33,13 @@ def number(value: float | int | str | None, missing: str = "-", digits: int | No
     return f"{value:,.0f}" if size >= 999.5 else f"{value:.{4 if 1 <= size < 10 else 3}g}"
 
 
-def power(exponent: int) -> str:
-    """A power of ten as a tick's label, such as 0.01 and 10⁻⁵."""
-    return f"{10.0**exponent:g}" if -4 < exponent < 4 else "10" + str(exponent).translate(SUPERSCRIPTS)
+def logarithmic(value: float) -> str:
+    """A tick of a logarithmic axis, such as 0.02, 500, 10⁻⁵ and 2×10⁶."""
+    mantissa, exponent = (float(part) for part in f"{value:.5e}".split("e"))
+    if -4 < exponent < 4:
+        return f"{value:g}"
+    power = "10" + str(int(exponent)).translate(SUPERSCRIPTS)
+    return power if mantissa == 1 else f"{mantissa:g}×{power}"
 
 
 def shown(quantity: Quantity) -> str:
