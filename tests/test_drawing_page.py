@@ -278,3 +278,13 @@ def test_charts_and_texts_stand_alone(driver: Any, tmp_path: Path) -> None:
         path = tmp_path / "one.html"
         path.write_text(page.html([Page("k", "t", "q", ("a",), figures=(figure,))], "h", []), encoding="utf-8")
         check_page(driver, path, [figure.key], PHONE)
+
+
+def test_what_verdicts_average_stands_under_them() -> None:
+    words = "All directions: see --kind spectrum."
+    text = page.html([replace(flow(), averaged=words)], "h", ())
+    verdicts, _, rest = text.partition(
+        '<p class="note">All directions: see <span class="option">--kind</span> spectrum'
+    )
+    assert "recurrent_scale 1.2" in verdicts
+    assert "Note: lstm: only 800 positions" in rest

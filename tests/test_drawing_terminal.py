@@ -379,6 +379,11 @@ def test_ticks_of_a_logarithmic_axis_are_inside(exponent: float, decades: float,
     assert all(axis.low * (1 - 1e-6) <= tick <= axis.high * (1 + 1e-6) for tick in ticks)
 
 
+def test_what_verdicts_average_stands_under_them() -> None:
+    shown = drawn([replace(PAGE, averaged="All directions: of everything.")])
+    assert "one: It holds. Try more.\nAll directions: of everything.\nNote: one: less text.\n" in shown
+
+
 def test_a_logarithmic_axis_looks_like_one() -> None:
     axis = scales.Axis(3.0, 400.0, log=True)
     assert scales.ticks(axis, 8) == [5, 10, 20, 50, 100, 200]

@@ -189,3 +189,15 @@ def test_the_memory_of_a_networks_plans_is_given_back_when_it_was_looked_at(back
     assert seen[0::2][1] == 0
     assert min(seen[1::2]) > 0
     assert kept() == 0
+
+
+def test_reports_that_could_seem_to_contradict_each_other_say_what_they_average():
+    lstm = subject_of(registry.make_cell("lstm", 7, 5, {}))
+    kinds = ("flow", "spectrum", "lyapunov", "saturation")
+    pages = make_pages(load(kinds), [lstm, replace(lstm, label="again")], Look(lags=5, positions=9))
+    begins = [page.averaged.partition(":")[0] for page in pages]
+    assert begins == ["All directions", "The best direction", "The long run", ""]
+    for page in pages:
+        assert to_json([page])[page.kind]["averaged"] == page.averaged
+    # Nothing is averaged where nothing was found.
+    assert compose("flow", Flow(), {}, {"a": "it has no state"}).averaged == ""

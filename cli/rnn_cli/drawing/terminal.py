@@ -63,6 +63,8 @@ def _page(page: Page, console: Console, screen: Screen) -> None:
     for label, sentences in page.verdict.items():
         if sentences:
             _say(console, screen, " ".join(sentences), label if several else "")
+    if page.averaged:
+        _say(console, screen, page.averaged)
     for notice in page.notices:
         _say(console, screen, notice, "Note")
     for label, why in page.failed.items():

@@ -175,7 +175,8 @@ def _section(page: Page, identifier: str) -> str:
     figures = "\n".join(
         _figure(figure, f"{identifier}-figure-{index + 1}") for index, figure in enumerate(page.figures)
     )
-    notices = "".join(f'<p class="note">Note: {_text(notice)}</p>' for notice in page.notices)
+    notices = f'<p class="note">{_sentence(page.averaged)}</p>' if page.averaged else ""
+    notices += "".join(f'<p class="note">Note: {_text(notice)}</p>' for notice in page.notices)
     return f"""<section id="{identifier}">
 <h2>{_text(page.title)}</h2>
 <p class="question">{_text(page.question)}</p>

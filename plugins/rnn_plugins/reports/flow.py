@@ -248,6 +248,10 @@ class Flow(Report):
 
     title: ClassVar[str] = "Gradient flow"
     question: ClassVar[str] = "How much does a loss depend on the state k steps before it?"
+    averaged: ClassVar[str] = (
+        "All directions: this averages the gradients of many losses, in whatever direction of the state each of them "
+        "points; the direction that is kept best (--kind spectrum) can last longer."
+    )
 
     def measure(self, subject: Subject, look: Look) -> Findings:
         """Measure one network.

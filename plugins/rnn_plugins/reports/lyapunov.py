@@ -125,6 +125,11 @@ class Lyapunov(Report):
 
     title: ClassVar[str] = "Lyapunov exponents"
     question: ClassVar[str] = "Do two states that differ a little converge or diverge along the same inputs?"
+    averaged: ClassVar[str] = (
+        "The long run: this is the rate per step over many steps, in the direction that lasts longest; over fewer "
+        "(--kind spectrum) the best direction keeps at least as much per step, so what is forgotten in the long run "
+        "can hold for a while."
+    )
 
     def measure(self, subject: Subject, look: Look) -> Findings:
         """Measure one network.

@@ -321,10 +321,13 @@ class Report(ABC):
     Attributes:
         title: the heading, a few words.
         question: what it answers, in a sentence.
+        averaged: what its verdict is a mean or the best of, in a sentence, if another report on the same network could
+            seem to contradict it.
     """
 
     title: ClassVar[str]
     question: ClassVar[str]
+    averaged: ClassVar[str] = ""
 
     @abstractmethod
     def measure(self, subject: Subject, look: Look) -> Findings:
@@ -349,6 +352,7 @@ class Page:
         verdict: the sentences of each subject by its label.
         notices: what had to be done otherwise, with the subject's label before it where there are several.
         failed: why there are no findings of a subject, by its label.
+        averaged: what the verdicts are a mean or the best of; empty if that needs no saying.
     """
 
     kind: str
@@ -360,6 +364,7 @@ class Page:
     verdict: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
+    averaged: str = ""
 
 
 def compose(kind: str, report: Report, found: Mapping[str, Findings], failed: Mapping[str, str] | None = None) -> Page:
@@ -405,6 +410,7 @@ def compose(kind: str, report: Report, found: Mapping[str, Findings], failed: Ma
             for notice in findings.notices
         ),
         dict(failed or {}),
+        report.averaged if any(findings.verdict for findings in found.values()) else "",
     )
 
 

@@ -106,6 +106,10 @@ class Spectrum(Report):
 
     title: ClassVar[str] = "Spectrum of the Jacobian"
     question: ClassVar[str] = "How far does a step stretch or shrink what is carried, and what is left after k steps?"
+    averaged: ClassVar[str] = (
+        "The best direction: this is the one that is kept best over these steps, another one in each window; the "
+        "gradients of losses (--kind flow), in whatever direction they point, keep at most as much."
+    )
 
     def measure(self, subject: Subject, look: Look) -> Findings:
         """Measure one network.
