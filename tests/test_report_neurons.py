@@ -120,23 +120,85 @@ def test_chosen_units_are_shown_whatever_they_follow():
     assert all(len(figure.symbols) == len(figure.values) for figure in colourings)
 
 
+def test_gates_are_shown_as_the_cell_computes_them():
+    """Each layer's gates and their means, against a loop over the equations of the two cells."""
+    stack = Stacked([registry.make_cell("lstm", 5, 4, {}), registry.make_cell("gru", 4, 3, {})])
+    subject = subject_on(lines(900), stack)
+    names = ("layer1.forget.3", "layer1.c.tanh.0", "layer2.candidate.1", "layer2.h.2")
+    gates = ("layer1.output", "layer2.update")
+    reading = read_text(subject, 100, names, gates)
+    assert list(reading.chosen) == [*names, *(f"{gate}, mean over units" for gate in gates)]
+    assert reading.names == tuple(f"{layer}.{i}" for layer, n in LAYERS.items() for i in range(n))
+
+    def dense(part, values):
+        return values @ part["W"] + part["b"]
+
+    lower, upper = subject.probe.params["0"], subject.probe.params["1"]
+    h, c, top = np.zeros(4), np.zeros(4), np.zeros(3)
+    expected = []
+    for token in subject.examples:
+        before = np.concatenate([h, np.eye(5)[token]])
+        f, i, o = (1 / (1 + np.exp(-dense(lower[name], before))) for name in ("forget", "input", "output"))
+        c = f * c + i * np.tanh(dense(lower["candidate"], before))
+        h = o * np.tanh(c)
+        z, r = (1 / (1 + np.exp(-dense(upper[name], np.concatenate([top, h])))) for name in ("update", "reset"))
+        candidate = np.tanh(dense(upper["candidate"], np.concatenate([r * top, h])))
+        top = (1 - z) * top + z * candidate
+        expected.append((f[3], np.tanh(c)[0], candidate[1], top[2], o.mean(), z.mean()))
+    found = np.stack(list(reading.chosen.values()), axis=1)
+    count = len(subject.examples)
+    start = np.array(expected)[count // 5 :][: len(found)]
+    np.testing.assert_allclose(found, start, rtol=1e-6)
+
+
+LAYERS = {"layer1.h": 4, "layer1.c": 4, "layer2.h": 3}
+
+
+def test_chosen_gates_have_a_row_and_a_text_and_are_not_searched():
+    subject = subject_on(lines(6000), registry.make_cell("lstm", 5, 6, {}))
+    look = Look(positions=500, units=("forget.3", "c.1"), gates=("output",))
+    findings = Neurons().measure(subject, look)
+    chosen = table(findings, "units")
+    assert list(chosen) == ["forget.3", "c.1", "output, mean over units"]
+    assert chosen["forget.3"]["POSITION"] == "-"
+    assert chosen["c.1"]["POSITION"].endswith(" of 12")
+    coloured = {figure.key: figure for figure in findings.figures if isinstance(figure, Colouring)}
+    assert list(coloured) == ["unit_forget.3", "unit_c.1", "unit_output"]
+    assert coloured["unit_output"].value_label == "output, mean over units at each symbol"
+    assert coloured["unit_c.1"].value_label == "c.1 after each symbol"
+    assert all(0 < value < 1 for value in coloured["unit_forget.3"].values)
+    assert table(findings) == table(Neurons().measure(subject, Look(positions=500)))
+
+
 @pytest.mark.parametrize(
-    ("cell", "unit", "message"),
+    ("cell", "look", "message"),
     [
-        (None, "h.6", "there is no unit 'h.6'. Did you mean 'h.5'? There are h.0 to h.5"),
-        (None, "forget", "there is no unit 'forget'. There are h.0 to h.5"),
+        (
+            None,
+            Look(units=("h.6",)),
+            r"there is no unit 'h.6'. Did you mean 'h.5'? There are h.0 to h.5, tanh.0 to tanh.5",
+        ),
+        (None, Look(units=("h.x",)), "there is no unit 'h.x'."),
+        (None, Look(units=("forget",)), "there is no unit 'forget'."),
         (
             Stacked([registry.make_cell("lstm", 5, 4, {}), registry.make_cell("gru", 4, 3, {})]),
-            "h.1",
-            "there is no unit 'h.1'. There are layer1.h.0 to layer1.h.3 and layer1.c.0 to layer1.c.3 and layer2.h.0 to "
-            "layer2.h.2",
+            Look(units=("h.1",)),
+            "there is no unit 'h.1'. There are layer1.h.0 to layer1.h.3, layer1.c.0 to layer1.c.3, layer2.h.0 to "
+            "layer2.h.2, layer1.forget.0 to ",
         ),
+        (
+            registry.make_cell("gru", 5, 4, {}),
+            Look(gates=("forget",)),
+            "there is no gate 'forget'. There are update, reset and candidate",
+        ),
+        (Deciding(5, 5), Look(gates=("forget",)), "there is no gate 'forget'. The cell has none, because its step "),
+        (Copy(5, 5), Look(gates=("forget",)), "there is no gate 'forget'. The cell has none"),
     ],
 )
-def test_an_unknown_unit_is_a_mistake(cell, unit, message):
+def test_an_unknown_unit_or_gate_is_a_mistake(cell, look, message):
     with pytest.raises(UserError) as error:
-        Neurons().measure(subject_on(lines(500), cell), Look(units=(unit,)))
-    assert str(error.value) == message
+        Neurons().measure(subject_on(lines(500), cell), look)
+    assert str(error.value).startswith(message)
 
 
 def test_texts_in_which_nothing_can_be_followed():

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FRESH = ("steps", "hidden_size", "num_layers", "learning_rate", "task", "level")
 """Options that are valid only with ``--cell``."""
 
-READERS = {"units": ("--unit", "neurons"), "characters": ("--characters", "structure")}
+READERS = {"units": ("--unit", "neurons"), "gates": ("--gate", "neurons"), "characters": ("--characters", "structure")}
 """Options that apply to only one kind."""
 
 INTERRUPTED = 130
@@ -70,7 +70,12 @@ Examples:
 @click.option(
     "--positions", metavar="N", type=int, default=2000, show_default=True, help="Number of positions to average over."
 )
-@click.option("--unit", "units", metavar="UNIT", multiple=True, help="For neurons: a unit to show, such as h.17.")
+@click.option(
+    "--unit", "units", metavar="UNIT", multiple=True, help="For neurons: a unit to show, such as h.17 or forget.3."
+)
+@click.option(
+    "--gate", "gates", metavar="GATE", multiple=True, help="For neurons: a gate to show, the mean over its units."
+)
 @click.option(
     "--characters",
     metavar="N",
@@ -95,6 +100,7 @@ def report(
     listing: bool,
     text: str | None,
     units: tuple[str, ...],
+    gates: tuple[str, ...],
     backend: Backend,
     quiet: bool,
     **given: Any,
@@ -119,7 +125,7 @@ def report(
     reports = load(kinds_of(everything, kinds), everything)
     if text is None and not (cells and runs_or_files):
         piped.ignored(f"rnn report {'--cell NAME' if cells else '--text'} - reads it as the text")
-    look = Look(given["lags"], given["positions"], units, given["characters"], given["seed"])
+    look = Look(given["lags"], given["positions"], units, given["characters"], given["seed"], gates)
     try:
         with on_backend(backend):
             subjects, about = _fresh(cells, runs_or_files, given) if cells else _trained(runs_or_files, text)

@@ -354,7 +354,8 @@ class Run:
         Args:
             *kinds: the reports, such as "flow" and "memory"; "all" for all that are installed; by default flow.
             text: data to measure on instead of the held-out ones.
-            **look: ``lags``, ``positions``, ``units``, ``characters``, ``seed``, with the defaults of ``rnn report``.
+            **look: ``lags``, ``positions``, ``units``, ``gates``, ``characters``, ``seed``, with the defaults of ``rnn
+                report``.
 
         Raises:
             UserError: there is no such report, or none can be made of this run.

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rnn_cells.anatomy import Anatomy
 from rnn_plugins.data.features import features
 from rnn_plugins.data.vocabulary import NOUNS, Vocabulary
 from rnn_plugins.errors import UserError, did_you_mean
 from rnn_plugins.reports.probing import observe
 from rnn_plugins.reports.report import Colouring, Findings, Look, Quantity, Report, Table
 from rnn_plugins.reports.subject import Subject, language_of
+from rnn_plugins.words import listing
 
 Array: TypeAlias = NDArray[Any]
 
@@ -40,6 +42,9 @@ LEAST, CLEARLY = 0.3, 0.1
 RARE = 0.01
 """The share of a text in which a feature must be other than it is most of the time, to be looked for."""
 
+MEAN = ", mean over units"
+"""The end of the name of a gate's mean."""
+
 SHOWN, COLOURED = 600, 4
 """Characters of a coloured text, and how many texts are coloured where nobody asks for units."""
 
@@ -54,6 +59,7 @@ class Reading:
         names: of the units.
         units: (N, U), after each symbol.
         features: of each (N,), after each symbol; those that vary.
+        chosen: what was asked for, units of states and activations and means of activations, (N,) each, by name.
     """
 
     tokens: Array
@@ -61,6 +67,7 @@ class Reading:
     names: tuple[str, ...]
     units: Array
     features: Mapping[str, Array]
+    chosen: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,16 +98,24 @@ class Search:
         return above
 
 
-def read_text(subject: Subject, positions: int) -> Reading:
+def read_text(subject: Subject, positions: int, units: Sequence[str] = (), gates: Sequence[str] = ()) -> Reading:
     """Read windows of a text, spread evenly over it, and keep all states.
 
+    Args:
+        subject: the language model, with its text.
+        positions: as in ``Look``.
+        units: as in ``Look``.
+        gates: likewise.
+
     Raises:
-        UserError: there is no text or it is too short, or the cell carries nothing.
+        UserError: there is no text or it is too short, the cell carries nothing, or there is no such unit or gate.
     """
     vocabulary, probe = language_of(subject, "neurons").vocabulary, subject.probe
     states = probe.anatomy.states
     if not states:
         raise UserError("the cell carries no state from step to step, so there are no units to search")
+    _require(probe.anatomy, units, gates)
+    shown = [part for part in probe.anatomy.activations if part.label in {*gates, *(_split(unit)[0] for unit in units)}]
     tokens = subject.examples[:MOST]
     if len(tokens) < 100:
         raise UserError(f"the text has {len(tokens)} symbols, too few to search for units: give one of 100 or more")
@@ -109,14 +124,22 @@ def read_text(subject: Subject, positions: int) -> Reading:
     count = max(1, min(positions * MORE, len(tokens)) // (warm_up + length))
     starts = np.linspace(0, len(tokens) - warm_up - length, count).astype(np.intp)
     read = starts + np.arange(warm_up + length)[:, None]  # (T, B)
-    seen = observe(probe, probe.window(read[-1] + 1, length, warm_up))
+    seen = observe(probe, probe.window(read[-1] + 1, length, warm_up), [part.op for part in shown])
     measured = read[warm_up:].T.reshape(-1)
-    units = [np.asarray(array).swapaxes(0, 1).reshape(len(measured), -1) for array in seen.states]
-    names = [f"{state.label}.{i}" for state, array in zip(states, units, strict=True) for i in range(array.shape[1])]
+
+    def flat(arrays: Sequence[Array]) -> list[Array]:
+        return [np.asarray(array).swapaxes(0, 1).reshape(len(measured), -1) for array in arrays]
+
+    carried = flat(seen.states)
+    names = [f"{state.label}.{i}" for state, array in zip(states, carried, strict=True) for i in range(array.shape[1])]
+    parts = {part.label: array for part, array in zip(shown, flat(seen.activations), strict=True)}
+    parts |= {state.label: array for state, array in zip(states, carried, strict=True)}
+    chosen = {unit: parts[label][:, index] for unit in units for label, index in [_split(unit)]}
+    chosen |= {f"{gate}{MEAN}": parts[gate].mean(axis=1) for gate in gates}
     text, last = _characters(vocabulary, tokens)
     seen_of = {name: values[last[measured]] for name, values in features(text).items()}
     varying = {name: values for name, values in seen_of.items() if _varies(values)}
-    return Reading(tokens[measured], length, tuple(names), np.concatenate(units, axis=1), varying)
+    return Reading(tokens[measured], length, tuple(names), np.concatenate(carried, axis=1), varying, chosen)
 
 
 def _varies(values: Array) -> bool:
@@ -193,12 +216,11 @@ class Neurons(Report):
         """Measure one language model.
 
         Raises:
-            UserError: it is none, the text is too short or has nothing to follow, or there are no units or none of that
-                name.
+            UserError: it is none, the text is too short or has nothing to follow, or there are no units, or no unit or
+                gate of that name.
         """
         vocabulary = language_of(subject, "neurons").vocabulary
-        reading = read_text(subject, look.positions)
-        chosen = _places(look.units, reading.names)
+        reading = read_text(subject, look.positions, look.units, look.gates)
         if not reading.features:
             raise UserError(
                 "the text has nothing that a unit could follow: no lines, words, quotes, brackets or environments"
@@ -206,8 +228,8 @@ class Neurons(Report):
         result = search(reading, look.seed)
         what = f"over {len(reading.tokens):,} {NOUNS[vocabulary.level]}s of the text"
         figures = [_table(reading, result, what)]
-        if chosen:
-            figures.append(_chosen(reading, result, chosen))
+        if reading.chosen:
+            figures.append(_chosen(reading, result))
         strong = np.abs(result.correlation).max(axis=1)
         quantities = [
             Quantity("followed", "features that a unit follows", int(result.found.sum()), "", _definition(what)),
@@ -229,22 +251,35 @@ class Neurons(Report):
                 for name, value in zip(reading.features, strong, strict=True)
             ),
         ]
-        colourings = _colourings(reading, result, chosen, vocabulary)
+        colourings = _colourings(reading, result, vocabulary)
         return Findings(tuple(quantities), (*figures, *colourings), _verdict(reading, result))
 
 
-def _places(asked: Sequence[str], names: Sequence[str]) -> list[int]:
-    """Where units stand among all.
+def _split(unit: str) -> tuple[str, int]:
+    """The state or activation of a unit's name, and its index; -1 where the name has none."""
+    label, _, index = unit.rpartition(".")
+    return label, int(index) if index.isascii() and index.isdecimal() else -1
+
+
+def _require(parts: Anatomy, units: Sequence[str], gates: Sequence[str]) -> None:
+    """Check the names of units and gates.
 
     Raises:
         UserError: there is none of that name.
     """
-    for unit in asked:
-        if unit not in names:
-            last = {name.rpartition(".")[0]: name for name in names}
-            there = " and ".join(f"{label}.0 to {name}" for label, name in last.items())
-            raise UserError(f"there is no unit {unit!r}.{did_you_mean(unit, names)} There are {there}")
-    return [names.index(unit) for unit in asked]
+    activations = {part.label: part.size for part in parts.activations}
+    sizes = {state.label: state.size for state in parts.states} | activations
+    for unit in units:
+        label, index = _split(unit)
+        if not 0 <= index < sizes.get(label, 0):
+            there = listing([f"{name}.0 to {name}.{size - 1}" for name, size in sizes.items()])
+            known = [f"{name}.{place}" for name, size in sizes.items() for place in range(size)]
+            raise UserError(f"there is no unit {unit!r}.{did_you_mean(unit, known)} There are {there}")
+    for gate in gates:
+        if gate not in activations:
+            reason = parts.reason and f", because its step cannot be traced: {parts.reason}"
+            there = f" There are {listing(activations)}" if activations else f" The cell has none{reason}"
+            raise UserError(f"there is no gate {gate!r}.{did_you_mean(gate, activations)}{there}")
 
 
 def _definition(what: str) -> str:
@@ -286,18 +321,18 @@ def _rank_correlation(feature: Array, unit: Array) -> float:
     return float(correlations(ranks(feature)[:, None], ranks(unit)[:, None])[0, 0])
 
 
-def _chosen(reading: Reading, result: Search, chosen: Sequence[int]) -> Table:
+def _chosen(reading: Reading, result: Search) -> Table:
     rows = []
-    for unit in chosen:
-        f = int(np.abs(result.correlation[:, unit]).argmax())
-        name = list(reading.features)[f]
+    for name, values in reading.chosen.items():
+        feature, r, f = _best_feature(reading, values)
+        rank = 1 + int((np.abs(result.correlation[f]) > abs(r) + 1e-12).sum())
         rows.append(
             (
-                reading.names[unit],
                 name,
-                float(result.correlation[f, unit]),
-                _rank_correlation(reading.features[name], reading.units[:, unit]),
-                f"{result.best[f].tolist().index(unit) + 1:,} of {len(reading.names):,}",
+                feature,
+                r,
+                _rank_correlation(reading.features[feature], values),
+                f"{rank:,} of {len(reading.names):,}" if name in reading.names else "-",
             )
         )
     return Table(
@@ -305,39 +340,50 @@ def _chosen(reading: Reading, result: Search, chosen: Sequence[int]) -> Table:
         "The best feature for each chosen unit",
         ("UNIT", "FEATURE", "r", "RANK r", "POSITION"),
         tuple(rows),
-        "POSITION is the unit's among all units, ordered by the size of their correlation with that feature.",
+        "POSITION is the unit's among all units of states, ordered by the size of their correlation with that feature.",
     )
 
 
-def _colourings(reading: Reading, result: Search, chosen: Sequence[int], vocabulary: Vocabulary) -> list[Colouring]:
-    """Texts coloured by the chosen units, or by the best one of each feature that one follows, the clearest first."""
-    pairs: dict[int, int] = {}
-    if chosen:
-        pairs = {unit: int(np.abs(result.correlation[:, unit]).argmax()) for unit in chosen}
-    else:
-        strong = np.abs(result.correlation).max(axis=1)
-        for f in np.argsort(-strong, kind="stable").tolist():
-            if result.found[f] and len(pairs) < COLOURED:
-                pairs.setdefault(int(result.best[f, 0]), f)
-    names = list(reading.features)
+def _best_feature(reading: Reading, values: Array) -> tuple[str, float, int]:
+    """The feature that has the largest correlation with some values (N,), that, and the feature's place."""
+    found = correlations(np.stack(list(reading.features.values()), axis=1), values[:, None])[:, 0]
+    place = int(np.abs(found).argmax())
+    return list(reading.features)[place], float(found[place]), place
+
+
+def _colourings(reading: Reading, result: Search, vocabulary: Vocabulary) -> list[Colouring]:
+    """Texts coloured by what was chosen, or by the best unit of each feature that one follows, the clearest first."""
+    pairs: dict[str, tuple[Array, str, float]] = {}
+    for name, values in reading.chosen.items():
+        feature, r, _ = _best_feature(reading, values)
+        pairs[name] = values, feature, r
+    strong, names = np.abs(result.correlation).max(axis=1), list(reading.features)
+    for f in [] if reading.chosen else np.argsort(-strong, kind="stable").tolist():
+        if result.found[f] and len(pairs) < COLOURED:
+            unit = int(result.best[f, 0])
+            pairs.setdefault(
+                reading.names[unit], (reading.units[:, unit], names[f], float(result.correlation[f, unit]))
+            )
     figures = []
-    for unit, f in pairs.items():
-        values = reading.units[:, unit].astype(np.float64)
-        some = _stretch(reading, reading.features[names[f]], vocabulary)
+    for name, (values, feature, r) in pairs.items():
+        values = values.astype(np.float64)
+        some = _stretch(reading, reading.features[feature], vocabulary)
         low, high = np.quantile(values, [0.01, 0.99]).tolist()
         if high <= low:
             low, high = low - 1, high + 1
-        name, r = reading.names[unit], result.correlation[f, unit]
+        carried = name in reading.names
+        when = "after each symbol" if carried else "at each symbol"
+        what = "after each symbol was read" if carried else "in the step that reads each symbol"
         figures.append(
             Colouring(
-                f"unit_{name}",
-                f"{name}, which has a correlation of {r:.2f} with: {names[f]}",
+                f"unit_{name.removesuffix(MEAN)}",
+                f"{name}, which has a correlation of {r:.2f} with: {feature}",
                 tuple(vocabulary.symbols[token] for token in reading.tokens[some].tolist()),
                 values[some],
                 low,
                 high,
-                f"{name} after each symbol",
-                "The unit's value after each symbol was read; the colours are full at its 1 % and 99 % quantiles.",
+                f"{name} {when}",
+                f"The value {what}; the colours are full at its 1 % and 99 % quantiles.",
             )
         )
     return figures

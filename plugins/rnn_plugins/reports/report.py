@@ -301,7 +301,9 @@ class Look:
     Attributes:
         lags: how many steps back.
         positions: how many positions are averaged over.
-        units: names of units to show, such as ``h.17`` or ``layer2.c.3``; empty leaves the choice to the report.
+        units: names of units to show, such as ``h.17``, ``layer2.c.3`` or ``forget.3``; empty leaves the choice to the
+            report.
+        gates: names of activations to show the mean of, such as ``forget`` or ``layer2.candidate``.
         characters: how much a language model writes.
         seed: of everything random.
     """
@@ -311,6 +313,7 @@ class Look:
     units: tuple[str, ...] = ()
     characters: int = 100_000
     seed: int = 0
+    gates: tuple[str, ...] = ()
 
 
 class Report(ABC):
