@@ -12,12 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import names_task
+import numpy as np
 import pytest
 from command_line import SMALL, settle
 from rich.console import Console
 
 from minigrad.training import NotFinite
-from rnn_cli import display
+from rnn_cli import bars, display
 from rnn_lab import sessions
 from rnn_lab.paths import LAST
 from rnn_lab.records import reach
@@ -34,11 +35,16 @@ def picture(session: sessions.Session, width: int, height: int, **options: Any) 
     console = Console(width=width, height=height, **options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(display, "errors", lambda: console)
+        patch.setattr(bars, "errors", lambda: console)
         live = display.Live(session)
         first = _drawn(live, console)
         assert first.strip() == "the first step ..."
-        for progress in session.trainer.events():
-            live.show(progress)
+        with patch.context() as unseen:
+            unseen.setattr(live, "live", SimpleNamespace(start=lambda: None, stop=lambda: None))
+            with live:
+                for progress in session.trainer.events():
+                    live.show(progress)
+        live.over = False
         return live, _drawn(live, console)
 
 
@@ -63,7 +69,7 @@ def test_the_picture_on_a_terminal() -> None:
     assert re.fullmatch(r"rate +\S+ +speed +[\d,]+ characters/s *", rows[4])
     assert re.fullmatch(r"held out +\d\.\d{3} [▁▂▃▄▅▆▇█]{5} \d\.\d{3}", rows[5])
     assert session.verdict() in " ".join(drawn.split())
-    assert "─ after step 40 " in drawn  # the last one is drawn, however short the time since the one before
+    assert f"─ by the best weights, of step {best['step']} " in drawn
     with live:
         pass
     assert session.verdict() not in _drawn(
@@ -82,7 +88,7 @@ def test_another_metric_has_its_curve_beside_that_of_the_loss(encoding: str, up:
     )
     settings = {"task": "./names.py:Names", "files": ("Italian.txt", "Russian.txt"), "steps": 20, "valid_every": 4}
     session = sessions.start({**settings, "hidden_size": 5, "seed": 1, "learning_rate": 0.03})
-    session.excerpt = lambda size: "Italian 0.71 (right)  Rossi"  # type: ignore[method-assign]
+    session.excerpt = lambda size, best=False: "Italian 0.71 (right)  Rossi"  # type: ignore[method-assign]
     file = io.TextIOWrapper(io.BytesIO(), encoding)
     live, drawn = picture(session, 80, 30, file=file)
     rows = drawn.splitlines()
@@ -100,6 +106,7 @@ def test_another_metric_has_its_curve_beside_that_of_the_loss(encoding: str, up:
     console = Console(width=44, height=30, file=io.StringIO(), force_terminal=True, color_system=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(display, "errors", lambda: console)
+        patch.setattr(bars, "errors", lambda: console)
         rows = _drawn(live, console).splitlines()
     assert max(map(len, rows)) <= 44
     place = rows.index("share of names told right ↑")
@@ -128,6 +135,33 @@ def test_the_picture_fits_and_cuts_no_number_off(width: int, height: int) -> Non
         assert said in words
 
 
+def test_a_long_name_stands_above_the_bar_and_wide_values_below_their_labels() -> None:
+    settings = {"files": ("fox.txt",), "steps": 8, "hidden_size": 5, "seed": 1, "valid_every": 8, "seq_length": 7}
+    name = "a-long-name-of-a-run-with-everything-in-it"
+    live, drawn = picture(sessions.start(settings, name=name), 40, 40)
+    rows = drawn.splitlines()
+    assert [rows[0] + rows[1], rows[2]] == [name, f"{rows[2].split()[0]} 100%  0 s left"]
+    assert set(rows[2].split()[0]) == {"━"}
+    place = rows.index("held out")
+    assert rows[place + 1] == display.measured(live.session.run, display.validated(live.validations[-1]))
+    assert re.fullmatch(r"gradient   \S+", rows[place + 2])
+
+
+def test_the_last_sample_is_by_the_weights_that_are_kept() -> None:
+    """They are not the last ones: the held-out text is the other reversed, so what is learnt soon misleads."""
+    Path("reversed.txt").write_text(Path("fox.txt").read_text()[::-1])
+    settings = {"files": ("fox.txt",), "steps": 60, "hidden_size": 5, "seed": 1, "valid_every": 10, "seq_length": 7}
+    session = sessions.start(settings | {"valid": ("reversed.txt",), "learning_rate": 0.1})
+    live, drawn = picture(session, 80, 40)
+    best = session.trainer.best["step"]
+    assert best < 60
+    assert f"─ by the best weights, of step {best} ─" in drawn
+    assert live.excerpt == session.excerpt(display.EXCERPT_SIZE, best=True) != session.excerpt(display.EXCERPT_SIZE)
+    problem, rng = session.problem, np.random.default_rng(60)
+    params = session.run.params()
+    assert live.excerpt == problem.task.excerpt(problem.model, params, problem.data, display.EXCERPT_SIZE, rng)
+
+
 def test_a_model_that_diverges_while_it_is_watched_says_why_itself() -> None:
     wild = {"cell": "irnn", "cell_option": {"recurrent_scale": 2.0}, "valid_fraction": 0, "seed": 1}
     small = {"files": ("fox.txt",), "steps": 50, "hidden_size": 5, "seq_length": 7, "batch_size": 3}
@@ -152,7 +186,7 @@ def test_looking_does_not_change_the_training() -> None:
 
 def test_what_the_model_writes_cannot_move_the_cursor() -> None:
     session = sessions.start({"files": ("fox.txt",), "steps": 12, "hidden_size": 5, "seed": 1})
-    session.excerpt = lambda symbols: "a\x1b[2J\tb\r\nc\u202e\x9b"  # type: ignore[method-assign]
+    session.excerpt = lambda size, best=False: "a\x1b[2J\tb\r\nc\u202e\x9b"  # type: ignore[method-assign]
     _, drawn = picture(session, 80, 30)
     assert "│ a·[2J⇥b·" in drawn
     assert "│ c··" in drawn
@@ -189,7 +223,7 @@ def test_a_process_on_a_terminal_draws_and_leaves_it_clean() -> None:
     os.close(leader)
     assert process.returncode == 0
     assert out.startswith(b"runs/gru-fox: ")
-    assert b"after step " in drawn
+    assert b"by the best weights, of step " in drawn
     assert drawn.rindex(b"\x1b[?25h") > drawn.rindex(b"\x1b[?25l")  # the cursor is shown again
     assert b"Sample from it: rnn sample gru-fox" in drawn
 

@@ -47,7 +47,7 @@ def call(folder, monkeypatch):
     monkeypatch.chdir(folder)
 
     def call(*args, stdin=None):
-        result = CliRunner().invoke(rnn, ["eval", *args], input=stdin)
+        result = CliRunner().invoke(rnn, ["eval", "--progress", "none", *args], input=stdin)
         return result.exit_code, result.stdout, result.stderr
 
     return call
@@ -438,7 +438,7 @@ def pictured(tmp_path, monkeypatch):
 
 
 def test_a_tasks_pictures_are_drawn_and_written(pictured):
-    result = CliRunner().invoke(rnn, ["eval", "names", "--html", "page.html"])
+    result = CliRunner().invoke(rnn, ["eval", "names", "--html", "page.html", "--progress", "none"])
     assert (result.exit_code, result.stderr) == (0, "Written: page.html\n")
     accuracy = pictured.evaluate()["accuracy"]
     assert (

@@ -1,5 +1,6 @@
 """How commands show their progress: live on a terminal, as lines, or not at all."""
 
+import io
 import os
 import pty
 import re
@@ -12,8 +13,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from command_line import PROGRAM, SMALL, refused, settle, train
+from rich.console import Console
 
+from rnn_cli import bars
 from rnn_cli.main import rnn
+from rnn_lab.evaluation import evaluate
+from rnn_lab.runs import Run
+from rnn_plugins import progress
 
 TINY = ["--hidden-size", "5", "--seq-length", "7", "--batch-size", "3", "--seed", "1", "--steps", "20"]
 COMMANDS = {
@@ -84,6 +90,57 @@ def test_without_progress_the_rest_is_said(command: str) -> None:
     assert not [line for line in silent if moving.match(line)]
     told = {"train": "20 steps (", "compare": "On fox.txt, seed ", "report": "rnn: 1 x 5"}
     assert any(line.startswith(told[command]) for line in silent)
+
+
+def test_ctrl_c_is_shown_on_a_line_of_its_own() -> None:
+    """Behind a full line it would move the cursor down, and the next drawing would leave a line above it."""
+    written = on_terminal(*COMMANDS["train"])
+    redrawn = [found.start() for found in re.finditer(rb"\r\x1b\[2K\x1b\[1A", written)]
+    assert redrawn
+    assert all(written[:place].endswith(b"\n") for place in redrawn)
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_bar_fits_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(width=width, height=24, file=io.StringIO(), force_terminal=True, color_system=None)
+    monkeypatch.setattr(bars, "errors", lambda: console)
+    for name in ("flow of gru", "структура сети, которая обучена на романе в стихах и на письмах"):
+        with console.capture() as capture:
+            console.print(bars.bar(name, 0.5, "3 of 6  0:12"))
+        rows = capture.get().splitlines()
+        assert max(map(len, rows)) <= width
+        assert "".join(rows).replace("━", "").replace("╸", "").split() == [*name.split(), "3", "of", "6", "0:12"]
+        assert len(rows) == 1 if len(name) < 20 else len(rows) > 1
+
+
+def test_an_evaluation_says_what_it_is_at() -> None:
+    train("fox.txt", *SMALL)
+    said = CliRunner().invoke(rnn, ["eval", "gru-fox"]).stderr.splitlines()
+    assert [line for line in said if line.endswith(" ...")] == [
+        "evaluating gru-fox on the held-out last 10 % of fox.txt ...",
+        "counting n-grams ...",
+    ]  # and its 54 characters are too few for compressors
+    assert "..." not in CliRunner().invoke(rnn, ["eval", "gru-fox", "--progress", "none"]).stderr
+    assert CliRunner().invoke(rnn, ["eval", "gru-fox", "--quiet"]).stderr == ""
+    written = on_terminal("eval", "gru-fox")
+    assert MOVES.search(written)
+    assert b"evaluating gru-fox on the held-out last 10 % of fox.txt " in written
+
+
+def test_the_share_that_is_done_is_told_while_a_text_is_read() -> None:
+    train("fox.txt", *SMALL)
+    run, told = Run(Path("runs", "gru-fox")), list[tuple[str | None, float | None]]()
+    with progress.following(lambda what, share: told.append((what, share))):
+        evaluate(run, ["fox.txt"])
+    names = [what for what, _ in told if what]
+    assert names[0] == "evaluating gru-fox on fox.txt"
+    shares = [share for what, share in told if what is None]
+    assert len(shares) > 1
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    told.clear()
+    evaluate(run, ["fox.txt"])
+    assert not told
 
 
 def test_a_pipe_is_drawn_into_if_told() -> None:

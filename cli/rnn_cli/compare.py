@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_cli import completion, piped
-from rnn_cli.console import announcing, errors, remark, showing, suppress_notes
+from rnn_cli.console import errors, remark, showing, suppress_notes
 from rnn_cli.display import amount, duration
 from rnn_cli.options import OPTIONS, SETTINGS, SHOWN, TRUST, Setting, TrainingCommand, collect
 from rnn_cli.output import chosen, output_options, put
@@ -56,6 +56,7 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
     wanted = collect((), given)
     if wanted.pop("quiet", False):
         suppress_notes()
+    from rnn_cli.bars import announcing
     from rnn_lab.comparison.comparison import compare as laid_out
     from rnn_lab.comparison.comparison import group
     from rnn_lab.comparison.plan import SEEDS, plan, train

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 import io
-import itertools
 import os
 import re
 import sys
@@ -129,7 +128,7 @@ def columns(stream: IO[str]) -> int:
 
 
 def remark(text: str) -> None:
-    """Print a note to standard error; on a terminal it is wrapped between words.
+    """Print a note to standard error; on a terminal it is wrapped between words, but not within a command to paste.
 
     A note that cannot be written is dropped and raises nothing.
     """
@@ -141,7 +140,8 @@ def remark(text: str) -> None:
     with ignoring_hangups():
         if sys.stderr.isatty() or showing() == "live":
             width = columns(sys.stderr) - 1
-            text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+            text = re.sub(r"(?<=: )rnn [^;]+", lambda command: command[0].replace(" ", "\0"), text)
+            text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
             print(text, file=sys.stderr)  # while Rich redraws, it intercepts print, but not click.echo
         else:
             click.echo(text, err=True)
@@ -173,41 +173,6 @@ def notes_suppressed() -> bool:
     """Whether the current command's notes are suppressed."""
     context = click.get_current_context(silent=True)
     return context is not None and QUIET in context.meta
-
-
-@contextmanager
-def announcing(total: int) -> Iterator[Callable[[str], None]]:
-    """Show which of several tasks is running.
-
-    On a terminal, one line with the elapsed time, removed at the end; elsewhere one line per task.
-
-    Args:
-        total: the number of tasks.
-
-    Yields:
-        A function to call with each task's name before it starts.
-    """
-    if (how := showing()) != "live":
-        yield lambda what: remark(f"{what} ...") if how == "plain" else None
-        return
-    from rich.progress import Progress, TextColumn, TimeElapsedColumn
-
-    numbers = itertools.count(1)
-    with Progress(
-        TextColumn("{task.description} ...", markup=False),
-        TimeElapsedColumn(),
-        console=errors(),
-        transient=True,
-        refresh_per_second=2,
-    ) as progress:
-
-        def tell(what: str) -> None:
-            for task in progress.task_ids:
-                progress.remove_task(task)
-            progress.add_task(printable(f"{what} ({next(numbers)} of {total})"))
-            progress.refresh()
-
-        yield tell
 
 
 def say(text: str) -> None:

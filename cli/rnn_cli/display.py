@@ -115,24 +115,16 @@ class Live(Display):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        from rich.live import Live as RichLive
-
-        class Picture(RichLive):
-            """Also draws in its own thread, so it must survive a closed terminal."""
-
-            def refresh(self) -> None:
-                """Draw."""
-                with ignoring_hangups():
-                    super().refresh()
+        from rnn_cli.bars import Drawing
 
         self.progress: Progress | None = None
         self.record: dict[str, Any] = {}
         self.flow: dict[str, list[float | None]] = {}
         self.validations = [record for record in session.run.records() if validated(record)]
-        self.excerpt, self.excerpt_step, self.excerpt_time = "", 0, float("-inf")
+        self.excerpt, self.title, self.excerpt_time = "", "", float("-inf")
         self.word = ""
         self.over = False
-        self.live = Picture(console=errors(), get_renderable=self.picture, refresh_per_second=4)
+        self.live = Drawing(self.picture)
 
     def __enter__(self) -> Live:
         """Start drawing."""
@@ -141,7 +133,9 @@ class Live(Display):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Leave the last drawing, without the sentences that will be printed after it."""
+        """Leave the last drawing, with a sample by the best weights, and without what will be printed after it."""
+        if self.progress is not None and not isinstance(error, KeyboardInterrupt | OSError):
+            self._sample_best()
         self.over = True
         with ignoring_hangups():
             self.live.stop()
@@ -160,11 +154,18 @@ class Live(Display):
             self.flow = progress.record["flow"]["norms"]
         if validated(progress.record):
             self.validations.append(progress.record)
-        last = progress.step.step == self.session.trainer.last_step
-        if last or time.monotonic() - self.excerpt_time > EXCERPT_SECONDS:
+        if time.monotonic() - self.excerpt_time > EXCERPT_SECONDS:
             with suppress(UserError):  # a diverging model may have no finite scores
-                self.excerpt, self.excerpt_step = self.session.excerpt(EXCERPT_SIZE) or "", progress.step.step
+                self.excerpt = self.session.excerpt(EXCERPT_SIZE) or ""
+                self.title = f"after step {progress.step.step:,}"
             self.excerpt_time = time.monotonic()
+
+    def _sample_best(self) -> None:
+        """Take a sample by the weights that are kept, which ``rnn sample`` uses."""
+        best = self.session.trainer.best
+        with suppress(UserError, OSError):
+            self.excerpt = self.session.excerpt(EXCERPT_SIZE, best=True) or ""
+            self.title = f"by the best weights, of step {best['step']:,}"
 
     def picture(self) -> RenderableType:
         """The bar, the numbers, the curves, the conclusion, and a sample."""
@@ -174,10 +175,12 @@ class Live(Display):
 
         if self.progress is None:
             return Text(self.word or "the first step ...")
-        console = errors()
-        lines: list[RenderableType] = [self._bar(self.progress), self._numbers(self.progress)]
-        lines += self._curves()
-        lines += self._flow_lines()
+        from rnn_cli.bars import bar
+
+        console, progress = errors(), self.progress
+        left = f"{progress.done:.0%}  {duration(progress.seconds_left)} left"
+        lines: list[RenderableType] = [bar(self.session.run.name, progress.done, left, "bold")]
+        lines += [*self._numbers(progress), *self._curves(), *self._flow_lines()]
         for words, style in (
             (self.session.verdict(self.validations), "italic"),
             (self.word, "bold"),
@@ -185,11 +188,10 @@ class Live(Display):
             if words and not self.over:
                 lines.append(Text(words, style=style))
         used = sum(len(console.render_lines(line)) for line in lines)
-        room = min(8, console.height - used - 4)
+        room = min(8, console.height - used - 5)
         if self.excerpt and room > 0:
             text = Text(printable(self.excerpt, keep="\n"), overflow="fold")
-            title = f"after step {self.excerpt_step:,}"
-            lines.append(Panel(text, title=title, title_align="left", height=room + 2, border_style="dim"))
+            lines.append(Panel(text, title=self.title, title_align="left", height=room + 2, border_style="dim"))
         return Group(*lines)
 
     def _curves(self) -> list[Text]:
@@ -239,21 +241,10 @@ class Live(Display):
         gap = "  " if beside else "\n"
         return [Text(f"{state:<{name}}  {logarithmic(norms, width, bars)}{gap}{said}") for state, norms, said in rows]
 
-    def _bar(self, progress: Progress) -> RenderableType:
-        from rich.progress_bar import ProgressBar
+    def _numbers(self, progress: Progress) -> list[RenderableType]:
+        """The numbers with their labels: in pairs of columns, in one, or below their labels where that is too wide."""
         from rich.table import Table
         from rich.text import Text
-
-        bar = Table.grid(padding=(0, 1), expand=True)
-        bar.add_column(no_wrap=True)
-        bar.add_column(ratio=1)
-        bar.add_column(justify="right", no_wrap=True)
-        left = f"{progress.done:.0%}  {duration(progress.seconds_left)} left"
-        bar.add_row(Text(printable(self.session.run.name), style="bold"), ProgressBar(1, progress.done), left)
-        return bar
-
-    def _numbers(self, progress: Progress) -> RenderableType:
-        from rich.table import Table
 
         session, record, kept = self.session, self.record, self.session.trainer.best
         run = session.run
@@ -272,15 +263,21 @@ class Live(Display):
         if record:
             rows[0] = (*rows[0][:3], measured(run, {"loss": record["train_loss"]}, "train"))
             rows[3] = (*rows[3][:3], f"{record['units_per_second']:,.0f} {session.unit}/s")
-        width = sum(max(map(len, column)) + 3 for column in zip(*rows, strict=True)) - 3
-        narrow = width > errors().width
+        room = errors().width
+        if sum(max(map(len, column)) + 3 for column in zip(*rows, strict=True)) - 3 <= room:
+            numbers = Table.grid(padding=(0, 3, 0, 0))
+            for style in ("dim", "", "dim", ""):
+                numbers.add_column(style=style)
+            for row in rows:
+                numbers.add_row(*row)
+            return [numbers]
         pairs = [pair for row in rows for pair in (row[:2], row[2:]) if pair[1]]
-        numbers = Table.grid(padding=(0, 3, 0, 0))
-        for style in ("dim", "") if narrow else ("dim", "", "dim", ""):
-            numbers.add_column(style=style, no_wrap=style == "dim", overflow="fold")
-        for row in pairs if narrow else rows:
-            numbers.add_row(*row)
-        return numbers
+        width = max(len(label) for label, _ in pairs) + 3
+        lines: list[RenderableType] = []
+        for label, value in pairs:
+            beside = width + len(value) <= room
+            lines.append(Text.assemble((label.ljust(width) if beside else f"{label}\n", "dim"), value))
+        return lines
 
 
 def emit(record: dict[str, Any]) -> None:

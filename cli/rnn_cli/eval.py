@@ -9,8 +9,8 @@ import click
 
 from rnn_cli import completion, console, piped
 from rnn_cli.arguments import find_run_and_files
-from rnn_cli.console import remark
-from rnn_cli.options import BACKEND, TASK_OPTION, TRUST, UNKNOWN
+from rnn_cli.console import remark, suppress_notes
+from rnn_cli.options import BACKEND, PROGRESS, QUIET, TASK_OPTION, TRUST, UNKNOWN
 from rnn_cli.output import check_page, write
 from rnn_cli.tables import prose, sentence, table
 from rnn_lab.printable import printable
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 @TASK_OPTION
 @BACKEND
 @TRUST
+@PROGRESS
+@QUIET
 @click.option("--html", metavar="FILE", type=click.Path(readable=False), help="Write a self-contained HTML page.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.pass_context
@@ -37,6 +39,7 @@ def eval(
     unknown: str,
     task_option: dict[str, str],
     backend: Backend,
+    quiet: bool,
     html: str | None,
     as_json: bool,
 ) -> None:
@@ -49,8 +52,11 @@ def eval(
     on the run's training text. bz2 and xz compress the same symbols: alone, and primed, which is what the symbols add
     to the compressed size of the training text.
     """
+    if quiet:
+        suppress_notes()
     if html is not None:
         check_page("html", html)
+    from rnn_cli.bars import announcing
     from rnn_lab.backends import on_backend
     from rnn_lab.evaluation import evaluate
 
@@ -59,7 +65,7 @@ def eval(
         piped.ignored(f"rnn eval {shlex.quote(run.name)} - reads it as data")
     given = ctx.get_parameter_source("unknown") is click.core.ParameterSource.COMMANDLINE
     options = task_option | ({"unknown": unknown} if given else {})
-    with on_backend(backend):
+    with on_backend(backend), announcing():
         evaluation = evaluate(run, files, **options)
     for notice in evaluation.notices:
         remark(f"Note: {sentence(notice)}")

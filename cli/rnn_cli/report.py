@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_cli import completion, piped
-from rnn_cli.console import announcing, remark, suppress_notes
+from rnn_cli.console import remark, suppress_notes
 from rnn_cli.options import BACKEND, PROGRESS, QUIET, SETTINGS, TRUST, like
 from rnn_cli.output import chosen, output_options, put
 from rnn_cli.tables import sentence, table
@@ -117,6 +117,7 @@ def report(
         suppress_notes()
     output = chosen(given)
     _check(ctx, cells, text)
+    from rnn_cli.bars import announcing
     from rnn_lab.backends import on_backend
     from rnn_lab.reporting import kinds as kinds_of
     from rnn_lab.reporting import load, make_pages
@@ -200,6 +201,7 @@ def _found(name: str | None) -> Run:
 
 def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]) -> tuple[list[Subject], list[str]]:
     """The cells to measure, a line for each, and one for the data."""
+    from rnn_cli.bars import announcing
     from rnn_lab.problem import files_of, read
     from rnn_lab.runs import require_files
     from rnn_lab.subject import fresh

@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 
 import click
 
 from rnn_cli.console import columns
 from rnn_lab.printable import printable
+
+NARROWEST = 20
+"""Columns of the terminal that the last column needs to be wrapped."""
 
 
 def table(
@@ -29,7 +33,8 @@ def table(
         bold: the row printed in bold, as the heads are.
 
     Returns:
-        Lines, the last one with its line feed. On a terminal the last column is wrapped to its width; elsewhere a row
+        Lines, the last one with its line feed. On a terminal the last column is wrapped to its width, and where the
+        others leave no room, a row is a paragraph: its first cell, and the others behind their heads. Elsewhere a row
         is one line.
     """
     lines = [[printable(cell) for cell in row] for row in [*([heads] if heads else []), *rows]]
@@ -39,15 +44,31 @@ def table(
     widths = [max(len(line[i]) for line in lines) for i in range(count)]
     left = indent + sum(width + 2 for width in widths[:-1])
     room = columns(sys.stdout) - left if sys.stdout.isatty() else 0
+    wraps = align[-1:] == "<" and room >= NARROWEST
+    if sys.stdout.isatty() and not wraps and count and room < widths[-1]:
+        return "".join(_paragraph(heads, line, indent, i == bold) for i, line in enumerate(lines[bool(heads) :]))
     text = ""
     for number, line in enumerate(lines):
         cells = [_pad(cell, widths[i], align[i]) for i, cell in enumerate(line)]
         last = cells[-1].rstrip()
-        if room >= 20 and align[-1] == "<":
+        if wraps:
             last = ("\n" + " " * left).join(textwrap.wrap(last, room) or [""])
         row = " " * indent + "".join(f"{cell}  " for cell in cells[:-1]) + last
         text += (click.style(row.rstrip(), bold=True) if number in stand_out else row.rstrip()) + "\n"
     return text
+
+
+def _paragraph(heads: Sequence[str], line: Sequence[str], indent: int, bold: bool) -> str:
+    """A row where its columns do not fit side by side."""
+    left = " " * (indent + 2)
+    cells = []
+    for head, cell in zip_longest(heads[1:], line[1:], fillvalue=""):
+        words = f"{head} {cell}".strip()
+        if cell:
+            cells.append(words.replace(" ", "\0") if len(words) <= NARROWEST else words)
+    rest = textwrap.wrap("  ".join(cells), columns(sys.stdout) - len(left), break_long_words=False)
+    first = " " * indent + (click.style(line[0], bold=True) if bold else line[0])
+    return "\n".join([first, *(left + row.replace("\0", " ").strip() for row in rest)]) + "\n"
 
 
 def prose(text: str) -> str:
@@ -55,6 +76,13 @@ def prose(text: str) -> str:
     width = min(columns(sys.stdout), 100)
     blocks = printable(text, keep="\n").split("\n\n")
     return "".join((b if b.startswith(" ") else textwrap.fill(b, width)) + "\n\n" for b in blocks)[:-1]
+
+
+def filled(text: str) -> str:
+    """A line, on a terminal wrapped between words."""
+    if not sys.stdout.isatty():
+        return text
+    return textwrap.fill(text, columns(sys.stdout), break_long_words=False, break_on_hyphens=False)
 
 
 def sentence(text: str) -> str:

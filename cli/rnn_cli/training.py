@@ -15,7 +15,7 @@ import click
 
 from rnn_cli.console import remark, showing
 from rnn_cli.display import Display, Lines, Live, Records, duration, emit, measured, memory, tell
-from rnn_cli.tables import sentence
+from rnn_cli.tables import filled, sentence
 from rnn_lab.printable import printable
 from rnn_plugins.errors import why
 from rnn_plugins.words import amount, brief
@@ -70,7 +70,7 @@ def carry_out(session: Session, *, quiet: bool, as_json: bool) -> int:
         test = {"test": session.test.to_json()} if session.test else {}
         emit({"outcome": session.outcome() | test | {"diagnosis": diagnosis}})
     elif not quiet and session.run.path.exists():
-        tell(printable(result(session)))
+        tell(filled(printable(result(session))))
         if session.test:
             show(session.test)
     if failed:

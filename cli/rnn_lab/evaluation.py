@@ -12,6 +12,7 @@ from typing import Any
 from rnn_lab.problem import read
 from rnn_lab.runs import Run
 from rnn_plugins.errors import UserError
+from rnn_plugins.progress import begin
 from rnn_plugins.reports.report import Page, Table, plain
 from rnn_plugins.tasks.task import Assessment, Data, Score
 from rnn_plugins.words import brief
@@ -114,6 +115,7 @@ def evaluate(run: Run, files: Sequence[str] = (), **options: Any) -> Evaluation:
         if not run.held_out:
             raise UserError(f"the run {run.name!r} has no held-out data; name a FILE to evaluate on")
     training = None if own is None else own.train
+    begin(f"evaluating {run.name} on {source}")
     task = reader if options else run.task
     assessment = task.assess(run.model_of(task), run.params(), data, name=run.name, training=training)
     notices += [*assessment.notices, *run.code_changed()]

@@ -103,20 +103,23 @@ class Session:
         kept = sum(array.nbytes for array in trees.leaves((state.params, state.optimizer)))
         return Cost(kept + peak, statistics.median(times) * problem.steps_per_epoch)
 
-    def excerpt(self, size: int) -> str | None:
+    def excerpt(self, size: int, *, best: bool = False) -> str | None:
         """A sample of the model's output, about ``size`` characters; None if its task has none.
 
         It does not draw from the training's generators.
 
+        Args:
+            size: characters.
+            best: whether by the best weights, from their file, instead of the current ones.
+
         Raises:
-            UserError: the model's scores are not finite.
+            UserError: the model's scores are not finite, or the best weights cannot be read.
         """
         problem, state = self.problem, self.trainer.state
+        params = self.run.params() if best else state.params
         # Warnings are not needed: the loss shows whether the model diverges.
         with on_backend(self.trainer.settings.backend), np.errstate(all="ignore"):
-            return problem.task.excerpt(
-                problem.model, state.params, problem.data, size, np.random.default_rng(state.step)
-            )
+            return problem.task.excerpt(problem.model, params, problem.data, size, np.random.default_rng(state.step))
 
     def events(self) -> Generator[Progress, None, None]:
         """Train to the end, as ``Trainer.events``, then evaluate the best weights on the test data if there are any."""

@@ -22,6 +22,7 @@ from rnn_lab.settings import Settings
 from rnn_lab.trainer import LEARNING_RATE
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
+from rnn_plugins.progress import advance
 from rnn_plugins.reports.subject import Subject
 from rnn_plugins.tasks.task import Data, Score, Task
 from rnn_plugins.words import amount, brief
@@ -181,6 +182,7 @@ def _train(
             if step % problem.steps_per_epoch == 0:
                 state.carry = problem.init_carry()
             yield problem.batch(step)
+            advance((step + 1) / steps)
 
     records = train(
         problem.loss,

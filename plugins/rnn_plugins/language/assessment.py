@@ -14,6 +14,7 @@ from rnn_plugins.data.vocabulary import NOUNS, Level, Vocabulary
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.model import Model
 from rnn_plugins.language.ngrams import XZ_WINDOW, baselines, compressors
+from rnn_plugins.progress import begin
 from rnn_plugins.tasks.task import Assessment, Data, Metric, Score
 from rnn_plugins.words import percent
 
@@ -80,17 +81,17 @@ def assess(
         raise UserError(f"the loss of the run {name!r} on {text} is {loss:g}: its training went wrong")
     scores, notices = [_score(name, "model", loss * sizes.symbols, sizes)], []
     content = _content(vocabulary, tokens[1:])
-    compressible = len(content) >= LEAST_COMPRESSED
-    if not compressible:
+    if len(content) < LEAST_COMPRESSED:
         notices.append(
             f"{len(content):,} bytes are too few to compare with compressors, whose own headers weigh more than that"
         )
-    rivals = compressors(None, content) if compressible else {}
+    rivals = _compressed(None, content)
     if training is not None:
         if len(training) > MOST_COUNTED:
             notices.append(f"the n-grams are counted on the last {MOST_COUNTED:,} symbols of the training text")
+        begin("counting n-grams")
         scores += ngrams(vocabulary, training, tokens)
-        primed = compressors(_content(vocabulary, training[-XZ_WINDOW:]), content) if compressible else {}
+        primed = _compressed(_content(vocabulary, training[-XZ_WINDOW:]), content)
         rivals |= {f"primed {name}": bits for name, bits in primed.items()}
     scores += [_score(name, "compressor", bits * len(content) * math.log(2), sizes) for name, bits in rivals.items()]
     metrics = {
@@ -190,6 +191,14 @@ def unknown_share(share: float, level: Level) -> str:
 def _sizes(vocabulary: Vocabulary, tokens: Array) -> Sizes:
     """The amount of text that is predicted of a text."""
     return Sizes(len(tokens) - 1, *vocabulary.measure(tokens[1:]), vocabulary.words(tokens[1:]))
+
+
+def _compressed(training: bytes | None, content: bytes) -> dict[str, float]:
+    """As ``compressors``; nothing for a text that is too short."""
+    if len(content) < LEAST_COMPRESSED:
+        return {}
+    begin("compressing the text" if training is None else "compressing the text after that of training")
+    return compressors(training, content)
 
 
 def _content(vocabulary: Vocabulary, tokens: Array) -> bytes:

@@ -15,6 +15,7 @@ from minigrad.scan.planned import Stepper
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.stacked import drop_steps
+from rnn_plugins.progress import advance
 from rnn_plugins.tasks import task
 from rnn_plugins.tasks.task import Batch, Work
 
@@ -161,6 +162,7 @@ class Model(task.Model):
             inputs, targets = (np.asarray(tokens[i], np.intp) for i in (places, np.where(live, places + 1, 0)))
             carry, losses = self.losses(params, carry, inputs, targets, mask=None if live.all() else live)
             total += float(np.sum(losses[scored], dtype=np.float64))
+            advance((t + len(steps)) / (share + warm_up))
         return total / count
 
 

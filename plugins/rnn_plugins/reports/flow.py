@@ -18,6 +18,7 @@ from rnn_cells import Cell, Stacked
 from rnn_cells.ablated import Ablated
 from rnn_cells.anatomy import State, indices_of_states
 from rnn_plugins.errors import UserError
+from rnn_plugins.progress import advance
 from rnn_plugins.reports.jacobians import TooWide, exp, jacobians_along, log, norm, stretches, width_of_carry
 from rnn_plugins.reports.probe import Probe
 from rnn_plugins.reports.probing import draw_positions, is_short, losses_at_end, state_gradients, too_short
@@ -138,6 +139,7 @@ def measure_flow(probe: Probe, lags: int, positions: int, seed: int = 0) -> Norm
         # float64, because a square of 1e-25 is nothing in float32; what is no number was infinite a step before.
         norms = [_lengths(g)[::-1, part * together - start :] for g in gradients]
         found.append([np.where(np.isnan(lengths), np.inf, lengths) for lengths in norms])
+        advance((part + 1) / parts)
     whole = tuple(np.concatenate(part, axis=1) for part in zip(*found, strict=True))
     return Norms(probe.anatomy.states, whole, ROUNDINGS * float(np.finfo(probe.dtype).eps))
 

@@ -18,6 +18,7 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.language import Language
 from rnn_plugins.language.model import Model
 from rnn_plugins.language.sampling import muted, opening, start_of_text
+from rnn_plugins.progress import advance
 from rnn_plugins.reports.report import Chart, Curve, Figure, Findings, Look, Quantity, Report, Table
 from rnn_plugins.reports.subject import Subject, language_of
 from rnn_plugins.words import percent
@@ -238,6 +239,7 @@ def write_side_by_side(
             (rows,) = step(written[t])
         else:
             carry, rows = model.step(params, carry, written[t])
+        advance((t + 1) / length)
     return written
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rnn_plugins.data.vocabulary import NOUNS, Level
+from rnn_plugins.progress import begin
 
 Array = NDArray[Any]
 
@@ -58,6 +59,7 @@ def linear(
     Raises:
         ImportError: scikit-learn is not installed.
     """
+    begin("training the baseline")
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar, Literal, TypeVar
@@ -21,6 +21,7 @@ from rnn_plugins.data.images import Named, as_image
 from rnn_plugins.data.vectors import vectors_of
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.model import ONE_HOT_LIMIT
+from rnn_plugins.progress import advance
 from rnn_plugins.tasks.task import Inputs, Model, Network
 
 Array = NDArray[Any]
@@ -38,10 +39,13 @@ T = TypeVar("T")
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Items in lists of at most ``size``, taken as they are needed."""
-    rest = iter(items)
+    """Items in lists of at most ``size``, taken as they are needed; of a known number, it tells how many are done."""
+    rest, done = iter(items), 0
     while some := list(islice(rest, size)):
         yield some
+        if isinstance(items, Sized):
+            done += len(some)
+            advance(done / len(items))
 
 
 def with_places(inputs: Iterable[T]) -> Iterator[tuple[int, T]]:

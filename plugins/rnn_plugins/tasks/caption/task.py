@@ -18,6 +18,7 @@ from rnn_plugins.data.splits import split
 from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.data.vocabulary import NOUNS, Level
 from rnn_plugins.errors import UserError
+from rnn_plugins.progress import begin
 from rnn_plugins.tasks import task
 from rnn_plugins.tasks.blocks import chunks, mask, named_images, padded, require_width, with_width
 from rnn_plugins.tasks.caption.examples import (
@@ -385,6 +386,7 @@ class Caption(Task[Captioner]):
 
         tokens = tokens_of(data.facts)
         images = {example.image: example.pixels for example in data.valid}
+        begin("captioning")
         found = self.captions(model, params, data.facts, list(images.values()))
         return assess_captions(
             self.metrics,

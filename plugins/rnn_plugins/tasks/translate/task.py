@@ -18,6 +18,7 @@ from rnn_plugins.data.tokens import Tokens
 from rnn_plugins.data.vectors import width_of
 from rnn_plugins.data.vocabulary import NOUNS, Level
 from rnn_plugins.errors import UserError
+from rnn_plugins.progress import advance, begin
 from rnn_plugins.tasks import task
 from rnn_plugins.tasks.blocks import (
     Symbols,
@@ -281,6 +282,7 @@ class Translate(Task[Translator]):
             for i, result in zip(some, decode(first, context, limits), strict=True):
                 found[i] = result
             start += len(some)
+            advance(start / len(texts))
         return found
 
     def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -384,6 +386,7 @@ class Translate(Task[Translator]):
 
         source, target = tokens_of(data.facts)
         references = grouped([(self._cased(pair.text), self._cased(pair.translation)) for pair in data.valid])
+        begin("translating")
         found = self.translations(model, params, data.facts, list(references))
         return assess_translations(
             self.metrics,
