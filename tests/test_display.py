@@ -18,7 +18,7 @@ from command_line import SMALL, settle
 from rich.console import Console
 
 from minigrad.training import NotFinite
-from rnn_cli import bars, display
+from rnn_cli import display
 from rnn_lab import sessions
 from rnn_lab.paths import LAST
 from rnn_lab.records import reach
@@ -35,7 +35,7 @@ def picture(session: sessions.Session, width: int, height: int, **options: Any) 
     console = Console(width=width, height=height, **options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(display, "errors", lambda: console)
-        patch.setattr(bars, "errors", lambda: console)
+        patch.setattr("rnn_cli.bars.errors", lambda: console)
         live = display.Live(session)
         first = _drawn(live, console)
         assert first.strip() == "the first step ..."
@@ -106,7 +106,7 @@ def test_another_metric_has_its_curve_beside_that_of_the_loss(encoding: str, up:
     console = Console(width=44, height=30, file=io.StringIO(), force_terminal=True, color_system=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(display, "errors", lambda: console)
-        patch.setattr(bars, "errors", lambda: console)
+        patch.setattr("rnn_cli.bars.errors", lambda: console)
         rows = _drawn(live, console).splitlines()
     assert max(map(len, rows)) <= 44
     place = rows.index("share of names told right ↑")

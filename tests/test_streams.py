@@ -31,7 +31,7 @@ CLIPBOARD = "\x1b]52;c;cm0gLXJmIH4=\x07"
 
 HOSTILE = f"a{CLIPBOARD}\x1b[2J\x1b[45m\x9b2Jb\r\n\x7f\u202ec\u2066"
 
-OWN = re.compile(r"\x1b\[(0|1|2|3|1;\d+|2;\d+|3[0-7]|[0-9;]*[34]8;[0-9;]+|\?25[lh]|2K|1A)m?")
+OWN = re.compile(r"\x1b\[([0-9;]*[34]8;[0-9;]+|1;\d+|2;\d+|3[0-7]|0|1A|1|2K|2|3|\?25[lh])m?")
 """What Click and Rich themselves send."""
 
 COMMANDS_OF_TERMINALS = re.compile(r"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -223,13 +223,14 @@ def test_no_option_has_a_default_of_nothing() -> None:
 
 def test_commands_that_tell_what_they_are_at_can_be_told_not_to() -> None:
     quiet = {name for name, command in every_command() for option in command.params if "-q" in option.opts}
-    assert quiet == {"train", "rerun", "report", "compare"}
+    assert quiet == {"train", "rerun", "report", "compare", "eval"}
 
 
 TELLING = {
     "report": ["report", "Онегин", "дядя", "--kind", "flow", "--kind", "parameters", "--lags", "8", "--positions", "9"],
     "fresh": ["report", "--cell", "rnn", "--steps", "2", "--hidden-size", "4", "--lags", "8", "--positions", "9"],
     "compare": ["compare", "Онегин", "дядя"],
+    "eval": ["eval", "Онегин"],
     "contest": [
         *("compare", "--cell", "rnn", "--cell", "gru", "Онегин.txt"),
         *("--hidden-size", "4", "--steps", "4", "--seeds", "1", "--match", "none"),
@@ -239,6 +240,7 @@ TELLING = {
 TOLD = {
     "report": ["flow of Онегин ...", "flow of дядя ...", "parameters of Онегин ...", "parameters of дядя ..."],
     "fresh": ["rnn: training for 2 steps ...", "flow of rnn ..."],
+    "eval": ["evaluating Онегин on the held-out last 10 % of ", "counting n-grams ..."],
     "compare": ["inspecting Онегин ...", "inspecting дядя ..."],
     "contest": ["1 of 2, rnn-", "2 of 2, gru-", "inspecting rnn-", "inspecting gru-"],
 }
@@ -254,7 +256,7 @@ def test_it_says_what_it_is_at_on_standard_error(which: str, monkeypatch: pytest
     for number, said in enumerate(TOLD[which], start=1):
         assert said.removesuffix(" ...") in shown
         if which == "report":
-            assert f"{said.removesuffix(' ...')} ({number} of 4) ..." in shown
+            assert re.search(rf"{said.removesuffix(' ...')} [━╸╺]+ {number} of 4  0:\d\d", shown)
 
 
 @pytest.mark.parametrize("which", TELLING)
@@ -318,6 +320,11 @@ def hostile(folder: Path) -> Iterator[str]:
         ["train", "--resume", "NAME", "--steps", "40"],
         ["train", "--config", "NAME"],
         ["train", "Онегин.txt", "--cell", "NAME"],
+        ["runs", "--sort", "loss", "--filter", "name=NAME"],
+        ["runs", "--filter", "NAME"],
+        ["runs", "show", "NAME"],
+        ["runs", "rm", "NAME"],
+        ["runs", "mv", "Онегин", "NAME"],
         ["sample", "NAME", "--length", "9"],
         ["sample", "NAME", "--prime", "NAME"],
         ["sample", "NAME", "--load-state", "NAME"],

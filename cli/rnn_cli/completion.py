@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import click
 from click.shell_completion import CompletionItem
 
@@ -35,3 +37,41 @@ def _installed(group: str, incomplete: str) -> list[CompletionItem]:
 
     names = dict.fromkeys(entry.name for entry in entries(group) if entry.name.startswith(incomplete))
     return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
+
+
+def sort_keys(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What runs can be ordered by: what all have, and the metrics of those that there are."""
+    return _beginning([*_KEYS, *_metrics()], incomplete)
+
+
+def filters(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The beginnings of conditions on runs; behind ``cell=`` and ``task=`` the installed ones."""
+    key, equals, _ = incomplete.partition("=")
+    if not equals:
+        return _beginning([f"{key}=" for key in (*_KEYS, *_metrics()) if key != "age"], incomplete)
+    if key in ("cell", "task"):
+        from rnn_plugins.registry import entries
+
+        return _beginning([f"{key}={entry.name}" for entry in entries(f"{key}s")], incomplete)
+    return []
+
+
+_KEYS = ("age", "name", "task", "cell", "parameters", "steps", "outcome")
+
+
+def _metrics() -> list[str]:
+    """The metrics of the newest runs."""
+    import json
+    from contextlib import suppress
+
+    from rnn_lab.paths import MANIFEST, run_folders
+
+    names: dict[str, None] = {}
+    for path in run_folders()[:10]:
+        with suppress(OSError, ValueError, AttributeError):
+            names |= dict.fromkeys(json.loads((path / MANIFEST).read_bytes())["metrics"])
+    return list(names)
+
+
+def _beginning(words: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(word) for word in dict.fromkeys(words) if word.startswith(incomplete)]

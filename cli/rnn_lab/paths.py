@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rnn_plugins.data import RUN
+from rnn_plugins.errors import UserError
 
 MANIFEST, BEST, LAST, METRICS = RUN, "model.safetensors", "last.safetensors", "metrics.jsonl"
 """A run's files: its description, the best weights, the state to resume from, and the records, one per line."""
@@ -31,6 +32,25 @@ def folder_name(wish: str) -> str:
     """A valid name for a run's folder, made from any text; short enough that a number can be appended."""
     name = re.sub(r"[^\w.-]+", "-", wish).strip("-.") or "run"
     return name.encode()[: NAME_BYTES - len("-999999")].decode(errors="ignore")
+
+
+def require_name(name: str, what: str) -> None:
+    """Check that a run may have a name.
+
+    Args:
+        name: the name.
+        what: what it is called in messages.
+
+    Raises:
+        UserError: it may not.
+    """
+    if not re.fullmatch(r"\w[\w .+-]*", name):
+        raise UserError(
+            f"{what} is {name!r}; it must begin with a letter or digit and contain only letters, digits, spaces and "
+            "the characters . _ + -"
+        )
+    if (size := len(name.encode())) > NAME_BYTES:
+        raise UserError(f"{what} is {size} bytes long; it must have at most {NAME_BYTES}: choose a shorter one")
 
 
 def run_folders() -> list[Path]:

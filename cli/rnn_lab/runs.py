@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 import shlex
 import shutil
 import stat
@@ -33,8 +32,8 @@ from rnn_lab.paths import (
     LOCK,
     MANIFEST,
     METRICS,
-    NAME_BYTES,
     folder_name,
+    require_name,
     run_folder,
     run_folders,
     runs_folder,
@@ -622,13 +621,8 @@ def create_run(name: str | None, fallback: str, manifest: Mapping[str, Any]) -> 
     Raises:
         UserError: the name is taken or invalid, or the folder cannot be created.
     """
-    if name is not None and not re.fullmatch(r"\w[\w .+-]*", name):
-        raise UserError(
-            f"--name is {name!r}; it must begin with a letter or digit and contain only letters, digits, spaces and "
-            "the characters . _ + -"
-        )
-    if name is not None and (size := len(name.encode())) > NAME_BYTES:
-        raise UserError(f"--name is {size} bytes long; it must have at most {NAME_BYTES}: choose a shorter one")
+    if name is not None:
+        require_name(name, "--name")
     stem = folder_name(fallback)
     path = runs_folder() / (name or stem)
     try:

@@ -1,0 +1,115 @@
+"""Remove and rename runs, within the folder of runs and never while they are trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from minigrad import checkpoint
+from rnn_lab.paths import MANIFEST, require_name, run_folders, runs_folder
+from rnn_lab.runs import Run, find_runs
+from rnn_plugins.errors import UserError, did_you_mean
+from rnn_plugins.words import listing
+
+
+def find(name: str) -> Run:
+    """The run of a name in the folder of runs, also one that cannot be read.
+
+    Raises:
+        UserError: there is none, or the name is that of a folder elsewhere.
+    """
+    runs = {path.name: path for path in run_folders()}
+    if name in runs:
+        return Run(runs[name])
+    if os.sep in name or name in (os.curdir, os.pardir):
+        raise UserError(f"{name!r} is a path; expected the name of a run in {runs_folder()}, as rnn runs lists it")
+    there = f" There {'is' if len(runs) == 1 else 'are'} {listing(runs)}" if runs else ""
+    raise UserError(f"there is no run called {name!r} in {runs_folder()}.{did_you_mean(name, runs)}{there}")
+
+
+def size_of(run: Run) -> int:
+    """The bytes of a run's files, those of a folder that it links to included."""
+    total = 0
+    for folder, _, names in os.walk(run.path):
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
+
+
+def remove(run: Run) -> None:
+    """Remove a run's folder; of one that is a link to a folder elsewhere, only the link.
+
+    Raises:
+        UserError: another process trains it.
+        OSError: it cannot be removed.
+    """
+    with _untrained(run):
+        if run.path.is_symlink():
+            run.path.unlink()
+            return
+        # First out of the list, so that an interruption leaves no damaged run.
+        leaving = run.path.with_name(f".removed-{secrets.token_hex(4)}")
+        run.path.rename(leaving)
+    shutil.rmtree(leaving)
+
+
+def rename(run: Run, name: str) -> Run:
+    """Give a run another name. Runs that began with its weights find it there.
+
+    Raises:
+        UserError: the name is taken or invalid, or another process trains the run.
+        OSError: it cannot be renamed.
+    """
+    require_name(name, "the new name")
+    after = runs_folder() / name
+    if os.path.lexists(after):
+        raise UserError(f"{str(after)!r} exists already: choose another name, or remove that first: rnn runs rm {name}")
+    before = os.path.abspath(run.path)
+    with _untrained(run):
+        run.path.rename(after)
+    for other in find_runs():
+        with suppress(UserError):  # those that cannot be read
+            if other.manifest.get("init_from", {}).get("path") == before and not other.is_locked():
+                _begin_from(other.file(MANIFEST), os.path.abspath(after))
+    return Run(after)
+
+
+def _begin_from(manifest: Path, path: str) -> None:
+    """Name another folder of the run that a run began from; the file stays as old as it was, so does the order."""
+    written = manifest.stat()
+    content = json.loads(manifest.read_text(encoding="utf-8", errors="surrogateescape"))
+    content["init_from"]["path"] = path
+    text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+    checkpoint.write_atomically(manifest, text.encode("utf-8", "surrogateescape"))
+    os.utime(manifest, ns=(written.st_atime_ns, written.st_mtime_ns))
+
+
+@contextmanager
+def _untrained(run: Run) -> Iterator[None]:
+    """Within this block no other process trains a run.
+
+    Raises:
+        UserError: one does.
+    """
+    with ExitStack() as stack:
+        try:
+            run.lock()
+            stack.callback(run.release)
+        except UserError:
+            if _is_locked(run):
+                raise
+        yield
+
+
+def _is_locked(run: Run) -> bool:
+    """Whether another process trains a run; none does if its lock is not a file, which training refuses."""
+    try:
+        return run.is_locked()
+    except UserError:
+        return False
