@@ -115,9 +115,10 @@ def evaluate(run: Run, files: Sequence[str] = (), **options: Any) -> Evaluation:
         if not run.held_out:
             raise UserError(f"the run {run.name!r} has no held-out data; name a FILE to evaluate on")
     training = None if own is None else own.train
-    begin(f"evaluating {run.name} on {source}")
     task = reader if options else run.task
-    assessment = task.assess(run.model_of(task), run.params(), data, name=run.name, training=training)
+    model, params = run.model_of(task), run.params()
+    begin(f"evaluating {run.name} on {source}")
+    assessment = task.assess(model, params, data, name=run.name, training=training)
     notices += [*assessment.notices, *run.code_changed()]
     known = [name for name in (task.best[0], *assessment.metrics) if all(name in s.metrics for s in assessment.scores)]
     by = next((name for name in known if name in assessment.metrics), next(iter(assessment.metrics)))
