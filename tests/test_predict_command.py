@@ -64,6 +64,12 @@ class Files(Names):
     takes_text = False
 
 
+class Mute(Names):
+    """Names without predictions."""
+
+    predict = Task.predict
+
+
 class Silent(Names):
     """Names that predicts for texts alone."""
 
@@ -85,10 +91,10 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("RNN_RUNS", "runs")
-        for name in ("Files", "Silent", "Names", "Loud"):
+        for name in ("Mute", "Files", "Silent", "Names", "Loud"):
             small = {"hidden_size": 12, "steps": 80, "learning_rate": 0.03, "seed": 1}
             rnn_lab.train(["Italian.txt", "Russian.txt"], task=f"./names.py:{name}", name=name.lower(), **small)
-    for number, name in enumerate(["files", "silent", "names", "loud"]):
+    for number, name in enumerate(["mute", "files", "silent", "names", "loud"]):
         os.utime(folder / "runs" / name / "run.json", (2**32 + number,) * 2)
     return folder
 
@@ -206,13 +212,8 @@ MISTAKES = {
     ("silent", "Italian.txt"): (
         "silent is a run of the task ./names.py:Silent, which reads no inputs from files: rnn predict silent TEXT"
     ),
-    ("hamlet", "to be"): (
-        "hamlet is a run of the task language-model, which predicts nothing of an input: rnn sample hamlet --prime "
-        "'to be'"
-    ),
-    ("hamlet", "Italian.txt"): (
-        "hamlet is a run of the task language-model, which predicts nothing of an input: rnn sample hamlet"
-    ),
+    ("mute", "Rossi"): "mute is a run of the task ./names.py:Mute, which predicts nothing of an input: rnn eval mute",
+    ("files", "--prime", "Rossi"): "the task ./names.py:Files takes files as inputs, not texts such as 'Rossi'",
     ("namse", "Rossi", "St. Rossi"): (
         "'namse' is neither a file nor a run. Did you mean 'names'? If it is a text, name the run too: "
         "rnn predict loud namse Rossi 'St. Rossi'"
@@ -516,4 +517,4 @@ def test_from_python(folder):
     with pytest.raises(UserError, match="--top is 0"):
         run.predict("Rossi", top=0)
     assert Run(run.path).predicts
-    assert not Run(Path("runs/hamlet")).predicts
+    assert not Run(Path("runs/mute")).predicts

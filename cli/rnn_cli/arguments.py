@@ -35,7 +35,7 @@ def find_run_and_files(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]
 
 
 def find_run_and_inputs(
-    arguments: tuple[str, ...], takes_some: Callable[[Run], bool]
+    arguments: tuple[str, ...], takes_some: Callable[[Run], bool], *, texts_given: bool = False
 ) -> tuple[Run, tuple[str, ...], bool]:
     """The run, its inputs, and whether it is named.
 
@@ -46,6 +46,7 @@ def find_run_and_inputs(
     Args:
         arguments: as typed.
         takes_some: whether a run takes inputs.
+        texts_given: whether an option gives texts, so that a word which is no file is meant as a run.
 
     Raises:
         UserError: there is no run, or the first argument is neither.
@@ -58,11 +59,11 @@ def find_run_and_inputs(
     try:
         return find_run(first), tuple(others), True
     except UserError as no_run:
-        run = find_run()
-        if not takes_some(run):
-            raise
         from rnn_lab.predicting import is_source
 
+        run = find_run()
+        if not takes_some(run) or (texts_given and not is_source(first)):
+            raise
         if is_source(first):
             return run, arguments, False
         if not run.task.takes_text:

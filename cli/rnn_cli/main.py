@@ -18,7 +18,10 @@ from rnn_lab.printable import printable
 
 COMMANDS = {
     "train": ("rnn_cli.train", "Train a network on a text, or for another task."),
-    "predict": ("rnn_cli.predict", "Predict labels, tags, translations or values with a trained network."),
+    "predict": (
+        "rnn_cli.predict",
+        "Predict labels, tags, translations, values or next characters with a network.",
+    ),
     "sample": ("rnn_cli.sample", "Generate text or images with a trained network."),
     "eval": ("rnn_cli.eval", "Measure a trained network on data, beside baselines."),
     "score": ("rnn_cli.score", "Colour a text by how much each character surprises a network."),

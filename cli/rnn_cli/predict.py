@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run_and_inputs", metavar="[RUN] [INPUT]...", nargs=-1, shell_complete=completion.runs_or_files)
+@click.option("--prime", metavar="TEXT", multiple=True, help="A text as INPUT, never taken as a file; may be repeated.")
 @click.option("--top", metavar="N", default=1, show_default=True, help="Number of alternatives, the likeliest first.")
 @click.option("--explain", is_flag=True, help="Show what each prediction depends on.")
 @TASK_OPTION
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON record per line.")
 def predict(
     run_and_inputs: tuple[str, ...],
+    prime: tuple[str, ...],
     top: int,
     explain: bool,
     task_option: dict[str, str],
@@ -43,11 +45,12 @@ def predict(
     png: str | None,
     as_json: bool,
 ) -> None:
-    """Predict labels, tags, translations or values with a trained network.
+    """Predict labels, tags, translations, values or next characters with a network.
 
     RUN defaults to the newest run. INPUT is a file in the format of the training data, in which the answers may be
     missing, or - for standard input; for a run that reads texts, it may be a text in quotes. Without INPUT, standard
-    input is read. Predictions are printed as they are made, one line each, in the order of the inputs.
+    input is read. Predictions are printed as they are made, one line each, in the order of the inputs; on a terminal,
+    the alternatives that --top asks for are drawn as bars.
     """
     if html is not None:
         check_page("html", html, charts=explain)
@@ -57,23 +60,24 @@ def predict(
     from rnn_lab import predicting
     from rnn_lab.backends import on_backend
 
-    run, inputs, named = find_run_and_inputs(run_and_inputs, lambda run: run.predicts)
+    run, inputs, named = find_run_and_inputs(run_and_inputs, lambda run: run.predicts, texts_given=bool(prime))
     if not run.predicts:
         text = inputs[0] if inputs and not predicting.is_source(inputs[0]) else ""
         raise run.refusal("predicts nothing of an input", text)
     require_pictures(run, {"png": png})
     pictured = not explain and run.task.shows_pictures and (html is not None or png is not None)
     answer = predicting.predictor(run, top=top, explain=explain, pictured=pictured, **task_option)
-    if not inputs and (sys.stdin is None or sys.stdin.isatty()):
+    if not inputs and not prime and (sys.stdin is None or sys.stdin.isatty()):
         what = "a FILE, a text in quotes, or - for standard input" if run.task.takes_text else "a FILE"
         raise UserError(f"there is no input: rnn predict {run.quoted} takes {what}")
-    inputs = inputs or ("-",)
+    inputs = inputs if inputs or prime else ("-",)
     for notice in run.code_changed():
         remark(f"Note: {sentence(notice)}")
     if not named:
         remark(f"From the run {run.name}.")
     size = predicting.SLOWLY if explain or pictured else predicting.AT_ONCE
-    answers = predicting.Answers(predicting.inputs_of(run, inputs, **task_option), answer, size)
+    given = predicting.inputs_of(run, inputs, texts=prime, **task_option)
+    answers = predicting.Answers(given, answer, size)
     printer = Printer(as_json, predicting.IN_PAGE if html is not None or png is not None else 0, explain)
     with on_backend(backend):
         printer.follow(answers)
@@ -84,7 +88,7 @@ def predict(
     if html is not None:
         from rnn_lab.drawing import page
 
-        names = [
+        names = [f"'{text}'" for text in prime] + [
             "standard input" if text == "-" else text if predicting.is_source(text) else f"'{text}'" for text in inputs
         ]
         source = brief(names)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rnn_cli import console
 from rnn_cli.prompt import before_reading
 from rnn_lab.printable import NEWLINE, printable
+from rnn_plugins.words import legible
 
 if TYPE_CHECKING:
     from rnn_lab.predicting import Answers
+    from rnn_plugins.reports.report import Figure, Table
     from rnn_plugins.tasks.task import Prediction
 
 SHOWN_EVERY = 0.1
@@ -52,7 +55,7 @@ class Printer:
 
     def one(self, prediction: Prediction) -> None:
         """Print a prediction."""
-        from rnn_lab.predicting import record_of
+        from rnn_lab.predicting import alternatives_of, record_of
         from rnn_plugins.reports.report import plain
 
         self.count += 1
@@ -62,17 +65,28 @@ class Printer:
         if self.as_json:
             record = record_of(prediction, figures=self._figures)
             sys.stdout.write(console.as_json(record, default=plain) + "\n")
+        elif self._watched and (alternatives := alternatives_of(prediction)):
+            self._bars(prediction, alternatives)
         else:
             text = prediction.text.replace("\n", NEWLINE)
             if text or not prediction.figures:  # a picture may need no words
                 sys.stdout.write((printable(text) if self._watched else text) + "\n")
-            if self._figures and prediction.figures:
-                from rnn_cli.drawing import terminal
-
-                terminal.draw_figures(prediction.figures)
-                sys.stdout.write("\n")
+            self._draw(prediction.figures if self._figures else ())
         if time.monotonic() - self._shown > SHOWN_EVERY:
             self.flush()
+
+    def _bars(self, prediction: Prediction, alternatives: Table) -> None:
+        """Print the input, its alternatives as bars, and the figures."""
+        given = prediction.record.get("input")
+        sys.stdout.write(printable(legible(given) if isinstance(given, str) else prediction.text) + "\n")
+        self._draw([replace(alternatives, heads=("", "")), *(prediction.figures if self._figures else ())])
+
+    def _draw(self, figures: Sequence[Figure]) -> None:
+        if figures:
+            from rnn_cli.drawing import terminal
+
+            terminal.draw_figures(figures)
+            sys.stdout.write("\n")
 
     def all(self, predictions: Iterator[Prediction]) -> None:
         """Print some predictions at once."""

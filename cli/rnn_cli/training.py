@@ -136,7 +136,7 @@ def conclude(session: Session, at_once: bool) -> None:
             remark(f"Sample from it: rnn sample {name}{' --png new.png' if session.run.task.shows_pictures else ''}")
         else:
             remark(f"Evaluate it: rnn eval {name}{'' if session.run.held_out else ' FILE'}")
-        if session.run.predicts:
+        if session.run.predicts and not session.writes:
             remark(f"Predict with it: rnn predict {name} {shlex.quote(session.input())}")
 
 

@@ -18,6 +18,7 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.language.sampling import Choice
 from rnn_plugins.reports.report import Page, Picture, Table, plain
 from rnn_plugins.tasks.task import Inputs, Prediction, Task
+from rnn_plugins.words import legible
 
 AT_ONCE, SLOWLY = 256, 16
 """Maximum number of inputs that a task gets in one call; where predictions are explained, which takes longer."""
@@ -33,6 +34,9 @@ OF_DATA = re.compile(
 )
 """Endings of files of data: a text with one of them is meant as a file."""
 
+IN_TITLE = 60
+"""Maximum number of characters of an input in a title."""
+
 ON_SHEET = 1000
 """Maximum number of outputs on a sheet of pictures."""
 
@@ -45,19 +49,24 @@ def is_source(text: str) -> bool:
     return text == "-" or text.startswith("builtin:") or os.path.exists(text)
 
 
-def inputs_of(run: Run, given: Iterable[Any], **options: Any) -> Iterator[Any]:
+def inputs_of(run: Run, given: Iterable[Any], *, texts: Iterable[str] = (), **options: Any) -> Iterator[Any]:
     """The inputs for a run, one after the other.
 
     Args:
         run: the run.
         given: texts, files as the run's task reads them, ``-``, or anything else that its task takes, such as arrays;
             None for each output of a task that needs no input.
+        texts: inputs before those, never taken as files.
         options: of the task, which replace the run's.
 
     Raises:
         UserError: a file cannot be read or does not exist, the task takes no texts, or an input can be none.
     """
     task = run.reader(**options)
+    for text in texts:
+        if not task.takes_text:
+            raise UserError(f"the task {run.settings.task} takes files as inputs, not texts such as {text!r}")
+        yield text
     for item in given:
         if isinstance(item, os.PathLike) or (isinstance(item, str) and is_source(item)):
             yield from _of_file(run, task, os.fspath(item))
@@ -240,6 +249,19 @@ def record_of(prediction: Prediction, figures: bool = True) -> dict[str, Any]:
     return record | ({"figures": plain(prediction.figures)} if figures and prediction.figures else {})
 
 
+def alternatives_of(prediction: Prediction) -> Table | None:
+    """The alternatives in a record as a table of words and probabilities; None if it has no such ones."""
+    rows = []
+    top = prediction.record.get("top")
+    for entry in top if isinstance(top, list) else []:
+        words = {key: value for key, value in entry.items() if key != "probability"} if isinstance(entry, dict) else {}
+        if len(words) != 1 or not all(isinstance(word, str) for word in words.values()) or "probability" not in entry:
+            return None
+        rows.append((legible(*words.values()), float(entry["probability"])))
+        heads = (next(iter(words)).upper(), "PROBABILITY")
+    return Table("alternatives", "", heads, tuple(rows), digits=(None, 3), bars=1) if rows else None
+
+
 def pictures_of(predictions: Iterable[Prediction]) -> list[Picture]:
     """The pictures among the figures of predictions."""
     return [figure for found in predictions for figure in found.figures if isinstance(figure, Picture)]
@@ -271,6 +293,16 @@ def pages_of(
     table = Table("predictions", "Predictions", heads, rows)
     notices = (f"The first {len(rows):,} are shown; --json has all.",) if more else ()
     pages = [Page("predictions", "Predictions", question, (run.name,), figures=(table,), notices=notices)]
+    others = [
+        replace(alternatives, title=f"{number}. {_titled(found.record.get('input'))}")
+        for number, found in enumerate(predictions, start=1)
+        if (alternatives := alternatives_of(found))
+    ]
+    if others:
+        question = "What else is likely, and how likely?"
+        notices = (f"The first {EXPLAINED} are shown; --json has all.",) if len(others) > EXPLAINED else ()
+        shown = tuple(others[:EXPLAINED])
+        pages.append(Page("alternatives", "Alternatives", question, (run.name,), figures=shown, notices=notices))
     explained = [(number, found.figures) for number, found in enumerate(predictions, start=1) if found.figures]
     if explained:
         figures = tuple(
@@ -286,6 +318,12 @@ def pages_of(
             notices = (f"The first {EXPLAINED} are explained; --json has all.",)
         pages.append(Page("explanations", "Explanations", question, (run.name,), figures=figures, notices=notices))
     return pages
+
+
+def _titled(given: Any) -> str:
+    """An input in a title: the end of a long text, since what comes after it is predicted."""
+    text = given if isinstance(given, str) else ""
+    return legible(text if len(text) <= IN_TITLE else f"...{text[3 - IN_TITLE :]}")
 
 
 def _alone(found: Prediction) -> str:
@@ -308,4 +346,6 @@ def _shown(value: Any) -> str | float | int | None:
         return str(value).lower()
     if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
         return " ".join(value)
-    return value if isinstance(value, str | float | int) else None
+    if isinstance(value, str):
+        return value if value.strip() else repr(value)
+    return value if isinstance(value, float | int) else None

@@ -236,7 +236,7 @@ class Run:
             text: the user's input, with which a language model can begin.
         """
         use = f"predict {self.quoted} FILE" if self.predicts else f"eval {self.quoted}"
-        if not self.predicts and self.task.language(self.model, self.facts):
+        if self.task.language(self.model, self.facts):
             use = f"sample {self.quoted}{f' --prime {shlex.quote(text)}' if text else ''}"
         return UserError(f"{self.name} is a run of the task {self.settings.task}, which {lack}: rnn {use}")
 

@@ -43,6 +43,11 @@ def percent(share: float, decimals: int = 1) -> str:
     return f"{shown:.{decimals}f} %"
 
 
+def legible(text: str) -> str:
+    """A text as it is; in quotes if it is empty, has a blank at an end, or characters that are not printed."""
+    return text if text and text.isprintable() and text == text.strip() else repr(text)
+
+
 def beside_truth(written: str, reference: str) -> str:
     """A text with whether it is right, or else with the reference."""
     return f"{written} ({'right' if written == reference else f'true: {reference}'})"

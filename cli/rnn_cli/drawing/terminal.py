@@ -6,8 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
+
 from rnn_cli.console import results
 from rnn_cli.drawing import blocks, characters
+from rnn_cli.drawing.bars import bar
 from rnn_cli.drawing.characters import Screen, filled
 from rnn_lab.drawing.words import number, shown
 from rnn_plugins.reports.report import Chart, Figure, Image, Page, Picture, Quantity, Table
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 
 NARROWEST = 40
 """Minimum width of a page; a narrower terminal wraps its lines."""
+
+BAR = 40
+"""Maximum width of a bar."""
 
 LABEL_COLUMNS, SUBJECT_COLUMNS = 30, 14
 """Maximum width of the names of quantities and of subjects if they do not fit; longer names are broken."""
@@ -190,12 +196,19 @@ def _quantity_table(
 
 
 def _table(figure: Table, screen: Screen) -> RichTable:
-    table = _empty_table(screen, heads=True)
+    table = _empty_table(screen, heads=any(figure.heads))
     for index, head in enumerate(figure.heads):
         is_words = any(isinstance(row[index], str) for row in figure.rows)
         table.add_column(screen.styled(head, "bold"), justify="left" if is_words else "right", overflow="fold")
-    for row in figure.rows:
-        table.add_row(*(screen.styled(number(value, digits=figure.digits_of(i)), "") for i, value in enumerate(row)))
+    rows = [[screen.text(number(value, digits=figure.digits_of(i))) for i, value in enumerate(r)] for r in figure.rows]
+    if figure.bars is not None:
+        table.add_column("", overflow="fold")
+        columns = zip(map(screen.text, figure.heads), *rows, strict=True)
+        room = screen.width - sum(2 + max(map(cell_len, column)) for column in columns)
+        for cells, row in zip(rows, figure.rows, strict=True):
+            cells.append(bar(float(row[figure.bars] or 0), max(min(room, BAR), 0), screen.encoding))
+    for cells in rows:
+        table.add_row(*(screen.styled(cell, "") for cell in cells))
     return table
 
 

@@ -9,6 +9,7 @@ import base64
 import html as markup
 import re
 from collections.abc import Collection, Iterable, Sequence
+from itertools import zip_longest
 
 import numpy as np
 
@@ -70,6 +71,8 @@ th,td{padding:.3rem 1.25rem .3rem 0;border-bottom:1px solid var(--grid);text-ali
 th{font-weight:600}
 thead th{position:sticky;top:0;background:var(--paper)}
 tr>:first-child,.words{text-align:left}
+.bar{width:100%;min-width:6rem;padding-right:0;text-align:left;vertical-align:middle}
+.bar span{display:block;height:.8em;background:var(--accent)}
 details{margin:.5rem 0}
 summary{cursor:pointer;font-size:.9rem;padding:.2rem 0}
 .definitions dt{font-weight:600}
@@ -224,9 +227,15 @@ def _quantities(page: Page) -> str:
 
 
 def _table(
-    heads: Sequence[str], rows: Iterable[Sequence[str | float | int | None]], words: Collection[int] = ()
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str | float | int | None]],
+    words: Collection[int] = (),
+    bars: Sequence[float] = (),
 ) -> str:
-    """A table that scrolls in its own box; the first column and the columns ``words`` are aligned left."""
+    """A table that scrolls in its own box; the first column and the columns ``words`` are aligned left.
+
+    If there are ``bars``, shares of a full one, each row ends with one.
+    """
     cells = [[number(value) for value in row] for row in rows]
     left = [' class="words"' if column in words else "" for column in range(len(heads))]
     widths = [""] * len(heads)
@@ -240,9 +249,12 @@ def _table(
     body = "".join(
         "<tr>"
         + "".join(f"<td{side}>{markup.escape(word)}</td>" for word, side in zip(row, left, strict=True))
+        + (f'<td class="bar"><span style="width:{share:.1%}"></span></td>' if share is not None else "")
         + "</tr>"
-        for row in cells
+        for row, share in zip_longest(cells, bars)
     )
+    if bars:
+        head += '<td class="bar"></td>'
     top = f"<thead><tr>{head}</tr></thead>" if any(heads) else ""
     return f'<div class="box" tabindex="0"><table>{top}<tbody>{body}</tbody></table></div>'
 
@@ -267,7 +279,9 @@ def _figure(figure: Figure, identifier: str) -> str:
         rows = [
             [number(value, digits=figure.digits_of(column)) for column, value in enumerate(row)] for row in figure.rows
         ]
-        drawn, numbers, wide = _table(figure.heads, rows, words), "", " wide"
+        bars = [] if figure.bars is None else [row[figure.bars] for row in figure.rows]
+        drawn, numbers = _table(figure.heads, rows, words, [float(share or 0) for share in bars]), ""
+        wide = "" if bars else " wide"
     caption = f"<figcaption>{_text(figure.definition)}</figcaption>" if figure.definition else ""
     details = f"<details><summary>The numbers</summary>{numbers}</details>" if numbers else ""
     return f"""<figure class="{type(figure).__name__.lower()}{wide}" data-key="{_text(figure.key)}">

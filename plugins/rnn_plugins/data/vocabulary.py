@@ -112,6 +112,17 @@ class Vocabulary:
         Raises:
             UserError: A symbol is unknown (`unknown="error"`), or the text has a lone surrogate at level `byte`.
         """
+        ids, missing = self.encode_known(text, called)
+        if missing and unknown == "error":
+            raise UserError(self.unknown_message(missing, called))
+        return self.replace_unknown(ids, unknown).astype(np.intp)
+
+    def encode_known(self, text: str, called: str = "the text") -> tuple[NDArray[Any], list[str]]:
+        """The ids of the symbols of a text, (N,), with -1 for unknown ones, and the different unknown symbols.
+
+        Raises:
+            UserError: The text has a lone surrogate at level `byte`.
+        """
         units: str | bytes | list[str] = text
         if self.level == "byte":
             try:
@@ -123,10 +134,7 @@ class Vocabulary:
         elif self.level == "word":
             units = _pieces().findall(text)
         ids = self.lookup(units)
-        missing = np.flatnonzero(ids < 0)
-        if missing.size and unknown == "error":
-            raise UserError(self.unknown_message(dict.fromkeys(str(units[i]) for i in missing), called))
-        return self.replace_unknown(ids, unknown).astype(np.intp)
+        return ids, list(dict.fromkeys(str(units[i]) for i in np.flatnonzero(ids < 0)))
 
     def lookup(self, units: str | bytes | list[str]) -> NDArray[Any]:
         """The id of each symbol, -1 where it is unknown, shape (N,).

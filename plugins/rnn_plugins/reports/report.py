@@ -193,6 +193,7 @@ class Table:
         rows: of numbers and words; None is shown as "-".
         definition: what the columns mean, in a sentence or two.
         digits: the number of decimals of each column, None for significant digits; empty if that is so for all.
+        bars: the column of numbers between 0 and 1 that are drawn as bars too; None for none.
     """
 
     key: str
@@ -201,6 +202,7 @@ class Table:
     rows: tuple[tuple[str | float | int | None, ...], ...]
     definition: str = ""
     digits: tuple[int | None, ...] = ()
+    bars: int | None = None
 
     def digits_of(self, column: int) -> int | None:
         """The number of decimals of a column; None for significant digits."""

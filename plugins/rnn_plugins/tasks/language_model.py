@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +20,7 @@ from rnn_plugins.language import Language
 from rnn_plugins.language.model import Model
 from rnn_plugins.language.sampling import Choice, opening, sample, write
 from rnn_plugins.tasks.blocks import with_width
-from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Part, Purpose, Score, Task
+from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Part, Prediction, Purpose, Score, Task
 
 if TYPE_CHECKING:  # imported only where they are used, since rnn sample does not need them
     from rnn_plugins.data.corpus import Corpus
@@ -56,6 +56,7 @@ class LanguageModel(Task[Model]):
     default_files: ClassVar[tuple[str, ...]] = ("builtin:latex",)
     of_weights: ClassVar[tuple[str, ...]] = ("level",)
     of_evaluation: ClassVar[Mapping[str, Any]] = {"unknown": "replace"}
+    takes_text: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the ranges of the options.
@@ -275,6 +276,31 @@ class LanguageModel(Task[Model]):
         choice = Choice(never=language.vocabulary.unwritten)
         symbols = sample(language.model, params, language.opening, choice, rng)
         return "".join(write(symbols, language.vocabulary, size))
+
+    def inputs(self, file: str, facts: Mapping[str, Any]) -> Iterator[str]:
+        """The lines of a file, each a text of its own.
+
+        Raises:
+            UserError: the file cannot be read, or is not text.
+        """
+        from rnn_plugins.data.lines import lines
+
+        return lines(file)
+
+    def predict(
+        self,
+        model: Model,
+        params: Tree,
+        facts: Mapping[str, Any],
+        inputs: Iterable[str],
+        *,
+        top: int = 1,
+        explain: bool = False,
+    ) -> Iterator[Prediction]:
+        """The likeliest next symbols after each text."""
+        from rnn_plugins.language.predicting import next_symbols
+
+        return next_symbols(self.language(model, facts), params, inputs, top, self.unknown)
 
     def probe(self, model: Model, params: Tree, examples: Array, facts: Mapping[str, Any]) -> TextProbe:
         """The model along a text."""

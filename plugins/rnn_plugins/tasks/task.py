@@ -184,7 +184,9 @@ class Prediction(NamedTuple):
 
     Attributes:
         text: a line for the terminal.
-        record: the same as JSON, with the input where that is a text, and arrays.
+        record: the same as JSON, with the input where that is a text, and arrays. The entry ``top`` has alternatives,
+            the likeliest first; if each is ``{"label": "pos", "probability": 0.9}``, a word (under any name) with its
+            probability, they are drawn as bars too.
         figures: what explains it, where that was asked for.
     """
 
