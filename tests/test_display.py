@@ -68,11 +68,11 @@ def test_the_picture_on_a_terminal() -> None:
     assert re.fullmatch(rf"gradient +\S+ +best +{best['metrics']['loss']:.3f} nats at step {best['step']} *", rows[3])
     assert re.fullmatch(r"rate +\S+ +speed +[\d,]+ characters/s *", rows[4])
     assert re.fullmatch(r"held out +\d\.\d{3} [▁▂▃▄▅▆▇█]{5} \d\.\d{3}", rows[5])
-    assert session.verdict() in " ".join(drawn.split())
+    assert session.verdict().words in " ".join(drawn.split())
     assert f"─ by the best weights, of step {best['step']} " in drawn
     with live:
         pass
-    assert session.verdict() not in _drawn(
+    assert session.verdict().words not in _drawn(
         live, Console(width=80, file=io.StringIO())
     )  # for it is said after the picture
 
@@ -130,7 +130,7 @@ def test_the_picture_fits_and_cuts_no_number_off(width: int, height: int) -> Non
         f"training {display.measured(session.run, {'loss': live.record['train_loss']}, 'train')}",
         "step 40 of 40",
         reach(next(iter(live.flow.values()))),
-        session.verdict(),
+        session.verdict().words,
     ):
         assert said in words
 

@@ -21,7 +21,7 @@ from rnn_lab import trainer as trainer_module
 from rnn_lab.paths import BEST, LAST, METRICS
 from rnn_lab.runs import Run
 from rnn_lab.sessions import Session
-from rnn_lab.trainer import verdict
+from rnn_lab.verdict import verdict
 from rnn_plugins.reports.parameters import norms_of
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 12
@@ -672,13 +672,15 @@ WORDS: dict[str, tuple[list[dict[str, Any]], float, str]] = {
     "falls": (
         looks(*FALLING),
         1.0,
-        "It underfits: both losses are still falling. Train longer, or with a larger --hidden-size.",
+        "It underfits: both losses are still falling. Train further, with more --epochs, or with a larger "
+        "--hidden-size.",
     ),
+    "falls, and is not at its end": (looks(*FALLING), 0.9, "Both losses are still falling."),
     "fell until the schedule ended": (
         looks(*FALLING, rates=COSINE),
         1.0,
-        "It underfits: both losses fell until the schedule ended. Train longer in a new run, with more --epochs, or "
-        "with a larger --hidden-size.",
+        "It underfits: both losses fell until the schedule ended. Train further, with more --epochs, or with a "
+        "larger --hidden-size.",
     ),
     "falls, and half of it is to come": (looks(*FALLING), 0.4, ""),
     "stands still": (
@@ -745,12 +747,13 @@ WORDS: dict[str, tuple[list[dict[str, Any]], float, str]] = {
 @pytest.mark.parametrize("what", WORDS)
 def test_the_curves_are_put_into_words(what: str) -> None:
     records, done, words = WORDS[what]
-    assert verdict(records, done, GUESSING, 2e-3) == words
+    ended = "until the schedule ended" in words
+    assert verdict(records, done, GUESSING, 2e-3, ended=ended).words == words
     unvalidated = {"step": 1, "train_loss": 1.0}  # does not count
-    assert verdict([unvalidated, *records], done, GUESSING, 2e-3) == words
+    assert verdict([unvalidated, *records], done, GUESSING, 2e-3, ended=ended).words == words
     if "whose weights are kept" in words:  # which is not so where another metric chooses them
         words = words.replace(", whose weights are kept, while", " while").replace(", whose weights are kept,", ",")
-    assert verdict(records, done, GUESSING, 2e-3, by_loss=False) == words
+    assert verdict(records, done, GUESSING, 2e-3, by_loss=False, ended=ended).words == words
 
 
 @pytest.mark.parametrize(
@@ -772,7 +775,7 @@ def test_the_curves_are_put_into_words(what: str) -> None:
     ],
 )
 def test_large_losses_are_compared_by_their_ratio(losses: tuple[tuple[float, float], ...], words: str) -> None:
-    assert verdict(looks(*losses), 1.0, 44.0 if losses[0][0] < 44 else 200.0, 2e-3) == words
+    assert verdict(looks(*losses), 1.0, 44.0 if losses[0][0] < 44 else 200.0, 2e-3).words == words
 
 
 @pytest.mark.parametrize(
@@ -791,8 +794,8 @@ def test_longer_is_said_in_the_words_that_ended_the_run(
     session.trainer.outcome = outcome
     session.trainer.state.step = session.trainer.total_steps
     records = looks(*FALLING, rates=(4e-3, 1e-3, 0.0))
-    assert session.verdict(records) == (
-        f"It underfits: both losses fell until the schedule ended. Train longer in a new run, with {longer}, or with a "
+    assert session.verdict(records).words == (
+        f"It underfits: both losses fell until the schedule ended. Train further, with {longer}, or with a "
         "larger --hidden-size."
     )
 

@@ -182,7 +182,7 @@ class Live(Display):
         lines: list[RenderableType] = [bar(self.session.run.name, progress.done, left, "bold")]
         lines += [*self._numbers(progress), *self._curves(), *self._flow_lines()]
         for words, style in (
-            (self.session.verdict(self.validations), "italic"),
+            (self.session.verdict(self.validations).words, "italic"),
             (self.word, "bold"),
         ):
             if words and not self.over:

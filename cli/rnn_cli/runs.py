@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -125,6 +124,7 @@ def show(run: str | None, as_json: bool) -> None:
     RUN defaults to the newest run.
     """
     from rnn_lab import keeping
+    from rnn_lab.retyping import command_of
     from rnn_lab.runs import find_run
 
     found = keeping.find(run) if run else find_run()
@@ -135,7 +135,7 @@ def show(run: str | None, as_json: bool) -> None:
     click.echo(click.style(printable(found.name), bold=True))
     click.echo(table(_described(found), indent=2), nl=False)
     click.echo("\nMade with:")
-    click.echo(f"  {printable(_command(found))}")
+    click.echo(f"  {printable(command_of(found))}")
 
 
 def _described(run: Run) -> list[tuple[str, str]]:
@@ -161,34 +161,6 @@ def _described(run: Run) -> list[tuple[str, str]]:
         found.append(("weights of", begun["path"]))
     found += [("resumed", f"after step {each['step']:,}") for each in manifest.get("resumed", [])]
     return found
-
-
-def _command(run: Run) -> str:
-    """A command that makes such a run: its settings that are not the defaults, as options."""
-    from rnn_lab.settings import Settings
-
-    words = ["rnn", "train", *run.settings.files]
-    plain = Settings().to_json()
-    usual = {f.name: f.default for f in dataclasses.fields(run.task)}
-    settings = run.settings.to_json()
-    settings["task_option"] = {key: v for key, v in settings["task_option"].items() if v != usual.get(key)}
-    for name, value in settings.items():
-        flag = f"--{name.replace('_', '-')}"
-        if name in ("files", "backend") or value == plain[name]:  # the backend is that of this machine
-            continue
-        if isinstance(value, dict):
-            words += [word for key, part in value.items() for word in (flag, f"{key}={_typed(part)}")]
-        elif isinstance(value, list):
-            words += [word for part in value for word in (flag, str(part))]
-        else:
-            words += [flag] if value is True else [flag, _typed(value)]
-    return shlex.join(words)
-
-
-def _typed(value: Any) -> str:
-    if isinstance(value, float) and float(short := f"{value:g}") == value:
-        return short
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @runs.command()

@@ -129,8 +129,10 @@ def conclude(session: Session, at_once: bool) -> None:
         remark(f"The time is up after step {trainer.saved:,}; {resume}")
     elif trainer.outcome == "patience":
         remark(f"Stopped after {trainer.settings.patience:,} validations without improvement.")
-    if words := session.verdict():
+    if words := session.verdict().words:
         remark(words)
+    if command := session.next_command():
+        remark(f"To go on: {command}")
     if trainer.outcome != "diverged":
         if session.writes or (session.run.generates and not session.run.task.needs_input):
             remark(f"Sample from it: rnn sample {name}{' --png new.png' if session.run.task.shows_pictures else ''}")

@@ -32,9 +32,11 @@ from rnn_lab.divergence import of_recurrence
 from rnn_lab.evaluation import Evaluation, evaluate
 from rnn_lab.paths import BEST, LAST
 from rnn_lab.problem import Problem, files_of, read, reading, to_evaluate, without_held_out
+from rnn_lab.retyping import command_of, typed
 from rnn_lab.runs import Run, create_run, environment, network_of
 from rnn_lab.settings import COMMON, EPOCHS, MIN_STEPS, Backend, Settings, merge, named, option, warmed_up
-from rnn_lab.trainer import LEARNING_RATE, Progress, Trainer, verdict
+from rnn_lab.trainer import LEARNING_RATE, Progress, Trainer
+from rnn_lab.verdict import Verdict, verdict
 from rnn_plugins import registry
 from rnn_plugins.data.corpus import cache_folder
 from rnn_plugins.data.sources import is_pipe, label_of
@@ -43,6 +45,9 @@ from rnn_plugins.tasks.task import Data, Purpose, Task
 
 WARM_UP = 200
 """Steps of warm-up in the advice for a diverged run."""
+
+MOST_DROPOUT = 0.5
+"""The highest dropout in an advice; beyond it, a smaller network is advised."""
 
 CHANGEABLE = named("changeable")
 """Settings that may change when a run is resumed; the files, if they contain the same data."""
@@ -160,23 +165,47 @@ class Session:
         """The name of the task's units, in the plural."""
         return self.problem.task.unit
 
-    def verdict(self, records: Iterable[dict[str, Any]] | None = None) -> str:
-        """The conclusion from the losses, in words; empty if they are not in nats.
+    def verdict(self, records: Iterable[dict[str, Any]] | None = None) -> Verdict:
+        """The conclusion from the losses; empty if they are not in nats.
 
         Args:
             records: those of the run so far; None to read them.
         """
         if self.problem.task.metrics["loss"].unit != "nats":
-            return ""
-        ended = self.trainer.outcome in ("time", "patience")
-        done = 1.0 if ended else self.trainer.state.step / max(self.trainer.total_steps, 1)
+            return Verdict()
+        stopped = self.trainer.outcome in ("time", "patience")
+        done = 1.0 if stopped else self.trainer.state.step / max(self.trainer.total_steps, 1)
         guessing = self.problem.task.guessing(self.run.facts)
         settings = self.trainer.settings
         longer = "more --epochs" if settings.steps is None else "more --steps"
         if self.trainer.outcome == "time":
             longer = "a longer --max-time"
         known = list(self.run.records() if records is None else records)
-        return verdict(known, done, guessing, self.trainer.learning_rate, longer, self.trainer.metric == "loss")
+        by_loss = self.trainer.metric == "loss"
+        ended = settings.has_end and done >= 1 and self.trainer.outcome != "patience"
+        return verdict(known, done, guessing, self.trainer.learning_rate, longer, by_loss, ended)
+
+    def next_command(self) -> str:
+        """A command that does what the verdict advises: it trains the run further, or a new one with another setting.
+
+        It is empty if there is no such advice, if the run did not come to its end, or if its data cannot be read again.
+        """
+        change, trainer, settings = self.verdict().change, self.trainer, self.trainer.settings
+        if not change or trainer.outcome not in ("finished", "time", "patience") or any(map(is_pipe, settings.files)):
+            return ""
+        if change == "longer":
+            more = ["--steps", f"{2 * (settings.steps or 1)}"]
+            if trainer.outcome == "time":
+                more = ["--max-time", typed(settings.max_time)]
+            elif settings.steps is None:
+                more = ["--epochs", typed(2 * (settings.epochs or 1))]
+            return shlex.join(["rnn", "train", "--resume", self.run.name, *more])
+        if change == "slower":
+            return command_of(self.run, seed=None, learning_rate=float(f"{trainer.learning_rate / 3:.1g}"))
+        if change == "regularised" and settings.dropout < MOST_DROPOUT:
+            return command_of(self.run, seed=None, dropout=min(round(settings.dropout + 0.2, 2), MOST_DROPOUT))
+        size = settings.hidden_size * 2 if change == "larger" else settings.hidden_size // 2
+        return command_of(self.run, seed=None, hidden_size=max(size, 1))
 
     def outcome(self) -> dict[str, Any]:
         """How the run ended, as JSON."""

@@ -35,9 +35,6 @@ SAVE_SECONDS = 60.0
 LEARNING_RATE = 2e-3
 """The default highest learning rate, unless the user or the cell sets one."""
 
-LARGE = 4.0
-"""Losses above it, in nats, are compared by their ratio, as those of whole images; lower ones by their difference."""
-
 SPANS = 100
 """Number of parts of a time limit; after each of them the schedule is adapted to the remaining time."""
 
@@ -494,74 +491,3 @@ def _append(metrics: TextIO, record: dict[str, Any]) -> None:
 def _generators(settings: Settings) -> list[np.random.Generator]:
     """The generators of the initial weights and of the dropout masks."""
     return [np.random.default_rng(part) for part in np.random.SeedSequence(settings.seed).spawn(2)]
-
-
-def verdict(
-    records: list[dict[str, Any]],
-    done: float,
-    guessing: float | None,
-    rate: float,
-    longer: str = "more --epochs",
-    by_loss: bool = True,
-) -> str:
-    """Whether the model has learnt anything, and whether it over- or underfits, in words.
-
-    Args:
-        records: as in ``metrics.jsonl``; those with ``valid_loss`` count.
-        done: the finished share of the run; in the first half, underfitting is not reported.
-        guessing: the loss of uniform guessing; None if undefined.
-        rate: the highest learning rate of the schedule.
-        longer: the option that makes such a run longer.
-        by_loss: whether the loss chooses the weights that are kept.
-    """
-    known = [r for r in records if r.get("valid_loss") is not None]
-    if not known:
-        return ""
-    best = min(range(len(known)), key=lambda i: known[i]["valid_loss"])
-    last = known[-1]
-    held_out, training = last["valid_loss"], last["train_loss"]
-    scale = max(1.0, held_out / LARGE)
-    since = len(known) - 1 - best
-    risen, regained = held_out - known[best]["valid_loss"], training - known[best]["train_loss"]
-    lower = f"a lower --learning-rate (it was {rate:.2g})"
-    kept = ", whose weights are kept," if by_loss else ""
-    if since >= 2 and risen > 0.01 * scale and regained < 0:
-        return (
-            f"It overfits: the held-out loss has risen by {risen:.3f} nats since step {known[best]['step']}{kept} "
-            "while the training loss kept falling. More data, --dropout or a smaller model help."
-        )
-    if since and min(risen, regained) > 0.05 * scale:
-        return (
-            f"It has got worse: both losses have risen since step {known[best]['step']}{kept or ','} the held-out one "
-            f"by {risen:.3f} nats. Try {lower}."
-        )
-    if guessing is not None and held_out > 0.98 * guessing and done >= 0.5:
-        beside = f"the held-out loss is {held_out:.4g} nats, and guessing costs {guessing:.4g}"
-        if training < 0.98 * guessing:
-            return f"It overfits: {beside}, while the training loss is {training:.4g}. More data or --dropout help."
-        if held_out > 1.02 * guessing:
-            return f"It has learnt nothing: {beside}. Try {lower}; rnn report shows whether the gradient explodes."
-        return f"It has learnt nothing yet: {beside}. Train longer, or with a higher --learning-rate."
-    if len(known) < 3:
-        return ""
-    if held_out < 0.05:
-        return "It has learnt this kind of data: the held-out loss is near zero."
-    if done < 0.5:
-        return ""
-    gap = (held_out - training) / scale
-    falling = (known[max(0, len(known) - 4)]["valid_loss"] - held_out) / scale
-    if falling > 0.02 and gap < 0.1:
-        if last.get("learning_rate", rate) < 0.05 * rate:
-            return (
-                f"It underfits: both losses fell until the schedule ended. Train longer in a new run, with {longer}, "
-                "or with a larger --hidden-size."
-            )
-        return "It underfits: both losses are still falling. Train longer, or with a larger --hidden-size."
-    if gap < 0.03 and falling < 0.01:
-        return "It underfits: both losses are flat and close together. A larger --hidden-size or more layers may help."
-    if gap > 0.3:
-        return (
-            f"It begins to overfit: the held-out loss is {held_out - training:.2f} nats above the training loss. "
-            "--dropout helps."
-        )
-    return "It fits: the held-out loss follows the training loss."
