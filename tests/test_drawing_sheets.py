@@ -241,6 +241,14 @@ def test_panels_of_unlike_sizes_stand_beside_each_other():
     assert white[164:].all()
 
 
+@pytest.mark.parametrize(("count", "rows"), [(4, 1), (8, 1), (9, 1), (10, 2), (20, 3)])
+def test_rows_of_a_sheet_are_equally_full(count, rows):
+    sheet = opened(sheets.sheet([picture(*[Panel(np.zeros((28, 28), np.uint8))] * count)]))
+    dark = (sheet[:, 2] == 0).all(-1)
+    assert np.count_nonzero(dark[1:] & ~dark[:-1]) + dark[0] == rows
+    assert sheet.shape[1] <= 1200
+
+
 def labelled(figure, width):
     lines = [line.plain for line in blocks.picture(figure, characters.Screen(width, "utf-8", True))]
     return [line.split() for line in lines if re.search("[0-9]", line)]

@@ -82,7 +82,7 @@ def test_a_few_pictures_are_printed_with_their_steps():
 def test_training_says_how_to_paint():
     code, _, said = call("train", "--task", "./spots.py:Spots", "--steps", "2", "--hidden-size", "4", "--name", "new")
     assert code == 0
-    assert "Sample from it: rnn sample new\n" in said
+    assert "Sample from it: rnn sample new --png new.png\n" in said
 
 
 def test_many_pictures_are_printed_on_a_sheet():

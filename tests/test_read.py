@@ -310,7 +310,9 @@ def test_a_patch_is_shown_as_it_is_seen(tmp_path):
     params["where"] = {"W": params["where"]["W"] * 0, "b": params["where"]["b"]}  # the centre
     (given,) = itertools.islice(task.inputs(str(tmp_path / "images-idx3-ubyte"), data.facts), 1)
     (said,) = task.predict(model, params, data.facts, [given], explain=True)
-    np.testing.assert_array_equal(said.figures[0].panels[1].pixels, given.pixels[3:6, 3:6, 0])
+    _, patch = said.figures[0].panels
+    np.testing.assert_array_equal(patch.pixels, given.pixels[3:6, 3:6, 0])
+    assert patch.label == "1"
 
 
 def test_the_probe_has_the_losses_of_the_model():

@@ -216,9 +216,12 @@ def _drawn(picture: Picture) -> Image:
 
 
 def _fitting(panels: Sequence[Panel]) -> int:
-    """As many panels beside each other as have room when they are enlarged."""
+    """How many panels are beside each other: all of them if they have room at half their side, or else equal rows."""
     widest: int = max(panel.pixels.shape[1] for panel in panels)
-    return max(WIDTH // (max(_side(panels), widest) + GAP), 1)
+    if len(panels) <= WIDTH // (max(SIDE // 2, widest) + GAP):
+        return len(panels)
+    most = max(WIDTH // (max(_side(panels), widest) + GAP), 1)
+    return math.ceil(len(panels) / math.ceil(len(panels) / most))
 
 
 def _stacked(images: Sequence[Image]) -> Image:

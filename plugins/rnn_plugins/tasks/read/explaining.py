@@ -70,8 +70,8 @@ def explanation(
     falls = left_out(model, params, given.pixels[None], keys, wanted, lengths)[:, 0]
     seen = model.look(params, given.pixels[None], model.drawn(keys, len(falls)))
     places = np.asarray(seen.places)[:, 0]
-    labels = [f"{step // model.per_symbol + 1}.{step % model.per_symbol + 1}" for step in range(len(places))]
     each = model.per_symbol if model.symbols > 1 else 1
+    labels = [f"{step // each + 1}" + f".{step % each + 1}" * (each > 1) for step in range(len(places))]
     every = [
         tuple(Frame(*model.sensor.frame(place, scale), colour=step // each) for scale in range(model.sensor.scales))
         for step, place in enumerate(places)
@@ -83,9 +83,10 @@ def explanation(
         f"Where the network looks: {given.name}",
         panels=(Panel(picture, number, tuple(frames[0] for frames in every)), *patches),
         steps=tuple(Panel(picture, label, frames) for label, frames in zip(labels, every, strict=True)),
-        definition="The image with the finest patch of each glimpse, in a colour for each digit, or of a single digit "
-        "for each glimpse, and what the glimpses see, from the finest patch to the coarsest. 2.1 is the first glimpse "
-        "for the second symbol, a digit or the end.",
+        definition=f"The image with the finest patch of each glimpse, in a colour for each "
+        f"{'glimpse' if each == 1 else 'digit'}, and what the glimpses see, from the finest patch to the coarsest."
+        + " 2.1 is the first glimpse for the second symbol, a digit or the end."
+        * (each > 1),
     )
     counts = Chart(
         "left_out",
