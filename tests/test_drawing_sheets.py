@@ -202,6 +202,12 @@ def test_characters_without_colours():
     assert [line.plain[:8] for line in lines[1:6]] == ["  ..,,::", "  +++++:", "  +.,,+:", "  +++++:", "  ..,,::"]
 
 
+def test_characters_where_colours_are_few():
+    ramp = np.tile(np.linspace(0, 255, 18).astype(np.uint8), (20, 1))
+    few = characters.Screen(coloured=True, few=True)
+    assert blocks.picture(picture(Panel(ramp)), few)[0].plain == "  ..,,::;;**oo##@@"
+
+
 def test_frames_are_coloured_half_blocks():
     lines = blocks.picture(picture(Panel(np.zeros((20, 20), np.uint8), "", (Frame(2, 4, 5, 6, 1),))), SCREEN)
     assert styles(lines[1])[4:10] == [[BLUE, BLUE if i in (0, 5) else (0, 0, 0)] for i in range(6)]

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
+from rich.style import Style
 from synthetic_pages import AWKWARD, awkward, coloured, decay, flow, matrix
 
 from rnn_cli.drawing import characters, terminal
@@ -311,6 +312,29 @@ def test_a_text_in_colour() -> None:
     assert head.plain == "size: 0 white ... 2 red"
     styles = [span.style.bgcolor.name for span in line.spans]  # type: ignore[union-attr]
     assert styles == ["#ffffff", "#ffffff", "#f05a46", "#f8aca2"]
+
+
+def test_few_colours_show_no_shades_but_digits_and_characters() -> None:
+    screen = Screen(coloured=True, few=True)
+    text = Colouring("c", "t", tuple("abcd"), np.array([0.0, 1.0, 2.0, np.nan]), 0, 2, "size")
+    head, line, digits = characters.colouring(text, screen)
+    assert [head.plain, line.plain, digits.plain] == ["size: 0 is 0, 9 is 2", "abcd", "059"]
+    assert not line.spans
+    assert [(span.start, span.end, span.style) for span in digits.spans] == [(2, 3, "bold red")]
+    _, _, digits = characters.colouring(replace(text, low=-2, values=np.array([-2.0, 0.0, 2.0, np.nan])), screen)
+    assert {(span.start, span.end, span.style) for span in digits.spans} == {(0, 1, "bold blue"), (2, 3, "bold red")}
+    plain = [line.plain for line in characters.image(matrix(), Screen())]
+    shown = characters.image(matrix(), screen)
+    assert [line.plain for line in shown] == plain
+    assert not any(isinstance(span.style, Style) and span.style.bgcolor for line in shown for span in line.spans)
+
+
+@pytest.mark.parametrize(("system", "shaded"), [("standard", False), ("256", True), ("truecolor", True)])
+def test_sixteen_colours_are_few(system: Any, shaded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=system, width=80)
+    monkeypatch.setattr(terminal, "results", lambda: console)
+    assert terminal._screen()[1].coloured
+    assert terminal._screen()[1].shaded is shaded
 
 
 def test_a_long_text_is_broken_at_the_edge() -> None:

@@ -84,6 +84,59 @@ def test_every_symbol_has_its_bits(call, folder, name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["hamlet", "bytes", "words"])
+def test_what_was_expected_instead_at_each_surprise(call, folder, name, monkeypatch):
+    monkeypatch.setattr(scoring, "READ_AT_ONCE", 7)
+    record = json.loads(call(name, "other.txt", "--json", "--top", "3")[1])
+    run = Run(folder / "runs" / name)
+    tokens, symbols = run.language.vocabulary.encode(OTHER, "replace"), run.language.vocabulary.symbols
+    carry = run.model.init_carry(1)
+    assert "top" not in record["symbols"][0]  # it is not predicted
+    for entry, token in zip(record["symbols"][1:], tokens, strict=False):
+        carry, logits = run.model.step(run.params(), carry, np.array([token]))
+        shares = np.exp(log_softmax(logits.astype(np.float64))[0])
+        found = [share["probability"] for share in entry["top"]]
+        assert found == pytest.approx(np.sort(shares)[::-1][:3].tolist(), abs=1e-5)
+        assert found == pytest.approx([shares[symbols.index(share["symbol"])] for share in entry["top"]], abs=1e-5)
+    for row in record["surprising_symbols"] + record["surprising_words"]:
+        assert row["top"][0] == {"symbol": row["expected"], "probability": row["confidence"]}
+        assert len(row["top"]) == 3
+        assert row["top"] in [entry.get("top") for entry in record["symbols"]]
+    one = json.loads(call(name, "other.txt", "--json")[1])
+    assert [list(entry) for entry in one["symbols"]] == [["symbol", "bits"]] * len(one["symbols"])
+    assert [entry["bits"] for entry in one["symbols"]] == [entry["bits"] for entry in record["symbols"]]
+    assert not any("top" in row for row in one["surprising_symbols"] + one["surprising_words"])
+    everything = json.loads(call(name, "other.txt", "--json", "--top", "1000")[1])
+    assert sum(share["probability"] for share in everything["symbols"][1]["top"]) == pytest.approx(1)
+
+
+def test_the_tables_have_what_was_expected(call):
+    record = json.loads(call("other.txt", "--json", "--top", "2")[1])
+    output = call("other.txt", "--top", "2")[1]
+    assert output.count("AFTER         EXPECTED INSTEAD") + output.count("AFTER        EXPECTED INSTEAD") == 2
+    for row in record["surprising_symbols"]:
+        pairs = [(share["symbol"], f"{100 * share['probability']:.0f} %") for share in row["top"]]
+        told = ",  ".join(
+            f"{repr(symbol) if symbol == ' ' else symbol} {share}".replace("\n", "↵") for symbol, share in pairs
+        )
+        assert told in output
+    assert "EXPECTED INSTEAD" not in call("other.txt")[1]
+
+
+def test_a_narrow_terminal_has_tables_of_few_columns(call, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    record = json.loads(call("other.txt", "--json")[1])
+    for args, heads in (
+        ([], "EXPECTED +P"),
+        (["--top", "3"], "EXPECTED INSTEAD"),
+    ):
+        output = call("other.txt", *args)[1]
+        assert max(map(len, output.splitlines())) <= 40
+        assert re.search(f"^ *BITS +CHARACTER +AT +{heads} *$", output, re.MULTILINE)
+        for row in record["surprising_words"]:
+            assert re.search(rf"^ *[\d.]+  {row['text']} +{row['line']}:{row['column']} ", output, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["hamlet", "bytes", "words"])
 def test_together_they_are_what_eval_says(call, name):
     record = json.loads(call(name, "other.txt", "--json")[1])
     evaluated = json.loads(call(name, "other.txt", "--json", name="eval")[1])
@@ -223,6 +276,7 @@ def test_unseen_characters(call):
         (["one.txt"], "one.txt has only one character; expected at least two, since the first is not predicted"),
         (["hamlett", "other.txt"], "there is no run called 'hamlett' in {runs}. Did you mean 'hamlet'?"),
         (["hamlet", "gone.txt"], "there is no file or folder 'gone.txt'; "),
+        (["hamlet", "hamlet.txt", "--top", "0"], "--top is 0; it must be at least 1"),
     ],
 )
 def test_mistakes_are_sentences(call, folder, args, message):

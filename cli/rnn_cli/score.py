@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,18 +26,30 @@ if TYPE_CHECKING:
 DRAWN, IN_PAGE = 2_000, 50_000
 """Symbols shown on the terminal and on a page; all are measured."""
 
+NARROW = 60
+"""Below this width of the terminal, tables have fewer columns."""
+
 MOST_SURPRISING = 10
 """Number of symbols, and of words, in the lists."""
 
 
 @click.command()
 @click.argument("run_and_files", metavar="[RUN] FILE...", nargs=-1, shell_complete=completion.runs_or_files)
+@click.option(
+    "--top",
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Number of symbols to show that were expected instead.",
+)
 @UNKNOWN
 @BACKEND
 @TRUST
 @click.option("--html", metavar="FILE", type=click.Path(readable=False), help="Write a self-contained HTML page.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the bits of every symbol.")
-def score(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, html: str | None, as_json: bool) -> None:
+def score(
+    run_and_files: tuple[str, ...], top: int, unknown: Unknown, backend: Backend, html: str | None, as_json: bool
+) -> None:
     """Colour a text by how much each character surprises a network.
 
     RUN defaults to the newest run. FILE is a text, a folder, a glob, - (standard input) or builtin:latex.
@@ -54,7 +67,7 @@ def score(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, ht
     if not files:
         raise UserError("there is no text to score: name a FILE, or - for standard input")
     with backends.on_backend(backend):
-        result = scoring.score(run, files, unknown)
+        result = scoring.score(run, files, unknown, top)
     if html is not None:  # first, since the reader of standard output may exit early
         from rnn_lab.drawing import page
 
@@ -68,11 +81,12 @@ def score(run_and_files: tuple[str, ...], unknown: Unknown, backend: Backend, ht
     else:
         from rnn_cli.drawing import terminal
 
-        terminal.draw([_page(result, DRAWN, "--html FILE shows more of it, --json all")])
+        narrow = console.columns(sys.stdout) < NARROW
+        terminal.draw([_page(result, DRAWN, "--html FILE shows more of it, --json all", narrow)])
 
 
-def _page(result: Scoring, limit: int, elsewhere: str) -> Page:
-    """The beginning of the text in colours, and the numbers of the whole text."""
+def _page(result: Scoring, limit: int, elsewhere: str, narrow: bool = False) -> Page:
+    """The beginning of the text in colours, and the numbers of the whole text; if narrow, in tables of few columns."""
     from rnn_plugins.reports.report import Colouring, Page, Quantity
 
     unit, blind = result.unit, math.log2(len(result.vocabulary))
@@ -110,8 +124,8 @@ def _page(result: Scoring, limit: int, elsewhere: str) -> Page:
         )
     words = result.surprising_words(MOST_SURPRISING) if result.vocabulary.level != "word" else []
     tables = [
-        _table(f"{unit}s", result.surprising_symbols(MOST_SURPRISING)),
-        *([_table("words", words)] if words else []),
+        _table(f"{unit}s", result.surprising_symbols(MOST_SURPRISING), narrow),
+        *([_table("words", words, narrow)] if words else []),
     ]
     return Page(
         "score",
@@ -124,32 +138,37 @@ def _page(result: Scoring, limit: int, elsewhere: str) -> Page:
     )
 
 
-def _table(what: str, rows: list[Surprise]) -> Table:
+def _table(what: str, rows: list[Surprise], narrow: bool) -> Table:
     from rnn_plugins.reports.report import Table
 
+    heads: tuple[str, ...] = ("EXPECTED", "P")
+    meaning = "EXPECTED the likeliest symbol at its position, P the probability of EXPECTED"
+    if any(len(row.top) > 1 for row in rows):
+        heads = ("EXPECTED INSTEAD",)
+        meaning = "EXPECTED INSTEAD the likeliest symbols at its position, with their probabilities"
     of_words = (
         " A word's bits are those of all its symbols; each word is listed once, at its most surprising occurrence, "
-        "with EXPECTED and P for its most surprising symbol."
+        f"with {' and '.join(heads)} for its most surprising symbol."
     )
+    wheres: tuple[str, ...] = ("AT",) if narrow else ("LINE", "COLUMN", "AFTER")
     return Table(
         what,
         f"The most surprising {what}",
-        ("BITS", what.removesuffix("s").upper(), "LINE", "COLUMN", "AFTER", "EXPECTED", "P"),
-        tuple(
-            (
-                row.bits,
-                _shown(row.text),
-                row.line,
-                row.column,
-                row.before,
-                _shown(row.expected),
-                percent(row.confidence, 0),
-            )
-            for row in rows
-        ),
-        "AFTER is the text before it, EXPECTED the likeliest symbol at its position, P the probability of EXPECTED."
-        + (of_words if what == "words" else ""),
+        ("BITS", what.removesuffix("s").upper(), *wheres, *heads),
+        tuple((row.bits, _shown(row.text), *_where(row, narrow), *_expected(row)) for row in rows),
+        f"AFTER is the text before it, {meaning}.{of_words if what == 'words' else ''}",
     )
+
+
+def _where(row: Surprise, narrow: bool) -> tuple[str | int, ...]:
+    """Line, column and the text before it; if narrow, line and column in a cell."""
+    return (f"{row.line}:{row.column}",) if narrow else (row.line, row.column, row.before)
+
+
+def _expected(row: Surprise) -> tuple[str, ...]:
+    """What was expected instead: one symbol and its probability, or several in a cell."""
+    pairs = [(_shown(symbol), percent(share, 0)) for symbol, share in row.top]
+    return pairs[0] if len(pairs) == 1 else (",  ".join(map(" ".join, pairs)),)
 
 
 def _shown(text: str) -> str:
@@ -165,8 +184,23 @@ def _to_json(result: Scoring) -> dict[str, Any]:
         "level": result.vocabulary.level,
         "mean_bits": result.mean_bits,
         "bits_per_character": result.bits_per_character,
-        "symbols": [{"symbol": symbol, "bits": number} for symbol, number in zip(result.symbols, bits, strict=True)],
-        "surprising_symbols": [row._asdict() for row in result.surprising_symbols(MOST_SURPRISING)],
-        "surprising_words": [row._asdict() for row in result.surprising_words(MOST_SURPRISING)],
+        "symbols": [
+            {"symbol": symbol, "bits": number} | _top(result.expected(place) if place else ())
+            for place, (symbol, number) in enumerate(zip(result.symbols, bits, strict=True))
+        ],
+        "surprising_symbols": [_row(row) for row in result.surprising_symbols(MOST_SURPRISING)],
+        "surprising_words": [_row(row) for row in result.surprising_words(MOST_SURPRISING)],
         "notices": list(result.notices),
     }
+
+
+def _row(row: Surprise) -> dict[str, Any]:
+    found = row._asdict()
+    return found | _top(found.pop("top"))
+
+
+def _top(expected: tuple[tuple[str, float], ...]) -> dict[str, Any]:
+    """What was expected, if more than the likeliest symbol was asked for."""
+    if len(expected) < 2:
+        return {}
+    return {"top": [{"symbol": symbol, "probability": share} for symbol, share in expected]}

@@ -338,15 +338,16 @@ class Run:
             given = predicting.inputs_of(self.folder, _several_inputs(inputs), **options)
         return _records(predicting.Answers(given, answer, count=count), figures=False)
 
-    def score(self, *files: Source, unknown: Unknown = "replace") -> scoring.Scoring:
+    def score(self, *files: Source, unknown: Unknown = "replace", top: int = 1) -> scoring.Scoring:
         """How much each symbol of a text surprises the network; see ``rnn score``.
 
         Args:
             *files: the text.
             unknown: how to treat unknown symbols: "replace", "skip" or "error".
+            top: the number of likeliest symbols at each position, for ``Scoring.expected``.
         """
         with on_backend("auto"):
-            return scoring.score(self.folder, _names(files), unknown)
+            return scoring.score(self.folder, _names(files), unknown, top)
 
     def report(self, *kinds: str, text: Source | None = None, **look: Any) -> Report:
         """Reports on what the network remembers and why it forgets; see ``rnn report``.

@@ -118,7 +118,7 @@ def _drawn(panel: Panel, rows: int, columns: int, screen: Screen) -> list[Text]:
     elif scale < 1:
         pixels = sheets.reduced(pixels, *size)
     outlines = [(sheets.outline(frame, scale, *size), sheets.colour(frame)) for frame in panel.frames]
-    if screen.coloured and screen.encoding.startswith("utf"):
+    if screen.shaded and screen.encoding.startswith("utf"):
         pixels = pixels.copy()
         for on, colour in outlines:
             pixels[on] = colour

@@ -50,16 +50,22 @@ PLAINER = str.maketrans(console.PLAINER | {"–": "-", "—": "-", "’": "'", "
 
 @dataclass(frozen=True)
 class Screen:
-    """The output's width in columns, its encoding, and whether it has colours."""
+    """The output's width in columns, its encoding, whether it has colours, and if so only few, such as 16."""
 
     width: int = 80
     encoding: str = "utf-8"
     coloured: bool = False
+    few: bool = False
 
     def text(self, words: str) -> str:
         """A line of text with a question mark for each character that the terminal lacks."""
         plain = visible(words) if self.encoding.startswith("utf") else visible(words).translate(PLAINER)
         return plain.encode(self.encoding, "replace").decode(self.encoding)
+
+    @property
+    def shaded(self) -> bool:
+        """Whether it has enough colours to show numbers as shades."""
+        return self.coloured and not self.few
 
     def styled(self, words: str, style: str | Style) -> Text:
         """The same in a style, if the terminal has styles."""
@@ -256,7 +262,7 @@ def _levels(positions: Array, count: int) -> list[list[int | None]]:
 def _shade(level: int | None, wide: int, screen: Screen) -> Text:
     if level is None:
         return Text(" " * wide)
-    if screen.coloured:
+    if screen.shaded:
         return Text(" " * wide, Style(bgcolor=VIRIDIS[level]))
     return Text(SHADES[level] * wide)
 
@@ -299,7 +305,7 @@ def colouring(figure: Colouring, screen: Screen) -> list[Text]:
     low, high = number(figure.low), number(figure.high)
     middle = "" if figure.low == 0 else f" ... {number((figure.low + figure.high) / 2)} white"
     first = "white" if figure.low == 0 else "blue"
-    scale = f"{words}: {low} {first}{middle} ... {high} red" if screen.coloured else f"{words}: 0 is {low}, 9 is {high}"
+    scale = f"{words}: {low} {first}{middle} ... {high} red" if screen.shaded else f"{words}: 0 is {low}, 9 is {high}"
     lines = _caption(scale, screen)
     positions = (np.asarray(figure.values, np.float64) - figure.low) / ((figure.high - figure.low) or 1.0)
     (levels,) = _levels(positions[None], 10)
@@ -309,18 +315,26 @@ def colouring(figure: Colouring, screen: Screen) -> list[Text]:
         if not cell_len(word):
             word = " " + word  # a combining mark would attach to the previous symbol
         if text.cell_len + cell_len(word) > screen.width:
-            lines += _pair(text, digits, screen)
+            lines += _pair(text, digits, figure.low == 0, screen)
             text, digits = Text(), ""
-        text.append(word, _background(position, figure.low == 0) if screen.coloured and level is not None else "")
+        text.append(word, _background(position, figure.low == 0) if screen.shaded and level is not None else "")
         digits += ("" if level is None else str(level)).ljust(cell_len(word))
         if symbol.endswith("\n"):
-            lines += _pair(text, digits, screen)
+            lines += _pair(text, digits, figure.low == 0, screen)
             text, digits = Text(), ""
-    return lines + (_pair(text, digits, screen) if text else [])
+    return lines + (_pair(text, digits, figure.low == 0, screen) if text else [])
 
 
-def _pair(text: Text, digits: str, screen: Screen) -> list[Text]:
-    return [text] if screen.coloured else [text, Text(digits.rstrip())]
+def _pair(text: Text, digits: str, one_sided: bool, screen: Screen) -> list[Text]:
+    """A line of text, and without shades a line of digits below it, in which the outer ones stand out."""
+    if screen.shaded:
+        return [text]
+    below = Text(digits.rstrip())
+    if screen.coloured:
+        below.highlight_regex("[7-9]+", "bold red")
+        if not one_sided:
+            below.highlight_regex("[0-2]+", "bold blue")
+    return [text, below]
 
 
 def _background(position: float, one_sided: bool) -> Style:

@@ -53,7 +53,8 @@ def _screen() -> tuple[Console, Screen]:
     console = results()
     coloured = console.is_terminal and console.color_system is not None and not console.no_color
     width = console.width if console.is_terminal else min(console.width, 80)
-    return console, Screen(max(width, NARROWEST), console.encoding, coloured)
+    few = console.color_system not in ("256", "truecolor")
+    return console, Screen(max(width, NARROWEST), console.encoding, coloured, few)
 
 
 def _page(page: Page, console: Console, screen: Screen) -> None:

@@ -33,13 +33,13 @@ class Prediction(NamedTuple):
 
     Attributes:
         bits: (N,), -log2 of its probability; NaN for the first, which is not predicted.
-        expected: (N,), the likeliest symbol at its position; for the first, the symbol itself.
-        confidence: (N,), the probability of ``expected``.
+        likely: (N, K), the likeliest symbols at its position, the likeliest first; for the first symbol, itself.
+        shares: (N, K), their probabilities; NaN for the first symbol.
     """
 
     bits: Array
-    expected: Array
-    confidence: Array
+    likely: Array
+    shares: Array
 
 
 class Surprise(NamedTuple):
@@ -53,6 +53,7 @@ class Surprise(NamedTuple):
         expected: the likeliest symbol at its most surprising position.
         confidence: the probability of ``expected``.
         before: the end of the text before it.
+        top: the likeliest symbols there with their probabilities, as many as were asked for; the first is ``expected``.
     """
 
     text: str
@@ -62,6 +63,7 @@ class Surprise(NamedTuple):
     expected: str
     confidence: float
     before: str
+    top: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,11 @@ class Scoring:
         """The bits of the whole text divided by its characters, without the first symbol."""
         return float(self.prediction.bits[1:].sum() / max(self.vocabulary.measure(self.tokens[1:])[0], 1))
 
+    def expected(self, place: int) -> tuple[tuple[str, float], ...]:
+        """The likeliest symbols at a position with their probabilities, the likeliest first."""
+        likely, shares = self.prediction.likely[place].tolist(), self.prediction.shares[place].tolist()
+        return tuple((self.vocabulary.symbols[symbol], share) for symbol, share in zip(likely, shares, strict=True))
+
     def surprising_symbols(self, count: int) -> list[Surprise]:
         """The most surprising symbols, in descending order."""
         places = np.argsort(-self.prediction.bits[1:], kind="stable")[:count] + 1
@@ -134,28 +141,30 @@ class Scoring:
     def _surprise(self, start: int, end: int) -> Surprise:
         decode, bits = self.vocabulary.decode, self.prediction.bits[start:end]
         before = decode(self.tokens[:start])
-        strongest = start + int(np.nanargmax(bits))
+        top = self.expected(start + int(np.nanargmax(bits)))
         return Surprise(
             self.vocabulary.symbols[self.tokens[start]] if end == start + 1 else decode(self.tokens[start:end]),
             float(np.nansum(bits)),
             before.count("\n") + 1,
             len(before) - before.rfind("\n"),
-            self.vocabulary.symbols[self.prediction.expected[strongest]],
-            float(self.prediction.confidence[strongest]),
+            *top[0],
             before[-12:],
+            top,
         )
 
 
-def predict(model: Model, params: Tree, tokens: Array) -> Prediction:
+def predict(model: Model, params: Tree, tokens: Array, top: int = 1) -> Prediction:
     """Predict each symbol of a text but the first, in one pass.
 
     Args:
         model: the model.
         params: its parameters.
         tokens: (N,).
+        top: K, the number of likeliest symbols at each position; at most those of the vocabulary.
     """
-    bits, confidence = np.full(len(tokens), np.nan), np.full(len(tokens), np.nan)
-    expected = np.array(tokens, np.intp)
+    count = min(top, model.vocabulary_size)
+    bits, shares = np.full(len(tokens), np.nan), np.full((len(tokens), count), np.nan)
+    likely = np.repeat(np.array(tokens, np.intp)[:, None], count, axis=1)
     block = max(1, min(READ_AT_ONCE, BLOCK // model.vocabulary_size))
     carry = model.init_carry(1)
     for start in range(0, len(tokens) - 1, block):
@@ -164,29 +173,32 @@ def predict(model: Model, params: Tree, tokens: Array) -> Prediction:
         scores = np.asarray(log_softmax(logits[:, 0]), np.float64)
         some = slice(start + 1, start + len(read))
         bits[some] = -scores[np.arange(len(scores)), read[1:]] / math.log(2)
-        expected[some] = scores.argmax(axis=1)
-        confidence[some] = np.exp(scores.max(axis=1))
-    return Prediction(bits, expected, confidence)
+        likely[some] = np.argsort(-scores, axis=1, kind="stable")[:, :count] if count > 1 else scores.argmax(1)[:, None]
+        shares[some] = np.exp(np.take_along_axis(scores, likely[some], axis=1))
+    return Prediction(bits, likely, shares)
 
 
-def score(run: Run, sources: Sequence[str], unknown: Unknown = "replace") -> Scoring:
+def score(run: Run, sources: Sequence[str], unknown: Unknown = "replace", top: int = 1) -> Scoring:
     """How much each symbol of a text surprises a run's best weights.
 
     Args:
         run: the run.
         sources: the text, as ``rnn train`` takes it.
         unknown: how to treat unknown characters.
+        top: the number of likeliest symbols at each position.
 
     Raises:
-        UserError: the run is not a language model; the text cannot be read, has fewer than two symbols, or has unknown
-            characters and ``unknown`` is ``error``; or the weights are not finite.
+        UserError: ``top`` is less than 1; the run is not a language model; the text cannot be read, has fewer than two
+            symbols, or has unknown characters and ``unknown`` is ``error``; or the weights are not finite.
     """
+    if top < 1:
+        raise UserError(f"--top is {top}; it must be at least 1")
     model, vocabulary = run.language.model, run.language.vocabulary
     data = run.read(sources, unknown=unknown)
     text, unit = ", ".join(sources), UNITS[vocabulary.level]
     if len(data.valid) < 2:
         raise UserError(f"{text} has only one {unit}; expected at least two, since the first is not predicted")
-    prediction = predict(model, run.params(), data.valid)
+    prediction = predict(model, run.params(), data.valid, top)
     if not np.isfinite(prediction.bits[1:]).all():
         raise UserError(f"the scores of the run {run.name!r} on {text} are not finite: its training went wrong")
     notices = (*data.notices, *remembered(run, data, run.data()[0]), *run.code_changed())
