@@ -3,17 +3,22 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+from command_line import timeless
 from tiny_runs import TEXT
 from tiny_runs import train as trained
 
 import rnn_lab
+from rnn_cli.compare import Bars
 from rnn_cli.main import rnn
+from rnn_lab import sessions
 from rnn_lab.comparison import comparison
 from rnn_lab.paths import METRICS
 from rnn_lab.runs import find_runs
@@ -147,7 +152,8 @@ def test_ctrl_c_compares_what_was_finished(monkeypatch):
     monkeypatch.setattr(LanguageModel, "batch", interrupting)
     code, out, said = compare(f"--cell rnn --cell gru fox.txt --seeds 2 --json - {SMALL}")
     assert code == 130
-    assert said.splitlines()[-3:] == [
+    assert said.splitlines()[-4:] == [
+        f"Resume with: rnn compare --cell rnn --cell gru fox.txt --seeds 2 --json - {SMALL} --resume",
         "Interrupted: what follows compares the runs that were finished.",
         "inspecting rnn-fox-s3 ...",
         "inspecting gru-fox-s3 ...",
@@ -158,6 +164,103 @@ def test_ctrl_c_compares_what_was_finished(monkeypatch):
     assert not cut.is_locked()
 
 
+RESUMED = f"--cell rnn --cell gru fox.txt --seeds 2 --json - --valid-every 4 --dropout 0.2 {SMALL}".replace(
+    "--seed 3 ", ""
+)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_was_interrupted_is_resumed_bit_for_bit(times, monkeypatch):
+    """In the third of four runs, by one Ctrl-C after a step or two: with a validation, or without."""
+    batch, calls = LanguageModel.batch, []
+
+    def interrupting(self, data, step, size):
+        calls.append(step)
+        if len(calls) == 12 * 2 + 6:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+        return batch(self, data, step, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "batch", interrupting)
+        code, _, said = compare(RESUMED)
+    assert code == 130
+    seed = min(run.settings.seed for run in find_runs())
+    first, second = f"rnn-fox-s{seed}", f"rnn-fox-s{seed + 1}"
+    assert f"3 of 4, {second}: interrupted after step 6 and saved" in said.splitlines()
+    assert f"Resume with: rnn compare {RESUMED} --resume" in said.splitlines()
+    before = {name: Path("runs", name, METRICS).stat().st_mtime_ns for name in (first, f"gru-fox-s{seed}")}
+    code, out, said = compare(f"{RESUMED} --resume")
+    assert code == 0, said
+    lines = said.splitlines()
+    assert f"1 of 4, {first}: finished before" in lines
+    assert "Note: It resumes after step 6." in lines
+    assert {name: Path("runs", name, METRICS).stat().st_mtime_ns for name in before} == before
+    assert sorted(run.name for run in find_runs()) == sorted(
+        f"{cell}-fox-s{s}" for cell in ("rnn", "gru") for s in (seed, seed + 1)
+    )
+    assert [numbers(out, label)["seeds"] for label in ("rnn", "gru")] == [2, 2]
+    resumed = {run.name: run for run in find_runs()}
+    monkeypatch.setenv("RNN_RUNS", "others")
+    compare(f"{RESUMED} --seed {seed}")
+    for run in find_runs():
+        assert sessions.same_weights(resumed[run.name], run)
+        assert resumed[run.name].params().keys() == run.params().keys()
+        assert [timeless(r) for r in resumed[run.name].records()] == [timeless(r) for r in run.records()]
+
+
+def test_a_finished_comparison_is_extended_by_seeds():
+    compare(f"--cell rnn --cell gru fox.txt --seeds 1 {SMALL}")
+    code, _, said = compare(f"--cell rnn --cell gru fox.txt --seeds 2 {SMALL} --resume")
+    assert code == 0
+    assert [line for line in said.splitlines() if line.endswith("finished before")] == [
+        "1 of 4, rnn-fox-s3: finished before",
+        "2 of 4, gru-fox-s3: finished before",
+    ]
+    assert len(find_runs()) == 4
+
+
+@pytest.mark.parametrize("change", ["--hidden-size 7", "--match none", "--seed 5", "--cell lstm"])
+def test_another_comparison_is_not_resumed(change):
+    compare(f"--cell rnn --cell gru fox.txt --seeds 1 {SMALL}")
+    assert refused(f"--cell rnn --cell gru fox.txt --seeds 1 {SMALL} {change} --resume") == (
+        "there is nothing to resume: no run in runs is of a comparison of these cells with these settings; leave out "
+        "--resume"
+    )
+    assert len(find_runs()) == 2
+    assert refused("one other --resume") == (
+        "--resume applies only to cells that are trained: add --cell, or leave it out"
+    )
+
+
+def test_the_time_left_is_that_of_all_runs(monkeypatch):
+    """Of each cell that has had a run, as long as that took; of the others, as long as the mean."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    shown = Bars(["rnn", "gru"])
+    trainer = SimpleNamespace(outcome=None, best={"metrics": None})
+    session = SimpleNamespace(notices=[], run=SimpleNamespace(name="run"), trainer=trainer)
+    shown.begin(session, 1, 4)
+    now[0] = 10.0
+    shown._progress = SimpleNamespace(done=0.5, seconds_left=10.0)
+    assert shown._left() == 10 + 3 * 20
+    now[0] = 20.0
+    shown.end(session, None)
+    assert shown._left() == 60
+    shown.begin(session, 2, 4)
+    now[0] = 25.0
+    shown._progress = SimpleNamespace(done=0.1, seconds_left=35.0)
+    assert shown._left() == 35 + 20 + 40
+    now[0] = 60.0
+    shown.end(session, None)
+    assert shown._left() == 60
+    shown.begin(session, 4, 4)
+    now[0] = 70.0
+    shown._progress = SimpleNamespace(done=0.1, seconds_left=5.0)
+    assert shown._left() == 5
+    shown.end(session, None)
+
+
 def test_ctrl_c_in_the_first_run_leaves_nothing_to_compare(monkeypatch):
     def interrupting(self, *_):
         raise KeyboardInterrupt
@@ -165,6 +268,7 @@ def test_ctrl_c_in_the_first_run_leaves_nothing_to_compare(monkeypatch):
     monkeypatch.setattr(LanguageModel, "batch", interrupting)
     code, out, said = compare(f"--cell rnn --cell gru fox.txt {SMALL}")
     assert (code, out) == (130, "")
+    assert said.splitlines()[-2].endswith("--resume")
     assert said.splitlines()[-1] == "Interrupted before two cells had a run, so there is nothing to compare."
 
 

@@ -241,7 +241,7 @@ def test_signals_are_handled_while_training_and_only_then(monkeypatch: pytest.Mo
     session = sessions.start({"files": ("fox.txt",), "steps": 3, "hidden_size": 2})
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     shown = display.Live(session)
-    with training._stopping(session.trainer, shown) as signals:
+    with training.stopping(session.trainer, shown.note) as signals:
         os.kill(os.getpid(), signal.SIGTERM)
         assert signals == [signal.SIGTERM]
         assert shown.word == "Stopping after this step and a validation. Ctrl-C again leaves the validation out."
@@ -255,7 +255,7 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
     session = sessions.start({"files": ("fox.txt",), "steps": 3, "hidden_size": 2})
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with training._stopping(session.trainer, display.Display(session)) as signals:
+        with training.stopping(session.trainer, display.Display(session).note) as signals:
             os.kill(os.getpid(), signal.SIGINT)
             assert signals == []
     finally:

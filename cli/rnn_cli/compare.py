@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rnn_cli import completion, piped
-from rnn_cli.console import errors, remark, showing, suppress_notes
-from rnn_cli.display import amount, duration
+from rnn_cli.console import remark, showing, suppress_notes
+from rnn_cli.display import LINE_SECONDS, amount, duration
 from rnn_cli.options import OPTIONS, SETTINGS, SHOWN, TRUST, Setting, TrainingCommand, collect
 from rnn_cli.output import chosen, output_options, put
 from rnn_cli.tables import sentence
@@ -18,6 +23,8 @@ from rnn_lab.settings import named
 from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from minigrad.training import NotFinite
     from rnn_lab.comparison.plan import Plan
     from rnn_lab.runs import Run
@@ -48,11 +55,13 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
     With --cell, given twice or more, those cells are trained on FILE (builtin:latex by default), --seeds runs of each,
     in turn: on the same data, with the same batches and seeds, each with its suggested learning rate unless
     --learning-rate sets one for all. --hidden-size is that of the first; the others get the size that --match
-    requires. The runs stay in the runs folder. After Ctrl-C, the finished runs are compared.
+    requires. The runs stay in the runs folder. After Ctrl-C, the finished runs are compared; the same command with
+    --resume continues, with the interrupted run where it was.
     """
     output = chosen(given)
     given.pop("progress")
     cells, match, seeds = given.pop("cell"), given.pop("match"), given.pop("seeds")
+    going_on = given.pop("resume")
     wanted = collect((), given)
     if wanted.pop("quiet", False):
         suppress_notes()
@@ -72,17 +81,25 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
         else:
             piped.ignored("each run reads the data, so save them to a file and name that")
         planned = plan(cells, wanted, match or "params", SEEDS if seeds is None else seeds)
+        if going_on:
+            planned = planned.resumed()
         about = (*planned.about, _described(planned))
         for line in about:
             remark(line)
-        groups, interrupted = train(planned, Bars())
+        groups, interrupted = train(planned, Bars(list(planned.settings)))
+        if interrupted:
+            remark(f"Resume with: {_again(ctx)}")
         if interrupted and len(groups) < 2:
             remark("Interrupted before two cells had a run, so there is nothing to compare.")
             ctx.exit(INTERRUPTED)
         if interrupted:
             remark("Interrupted: what follows compares the runs that were finished.")
     else:
-        useless = [key for key, value in (("match", match), ("seeds", seeds)) if value is not None]
+        useless = [
+            key
+            for key, value in (("match", match), ("seeds", seeds), ("resume", going_on or None))
+            if value is not None
+        ]
         useless += [key for key, value in given.items() if not (value is None or value is False or value == ())]
         _require_runs(runs_or_files, [key for key in useless if key != "quiet"])
         groups = group(_found(runs_or_files))
@@ -110,6 +127,12 @@ compare.params[1:1] = [
         default="params",
         type=click.Choice(["params", "flops", "seconds", "none"]),
     ),
+    Setting(
+        SIDE_BY_SIDE,
+        "resume",
+        "Continue this comparison: train only what is not finished; --seeds may be more.",
+        is_flag=True,
+    ),
     Setting(SIDE_BY_SIDE, "seeds", "Number of runs per cell, each with its own seed.", default=3, type=int),
     *(option for option in OPTIONS if option.name in named("shared")),
     SHOWN,
@@ -122,6 +145,14 @@ compare.params[1:1] = [
         type=int,
     ),
 ]
+
+
+def _again(ctx: click.Context) -> str:
+    """The typed command, with --resume."""
+    from rnn_cli.main import TYPED
+
+    typed = [word for word in ctx.meta.get(TYPED, ()) if word != "--resume"]
+    return shlex.join(["rnn", *typed, "--resume"])
 
 
 def _require_runs(names: tuple[str, ...], useless: list[str]) -> None:
@@ -170,38 +201,60 @@ def _described(plan: Plan) -> str:
 
 
 class Bars(Watcher):
-    """A progress bar for the run in training, and a line for each finished one."""
+    """Two bars, for the run in training and for all, and a line for each finished run; elsewhere only lines."""
 
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
+    def __init__(self, cells: Sequence[str]) -> None:
+        self._cells, self._said, self._stack = cells, set[str](), ExitStack()
+        self._took: dict[str, list[float]] = {}
+        self._name, self._number, self._total, self._word = "", 0, 0, ""
+        self._progress: Progress | None = None  # of the run in training
 
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[left]}"))
-        self._bars = Progress(*columns, console=errors(), transient=True, disable=showing() != "live")
-        self._said: set[str] = set()
-        self._name = ""
+    def passed(self, run: Run, number: int, total: int) -> None:
+        """Say so, and count its time."""
+        from rnn_lab.comparison.plan import seconds_of
+
+        self._took.setdefault(self._cell(number), []).append(seconds_of(run))
+        if showing() != "none":
+            remark(f"{number} of {total}, {run.name}: finished before")
 
     def begin(self, session: Session, number: int, total: int) -> None:
-        """Print the notes that were not printed for another run, and show the bar."""
+        """Print the notes that were not printed for another run, and show the bars."""
+        from rnn_cli.bars import Drawing
+        from rnn_cli.training import stopping
+
         for notice in session.notices:
             if notice not in self._said:
                 remark(f"Note: {sentence(notice)}")
             self._said.add(notice)
-        self._name = f"{number} of {total}, {session.run.name}"
-        self._bar = self._bars.add_task(self._name, total=1.0, left="")
-        self._bars.start()
+        self._name, self._number, self._total = f"{number} of {total}, {session.run.name}", number, total
+        self._progress, self._began, self._shown = None, time.monotonic(), time.monotonic()
+        self._stack.enter_context(stopping(session.trainer, self.note))
+        if showing() == "live":
+            self._stack.enter_context(Drawing(self._picture, transient=True))
 
     def show(self, progress: Progress) -> None:
-        """Move the bar."""
-        self._bars.update(self._bar, completed=progress.done, left=f"{duration(progress.seconds_left)} left")
+        """Move the bars; without bars, print a line at intervals."""
+        self._progress = progress
+        if showing() == "plain" and time.monotonic() - self._shown > LINE_SECONDS:
+            self._shown = time.monotonic()
+            left = f"{duration(progress.seconds_left)} left, {duration(self._left())} for all"
+            remark(f"  step {progress.step.step:,}, {left}")
+
+    def note(self, text: str) -> None:
+        """Show a sentence in the next drawing."""
+        self._word = text
 
     def end(self, session: Session, error: NotFinite | None) -> None:
         """Print the result."""
-        self._bars.stop()
-        self._bars.remove_task(self._bar)
+        self._stack.close()
+        self._progress = None
+        self._took.setdefault(self._cell(self._number), []).append(time.monotonic() - self._began)
         if error:
             remark(f"{self._name}: diverged at step {error.step:,}")
             for line in session.diagnosis(error)[1:]:
                 remark(f"  {line}")
+        elif session.trainer.outcome == "interrupted":
+            remark(f"{self._name}: interrupted after step {session.trainer.saved:,} and saved")
         elif showing() != "none" and (metrics := session.trainer.best["metrics"]) is not None:
             from rnn_lab.comparison.plan import seconds_of
 
@@ -209,4 +262,36 @@ class Bars(Watcher):
             took = duration(seconds_of(run))
             found = run.metrics(metrics)
             name = task.compared if task.compared in found else session.trainer.metric
-            remark(f"{self._name}: {amount(run, name, found)} after {session.trainer.state.step:,} steps, {took}")
+            left = f"; {duration(self._left())} left for all" if self._number < self._total else ""
+            steps = f"{session.trainer.state.step:,} steps"
+            remark(f"{self._name}: {amount(run, name, found)} after {steps}, {took}{left}")
+
+    def _cell(self, number: int) -> str:
+        """The cell of a run: they take turns."""
+        return self._cells[(number - 1) % len(self._cells)]
+
+    def _left(self) -> float:
+        """Seconds until all runs have ended: each takes as long as those of its cell did, or else as the others do."""
+        took, left = dict(self._took), 0.0
+        if self._progress is not None:
+            left = self._progress.seconds_left
+            took.setdefault(self._cell(self._number), [time.monotonic() - self._began + left])
+        every = [seconds for some in took.values() for seconds in some]
+        return left + sum(
+            statistics.fmean(took.get(self._cell(number), every)) for number in range(self._number + 1, self._total + 1)
+        )
+
+    def _picture(self) -> RenderableType:
+        from rich.console import Group
+        from rich.text import Text
+
+        from rnn_cli.bars import bar
+
+        if self._progress is None:
+            return bar(self._name, 0.0, "")
+        this = bar(self._name, self._progress.done, f"{duration(self._progress.seconds_left)} left")
+        if self._total == 1:
+            return this
+        done = (self._number - 1 + self._progress.done) / self._total
+        whole = bar(f"all {self._total} runs", done, f"{duration(self._left())} left")
+        return Group(this, whole, *([Text(self._word, style="bold")] if self._word else []))

@@ -280,17 +280,20 @@ CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn", "RNN_TANH": "rnn"}
 """PyTorch's names of cells."""
 
 
-def translate(arguments: Sequence[str], told: Callable[[str], None] = lambda note: None) -> list[str]:
+def translate(
+    arguments: Sequence[str], told: Callable[[str], None] = lambda note: None, own: Mapping[str, bool] = {}
+) -> list[str]:
     """Translate other programs' names of options, ``_`` for ``-`` and single dashes.
 
     Args:
         arguments: as typed.
         told: called with a sentence that says how a name with other meanings was translated.
+        own: whether the command's options are flags, by their names.
 
     Raises:
         UserError: an option has no counterpart or several, or contradicts another one.
     """
-    flags = {option.opts[0][2:]: option.is_flag for option in OPTIONS}
+    flags = {**{option.opts[0][2:]: option.is_flag for option in OPTIONS}, **own}
     ours: list[str] = []
     parts: dict[str, str] = {}
     known: dict[str, str] = {}
@@ -497,7 +500,8 @@ class TrainingCommand(click.Command):
         if ctx.resilient_parsing:
             return super().parse_args(ctx, args)
         notes: list[str] = []
-        rest = super().parse_args(ctx, translate(args, notes.append))
+        own = {option.opts[0][2:]: option.is_flag for option in self.params if isinstance(option, click.Option)}
+        rest = super().parse_args(ctx, translate(args, notes.append, own))
         if not ctx.params.get("quiet"):
             for note in notes:
                 remark(f"Note: {note}.")

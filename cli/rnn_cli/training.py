@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -44,7 +44,7 @@ def carry_out(session: Session, *, quiet: bool, as_json: bool) -> int:
     trainer, at_once, failed = session.trainer, False, False
     diagnosis: list[str] = []
     display, tracker = _display(session, quiet, as_json), _tracker(session)
-    with _stopping(trainer, display) as signals, no_warnings() if quiet else nullcontext():
+    with stopping(trainer, display.note) as signals, no_warnings() if quiet else nullcontext():
         try:
             if not quiet:
                 introduce(session)
@@ -188,10 +188,14 @@ def _tracker(session: Session) -> TensorBoard | None:
 
 
 @contextmanager
-def _stopping(trainer: Trainer, display: Display) -> Iterator[list[int]]:
+def stopping(trainer: Trainer, note: Callable[[str], None]) -> Iterator[list[int]]:
     """Within this block the first SIGINT, SIGTERM or SIGHUP ends training after the current step and a validation.
 
     The second leaves the validation out, and the third exits at once.
+
+    Args:
+        trainer: trains.
+        note: called with a sentence that says so, in a signal handler, which may not print.
 
     Yields:
         The received signals.
@@ -201,7 +205,7 @@ def _stopping(trainer: Trainer, display: Display) -> Iterator[list[int]]:
     def stop(number: int, frame: FrameType | None) -> None:
         received.append(number)
         trainer.stop()
-        display.note(
+        note(
             "Stopping after this step and a validation. Ctrl-C again leaves the validation out."
             if len(received) == 1
             else "Stopping after this step. Ctrl-C again exits at once."

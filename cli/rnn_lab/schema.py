@@ -67,6 +67,7 @@ MANIFEST = {
     "best?": {"metrics": optional(METRICS), "step": COUNT},
     "metrics": {ANY: {"unit": TEXT, "direction": TEXT, "head": TEXT, "digits": COUNT, "word": TEXT}},
     "init_from?": {"path": TEXT, "sha256": TEXT},
+    "comparison?": {"plan": TEXT, "cell": TEXT, "seed": COUNT},
     "resumed?": [{"step": COUNT, "changed": TABLE}],
 }
 """The schema of ``run.json``."""

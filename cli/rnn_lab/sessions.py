@@ -663,14 +663,15 @@ def _pairs(options: Mapping[str, Any]) -> str:
 
 def _recorded(settings: Settings) -> dict[str, Any]:
     """Settings for the manifest, with absolute paths of files, and ``-`` for pipes."""
-    files = [_absolute(file) for file in settings.files]
+    files = [absolute(file) for file in settings.files]
     if files.count("-") > 1:
         files = ["-"]  # standard input can be read only once, so it must contain all data
-    valid, test = (tuple(map(_absolute, some)) for some in (settings.valid, settings.test))
+    valid, test = (tuple(map(absolute, some)) for some in (settings.valid, settings.test))
     return replace(settings, files=tuple(files), valid=valid, test=test).to_json()
 
 
-def _absolute(file: str) -> str:
+def absolute(file: str) -> str:
+    """The absolute path of a file; ``-`` for a pipe."""
     return file if file.startswith("builtin:") else "-" if is_pipe(file) else os.path.abspath(file)
 
 

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from minigrad.training import NotFinite
+    from rnn_lab.runs import Run
     from rnn_lab.sessions import Session
     from rnn_lab.trainer import Progress
 
 
 class Watcher:
     """Callbacks for the runs of a plan during training; the base class does nothing."""
+
+    def passed(self, run: Run, number: int, total: int) -> None:
+        """Run ``number`` of ``total``, from 1, was finished before."""
 
     def begin(self, session: Session, number: int, total: int) -> None:
         """Run ``number`` of ``total``, from 1, begins."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -18,10 +20,10 @@ from minigrad.graph import TraceError
 from minigrad.training import NotFinite
 from rnn_cells import Cell
 from rnn_lab.comparison import Watcher
-from rnn_lab.paths import folder_name, runs_folder
+from rnn_lab.paths import LAST, folder_name, runs_folder
 from rnn_lab.problem import Problem, files_of, read, without_held_out
-from rnn_lab.runs import Run, network_of
-from rnn_lab.sessions import Session, start, stem
+from rnn_lab.runs import Run, find_runs, network_of
+from rnn_lab.sessions import Session, absolute, resume, start, stem
 from rnn_lab.settings import Settings
 from rnn_plugins import registry
 from rnn_plugins.data.sources import is_pipe
@@ -44,6 +46,9 @@ TIMED_EVERY = 100
 UNENDING = 1_000_000_000
 """Steps of a run that ends after a given time."""
 
+UNFINISHED = (None, "interrupted")
+"""Outcomes of runs that are resumed."""
+
 LARGEST = 1_000_000
 """The largest hidden size that is tried."""
 
@@ -62,15 +67,17 @@ class Plan:
         seeds: the seeds of each cell's runs.
         match: what to keep equal.
         about: what was decided, a line per cell.
+        begun: the runs of it that there are, by cell and seed: finished ones are not trained again, others resumed.
     """
 
     settings: Mapping[str, Settings]
     seeds: tuple[int, ...]
     match: Match
     about: tuple[str, ...]
+    begun: Mapping[tuple[str, int], Run] = field(default_factory=dict)
 
-    def sessions(self) -> Iterator[tuple[str, Session]]:
-        """Each run with its cell; train it before taking the next.
+    def sessions(self) -> Iterator[tuple[str, Session | Run]]:
+        """Each run with its cell, a session where it is not finished; train it before taking the next.
 
         The cells take turns, one seed after another, so that a machine that becomes slower affects all of them.
         """
@@ -79,23 +86,79 @@ class Plan:
             for label, settings in self.settings.items():
                 if self.match == "seconds" and seconds is not None:
                     settings = replace(settings, max_time=seconds, steps=UNENDING, epochs=None)
-                given = settings.to_json() | {"seed": seed}
-                session = start(given, name=_free_name(f"{Path(label).name}-{stem(settings.files[0])}-s{seed}"))
-                yield label, session
+                before = self.begun.get((label, seed))
+                if before and before.manifest["outcome"] not in UNFINISHED:
+                    yield label, before
+                else:
+                    session = self._resumed(before) if before else self._started(label, settings, seed)
+                    yield label, session
+                    before = session.run
                 if seconds is None:
-                    seconds = settings.max_time or seconds_of(session.run)
+                    seconds = settings.max_time or seconds_of(before)
+
+    def _started(self, label: str, settings: Settings, seed: int) -> Session:
+        given = settings.to_json() | {"seed": seed}
+        session = start(given, name=_free_name(f"{Path(label).name}-{stem(settings.files[0])}-s{seed}"))
+        session.run.update(comparison={"plan": self.digest, "cell": label, "seed": self.seeds[0]})
+        return session
+
+    def _resumed(self, run: Run) -> Session:
+        limit = run.settings.max_time
+        # A limit is that of the whole run, of which a part has passed.
+        left = {} if limit is None else {"max_time": max(limit - seconds_of(run), 0.0)}
+        return resume(run, left)
+
+    @property
+    def digest(self) -> str:
+        """What its runs are recognised by: all settings but the seeds, so that there may be more of these later."""
+        files = {"files": [absolute(file) for file in next(iter(self.settings.values())).files]}
+        told = [
+            self.match,
+            {label: settings.to_json() | files | {"seed": None} for label, settings in self.settings.items()},
+        ]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    def resumed(self) -> Plan:
+        """The same with the runs of it that there are: with the seeds of the most recent one.
+
+        Raises:
+            UserError: there are none.
+        """
+        digest, given = self.digest, next(iter(self.settings.values())).seed
+        found = []
+        for run in find_runs():
+            with suppress(UserError):  # those that cannot be read
+                begun = run.manifest.get("comparison", {})
+                if begun.get("plan") == digest and given in (None, begun["seed"]) and (run.path / LAST).exists():
+                    found.append(run)
+        if not found:
+            raise UserError(
+                f"there is nothing to resume: no run in {runs_folder()} is of a comparison of these cells with these "
+                "settings; leave out --resume"
+            )
+        first = found[0].manifest["comparison"]["seed"]
+        runs = {
+            (run.manifest["comparison"]["cell"], run.settings.seed or 0): run
+            for run in reversed(found)
+            if run.manifest["comparison"]["seed"] == first
+        }
+        return replace(self, seeds=tuple(range(first, first + len(self.seeds))), begun=runs)
 
 
 def train(plan: Plan, watcher: Watcher) -> tuple[dict[str, list[Run]], bool]:
     """Train all runs.
 
     Returns:
-        The runs by cell, diverged ones included, and whether Ctrl-C was pressed; the interrupted run is left out.
+        The runs by cell, diverged ones included, and whether it was interrupted; the interrupted run is left out.
     """
     groups: dict[str, list[Run]] = {}
     total = len(plan.settings) * len(plan.seeds)
     try:
         for number, (label, session) in enumerate(plan.sessions(), start=1):
+            if isinstance(session, Run):
+                watcher.passed(session, number, total)
+                groups.setdefault(label, []).append(session)
+                continue
             failure = None
             watcher.begin(session, number, total)
             try:
@@ -107,6 +170,8 @@ def train(plan: Plan, watcher: Watcher) -> tuple[dict[str, list[Run]], bool]:
             finally:
                 session.run.release()
             watcher.end(session, failure)
+            if session.trainer.outcome == "interrupted":
+                return groups, True
             groups.setdefault(label, []).append(session.run)
     except KeyboardInterrupt:
         return groups, True
