@@ -124,7 +124,7 @@ def test_all_of_it_stands_there_with_its_numbers():
     words = " ".join(output.split())
     assert f"/ 4 = {walk.loss:.4f} nats per letter" in words
     assert "= 1.3863 nats" in words
-    assert "It reads 'l' at t = 3 and at t = 4, and should predict 'l', then 'o'" in words
+    assert "The network reads 'l' at t = 3 and at t = 4, and should predict 'l', then 'o'" in words
     assert output.count("<- target") == 4
     assert "-0.0000" not in output
 

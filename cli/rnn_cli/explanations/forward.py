@@ -146,7 +146,7 @@ def _temperature(walk: Walk) -> None:
     drawn = ", ".join(f"{walk.draw_at(p)!r} at T = {T:g}" for T, p in found.items())
     paragraph(
         f"The number {first.number:.4f} draws {drawn}. T near 0 always takes the likeliest letter (rnn sample "
-        "--greedy); rnn sample --temperature T draws from a trained network so."
+        "--greedy). With a trained network, rnn sample --temperature T does this for each letter."
     )
 
 
@@ -170,7 +170,7 @@ def _told_apart(walk: Walk) -> str:
         for second in walk.steps[first.t :]:
             if first.symbol == second.symbol and first.target != second.target:
                 return (
-                    f" It reads {first.symbol!r} at t = {first.t} and at t = {second.t}, and should predict "
+                    f" The network reads {first.symbol!r} at t = {first.t} and at t = {second.t}, and should predict "
                     f"{first.target!r}, then {second.target!r}: only the state tells the two apart, through W."
                 )
     return ""
