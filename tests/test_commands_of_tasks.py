@@ -46,7 +46,7 @@ OPTIONS = {
 GENERATE = ("translate", "caption")
 """The tasks that draw outputs for inputs."""
 
-KINDS = ("loss", "flow", "heatmap", "spectrum", "saturation", "parameters")
+KINDS = ("loss", "flow", "heatmap", "spectrum", "saturation", "parameters", "weights", "states")
 
 
 @pytest.fixture

@@ -183,7 +183,7 @@ def test_a_step_of_training_is_one_of_its_task(subject):
 def test_every_cell_and_a_stack_can_be_measured(name):
     below = registry.make_cell(name, LETTERS, 4, {})
     for cell in (below, Stacked([below, registry.make_cell(name, below.output_size, 3, {})])):
-        kinds = ("flow", "heatmap", "spectrum", "lyapunov", "saturation", "parameters")
+        kinds = ("flow", "heatmap", "spectrum", "lyapunov", "saturation", "parameters", "weights", "states")
         pages = make_pages(load(kinds), [subject_of(cell)], LOOK)
         assert [page.kind for page in pages if page.quantities and not page.failed] == [*kinds]
 
@@ -197,7 +197,7 @@ def test_reports_that_need_more_than_the_end_of_a_sequence_say_so(subject):
     for kind in ("neurons", "structure"):
         assert pages[kind].failed["names"] == (
             f"{kind} is for language models, and names is none: it can have flow, heatmap, spectrum, lyapunov, "
-            "saturation and parameters"
+            "saturation, parameters, weights and states"
         )
 
 

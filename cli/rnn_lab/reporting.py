@@ -15,7 +15,8 @@ DEFAULT = "flow"
 """The report that is made by default."""
 
 ORDER = (
-    "loss", "flow", "heatmap", "spectrum", "lyapunov", "saturation", "parameters", "memory", "neurons", "structure",
+    "loss", "flow", "heatmap", "spectrum", "lyapunov", "saturation", "parameters", "weights", "states", "memory",
+    "neurons", "structure",
 )  # fmt: skip
 """The reports of this distribution, from the first to read to the last."""
 

@@ -44,6 +44,9 @@ SHADES = ".:-=+*#%@"
 VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 """The same as colours, in equal steps of lightness."""
 
+SIGNED = ("#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#f7f7f7", "#fddbc7", "#f4a582", "#d6604d", "#b2182b")
+"""Those of signed values, from blue through white at 0 to red (Brewer's RdBu)."""
+
 PLAINER = str.maketrans(console.PLAINER | {"–": "-", "—": "-", "’": "'", "×": "x", "…": "..."})
 """The nearest ASCII characters."""
 
@@ -219,14 +222,14 @@ def image(figure: Image, screen: Screen) -> list[Text]:
         every = -(-len(names) // IMAGE_ROWS) if figure.y_ticks else max(len(levels) // 5, 1)
         line = Text(_fitted(name if figure.y_ticks or row % every == 0 else "", margin) + " " + side)
         for level in line_levels:
-            line.append(_shade(level, wide, screen))
+            line.append(_shade(level, wide, screen, figure.signed))
         lines.append(line)
     lines.append(Text(" " * (margin + 1) + corner + foot * (blocks.shape[1] * wide)))
     lines += _columns(figure, values.shape[1], blocks.shape[1], wide, margin + 2, screen)
     lines += _caption(figure.x_label, screen, margin + 2)
     scale = Text.assemble(" " * (margin + 2), number(axis.low), " ")
     for level in range(len(SHADES)):
-        scale.append(_shade(level, 2, screen))
+        scale.append(_shade(level, 2, screen, figure.signed))
     scale.append(f" {number(axis.high)}")
     label = screen.text(figure.value_label) + (" (log scale)" if axis.log else "")
     beside = scale.cell_len + 2 + cell_len(label) < screen.width
@@ -259,11 +262,11 @@ def _levels(positions: Array, count: int) -> list[list[int | None]]:
     ]
 
 
-def _shade(level: int | None, wide: int, screen: Screen) -> Text:
+def _shade(level: int | None, wide: int, screen: Screen, signed: bool) -> Text:
     if level is None:
         return Text(" " * wide)
     if screen.shaded:
-        return Text(" " * wide, Style(bgcolor=VIRIDIS[level]))
+        return Text(" " * wide, Style(bgcolor=(SIGNED if signed else VIRIDIS)[level]))
     return Text(SHADES[level] * wide)
 
 

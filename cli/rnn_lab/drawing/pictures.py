@@ -20,7 +20,7 @@ import numpy as np
 
 from rnn_lab.drawing import sheets
 from rnn_lab.drawing.scales import FAINT, Axis, axes, coloured_values, drawable, image_axis, minor_ticks, ticks
-from rnn_lab.drawing.words import logarithmic
+from rnn_lab.drawing.words import logarithmic, number
 from rnn_lab.printable import visible
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Array, Chart, Curve, Image, Page, Picture
@@ -352,7 +352,7 @@ def _draw_image(figure: Image, part: Figure | SubFigure, ax: Axes, palette: Pale
     norm: Callable[..., Normalize] = LogNorm if figure.log else Normalize
     drawn = ax.imshow(
         np.ma.masked_invalid(coloured_values(figure, figure.values)),
-        cmap="viridis",
+        cmap="RdBu_r" if figure.signed else "viridis",
         norm=norm(axis.low, axis.high),
         aspect="auto",
         interpolation="none",
@@ -366,6 +366,8 @@ def _draw_image(figure: Image, part: Figure | SubFigure, ax: Axes, palette: Pale
     bar.outline.set_visible(False)
     bar.set_label(_wrapped(figure.value_label, 34), color=palette.ink)
     _scale(bar.ax, "y", axis)
+    if figure.signed:
+        bar.set_ticks([axis.low, 0.0, axis.high], labels=[number(axis.low), "0", number(axis.high)])
     bar.ax.tick_params(colors=palette.quiet, which="both", length=3)
 
 

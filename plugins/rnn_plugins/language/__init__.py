@@ -23,3 +23,8 @@ class Language:
     model: Model
     vocabulary: Vocabulary
     opening: tuple[int, ...] = ()
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """What the network reads and predicts, as written."""
+        return self.vocabulary.symbols

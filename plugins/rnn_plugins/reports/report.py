@@ -118,6 +118,8 @@ class Image:
             ``colour_limits``.
         limits: the range of the colours; None takes it from the values. The runner sets it where it lays subjects
             beside each other, so that a colour means the same for all.
+        signed: whether 0 has a colour of its own in the middle of the range, between those of negative and positive
+            values.
     """
 
     key: str
@@ -132,14 +134,15 @@ class Image:
     definition: str = ""
     floor: float = 0.0
     limits: tuple[float, float] | None = None
+    signed: bool = False
 
 
 def colour_limits(images: Sequence[Image]) -> tuple[float, float] | None:
     """The range of colours in which all of some images can be drawn; None where they have no value.
 
-    That is from the smallest value to the largest. With a floor it goes by the smallest of the images' largest values:
-    it begins at that share of it, and ends at the largest value of all, but no farther above than it begins below. So
-    an image that explodes does not darken the others.
+    That is from the smallest value to the largest; of signed images, as far to either side of 0. With a floor it goes
+    by the smallest of the images' largest values: it begins at that share of it, and ends at the largest value of all,
+    but no farther above than it begins below. So an image that explodes does not darken the others.
     """
     ranges = []
     for image in images:
@@ -150,6 +153,9 @@ def colour_limits(images: Sequence[Image]) -> tuple[float, float] | None:
     if not ranges:
         return None
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    if any(image.signed for image in images):
+        high = max(-low, high)
+        low = -high
     if floor := max(image.floor for image in images):
         least = min(high for _, high in ranges)
         low, high = floor * least, min(high, least / floor)

@@ -13,7 +13,9 @@ from rnn_plugins.language import Language
 from rnn_plugins.reports.probe import Probe
 from rnn_plugins.tasks.task import Metric, Score
 
-NEUTRAL = ("loss", "flow", "heatmap", "spectrum", "lyapunov", "saturation", "parameters", "memory")
+NEUTRAL = (
+    "loss", "flow", "heatmap", "spectrum", "lyapunov", "saturation", "parameters", "weights", "states", "memory",
+)  # fmt: skip
 """The reports of this distribution on any network; ``loss`` on one of a run, ``memory`` on one that predicts always."""
 
 
