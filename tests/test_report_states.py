@@ -131,6 +131,10 @@ def test_any_cell_can_be_shown(cell):
 def test_what_cannot_be_shown_is_said():
     with pytest.raises(UserError, match=r"^the text has 1 character, and a state needs 2: give a longer one$"):
         States().measure(subject_of(Copy(7, 5), length=1), LOOK)
+    with pytest.raises(
+        UserError, match=r"^only one state is measured, and two or more can differ: raise --positions, "
+    ):
+        States().measure(subject_of(Copy(7, 5), length=60), Look(lags=10, positions=1))
     with pytest.raises(UserError, match=r"^all states are the same, so there are no directions in which they differ$"):
         States().measure(subject_of(Copy(7, 5), length=60), LOOK)
     with pytest.raises(UserError, match=r"^the network's states overflow: "):

@@ -65,10 +65,14 @@ class States(Report):
         """Measure one network.
 
         Raises:
-            UserError: the sequences are too short, the states overflow, or they are all the same.
+            UserError: the sequences are too short or too few, the states overflow, or they are all the same.
         """
         reads = subject.language is not None
         cloud = observed(subject.probe, look, reads)
+        if len(cloud.states) < 2:
+            raise UserError(
+                "only one state is measured, and two or more can differ: raise --positions, or give more data"
+            )
         components, shares = principal(cloud.states)
         if not shares.size:
             raise UserError("all states are the same, so there are no directions in which they differ")
