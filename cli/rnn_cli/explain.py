@@ -45,7 +45,7 @@ class Explanations(click.Group):
 @JSON
 @click.pass_context
 def explain(ctx: click.Context, as_json: bool) -> None:
-    """Explain a computation step by step, with its numbers.
+    """Explain a cell or a derivation step by step, with its numbers.
 
     WHAT is one of the commands below or the name of a cell: rnn explain lstm. Without it, all that can be explained is
     listed.

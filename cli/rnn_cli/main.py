@@ -31,7 +31,7 @@ COMMANDS = {
     "runs": ("rnn_cli.runs", "List the runs."),
     "cells": ("rnn_cli.cells", "List, show and check the installed cells."),
     "tasks": ("rnn_cli.tasks", "List, show and check the installed tasks."),
-    "explain": ("rnn_cli.explain", "Explain a computation step by step, with its numbers."),
+    "explain": ("rnn_cli.explain", "Explain a cell or a derivation step by step, with its numbers."),
 }
 """Each command's module, in which it has its own name, and its line in ``rnn --help``."""
 
