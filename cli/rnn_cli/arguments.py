@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rnn_cli.console import remark
+from rnn_plugins.data.download import is_url
 from rnn_plugins.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -27,7 +28,13 @@ def find_run_and_files(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]
     try:
         return find_run(first), arguments[1:]
     except UserError as no_run:
-        if os.path.exists(first) or glob.has_magic(first) or first == "-" or first.startswith("builtin:"):
+        if (
+            os.path.exists(first)
+            or glob.has_magic(first)
+            or first == "-"
+            or first.startswith("builtin:")
+            or is_url(first)
+        ):
             return find_run(), arguments
         if len(arguments) > 1:
             raise

@@ -80,7 +80,8 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
             wanted["files"] = runs_or_files
         else:
             piped.ignored("each run reads the data, so save them to a file and name that")
-        planned = plan(cells, wanted, match or "params", SEEDS if seeds is None else seeds)
+        with announcing():  # files from the web
+            planned = plan(cells, wanted, match or "params", SEEDS if seeds is None else seeds)
         if going_on:
             planned = planned.resumed()
         about = (*planned.about, _described(planned))

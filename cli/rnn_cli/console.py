@@ -18,7 +18,6 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TextIO, get_args
 import click
 
 from rnn_lab.printable import CONTROLS, NEWLINE, OTHER, TAB, printable
-from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -204,6 +203,8 @@ def show_progress(how: Showing) -> None:
     Raises:
         UserError: there is no such way, or the terminal cannot be redrawn.
     """
+    from rnn_plugins.errors import UserError
+
     if how not in get_args(Showing):
         raise UserError(f"--progress is {how!r}; it must be one of {', '.join(get_args(Showing))}")
     if how == "live" and not _can_redraw():

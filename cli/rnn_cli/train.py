@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import click
@@ -52,8 +54,21 @@ def train(ctx: click.Context, /, files: tuple[str, ...], **given: Any) -> None:
     if before:
         session = sessions.resume(before, wanted)
     else:
-        session = sessions.start(wanted, name=name, init_from=find_run(source) if source else None)
+        with _downloading(wanted, quiet):
+            session = sessions.start(wanted, name=name, init_from=find_run(source) if source else None)
     ctx.exit(carry_out(session, quiet=quiet, as_json=as_json))
+
+
+def _downloading(wanted: Mapping[str, Any], quiet: bool) -> AbstractContextManager[Any]:
+    """Shows how far files from the web are; without any it imports nothing."""
+    from rnn_plugins.data.download import is_url
+
+    sources = [file for name in ("files", "valid", "test") for file in wanted.get(name, ())]
+    if quiet or not any(map(is_url, sources)):
+        return nullcontext()
+    from rnn_cli.bars import announcing
+
+    return announcing()
 
 
 train.params += OPTIONS

@@ -14,6 +14,8 @@ import numpy as np
 from minigrad.trees import Tree
 from rnn_lab.blame import blaming
 from rnn_lab.settings import Settings
+from rnn_plugins.data.corpus import cache_folder
+from rnn_plugins.data.download import downloaded, is_url
 from rnn_plugins.errors import UserError, why
 from rnn_plugins.reports.probe import Probe
 from rnn_plugins.tasks.task import Batch, Data, Model, Part, Purpose, Task
@@ -140,7 +142,7 @@ def read(
 
     Args:
         task: the task.
-        files: as the user names them.
+        files: as the user names them; addresses on the web are downloaded into the cache.
         facts: of a run.
         purpose: what they are read for.
         valid: files with the held-out examples; without them, the task holds out some of ``files``.
@@ -149,8 +151,13 @@ def read(
         UserError: the files cannot be read, or the task fails on them.
     """
     with reading(files):
-        data = task.read(files, facts, purpose=purpose)
-    data = data if data.sources else replace(data, sources=tuple(files))
+        found = {file: downloaded(file, cache_folder()) for file in files if is_url(file)}
+        local = {str(path): url for url, (path, _) in found.items()}
+        paths = [str(found[file][0]) if file in found else file for file in files]
+        data = task.read(paths, facts, purpose=purpose)
+    sources = tuple(local.get(source, source) for source in data.sources) or tuple(files)
+    notices = [*(told for _, told in found.values()), *data.notices]
+    data = replace(data, sources=sources, notices=tuple(notices))
     if purpose == "evaluate":
         return data
     if not valid:

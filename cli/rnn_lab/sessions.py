@@ -39,6 +39,7 @@ from rnn_lab.trainer import LEARNING_RATE, Progress, Trainer
 from rnn_lab.verdict import Verdict, verdict
 from rnn_plugins import registry
 from rnn_plugins.data.corpus import cache_folder
+from rnn_plugins.data.download import is_url, place
 from rnn_plugins.data.sources import is_pipe, label_of
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks.task import Data, Purpose, Task
@@ -671,14 +672,16 @@ def _recorded(settings: Settings) -> dict[str, Any]:
 
 
 def absolute(file: str) -> str:
-    """The absolute path of a file; ``-`` for a pipe."""
-    return file if file.startswith("builtin:") else "-" if is_pipe(file) else os.path.abspath(file)
+    """The absolute path of a file; ``-`` for a pipe, and what is built in or on the web as it is."""
+    return file if file.startswith("builtin:") or is_url(file) else "-" if is_pipe(file) else os.path.abspath(file)
 
 
 def stem(source: str) -> str:
     """A short name for a text."""
     if source == "-":
         return "stdin"
+    if is_url(source):
+        return place(source, Path()).name.partition(".")[0]
     return Path(source.removeprefix("builtin:")).name.partition(".")[0]
 
 
