@@ -119,7 +119,7 @@ def test_held_out_texts_and_comparisons_take_addresses_too(server: str) -> None:
 def test_the_share_that_is_done_is_told(server: str) -> None:
     told = list[tuple[str | None, float | None]]()
     with progress.following(lambda what, share: told.append((what, share))):
-        downloaded(f"{server}/fox.txt", Path("cache"))
+        downloaded(f"{server}/fox.txt")
     assert told == [(f"downloading {server}/fox.txt", None), (None, 1.0)]
 
 

@@ -63,8 +63,9 @@ def _downloading(wanted: Mapping[str, Any], quiet: bool) -> AbstractContextManag
     """Shows how far files from the web are; without any it imports nothing."""
     from rnn_plugins.data.download import is_url
 
-    sources = [file for name in ("files", "valid", "test") for file in wanted.get(name, ())]
-    if quiet or not any(map(is_url, sources)):
+    given = [wanted.get(name, ()) for name in ("files", "valid", "test")]
+    sources = [file for some in given if isinstance(some, list | tuple) for file in some]
+    if quiet or not any(is_url(str(file)) for file in sources):
         return nullcontext()
     from rnn_cli.bars import announcing
 

@@ -54,7 +54,7 @@ def remove(run: Run) -> None:
             run.path.unlink()
             return
         # First out of the list, so that an interruption leaves no damaged run.
-        leaving = run.path.with_name(f".removed-{secrets.token_hex(4)}")
+        leaving = run.path.with_name(f".removed-{secrets.randbits(32):08x}")
         run.path.rename(leaving)
     shutil.rmtree(leaving)
 

@@ -14,7 +14,6 @@ import numpy as np
 from minigrad.trees import Tree
 from rnn_lab.blame import blaming
 from rnn_lab.settings import Settings
-from rnn_plugins.data.corpus import cache_folder
 from rnn_plugins.data.download import downloaded, is_url
 from rnn_plugins.errors import UserError, why
 from rnn_plugins.reports.probe import Probe
@@ -151,7 +150,7 @@ def read(
         UserError: the files cannot be read, or the task fails on them.
     """
     with reading(files):
-        found = {file: downloaded(file, cache_folder()) for file in files if is_url(file)}
+        found = {file: downloaded(file) for file in files if is_url(file)}
         local = {str(path): url for url, (path, _) in found.items()}
         paths = [str(found[file][0]) if file in found else file for file in files]
         data = task.read(paths, facts, purpose=purpose)

@@ -15,11 +15,11 @@ _TOLD: ContextVar[Told | None] = ContextVar("told", default=None)
 @contextmanager
 def following(told: Told) -> Iterator[None]:
     """Within this block ``told`` is called by ``begin`` and ``advance``."""
-    token = _TOLD.set(told)
+    before = _TOLD.set(told)
     try:
         yield
     finally:
-        _TOLD.reset(token)
+        _TOLD.reset(before)
 
 
 def begin(what: str) -> None:

@@ -38,17 +38,18 @@ def place(url: str, folder: Path) -> Path:
     return folder / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:16] / (name or "download")
 
 
-def downloaded(url: str, folder: Path) -> tuple[Path, str]:
+def downloaded(url: str) -> tuple[Path, str]:
     """The file of an address, downloaded if it is not there yet, and a sentence with its size and digest.
 
     Args:
         url: the address.
-        folder: the cache.
 
     Raises:
         UserError: it cannot be downloaded, or it is a web page.
     """
-    file = place(url, folder)
+    from rnn_plugins.data.corpus import cache_folder
+
+    file = place(url, cache_folder())
     known = file.is_file()
     if not known:
         begin(f"downloading {url}")
