@@ -24,7 +24,7 @@ from rnn_cells import GRU, LSTM
 from rnn_cli.main import rnn
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Chart, Image
-from rnn_plugins.tasks.classify.attribution import TOLERANCE, integrated_gradients
+from rnn_plugins.tasks.attribution import TOLERANCE, integrated_gradients
 from rnn_plugins.tasks.classify.sequences import numbers as numbers_of
 from rnn_plugins.tasks.classify.task import Classify
 from rnn_plugins.tasks.task import Network

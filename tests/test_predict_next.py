@@ -17,6 +17,7 @@ from rnn_cli.main import rnn
 from rnn_cli.printer import Printer
 from rnn_lab import predicting
 from rnn_lab.runs import Run
+from rnn_plugins.language import predicting as predicting_next
 from rnn_plugins.reports.report import Table
 from rnn_plugins.tasks.task import Prediction
 from rnn_plugins.words import legible
@@ -49,6 +50,10 @@ def by_model(name, ids):
     model = run.language.model
     _, logits = model.unroll(run.params(), model.init_carry(1), np.array(ids)[:, None])
     return np.exp(np.asarray(log_softmax(np.asarray(logits[-1, 0], np.float64))))
+
+
+def _ids(text):
+    return Run(Path("runs/hamlet")).language.vocabulary.encode(text)
 
 
 @pytest.mark.parametrize("name", ["hamlet", "bytes", "words"])
@@ -134,6 +139,49 @@ def test_unknown_symbols_are_named():
         "Error: to é has 1 character that the model has never seen: 'é' (U+00E9); --task-option unknown=skip leaves "
         "them out\n",
     )
+
+
+@pytest.mark.parametrize("name", ["hamlet", "bytes", "words"])
+def test_what_a_prediction_depends_on_sums_to_its_log_odds(name):
+    run = Run(Path("runs") / name)
+    text = "or not to be"
+    ids = run.language.vocabulary.encode(text)
+    (record,) = rnn_lab.load(name).predict(text, explain=True)
+    assert len(record["contributions"]) == len(ids)
+    model, params = run.language.model, run.params()
+    _, ys = model.cell.unroll(params["cell"], model.init_carry(1), np.zeros((len(ids), 1, model.cell.input_size), "f4"))
+    logits = np.asarray(ys[-1, 0] @ params["head"]["W"] + params["head"]["b"], np.float64)
+    symbol = run.language.vocabulary.symbols.index(record["next"])
+    others = np.delete(logits, symbol)
+    without = logits[symbol] - np.log(np.exp(others).sum())
+    share = record["probability"]
+    found = np.log(share / (1 - share)) - without
+    assert sum(record["contributions"]) == pytest.approx(found, abs=0.011 * max(1.0, abs(found)))
+    (figure,) = record["figures"]
+    assert "".join(figure["symbols"]) == text
+    assert figure["values"] == record["contributions"]
+
+
+def test_of_a_long_text_the_last_symbols_are_explained():
+    text = TEXT[:500]
+    (record,) = rnn_lab.load("hamlet").predict([text], explain=True)
+    assert len(record["contributions"]) == predicting_next.EXPLAINED == 200
+    (figure,) = record["figures"]
+    assert "".join(figure["symbols"]) == text[-200:]
+    (alone,) = rnn_lab.load("hamlet").predict([text[-200:]], explain=True)
+    assert record["probability"] == pytest.approx(by_model("hamlet", _ids(text)).max(), rel=1e-3)
+    assert alone["contributions"] != record["contributions"]  # the state before them is another one
+
+
+def test_an_explanation_stands_below_the_prediction():
+    code, out, said = call("hamlet", "or not", "--explain")
+    assert (code, said) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == call("hamlet", "or not")[1].rstrip("\n")
+    assert lines[2].startswith("What speaks for ")
+    assert lines[4] == "or not"
+    assert re.fullmatch(r"[0-9]{6}", lines[5])
+    assert "figures" not in json.loads(call("hamlet", "or not", "--json")[1])
 
 
 # --- bars ------------------------------------------------------------------------------------------------------------

@@ -297,10 +297,10 @@ class LanguageModel(Task[Model]):
         top: int = 1,
         explain: bool = False,
     ) -> Iterator[Prediction]:
-        """The likeliest next symbols after each text."""
+        """The likeliest next symbols after each text, and what in it speaks for the likeliest."""
         from rnn_plugins.language.predicting import next_symbols
 
-        return next_symbols(self.language(model, facts), params, inputs, top, self.unknown)
+        return next_symbols(self.language(model, facts), params, inputs, top, self.unknown, explain)
 
     def probe(self, model: Model, params: Tree, examples: Array, facts: Mapping[str, Any]) -> TextProbe:
         """The model along a text."""

@@ -7,21 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minigrad import log_softmax
 from minigrad.scan import Lookup
 from minigrad.trees import Tree
 from rnn_plugins.reports.report import Chart, Colouring, Curve, Figure, Image
-from rnn_plugins.tasks.classify.attribution import Contributions, integrated_gradients
+from rnn_plugins.tasks.attribution import Contributions, integrated_gradients, log_odds
 from rnn_plugins.tasks.classify.model import Classifier
 from rnn_plugins.tasks.classify.sequences import Input, Sequences, numbers
 
 Array = NDArray[Any]
-
-
-def log_odds(logits: Any, label: int) -> Any:
-    """The log odds, log p / (1 - p), of a class from logits (B, K), in nats, (B,); not saturated where p is near 1."""
-    others = logits[:, [i for i in range(logits.shape[1]) if i != label]]
-    return logits[:, label] - (others[:, 0] - log_softmax(others)[:, 0])  # minus log sum exp of the others
 
 
 def explanation(

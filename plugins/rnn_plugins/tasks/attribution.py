@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from minigrad import sum, value_and_grad
+from minigrad import log_softmax, sum, value_and_grad
 
 Array = NDArray[Any]
 
@@ -36,6 +36,12 @@ class Contributions(NamedTuple):
     score: float
     baseline: float
     exact: bool
+
+
+def log_odds(logits: Any, label: int) -> Any:
+    """The log odds, log p / (1 - p), of a class from logits (B, K), in nats, (B,); not saturated where p is near 1."""
+    others = logits[:, [i for i in range(logits.shape[1]) if i != label]]
+    return logits[:, label] - (others[:, 0] - log_softmax(others)[:, 0])  # minus log sum exp of the others
 
 
 def integrated_gradients(score: Callable[[Any], Any], xs: Array) -> Contributions:
