@@ -46,7 +46,7 @@ SIDE = 28
 
 OF_TASK: dict[str, dict[str, Any]] = {
     "paint": {"steps": 10, "latent": 100, "read_size": 5, "write_size": 5, "binarised": "anew"},
-    "read": {"glimpses": 7, "size": 8, "scales": 1, "attention": "hard"},
+    "read": {"glimpses": 7, "size": 8, "scales": 1, "layers": 1, "attention": "hard"},
 }
 """The options of each task."""
 

@@ -34,7 +34,15 @@ from rnn_plugins.tasks.read.task import Read
 from rnn_plugins.tasks.task import Inputs, Network
 from rnn_plugins.testing import check_task
 
-SMALL = {"glimpses": 2, "size": 3, "scales": 1, "attention": "hard", "image_size": 12, "valid_fraction": 0.2}
+SMALL = {
+    "glimpses": 2,
+    "size": 3,
+    "scales": 1,
+    "layers": 1,
+    "attention": "hard",
+    "image_size": 12,
+    "valid_fraction": 0.2,
+}
 NUMBERS = "builtin:numbers:60"
 
 

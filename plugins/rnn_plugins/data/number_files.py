@@ -32,6 +32,9 @@ Array: TypeAlias = NDArray[Any]
 COUNT = 20_000
 """The number of training pictures of ``builtin:numbers``."""
 
+MOST_HELD_OUT = 2000
+"""Held-out pictures of ``builtin:numbers`` at most: more would take longer to draw than they add."""
+
 SIDE, BUILTIN_SIDE = 54, 40
 """Height and width of house numbers by default, as in Goodfellow et al. (2014), and of those of ``builtin:numbers``."""
 
@@ -161,7 +164,8 @@ def _generated(file: str, how: Reading, digest: Any, purpose: Purpose, shape: Se
     count, seed = parse(file) or (COUNT, 0)
     digest.update(file.encode())
     height, width, channels = tuple(shape or _shape(how, BUILTIN_SIDE))
-    counts = (0, count) if purpose == "evaluate" else (count, round(count * how.valid_fraction))
+    held_out = min(round(count * how.valid_fraction), MOST_HELD_OUT)
+    counts = (0, count) if purpose == "evaluate" else (count, held_out)
     glyphs = [seven_segments(STYLES, np.random.default_rng((seed, part))) for part in range(2)]
     train, valid = (
         Drawn(None, glyphs[part], (height, width, channels), size, (seed, part), file)

@@ -128,12 +128,12 @@ class Read(Task[Either]):
         colour: whether house numbers are drawn in colour.
     """
 
-    glimpses: int = 4
+    glimpses: int = 3
     size: int = 8
-    scales: int = 2
+    scales: int = 3
     attention: Literal["soft", "hard", "random", "none"] = "soft"
     spread: float = 0.1
-    layers: Literal[1, 2] = 1
+    layers: Literal[1, 2] = 2
     context: int = 0
     canvas: int = 0
     clutter: int = 0
@@ -152,7 +152,7 @@ class Read(Task[Either]):
         "digits": Metric("", "max", "DIGITS", SHARE, "accuracy of digits"),
         "loss": Metric("nats", "min", "NATS"),
     }
-    default_files: ClassVar[tuple[str, ...]] = ("builtin:numbers:10000",)
+    default_files: ClassVar[tuple[str, ...]] = ("builtin:numbers:60000",)
     shows_pictures: ClassVar[bool] = True
     of_weights: ClassVar[tuple[str, ...]] = (
         "glimpses", "size", "scales", "attention", "layers", "context", "canvas", "colour",
