@@ -90,7 +90,8 @@ def test_every_command_works_on_its_runs(home, task):
         trained = f"{own}{unit}{'' if own else ' without end'} to train on"
         assert f"; {trained}, {split['valid']:,} held out\n" in said
         first = "Evaluate it: rnn eval" if Run(Path("runs", cell)).task.needs_input else "Sample from it: rnn sample"
-        assert f"{first} {cell}\nPredict with it: rnn predict {cell} {file}\n" in said
+        sheet = " --png new.png" if "Sample" in first and Run(Path("runs", cell)).task.shows_pictures else ""
+        assert f"{first} {cell}{sheet}\nPredict with it: rnn predict {cell} {file}\n" in said
     run = Run(Path("runs/gru"))
     best = run.task.compared or run.task.best[0]
 
