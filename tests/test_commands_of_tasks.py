@@ -14,6 +14,7 @@ from command_line import settle
 import rnn_lab
 from rnn_cli.main import rnn
 from rnn_lab.runs import Run
+from rnn_lab.subject import of_run
 
 WORDS = ("the", "a", "small", "large", "red", "blue", "fox", "dog", "runs", "sleeps")
 
@@ -95,7 +96,10 @@ def test_every_command_works_on_its_runs(home, task):
     run = Run(Path("runs/gru"))
     best = run.task.compared or run.task.best[0]
 
-    score = json.loads(invoke("eval", "gru", "--json").stdout)["scores"][0]
+    score, *rivals = json.loads(invoke("eval", "gru", "--json").stdout)["scores"]
+    evaluated = {rival["name"]: {key: rival[key] for key in rival.keys() - {"name", "kind"}} for rival in rivals}
+    for name, _, metrics in of_run(run).baselines():
+        assert name == "uniform guessing" or evaluated[name] == pytest.approx(metrics), name
     assert score[best] == pytest.approx(run.metrics()[best], rel=1e-4)
     assert invoke("eval", "gru", "--html", "eval.html").stdout.startswith("gru on ")
     assert "<h1>Evaluation of gru</h1>" in Path("eval.html").read_text()
