@@ -34,6 +34,7 @@ INTERRUPTED = 130
 EXAMPLES = """\b
 Examples:
   rnn report
+  rnn report gru lstm --kind loss
   rnn report --cell rnn --cell lstm --cell gru book.txt --html report.html
   rnn report --cell rnn:recurrent_scale=1.5 --cell lstm:forget_bias=3
   rnn report gru lstm --kind memory --kind neurons"""
