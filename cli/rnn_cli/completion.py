@@ -39,6 +39,69 @@ def _installed(group: str, incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
 
 
+def sources(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The built-in texts; otherwise the shell's own completion of files."""
+    built_in = _beginning(["builtin:latex", "builtin:hello"], incomplete) if incomplete.startswith("b") else []
+    return built_in or [CompletionItem(incomplete, type="file")]
+
+
+def kinds(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The names of the installed reports; if none matches, files, since a report may be in one."""
+    return _installed("reports", incomplete)
+
+
+def optimizers(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The optimisers; behind a name their parameters."""
+    import inspect
+
+    from minigrad.optimizers import OPTIMIZERS
+
+    parameters = {name: list(inspect.signature(make).parameters) for name, make in OPTIMIZERS.items()}
+    return _spec(parameters, incomplete)
+
+
+def schedules(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The schedules of the learning rate; behind a name their parameters."""
+    from rnn_lab.settings import SCHEDULES
+
+    return _spec({name: list(values) for name, values in SCHEDULES.items()}, incomplete)
+
+
+def cell_options(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The options of the cell that is typed before, or of the default one."""
+    return _options_of("cell", ctx, incomplete)
+
+
+def task_options(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The options of the task that is typed before, or of the default one."""
+    return _options_of("task", ctx, incomplete)
+
+
+def _options_of(owner: str, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    """The options of an installed cell or task; of a file they are not completed, since that would execute it."""
+    from dataclasses import fields
+
+    from rnn_lab.settings import Settings
+    from rnn_plugins import registry
+
+    typed = ctx.params.get(owner) or ctx.params.get(f"{owner}s") or getattr(Settings, owner)
+    name = (typed if isinstance(typed, str) else typed[-1]).partition(":")[0]
+    group = f"{owner}s"
+    if name not in {entry.name for entry in registry.entries(group)}:
+        return []
+    own = {"input_size", "hidden_size"} if owner == "cell" else set()
+    return _beginning([f"{f.name}=" for f in fields(registry.load(group, name)) if f.name not in own], incomplete)
+
+
+def _spec(parameters: dict[str, list[str]], incomplete: str) -> list[CompletionItem]:
+    """A name, or behind it and a colon its parameters."""
+    name, colon, rest = incomplete.partition(":")
+    if not colon:
+        return _beginning(parameters, incomplete)
+    before, comma, _ = rest.rpartition(",")
+    return _beginning([f"{name}:{before}{comma}{key}=" for key in parameters.get(name, [])], incomplete)
+
+
 def sort_keys(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """What runs can be ordered by: what all have, and the metrics of those that there are."""
     return _beginning([*_KEYS, *_metrics()], incomplete)

@@ -90,8 +90,13 @@ class LazyGroup(click.Group):
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As in Click; the typed arguments are kept for messages that suggest a corrected command."""
+        """As in Click; the typed arguments are kept for messages that suggest a corrected command.
+
+        ``help COMMAND`` is ``COMMAND --help``.
+        """
         ctx.meta[TYPED] = list(args)
+        if args[:1] == ["help"]:
+            args = [*args[1:], "--help"]
         return super().parse_args(ctx, args)
 
     def resolve_command(
@@ -105,7 +110,12 @@ class LazyGroup(click.Group):
                 ctx.fail(f"There is no command called {args[0]!r}: {instead}.")
             hint = did_you_mean(args[0], COMMANDS)
             ctx.fail(f"There is no command called {args[0]!r}.{hint} Commands: {', '.join(COMMANDS)}.")
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is None or not any(word.startswith("--") for word in rest):
+            return name, command, rest
+        from rnn_cli.spelling import spelled
+
+        return name, command, spelled(command, rest, getattr(command, "understood", ()))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The table of commands, without importing any."""
@@ -181,5 +191,5 @@ def rnn(debug: bool) -> None:
     """A laboratory for recurrent neural networks.
 
     rnn train FILE trains one on a text, and rnn sample generates text with it. rnn tasks lists what else a network can
-    learn, and rnn predict applies it; rnn cells lists the kinds of cell.
+    learn, and rnn predict applies it; rnn cells lists the kinds of cell. rnn help COMMAND shows a command's options.
     """

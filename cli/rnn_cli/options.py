@@ -114,7 +114,14 @@ class Setting(click.Option):
         return record and (" ".join(names.get(word, word) for word in record[0].split(" ")), record[1])
 
 
-COMPLETED = {"cell": completion.cells, "task": completion.tasks}
+COMPLETED = {
+    "cell": completion.cells,
+    "task": completion.tasks,
+    "cell_option": completion.cell_options,
+    "task_option": completion.task_options,
+    "optimizer": completion.optimizers,
+    "schedule": completion.schedules,
+}
 """The shell completion of a setting's value."""
 
 
@@ -493,7 +500,13 @@ def separated(owner: str, spec: str, options: Mapping[str, str]) -> tuple[str, d
 
 
 class TrainingCommand(click.Command):
-    """A command that accepts other programs' names for its options, and shows its options in sections."""
+    """A command that accepts other programs' names for its options, and shows its options in sections.
+
+    Attributes:
+        understood: those names, and those that it answers with advice.
+    """
+
+    understood = frozenset([*ALIASES, *FOLDERS, *PARTS, *MEANINGLESS])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As in Click, after the translation."""

@@ -55,6 +55,7 @@ Examples:
     "kinds",
     metavar="KIND",
     multiple=True,
+    shell_complete=completion.kinds,
     help="Report to show: one of --list, or FILE.py:CLASS; may be repeated.",
 )
 @click.option("--all", "everything", is_flag=True, help="Show all reports.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from rnn_cli import piped
+from rnn_cli import completion, piped
 from rnn_cli.console import show_progress
 from rnn_cli.options import OPTIONS, TrainingCommand, collect
 from rnn_cli.training import carry_out
@@ -21,7 +21,13 @@ Examples:
 
 
 @click.command(cls=TrainingCommand, epilog=EXAMPLES)
-@click.argument("files", nargs=-1, type=click.Path(allow_dash=True, readable=False), metavar="[FILES]...")
+@click.argument(
+    "files",
+    nargs=-1,
+    type=click.Path(allow_dash=True, readable=False),
+    metavar="[FILES]...",
+    shell_complete=completion.sources,
+)
 @click.pass_context
 def train(ctx: click.Context, /, files: tuple[str, ...], **given: Any) -> None:
     """Train a network on a text, or for another task.

@@ -1,0 +1,129 @@
+"""Options by a part of their names and by synonyms, what is suggested, ``rnn help``, and completion of values."""
+
+import os
+
+import click
+import pytest
+from click.shell_completion import ShellComplete
+from click.testing import CliRunner
+from command_line import SMALL, refused, settle, trained
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rnn_cli.main import COMMANDS, rnn
+from rnn_cli.spelling import SYNONYMS, spelled
+from rnn_plugins.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    settle(tmp_path, monkeypatch)
+
+
+def command_of(name):
+    return rnn.get_command(click.Context(rnn), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "full"),
+    [
+        ("sample", "--temp 0.5 --len=20", "--temperature 0.5 --length=20"),
+        ("sample", "--prime --temp --len 3", "--prime --temp --length 3"),
+        ("sample", "run -- --temp", "run -- --temp"),
+        ("report", "--lr 0.1 --bs 3 --layers 2", "--learning-rate 0.1 --bs 3 --num-layers 2"),
+        ("train", "--bs 4 --layers 2 --hidden 3 --embed-dim 5", "--batch-size 4 --num-layers 2 --hidden-size 3 "
+         "--embedding-size 5"),
+        ("train", "--lr 0.1 --nhid 4 --gpu 0", "--lr 0.1 --nhid 4 --gpu 0"),  # which it translates or refuses itself
+        ("train", "--HIDDEN_SI 4", "--hidden-size 4"),
+        ("compare", "--sequence-length 9 --max-steps 4", "--seq-length 9 --steps 4"),
+        ("runs", "--js", "--json"),
+        ("runs", "rm one --y", "rm one --yes"),
+        ("cells", "show lstm --js", "show lstm --json"),
+        ("eval", "--hel", "--help"),
+    ],
+)  # fmt: skip
+def test_names_are_completed(name, typed, full):
+    command = command_of(name)
+    assert spelled(command, typed.split(), getattr(command, "understood", ())) == full.split()
+
+
+def test_a_network_is_trained_as_users_of_other_programs_type_it():
+    run, _ = trained("fox.txt", "--bs", "3", "--hidden", "5", "--layers", "1", "--sequence_length", "7", "--step", "2")
+    settings = run.settings
+    assert (settings.batch_size, settings.hidden_size, settings.num_layers, settings.steps) == (3, 5, 1, 2)
+    assert settings.task_option["seq_length"] == 7
+
+
+def test_what_may_be_several_options_is_told():
+    assert refused("fox.txt", "--se", "1") == "--se may be --seq-length or --seed: give more of it"
+
+
+def test_suggestions_begin_alike():
+    for typed, meant in (("--tempreture", "--temperature"), ("--lenght", "--length")):
+        result = CliRunner().invoke(rnn, ["sample", "run", typed, "3"])
+        assert result.exit_code == 2
+        assert f"No such option '{typed}'. Did you mean '{meant}'?" in result.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_full_names_and_all_values_stay_as_they_are(name):
+    command = command_of(name)
+    options = [p for p in command.params if isinstance(p, click.Option)]
+    for option in options:
+        for opt in (*option.opts, *option.secondary_opts):
+            words = [opt] if option.is_flag else [opt, "--se"]
+            assert spelled(command, words) == words
+
+
+@given(st.lists(st.text("abc-= "), max_size=6))
+def test_words_that_are_no_options_are_not_touched(words):
+    words = [word for word in words if not word.startswith("--")]
+    assert spelled(command_of("train"), words) == words
+
+
+def test_synonyms_are_of_options_that_there_are():
+    every = {opt[2:] for name in COMMANDS for p in command_of(name).params for opt in p.opts}
+    assert set(SYNONYMS.values()) <= every
+    assert not set(SYNONYMS) & every
+
+
+@given(st.text("abcdeghilnoprstz-", min_size=1, max_size=8))
+def test_a_name_becomes_an_option_or_stays_or_is_told(name):
+    command = command_of("sample")
+    try:
+        (word,) = spelled(command, [f"--{name}"])
+    except (UserError, click.NoSuchOption):
+        return
+    known = {opt for p in command.params for opt in p.opts} | {"--help"}
+    assert word in known or word == f"--{name}"
+
+
+@pytest.mark.parametrize("words", [["train"], ["runs"], ["runs", "rm"], ["cells", "show"], []])
+def test_help_is_a_command_too(words):
+    told = CliRunner().invoke(rnn, ["help", *words])
+    assert told.exit_code == 0
+    assert told.stdout == CliRunner().invoke(rnn, [*words, "--help"]).stdout
+
+
+def completed(*words):
+    *before, incomplete = words
+    return [item.value for item in ShellComplete(rnn, {}, "rnn", "_RNN_COMPLETE").get_completions(before, incomplete)]
+
+
+def test_values_are_completed():
+    assert completed("train", "builtin:") == ["builtin:latex", "builtin:hello"]
+    assert completed("train", "--optimizer", "ad") == ["adagrad", "adam", "adamw"]
+    assert "sgd:momentum=" in completed("train", "--optimizer", "sgd:")
+    assert completed("train", "--optimizer", "sgd:momentum=0.9,nes") == ["sgd:momentum=0.9,nesterov="]
+    assert completed("train", "--schedule", "cosine:warmup=9,f") == ["cosine:warmup=9,final="]
+    assert "forget_bias=" in completed("train", "--cell", "lstm", "--cell-option", "")
+    assert completed("train", "--cell", "lstm", "--cell-option", "forget") == ["forget_bias="]
+    assert "forget_bias=" not in completed("train", "--cell-option", "")  # of a GRU
+    assert completed("train", "--cell", "./evil.py:Cell", "--cell-option", "") == []
+    assert completed("train", "--task", "classify", "--task-option", "poo") == ["pool="]
+    assert {"flow", "memory"} <= set(completed("report", "--kind", ""))
+    assert completed("runs", "--filter", "cell=ls")[0] == "cell=lstm"
+    assert "task=" in completed("runs", "--filter", "ta")
+    trained("fox.txt", *SMALL)
+    assert "loss" in completed("runs", "--sort", "l")
+    assert completed("runs", "rm", "") == os.listdir("runs")
