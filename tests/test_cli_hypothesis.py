@@ -80,6 +80,7 @@ VALUES: dict[str, tuple[st.SearchStrategy[Any], st.SearchStrategy[Any]]] = {
     "flow-every": (SMALL, ODD),
     "track": (st.just("tensorboard"), st.just("x")),
     "quiet": FLAG,
+    "progress": (words("live plain none"), words("loud")),
     "json": FLAG,
     "trust": FLAG,
 }
