@@ -245,7 +245,8 @@ def test_what_predict_refuses():
     assert refused("predict", "spots", "in.png", "--png", "out.gif") == "--png is 'out.gif'; its name must end in .png"
     Image.fromarray(np.zeros((5, 8), np.uint8)).save("other.png")
     assert refused("predict", "spots", "other.png", "--png", "out.png") == (
-        "'other.png' has images of 5x8; expected 8x8 (height x width), as the network was trained on: scale them"
+        "'other.png' has images of 5x8; expected 8x8 (height x width), as the network was trained on: scale them, "
+        "or set --task-option image_size=8"
     )
     assert not Path("out.png").exists()
 
