@@ -14,7 +14,6 @@ from rnn_cli.main import COMMANDS, DRAWS, INSTEAD, rnn
         ("plot", f"'plot': {DRAWS}."),
         ("Generate", "'Generate': rnn sample generates text."),
         ("continue", "'continue': rnn train --resume RUN resumes a run."),
-        ("help", "'help': rnn --help lists the commands, and rnn train --help the options of one."),
     ],
 )
 def test_a_command_known_from_elsewhere_is_answered_with_the_way_to_it(typed, words):

@@ -22,6 +22,7 @@ NAMED = re.compile(
 )
 
 ALLOWED = {
+    ("rnn_cli/spelling.py", "max-new-tokens"): "what other programs call --length",
     ("rnn_lab/settings.py", "language-model"): "the default of --task",
     ("rnn_lab/api.py", "rnn_plugins.data.vocabulary"): "the type of what Run.sample and Run.score take",
     ("rnn_lab/api.py", "rnn_lab.language"): "Run.sample and Run.score, as the commands of these names",

@@ -89,7 +89,8 @@ def test_it_is_listed_compared_and_reported_on() -> None:
         "char": (8, "interrupted", None),
         "word": (16, "finished", None),
     }
-    assert "language-model" in call("runs").stdout
+    assert {row["task"] for row in rows.values()} == {"language-model"}
+    assert all(f"{name} " in call("runs").stdout for name in NAMES)
     call("rerun", "char", "--name", "again", "--quiet")
     compared = json.loads(call("compare", "char", "word", "--json", "-").stdout)["reports"]["compare"]
     assert set(compared["quantities"]) == {"char", "word"}

@@ -94,7 +94,7 @@ def test_without_progress_the_rest_is_said(command: str) -> None:
 
 def test_ctrl_c_is_shown_on_a_line_of_its_own() -> None:
     """Behind a full line it would move the cursor down, and the next drawing would leave a line above it."""
-    written = on_terminal(*COMMANDS["train"])
+    written = on_terminal(*COMMANDS["train"], "--steps", "3000")  # long enough for several drawings
     redrawn = [found.start() for found in re.finditer(rb"\r\x1b\[2K\x1b\[1A", written)]
     assert redrawn
     assert all(written[:place].endswith(b"\n") for place in redrawn)

@@ -31,7 +31,7 @@ CLIPBOARD = "\x1b]52;c;cm0gLXJmIH4=\x07"
 
 HOSTILE = f"a{CLIPBOARD}\x1b[2J\x1b[45m\x9b2Jb\r\n\x7f\u202ec\u2066"
 
-OWN = re.compile(r"\x1b\[([0-9;]*[34]8;[0-9;]+|1;\d+|2;\d+|3[0-7]|0|1A|1|2K|2|3|\?25[lh])m?")
+OWN = re.compile(r"\x1b\[([0-9;]*[34]8;[0-9;]+|1;\d+|2;\d+|[39][0-7]|0|1A|1|2K|2|3|\?25[lh])m?")
 """What Click and Rich themselves send."""
 
 COMMANDS_OF_TERMINALS = re.compile(r"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -376,7 +376,8 @@ def test_the_shell_completes_no_name_that_commands_it(hostile: str) -> None:
 
 def test_a_line_feed_in_a_name_makes_no_row(hostile: str, folder: Path) -> None:
     tables = CliRunner().invoke(rnn, ["runs"]).stdout.split("\n\n")
-    assert sum(len(table.splitlines()) - 1 for table in tables) == len(os.listdir(folder / "runs"))
+    named = 1 if len(tables) > 1 else 0  # each table is headed by its task
+    assert sum(len(table.splitlines()) - 1 - named for table in tables) == len(os.listdir(folder / "runs"))
 
 
 def test_sampled_text_commands_no_terminal_and_is_itself_in_a_pipe(

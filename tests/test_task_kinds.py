@@ -209,6 +209,7 @@ def test_runs_of_two_tasks_have_a_table_each_with_their_own_heads():
     trained("fox.txt", "--hidden-size", "4", "--steps", "3", "--name", "fox")
     rows = {row["name"]: row["metrics"] for row in json.loads(invoke("runs", "--json").stdout)}
     tables = [table.splitlines() for table in invoke("runs").stdout.split("\n\n")]
+    assert [table.pop(0) for table in tables] == ["language-model", "./my_task.py:Sums"]
     for (heads, line), head, loss in zip(
         tables, ("NATS", "MSE"), (rows["fox"]["loss"], rows["sums"]["loss"]), strict=True
     ):

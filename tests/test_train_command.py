@@ -46,7 +46,7 @@ def test_a_run_from_beginning_to_end() -> None:
         r"or with a higher --learning-rate\.",
         said[6],
     )
-    assert said[7:] == ["Sample from it: rnn sample gru-fox"]
+    assert said[7:] == ["To go on: rnn train --resume gru-fox --steps 24", "Sample from it: rnn sample gru-fox"]
     assert sorted(name for name in os.listdir("runs/gru-fox") if name != LOCK) == [LAST, METRICS, BEST, "run.json"]
     assert not os.path.exists("cache")  # so short a text leaves nothing behind
 

@@ -44,7 +44,6 @@ INSTEAD = {
     **dict.fromkeys(("resume", "continue"), "rnn train --resume RUN resumes a run"),
     **dict.fromkeys(("list", "ls"), "rnn runs lists the runs, and rnn cells the cells"),
     "models": "rnn runs lists the runs",
-    "help": "rnn --help lists the commands, and rnn train --help the options of one",
 }
 """What to use in place of commands that people know from elsewhere."""
 

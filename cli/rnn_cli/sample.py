@@ -44,12 +44,21 @@ RENAMED = {
 }
 """Names of options in other programs."""
 
+TRANSLATED = ("sample", "checkpoint")
+"""Those that have no such name here; they are translated with their values."""
+
 SHOWN_EVERY = 0.02
 """Seconds between flushes of standard output: often enough that symbols seem to appear one by one."""
 
 
 class SampleCommand(click.Command):
-    """A command that also takes char-rnn's and torch-rnn's options: ``-primetext``, ``-sample 0``, ``-checkpoint``."""
+    """A command that also takes char-rnn's and torch-rnn's options: ``-primetext``, ``-sample 0``, ``-checkpoint``.
+
+    Attributes:
+        understood: those names, and those that it answers with advice.
+    """
+
+    understood = frozenset([*RENAMED, *TRANSLATED, *MEANINGLESS])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Translate other programs' option names, then parse as Click does."""
@@ -72,7 +81,7 @@ def _translate(arguments: Iterable[str], flags: Mapping[str, bool]) -> Iterator[
             yield argument
         elif name in MEANINGLESS:
             raise UserError(f"there is no --{name} here: {MEANINGLESS[name]}")
-        elif name in ("sample", "checkpoint"):
+        elif name in TRANSLATED:
             value = value if equals else next(rest, "")
             yield from [value] if name == "checkpoint" else ["--greedy"] if value == "0" else []
         elif name in flags:
