@@ -342,6 +342,12 @@ def test_files_beside_their_gzipped_copies_are_read_once(tmp_path):
     assert found.notices == (f"'{folder}/t10k-images-idx3-ubyte' is left out; rnn eval RUN {folder} reads it",)
 
 
+def test_not_too_many_generated_pictures_are_held_out():
+    found = read("builtin:numbers:100000")
+    assert (len(found.train), len(found.valid)) == (100_000, 2000)
+    assert len(read("builtin:numbers:100").valid) == 10
+
+
 def test_layouts_without_digits(table):
     assert refused(table) == (
         f"'{table}' has layouts and no digits; name images of digits too: a folder with MNIST's files, or "

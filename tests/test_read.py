@@ -25,6 +25,8 @@ from rnn_cells.gru import GRU
 from rnn_cells.lstm import LSTM
 from rnn_cells.stacked import Stacked
 from rnn_cli.main import rnn
+from rnn_plugins.data.images import Named
+from rnn_plugins.data.numbered import Drawn
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks.read.canvas import OnCanvas
 from rnn_plugins.tasks.read.explaining import left_out
@@ -310,6 +312,34 @@ def test_the_path_of_the_glimpses():
     assert whole.label == said.record["number"]
     assert [frame.colour for frame in whole.frames[:3]] == [0, 0, 1]
     assert {patch.pixels.shape for patch in patches} == {(3, 7, 3)}
+
+
+@pytest.mark.parametrize(
+    ("attention", "others"),
+    [("random", set()), ("soft", {"where", "mover", "context"}), ("hard", {"where", "expected", "mover", "context"})],
+)
+def test_a_network_has_only_the_parts_that_it_uses(attention, others):
+    _, _, _, params = made(attention=attention, layers=2, context=4)
+    assert params.keys() == {"glimpse", "reader", "head"} | others
+
+
+def test_reports_look_at_a_part_of_the_pictures(monkeypatch):
+    monkeypatch.setattr("rnn_plugins.tasks.read.task.PROBED", 7)
+    drawn = []
+    pixels = Drawn.pixels
+    monkeypatch.setattr(Drawn, "pixels", lambda self, place, *rest: drawn.append(place) or pixels(self, place, *rest))
+    for attention in ("soft", "none"):
+        task, data, model, params = made(attention=attention)
+        drawn.clear()
+        task.probe(model, params, data.train, data.facts)
+        assert sorted(set(drawn)) == list(range(7))
+
+
+def test_chance_depends_on_pixels_and_not_on_names(tmp_path):
+    task, data, model, params = made(files=[digits(tmp_path / "images-idx3-ubyte", 20)], image_size=0, samples=2)
+    pixels = data.train[0].picture.pixels()
+    here, there = task.predict(model, params, data.facts, [Named("a.png", pixels), Named("folder/b.png", pixels)])
+    assert here.record["probability"] == there.record["probability"]
 
 
 def test_a_patch_is_shown_as_it_is_seen(tmp_path):
