@@ -73,6 +73,7 @@ def files(run: Run) -> dict[str, Any]:
             "finished",
         ),
         ({"cell": "lstm-peephole", "dropout": 0.2, "variational_dropout": True, "num_layers": 2}, "finished"),
+        ({"cell": "lstm", "weight_dropout": 0.5, "dropout": 0.2, "num_layers": 2}, "finished"),
         ({"cell": "irnn", "optimizer": "sgd:momentum=0.9,nesterov=true", "grad_clip": "element:0.1"}, "finished"),
         ({"level": "word", "embedding_size": 4, "dtype": "float64", "optimizer": "rmsprop"}, "finished"),
         ({"valid_fraction": 0, "schedule": "exponential:decay=0.5", "optimizer": "adagrad"}, "finished"),

@@ -39,6 +39,7 @@ from rnn_lab.paths import (
     runs_folder,
 )
 from rnn_lab.problem import read
+from rnn_lab.regularisation import regularised
 from rnn_lab.settings import Settings
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError, did_you_mean
@@ -544,9 +545,9 @@ def _difference(expected: Tree, found: Tree) -> str:
 
 
 def network_of(settings: Settings, make_cell: Callable[[int], Cell]) -> Network:
-    """The network of some settings, with layers made by ``make_cell(input_size)`` and then ablated.
+    """The network of some settings, with layers made by ``make_cell(input_size)`` and then ablated and regularised.
 
-    Its ``make_cell`` raises ``UserError`` if the layers do not have the activations to ablate.
+    Its ``make_cell`` raises ``UserError`` if the layers do not have the activations to ablate, or the weights to drop.
     """
 
     def stack(input_size: int) -> Cell:
@@ -555,6 +556,7 @@ def network_of(settings: Settings, make_cell: Callable[[int], Cell]) -> Network:
             layers.append(make_cell(layers[-1].output_size))
         if settings.ablate:
             layers = ablated(layers, settings)
+        layers = regularised(layers, settings)
         return layers[0] if len(layers) == 1 else Stacked(layers, settings.dropout, settings.variational_dropout)
 
     return Network(

@@ -223,6 +223,14 @@ class Network:
         0.0, "Dropout rate between layers and before the output.", "Network", range="[0, 1)", shared=True
     )
     variational_dropout: bool = setting(False, "Use one dropout mask for all time steps of a sequence.", "Network")
+    weight_dropout: float = setting(
+        0.0,
+        "Dropout rate of the weights of the recurrent matrices, one mask per batch.",
+        "Network",
+        range="[0, 1)",
+        shared=True,
+        aliases=("wdrop",),
+    )
     dtype: Literal["float32", "float64"] = setting(
         "float32", "Floating-point type of weights and activations.", "Network", shared=True
     )

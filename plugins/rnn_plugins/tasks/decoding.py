@@ -29,6 +29,7 @@ from minigrad.initializers import glorot_uniform, uniform
 from minigrad.tensor import value_of
 from minigrad.trees import Tree
 from rnn_cells import Cell
+from rnn_cells.regularised import drop_weights
 from rnn_cells.stacked import drop_steps
 from rnn_plugins.data.vocabulary import UNK
 from rnn_plugins.errors import UserError
@@ -203,6 +204,7 @@ class Decoder:
             rng: draws the dropout masks; None for no dropout.
         """
         xs: Any = self.symbols(params["embedding"], symbols)
+        params = params | {"cell": drop_weights(self.cell, params["cell"], rng)}
         step, drops = _Step(self.cell, self.attention, weights), bool(self.dropout and rng is not None)
         if drops:
             assert rng is not None

@@ -15,6 +15,7 @@ from minigrad.densities import bernoulli, gaussian_divergence
 from minigrad.initializers import glorot_uniform, zeros
 from minigrad.trees import Tree
 from rnn_cells import Cell
+from rnn_cells.regularised import drop_weights
 from rnn_plugins.tasks import task
 from rnn_plugins.tasks.blocks import dense, masked_step, masks_between
 from rnn_plugins.tasks.task import Batch, Network, Work
@@ -240,6 +241,8 @@ class Painter(task.Model):
         Returns:
             -log p(x | c_T), (B,), and the divergence, (B,).
         """
+        for name in ("encoder", "decoder"):
+            params = params | {name: drop_weights(getattr(self.parts, name), params[name], rng)}
         x, carry, xs = self._start(params, inputs, rng)
         (canvas, *_), divergence = scan(Step(self.parts), params, carry, xs, context=x)
         axes = tuple(range(1, canvas.ndim))

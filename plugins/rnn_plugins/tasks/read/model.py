@@ -30,6 +30,7 @@ from minigrad.initializers import glorot_uniform, zeros
 from minigrad.tensor import value_of
 from minigrad.trees import Tree
 from rnn_cells import Cell
+from rnn_cells.regularised import drop_weights
 from rnn_cells.stacked import drop_steps
 from rnn_plugins.tasks import task
 from rnn_plugins.tasks.blocks import dense, mask, masked_mean, masked_step, masks_between
@@ -222,6 +223,9 @@ class Glimpser(task.Model):
                     xs[name] = masks_between(cell, len(noise), size, rate, self.variational, rng, self.dtype)
         step = _Step(self.sensor, self.reader, self.mover, self.attention, self.spread)
         of_step = {name: part for name, part in params.items() if name not in ("context", "head")}
+        for name, cell in (("reader", self.reader), ("mover", self.mover)):
+            if cell is not None:
+                of_step[name] = drop_weights(cell, of_step[name], rng)
         _, seen = scan(step, of_step, (trees.cast(tuple(states), self.dtype), where_next), xs, context=context)
         return Seen(**seen)
 
