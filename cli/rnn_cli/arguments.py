@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 import os
 import shlex
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +17,15 @@ from rnn_plugins.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from rnn_lab.runs import Run
+
+
+def downloading(sources: Iterable[str]) -> AbstractContextManager[Any]:
+    """Shows how far files from the web are, if there are some among the sources; otherwise it imports nothing."""
+    if not any(is_url(str(source)) for source in sources):
+        return nullcontext()
+    from rnn_cli.bars import announcing
+
+    return announcing()
 
 
 def find_run_and_files(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:

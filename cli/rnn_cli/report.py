@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_cli import completion, piped
+from rnn_cli.arguments import downloading
 from rnn_cli.console import remark, suppress_notes
 from rnn_cli.options import BACKEND, PROGRESS, QUIET, SETTINGS, TRUST, like
 from rnn_cli.output import chosen, output_options, put
@@ -179,7 +180,9 @@ def _trained(names: tuple[str, ...], text: str | None) -> tuple[list[Subject], l
             raise UserError(f"the run {run.name!r} is named twice: leave one of them out")
         for notice in run.code_changed():
             remark(f"Note: {sentence(notice)}")
-        subjects.append(of_run(run, (text,) if text is not None else ()))
+        files = run.settings.files if text is None else (text,)
+        with downloading(files):
+            subjects.append(of_run(run, () if text is None else files))
     about = [f"{subject.label}: {subject.about}" for subject in subjects]
     for notice in dict.fromkeys(notice for subject in subjects for notice in subject.notices):
         remark(f"Note: {sentence(notice)}")
@@ -214,7 +217,9 @@ def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]
     names = {field.name for field in dataclasses.fields(Settings)}
     settings = Settings(**{key: value for key, value in given.items() if key in names and key != "steps"})
     task = registry.make_task(settings.task, settings.task_option)
-    data = read(task, files_of(task, settings.task, files))
+    files = files_of(task, settings.task, files)
+    with downloading(files):
+        data = read(task, files)
     for notice in data.notices:
         remark(f"Note: {sentence(notice)}")
     steps, subjects = given["steps"], []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_cli import completion, console
-from rnn_cli.arguments import find_run_and_files
+from rnn_cli.arguments import downloading, find_run_and_files
 from rnn_cli.console import remark
 from rnn_cli.options import BACKEND, TRUST, UNKNOWN
 from rnn_cli.output import check_page, write
@@ -66,7 +66,7 @@ def score(
     run, files = find_run_and_files(run_and_files)
     if not files:
         raise UserError("there is no text to score: name a FILE, or - for standard input")
-    with backends.on_backend(backend):
+    with backends.on_backend(backend), downloading(files):
         result = scoring.score(run, files, unknown, top)
     if html is not None:  # first, since the reader of standard output may exit early
         from rnn_lab.drawing import page

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import click
 
 from rnn_cli import completion, piped
+from rnn_cli.arguments import downloading
 from rnn_cli.console import show_progress
 from rnn_cli.options import OPTIONS, TrainingCommand, collect
 from rnn_cli.training import carry_out
@@ -57,25 +57,14 @@ def train(ctx: click.Context, /, files: tuple[str, ...], **given: Any) -> None:
         raise UserError("--flow-every applies only with --flow: add --flow, or leave it out")
     if not quiet and not wanted.get("files") and not (before and "-" in before.settings.files):
         piped.ignored("rnn train - reads it as data")
-    if before:
-        session = sessions.resume(before, wanted)
-    else:
-        with _downloading(wanted, quiet):
+    everything = before.settings.to_json() | wanted if before else wanted
+    sources = [file for key in ("files", "valid", "test") for file in everything.get(key) or ()]
+    with nullcontext() if quiet else downloading(sources):
+        if before:
+            session = sessions.resume(before, wanted)
+        else:
             session = sessions.start(wanted, name=name, init_from=find_run(source) if source else None)
     ctx.exit(carry_out(session, quiet=quiet, as_json=as_json))
-
-
-def _downloading(wanted: Mapping[str, Any], quiet: bool) -> AbstractContextManager[Any]:
-    """Shows how far files from the web are; without any it imports nothing."""
-    from rnn_plugins.data.download import is_url
-
-    given = [wanted.get(name, ()) for name in ("files", "valid", "test")]
-    sources = [file for some in given if isinstance(some, list | tuple) for file in some]
-    if quiet or not any(is_url(str(file)) for file in sources):
-        return nullcontext()
-    from rnn_cli.bars import announcing
-
-    return announcing()
 
 
 train.params += OPTIONS

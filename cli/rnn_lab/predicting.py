@@ -13,6 +13,7 @@ import numpy as np
 
 from rnn_lab.problem import reading
 from rnn_lab.runs import Run
+from rnn_plugins.data.download import downloaded, is_url
 from rnn_plugins.data.lines import name_of
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.sampling import Choice
@@ -45,8 +46,8 @@ Answer = Callable[[Inputs], Iterator[Prediction]]
 
 
 def is_source(text: str) -> bool:
-    """Whether an argument is data rather than a text: a file, a folder, ``-`` or a built-in source."""
-    return text == "-" or text.startswith("builtin:") or os.path.exists(text)
+    """Whether an argument is data rather than a text: a file, a folder, an address, ``-`` or a built-in source."""
+    return text == "-" or text.startswith("builtin:") or is_url(text) or os.path.exists(text)
 
 
 def inputs_of(run: Run, given: Iterable[Any], *, texts: Iterable[str] = (), **options: Any) -> Iterator[Any]:
@@ -84,7 +85,8 @@ def _of_file(run: Run, task: Task, file: str) -> Iterator[Any]:
         raise UserError(f"{run.name} is a run of the task {run.settings.task}, which reads no inputs from files: {use}")
     empty = True
     with reading([file]):
-        for one in task.inputs(file, run.facts):
+        path = str(downloaded(file)[0]) if is_url(file) else file
+        for one in task.inputs(path, run.facts):
             empty = False
             yield one
         if empty:

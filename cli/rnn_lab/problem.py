@@ -153,9 +153,14 @@ def read(
         found = {file: downloaded(file) for file in files if is_url(file)}
         local = {str(path): url for url, (path, _) in found.items()}
         paths = [str(found[file][0]) if file in found else file for file in files]
-        data = task.read(paths, facts, purpose=purpose)
+        try:
+            data = task.read(paths, facts, purpose=purpose)
+        except UserError as error:
+            if not (whose := [url for path, url in local.items() if path in str(error)]):
+                raise
+            raise UserError(f"{', '.join(whose)}: {error}") from None  # its advice may have commands with the path
     sources = tuple(local.get(source, source) for source in data.sources) or tuple(files)
-    notices = [*(told for _, told in found.values()), *data.notices]
+    notices = [*(told for _, told in found.values()), *(_by_address(notice, local) for notice in data.notices)]
     data = replace(data, sources=sources, notices=tuple(notices))
     if purpose == "evaluate":
         return data
@@ -169,6 +174,13 @@ def read(
         about=_with_split(task, whole, valid),
         notices=(*data.notices, *held_out.notices),
     )
+
+
+def _by_address(text: str, local: Mapping[str, str]) -> str:
+    """A sentence with the addresses of downloaded files in place of their paths."""
+    for path, url in local.items():
+        text = text.replace(path, url)
+    return text
 
 
 def _with_split(task: Task, data: Data, valid: Sequence[str] = ()) -> str:
