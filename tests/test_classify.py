@@ -90,6 +90,26 @@ def built(task: Classify, *files: str, **options: object):
     return data, model, model.init_params(np.random.default_rng(0))
 
 
+@pytest.mark.parametrize(
+    ("file", "options", "first"),
+    [
+        (lambda: table(Path("reviews.tsv"), reviews()), {}, "fine"),
+        (lambda: numbers(Path("shapes.csv")), {"width": 3}, "1"),
+        (lambda: images(Path("shapes.npz")), {}, "1"),
+    ],
+    ids=["texts", "rows", "images"],
+)
+def test_a_probe_names_the_class_of_each_sequence(file, options, first):
+    """So that pictures of states are coloured by it, also where steps are numbers."""
+    data, model, params = built(Classify(**options), file())
+    probe = Classify(**options).probe(model, params, data.train, data.facts)
+    for end in probe.ends(2)[:10]:
+        found = probe.labels(end, 2)
+        assert found.targets == (data.facts["labels"][data.train[end].label],)
+        assert len(found.inputs) == 2
+    assert probe.labels(probe.ends(1)[0], probe.lengths[probe.ends(1)[0]]).inputs[0] == first
+
+
 # The kit
 
 

@@ -273,9 +273,9 @@ def test_the_page_has_them_with_bars(folder):
 
 
 def test_legible_texts():
-    texts = ["hell", "", " ", "a b", "a ", "a\nb", "\t", "é", "\x1b[2J"]
+    texts = ["hell", "", " ", "a b", "a ", "a\nb", "\t", "é", "\x1b[2J", "\u0301", "e\u0301"]
     assert list(map(legible, texts)) == [
-        "hell", "''", "' '", "a b", "'a '", r"'a\nb'", r"'\t'", "é", r"'\x1b[2J'",
+        "hell", "''", "' '", "a b", "'a '", r"'a\nb'", r"'\t'", "é", r"'\x1b[2J'", "U+0301", "e\u0301",
     ]  # fmt: skip
 
 

@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from known_cells import Copy, Deciding, Linear, Odd, Stateless, subject_of
+from known_cells import Copy, Deciding, Linear, Odd, Stateless, on, subject_of
 
 from rnn_cells import Stacked
 from rnn_plugins import registry
+from rnn_plugins.data.vocabulary import Vocabulary
 from rnn_plugins.errors import UserError
+from rnn_plugins.reports.heatmap import Heatmap
 from rnn_plugins.reports.probing import observe
 from rnn_plugins.reports.report import Look
 from rnn_plugins.reports.states import DISTINCT, GROUPS, MOST, REST, States, between, observed, principal
@@ -65,6 +67,16 @@ def test_they_are_the_outputs_of_the_network_along_the_text():
     outputs = observe(subject.probe, subject.probe.window(np.array([end]), 100, 10)).outputs
     np.testing.assert_allclose(cloud.states, outputs[:, 0], atol=1e-9)
     assert cloud.labels == subject.probe.labels(end, 100).inputs
+
+
+def test_symbols_stand_for_themselves_beside_states_and_maps():
+    """A code point after each letter of another alphabet would leave no room for the picture."""
+    subject = subject_of(registry.make_cell("gru", 7, 5, {}), length=2000)
+    subject = on(subject, vocabulary=Vocabulary.build(["ая \u0301\n.'"]))
+    expected = {"а", "я", "' '", "U+0301", r"'\n'", ".", "'"}
+    assert {curve.label for curve in States().measure(subject, LOOK).figures[0].curves} == expected
+    image = Heatmap().measure(subject, Look(lags=50)).figures[0]
+    assert set(image.x_ticks) | set(image.y_ticks) == expected
 
 
 def test_the_rare_labels_share_a_colour_and_lie_beneath():

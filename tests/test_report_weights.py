@@ -52,8 +52,8 @@ def test_every_matrix_has_a_picture_of_its_numbers_and_every_parameter_a_row():
         most = np.abs(leaves[path]).max()
         assert image.signed
         assert (image_axis(image).low, image_axis(image).high) == pytest.approx((-most, most))
-    symbols = tuple("' '" if symbol == " " else symbol for symbol in subject.language.symbols)
-    assert found["embedding"].y_ticks == found["head.W"].x_ticks == symbols
+    assert subject.language.symbols == ("\n", " ", "a", "b", "c")
+    assert found["embedding"].y_ticks == found["head.W"].x_ticks == (r"'\n'", "' '", "a", "b", "c")
     assert found["embedding"].x_ticks == found["cell.forget.W"].x_ticks == ()
     (table,) = (figure for figure in findings.figures if isinstance(figure, Table))
     assert [row[0] for row in table.rows] == list(leaves)

@@ -1,5 +1,6 @@
 """Counts, shares and lists of names in messages, and whole numbers in names."""
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 FEW = 3
@@ -44,7 +45,12 @@ def percent(share: float, decimals: int = 1) -> str:
 
 
 def legible(text: str) -> str:
-    """A text as it is; in quotes if it is empty, has a blank at an end, or characters that are not printed."""
+    """A text as it is; in quotes if it is empty, has a blank at an end, or characters that are not printed.
+
+    An accent without its letter is its code point.
+    """
+    if len(text) == 1 and unicodedata.combining(text):
+        return f"U+{ord(text):04X}"
     return text if text and text.isprintable() and text == text.strip() else repr(text)
 
 

@@ -15,9 +15,10 @@ from minigrad import trees
 from minigrad.scan import Lookup
 from minigrad.trees import Tree
 from rnn_plugins.data.latex_check import check
-from rnn_plugins.data.vocabulary import NOUNS, Vocabulary, show
+from rnn_plugins.data.vocabulary import NOUNS, Vocabulary
 from rnn_plugins.language.model import Model
 from rnn_plugins.reports.probe import Labels, Probe, Window
+from rnn_plugins.words import legible
 
 Array: TypeAlias = NDArray[Any]
 
@@ -84,7 +85,7 @@ class TextProbe(Probe):
     def labels(self, end: int, length: int) -> Labels:
         """The symbols, as shown."""
         some = self.tokens[end - length : end + 1].tolist()
-        shown = tuple(show(self.vocabulary.symbols[symbol]) for symbol in some)
+        shown = tuple(legible(self.vocabulary.symbols[symbol]) for symbol in some)
         return Labels(shown[:-1], shown[1:])
 
     def distance(self) -> tuple[float | None, str]:

@@ -11,6 +11,7 @@ from minigrad import trees
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Figure, Findings, Image, Look, Quantity, Report, Table
 from rnn_plugins.reports.subject import Subject
+from rnn_plugins.words import legible
 
 Array: TypeAlias = NDArray[Any]
 
@@ -68,7 +69,7 @@ class Weights(Report):
 def _words(subject: Subject, path: str, matrix: Array) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """A word for each row and each column, if they stand for what the network reads and predicts; otherwise none."""
     symbols = subject.language.symbols if subject.language else ()
-    shown = tuple("' '" if symbol == " " else symbol for symbol in symbols)
+    shown = tuple(map(legible, symbols))
     rows = shown if path == "embedding" and len(matrix) == len(shown) else ()
     columns = shown if path.startswith("head.") and matrix.shape[1] == len(shown) else ()
     return rows, columns

@@ -423,9 +423,9 @@ class Classify(Task[Classifier]):
             return -pick(log_softmax(model.judge(weights, ys, lengths)), labels)
 
         def written(index: int) -> Labels:
-            assert sequences.tokens
-            shown = tuple(sequences.tokens.symbols[i] for i in examples[index].xs.tolist())
-            return Labels(shown, (facts["labels"][examples[index].label],))
+            xs, tokens = examples[index].xs, sequences.tokens
+            shown = (tokens.symbols[i] for i in xs.tolist()) if tokens else map(str, range(1, len(xs) + 1))
+            return Labels(tuple(shown), (facts["labels"][examples[index].label],))
 
         return AtEnd(
             recurrent=model.cell,
@@ -438,7 +438,7 @@ class Classify(Task[Classifier]):
             unit=sequences.unit,
             sequence=sequences.noun,
             numbers_per_output=model.classes,
-            written=written if sequences.tokens else None,
+            written=written,
             whole=self.pool != "last",
         )
 
