@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from command_line import settle
+from test_house_numbers import HEADER, write_mnist
 
 import minigrad
 from minigrad import log_softmax, pick, value_and_grad, where
@@ -466,6 +467,25 @@ def test_arrays_are_named_by_their_places():
     assert found.record["input"] == "image 299"
     with pytest.raises(UserError, match=r"^image 0 has rows of several lengths; expected \(height, width\)$"):
         list(task.predict(model, params, data.facts, [[[1, 2], [3]]]))
+
+
+def test_glyphs_that_training_has_too_are_told_in_an_evaluation(tmp_path):
+    (tmp_path / "layouts.tsv").write_text(HEADER + "".join(f"{i}.png\t{i % 9 + 1}\t{i},7,19,30\n" for i in range(30)))
+    files = [str(tmp_path / "layouts.tsv"), write_mnist(tmp_path / "mnist")]
+    task, data, model, params = made(files=files, valid_fraction=0.3)
+    own = task.assess(model, params, data, name="run", training=data.train)
+    folder = task.read(files, data.facts, purpose="evaluate")
+    other = task.assess(model, params, folder, name="run", training=data.train)
+    told = [notice for found in (own, other) for notice in found.notices if "images of digits" in notice]
+    assert told == []
+    named = [files[0], os.path.join(files[1], "train-images-idx3-ubyte.gz")]
+    again = task.assess(
+        model, params, task.read(named, data.facts, purpose="evaluate"), name="run", training=data.train
+    )
+    assert again.notices[-1] == (
+        "28 of the 40 images of digits with which these house numbers are drawn are among those of training, so "
+        "they are easier to read than with others: name other images of digits"
+    )
 
 
 def test_scores_beside_baselines():

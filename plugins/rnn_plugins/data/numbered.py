@@ -150,6 +150,15 @@ class Drawn(Pictures):
         return draw(self.layout(place), self.glyphs, rng, self.shape)
 
 
+def glyphs_again(training: Pictures, others: Pictures) -> tuple[int, int]:
+    """How many glyphs of other drawn pictures those of training have too, and how many there are; 0 if not drawn."""
+    if not (isinstance(training, Drawn) and isinstance(others, Drawn)):
+        return 0, 0
+    known = {image.tobytes() for images in training.glyphs.values() for image in images}
+    found = [image.tobytes() in known for images in others.glyphs.values() for image in images]
+    return sum(found), len(found)
+
+
 @dataclass(frozen=True, eq=False)
 class Numbers:
     """What was read.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from minigrad.trees import Tree
 from rnn_plugins.data.images import unit
+from rnn_plugins.data.numbered import glyphs_again
 from rnn_plugins.reports.report import Figure, Table
 from rnn_plugins.tasks import baselines
 from rnn_plugins.tasks.metrics import NEEDS_METRICS, confusion, per_class, verdict
@@ -61,6 +62,12 @@ def assess_numbers(
             scores.append(Score(called, "baseline", measured(_linear(model, known, examples), examples)))
         except ImportError:
             notices.append(f"the baseline {called} {NEEDS_METRICS}")
+        again, glyphs = glyphs_again(training[0].picture.source, examples[0].picture.source)
+        if again:
+            notices.append(
+                f"{again:,} of the {glyphs:,} images of digits with which these house numbers are drawn are among "
+                "those of training, so they are easier to read than with others: name other images of digits"
+            )
     figures: list[Figure] = []
     if model.symbols > 1:
         figures.append(_by_length(symbols, examples))
