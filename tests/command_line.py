@@ -1,4 +1,4 @@
-"""``rnn train`` in its own folder, for tests of its output and files."""
+"""``rnn train`` and ``rnn predict`` in a folder of their own, for tests of their output and files."""
 
 import os
 import subprocess
@@ -22,6 +22,19 @@ def settle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RNN_RUNS", "runs")
     monkeypatch.setenv("RNN_LAB_CACHE", "cache")
     (folder / "fox.txt").write_text(TEXT)
+
+
+def within(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder that has runs, on a terminal of 80 columns."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("RNN_RUNS", "runs")
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def predict(*arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
+    """The exit code of ``rnn predict``, and what it writes to standard output and standard error."""
+    result = CliRunner().invoke(rnn, ["predict", *arguments], input=stdin)
+    return result.exit_code, result.stdout, result.stderr
 
 
 def train(*arguments: str, input: str | None = None) -> Result:

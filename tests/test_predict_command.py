@@ -21,6 +21,8 @@ import names_task
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from command_line import predict as call
+from command_line import within
 from tiny_runs import TEXT, train
 
 import rnn_lab
@@ -101,14 +103,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def home(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("RNN_RUNS", "runs")
-    monkeypatch.setenv("COLUMNS", "80")
-
-
-def call(*args, stdin=None):
-    result = CliRunner().invoke(rnn, ["predict", *args], input=stdin)
-    return result.exit_code, result.stdout, result.stderr
+    within(folder, monkeypatch)
 
 
 def labels(output):

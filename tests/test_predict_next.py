@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from command_line import predict as call
+from command_line import within
 from tiny_runs import TEXT, train
 
 import rnn_lab
@@ -34,14 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def home(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("RNN_RUNS", "runs")
-    monkeypatch.setenv("COLUMNS", "80")
-
-
-def call(*args, stdin=None):
-    result = CliRunner().invoke(rnn, ["predict", *args], input=stdin)
-    return result.exit_code, result.stdout, result.stderr
+    within(folder, monkeypatch)
 
 
 def by_model(name, ids):

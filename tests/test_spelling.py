@@ -1,6 +1,11 @@
 """Options by a part of their names and by synonyms, what is suggested, ``rnn help``, and completion of values."""
 
 import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -127,3 +132,65 @@ def test_values_are_completed():
     trained("fox.txt", *SMALL)
     assert "loss" in completed("runs", "--sort", "l")
     assert completed("runs", "rm", "") == os.listdir("runs")
+
+
+def test_units_and_gates_are_completed():
+    trained("fox.txt", *SMALL, "--cell", "lstm", "--name", "fox")
+    typed = ["report", "fox", "--kind", "neurons"]
+    assert completed(*typed, "--unit", "") == ["h.", "c.", "forget.", "input.", "output.", "candidate.", "c.tanh."]
+    assert completed(*typed, "--unit", "forget.") == [f"forget.{unit}" for unit in range(5)]
+    assert completed(*typed, "--unit", "c.t") == ["c.tanh."]
+    assert completed(*typed, "--gate", "o") == completed("report", "--gate", "o") == ["output"]
+    trained("fox.txt", *SMALL, "--num-layers", "2", "--name", "deep")
+    assert completed("report", "deep", "--unit", "layer2.h.") == [f"layer2.h.{unit}" for unit in range(5)]
+    assert completed("report", "--cell", "gru:a=1", "--hidden-size", "3", "--unit", "h.") == ["h.0", "h.1", "h.2"]
+    assert completed("report", "fox", "--unit", "layer2.h.") == []
+    Path("evil.py").write_text("raise SystemExit")
+    for other in (["--cell", "evil.py:Cell"], ["--cell", "none"], ["none"]):
+        assert completed("report", *other, "--unit", "") == completed("report", *other, "--gate", "") == []
+
+
+BREAKS = "\"'><=;|&(: \n"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("rnn train builtin:l", ["latex"]),
+        ("rnn train buil", ["builtin:latex", "builtin:hello"]),
+        ("rnn train --optimizer sgd:mom", ["momentum="]),
+        ("rnn train --optimizer=sgd:mom", ["momentum="]),
+        ("rnn train --optimizer sgd:momentum=0.9,nes", ["0.9,nesterov="]),
+        ("rnn runs --filter cell=ls", ["lstm", "lstm-coupled", "lstm-peephole"]),
+        ("rnn cells sh", ["show"]),
+        ("rnn runs rm ", ["gru-fox"]),
+        ("rnn explain 'ls", ["lstm", "lstm-coupled", "lstm-peephole"]),
+    ],
+)
+def test_bash_gets_what_it_has_to_put_behind_a_colon(line, expected):
+    trained("fox.txt", *SMALL)
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("bash is not installed")
+    program = f"""
+        rnn() {{ {shlex.quote(sys.executable)} -c "from rnn_cli.main import rnn; rnn(prog_name='rnn')"; }}
+        export -f rnn
+        env() {{ ( export "${{@:1:3}}"; rnn ) }}
+        compopt() {{ echo "option $2"; }}
+        eval "$(_RNN_COMPLETE=bash_source rnn)"
+        COMP_LINE={shlex.quote(line + " and more")} COMP_POINT={len(line)} COMP_WORDBREAKS={shlex.quote(BREAKS)}
+        _rnn_completion rnn
+        for word in "${{COMPREPLY[@]}}"; do echo "word $word"; done
+    """
+    done = subprocess.run([bash, "--norc", "-c", program], capture_output=True, text=True, check=True)
+    words = done.stdout.splitlines()
+    assert (done.stderr, [word[5:] for word in words if word.startswith("word ")]) == ("", expected)
+    assert ("option nospace" in words) == any(word.endswith("=") for word in expected)
+
+
+def test_bash_without_its_breaks_gets_whole_words(monkeypatch):
+    from rnn_cli.bash import Bash
+
+    monkeypatch.setenv("COMP_LINE", "rnn train builtin:l")
+    monkeypatch.setenv("COMP_WORDBREAKS", " ")
+    assert Bash(rnn, {}, "rnn", "_RNN_COMPLETE").complete() == "plain,builtin:latex"

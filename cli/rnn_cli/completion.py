@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from rnn_cells.anatomy import Anatomy
 
 
 def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -102,6 +107,40 @@ def _spec(parameters: dict[str, list[str]], incomplete: str) -> list[CompletionI
     return _beginning([f"{name}:{before}{comma}{key}=" for key in parameters.get(name, [])], incomplete)
 
 
+def units(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The states and gates of the typed runs or cells; behind a name and a point the numbers of its units."""
+    sizes: dict[str, int] = {}
+    for anatomy in _anatomies(ctx):
+        sizes |= {state.label: state.size for state in anatomy.states}
+        sizes |= {gate.label: gate.size for gate in anatomy.activations}
+    label = incomplete.rpartition(".")[0]
+    numbers = [f"{label}.{number}" for number in range(sizes.get(label, 0))]
+    return _beginning([*numbers, *(f"{label}." for label in sizes if f"{label}." != incomplete)], incomplete)
+
+
+def gates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The gates of the typed runs or cells."""
+    return _beginning([part.label for anatomy in _anatomies(ctx) for part in anatomy.activations], incomplete)
+
+
+def _anatomies(ctx: click.Context) -> Iterator[Anatomy]:
+    """The parts of the typed cells, if they are installed, or of the typed runs or the newest one."""
+    from rnn_cells.anatomy import anatomy
+    from rnn_lab.runs import find_run
+    from rnn_plugins import registry
+    from rnn_plugins.errors import UserError
+
+    cells, installed = ctx.params["cells"], {entry.name for entry in registry.entries("cells")}
+    for name in (spec.partition(":")[0] for spec in cells):
+        with suppress(UserError):
+            if name in installed:
+                yield anatomy(registry.make_cell(name, 1, ctx.params["hidden_size"], {}))
+    named = ctx.params["runs_or_files"] or ctx.args  # where the last option has no value yet
+    for name in [] if cells else named or [None]:
+        with suppress(UserError):  # there is no such run, it reads no text, or its cell may not be executed
+            yield anatomy(find_run(name).language.model.cell)
+
+
 def sort_keys(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """What runs can be ordered by: what all have, and the metrics of those that there are."""
     return _beginning([*_KEYS, *_metrics()], incomplete)
@@ -125,7 +164,6 @@ _KEYS = ("age", "name", "task", "cell", "parameters", "steps", "outcome")
 def _metrics() -> list[str]:
     """The metrics of the newest runs."""
     import json
-    from contextlib import suppress
 
     from rnn_lab.paths import MANIFEST, run_folders
 

@@ -69,6 +69,8 @@ class LazyGroup(click.Group):
     def main(self, *args: Any, **extra: Any) -> Any:
         """As in Click, with streams that accept any text."""
         prepare()
+        if os.environ.get("_RNN_COMPLETE", "").startswith("bash"):
+            importlib.import_module("rnn_cli.bash")  # it adds itself to the shells of Click
         return super().main(*args, **extra)
 
     @_printable_messages()

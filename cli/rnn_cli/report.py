@@ -74,10 +74,20 @@ Examples:
     "--positions", metavar="N", type=int, default=2000, show_default=True, help="Number of positions to average over."
 )
 @click.option(
-    "--unit", "units", metavar="UNIT", multiple=True, help="For neurons: a unit to show, such as h.17 or forget.3."
+    "--unit",
+    "units",
+    metavar="UNIT",
+    multiple=True,
+    shell_complete=completion.units,
+    help="For neurons: a unit to show, such as h.17 or forget.3.",
 )
 @click.option(
-    "--gate", "gates", metavar="GATE", multiple=True, help="For neurons: a gate to show, the mean over its units."
+    "--gate",
+    "gates",
+    metavar="GATE",
+    multiple=True,
+    shell_complete=completion.gates,
+    help="For neurons: a gate to show, the mean over its units.",
 )
 @click.option(
     "--characters",

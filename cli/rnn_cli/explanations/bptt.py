@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rnn_cli.explanations.layout import formulas, heading, matrices, paragraph, vector
+from rnn_cli.explanations.network import listed, network
 
 if TYPE_CHECKING:
     from rnn_plugins.inspect.bptt import Derivation
@@ -24,23 +25,18 @@ def show(derivation: Derivation) -> None:
 
 
 def _network(d: Derivation) -> None:
-    pairs = ", ".join(f"{step.symbol!r} -> {step.target!r}" for step in d.steps)
-    paragraph(f"Backpropagation through time by hand. A small network reads and should predict {pairs}.")
-    formulas(
+    equations = (
         "s_t    = tanh(U x_t + W s_{t-1})     the state, s_0 = 0",
         "yhat_t = softmax(V s_t)              the prediction",
         "E_t    = -log yhat_t[target]         the loss, in nats",
     )
-    paragraph(
-        f"Vectors are columns, as in the lectures. x_t is one-hot over {_names(d)}, so U x_t is a column of U. (The "
-        "toolkit's code keeps states as rows, x @ U + s @ W: its matrices are these, transposed.)"
-    )
-    matrices(("U", d.U), ("W", d.W), ("V", d.V))
+    end = "(The toolkit's code keeps states as rows, x @ U + s @ W: its matrices are these, transposed.)"
+    network(d, "Backpropagation through time by hand. A small network reads", equations, end)
 
 
 def _forwards(d: Derivation) -> None:
     heading("1. Forwards")
-    paragraph(f"yhat_t gives a probability to each of {_names(d)}.")
+    paragraph(f"yhat_t gives a probability to each of {listed(d.symbols)}.")
     for step in d.steps:
         click.echo(f"  t = {step.t}   reads {step.symbol!r}, should predict {step.target!r}")
         click.echo(f"    s_{step.t}    = {vector(step.s)}")
@@ -139,7 +135,3 @@ def _so(d: Derivation) -> str:
         f"At this rate it would be {far}: the gradient explodes, which clipping (--grad-clip) prevents. tanh' = "
         "1 - s^2 is below 1, and counteracts when the states are large."
     )
-
-
-def _names(d: Derivation) -> str:
-    return ", ".join(map(repr, d.symbols))

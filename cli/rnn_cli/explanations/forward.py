@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from rnn_cli.drawing.bars import bar
-from rnn_cli.explanations.layout import formulas, grid, heading, matrices, number, paragraph, width
+from rnn_cli.explanations.layout import formulas, grid, heading, number, paragraph, width
+from rnn_cli.explanations.network import network
 
 if TYPE_CHECKING:
     from rnn_plugins.inspect.forward import Draw, Reading, Walk
@@ -31,9 +32,7 @@ def show(walk: Walk) -> None:
 
 
 def _network(walk: Walk) -> None:
-    pairs = ", ".join(f"{step.symbol!r} -> {step.target!r}" for step in walk.steps)
-    paragraph(f"A small network reads {walk.text!r} and should predict {pairs}.")
-    formulas(
+    equations = (
         "s_t    = tanh(U x_t + W s_{t-1})",
         "         the state, s_0 = 0",
         "o_t    = V s_t",
@@ -44,11 +43,7 @@ def _network(walk: Walk) -> None:
         "E_t    = -log yhat_t[target]",
         "         the loss, in nats",
     )
-    paragraph(
-        f"Vectors are columns, as in the lectures. x_t is one-hot over {', '.join(map(repr, walk.symbols))}, so U x_t "
-        f"is a column of U. {_weights(walk)}"
-    )
-    matrices(("U", walk.U), ("W", walk.W), ("V", walk.V))
+    network(walk, f"A small network reads {walk.text!r}", equations, _weights(walk))
 
 
 def _weights(walk: Walk) -> str:

@@ -90,7 +90,7 @@ def assess(
         if len(training) > MOST_COUNTED:
             notices.append(f"the n-grams are counted on the last {MOST_COUNTED:,} symbols of the training text")
         begin("counting n-grams")
-        scores += ngrams(vocabulary, training, tokens)
+        scores += _ngrams(vocabulary, training, tokens, sizes)
         primed = _compressed(_content(vocabulary, training[-XZ_WINDOW:]), content)
         rivals |= {f"primed {name}": bits for name, bits in primed.items()}
     scores += [_score(name, "compressor", bits * len(content) * math.log(2), sizes) for name, bits in rivals.items()]
@@ -123,7 +123,11 @@ def ngrams(vocabulary: Vocabulary, training: Array, tokens: Array) -> list[Score
         training: the symbols on which they are counted, of which the last ``MOST_COUNTED`` count.
         tokens: the text; its first symbol is not predicted.
     """
-    sizes = _sizes(vocabulary, tokens)
+    return _ngrams(vocabulary, training, tokens, _sizes(vocabulary, tokens))
+
+
+def _ngrams(vocabulary: Vocabulary, training: Array, tokens: Array, sizes: Sizes) -> list[Score]:
+    """As ``ngrams``, of a text of known size."""
     entropies = baselines(training[-MOST_COUNTED:], tokens[1:], len(vocabulary), context=tokens[:1])
     return [_score(f"{n}-gram", "ngram", nats * sizes.symbols, sizes) for n, nats in entropies.items()]
 
