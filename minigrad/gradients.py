@@ -178,30 +178,39 @@ _LOST = "compute it from the tensors that the function is given, without .value,
 
 
 def grad(
-    loss: Tensor | Callable[..., Any], wrt: Any = None, *, create_graph: bool = False, has_aux: bool = False
+    loss: Tensor | Callable[..., Any],
+    wrt: Any = None,
+    *,
+    argnums: int | Sequence[int] | None = None,
+    create_graph: bool = False,
+    has_aux: bool = False,
 ) -> Any:
     """The gradient of a scalar tensor with respect to tensors that it was computed from, hidden states included.
 
     Given a function instead, it returns the function that computes the gradient, as in JAX and HIPS autograd:
-    ``grad(f)(x, *args)``, or with respect to other arguments, ``grad(f, (0, 2))``.
+    ``grad(f)(x, *args)``, or with respect to other arguments, ``grad(f, 1)`` or ``grad(f, argnums=(0, 2))``.
 
     Args:
         loss: a tensor of shape (); or a function that returns one, as for ``value_and_grad``.
-        wrt: a tree of tensors; for a function the position of an argument, or a tuple of positions, by default the
-            first.
+        wrt: a tree of tensors; for a function the position of an argument, or several, by default the first.
+        argnums: for a function, the same by its name in JAX.
         create_graph: return tensors that can be differentiated again, instead of plain arrays. A function's gradient
             returns tensors where ``value_and_grad`` does.
         has_aux: whether the function returns a pair (loss, aux); then its gradient returns (gradient, aux).
 
     Returns:
         A tree like ``wrt``; zeros where ``loss`` does not depend on a tensor. For a function, a function that returns
-        the gradient with respect to one argument, or for a tuple of positions a tuple.
+        the gradient with respect to one argument, or for several positions a tuple.
 
     Raises:
         ValueError: ``loss`` is not a scalar, or a constant.
         TypeError: ``loss`` is neither a tensor nor a function, or ``wrt`` contains something other than float tensors,
             or constants.
     """
+    if argnums is not None:
+        if wrt is not None or not callable(loss):
+            raise TypeError("grad: argnums are positions of a function's arguments: use grad(f, argnums=1)(x, y)")
+        wrt = argnums
     if callable(loss):
         return _gradient_of(loss, 0 if wrt is None else wrt, has_aux)
     _require_scalar(loss, "grad")
@@ -227,22 +236,43 @@ def grad(
     )
 
 
-def _gradient_of(f: Callable[..., Any], positions: int | tuple[int, ...], has_aux: bool) -> Callable[..., Any]:
+def _gradient_of(f: Callable[..., Any], argnums: int | Sequence[int], has_aux: bool) -> Callable[..., Any]:
     """The function that computes the gradient of ``f`` with respect to the arguments at these positions."""
-    several = isinstance(positions, tuple)
-    chosen = positions if isinstance(positions, tuple) else (positions,)
-    if not all(isinstance(position, int) for position in chosen):
-        raise TypeError(
-            f"grad: for a function wrt is a {type(positions).__name__}, and must be the position of an argument, or a "
-            "tuple of positions: grad(f)(x), or grad(f, 1)(x, y)"
-        )
+    both = _at("grad: for a function wrt", f, argnums, has_aux)
 
     @functools.wraps(f)
     def gradient(*args: Any, **kwargs: Any) -> Any:
+        value, found = both(*args, **kwargs)
+        return (found, value[1]) if has_aux else found
+
+    return gradient
+
+
+def _at(what: str, f: Callable[..., Any], argnums: Any, has_aux: bool) -> Callable[..., Any]:
+    """``value_and_grad`` of ``f`` with respect to the arguments at some positions.
+
+    Args:
+        what: the name of the argument ``argnums`` in messages.
+        f: the function.
+        argnums: a position, or several.
+        has_aux: whether ``f`` returns a pair.
+
+    Raises:
+        TypeError: ``argnums`` are no positions.
+    """
+    several = isinstance(argnums, tuple | list)
+    chosen = tuple(argnums) if several else (argnums,)
+    if not all(isinstance(position, int) for position in chosen):
+        raise TypeError(
+            f"{what} is a {type(argnums).__name__}, and must be the position of an argument, or a tuple of "
+            "positions: grad(f)(x), or grad(f, 1)(x, y)"
+        )
+
+    def value_and_gradient(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         for position in chosen:
             if not -len(args) <= position < len(args):
                 raise TypeError(
-                    f"grad: wrt is argument {position}, and {len(args)} came by position: give it without its name"
+                    f"{what} is argument {position}, and {len(args)} came by position: give it without its name"
                 )
 
         def of_chosen(given: Any) -> Any:
@@ -252,10 +282,9 @@ def _gradient_of(f: Callable[..., Any], positions: int | tuple[int, ...], has_au
             return f(*whole, **kwargs)
 
         given = tuple(args[position] for position in chosen)
-        value, found = value_and_grad(of_chosen, has_aux=has_aux)(given if several else given[0])
-        return (found, value[1]) if has_aux else found
+        return value_and_grad(of_chosen, has_aux=has_aux)(given if several else given[0])
 
-    return gradient
+    return value_and_gradient
 
 
 def _nodes(tree: Tree) -> list[Node]:
@@ -288,11 +317,14 @@ def _inputs(tree: Tree, who: str) -> tuple[Tree, list[Node], int]:
     return inputs, _nodes(inputs), since
 
 
-def value_and_grad(f: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., tuple[Any, Tree]]:
-    """A function that returns ``f``'s value and its gradient with respect to its first argument.
+def value_and_grad(
+    f: Callable[..., Any], argnums: int | Sequence[int] = 0, *, has_aux: bool = False
+) -> Callable[..., tuple[Any, Tree]]:
+    """A function that returns ``f``'s value and its gradient with respect to its first argument, or to others.
 
     Args:
         f: ``f(params, *args) -> scalar``, or ``(scalar, aux)`` with ``has_aux``; ``params`` is a tree of float arrays.
+        argnums: the position of the argument; or several, and the gradient is a tuple.
         has_aux: whether ``f`` also returns a tree of further results, which is passed on without gradients.
 
     Returns:
@@ -304,6 +336,8 @@ def value_and_grad(f: Callable[..., Any], *, has_aux: bool = False) -> Callable[
         ValueError: the value has axes, or depends on no parameter.
         RuntimeError: called within ``no_grad``.
     """
+    if argnums != 0:
+        return _at("value_and_grad: argnums", f, argnums, has_aux)
 
     def value_and_gradient(params: Tree, *args: Any, **kwargs: Any) -> tuple[Any, Tree]:
         inputs, wrt, since = _inputs(params, "value_and_grad")

@@ -1,21 +1,26 @@
 """The Python API, ``import rnn_lab``."""
 
-import html
+import importlib
 import json
 import re
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from command_line import TEXT
 
 import rnn_lab
+from minigrad import affine, concat, tanh
+from rnn_cells import Cell
 from rnn_cells.lstm import LSTM
 from rnn_lab import api
+from rnn_plugins import defined, registry
 from rnn_plugins.errors import UserError
 
 SMALL: dict[str, Any] = {
@@ -127,11 +132,28 @@ def test_a_network_is_reported_on():
     assert report.html().startswith("<!DOCTYPE html>")
     json.dumps(report.to_json())
     assert report.about[0].startswith("fox: gru, 1 x 5, ")
-    assert report._repr_html_().startswith('<iframe srcdoc="&lt;!DOCTYPE html&gt;')
     other = rnn_lab.train("fox.txt", name="other", **SMALL | {"seed": 2})
     both = rnn_lab.report(["fox", other], "saturation", positions=20, lags=5)
     assert both.pages[0].subjects == ("fox", "other")
     assert rnn_lab.report("fox", "saturation", positions=20, lags=5).heading == "fox"
+
+
+def test_cells_are_reported_on_as_on_the_command_line(tmp_path):
+    from rnn_cli.main import rnn
+
+    given = {"hidden_size": 5, "lags": 5, "positions": 20, "steps": 3}
+    report = rnn_lab.report("flow", "saturation", cells=["rnn", LSTM], files="fox.txt", **given)
+    assert [page.kind for page in report.pages] == ["flow", "saturation"]
+    assert report.heading == "rnn, lstm"
+    options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    kinds = ["--kind", "flow", "--kind", "saturation"]
+    arguments = ["report", "--cell", "rnn", "--cell", "lstm", "fox.txt", *kinds, *options, "--json", "r.json", "-q"]
+    assert CliRunner().invoke(rnn, arguments).exit_code == 0
+    told = json.loads(Path("r.json").read_text())["reports"]
+    assert told == json.loads(json.dumps(report.to_json()["reports"]))
+    rnn_lab.train("fox.txt", **SMALL)
+    assert rnn_lab.report(cells=["gru"], files="fox.txt", **given).pages[0].kind == "flow"
+    assert rnn_lab.report(lags=5, positions=20).heading == rnn_lab.load().name
 
 
 def test_runs_are_compared():
@@ -144,18 +166,6 @@ def test_runs_are_compared():
             rnn_lab.compare(one)
 
 
-def test_a_notebook_shows_a_run_with_its_curves():
-    run = rnn_lab.train("fox.txt", **SMALL)
-    shown = run._repr_html_()
-    assert shown.startswith("<iframe srcdoc=")
-    page = html.unescape(shown)
-    assert "<svg" in page
-    assert page.count('class="curve"') == 2
-    loss = run.metrics[-1]["valid_loss"]
-    for words in ("gru", "1x5", "finished", "loss, held out", f"{loss:.3f} nats", " bits per character"):
-        assert words in page
-
-
 def test_a_report_has_the_default_seed_of_the_command():
     run = rnn_lab.train("fox.txt", **SMALL)
     look = {"lags": 5, "positions": 20}
@@ -163,32 +173,11 @@ def test_a_report_has_the_default_seed_of_the_command():
     assert run.report("flow", **look).to_json() != run.report("flow", seed=0, **look).to_json()
 
 
-def test_a_notebook_shows_a_run_where_matplotlib_is_missing(monkeypatch):
-    run = rnn_lab.train("fox.txt", **SMALL)
-    report = run.report("flow", lags=5, positions=20)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    for shown in (run._repr_html_(), report._repr_html_()):
-        assert "<svg" not in shown
-        assert shown.startswith("<iframe srcdoc=")
-    with pytest.raises(UserError, match=r"needs the library matplotlib"):
-        report.html()
-
-
 def test_cells_and_tasks_are_listed_and_checked():
     assert {"gru", "lstm", "rnn", "irnn"} <= set(rnn_lab.cells())
     assert "language-model" in rnn_lab.tasks()
     assert rnn_lab.check_cell("lstm", forget_bias=2).passed
     assert rnn_lab.check_cell(LSTM(2, 3)).subject == LSTM(2, 3)
-
-
-def test_the_examples_of_the_documentation_run(capsys):
-    page = Path(__file__).parents[1] / "docs" / "python.md"
-    Path("book.txt").write_text(TEXT * 2)
-    Path("other.txt").write_text(TEXT[::-1])
-    names: dict[str, Any] = {}
-    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
-        exec(block, names)
-    assert capsys.readouterr().out.startswith("finished ")
 
 
 def test_the_documentation_names_all_that_is_offered():
@@ -209,7 +198,101 @@ def test_a_text_is_measured():
     assert run.score("fox.txt").surprising_words(1)
 
 
+# --- classes of the session ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Averaging(Cell):
+    """h_t = (1 - w) * h_{t-1} + w * tanh(W [h_{t-1}, x_t] + b)."""
+
+    w: float = 0.5
+
+    def init_params(self, rng):
+        return {"candidate": self.dense(rng)}
+
+    def __call__(self, params, h, x):
+        h = (1 - self.w) * h + self.w * tanh(affine(params["candidate"], concat(h, x)))
+        return h, h
+
+
+def test_a_class_is_a_cell():
+    run = rnn_lab.train("fox.txt", cell=Averaging, cell_option={"w": 0.25}, **SMALL)
+    assert (run.name, run.settings["cell"], run.settings["cell_option"]) == ("Averaging-fox", "Averaging", {"w": 0.25})
+    recorded = run.folder.manifest["cell"]
+    assert recorded == {"cell": "Averaging", "module": __name__, "class": "Averaging", "sha256": recorded["sha256"]}
+    again = rnn_lab.load(run.name)
+    assert again.folder.make_cell(3) == Averaging(3, 5, 0.25)
+    assert again.sample(9, seed=1) == run.sample(9, seed=1)
+    assert again.resume(steps=20).metrics[-1]["step"] == 20
+    assert again.report("flow", lags=5, positions=20).pages[0].subjects == ("Averaging-fox",)
+    assert rnn_lab.check_cell(Averaging, w=0.3).subject == Averaging(3, 4, 0.3)
+    fresh = rnn_lab.report("flow", cells=["rnn", Averaging], files="fox.txt", hidden_size=5, lags=5, positions=20)
+    assert fresh.pages[0].subjects == ("rnn", "Averaging")
+    both = rnn_lab.compare(cells=[Averaging, "gru"], files="fox.txt", seeds=1, **SMALL)
+    assert both.pages[0].subjects == ("Averaging", "gru")
+    assert (
+        rnn_lab.train("fox.txt", init_from=run, steps=1, seed=2, seq_length=7, batch_size=3).name == "Averaging-fox-2"
+    )
+
+
+def test_an_installed_class_is_its_name():
+    run = rnn_lab.train("fox.txt", cell=LSTM, **SMALL)
+    assert run.folder.manifest["cell"]["distribution"] == "rnn-lab"
+    assert (run.name, run.settings["cell"]) == ("lstm-fox", "lstm")
+
+
+def test_a_class_is_a_task(monkeypatch):
+    (task,) = (entry for entry in registry.entries("tasks") if entry.name == "memory")
+    module, _, name = task.value.partition(":")
+    found = getattr(importlib.import_module(module), name)
+    own = type("Recall", (found,), {"__module__": __name__})
+    monkeypatch.setitem(globals(), "Recall", own)
+    run = rnn_lab.train(task=own, hidden_size=5, steps=2, batch_size=3, seed=1)
+    assert run.folder.manifest["task"]["class"] == "Recall"
+    assert type(rnn_lab.load(run.name).folder.task) is own
+
+
+def test_a_run_whose_class_is_not_there_says_so(monkeypatch):
+    monkeypatch.setattr(defined, "_given", {})
+    run = rnn_lab.train("fox.txt", cell=Averaging, name="own", **SMALL)
+    edited = type("Averaging", (Cell,), {"__module__": __name__, **vars(LSTM), "__dict__": {}})
+    monkeypatch.setitem(globals(), "Averaging", edited)
+    assert rnn_lab.load("own").folder.code_changed() == [
+        "the class Averaging has changed since run 'own' began, so its cell may not be the one that was trained"
+    ]
+    monkeypatch.delitem(globals(), "Averaging")
+    defined._given.clear()
+    for use in (run.sample, run.resume, run.report, run.evaluate):
+        with pytest.raises(UserError) as caught:
+            use()
+        assert str(caught.value) == (
+            f"run 'own' uses the cell Averaging, a class of the module {__name__} that was defined in Python and is "
+            "not defined here: run the lines that define it, then rnn_lab.load('own') in the same session"
+        )
+    from rnn_cli.main import rnn
+
+    answer = CliRunner().invoke(rnn, ["sample", "own"])
+    assert answer.exit_code == 2
+    assert answer.stderr.startswith("Error: run 'own' uses the cell Averaging, a class of the module ")
+
+
 MISTAKES: dict[str, tuple[Any, str]] = {
+    "class": (lambda: rnn_lab.train(cell=int), "the cell is the class int; expected a name, or a subclass of rnn_cell"),
+    "object": (lambda: rnn_lab.train(cell=LSTM(2, 3)), "the cell is an object; expected its class, LSTM, or a name"),
+    "name": (
+        lambda: rnn_lab.check_cell(type("gru", (Cell,), {})),
+        "there is an installed cell called gru: give the class another name",
+    ),
+    "progress": (lambda: rnn_lab.train(progress="bar"), "progress is 'bar'; it must be one of auto, plain, none"),
+    "report": (lambda: rnn_lab.report("flow", lag=3), "there is no setting called 'lag'"),
+    "report of a run": (
+        lambda: rnn_lab.report(steps=3),
+        "steps is of the training of cells, and runs are trained: leave it out",
+    ),
+    "report of cells": (
+        lambda: rnn_lab.report("flow", cells=["gru"], text="fox.txt"),
+        "cells are measured on files: leave out text",
+    ),
     "setting": (
         lambda: rnn_lab.train("fox.txt", epoch=3),
         "there is no setting called 'epoch'. Did you mean 'epochs'?",

@@ -189,6 +189,29 @@ def test_grad_of_a_function_by_other_arguments_than_the_first():
     )
 
 
+def test_positions_have_the_name_that_they_have_in_jax():
+    def f(x, y):
+        return x * y**2
+
+    assert grad(f, argnums=1)(2.0, 3.0) == 12
+    assert grad(f, argnums=[0, 1])(2.0, 3.0) == grad(f, (0, 1))(2.0, 3.0) == (9, 12)
+    assert value_and_grad(f, 1)(2.0, 3.0) == value_and_grad(f, argnums=-1)(2.0, 3.0) == (18, 12)
+    assert value_and_grad(f, argnums=(1, 0))(2.0, 3.0) == (18, (12, 9))
+    assert value_and_grad(lambda x, y: (f(x, y), y), 1, has_aux=True)(2.0, 3.0) == ((18, 3), 12)
+    assert grad(grad(f, argnums=1), argnums=0)(2.0, 3.0) == 6
+    for call in (lambda: grad(f, 0, argnums=1), lambda: value_and_grad(lambda x: grad(x * x, argnums=0))(2.0)):
+        with pytest.raises(TypeError, match=r"^grad: argnums are positions of a function's arguments: use grad\(f, ar"):
+            call()
+    with pytest.raises(TypeError, match=r"^value_and_grad: argnums is a str, and must be the position of an argument"):
+        value_and_grad(f, "y")
+    with pytest.raises(TypeError, match=r"^value_and_grad: argnums is argument 2, and 2 came by position: give it wi"):
+        value_and_grad(f, 2)(2.0, 3.0)
+
+
+def test_numpy_functions_are_differentiated_directly():
+    assert grad(np.tanh)(0.5) == 1 - np.tanh(0.5) ** 2
+
+
 # --- value_and_grad of trees ------------------------------------------------------------------------------------------
 
 

@@ -219,7 +219,7 @@ def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]
     from rnn_cli.bars import announcing
     from rnn_lab.problem import files_of, read
     from rnn_lab.runs import require_files
-    from rnn_lab.subject import fresh
+    from rnn_lab.subject import fresh_cells
     from rnn_plugins import registry
     from rnn_plugins.words import amount
 
@@ -232,16 +232,14 @@ def _fresh(cells: tuple[str, ...], files: tuple[str, ...], given: dict[str, Any]
         data = read(task, files)
     for notice in data.notices:
         remark(f"Note: {sentence(notice)}")
-    steps, subjects = given["steps"], []
+    steps = given["steps"]
     with announcing(len(cells)) as tell:
-        for cell in cells:
+
+        def begin(cell: str) -> None:
             if steps:
                 tell(f"{cell}: training for {amount(steps, 'step')}")
-            subjects.append(fresh(cell, task, data, settings, steps))
-    about = [f"{subject.label}: {subject.about}" for subject in subjects]
-    held_out = task.count(data.valid)
-    count = f"{held_out or task.count(data.train):,} {task.unit}{' held out' if held_out else ''}"
-    about.append(f"Data: {', '.join(data.sources)}; measured on {count}; seed {settings.seed}")
+
+        subjects, about = fresh_cells(cells, task, data, settings, steps, begin)
     for line in about:
         remark(line)
     return subjects, about

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,24 +15,26 @@ import numpy as np
 from minigrad.training import NotFinite
 from minigrad.trees import Tree
 from rnn_cells import Cell
-from rnn_lab import evaluation, predicting, runs, sessions
+from rnn_lab import evaluation, following, predicting, results, runs, sessions
 from rnn_lab.backends import on_backend
 from rnn_lab.comparison import Watcher, comparison
 from rnn_lab.comparison.plan import SEEDS, Match, plan
 from rnn_lab.comparison.plan import train as train_all
-from rnn_lab.drawing import page as drawing
+from rnn_lab.following import Follower, Shown
 from rnn_lab.language import scoring, writing
+from rnn_lab.problem import files_of, read
 from rnn_lab.reporting import kinds as kinds_of
 from rnn_lab.reporting import load as load_reports
 from rnn_lab.reporting import make_pages
+from rnn_lab.results import Report as Report
 from rnn_lab.settings import Settings
-from rnn_lab.subject import of_run
+from rnn_lab.subject import fresh_cells, of_run
 from rnn_lab.trainer import Progress
 from rnn_plugins import registry, testing
 from rnn_plugins.data.vocabulary import Unknown
 from rnn_plugins.errors import UserError as UserError
 from rnn_plugins.language.sampling import Choice
-from rnn_plugins.reports.report import Chart, Curve, Image, Look, Page, Quantity, to_json
+from rnn_plugins.reports.report import Look
 from rnn_plugins.tasks.task import Task
 
 Source: TypeAlias = str | os.PathLike[str]
@@ -48,27 +50,32 @@ def train(
     name: str | None = None,
     init_from: str | Run | None = None,
     resume: str | Run | None = None,
+    progress: Shown = "auto",
     **settings: Any,
 ) -> Run:
     """Train a network.
 
     Ctrl-C (or a notebook's stop) ends training after the current step and a validation; the run is saved, and
-    ``KeyboardInterrupt`` is raised again with its name. ``training`` takes the same arguments and yields records.
+    ``KeyboardInterrupt`` is raised again with its name. ``training`` takes the same arguments but ``progress``, and
+    yields records.
 
     Args:
         files: the data; by default the task's built-in data.
         name: the run's name; by default made from cell and file.
         init_from: a run whose best weights are the initial weights.
         resume: a run to resume; settings may then change what ``rnn train --resume`` may change.
-        **settings: the options of ``rnn train``, with _ for -: ``cell="lstm:forget_bias=2"``, ``epochs=3``.
+        progress: "auto" for a bar and the losses in a notebook and nothing elsewhere, "plain" for lines on standard
+            error, "none" for nothing.
+        **settings: the options of ``rnn train``, with _ for -: ``cell="lstm:forget_bias=2"``, ``epochs=3``. ``cell``
+            and ``task`` also take a class.
 
     Raises:
         UserError: a setting or a file is invalid, or training diverged; the message says what to try.
         KeyboardInterrupt: it was interrupted.
     """
+    following.require(progress)
     found = training(files, name=name, init_from=init_from, resume=resume, **settings)
-    for _ in found:
-        pass
+    found._follow(following.follower(found._session, progress))
     return found.run
 
 
@@ -81,8 +88,7 @@ def training(
     **settings: Any,
 ) -> Training:
     """Train a network step by step: iterate over the result. The arguments are those of ``train``."""
-    given = dict(settings)
-    given |= {name: _names(given[name]) for name in ("valid", "test") if name in given}
+    given = _plain(settings)
     if files:
         given["files"] = _names(files)
     Settings.require_names(given)
@@ -127,6 +133,19 @@ class Training:
             UserError: training diverged.
             KeyboardInterrupt: it was interrupted, and the run is saved.
         """
+        return self._records(Follower(self._session))
+
+    def _follow(self, follower: Follower) -> None:
+        """Train to the end; errors are those of ``__iter__``."""
+        try:
+            with closing(self._records(follower)) as records:
+                for _ in records:
+                    pass
+        finally:
+            follower.end()
+            self.run._drawn_in = follower.cell
+
+    def _records(self, follower: Follower) -> Generator[dict[str, Any], None, None]:
         trainer = self._session.trainer
         events = self._session.events()
         interrupted = False
@@ -134,8 +153,8 @@ class Training:
         with ThreadPoolExecutor(1, "rnn_lab.training") as thread:
             try:
                 while True:
-                    step = thread.submit(_next_record, events)
-                    interrupted = _wait(step, trainer.stop) or interrupted
+                    step = thread.submit(_next_record, events, follower)
+                    interrupted = _wait(step, trainer.stop, follower) or interrupted
                     record = step.result()
                     if record is None:
                         break
@@ -153,18 +172,23 @@ class Training:
             )
 
 
-def _next_record(events: Iterator[Progress]) -> dict[str, Any] | None:
+def _next_record(events: Iterator[Progress], follower: Follower) -> dict[str, Any] | None:
     """Take steps up to the next record; None at the end."""
-    return next((progress.record for progress in events if progress.record), None)
+    for progress in events:
+        follower.show(progress)
+        if progress.record:
+            return progress.record
+    return None
 
 
-def _wait(step: Future[Any], stop: Callable[[], None]) -> bool:
+def _wait(step: Future[Any], stop: Callable[[], None], follower: Follower) -> bool:
     """Wait for a step, and call ``stop`` at each Ctrl-C; return whether there was one."""
     interrupted = False
     while True:
         try:
             while not step.done():
                 wait([step], POLL)
+                follower.tick()
             return interrupted
         except KeyboardInterrupt:
             interrupted = True
@@ -189,6 +213,7 @@ class Run:
 
     def __init__(self, folder: runs.Run) -> None:
         self.folder = folder
+        self._drawn_in = 0  # the count of the notebook's cell that shows its losses already
 
     def __repr__(self) -> str:
         return f"<Run {self.name!r} in {self.path}>"
@@ -364,83 +389,56 @@ class Run:
         return report([self], *kinds, text=text, **look)
 
     def _repr_html_(self) -> str:
-        summary = self.folder.summary()
-        if summary.error:
-            return html.escape(summary.error)
-        measured = "held out" if summary.held_out else "on the training data"
-        known = self.folder.manifest["metrics"]
-        rows = (
-            Quantity("task", "task", summary.task),
-            Quantity("cell", "cell", summary.cell),
-            Quantity("size", "layers x units", summary.size),
-            Quantity("parameters", "parameters", summary.parameters),
-            Quantity("step", "steps", summary.step),
-            Quantity("outcome", "outcome", summary.outcome),
-            *(
-                Quantity(
-                    name,
-                    f"{known[name]['word'] or name}, {measured}",
-                    value,
-                    known[name]["unit"],
-                    digits=known[name]["digits"],
-                )
-                for name, value in summary.metrics.items()
-                if name in known
-            ),
-        )
-        page = Page("run", "Training", "", (summary.name,), {summary.name: rows}, (self._curves(),))
-        return _shown([page], summary.name, (), 900)
-
-    def _curves(self) -> Chart:
-        curves, records = [], self.metrics
-        for key, label in (("train_loss", "training"), ("valid_loss", "held out")):
-            points = [(record["step"], record[key]) for record in records if record.get(key) is not None]
-            if points:
-                x, y = np.array(points, float).T
-                curves.append(Curve(label, x, y))
-        unit = self.folder.manifest["metrics"]["loss"]["unit"]
-        return Chart("loss", "Loss", "step", unit or "loss", tuple(curves))
+        """Its facts and its losses, these unless the notebook's cell has just shown them."""
+        return results.of_run(self.folder, not (self._drawn_in and self._drawn_in == following.cell_count()))
 
 
-class Report:
-    """The results of reports, as pages; a notebook shows them.
+def report(
+    of: str | Run | Sequence[str | Run] = (),
+    *kinds: str,
+    cells: Sequence[str | type[Cell]] = (),
+    files: Source | Sequence[Source] = (),
+    text: Source | None = None,
+    steps: int = 0,
+    **given: Any,
+) -> Report:
+    """Reports on one or several runs or cells side by side; see ``rnn report``.
 
-    Attributes:
-        pages: each with its numbers, charts and sentences.
-        heading: the title of all pages.
-        about: lines on what was measured.
+    Args:
+        of: runs, by default the newest. With ``cells`` it is left out: ``report("flow", cells=["rnn", "lstm"])``.
+        *kinds: as for ``Run.report``.
+        cells: cells to measure instead of runs, names or classes, with new weights.
+        files: the data of the cells.
+        text: data to measure runs on instead of the held-out ones.
+        steps: with cells, the number of training steps before measuring.
+        **given: as for ``Run.report``; with cells also settings, such as ``hidden_size``.
+
+    Raises:
+        UserError: there is no such report, or none can be made of any of the runs or cells.
     """
-
-    def __init__(self, pages: Sequence[Page], heading: str, about: Sequence[str] = ()) -> None:
-        self.pages, self.heading, self.about = tuple(pages), heading, tuple(about)
-
-    def __repr__(self) -> str:
-        return f"<Report on {self.heading}: {', '.join(page.kind for page in self.pages)}>"
-
-    def html(self) -> str:
-        """One self-contained HTML page.
-
-        Raises:
-            UserError: it has charts, and matplotlib is not installed.
-        """
-        return drawing.html(self.pages, self.heading, self.about)
-
-    def to_json(self) -> dict[str, Any]:
-        """All numbers, as ``rnn report --json`` writes them."""
-        return {"heading": self.heading, "about": list(self.about), "reports": to_json(self.pages)}
-
-    def _repr_html_(self) -> str:
-        return _shown(self.pages, self.heading, self.about, 900)
-
-
-def report(of: str | Run | Sequence[str | Run], *kinds: str, text: Source | None = None, **look: Any) -> Report:
-    """Reports on one or several runs side by side; the arguments are those of ``Run.report``."""
+    if cells and isinstance(of, str):
+        kinds, of = (of, *kinds), ()
     everything = "all" in kinds
     reports = load_reports(kinds_of(everything, kinds), everything)
+    names = {field.name for field in fields(Look)}
+    look = Look(**{"seed": 1} | {name: value for name, value in given.items() if name in names})  # as rnn report
+    settings = {name: value for name, value in given.items() if name not in names}
+    Settings.require_names(settings)
     with on_backend("auto"):
-        subjects = [of_run(_found(run), () if text is None else _names(text)) for run in _several(of)]
-        pages = make_pages(reports, subjects, Look(**{"seed": 1} | look))  # the default of rnn report
-    about = [f"{subject.label}: {subject.about}" for subject in subjects]
+        if cells:
+            if of or text is not None:
+                raise UserError(f"cells are measured on files: leave out {'the runs' if of else 'text'}")
+            asked = Settings(**_plain(settings), seed=look.seed)
+            task = registry.make_task(asked.task, asked.task_option)
+            data = read(task, files_of(task, asked.task, _names(files)))
+            subjects, about = fresh_cells([_name("cells", cell) for cell in cells], task, data, asked, steps)
+            about += data.notices
+        else:
+            if unfit := [*settings, *(["files"] if files else []), *(["steps"] if steps else [])]:
+                raise UserError(f"{unfit[0]} is of the training of cells, and runs are trained: leave it out")
+            subjects = [of_run(_found(run), () if text is None else _names(text)) for run in _several(of) or [load()]]
+            about = [f"{subject.label}: {subject.about}" for subject in subjects]
+        pages = make_pages(reports, subjects, look)
     about += dict.fromkeys(notice for subject in subjects for notice in subject.notices)
     return Report(pages, ", ".join(subject.label for subject in subjects), about)
 
@@ -448,7 +446,7 @@ def report(of: str | Run | Sequence[str | Run], *kinds: str, text: Source | None
 def compare(
     of: Sequence[str | Run] = (),
     *,
-    cells: Sequence[str] = (),
+    cells: Sequence[str | type[Cell]] = (),
     files: Source | Sequence[Source] = (),
     match: Match = "params",
     seeds: int = SEEDS,
@@ -458,7 +456,7 @@ def compare(
 
     Args:
         of: two or more runs; those that differ only in their seeds are averaged.
-        cells: cells to train instead, ``"lstm"`` or ``"lstm:forget_bias=3"``.
+        cells: cells to train instead, ``"lstm"``, ``"lstm:forget_bias=3"`` or a class.
         files: the training data of the cells.
         match: what to keep equal between the cells: "params", "flops", "seconds" or "none".
         seeds: runs per cell.
@@ -469,9 +467,10 @@ def compare(
         KeyboardInterrupt: it was interrupted; finished runs are kept.
     """
     if cells:
-        given = settings | ({"files": _names(files)} if files else {})
+        given = _plain(settings) | ({"files": _names(files)} if files else {})
         Settings.require_names(given)
-        groups, interrupted = train_all(plan(cells, given, match, seeds), Watcher())
+        planned = plan([_name("cells", cell) for cell in cells], given, match, seeds)
+        groups, interrupted = train_all(planned, Watcher())
         if interrupted:
             names = [run.name for some in groups.values() for run in some]
             raise KeyboardInterrupt(f"interrupted; these runs were finished: {', '.join(names) or 'none'}")
@@ -494,31 +493,49 @@ def tasks() -> list[str]:
     return [entry.name for entry in registry.entries("tasks")]
 
 
-def check_cell(cell: str | Cell, **options: Any) -> testing.CheckReport:
+def check_cell(cell: str | type[Cell] | Cell, **options: Any) -> testing.CheckReport:
     """Check a cell: its gradients and the requirements of the time loop; see ``rnn cells check``.
 
     Args:
-        cell: a cell, or a name as the command line takes it, such as "lstm" or "mgu.py:MGU".
-        **options: of a cell given by name.
+        cell: a class, a cell, or a name as the command line takes it, such as "lstm" or "mgu.py:MGU".
+        **options: of a cell given by name or class.
 
     Raises:
         UserError: there is no such cell.
     """
-    return testing.check_cell(registry.make_cell(cell, 3, 4, options) if isinstance(cell, str) else cell)
+    if isinstance(cell, str | type):
+        cell = registry.make_cell(_name("cells", cell), 3, 4, options)
+    return testing.check_cell(cell)
 
 
-def check_task(task: str | Task, files: Source | Sequence[Source] = (), **options: Any) -> testing.CheckReport:
+def check_task(
+    task: str | type[Task] | Task, files: Source | Sequence[Source] = (), **options: Any
+) -> testing.CheckReport:
     """Check a task: its batches, its loss and its metrics; see ``rnn tasks check``.
 
     Args:
-        task: a task, or a name as the command line takes it, such as "names" or "names.py:Names".
+        task: a class, a task, or a name as the command line takes it, such as "names" or "names.py:Names".
         files: what it reads; small files are faster. By default the task's default files.
-        **options: of a task given by name.
+        **options: of a task given by name or class.
 
     Raises:
         UserError: there is no such task.
     """
-    return testing.check_task(registry.make_task(task, options) if isinstance(task, str) else task, _names(files))
+    if isinstance(task, str | type):
+        task = registry.make_task(_name("tasks", task), options)
+    return testing.check_task(task, _names(files))
+
+
+def _name(group: str, given: Any) -> str:
+    """The name of a cell or task, which may be given as a class."""
+    return given if isinstance(given, str) else registry.name_of(group, given)
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the names of classes, and of files."""
+    plain: dict[str, Any] = {name: _names(settings[name]) for name in ("valid", "test") if name in settings}
+    plain |= {word: _name(f"{word}s", settings[word]) for word in ("cell", "task") if word in settings}
+    return {**settings, **plain}
 
 
 def _names(files: Source | Sequence[Source]) -> tuple[str, ...]:
@@ -548,15 +565,3 @@ def _several(of: str | Run | Sequence[str | Run]) -> Sequence[str | Run]:
 
 def _found(run: str | Run) -> runs.Run:
     return run.folder if isinstance(run, Run) else runs.find_run(run)
-
-
-def _shown(pages: Sequence[Page], heading: str, about: Sequence[str], height: int) -> str:
-    """Pages in an iframe, so that their style and the notebook's do not mix."""
-    try:
-        document = drawing.html(pages, heading, about)
-    except UserError:  # matplotlib is not installed
-        plain = [
-            replace(page, figures=tuple(f for f in page.figures if not isinstance(f, Chart | Image))) for page in pages
-        ]
-        document = drawing.html(plain, heading, about)
-    return f'<iframe srcdoc="{html.escape(document)}" style="width:100%;height:{height}px;border:0"></iframe>'

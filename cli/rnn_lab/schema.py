@@ -122,8 +122,10 @@ STATE = {"run": TEXT, "weights": TEXT, "cell": TEXT, "carries": TEXT, "symbols":
 
 
 def of_plugin(word: str, recorded: dict[str, Any]) -> dict[str, Kind]:
-    """The schema of a manifest's entry on a cell or task, which comes from a file or a distribution."""
-    origin = ("file", "class", "sha256") if "file" in recorded else ("distribution", "version")
+    """The schema of a manifest's entry on a cell or task: of a distribution, a file, or a class of a Python session."""
+    origin: tuple[str, ...] = ("distribution", "version")
+    for written in ("file", "module"):
+        origin = (written, "class", "sha256") if written in recorded else origin
     return dict.fromkeys((word, *origin), TEXT)
 
 

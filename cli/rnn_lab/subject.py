@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -121,6 +121,35 @@ def fresh(cell: str, task: Task, data: Data, settings: Settings, steps: int = 0)
     measured = replace(problem, data=Data(data.train, held_out, data.facts))
     subject = of_problem(cell, settings.cell, measured, params, settings, rate)
     return replace(subject, steps=steps, about=f"{subject.about}, {trained}")
+
+
+def fresh_cells(
+    cells: Sequence[str],
+    task: Task,
+    data: Data,
+    settings: Settings,
+    steps: int = 0,
+    begin: Callable[[str], None] = lambda cell: None,
+) -> tuple[list[Subject], list[str]]:
+    """Cells on the same data, as ``fresh``, and lines that say what they are and what they are measured on.
+
+    Args:
+        cells: the cells.
+        task: as for ``fresh``, like the next three.
+        data: its data.
+        settings: sizes, batches and the rest.
+        steps: number of training steps.
+        begin: called before each cell.
+    """
+    subjects = []
+    for cell in cells:
+        begin(cell)
+        subjects.append(fresh(cell, task, data, settings, steps))
+    about = [f"{subject.label}: {subject.about}" for subject in subjects]
+    held_out = task.count(data.valid)
+    count = f"{held_out or task.count(data.train):,} {task.unit}{' held out' if held_out else ''}"
+    about.append(f"Data: {', '.join(data.sources)}; measured on {count}; seed {settings.seed}")
+    return subjects, about
 
 
 def of_problem(label: str, cell: str, problem: Problem, params: Tree, settings: Settings, rate: float) -> Subject:

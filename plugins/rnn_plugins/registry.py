@@ -1,4 +1,4 @@
-"""List and load cells, tasks and reports, of installed distributions or a user's file.
+"""List and load cells, tasks and reports, of installed distributions, a user's file or the running Python session.
 
 ``entries`` reads only metadata; a plugin is imported when it is loaded or described.
 """
@@ -6,20 +6,17 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import os
 import re
 import sys
-import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rnn_plugins import trust
+from rnn_plugins import defined, python_files, trust
 from rnn_plugins.errors import UserError, did_you_mean, said
 from rnn_plugins.options import Option, OptionValue, listed, options_of, values_of
 
@@ -112,7 +109,8 @@ def load(group: str, spec: str) -> Any:
 
     Args:
         group: "cells", "tasks" or "reports".
-        spec: a name, ``path/to/file.py:Class``, or ``path/to/file.py`` if the file defines only one class of this kind.
+        spec: a name, ``path/to/file.py:Class``, or ``path/to/file.py`` if the file defines only one class of this kind;
+            or what ``name_of`` returned for a class.
 
     Raises:
         UserError: there is no such class, two distributions offer the name, or the class cannot be imported or is not
@@ -120,13 +118,32 @@ def load(group: str, spec: str) -> Any:
     """
     if file := _FILE.fullmatch(spec):
         path = Path(file["path"])
-        source = _read(group, path)
-        trust.remember(path.resolve(), _digest(source))
+        source = python_files.read(_GROUPS[group].word, path)
+        trust.remember(path.resolve(), python_files.digest(source))
         return _class_in_file(group, path, source, file["name"])
     if re.search(r"[/\\:]", spec):
         word = _GROUPS[group].word
         raise UserError(f"{spec!r} is neither the name of a {word} nor a Python file: use path/to/file.py:Class")
-    return installed(group, spec)
+    return defined.given(group, spec) or installed(group, spec)
+
+
+def name_of(group: str, cls: Any) -> str:
+    """The name by which ``load`` finds a class: that of an installed one, or of one that Python code defines.
+
+    Raises:
+        UserError: it is not a class of this kind, or an installed one has its name.
+    """
+    kind = _GROUPS[group]
+    if isinstance(cls, kind.base_class()):
+        raise UserError(f"the {kind.word} is an object; expected its class, {type(cls).__name__}, or a name")
+    if not (isinstance(cls, type) and issubclass(cls, kind.base_class())):
+        raise UserError(f"the {kind.word} is {_what(cls)}; expected a name, or a subclass of {kind.base_name}")
+    known = entries(group)
+    if own := [entry.name for entry in known if entry.value == f"{cls.__module__}:{cls.__qualname__}"]:
+        return own[0]
+    if cls.__name__ in {entry.name for entry in known}:
+        raise UserError(f"there is an installed {kind.word} called {cls.__name__}: give the class another name")
+    return defined.remember(group, cls)
 
 
 def installed(group: str, name: str) -> Any:
@@ -150,7 +167,7 @@ def given(group: str, spec: str) -> None:
     """
     if file := _FILE.fullmatch(spec):
         path = Path(file["path"])
-        trust.remember(path.resolve(), _digest(_read(group, path)))
+        trust.remember(path.resolve(), python_files.digest(python_files.read(_GROUPS[group].word, path)))
 
 
 def describe(group: str, entry: Entry) -> Row:
@@ -250,7 +267,7 @@ def provenance(group: str, spec: str) -> dict[str, str]:
 
     Returns:
         The spec under the group's word (``cell``, ``task``), and ``distribution`` and ``version``, or for a file
-        ``file`` (its absolute path), ``class`` and ``sha256``.
+        ``file`` (its absolute path), ``class`` and ``sha256``, or for a class of the session ``module`` and the same.
 
     Raises:
         UserError: there is no such class.
@@ -259,8 +276,10 @@ def provenance(group: str, spec: str) -> dict[str, str]:
     cls = load(group, spec)
     if file := _FILE.fullmatch(spec):
         path = Path(file["path"])
-        digest = _digest(_read(group, path))
+        digest = python_files.digest(python_files.read(_GROUPS[group].word, path))
         return {word: spec, "file": str(path.resolve()), "class": cls.__name__, "sha256": digest}
+    if defined.given(group, spec):
+        return {word: spec, **defined.origin(cls)}
     entry = next(entry for entry in entries(group) if entry.name == spec)
     return {word: spec, "distribution": entry.distribution, "version": entry.version}
 
@@ -284,11 +303,13 @@ def task_for_run(run: str, recorded: Mapping[str, str], options: Mapping[str, Op
 
 def class_of_run(group: str, run: str, recorded: Mapping[str, str]) -> Any:
     """The class of the cell or the task of a run; otherwise as ``cell_for_run``."""
+    if "module" in recorded:
+        return defined.of_run(group, _GROUPS[group].word, run, recorded)
     if "file" not in recorded:
         return _import(group, _entry_of_run(group, run, recorded))
     path = _file_of_run(group, run, recorded)
-    source = _read(group, path)
-    trust.require(run, _GROUPS[group].word, path.resolve(), _digest(source), recorded["sha256"])
+    source = python_files.read(_GROUPS[group].word, path)
+    trust.require(run, _GROUPS[group].word, path.resolve(), python_files.digest(source), recorded["sha256"])
     return _class_in_file(group, path, source, recorded["class"])
 
 
@@ -296,10 +317,15 @@ def provenance_now(group: str, run: str, recorded: Mapping[str, str]) -> dict[st
     """The origin of a run's cell or task, as ``provenance`` would record it now.
 
     Raises:
-        UserError: the distribution is not installed or the file is gone.
+        UserError: the distribution is not installed, the file is gone, or the class is not defined.
     """
+    if "module" in recorded:
+        return {**recorded, **defined.origin(class_of_run(group, run, recorded))}
     if "file" in recorded:
-        return {**recorded, "sha256": _digest(_read(group, _file_of_run(group, run, recorded)))}
+        return {
+            **recorded,
+            "sha256": python_files.digest(python_files.read(_GROUPS[group].word, _file_of_run(group, run, recorded))),
+        }
     return {**recorded, "version": _entry_of_run(group, run, recorded).version}
 
 
@@ -310,10 +336,11 @@ def changed(group: str, run: str, recorded: Mapping[str, str]) -> str | None:
         UserError: the distribution is not installed or the file is gone.
     """
     word, now = _GROUPS[group].word, provenance_now(group, run, recorded)
-    if now == recorded:
+    if now == recorded or ("module" in recorded and not defined.differ(now, recorded)):
         return None
-    if "file" in recorded:
-        return f"{now['file']} has changed since run {run!r} began, so its {word} may not be the one that was trained"
+    if "sha256" in recorded:
+        what = now.get("file") or f"the class {now['class']}"
+        return f"{what} has changed since run {run!r} began, so its {word} may not be the one that was trained"
     used = f"the {word} {recorded[word]!r} of {recorded['distribution']} {recorded['version']}"
     return f"run {run!r} used {used}; now it is {now['version']}"
 
@@ -383,7 +410,7 @@ def _import(group: str, entry: Entry) -> Any:
 
 def _class_in_file(group: str, path: Path, source: bytes, name: str | None) -> Any:
     word, base, base_name = _GROUPS[group].word, _GROUPS[group].base_class(), _GROUPS[group].base_name
-    module = _module_of_file(path, source)
+    module = python_files.module_of(path, source)
     own = {
         key: value
         for key, value in vars(module).items()
@@ -403,43 +430,6 @@ def _class_in_file(group: str, path: Path, source: bytes, name: str | None) -> A
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(f"{name} in {path} is {_what(found)}; a {word} must be a subclass of {base_name}")
     return found
-
-
-def _module_of_file(path: Path, source: bytes) -> ModuleType:
-    """A file with this content as a module, executed once per content.
-
-    It is not imported by the import system, which would write a cache beside the user's file. The file cannot import
-    others from its folder, which is not on the search path, so its digest determines all that it defines.
-    """
-    name = f"rnn_plugin_file_{_digest(str(path.resolve()).encode() + source)[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    module = ModuleType(name)
-    module.__file__ = str(path)
-    sys.modules[name] = module  # dataclasses look up their module there
-    try:
-        exec(compile(source, str(path), "exec"), module.__dict__)
-    except BaseException as error:
-        del sys.modules[name]
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = f" at line {lines[-1]}" if lines else ""
-        raise UserError(f"{path} cannot be loaded: it raised{line} {said(error)}") from error
-    return module
-
-
-def _read(group: str, path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(
-            f"there is no file {path}: give the Python file that defines the {_GROUPS[group].word}"
-        ) from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _what(thing: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ class Check(NamedTuple):
     error: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CheckReport:
     """The results of all checks of one cell or task.
 
@@ -72,6 +73,29 @@ class CheckReport:
         """The largest relative error of all."""
         return max((check.error for check in self.checks if check.error is not None), default=0.0)
 
+    def __repr__(self) -> str:
+        """The result in a line, and a line per failed check."""
+        count = len(self.checks)
+        if not self.failures:
+            return f"<{self.subject} passes all {count} checks; the largest relative error is {self.error:.1g}>"
+        return f"<{self._failed()}>"
+
+    def _failed(self) -> str:
+        lines = [f"\n  {check.name}: {check.detail}" for check in self.failures]
+        return f"{self.subject} fails {len(lines)} of {len(self.checks)} checks:{''.join(lines)}"
+
+    def _repr_html_(self) -> str:
+        """A table with a row per check, for a notebook."""
+        rows = "".join(
+            f'<tr><td style="text-align:left">{html.escape(check.name)}</td>'
+            f'<td style="text-align:left">{"passed" if check.passed else "<b>failed</b>"}</td>'
+            f'<td style="text-align:left">{"" if check.error is None else f"{check.error:.0e}"}</td>'
+            f'<td style="text-align:left">{html.escape(check.detail)}</td></tr>'
+            for check in self.checks
+        )
+        heads = "".join(f'<th style="text-align:left">{head}</th>' for head in ("check", "", "relative error", ""))
+        return f"<p>{html.escape(str(self.subject))}</p><table><tr>{heads}</tr>{rows}</table>"
+
     def raise_if_failed(self) -> None:
         """Raise an error if a check failed.
 
@@ -79,8 +103,7 @@ class CheckReport:
             CheckError: with a line per failed check.
         """
         if not self.passed:
-            lines = [f"\n  {check.name}: {check.detail}" for check in self.failures]
-            raise CheckError(f"{self.subject} fails {len(lines)} of {len(self.checks)} checks:{''.join(lines)}")
+            raise CheckError(self._failed())
 
 
 class Failed(Exception):

@@ -1,0 +1,262 @@
+"""What a notebook shows: training in progress, runs, reports and checks; and the notebooks of the documentation."""
+
+import re
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from command_line import TEXT
+from jupyter_client.manager import start_new_kernel
+
+import rnn_lab
+from rnn_lab import following
+from rnn_plugins.errors import UserError
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 5, "seq_length": 7, "batch_size": 3, "seed": 1, "steps": 12, "log_every": 4, "valid_every": 6,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RNN_RUNS", "runs")
+    monkeypatch.setenv("RNN_LAB_CACHE", "cache")
+    Path("fox.txt").write_text(TEXT)
+
+
+class Shell:
+    """Stands in for the shell of a kernel, and keeps what is shown."""
+
+    kernel, execution_count = object(), 1
+
+    def __init__(self) -> None:
+        self.shown: list[tuple[dict[str, str], str, bool]] = []
+        self.display_pub = SimpleNamespace(publish=self._publish)
+
+    def _publish(self, data: dict[str, str], *, transient: dict[str, str], update: bool) -> None:
+        self.shown.append((data, transient["display_id"], update))
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
+    shell = Shell()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    return shell
+
+
+def points(page: str) -> list[int]:
+    """The number of points of each curve."""
+    return [len(curve.split()) for curve in re.findall(r'class="curve" points="([^"]*)"', page)]
+
+
+def recorded(run: rnn_lab.Run) -> list[int]:
+    """The number of training losses of a run, and that of its held-out losses."""
+    return [sum(key in record for record in run.metrics) for key in ("train_loss", "valid_loss")]
+
+
+def test_training_shows_one_block_that_grows(shell, monkeypatch):
+    monkeypatch.setattr(following, "BLOCK_SECONDS", 0.0)
+    run = rnn_lab.train("fox.txt", name="fox", **SMALL | {"steps": 400})
+    assert len({identifier for _, identifier, _ in shell.shown}) == 1
+    assert [update for _, _, update in shell.shown] == [False, *[True] * (len(shell.shown) - 1)]
+    pages = [data["text/html"] for data, _, _ in shell.shown]
+    assert len(pages) > 3
+    sizes = [sum(points(page)) for page in pages]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 0
+    assert points(pages[-1]) == recorded(run)
+    shares = [float(re.search(r'style="width:([\d.]+)%;height', page)[1]) for page in pages]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0, 100)
+    assert all(page.count("progressbar") == 1 for page in pages)
+    assert "finished" in pages[-1]
+    assert "step 400 of 400" in pages[-1]
+    assert shell.shown[-1][0]["text/plain"].startswith("fox: step 400 of 400, epoch ")
+
+
+def test_updates_are_seldom(shell):
+    started = time.monotonic()
+    rnn_lab.train("fox.txt", **SMALL | {"steps": 300})
+    assert len(shell.shown) <= 2 + (time.monotonic() - started) / following.BLOCK_SECONDS
+
+
+def test_a_resumed_run_keeps_its_losses(shell):
+    run = rnn_lab.train("fox.txt", **SMALL, progress="none")
+    assert shell.shown == []
+    run.resume(steps=16)
+    first, last = shell.shown[0][0]["text/html"], shell.shown[-1][0]["text/html"]
+    assert points(first) == [4, 2]
+    assert points(last) == recorded(run) > [4, 2]
+    assert "Note: it resumes after step 12" in last
+
+
+def test_a_run_that_diverges_is_shown_as_such(shell):
+    with pytest.raises(UserError, match="Diverged"):
+        rnn_lab.train("fox.txt", cell="irnn", learning_rate=1e20, grad_clip="0", schedule="constant", **SMALL)
+    assert "diverged" in shell.shown[-1][0]["text/html"]
+
+
+def test_the_cell_that_trained_a_run_shows_its_losses_once(shell):
+    run = rnn_lab.train("fox.txt", **SMALL)
+    facts = run._repr_html_()
+    assert points(facts) == []
+    assert "12" in facts
+    shell.execution_count += 1
+    assert points(run._repr_html_()) == [4, 2]
+    assert points(rnn_lab.load()._repr_html_()) == [4, 2]
+
+
+def test_outside_of_a_notebook_nothing_is_shown(monkeypatch, capfd):
+    for python in (None, SimpleNamespace(get_ipython=lambda: None), SimpleNamespace(get_ipython=lambda: object())):
+        monkeypatch.setitem(sys.modules, "IPython", python)
+        run = rnn_lab.train("fox.txt", **SMALL)
+    assert capfd.readouterr() == ("", "")
+    run.resume(steps=16, progress="plain")
+    out, err = capfd.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert all(line.startswith(f"{run.name}: ") for line in lines)
+    assert lines[0] == f"{run.name}: it resumes after step 12, which is its last; --epochs or --steps trains it further"
+    assert re.search(
+        r"step 1\d of 16, epoch \d+\.\d, training loss 3\.\d+ nats, best held-out loss 3\.\d+ nats at", err
+    )
+    assert lines[-1] == f"{run.name}: finished after step 16"
+
+
+def test_a_run_is_shown_with_its_facts_and_losses():
+    run = rnn_lab.train("fox.txt", **SMALL)
+    page = run._repr_html_()
+    assert points(page) == [4, 2]
+    loss = run.metrics[-1]["valid_loss"]
+    for words in ("gru", "1x5", "finished", "loss, held out", f"{loss:.3f} nats", " bits per character"):
+        assert words in page
+    assert len(page) < 5000
+
+
+def test_a_report_of_charts_is_shown_inline_and_another_as_its_page():
+    run = rnn_lab.train("fox.txt", **SMALL)
+    report = run.report("flow", lags=5, positions=20)
+    page = report._repr_html_()
+    assert page.count("<svg") == len(report.pages[0].figures)
+    assert "<iframe" not in page
+    assert report.pages[0].title in page
+    assert report.pages[0].verdict[run.name][0][:20] in page
+    identifiers = re.findall(r'id="([^"]*)"', page + report._repr_html_())
+    assert len(identifiers) == len(set(identifiers)), "two outputs of a notebook share one document"
+    Path("long.txt").write_text(TEXT * 3)
+    text = run.report("neurons", text="long.txt", lags=5, positions=20)._repr_html_()
+    assert text.startswith('<iframe srcdoc="&lt;!DOCTYPE html&gt;')
+
+
+def test_without_matplotlib_the_numbers_are_shown(monkeypatch):
+    run = rnn_lab.train("fox.txt", **SMALL)
+    report = run.report("flow", lags=5, positions=20)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    page = report._repr_html_()
+    assert "<svg" not in page
+    assert "half-life" in page
+    assert "pip install &#x27;rnn-lab[plot]&#x27;" in page
+    assert points(run._repr_html_()) == [4, 2], "the losses need no library"
+    with pytest.raises(UserError, match=r"needs the library matplotlib"):
+        report.html()
+
+
+def test_a_check_is_shown_as_a_table():
+    check = rnn_lab.check_cell("gru")
+    assert re.fullmatch(r"<GRU\(.*\) passes all \d+ checks; the largest relative error is .*>", repr(check))
+    assert check._repr_html_().count("passed") == len(check.checks)
+
+    class Broken(rnn_lab.api.Cell):
+        def init_params(self, rng):
+            return {"a": self.dense(rng)}
+
+        def __call__(self, params, h, x):
+            return h[:1], h
+
+    check = rnn_lab.check_cell(Broken)
+    assert (
+        repr(check).splitlines()[1] == "  carry structure: the carry after a step is of shape (1, 4); expected (3, 4)>"
+    )
+    assert check._repr_html_().count("<b>failed</b>") == 1
+
+
+# --- in a kernel ------------------------------------------------------------------------------------------------------
+
+
+def outputs(client: Any, code: str, on_update: Any = None) -> list[dict[str, Any]]:
+    """The messages that a notebook would show for a cell, updates included."""
+    found = []
+
+    def show(message: dict[str, Any]) -> None:
+        kind = message["msg_type"]
+        if kind in ("stream", "display_data", "update_display_data", "execute_result", "error"):
+            found.append({"kind": kind, **message["content"]})
+        if kind == "update_display_data" and on_update:
+            on_update(message["content"])
+
+    client.execute_interactive(code, output_hook=show, timeout=120, store_history=True)
+    return found
+
+
+def test_a_kernel_is_interrupted_and_its_run_can_be_used():
+    manager, client = start_new_kernel(kernel_name="python3", cwd=".")
+    try:
+        asked = []
+
+        def interrupt(content: dict[str, Any]) -> None:
+            if not asked and sum(points(content["data"]["text/html"])) > 1:
+                asked.append(True)
+                manager.interrupt_kernel()
+
+        assert outputs(client, "import rnn_lab") == []
+        options = "hidden_size=5, seq_length=7, batch_size=3, seed=1, steps=10**9"
+        shown = outputs(client, f"rnn_lab.train('fox.txt', name='fox', {options})", interrupt)
+        assert [each["kind"] for each in shown].count("display_data") == 1
+        assert {each["transient"]["display_id"] for each in shown if each.get("transient")} == {
+            shown[0]["transient"]["display_id"]
+        }
+        assert shown[-1]["ename"] == "KeyboardInterrupt"
+        assert "the run 'fox' is saved: rnn_lab.train(resume='fox') resumes it" in shown[-1]["evalue"]
+        last = [each for each in shown if each["kind"] == "update_display_data"][-1]
+        assert "interrupted" in last["data"]["text/html"]
+        (used,) = outputs(client, "run = rnn_lab.load('fox'); print(run.outcome, len(run.sample(10, seed=1)))")
+        assert used["text"] == "interrupted 10\n"
+        (resumed, *_, result) = outputs(client, "run.resume(steps=run.metrics[-1]['step'] + 5)")
+        assert resumed["kind"] == "display_data"
+        assert result["kind"] == "execute_result"
+        assert "svg" not in result["data"]["text/html"]
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def test_a_class_of_a_notebook_is_found_again_after_a_restart():
+    define = (
+        "from rnn_cells import Cell\nfrom minigrad import affine, concat, tanh\n"
+        "class Plain(Cell):\n"
+        "    def init_params(self, rng): return {'step': self.dense(rng)}\n"
+        "    def __call__(self, p, h, x):\n        h = tanh(affine(p['step'], concat(h, x)))\n        return h, h\n"
+    )
+    train = "import rnn_lab\nrun = rnn_lab.train('fox.txt', cell=Plain, name='own', steps=3, hidden_size=5, seed=1)\n"
+    use = "import rnn_lab\nprint(len(rnn_lab.load('own').sample(7, seed=1)))"
+    manager, client = start_new_kernel(kernel_name="python3", cwd=".")
+    try:
+        assert not [each for each in outputs(client, define + train) if each["kind"] == "error"]
+        manager.restart_kernel(now=True)
+        client.wait_for_ready(timeout=60)
+        (error,) = outputs(client, use)
+        assert error["ename"] == "UserError"
+        assert error["evalue"] == (
+            "run 'own' uses the cell Plain, a class that was defined in Python and is not defined here: "
+            "run the lines that define it, then rnn_lab.load('own') in the same session"
+        )
+        outputs(client, define)
+        (used,) = outputs(client, use)
+        assert used["text"] == "7\n"
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
