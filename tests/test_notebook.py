@@ -120,7 +120,7 @@ def test_outside_of_a_notebook_nothing_is_shown(monkeypatch, capfd):
     assert out == ""
     lines = err.splitlines()
     assert all(line.startswith(f"{run.name}: ") for line in lines)
-    assert lines[0] == f"{run.name}: it resumes after step 12, which is its last; --epochs or --steps trains it further"
+    assert lines[0] == f"{run.name}: it resumes after step 12"
     assert re.search(
         r"step 1\d of 16, epoch \d+\.\d, training loss 3\.\d+ nats, best held-out loss 3\.\d+ nats at", err
     )
