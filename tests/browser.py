@@ -126,7 +126,7 @@ def _check_figure(figure: dict[str, Any]) -> None:
         assert pixels["width"] > 100, figure
         assert pixels["height"] > 50, figure
         _check_inside(what, pixels, figure["plot"])
-    if figure["kind"] == "colouring":
+    if figure["kind"] in ("colouring", "transcript"):
         assert figure["spans"] > 0, figure
 
 

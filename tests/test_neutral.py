@@ -12,7 +12,7 @@ from rnn_cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("plugins/rnn_plugins", "cli/rnn_lab", "cli/rnn_cli")
-OF_TEXT = ("tasks/", "language/", "data/", "reports/neurons.py", "reports/structure.py")
+OF_TEXT = ("tasks/", "language/", "data/", "reports/neurons.py", "reports/structure.py", "reports/text.py")
 COMMANDS_OF_TEXT = ("sample.py", "score.py")
 
 NAMED = re.compile(

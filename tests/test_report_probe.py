@@ -189,12 +189,15 @@ def test_every_cell_and_a_stack_can_be_measured(name):
 
 
 def test_reports_that_need_more_than_the_end_of_a_sequence_say_so(subject):
-    pages = {page.kind: page for page in make_pages(load(("flow", "memory", "neurons", "structure")), [subject], LOOK)}
+    pages = {
+        page.kind: page
+        for page in make_pages(load(("flow", "memory", "text", "neurons", "structure")), [subject], LOOK)
+    }
     assert pages["memory"].failed["names"] == (
         "memory measures losses at every step, and names predicts only at the end of a name: flow and heatmap show how "
         "far back that depends on what was read"
     )
-    for kind in ("neurons", "structure"):
+    for kind in ("text", "neurons", "structure"):
         assert pages[kind].failed["names"] == (
             f"{kind} is for language models, and names is none: it can have flow, heatmap, spectrum, lyapunov, "
             "saturation, parameters, weights and states"
@@ -229,7 +232,7 @@ def test_a_run_of_another_task_has_reports(folder):
         "Odd.txt (12 names)\n"
     )
     pages = json.loads(result.stdout)["reports"]
-    assert [kind for kind, page in pages.items() if page["failed"]] == ["memory", "neurons", "structure"]
+    assert [kind for kind, page in pages.items() if page["failed"]] == ["memory", "text", "neurons", "structure"]
 
 
 def test_fresh_cells_are_measured_on_another_task(folder):

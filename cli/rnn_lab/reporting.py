@@ -16,7 +16,7 @@ DEFAULT = "flow"
 
 ORDER = (
     "loss", "flow", "heatmap", "spectrum", "lyapunov", "saturation", "parameters", "weights", "states", "memory",
-    "neurons", "structure",
+    "text", "neurons", "structure",
 )  # fmt: skip
 """The reports of this distribution, from the first to read to the last."""
 

@@ -1,28 +1,29 @@
-"""Pages of reports as one self-contained HTML page, without scripts or other files.
+"""Pages of reports as one self-contained HTML page, which asks for nothing else.
 
-Each figure has a caption and its numbers in a table.
+Each figure has a caption and its numbers in a table. The one script in the page is ``page.js``; without it all is there
+to be read.
 """
 
 from __future__ import annotations
 
 import base64
-import html as markup
-import re
-from collections.abc import Collection, Iterable, Sequence
-from itertools import zip_longest
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
 
 import numpy as np
 
-from rnn_lab.drawing import pictures, sheets
+from rnn_lab.drawing import pictures, reader, sheets
+from rnn_lab.drawing.markup import escaped, sentence, symbol_text, table
 from rnn_lab.drawing.words import number, shown
-from rnn_lab.printable import NEWLINE, visible
 from rnn_plugins.reports.report import Array, Chart, Colouring, Curve, Figure, Image, Page, Panel, Picture
-
-LABEL_WIDTH = 12
-"""Minimum width of a column of words, in characters, even if the table then has to be scrolled."""
+from rnn_plugins.reports.transcript import Transcript
 
 STEPS = 24
 """The number of steps of a picture that are shown, from the first to the last."""
+
+ALLOWED = "default-src 'none'; img-src data:; style-src 'unsafe-inline';"
+"""What a browser may load for a page: nothing but what is in it."""
 
 LEVELS = 12
 """Levels between no colour and full colour of a symbol."""
@@ -79,7 +80,14 @@ summary{cursor:pointer;font-size:.9rem;padding:.2rem 0}
 .definitions dd{margin:0 0 .5rem;max-width:44rem}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));
 gap:2rem 2.5rem;margin-top:1.5rem}
-figure{margin:0;min-width:0}
+figure{margin:0;min-width:0;position:relative}
+svg[tabindex]{touch-action:pan-y}
+.tip{position:absolute;z-index:1;max-width:16rem;padding:.35rem .6rem;background:var(--card);
+border:1px solid var(--quiet);border-radius:6px;font-size:.8rem;line-height:1.45;pointer-events:none;font-variant-numeric:tabular-nums}
+.tip i{display:inline-block;width:.7em;height:.7em;margin-right:.4em;border-radius:2px}
+.tip span{font-weight:600}
+.guide{position:absolute;pointer-events:none;outline:1px solid var(--ink)}
+[hidden]{display:none}
 figure.wide{grid-column:1/-1}
 svg{display:block;width:100%;max-width:480px;height:auto}
 svg image{image-rendering:pixelated}
@@ -113,47 +121,55 @@ def html(pages: Sequence[Page], heading: str, about: Sequence[str]) -> str:
     Raises:
         UserError: there is a chart, and matplotlib is not installed.
     """
-    title = _text(heading)
     contents = ""
     if len(pages) > 1:
         links = "".join(
-            f'<li><a href="#{_section_id(index)}">{_text(page.title)}</a></li>' for index, page in enumerate(pages)
+            f'<li><a href="#{_section_id(index)}">{escaped(page.title)}</a></li>' for index, page in enumerate(pages)
         )
         contents = f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
-    lines = "".join(f"<li>{_text(line)}</li>" for line in about)
+    lines = "".join(f"<li>{escaped(line)}</li>" for line in about)
     sections = "\n".join(_section(page, _section_id(index)) for index, page in enumerate(pages))
+    body = f"""<header>
+<h1>{escaped(heading)}</h1>
+<ul class="about">{lines}</ul>
+{contents}
+</header>
+<main>
+{sections}
+</main>"""
+    return document(heading, body, STYLE + reader.STYLE + _levels())
+
+
+def document(title: str, body: str, style: str, scripts: Sequence[str] = (), allowed: str = "") -> str:
+    """A whole page with the page's colours and ``page.js``.
+
+    Args:
+        title: the window's title.
+        body: its elements.
+        style: beside the colours.
+        scripts: names of further scripts in this folder.
+        allowed: what a browser may load for the page beside what is in it, as its content security policy says it.
+    """
+    folder = resources.files("rnn_lab.drawing")
+    script = "".join(folder.joinpath(name).read_text("utf-8") for name in ("page.js", *scripts))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="{ALLOWED}{allowed} script-src 'sha256-{digest}'">
 <link rel="icon" href="data:,">
-<title>{title}</title>
-<style>{_colours()}{STYLE}{_levels()}</style>
+<title>{escaped(title)}</title>
+<style>{_colours()}{style}</style>
 </head>
 <body>
-<header>
-<h1>{title}</h1>
-<ul class="about">{lines}</ul>
-{contents}
-</header>
-<main>
-{sections}
-</main>
+{body}
+<script>{script}</script>
 </body>
 </html>
 """
-
-
-def _text(words: str) -> str:
-    """Text with markup escaped."""
-    return markup.escape(visible(words))
-
-
-def _sentence(words: str) -> str:
-    """A sentence that is never broken within a command-line option."""
-    return re.sub(r"--[\w-]+", r'<span class="option">\g<0></span>', _text(words))
 
 
 def _section_id(index: int) -> str:
@@ -178,11 +194,11 @@ def _section(page: Page, identifier: str) -> str:
     figures = "\n".join(
         _figure(figure, f"{identifier}-figure-{index + 1}") for index, figure in enumerate(page.figures)
     )
-    notices = f'<p class="note">{_sentence(page.averaged)}</p>' if page.averaged else ""
-    notices += "".join(f'<p class="note">Note: {_text(notice)}</p>' for notice in page.notices)
+    notices = f'<p class="note">{sentence(page.averaged)}</p>' if page.averaged else ""
+    notices += "".join(f'<p class="note">Note: {escaped(notice)}</p>' for notice in page.notices)
     return f"""<section id="{identifier}">
-<h2>{_text(page.title)}</h2>
-<p class="question">{_text(page.question)}</p>
+<h2>{escaped(page.title)}</h2>
+<p class="question">{escaped(page.question)}</p>
 {_verdicts(page)}{notices}
 {_quantities(page)}
 <div class="figures">
@@ -199,8 +215,8 @@ def _verdicts(page: Page) -> str:
         ("verdict failed", {label: (why,) for label, why in page.failed.items()}),
     ):
         entries = [
-            (f"<dt>{_text(label)}</dt>" if several and label else "")
-            + f"<dd>{' '.join(map(_sentence, sentences))}</dd>"
+            (f"<dt>{escaped(label)}</dt>" if several and label else "")
+            + f"<dd>{' '.join(map(sentence, sentences))}</dd>"
             for label, sentences in said.items()
             if sentences
         ]
@@ -218,50 +234,12 @@ def _quantities(page: Page) -> str:
     values = {subject: {q.key: shown(q) for q in quantities} for subject, quantities in page.quantities.items()}
     several = len(page.subjects) > 1
     rows = [[label, *(values[subject].get(key, "-") for subject in values)] for key, label in labels.items()]
-    table = _table(["", *(values if several else [""] * len(values))], rows)
-    terms = "".join(f"<dt>{_text(labels[key])}</dt><dd>{_text(words)}</dd>" for key, words in definitions.items())
+    numbers = table(["", *(values if several else [""] * len(values))], rows)
+    terms = "".join(f"<dt>{escaped(labels[key])}</dt><dd>{escaped(words)}</dd>" for key, words in definitions.items())
     meaning = (
         f'<details><summary>What these mean</summary><dl class="definitions">{terms}</dl></details>' if terms else ""
     )
-    return table + meaning
-
-
-def _table(
-    heads: Sequence[str],
-    rows: Iterable[Sequence[str | float | int | None]],
-    words: Collection[int] = (),
-    bars: Sequence[float] = (),
-) -> str:
-    """A table that scrolls in its own box; the first column and the columns ``words`` are aligned left.
-
-    If there are ``bars``, shares of a full one, each row ends with one.
-    """
-    cells = [[number(value) for value in row] for row in rows]
-    left = [' class="words"' if column in words else "" for column in range(len(heads))]
-    widths = [""] * len(heads)
-    for column in {0, *words}:
-        longest = max((len(row[column]) for row in cells), default=0)
-        widths[column] = f' style="min-width:{min(longest, LABEL_WIDTH)}ch"'
-    head = "".join(
-        f'<th scope="col"{side}{width}>{_head(word)}</th>'
-        for word, side, width in zip(heads, left, widths, strict=True)
-    )
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{side}>{markup.escape(word)}</td>" for word, side in zip(row, left, strict=True))
-        + (f'<td class="bar"><span style="width:{share:.1%}"></span></td>' if share is not None else "")
-        + "</tr>"
-        for row, share in zip_longest(cells, bars)
-    )
-    if bars:
-        head += '<td class="bar"></td>'
-    top = f"<thead><tr>{head}</tr></thead>" if any(heads) else ""
-    return f'<div class="box" tabindex="0"><table>{top}<tbody>{body}</tbody></table></div>'
-
-
-def _head(name: str) -> str:
-    """A column's head, which may be broken after punctuation."""
-    return re.sub(r"([:=,_])", r"\1<wbr>", _text(name))
+    return numbers + meaning
 
 
 def _figure(figure: Figure, identifier: str) -> str:
@@ -270,6 +248,8 @@ def _figure(figure: Figure, identifier: str) -> str:
         drawn, numbers = pictures.svg(figure, identifier), _points(figure)
     elif isinstance(figure, Image):
         drawn, numbers = pictures.svg(figure, identifier), _matrix(figure)
+    elif isinstance(figure, Transcript):
+        drawn, numbers, wide = _transcript(figure), table(*reader.rows(figure), (1, 3)), " wide"
     elif isinstance(figure, Colouring):
         drawn, numbers, wide = _coloured(figure), _symbols(figure), " wide"
     elif isinstance(figure, Picture):
@@ -280,12 +260,12 @@ def _figure(figure: Figure, identifier: str) -> str:
             [number(value, digits=figure.digits_of(column)) for column, value in enumerate(row)] for row in figure.rows
         ]
         bars = [] if figure.bars is None else [row[figure.bars] for row in figure.rows]
-        drawn, numbers = _table(figure.heads, rows, words, [float(share or 0) for share in bars]), ""
+        drawn, numbers = table(figure.heads, rows, words, [float(share or 0) for share in bars]), ""
         wide = "" if bars else " wide"
-    caption = f"<figcaption>{_text(figure.definition)}</figcaption>" if figure.definition else ""
+    caption = f"<figcaption>{escaped(figure.definition)}</figcaption>" if figure.definition else ""
     details = f"<details><summary>The numbers</summary>{numbers}</details>" if numbers else ""
-    return f"""<figure class="{type(figure).__name__.lower()}{wide}" data-key="{_text(figure.key)}">
-<h3>{_text(figure.title)}</h3>
+    return f"""<figure class="{type(figure).__name__.lower()}{wide}" data-key="{escaped(figure.key)}">
+<h3>{escaped(figure.title)}</h3>
 {drawn}
 {caption}{details}
 </figure>"""
@@ -315,8 +295,8 @@ def _panel(panel: Panel, title: str) -> str:
         f'style="stroke:{sheets.as_hex(sheets.colour(frame))}"/>'
         for frame in panel.frames
     )
-    words = _text(f"{title}, {panel.label}" if panel.label else title)
-    label = f"<div>{_text(panel.label)}</div>" if panel.label else ""
+    words = escaped(f"{title}, {panel.label}" if panel.label else title)
+    label = f"<div>{escaped(panel.label)}</div>" if panel.label else ""
     return (
         f'<div class="panel"><svg viewBox="0 0 {width} {height}" role="img" aria-label="{words}">'
         f'<image width="{width}" height="{height}" preserveAspectRatio="none" href="data:image/png;base64,{file}"/>'
@@ -345,20 +325,20 @@ def _points_of(figure: Chart, curves: Sequence[Curve]) -> str:
         if curve.low is not None and curve.high is not None:
             heads += ["from", "to"]
             columns += [np.asarray(curve.low), np.asarray(curve.high)]
-    return _table(heads, zip(*(column.tolist() for column in columns), strict=True))
+    return table(heads, zip(*(column.tolist() for column in columns), strict=True))
 
 
 def _matrix(figure: Image) -> str:
     rows, columns = figure.values.shape
     names = figure.y_ticks or tuple(map(str, range(rows)))
     heads = ["", *(figure.x_ticks or map(str, range(columns)))]
-    return _table(heads, ([name, *row] for name, row in zip(names, figure.values.tolist(), strict=True)))
+    return table(heads, ([name, *row] for name, row in zip(names, figure.values.tolist(), strict=True)))
 
 
 def _symbols(figure: Colouring) -> str:
     values = np.asarray(figure.values).tolist()
     rows = ([index, symbol, value] for index, (symbol, value) in enumerate(zip(figure.symbols, values, strict=True)))
-    return _table(["position", "symbol", figure.value_label], rows)
+    return table(["position", "symbol", figure.value_label], rows)
 
 
 def _coloured(figure: Colouring) -> str:
@@ -368,23 +348,33 @@ def _coloured(figure: Colouring) -> str:
     starts = [index for index in range(len(classes)) if not index or classes[index] != classes[index - 1]]
     spans = []
     for start, end in zip(starts, [*starts[1:], len(classes)], strict=True):
-        words = "".join(
-            _text(symbol).replace(NEWLINE, NEWLINE + "\n") if "\n" in symbol else _text(symbol)
-            for symbol in figure.symbols[start:end]
-        )
+        words = "".join(map(symbol_text, figure.symbols[start:end]))
         if classes[start] is None:
             spans.append(words)
             continue
         known = values[start:end]
         low, high = number(float(known.min())), number(float(known.max()))
         label = f"{figure.value_label}: {low if low == high else f'{low} to {high}'}"
-        spans.append(f'<span class="{classes[start]}" title="{_text(label)}">{words}</span>')
+        spans.append(f'<span class="{classes[start]}" title="{escaped(label)}">{words}</span>')
+    return f"{_scale(figure)}<pre>{''.join(spans)}</pre>"
+
+
+def _transcript(figure: Transcript) -> str:
+    """A text as a span for each symbol, the panel that the script fills, and its data; the scale is above it."""
+    spans = reader.spans(figure, _classes(figure, np.asarray(figure.values, np.float64)))
+    return (
+        f'{_scale(figure)}<div class="reader"><pre>{spans}</pre><div class="chosen" hidden></div></div>'
+        f"{reader.data(figure)}"
+    )
+
+
+def _scale(figure: Colouring) -> str:
+    """What the colours of a text mean."""
     full = "rgb(var(--{})/.65)"
     first = "transparent" if figure.low == 0 else f"{full.format('blue')},transparent"
-    scale = f"""<div class="scale"><span>{_text(figure.value_label)}</span><span>{number(figure.low)}</span>
+    return f"""<div class="scale"><span>{escaped(figure.value_label)}</span><span>{number(figure.low)}</span>
 <span class="ramp" style="background:linear-gradient(90deg,{first},{full.format("red")})"></span>
 <span>{number(figure.high)}</span></div>"""
-    return f"{scale}<pre>{''.join(spans)}</pre>"
 
 
 def _classes(figure: Colouring, values: Array) -> list[str | None]:

@@ -167,6 +167,30 @@ def state_gradients(probe: Probe, window: Window, targets: Array, at: Array | No
     return [_flat(gradient) for gradient in gradients]
 
 
+def input_gradients(probe: Probe, window: Window, targets: Array, at: Array) -> Array:
+    """How the loss at one step of each sequence depends on every input before it, as ``state_gradients``.
+
+    Args:
+        probe: the network, which predicts something after every step.
+        window: its inputs are an array, (T, B, ...).
+        targets: as ``Probe.targets`` gives them.
+        at: (B,), the step whose loss is taken.
+
+    Returns:
+        (T, B, n): the derivative of the loss with respect to the n numbers of each input; zero after the step of the
+        loss; not finite where it is too large for a number.
+    """
+    rows = np.arange(window.xs.shape[1])
+
+    def loss(xs: Any) -> Any:
+        _, outputs = scan(probe.cell, probe.params, window.carry, xs)
+        return sum(probe.loss(outputs[at, rows], targets[at, rows]))
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        (gradient,) = vjp(loss, window.xs)[1](np.ones(()))
+    return _flat(gradient)
+
+
 def _flat(array: Any) -> Array:
     """A state along sequences, (T, B, ...), as (T, B, size)."""
     return np.asarray(array).reshape(*array.shape[:2], -1)
