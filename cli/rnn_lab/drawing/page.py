@@ -83,7 +83,8 @@ gap:2rem 2.5rem;margin-top:1.5rem}
 figure{margin:0;min-width:0;position:relative}
 svg[tabindex]{touch-action:pan-y}
 .tip{position:absolute;z-index:1;max-width:16rem;padding:.35rem .6rem;background:var(--card);
-border:1px solid var(--quiet);border-radius:6px;font-size:.8rem;line-height:1.45;pointer-events:none;font-variant-numeric:tabular-nums}
+border:1px solid var(--quiet);border-radius:6px;font-size:.8rem;line-height:1.45;pointer-events:none;
+font-variant-numeric:tabular-nums}
 .tip i{display:inline-block;width:.7em;height:.7em;margin-right:.4em;border-radius:2px}
 .tip span{font-weight:600}
 .guide{position:absolute;pointer-events:none;outline:1px solid var(--ink)}
