@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ def test_a_run_from_beginning_to_end() -> None:
     )
     said = result.stderr.splitlines()
     assert said[0] == "fox.txt: 540 characters, a vocabulary of 28; 486 characters to train on, 54 held out"
-    assert re.fullmatch(r"gru, 1 x 5: 678 parameters, about \d+\.\d MB of memory", said[1])
+    assert re.fullmatch(r"gru, 1 x 5: 678 parameters, about \d+(\.\d)? MB of memory", said[1])
     assert re.fullmatch(
         r"12 steps \(0\.522 epochs of 23\), about \S+ s per epoch, \S+ s in all \(measured on the first steps\)",
         said[2],
@@ -49,6 +51,19 @@ def test_a_run_from_beginning_to_end() -> None:
     assert said[7:] == ["To go on: rnn train --resume gru-fox --steps 24", "Sample from it: rnn sample gru-fox"]
     assert sorted(name for name in os.listdir("runs/gru-fox") if name != LOCK) == [LAST, METRICS, BEST, "run.json"]
     assert not os.path.exists("cache")  # so short a text leaves nothing behind
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much memory a process had")
+def test_the_memory_that_is_told_is_that_of_the_whole_process() -> None:
+    program = (
+        "import re; from rnn_cli.main import rnn; rnn(standalone_mode=False); "
+        "print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])"
+    )
+    given = ["train", "fox.txt", *SMALL, "--hidden-size", "128", "--batch-size", "64"]
+    ended = subprocess.run([sys.executable, "-c", program, *given], capture_output=True, text=True, check=True)
+    told = re.search(r"about (\d+(?:\.\d)?) MB of memory", ended.stderr)
+    assert told is not None
+    assert 0.6 < float(told[1]) / (int(ended.stdout.split()[-1]) / 1000) < 1.4
 
 
 def test_quiet_says_nothing() -> None:

@@ -61,7 +61,7 @@ class Cost(NamedTuple):
     """The memory and time that a run needs.
 
     Attributes:
-        bytes: of weights, optimiser and one training step.
+        bytes: of the process: Python and its libraries, data, weights, optimiser, and one training step.
         seconds_per_epoch: training time, without validation.
     """
 
@@ -98,6 +98,7 @@ class Session:
                 some = problem.task.batch(problem.data, state.step, problem.batch_size, slice(few))
                 step(state.params, problem.model.init_carry(few), some, np.random.default_rng(0))
             batch = problem.batch(state.step)
+            before = _resident()
             tracemalloc.start()
             step(state.params, state.carry, batch, np.random.default_rng(0))
             peak = tracemalloc.get_traced_memory()[1]
@@ -106,8 +107,7 @@ class Session:
                 started = time.perf_counter()
                 step(state.params, state.carry, batch, np.random.default_rng(0))
                 times.append(time.perf_counter() - started)
-        kept = sum(array.nbytes for array in trees.leaves((state.params, state.optimizer)))
-        return Cost(kept + peak, statistics.median(times) * problem.steps_per_epoch)
+        return Cost(before + peak, statistics.median(times) * problem.steps_per_epoch)
 
     def excerpt(self, size: int, *, best: bool = False) -> str | None:
         """A sample of the model's output, about ``size`` characters; None if its task has none.
@@ -623,6 +623,15 @@ def _read(task: Task, files: Sequence[str], known: Run, valid: Sequence[str]) ->
     except UserError as error:
         problem = str(error).partition(";")[0]  # the rest is advice on other files to train on
         raise UserError(f"the data of the run {known.name!r} cannot be read: {problem}; {remedy}") from None
+
+
+def _resident() -> int:
+    """The memory that this process has now, in bytes; 0 where the operating system does not say (only Linux does)."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _no_input() -> bool:

@@ -19,7 +19,7 @@ from rnn_plugins.errors import UserError
 
 Array: TypeAlias = NDArray[Any]
 
-BYTES_AT_ONCE = 200_000_000
+BYTES_AT_ONCE = 120_000_000
 """Memory that many positions may take together."""
 
 COPIES = 3

@@ -45,6 +45,7 @@ def linear(
     classes: int,
     *,
     words: bool = False,
+    name: str = "the baseline",
 ) -> Array:
     """Log probabilities (M, K) of a logistic regression on counts of symbols, or on numbers.
 
@@ -55,11 +56,12 @@ def linear(
         tried: M sequences.
         classes: K.
         words: whether only single symbols are counted.
+        name: what the progress says is trained.
 
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    begin("training the baseline")
+    begin(f"training {name}")
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 

@@ -143,8 +143,8 @@ def _linear(model: Glimpser | ColumnReader, training: Sequence[Example], example
         there = [i for i, example in enumerate(training) if len(example.ids) > place]
         labels = [int(training[i].ids[place]) for i in there]
         if len(set(labels)) > 1:
-            fitted = baselines.linear([known[i] for i in there], labels, [1.0] * len(there), tried, model.classes)
-            found[:, place] = fitted
+            seen, name = [known[i] for i in there], f"the baseline for symbol {place + 1} of {model.symbols}"
+            found[:, place] = baselines.linear(seen, labels, [1.0] * len(there), tried, model.classes, name=name)
         elif labels:
             found[:, place, labels[0]] = 0
     return found
