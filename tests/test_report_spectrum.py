@@ -16,6 +16,7 @@ from rnn_cells import Cell, Stacked
 from rnn_cells.anatomy import jacobians
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
+from rnn_plugins.reports import jacobians as along
 from rnn_plugins.reports.flow import Flow
 from rnn_plugins.reports.jacobians import jacobians_along, stretches
 from rnn_plugins.reports.lyapunov import Lyapunov
@@ -129,6 +130,24 @@ def test_the_product_of_thousands_of_steps_is_still_a_number():
             Linear(1, 2), {"A": factor * np.eye(2), "U": np.zeros((1, 2))}, np.zeros((1, 2)), np.zeros((2000, 1, 1))
         )
         np.testing.assert_allclose(found.products[:, 0], found.lags * np.log(factor), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(0, [1] * 15), (2, [2, 1] * 5), (3, [3] * 5), (7, [6, 6, 3])])
+def test_jacobians_are_computed_in_parts_that_fit_the_memory(monkeypatch, rows, parts):
+    cell = registry.make_cell("lstm", 2, 3, {})
+    rng = np.random.default_rng(0)
+    params, carry = trees.cast((cell.init_params(rng), cell.init_carry(3)), np.float64)
+    xs, sizes = rng.normal(0, 1, (5, 3, 2)), []
+    whole = np.array(list(jacobians_along(cell, params, carry, xs)))
+
+    def counted(cell, params, carry, x):
+        sizes.append(len(x))
+        return jacobians(cell, params, carry, x)
+
+    monkeypatch.setattr(along, "NUMBERS_AT_ONCE", rows * 6 * 6)
+    monkeypatch.setattr(along, "jacobians", counted)
+    np.testing.assert_allclose(list(jacobians_along(cell, params, carry, xs)), whole, rtol=1e-12)
+    assert sizes == parts
 
 
 def test_jacobians_are_those_at_the_states_that_the_network_comes_to():
@@ -455,11 +474,11 @@ def test_a_cell_that_carries_so_much_that_its_jacobians_exceed_memory():
     )
     with pytest.raises(UserError) as error:
         Spectrum().measure(subject, Look())
-    assert str(error.value) == reason.format(51)
+    assert str(error.value) == reason.format(59)
     with pytest.raises(UserError, match="too many to measure Jacobians"):
         Lyapunov().measure(subject, Look())
     found = Flow().measure(subject, Look(lags=8, positions=5))
-    assert found.notices[-1] == "the bound of the gradient is left out: " + reason.format(102)
+    assert found.notices[-1] == "the bound of the gradient is left out: " + reason.format(68)
     assert found.verdict[0].startswith("Vanishes: half-life 1 steps")
     assert [figure.key for figure in found.figures] == ["flow"]
 

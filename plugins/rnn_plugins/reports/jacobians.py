@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = NDArray[Any]
 
-NUMBERS_AT_ONCE = 2_000_000
-"""Numbers of Jacobians that are held together."""
+NUMBERS_AT_ONCE = 1_000_000
+"""Numbers of Jacobians that are computed together; what they are computed from takes some thirty times as many."""
 
 MOST_BYTES = 16e9
-"""Memory that the Jacobians of one step of all stretches may take, with all that they are computed from."""
+"""Memory that the Jacobians of one step of all stretches may take, with all that one of them is computed from."""
 
 
 class TooWide(UserError):
@@ -77,7 +77,7 @@ def stretches(probe: Probe, look: Look, steps: int, count: int) -> Stretches:
     width = width_of_carry(probe.cell)
     if not width:
         raise UserError("the cell carries no state from step to step, so there is no Jacobian to measure")
-    needed = count * width * probe.anatomy.numbers * COPIES * np.dtype(np.float64).itemsize
+    needed = width * (count * width + probe.anatomy.numbers * COPIES) * np.dtype(np.float64).itemsize
     if needed > MOST_BYTES:
         raise TooWide(
             f"the cell carries {width:,} numbers, too many to measure Jacobians ({width:,} x {width:,}), which would "
@@ -128,14 +128,21 @@ def jacobians_along(cell: Cell, params: Tree, carry: Tree, xs: Array) -> Iterato
         _, after = scan(_Carries(cell), params, carry, xs)
     before = trees.map(lambda first, later: np.concatenate([np.asarray(first)[None], later[:-1]]), carry, after)
     require_finite(before)
-    batch, width = xs.shape[1], width_of_carry(cell)
-    together = max(1, NUMBERS_AT_ONCE // (batch * width * width))
-    for start in range(0, len(xs), together):
-        stop = start + together
-        carries = trees.map(lambda leaf: leaf[start:stop].reshape(-1, *leaf.shape[2:]), before)  # noqa: B023
+    length, batch, width = *xs.shape[:2], width_of_carry(cell)
+    carries = trees.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), before)
+    inputs = xs.reshape(-1, xs.shape[-1])
+
+    def some(rows: slice) -> Array:
         with np.errstate(all="ignore"):
-            J = jacobians(cell, params, carries, xs[start:stop].reshape(-1, xs.shape[-1]))
+            J = jacobians(cell, params, trees.map(lambda leaf: leaf[rows], carries), inputs[rows])
         require_finite(J)
+        return J
+
+    rows = max(1, NUMBERS_AT_ONCE // (width * width))
+    together = max(1, rows // batch) * batch  # whole steps, each in parts where one alone is too large
+    for start in range(0, length * batch, together):
+        stop = min(start + together, length * batch)
+        J = np.concatenate([some(slice(part, min(part + rows, stop))) for part in range(start, stop, rows)])
         yield from J.reshape(-1, batch, width, width)
 
 
