@@ -217,6 +217,7 @@ def test_the_kinds_are_listed(call):
         (["--all", "--kind", "flow"], "--all shows all kinds: leave out --kind"),
         (["--lags", "0"], "--lags is 0; it must be at least 1"),
         (["--html", "-"], "--html is '-'; name a file"),
+        (["--json", "--quiet"], "--json is '--quiet', which is an option; name a file after --json"),
         (["--png", "-"], "--png is '-'; name a file"),
         (["--png", "x.jpg"], "--png is 'x.jpg'; its name must end in .png"),
         (["--svg", "x"], "--svg is 'x'; its name must end in .svg"),

@@ -111,6 +111,14 @@ def test_getting_worse_is_put_into_words():
     )
 
 
+def test_losses_of_a_run_that_diverged_have_few_digits():
+    words = told(of(record(10, 1234567.8, 99999.5), record(20, 1.5e9, 4.9876e8), kept=20))
+    assert words == (
+        "The weights of step 20 are kept, with a held-out loss of 4.99e+08 nats. The training loss up to there is "
+        "1e+09 nats above that."
+    )
+
+
 @pytest.mark.parametrize(
     ("training", "level", "words"),
     [

@@ -180,6 +180,8 @@ def test_chosen_gates_have_a_row_and_a_text_and_are_not_searched():
         ),
         (None, Look(units=("h.x",)), "there is no unit 'h.x'."),
         (None, Look(units=("forget",)), "there is no unit 'forget'."),
+        (None, Look(units=("tanh",)), "'tanh' has 6 units: name one, such as tanh.0; --gate tanh shows the mean over "),
+        (None, Look(units=("h",)), "'h' has 6 units: name one, such as h.0"),
         (
             Stacked([registry.make_cell("lstm", 5, 4, {}), registry.make_cell("gru", 4, 3, {})]),
             Look(units=("h.1",)),

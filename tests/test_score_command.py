@@ -115,7 +115,7 @@ def test_the_tables_have_what_was_expected(call):
     assert output.count("AFTER         EXPECTED INSTEAD") + output.count("AFTER        EXPECTED INSTEAD") == 2
     for row in record["surprising_symbols"]:
         pairs = [(share["symbol"], f"{100 * share['probability']:.0f} %") for share in row["top"]]
-        told = ",  ".join(
+        told = "   ".join(
             f"{repr(symbol) if symbol == ' ' else symbol} {share}".replace("\n", "↵") for symbol, share in pairs
         )
         assert told in output

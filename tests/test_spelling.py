@@ -45,6 +45,9 @@ def command_of(name):
         ("runs", "rm one --y", "rm one --yes"),
         ("cells", "show lstm --js", "show lstm --json"),
         ("eval", "--hel", "--help"),
+        ("explain", "lstm --hid 2 --ste 1", "lstm --hidden-size 2 --steps 1"),
+        ("explain", "my.py:Cell --hidden-units 2", "my.py:Cell --hidden-size 2"),
+        ("explain", "bptt --hidden 2", "bptt --hidden-size 2"),
     ],
 )  # fmt: skip
 def test_names_are_completed(name, typed, full):
@@ -103,11 +106,15 @@ def test_a_name_becomes_an_option_or_stays_or_is_told(name):
     assert word in known or word == f"--{name}"
 
 
-@pytest.mark.parametrize("words", [["train"], ["runs"], ["runs", "rm"], ["cells", "show"], []])
+@pytest.mark.parametrize("words", [["train"], ["runs"], ["runs", "rm"], ["cells", "show"], ["explain", "lstm"], []])
 def test_help_is_a_command_too(words):
     told = CliRunner().invoke(rnn, ["help", *words])
     assert told.exit_code == 0
     assert told.stdout == CliRunner().invoke(rnn, [*words, "--help"]).stdout
+
+
+def test_help_of_help_is_that_of_all():
+    assert CliRunner().invoke(rnn, ["help", "help"]).stdout == CliRunner().invoke(rnn, ["--help"]).stdout
 
 
 def completed(*words):

@@ -61,6 +61,14 @@ def test_losses_are_still_falling_only_where_the_rate_is_not(start: Start, sched
     assert ("still falling" in session.verdict(records).words) == (schedule == "constant")
 
 
+@pytest.mark.parametrize("fall", [0.0, 0.003, 0.006])
+def test_losses_that_hardly_fall_and_are_close_together_underfit(fall: float) -> None:
+    losses = [(3.0 - fall * i, 3.0 - fall * i) for i in range(4)]  # up to 0.018 over the last validations
+    assert verdict(looks(*losses), 1.0, 4.0, 2e-3).change == "larger"
+    apart = [(training - 0.15, held_out) for training, held_out in losses]
+    assert verdict(looks(*apart), 1.0, 4.0, 2e-3).words == "It fits: the held-out loss follows the training loss."
+
+
 CHANGES = {
     "longer": (looks(*FALLING), ["--resume", "run", "--steps", "24"]),
     "larger": (looks((2.0, 2.0), (2.0, 2.0), (2.0, 2.001)), ["--hidden-size", "8"]),

@@ -17,6 +17,10 @@ from rnn_plugins.errors import UserError
 class Explanations(click.Group):
     """The group; the name of a cell in the place of a command explains that cell."""
 
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """As in Click; of any other name, such as a cell's, the command ``cell``."""
+        return super().get_command(ctx, name) or self.commands["cell"]
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:

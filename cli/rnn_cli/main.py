@@ -97,7 +97,7 @@ class LazyGroup(click.Group):
         """
         ctx.meta[TYPED] = list(args)
         if args[:1] == ["help"]:
-            args = [*args[1:], "--help"]
+            args = [*(word for word in args if word != "help"), "--help"]
         return super().parse_args(ctx, args)
 
     def resolve_command(

@@ -107,6 +107,8 @@ def check_sheet(name: str, path: str) -> None:
 def _check_name(name: str, path: str) -> None:
     if path == "-":
         raise UserError(f"--{name} is '-'; name a file")
+    if path.startswith("--"):
+        raise UserError(f"--{name} is {path!r}, which is an option; name a file after --{name}")
     if name in ("png", "svg", "gif") and Path(path).suffix.lower() != f".{name}":
         raise UserError(f"--{name} is {path!r}; its name must end in .{name}")
 

@@ -69,7 +69,7 @@ def runs(ctx: click.Context, as_json: bool, sort: str, conditions: tuple[str, ..
         return
     if not found:
         none = f"There are no runs in {runs_folder()}: train one with rnn train"
-        remark(f"None of {len(every):,} runs in {runs_folder()} is so." if every else none)
+        remark(f"No run in {runs_folder()} meets that, of {len(every):,}." if every else none)
         return
     # The runs of each task have a table of their own, with its metrics; those that cannot be read are in the first.
     first = next((s.task for s in found if not s.error), "")

@@ -168,7 +168,7 @@ def _where(row: Surprise, narrow: bool) -> tuple[str | int, ...]:
 def _expected(row: Surprise) -> tuple[str, ...]:
     """What was expected instead: one symbol and its probability, or several in a cell."""
     pairs = [(_shown(symbol), percent(share, 0)) for symbol, share in row.top]
-    return pairs[0] if len(pairs) == 1 else (",  ".join(map(" ".join, pairs)),)
+    return pairs[0] if len(pairs) == 1 else ("   ".join(map(" ".join, pairs)),)
 
 
 def _shown(text: str) -> str:

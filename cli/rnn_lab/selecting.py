@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -71,6 +72,8 @@ def matching(runs: Sequence[Listed], conditions: Sequence[str]) -> list[Listed]:
         if not parts:
             raise UserError(f"--filter is {condition!r}; write it as KEY=VALUE, such as cell=gru or loss<1.5")
         key = _key("filter", parts[1], runs)
+        if parts[2] in ("<", "<=", ">", ">=") and not _is_number(parts[3]):
+            raise UserError(f"--filter is {condition!r}, and {parts[3]!r} is no number: {parts[2]} compares numbers")
         chosen = [each for each in chosen if key in each.facts and _meets(each.facts[key], parts[2], parts[3])]
     return chosen
 
@@ -114,6 +117,12 @@ def _key(option: str, wish: str, runs: Sequence[Listed]) -> str:
         f"--{option} is by {wish!r}, which no run has.{did_you_mean(wish.lower().replace('-', '_'), known)} There are "
         f"{', '.join(KEYS)}, metrics such as loss, and settings such as hidden_size"
     )
+
+
+def _is_number(text: str) -> bool:
+    with suppress(ValueError):
+        return math.isfinite(float(text))
+    return False
 
 
 def _meets(value: Any, sign: str, wanted: str) -> bool:

@@ -91,7 +91,7 @@ def verdict(
         state = "fell until the schedule ended" if ended else "are still falling"
         further = f"Train further, with {longer}, or with a larger --hidden-size."
         return Verdict(f"It underfits: both losses {state}. {further}", "longer")
-    if gap < 0.03 and falling < 0.01:
+    if gap < 0.03:
         return Verdict(
             "It underfits: both losses are flat and close together. A larger --hidden-size or more layers may help.",
             "larger",

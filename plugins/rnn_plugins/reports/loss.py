@@ -27,6 +27,9 @@ WIDE = 30.0
 CLEAR = 0.01
 """The least rise of the held-out loss, in nats, that the verdict names."""
 
+HUGE = 1e5
+"""Values from it on, as of a run that diverges, have three significant digits in sentences."""
+
 LARGE = 4.0
 """Losses above it are compared by their ratio, as those of whole images; lower ones by their difference."""
 
@@ -247,7 +250,7 @@ def _with_unit(word: str, about: Metric) -> str:
 
 
 def _number(value: float, about: Metric) -> str:
-    return f"{value:.{about.digits}f}"
+    return f"{value:.{about.digits}f}" if abs(value) < HUGE else f"{value:.3g}"
 
 
 def _amount(value: float, about: Metric) -> str:

@@ -17,7 +17,7 @@ from rnn_plugins.errors import UserError, did_you_mean
 from rnn_plugins.reports.probing import observe
 from rnn_plugins.reports.report import Colouring, Findings, Look, Quantity, Report, Table
 from rnn_plugins.reports.subject import Subject, language_of
-from rnn_plugins.words import listing
+from rnn_plugins.words import amount, listing
 
 Array: TypeAlias = NDArray[Any]
 
@@ -271,6 +271,9 @@ def _require(parts: Anatomy, units: Sequence[str], gates: Sequence[str]) -> None
     sizes = {state.label: state.size for state in parts.states} | activations
     for unit in units:
         label, index = _split(unit)
+        if unit in sizes:
+            mean = f"; --gate {unit} shows the mean over all" if unit in activations else ""
+            raise UserError(f"{unit!r} has {amount(sizes[unit], 'unit')}: name one, such as {unit}.0{mean}")
         if not 0 <= index < sizes.get(label, 0):
             there = listing([f"{name}.0 to {name}.{size - 1}" for name, size in sizes.items()])
             known = [f"{name}.{place}" for name, size in sizes.items() for place in range(size)]
