@@ -36,6 +36,7 @@ def test_a_wheel_holds_the_five_packages_and_nothing_else(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == PACKAGES
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
+    assert {"rnn_lab/drawing/page.js", "rnn_lab/drawing/watch.js"} <= set(names)
     assert not [name for name in names if "test_" in name or name.endswith(".pyc")]
 
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": ("rnn_cli.eval", "Measure a trained network on data, beside baselines."),
     "score": ("rnn_cli.score", "Colour a text by how much each character surprises a network."),
     "report": ("rnn_cli.report", "Show what a network remembers and why it forgets."),
+    "watch": ("rnn_cli.watch", "Show a run while it trains, in the browser."),
     "compare": ("rnn_cli.compare", "Compare runs, or train cells side by side."),
     "rerun": ("rnn_cli.rerun", "Repeat a run from its manifest."),
     "runs": ("rnn_cli.runs", "List the runs."),
@@ -43,6 +44,9 @@ INSTEAD = {
     **dict.fromkeys(("test", "evaluate", "validate"), "rnn eval measures a run on data"),
     **dict.fromkeys(("resume", "continue"), "rnn train --resume RUN resumes a run"),
     **dict.fromkeys(("list", "ls"), "rnn runs lists the runs, and rnn cells the cells"),
+    **dict.fromkeys(
+        ("serve", "dashboard", "monitor", "follow", "tensorboard"), "rnn watch shows a run while it trains"
+    ),
     "models": "rnn runs lists the runs",
 }
 """What to use in place of commands that people know from elsewhere."""

@@ -518,12 +518,17 @@ class Run:
             lines = self.file(METRICS).read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return
-        for line in lines:
-            with suppress(ValueError, RecursionError):
-                record = json.loads(line)
-                record = older.record(record) if isinstance(record, dict) else record
-                if not schema.misfit(record, schema.RECORD):
-                    yield record
+        yield from filter(None, map(record_of, lines))
+
+
+def record_of(line: str) -> dict[str, Any] | None:
+    """The record in a line of ``metrics.jsonl``; None if it is damaged."""
+    with suppress(ValueError, RecursionError):
+        record = json.loads(line)
+        record = older.record(record) if isinstance(record, dict) else record
+        if not schema.misfit(record, schema.RECORD):
+            return record
+    return None
 
 
 def _difference(expected: Tree, found: Tree) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 from itertools import zip_longest
+from typing import Any
 
 from rnn_lab.drawing.words import number
 from rnn_lab.printable import NEWLINE, visible
@@ -27,6 +29,12 @@ def sentence(words: str) -> str:
 def symbol_text(symbol: str) -> str:
     """A symbol of a text; a line ends after its mark."""
     return escaped(symbol).replace(NEWLINE, f"{NEWLINE}\n") if "\n" in symbol else escaped(symbol)
+
+
+def as_data(value: Any) -> str:
+    """An element with a value as JSON for ``page.js``."""
+    text = json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json">{text}</script>'
 
 
 def table(

@@ -49,7 +49,7 @@ function pointing(figure, svg, plot, source) {
     tip.replaceChildren(make("b", {}, told.head), ...told.rows.map(({label, value, colour}) => {
       const swatch = make("i");
       if (colour) swatch.style.background = `var(--series-${colour})`;
-      return make("div", {}, ...(colour ? [swatch] : []), label ? `${label}: ` : "", make("span", {}, value));
+      return make("div", {}, ...(colour ? [swatch] : []), label && value ? `${label}: ` : label, make("span", {}, value));
     }));
     tip.hidden = mark.hidden = false;
     const x = share => box.left - all.left + share * box.width, y = share => box.bottom - all.top - share * box.height;
@@ -101,14 +101,16 @@ function lines(curves) {
     const x = stops[place], found = [];
     for (const curve of curves) {
       const at = nearest(curve.x.length, at => apart(curve, at, x));
-      if (at === null || !curve.constant && apart(curve, at, x) > .03) continue;
+      if (at === null) continue;
+      const drawn = curve.x.filter((x, at) => apart(curve, at, x) === 0);
+      if (!curve.constant && (x < drawn[0] - .02 || x > drawn[drawn.length - 1] + .02)) continue;
       found.push({curve, at, exact: curve.x[at] === x});
     }
     const head = (found.find(({curve, exact}) => exact && !curve.constant) || found[0]);
     const name = head ? head.curve.names[head.at] : "";
     const rows = found.map(({curve, at, exact}) => ({
       label: curve.label, colour: curve.colour,
-      value: exact || curve.constant ? curve.values[at] : `${curve.values[at]} (at ${curve.names[at].replace(/^.* /, "")})`,
+      value: curve.constant && curve.label.endsWith(curve.values[at]) ? "" : exact || curve.constant ? curve.values[at] : `${curve.values[at]} (at ${curve.names[at].replace(/^.* /, "")})`,
     }));
     return {left: x, right: x, bottom: 0, top: 1, head: name, rows};
   }
@@ -118,6 +120,58 @@ function lines(curves) {
     move: (place, dx) => Math.min(Math.max(place + dx, 0), stops.length - 1),
     tell,
   };
+}
+
+/* Clouds of points as a source: the nearest one, in pixels. */
+function cloud(points, axes) {
+  return {
+    near: (x, y, box) => nearest(points.length, at =>
+      ((points[at].x - x) * box.width) ** 2 + ((points[at].y - y) * box.height) ** 2),
+    move: (place, dx, dy) => Math.min(Math.max(place + (dx || dy), 0), points.length - 1),
+    tell: place => {
+      const {x, y, label, colour, names} = points[place];
+      const rows = axes.map((axis, at) => ({label: axis, value: names[at]}));
+      return {left: x - .012, right: x + .012, bottom: y - .015, top: y + .015, head: label, rows, colour};
+    },
+  };
+}
+
+/* A matrix as a source, from the rows of its table. */
+function cells(table, data) {
+  const rows = [...table.tBodies[0].rows], names = [...table.tHead.rows[0].cells].slice(1).map(cell => cell.textContent);
+  const height = rows.length, width = names.length, name = (at, known, word) => known ? `${at} ${named(word)}` : word;
+  return {
+    near: (x, y) => [Math.min(Math.floor(x * width), width - 1), Math.min(Math.floor((1 - y) * height), height - 1)],
+    move: ([column, row], dx, dy) =>
+      [Math.min(Math.max(column + dx, 0), width - 1), Math.min(Math.max(row - dy, 0), height - 1)],
+    tell: ([column, row]) => ({
+      left: column / width, right: (column + 1) / width, top: 1 - row / height, bottom: 1 - (row + 1) / height,
+      head: rows[row].cells[column + 1].textContent,
+      rows: [{label: data.y, value: name(row, data.named[1], rows[row].cells[0].textContent)},
+        {label: data.x, value: name(column, data.named[0], names[column])}],
+    }),
+  };
+}
+
+/* The source of a figure, from where its tables say that their rows are drawn. */
+function sourceOf(figure) {
+  const data = JSON.parse(figure.querySelector("script").textContent), tables = [...figure.querySelectorAll("table")];
+  if (!data.tables) return cells(tables[0], data);
+  const share = places => places.map(place => place === null ? null : place / 1000);
+  const curves = data.tables.flatMap(({x, columns}, at) => {
+    const rows = [...tables[at].tBodies[0].rows].map(row => [...row.cells].map(cell => cell.textContent));
+    return columns.map(({column, label, colour, band, fixed, y}) => ({
+      label, colour, constant: fixed, x: share(x), y: y && share(y), names: rows.map(row => row[0]),
+      values: rows.map(row => band && row[column] !== "-" ? `${row[column]} (${row[column + 1]} to ${row[column + 2]})` : row[column]),
+    }));
+  });
+  if (curves.some(curve => curve.y)) {
+    const points = curves.filter(curve => curve.y).flatMap(({label, colour, x, y, names, values}) =>
+      x.map((place, at) => ({x: place, y: y[at], label, colour, names: [names[at], values[at]]})));
+    return cloud(points.filter(({x, y}) => x !== null && y !== null).sort((one, other) => one.x - other.x), [data.x, data.y]);
+  }
+  for (const curve of curves) curve.names = curve.names.map(name => `${data.x}: ${name}`);
+  return lines(curves);
 }
 
 /* A text of which one symbol is chosen, by click, touch or keys, and the panel that tells of it. */
@@ -261,3 +315,7 @@ function telling(data, place) {
 }
 
 document.querySelectorAll("figure.transcript").forEach(reader);
+document.querySelectorAll("figure.chart, figure.image").forEach(figure => {
+  const svg = figure.querySelector("svg"), plot = svg && svg.querySelector(".pixels image, image.pixels, .plot");
+  if (plot) pointing(figure, svg, plot, sourceOf(figure));
+});

@@ -10,12 +10,15 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from importlib import resources
+from typing import Any
 
 import numpy as np
 
 from rnn_lab.drawing import pictures, reader, sheets
-from rnn_lab.drawing.markup import escaped, sentence, symbol_text, table
+from rnn_lab.drawing.markup import as_data, escaped, sentence, symbol_text, table
+from rnn_lab.drawing.scales import axes, drawable
 from rnn_lab.drawing.words import number, shown
+from rnn_lab.printable import visible
 from rnn_plugins.reports.report import Array, Chart, Colouring, Curve, Figure, Image, Page, Panel, Picture
 from rnn_plugins.reports.transcript import Transcript
 
@@ -265,11 +268,45 @@ def _figure(figure: Figure, identifier: str) -> str:
         wide = "" if bars else " wide"
     caption = f"<figcaption>{escaped(figure.definition)}</figcaption>" if figure.definition else ""
     details = f"<details><summary>The numbers</summary>{numbers}</details>" if numbers else ""
+    located = as_data(found) if (found := _located(figure)) else ""
     return f"""<figure class="{type(figure).__name__.lower()}{wide}" data-key="{escaped(figure.key)}">
 <h3>{escaped(figure.title)}</h3>
-{drawn}
+{drawn}{located}
 {caption}{details}
 </figure>"""
+
+
+def _located(figure: Figure) -> dict[str, Any]:
+    """Where the rows of a figure's tables are drawn, in thousandths of the plot, for the values under the pointer."""
+    if isinstance(figure, Image):
+        named = [bool(figure.x_ticks), bool(figure.y_ticks)]
+        return {"x": visible(figure.x_label), "y": visible(figure.y_label), "named": named}
+    if not isinstance(figure, Chart):
+        return {}
+    curves, tables = drawable(figure), []
+    x_axis, y_axis = axes(figure, curves)
+    for group in _tables(figure):
+        column, columns = 1, []
+        for place in group:
+            curve = curves[place]
+            columns.append(
+                {
+                    "column": column,
+                    "label": visible(curve.label or figure.y_label),
+                    "colour": pictures.colour_number(curve, place) + 1,
+                    "band": curve.low is not None,
+                    "fixed": curve.role == "reference",
+                    "y": _thousandths(y_axis.position(curve.y)) if curve.role == "points" else None,
+                }
+            )
+            column += 3 if curve.low is not None else 1
+        tables.append({"x": _thousandths(x_axis.position(curves[group[0]].x)), "columns": columns})
+    return {"x": visible(figure.x_label), "y": visible(figure.y_label), "tables": tables}
+
+
+def _thousandths(shares: Array) -> list[float | None]:
+    """Shares of a plot's side in thousandths, to a tenth; None for what lies beyond it or is missing."""
+    return [round(1000 * share, 1) if 0 <= share <= 1 else None for share in shares.tolist()]
 
 
 def _picture(figure: Picture) -> str:
@@ -305,17 +342,22 @@ def _panel(panel: Panel, title: str) -> str:
     )
 
 
-def _points(figure: Chart) -> str:
-    """The points of all curves; curves with the same x share a table."""
-    groups: list[list[Curve]] = []
-    for curve in figure.curves:
-        same = (group for group in groups if np.array_equal(group[0].x, curve.x, equal_nan=True))
+def _tables(figure: Chart) -> list[list[int]]:
+    """The curves of a chart by their places; those with the same x share a table."""
+    groups: list[list[int]] = []
+    for place, curve in enumerate(figure.curves):
+        same = (group for group in groups if np.array_equal(figure.curves[group[0]].x, curve.x, equal_nan=True))
         group = next(same, None)
         if group is None:
-            groups.append([curve])
+            groups.append([place])
         else:
-            group.append(curve)
-    return "".join(_points_of(figure, group) for group in groups)
+            group.append(place)
+    return groups
+
+
+def _points(figure: Chart) -> str:
+    """The points of all curves."""
+    return "".join(_points_of(figure, [figure.curves[place] for place in group]) for group in _tables(figure))
 
 
 def _points_of(figure: Chart, curves: Sequence[Curve]) -> str:

@@ -256,7 +256,7 @@ def _draw_chart(figure: Chart, part: Figure | SubFigure, ax: Axes, palette: Pale
     of_colour: dict[int, int] = {}
     single = sum(curve.role == "measured" for curve in curves) == 1
     for index, curve in enumerate(curves):
-        number = (index if curve.style is None else curve.style) % len(palette.series)
+        number = colour_number(curve, index)
         colour = palette.series[number]
         turn = 0
         if curve.role == "measured":
@@ -294,6 +294,16 @@ def _draw_chart(figure: Chart, part: Figure | SubFigure, ax: Axes, palette: Pale
             borderpad=0.1,
         )
     return points
+
+
+def colour_number(curve: Curve, place: int) -> int:
+    """The number of a curve's colour among those of a palette.
+
+    Args:
+        curve: the curve.
+        place: its place in the chart.
+    """
+    return (place if curve.style is None else curve.style) % len(SERIES)
 
 
 def _look(curve: Curve, marker: int, turn: int) -> dict[str, Any]:

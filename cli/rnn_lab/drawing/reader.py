@@ -5,14 +5,13 @@ Without scripts the text is coloured by surprise, and a table has what was expec
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from rnn_lab.drawing.markup import symbol_text
+from rnn_lab.drawing.markup import as_data, symbol_text
 from rnn_lab.printable import visible
 from rnn_plugins.reports.report import Array
 from rnn_plugins.reports.transcript import Trace, Transcript
@@ -66,7 +65,7 @@ def rows(figure: Transcript) -> tuple[list[str], list[list[str | float | int | N
 
 
 def data(figure: Transcript) -> str:
-    """What the script shows, as JSON in an element of its own, with numbers as short as they are shown."""
+    """What the script shows, with numbers as short as they are shown."""
     most = [float(np.max(row[np.isfinite(row)], initial=0.0)) for row in figure.influence]
     found = {
         "unit": figure.unit,
@@ -77,8 +76,7 @@ def data(figure: Transcript) -> str:
         "most": [_rounded(largest) for largest in most],
         "traces": [_trace(trace) for trace in figure.traces],
     }
-    text = json.dumps(found, separators=(",", ":")).replace("<", "\\u003c")
-    return f'<script type="application/json">{text}</script>'
+    return as_data(found)
 
 
 def _permille(row: Array, largest: float) -> list[int]:
