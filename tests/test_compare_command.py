@@ -20,8 +20,10 @@ from rnn_cli.compare import Bars
 from rnn_cli.main import rnn
 from rnn_lab import sessions
 from rnn_lab.comparison import comparison
+from rnn_lab.comparison.plan import seconds_of
 from rnn_lab.paths import METRICS
 from rnn_lab.runs import find_runs
+from rnn_lab.sessions import Session
 from rnn_plugins.tasks.language_model import LanguageModel
 
 SMALL = "--hidden-size 6 --seq-length 8 --batch-size 4 --steps 12 --seed 3 --learning-rate 0.01"
@@ -207,6 +209,29 @@ def test_what_was_interrupted_is_resumed_bit_for_bit(times, monkeypatch):
         assert sessions.same_weights(resumed[run.name], run)
         assert resumed[run.name].params().keys() == run.params().keys()
         assert [timeless(r) for r in resumed[run.name].records()] == [timeless(r) for r in run.records()]
+
+
+def test_a_killed_run_gets_the_time_back_that_was_not_saved(monkeypatch):
+    """Otherwise it would be compared after less training than the others."""
+    limited = "--cell rnn --cell gru fox.txt --seeds 1 --match seconds --max-time 1h --hidden-size 6 --seed 3"
+    batch, limits = LanguageModel.batch, []
+
+    def interrupting(self, data, step, size):
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return batch(self, data, step, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "batch", interrupting)
+        assert compare(limited)[0] == 130
+    (run,) = find_runs()
+    saved = seconds_of(run)
+    assert saved > 0
+    with open(run.file(METRICS), "a") as records:  # as a killed process leaves them
+        records.write(json.dumps([*run.records()][-1] | {"step": 50, "seconds": 600.0}) + "\n")
+    monkeypatch.setattr(Session, "events", lambda self: limits.append(self.trainer.settings.max_time) or iter(()))
+    compare(f"{limited} --resume")
+    assert limits[0] == pytest.approx(3600 - saved)
 
 
 def test_a_finished_comparison_is_extended_by_seeds():

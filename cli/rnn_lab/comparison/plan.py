@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -104,8 +105,8 @@ class Plan:
 
     def _resumed(self, run: Run) -> Session:
         limit = run.settings.max_time
-        # A limit is that of the whole run, of which a part has passed.
-        left = {} if limit is None else {"max_time": max(limit - seconds_of(run), 0.0)}
+        # A limit is that of the whole run, of which a part has passed; what came after the last saved state is lost.
+        left = {} if limit is None else {"max_time": max(limit - seconds_of(run, run.notes(LAST)["step"]), 0.0)}
         return resume(run, left)
 
     @property
@@ -378,6 +379,6 @@ def _free_name(wish: str) -> str:
     return next(name for name in names if name not in taken)
 
 
-def seconds_of(run: Run) -> float:
-    """A run's training time."""
-    return max((record["seconds"] for record in run.records()), default=0.0)
+def seconds_of(run: Run, step: float = math.inf) -> float:
+    """A run's training time, up to a step."""
+    return max((record["seconds"] for record in run.records() if record["step"] <= step), default=0.0)
