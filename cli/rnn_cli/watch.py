@@ -12,9 +12,13 @@ import click
 from rnn_cli import completion
 from rnn_cli.console import remark, say
 from rnn_cli.options import TRUST
+from rnn_plugins.errors import UserError
 
 SECONDS = 1.0
 """Time between two looks at the run's files."""
+
+LARGEST = 65535
+"""The largest number of a port."""
 
 EXAMPLES = """\b
 Examples:
@@ -24,7 +28,7 @@ Examples:
 
 @click.command(epilog=EXAMPLES)
 @click.argument("run", metavar="[RUN]", default=None, required=False, shell_complete=completion.runs)
-@click.option("--port", metavar="N", type=click.IntRange(0, 65535), default=0, help="Port.  [default: any free one]")
+@click.option("--port", metavar="N", type=int, default=0, help="Port.  [default: any free one]")
 @click.option("--no-browser", is_flag=True, help="Print the address only, without opening a browser.")
 @TRUST
 def watch(run: str | None, port: int, no_browser: bool) -> None:
@@ -32,12 +36,14 @@ def watch(run: str | None, port: int, no_browser: bool) -> None:
 
     RUN need not exist yet; the default is the newest. The page follows what the run records: its losses, learning
     rate, gradient norm and flow, and samples by its best weights. It is served on 127.0.0.1 until Ctrl-C, to those who
-    know its address, in which stands a random token. The run is only read.
+    know its address, which holds a random token. The run is only read.
     """
     from rnn_lab.drawing import watching as drawing
     from rnn_lab.serving import Server
     from rnn_lab.watching import Watched
 
+    if not 0 <= port <= LARGEST:
+        raise UserError(f"--port is {port}; it must be from 0 (any free one) to {LARGEST}")
     name = run if run is not None else _newest()
     watched = Watched(name)
     with Server(drawing.html(name), watched.told, port) as server:

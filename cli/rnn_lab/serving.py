@@ -1,4 +1,4 @@
-"""One page and its data on 127.0.0.1, for those who know its address, in which stands a random word."""
+"""One page and its data on 127.0.0.1, for those who know its address, which holds a random token."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Server(ThreadingHTTPServer):
         return host in {f"{name}:{self.server_port}" for name in (ADDRESS, "localhost")}
 
     def asked(self, path: str) -> str | None:
-        """What a path asks for, after the random word; None if it does not begin with it."""
+        """What a path asks for, after the token; None if it does not begin with it."""
         first, slash, rest = path.removeprefix("/").partition("/")
         return slash + rest if compare_digest(first.encode(), self._secret.encode()) else None
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import itertools
 import re
-import string
 import textwrap
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,7 @@ from rich.style import Style
 from rich.text import Text
 
 from rnn_cli import console
+from rnn_cli.drawing.curves import COLOURS, Drawn, colour, dots, letters
 from rnn_lab.drawing.scales import FAINT, Axis, axes, coloured_values, drawable, image_axis, minor_ticks, ticks
 from rnn_lab.drawing.words import number
 from rnn_lab.printable import visible
@@ -28,15 +28,6 @@ CHART_ROWS, IMAGE_ROWS = 14, 24
 
 DOWNWARDS = 16
 """The longest word that is written downwards below a column."""
-
-MARKERS, BOUNDS, REFERENCES, THIN, MARKS = "ox+*#@%&", "-=~^", ".:',", "`.,;", "X@%&"
-"""The characters of curves: one per curve, so that curves differ without colour."""
-
-MORE_MARKERS = string.ascii_uppercase + string.digits + string.ascii_lowercase
-"""The characters of reference curves."""
-
-COLOURS = ("#2a8fd6", "#d65f1e", "#0fa37a", "#c9629f", "#a58612", "#888888")
-"""Of medium lightness, legible on black and on white."""
 
 SHADES = ".:-=+*#%@"
 """From the lowest value to the highest; a blank is a missing value."""
@@ -86,23 +77,15 @@ def chart(figure: Chart, screen: Screen) -> list[Text]:
     heights = {_cell(position, CHART_ROWS): _tick(value, y_axis) for value, position in _ticks(y_axis, 6)}
     margin = max(map(len, heights.values()), default=0)
     columns = screen.width - margin - 3
-    markers = _markers(curves)
-    owners: dict[tuple[int, int], list[int]] = {}
-    for index, curve in enumerate(curves):
-        for cell in _cells(curve, x_axis, y_axis, columns):
-            owners.setdefault(cell, []).append(index)
-    at: dict[tuple[int, int], int] = {}
-    for (column, row), indices in owners.items():
-        standing_out = [index for index in indices if curves[index].role == "mark"]
-        prominent = standing_out or [index for index in indices if curves[index].role not in FAINT] or indices
-        at[column, row] = prominent[column % len(prominent)]  # where curves overlap, they alternate
+    dotted = screen.shaded and screen.encoding.startswith("utf") and all(c.role != "points" for c in curves)
+    drawn = (dots if dotted else letters)(curves, x_axis, y_axis, columns, CHART_ROWS)
     tick, side, corner, foot, minor = screen.axis()
     lines = _caption(figure.y_label, screen)
     for row in reversed(range(CHART_ROWS)):
         line = Text(f"{heights.get(row, ''):>{margin}} {tick if row in heights else side}")
         for column in range(columns):
-            curve_here = at.get((column, row))
-            line.append(" " if curve_here is None else _marked(markers[curve_here], curves, curve_here, screen))
+            character, index = drawn.cells.get((column, row), (" ", None))
+            line.append(character if index is None else _marked(character, curves, index, drawn.dotted, screen))
         lines.append(line)
     below = {_cell(position, columns) for position in x_axis.position(np.array(minor_ticks(x_axis))).tolist()}
     lines.append(Text(" " * (margin + 1) + corner + "".join(minor if c in below else foot for c in range(columns))))
@@ -111,41 +94,13 @@ def chart(figure: Chart, screen: Screen) -> list[Text]:
     for label in _caption(figure.x_label, screen):
         lines.append(Text(" " * (screen.width - 1 - label.cell_len)) + label)
     if any(curve.label for curve in curves):
-        behind = {index for indices in owners.values() for index in indices} - set(at.values())
-        lines += _legend(curves, markers, behind, screen, margin + 2)
+        lines += _legend(curves, drawn, screen, margin + 2)
     return lines
 
 
-def _markers(curves: Sequence[Curve]) -> list[str]:
-    """A character for each curve, unique as long as there are enough."""
-    kinds = {"bound": BOUNDS, "reference": REFERENCES, "thin": THIN, "mark": MARKS}
-    chosen: list[str] = []
-    for curve in curves:
-        kind = kinds.get(curve.role, MARKERS)
-        chosen.append(next((marker for marker in kind + MORE_MARKERS if marker not in chosen), kind[0]))
-    return chosen
-
-
-def _marked(marker: str, curves: Sequence[Curve], index: int, screen: Screen) -> Text:
-    style = curves[index].style
-    return screen.styled(marker, COLOURS[(index if style is None else style) % len(COLOURS)])
-
-
-def _cells(curve: Curve, x_axis: Axis, y_axis: Axis, columns: int) -> set[tuple[int, int]]:
-    """The (column, row) cells that a curve passes through, from the lower left."""
-    x, y = curve.x, curve.y
-    if curve.role == "steps":
-        x, y = np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
-    across, up = x_axis.position(x) * (columns - 1), y_axis.position(y) * (CHART_ROWS - 1)
-    points = np.stack([across, up], 1)
-    cells = [point for point in points if np.isfinite(point).all()]
-    if curve.role not in ("points", "mark"):
-        for start, end in itertools.pairwise(points):
-            if np.isfinite(start).all() and np.isfinite(end).all():
-                between = int(np.abs(np.clip(end, -1e4, 1e4) - np.clip(start, -1e4, 1e4)).max())
-                cells.extend(np.linspace(start, end, between + 2)[1:-1])
-    rounded = {(round(float(column)), round(float(row))) for column, row in cells}
-    return {(column, row) for column, row in rounded if 0 <= row < CHART_ROWS and 0 <= column < columns}
+def _marked(character: str, curves: Sequence[Curve], index: int, dotted: bool, screen: Screen) -> Text:
+    style = COLOURS[colour(curves[index], index)]
+    return screen.styled(character, f"dim {style}" if dotted and curves[index].role in FAINT else style)
 
 
 def _ticks(axis: Axis, most: int) -> list[tuple[float, float]]:
@@ -174,20 +129,20 @@ def _ruler(marks: Sequence[tuple[int, str]], width: int, indent: int) -> str:
     return line
 
 
-def _legend(
-    curves: Sequence[Curve], markers: Sequence[str], behind: Container[int], screen: Screen, indent: int
-) -> list[Text]:
-    """Markers and labels, as many per line as fit; ``behind`` are curves entirely covered by others."""
+def _legend(curves: Sequence[Curve], drawn: Drawn, screen: Screen, indent: int) -> list[Text]:
+    """Samples and labels, as many per line as fit."""
     lines = [Text(" " * indent)]
     for index, curve in enumerate(curves):
         words = screen.text(curve.label)
         if not np.isfinite(curve.y).any():
             words += " (nothing to draw)"
-        elif index in behind:
+        elif index in drawn.behind:
             words += " (behind others)"
-        if cell_len(words) > screen.width - indent - 2:
-            words = set_cell_size(words, screen.width - indent - 6).rstrip() + " ..."
-        entry = Text.assemble(_marked(markers[index], curves, index, screen), " ", words, "   ")
+        sample = drawn.samples[index]
+        room = screen.width - indent - len(sample) - 1
+        if cell_len(words) > room:
+            words = set_cell_size(words, room - 4).rstrip() + " ..."
+        entry = Text.assemble(_marked(sample, curves, index, drawn.dotted, screen), " ", words, "   ")
         if lines[-1].cell_len > indent and lines[-1].cell_len + entry.cell_len - 3 > screen.width:
             lines.append(Text(" " * indent))
         lines[-1].append(entry)
