@@ -12,7 +12,8 @@ from rnn_cli.display import measured
 from rnn_cli.main import rnn
 from rnn_cli.training import result
 from rnn_lab import sessions
-from rnn_lab.comparison.comparison import compare, read
+from rnn_lab.comparison.comparison import compare
+from rnn_lab.comparison.trials import read
 from rnn_lab.paths import MANIFEST
 from rnn_lab.runs import Run
 from rnn_plugins.data.corpus import load_corpus, split

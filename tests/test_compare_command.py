@@ -19,7 +19,7 @@ import rnn_lab
 from rnn_cli.compare import Bars
 from rnn_cli.main import rnn
 from rnn_lab import sessions
-from rnn_lab.comparison import comparison
+from rnn_lab.comparison import trials
 from rnn_lab.comparison.plan import seconds_of
 from rnn_lab.paths import METRICS
 from rnn_lab.runs import find_runs
@@ -35,7 +35,7 @@ def settled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RNN_RUNS", "runs")
     monkeypatch.setenv("RNN_LAB_CACHE", "cache")
-    monkeypatch.setattr(comparison, "POSITIONS", 20)
+    monkeypatch.setattr(trials, "POSITIONS", 20)
     Path("fox.txt").write_text(TEXT)
     return tmp_path
 

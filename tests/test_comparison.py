@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from tiny_runs import TEXT, train
 
 from minigrad import trees
-from rnn_lab.comparison import comparison
-from rnn_lab.comparison.comparison import Contestant, compare, group, inspected, over_seeds, read, verdict
+from rnn_lab.comparison import trials
+from rnn_lab.comparison.comparison import compare, group, verdict
+from rnn_lab.comparison.figures import over_seeds
 from rnn_lab.comparison.plan import match_size, plan
 from rnn_lab.comparison.statistics import welch
+from rnn_lab.comparison.trials import Contestant, inspected, read
 from rnn_lab.runs import Run, network_of
 from rnn_lab.subject import of_run
 from rnn_plugins import registry
@@ -52,7 +54,7 @@ def run(folder, monkeypatch):
     monkeypatch.setenv("RNN_RUNS", str(folder / "runs"))
     monkeypatch.setenv("RNN_LAB_CACHE", str(folder / "cache"))
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(comparison, "POSITIONS", 20)
+    monkeypatch.setattr(trials, "POSITIONS", 20)
     return lambda name: Run(folder / "runs" / name)
 
 
@@ -416,7 +418,7 @@ def test_a_reason_that_several_runs_share_is_told_once(run, monkeypatch):
     def refuse(run):
         raise UserError("no reason at all" if run.name == "hello" else "it is Monday")
 
-    monkeypatch.setattr(comparison, "of_run", refuse)
+    monkeypatch.setattr(trials, "of_run", refuse)
     page = compare({"one": [run("hamlet"), run("pair-1")], "two": [run("hello")]})
     assert list(page.notices) == [
         "hamlet and pair-1: their weights were not inspected, because it is Monday",
