@@ -104,7 +104,7 @@ def test_an_address_is_a_text(server: str, name: str) -> None:
     file = place(f"{server}/{name}", Path("cache"))
     content = file.read_bytes()
     assert lines[1] == (
-        f"Note: {server}/{name} is downloaded: {len(content):,} bytes, SHA-256 {hashlib.sha256(content).hexdigest()}, "
+        f"Note: downloaded {server}/{name}: {len(content):,} bytes, SHA-256 {hashlib.sha256(content).hexdigest()}, "
         f"in {str(file)!r}."
     )
     assert run.name == f"gru-{name.partition('.')[0]}"
@@ -121,7 +121,10 @@ def test_a_file_is_downloaded_once_and_read_without_a_connection(server: str) ->
     result = train(address, *SMALL)
     assert "downloading" not in result.stderr
     file = place(address, Path("cache"))
-    assert f"Note: {address} is in the cache: 540 bytes, SHA-256 {DIGEST}, in {str(file)!r}." in result.stderr
+    assert (
+        f"Note: the copy of {address} in the cache is read: 540 bytes, SHA-256 {DIGEST}, in {str(file)!r}."
+        in result.stderr
+    )
     assert train("--resume", "gru-fox", "--steps", "14").exit_code == 0
     assert CliRunner().invoke(rnn, ["rerun", "gru-fox", "--quiet"]).exit_code == 0
     evaluated = CliRunner().invoke(rnn, ["eval", "gru-fox", address, "--json"])
@@ -210,7 +213,7 @@ def test_what_is_wrong_with_a_downloaded_file_is_told_of_its_address(server: str
     assert refused(address, "--quiet").startswith(f"{address}: {path!r} is not UTF-8 (0xEF at byte offset 2); ")
     other = f"{server}/fox.txt?short"
     result = train(other, *SMALL, "--task-option", "valid_fraction=0.99", "--steps", "1")
-    assert str(place(other, Path("cache"))) not in re.sub(r"Note: \S+ is downloaded: [^\n]*", "", result.stderr)
+    assert str(place(other, Path("cache"))) not in re.sub(r"Note: downloaded [^\n]*", "", result.stderr)
     assert f"held-out last 99 % of {other!r} has" in result.stderr
 
 
@@ -225,6 +228,9 @@ def test_whoever_reads_an_address_shows_its_download(server: str, words: list[st
 def test_inputs_of_predictions_come_from_an_address(server: str) -> None:
     trained("fox.txt", *SMALL)
     result = CliRunner().invoke(rnn, ["predict", "gru-fox", f"{server}/fox.txt"])
+    begun, told = result.stderr.splitlines()
+    assert begun == f"downloading {server}/fox.txt ..."
+    assert told.startswith(f"Note: Downloaded {server}/fox.txt: 540 bytes, SHA-256 {DIGEST}, in ")
     assert result.stdout == CliRunner().invoke(rnn, ["predict", "gru-fox", "fox.txt"]).stdout != ""
 
 

@@ -108,7 +108,9 @@ def test_labels_that_are_nearly_all_different_colour_nothing(monkeypatch):
 
     monkeypatch.setattr(type(subject.probe), "labels", distinct)
     findings = States().measure(subject, LOOK)
-    assert findings.notices == ("the labels are nearly all different, so all states have one colour",)
+    assert findings.notices == (
+        "300 states have 300 different labels, too many for colours, so all states have one colour",
+    )
     assert [curve.label for curve in findings.figures[0].curves] == [""]
     assert values(findings)["explained"] is None
     assert 0 < DISTINCT < 1

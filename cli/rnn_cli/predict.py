@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from rnn_cli import completion
-from rnn_cli.arguments import find_run_and_inputs
+from rnn_cli.arguments import downloading, find_run_and_inputs
 from rnn_cli.console import remark
 from rnn_cli.options import BACKEND, TASK_OPTION, TRUST
 from rnn_cli.output import check_page, check_sheet, require_pictures, write
@@ -75,6 +76,7 @@ def predict(
         remark(f"Note: {sentence(notice)}")
     if not named:
         remark(f"From the run {run.name}.")
+    _download(inputs)
     size = predicting.SLOWLY if explain or pictured else predicting.AT_ONCE
     given = predicting.inputs_of(run, inputs, texts=prime, **task_option)
     answers = predicting.Answers(given, answer, size)
@@ -95,6 +97,16 @@ def predict(
         more = printer.count > len(printer.kept)
         pages = predicting.pages_of(run, source, printer.kept, more, pictured=pictured)
         write(html, page.html(pages, f"Predictions of {run.name}", [amount(printer.count, "input")]))
+
+
+def _download(inputs: Sequence[str]) -> None:
+    """Download what is not in the cache yet, before the first prediction is printed."""
+    from rnn_plugins.data.download import downloaded, is_url
+
+    with downloading(inputs):
+        told = [downloaded(text)[1] for text in inputs if is_url(text)]
+    for words in told:
+        remark(f"Note: {sentence(words)}")
 
 
 def _draw(path: str, printer: Printer) -> None:

@@ -72,8 +72,8 @@ def downloaded(url: str) -> tuple[Path, str]:
     with open(file, "rb") as content:
         while chunk := content.read(CHUNK):
             digest.update(chunk)
-    origin = "is in the cache" if known else "is downloaded"
-    return file, f"{url} {origin}: {file.stat().st_size:,} bytes, SHA-256 {digest.hexdigest()}, in {str(file)!r}"
+    what = f"the copy of {url} in the cache is read" if known else f"downloaded {url}"  # no sentence begins with it
+    return file, f"{what}: {file.stat().st_size:,} bytes, SHA-256 {digest.hexdigest()}, in {str(file)!r}"
 
 
 def _clear(folder: Path) -> None:

@@ -81,7 +81,9 @@ class States(Report):
         coloured = "what was read last" if reads else "the label"
         groups = _groups(cloud.labels)
         explained = between(components[:, :2], groups) if groups else None
-        why = "the labels are nearly all different" if cloud.labels else "the steps of the data have no words"
+        why = "the steps of the data have no words"
+        if cloud.labels:
+            why = f"{len(cloud.states):,} states have {len(set(cloud.labels)):,} different labels, too many for colours"
         notices = () if groups else (f"{why}, so all states have one colour",)
         quantities = (
             Quantity("first", "variance along the first", float(first), "share of all", f"Of {what}."),
