@@ -281,6 +281,18 @@ def test_large_images_are_means_of_blocks() -> None:
     assert characters._means(values, 24, 75)[:, 0].tolist() == [2 * row + 0.5 for row in range(24)]
 
 
+def test_means_of_signed_values_have_a_scale_of_their_own() -> None:
+    """Otherwise one large number of either sign leaves nothing to be seen of the others."""
+    values = np.tile([[1.0, 1.0, -0.5, -0.5]], (96, 1))
+    values[0] = 100, -99, 0, 0  # of four rows that make a block
+    shown = lines(Image("i", "t", "c", "r", values, "v", signed=True))
+    assert shown[-2].split()[:1] == ["-25.8"]
+    drawn = [line.partition("│")[2].strip() for line in shown if "│" in line]
+    assert len(set(drawn[0])) == 3
+    one = lines(Image("i", "t", "c", "r", values, "v", signed=True, limits=(-100.0, 100.0)))
+    assert one[-2].split()[0] == "-100"
+
+
 def test_a_mean_is_of_the_values_that_there_are() -> None:
     values = np.array([[np.nan, 2.0], [4.0, np.inf]])
     assert characters._means(values, 1, 1).tolist() == [[3.0]]

@@ -10,7 +10,7 @@ import itertools
 import re
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rich.cells import cell_len, set_cell_size
@@ -168,7 +168,8 @@ def image(figure: Image, screen: Screen) -> list[Text]:
     # With a floor, infinite values have a colour, so they count in the mean.
     blocks = _means(coloured_values(figure, values) if figure.floor else values, IMAGE_ROWS, room)
     wide = _width(figure, values.shape[1], blocks.shape[1], room, screen)
-    axis = image_axis(figure)
+    # Means of signed values are nearer to 0 than the largest of these, in whose scale they would all look alike.
+    axis = image_axis(replace(figure, values=blocks) if figure.signed and figure.limits is None else figure)
     levels = _levels(axis.position(coloured_values(figure, blocks)), len(SHADES))
     _, side, corner, foot, _ = screen.axis()
     lines = _caption(figure.y_label, screen)
