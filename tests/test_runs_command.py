@@ -200,6 +200,20 @@ def test_a_run_that_is_trained_is_neither_removed_nor_renamed() -> None:
     assert call("mv", "one", "other").exit_code == 0
 
 
+def test_an_interrupted_removal_leaves_no_run_and_the_next_one_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(folder: Path, ignore_errors: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", interrupted)
+        assert call("rm", "one", "--yes").exit_code == 130
+    assert sorted(os.listdir("runs"))[0].startswith(keeping.LEAVING)
+    assert listed() == ["three", "two"]
+    assert find_run().name == "three"
+    assert call("rm", "two", "--yes").exit_code == 0
+    assert os.listdir("runs") == ["three"]
+
+
 def test_a_damaged_run_can_be_removed() -> None:
     Path("runs", "one", "run.json").write_text("{")
     Path("runs", "two", "metrics.jsonl").unlink()

@@ -17,6 +17,10 @@ from rnn_plugins.errors import UserError, did_you_mean
 from rnn_plugins.words import listing
 
 
+LEAVING = ".removed-"
+"""The beginning of the name of a folder whose files are being removed."""
+
+
 def find(name: str) -> Run:
     """The run of a name in the folder of runs, also one that cannot be read.
 
@@ -54,9 +58,11 @@ def remove(run: Run) -> None:
             run.path.unlink()
             return
         # First out of the list, so that an interruption leaves no damaged run.
-        leaving = run.path.with_name(f".removed-{secrets.randbits(32):08x}")
+        leaving = run.path.with_name(f"{LEAVING}{secrets.randbits(32):08x}")
         run.path.rename(leaving)
     shutil.rmtree(leaving)
+    for rest in run.path.parent.glob(f"{LEAVING}*"):  # of removals that were interrupted
+        shutil.rmtree(rest, ignore_errors=True)
 
 
 def rename(run: Run, name: str) -> Run:

@@ -54,9 +54,9 @@ def require_name(name: str, what: str) -> None:
 
 
 def run_folders() -> list[Path]:
-    """The folders that contain a run or the rest of one, most recently written first."""
+    """The folders that contain a run or the rest of one, most recently written first; none that is hidden."""
     try:
-        folders = list(runs_folder().iterdir())
+        folders = [path for path in runs_folder().iterdir() if not path.name.startswith(".")]
     except OSError:  # there is no folder, or it is not readable
         return []
     written = {path: max(_written(path / name) for name in (MANIFEST, BEST, LAST)) for path in folders}
