@@ -142,6 +142,15 @@ def test_the_list_as_json(broken):
     assert "ModuleNotFoundError" in by_name["bad"]["error"]
 
 
+@pytest.mark.parametrize(("group", "what"), [("cells", "cells"), ("tasks", "tasks"), ("explain", "explanations")])
+def test_an_option_of_the_list_before_a_command_is_not_ignored(group, what):
+    command = {"tasks": ["show", "classify"], "explain": ["forward"]}.get(group, ["show", "lstm"])
+    refused = CliRunner().invoke(rnn, [group, "--json", *command])
+    said = f"Error: --json before a command is for the list of {what}: give it after that\n"
+    assert (refused.exit_code, refused.stdout, refused.stderr) == (2, "", said)
+    assert CliRunner().invoke(rnn, [group, *command, "--json"]).exit_code == 0
+
+
 def test_a_table_wraps_its_last_column_on_a_terminal_only(monkeypatch):
     rows = [["a", "1,000", "one two three four five six"], ["long", "2", "short"]]
     plain = "N     COUNT  WORDS\na     1,000  one two three four five six\nlong      2  short\n"

@@ -260,6 +260,7 @@ def test_a_cell_that_fails_is_named(tmp_path):
             "there is nothing called 'lsmt' to explain. Did you mean 'lstm'? rnn explain lists all: forward, ",
         ),
         (["forwrad"], "there is nothing called 'forwrad' to explain. Did you mean 'forward'? rnn explain lists all: "),
+        (["--json", "lstm"], "--json before a command is for the list of explanations: give it after that"),
         (["cell", "lsmt"], "no cell called 'lsmt'. Did you mean 'lstm'? Installed: "),
         (["missing.py:Cell"], "missing.py"),
         (["gru", "--steps", "6"], "--text is 'hello', 5 characters; 6 steps need 6"),

@@ -1,5 +1,6 @@
 """``rnn explain bptt``: every number that it prints, against finite differences and the engine."""
 
+import json
 import re
 
 import numpy as np
@@ -187,3 +188,11 @@ def test_one_step_has_nothing_to_go_back_through():
 )
 def test_mistakes_are_sentences(args, message):
     assert call(*args) == (2, "", f"Error: {message}\n")
+
+
+def test_all_numbers_are_in_the_records_in_full():
+    code, out, said = call("--json", "--text", "hell", "--steps", "2")
+    record, d = json.loads(out), bptt("hell", 2)
+    assert (code, said, record["symbols"], record["difference"]) == (0, "", ["h", "e", "l"], d.difference)
+    assert record["U"] == d.U.tolist()
+    assert [part["dW"] for part in record["contributions"]] == [part.dW.tolist() for part in d.contributions]

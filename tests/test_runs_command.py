@@ -119,7 +119,9 @@ def test_what_is_no_condition_and_no_key_is_told() -> None:
     assert refused("--filter", "name >= a") == "--filter is 'name >= a', and 'a' is no number: >= compares numbers"
     assert refused("--filter", "cel=gru") == f"--filter is by 'cel', which no run has. Did you mean 'cell'? {there}"
     assert refused("--sort", "wisdom") == f"--sort is by 'wisdom', which no run has. {there}"
-    assert refused("--sort", "loss", "rm", "one") == "--sort is for the list of runs: leave it out, or leave out rm"
+    assert refused("--sort", "loss", "rm", "one") == (
+        "--sort before a command is for the list of runs: leave it out, or leave out rm"
+    )
     assert call("--filter", "cell=mgu").stderr == "No run in runs meets that, of 3.\n"
 
 

@@ -9,7 +9,7 @@ import textwrap
 import click
 
 from rnn_cli import console
-from rnn_cli.options import separated
+from rnn_cli.options import of_list, separated
 from rnn_cli.plugins import (
     JSON,
     head,
@@ -34,6 +34,7 @@ def cells(ctx: click.Context, as_json: bool) -> None:
 
     Without a command, it lists them with distribution, version and a summary, or the reason why one cannot be used.
     """
+    of_list(ctx, "cells")
     if ctx.invoked_subcommand is None:
         list_installed("cells", as_json)
 

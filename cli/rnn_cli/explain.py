@@ -8,7 +8,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from rnn_cli import completion, console
-from rnn_cli.options import separated
+from rnn_cli.options import of_list, separated
 from rnn_cli.plugins import JSON, named
 from rnn_cli.tables import table
 from rnn_plugins.errors import UserError
@@ -54,6 +54,7 @@ def explain(ctx: click.Context, as_json: bool) -> None:
     WHAT is one of the commands below or the name of a cell: rnn explain lstm. Without it, all that can be explained is
     listed.
     """
+    of_list(ctx, "explanations")
     if ctx.invoked_subcommand is None:
         _list(as_json)
 
@@ -144,13 +145,20 @@ def cell(cell: str, options: dict[str, str], text: str, steps: int, hidden_size:
 @TEXT
 @click.option("--steps", metavar="N", default=3, show_default=True, help="Number of time steps to go back.")
 @_small
-def bptt(text: str, steps: int, hidden_size: int, seed: int) -> None:
+@JSON
+def bptt(text: str, steps: int, hidden_size: int, seed: int, as_json: bool) -> None:
     """Derive backpropagation through time as the lecture does.
 
     Every Jacobian, product and contribution is printed. The sums are compared with the gradient that automatic
     differentiation computes for the same network.
     """
-    from rnn_cli.explanations.bptt import show
     from rnn_plugins.inspect.bptt import bptt as derive
+    from rnn_plugins.reports.report import plain
 
-    show(derive(text, steps, hidden_size, seed))
+    derivation = derive(text, steps, hidden_size, seed)
+    if as_json:
+        click.echo(console.as_json(plain(derivation), indent=1))
+        return
+    from rnn_cli.explanations.bptt import show
+
+    show(derivation)

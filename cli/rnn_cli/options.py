@@ -499,6 +499,28 @@ def separated(owner: str, spec: str, options: Mapping[str, str]) -> tuple[str, d
     return values[owner], values[f"{owner}_option"]
 
 
+def of_list(ctx: click.Context, what: str) -> None:
+    """Check that the options of a group, which are those of its list, are not given with one of its commands.
+
+    Args:
+        ctx: of the group.
+        what: it lists.
+
+    Raises:
+        UserError: one is.
+    """
+    group, name = ctx.command, ctx.invoked_subcommand
+    if not isinstance(group, click.Group) or name is None:
+        return
+    command = group.get_command(ctx, name)
+    others = [option for param in command.params for option in param.opts] if command else []
+    for param in group.params:
+        option = param.opts[0]
+        if ctx.params.get(param.name or ""):
+            instead = "give it after that" if option in others else f"leave it out, or leave out {name}"
+            raise UserError(f"{option} before a command is for the list of {what}: {instead}")
+
+
 class TrainingCommand(click.Command):
     """A command that accepts other programs' names for its options, and shows its options in sections.
 

@@ -12,6 +12,7 @@ import click
 from rnn_cli import completion, console
 from rnn_cli.console import remark
 from rnn_cli.display import amount, memory, number
+from rnn_cli.options import of_list
 from rnn_cli.tables import filled, table
 from rnn_lab.printable import printable
 from rnn_plugins.errors import UserError
@@ -54,8 +55,7 @@ def runs(ctx: click.Context, as_json: bool, sort: str, conditions: tuple[str, ..
     cannot be read, its row says why.
     """
     if ctx.invoked_subcommand:
-        if given := [f"--{name}" for name in ("json", "sort", "filter") if ctx.params[_PARAMETERS.get(name, name)]]:
-            raise UserError(f"{given[0]} is for the list of runs: leave it out, or leave out {ctx.invoked_subcommand}")
+        of_list(ctx, "runs")
         return
     from rnn_lab import selecting
     from rnn_lab.paths import runs_folder
@@ -77,9 +77,6 @@ def runs(ctx: click.Context, as_json: bool, sort: str, conditions: tuple[str, ..
     tables = [(task, _table([s for s in found if (first if s.error else s.task) == task])) for task in tasks]
     parts = [f"{click.style(printable(task), bold=True)}\n{rows}" if len(tasks) > 1 else rows for task, rows in tables]
     click.echo("\n".join(parts), nl=False)
-
-
-_PARAMETERS = {"json": "as_json", "filter": "conditions"}
 
 
 def _table(found: Sequence[Summary]) -> str:

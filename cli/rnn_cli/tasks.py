@@ -8,7 +8,7 @@ import click
 
 from rnn_cli import console
 from rnn_cli.console import say
-from rnn_cli.options import like, separated
+from rnn_cli.options import like, of_list, separated
 from rnn_cli.plugins import (
     JSON,
     head,
@@ -33,6 +33,7 @@ def tasks(ctx: click.Context, as_json: bool) -> None:
 
     Without a command, it lists them with distribution, version and a summary, or the reason why one cannot be used.
     """
+    of_list(ctx, "tasks")
     if ctx.invoked_subcommand is None:
         list_installed("tasks", as_json)
 

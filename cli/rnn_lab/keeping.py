@@ -16,7 +16,6 @@ from rnn_lab.runs import Run, find_runs
 from rnn_plugins.errors import UserError, did_you_mean
 from rnn_plugins.words import listing
 
-
 LEAVING = ".removed-"
 """The beginning of the name of a folder whose files are being removed."""
 
