@@ -189,6 +189,19 @@ def freezing(optimizer: Optimizer, frozen: Collection[str]) -> Optimizer:
     return Optimizer(lambda params: optimizer.init(others(params)), update)
 
 
+def towards(average: Tree, params: Tree, share: float) -> Tree:
+    """The average moved towards the parameters by a share of the difference: a + share * (p - a).
+
+    With a constant share it is an exponential moving average; with 1 / n, the mean of n trees.
+
+    Raises:
+        ValueError: where the trees or the shapes of their arrays differ.
+        TypeError: where a parameter is not a float array.
+    """
+    (moved,) = _each_leaf(_TOWARDS, (share,), average, params)
+    return moved
+
+
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "sgd": sgd,
     "rmsprop": rmsprop,
@@ -309,6 +322,7 @@ _RMSPROP = fused(_rmsprop, arrays=3, scalars=4, outputs=2)
 _RMSPROP_MOMENTUM = fused(_rmsprop_momentum, arrays=4, scalars=5, outputs=3)
 _ADAGRAD = fused(_adagrad, arrays=3, scalars=2, outputs=2)
 _ADAM = fused(_adam, arrays=4, scalars=6, outputs=3)
+_TOWARDS = fused(lambda a, p, share: (a + share * (p - a),), arrays=2, scalars=1, outputs=1)
 _SCALED = fused(lambda g, factor: (g * factor,), arrays=1, scalars=1, outputs=1)
 
 

@@ -67,6 +67,7 @@ VALUES: dict[str, tuple[st.SearchStrategy[Any], st.SearchStrategy[Any]]] = {
         words("sgd sgd:momentum=0.9,nesterov=true rmsprop adagrad adam adamw:weight_decay=1e9"),
         words("adam:beta1=1 rmsprop:decay=-1 sgd:nesterov=true sgd:momentum=inf"),
     ),
+    "average": (words("ema swa:start=0.1 asgd:after=1"), words("x ema:start=1 ema:decay=1 asgd:after=0.5")),
     "grad-clip": (words("0 5 element:0.1 1e-300"), words("element: x -1 inf")),
     "epochs": (st.floats(0, 3), ODD),
     "max-time": (words("0 1s 1h"), words("1x -1")),

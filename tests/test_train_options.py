@@ -222,6 +222,7 @@ def test_every_option_may_stand_in_a_configuration_file() -> None:
         "num-layers": "2", "embedding-size": "4", "dropout": "0.5", "variational-dropout": "true",
         "weight-dropout": "0.2", "dtype": '"float64"',
         "seq-length": "3", "batch-size": "2", "learning-rate": "1", "schedule": '"linear"', "optimizer": '"sgd"',
+        "average": '"ema"',
         "grad-clip": "3", "epochs": "4", "steps": "2", "max-time": '"1h"', "patience": "9", "seed": "7",
         "name": '"mine"', "task": '"language-model"',
         "resume": '""', "init-from": '""', "preset": '"char-rnn"', "valid-every": "3", "log-every": "2",
@@ -239,7 +240,7 @@ def test_every_option_may_stand_in_a_configuration_file() -> None:
     assert s.task_option == {"level": "word", "valid_fraction": 0.2, "unknown": "skip", "seq_length": 3}
     assert (s.cell, s.hidden_size) == ("lstm", 3)
     assert (s.num_layers, s.embedding_size, s.dropout, s.variational_dropout, s.dtype) == (2, 4, 0.5, True, "float64")
-    assert s.weight_dropout == 0.2
+    assert (s.weight_dropout, s.average) == (0.2, "ema")
     assert (s.batch_size, s.learning_rate, s.schedule, s.optimizer) == (2, 1.0, "linear", "sgd")
     assert (s.grad_clip, s.epochs, s.steps, s.max_time, s.patience, s.seed) == ("3", 4.0, 2, 3600.0, 9, 7)
     assert (s.valid_every, s.log_every, s.backend) == (3, 2, "reference")

@@ -72,6 +72,13 @@ def schedules(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     return _spec({name: list(values) for name, values in SCHEDULES.items()}, incomplete)
 
 
+def averages(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The averages of weights; behind a name its parameter."""
+    from rnn_lab.settings import AVERAGES
+
+    return _spec({name: list(values) for name, values in AVERAGES.items()}, incomplete)
+
+
 def cell_options(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The options of the cell that is typed before, or of the default one."""
     return _options_of("cell", ctx, incomplete)

@@ -121,6 +121,7 @@ COMPLETED = {
     "task_option": completion.task_options,
     "optimizer": completion.optimizers,
     "schedule": completion.schedules,
+    "average": completion.averages,
 }
 """The shell completion of a setting's value."""
 

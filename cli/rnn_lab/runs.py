@@ -58,6 +58,9 @@ PARTS_OF_LAST = ("params", "optimizer", "carry")
 SET_ASIDE = "best"
 """An optional part: the best weights, if a stop has replaced them in their own file."""
 
+AVERAGE = "average"
+"""An optional part: the average of the weights over steps."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -456,9 +459,9 @@ class Run:
         """
         tree, notes = self._of_file(name, checkpoint.load)
         notes = self._checked(name, notes)
-        if name == LAST and not (isinstance(tree, dict) and tree.keys() - {SET_ASIDE} == {*PARTS_OF_LAST}):
+        if name == LAST and not (isinstance(tree, dict) and tree.keys() - {SET_ASIDE, AVERAGE} == {*PARTS_OF_LAST}):
             raise self._unreadable(f"its {name} contains other parts than {', '.join(PARTS_OF_LAST)}")
-        for weights in [tree[key] for key in ("params", SET_ASIDE) if key in tree] if name == LAST else [tree]:
+        for weights in [tree[key] for key in ("params", SET_ASIDE, AVERAGE) if key in tree] if name == LAST else [tree]:
             self._require_weights(name, weights)
         return tree, notes
 

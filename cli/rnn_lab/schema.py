@@ -112,6 +112,7 @@ LAST = {
         "stale": COUNT,
         "records": COUNT,
         "spans?": [PAIR],
+        "averaged?": COUNT,
     },
 }
 """The schema of the metadata of ``last.safetensors``."""

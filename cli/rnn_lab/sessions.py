@@ -107,7 +107,9 @@ class Session:
                 started = time.perf_counter()
                 step(state.params, state.carry, batch, np.random.default_rng(0))
                 times.append(time.perf_counter() - started)
-        return Cost(before + peak, statistics.median(times) * problem.steps_per_epoch)
+        average = state.params if self.trainer.settings.average else ()
+        kept = sum(array.nbytes for array in trees.leaves(average))
+        return Cost(before + kept + peak, statistics.median(times) * problem.steps_per_epoch)
 
     def excerpt(self, size: int, *, best: bool = False) -> str | None:
         """A sample of the model's output, about ``size`` characters; None if its task has none.
@@ -122,7 +124,7 @@ class Session:
             UserError: the model's scores are not finite, or the best weights cannot be read.
         """
         problem, state = self.problem, self.trainer.state
-        params = self.run.params() if best else state.params
+        params = self.run.params() if best else self.trainer.weights
         # Warnings are not needed: the loss shows whether the model diverges.
         with on_backend(self.trainer.settings.backend), np.errstate(all="ignore"):
             return problem.task.excerpt(problem.model, params, problem.data, size, np.random.default_rng(state.step))

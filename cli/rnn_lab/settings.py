@@ -33,6 +33,9 @@ SCHEDULES: dict[str, dict[str, float]] = {
 }
 """The schedules with their parameters: ``every`` and ``after`` in epochs, ``warmup`` in steps, ``final`` a fraction."""
 
+AVERAGES: dict[str, dict[str, float]] = {"ema": {"decay": 0.999}, "swa": {"start": 0.75}, "asgd": {"after": 5.0}}
+"""The averages of weights with their parameters: ``start`` a share of the run, ``after`` in validations."""
+
 PRESETS: dict[str, dict[str, Any]] = {
     # The defaults of karpathy/char-rnn. Its rate first falls after ten epochs; here one `every` after `after`.
     "char-rnn": {
@@ -265,6 +268,15 @@ class Training:
         metavar="NAME[:KEY=X,...]",
         shared=True,
     )
+    average: str = setting(
+        "",
+        "Validate and keep an average of the weights over steps: ema:decay=X, swa:start=SHARE of the run, or "
+        "asgd:after=VALIDATIONS without improvement.",
+        "Training",
+        computed="none",
+        metavar="NAME[:KEY=X]",
+        shared=True,
+    )
     grad_clip: str = setting(
         "5",
         "Largest norm of the gradient, or element:X for its largest element; 0 for no clipping.",
@@ -405,6 +417,7 @@ class Settings(Network, Training, CommonTaskOptions):
         self.clipping()
         self.make_optimizer()
         self.make_schedule(1.0, 1, 1)
+        self.averaging()
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Settings:
@@ -485,10 +498,30 @@ class Settings(Network, Training, CommonTaskOptions):
         except ValueError as error:
             raise UserError(f"--schedule is {self.schedule!r}: {error}") from None
 
+    def averaging(self) -> tuple[str, float]:
+        """The kind of the average of weights, empty for none, and its parameter."""
+        if not self.average:
+            return "", 0.0
+        name, given = parse_spec("average", self.average, AVERAGES)
+        ((key, value),) = (AVERAGES[name] | given).items()
+        wrong = {
+            "decay": not 0 < value < 1 and "above 0 and below 1",
+            "start": not 0 <= value < 1 and "at least 0 and below 1",
+            "after": (value < 1 or value % 1 != 0) and "a whole number of at least 1",
+        }
+        if bound := wrong[key]:
+            raise UserError(f"--average is {self.average!r}: {key} is {value:g}; it must be {bound}")
+        return name, value
+
     @property
     def has_end(self) -> bool:
         """Whether the schedule depends on the length of the run."""
         return "final" in SCHEDULES[self.schedule.partition(":")[0]]
+
+    @property
+    def follows_time(self) -> bool:
+        """Whether the length of a run with a time limit matters before its end."""
+        return self.has_end or self.averaging()[0] == "swa"
 
     @property
     def warmup(self) -> int:

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from minigrad import blas, checkpoint, trees
-from minigrad.optimizers import freezing
+from minigrad.optimizers import freezing, towards
 from minigrad.training import NotFinite, StepRecord, TrainingState, start, train
 from minigrad.trees import Tree
 from rnn_lab import records
@@ -24,7 +24,7 @@ from rnn_lab.backends import compiled_for, on_backend
 from rnn_lab.blas_threads import Threads, changes_of
 from rnn_lab.paths import BEST, LAST, METRICS
 from rnn_lab.problem import Problem
-from rnn_lab.runs import SET_ASIDE, Run
+from rnn_lab.runs import AVERAGE, SET_ASIDE, Run
 from rnn_lab.settings import Settings
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.parameters import norms_of
@@ -74,6 +74,7 @@ class Tally:
         records: the number of lines in ``metrics.jsonl``, without that of a validation at a stop.
         spans: ``[step, total]`` each: from that step on, the schedule spans so many steps, according to the time
             limit. Empty without a time limit.
+        averaged: the number of steps whose weights are in the average.
     """
 
     loss_sum: float = 0.0
@@ -83,6 +84,7 @@ class Tally:
     stale: int = 0
     records: int = 0
     spans: list[list[float]] = field(default_factory=list)
+    averaged: int = 0
 
 
 class Trainer:
@@ -103,10 +105,14 @@ class Trainer:
     is therefore that of the time, for any change of speed. This depends on the clock, so it is recorded in
     ``tally.spans``; a repetition uses these records instead of the clock, and has the same rates at the same steps.
 
+    **Average.** With ``--average``, the weights that are validated, sampled from and written to ``model.safetensors``
+    are an average over steps, as soon as there is one; training continues from its own.
+
     Attributes:
         run: the run's folder.
         problem: what is trained.
         state: the current state.
+        average: the average of the weights; None if there is none, or not yet.
         outcome: why training ended: "finished", "time", "patience", "interrupted" or "diverged"; None before that.
         total_steps: the number of steps in the settings.
         last_step: the step to end at, with the outcome ``last_outcome``; differs from ``total_steps`` if a run that was
@@ -140,6 +146,8 @@ class Trainer:
         self.best: dict[str, Any] = {"step": 0, "metrics": None}
         self.recent: deque[StepRecord] = deque(maxlen=8)
         self.outcome: str | None = None
+        self.average: Tree | None = None
+        self._averaging, self._average_key = settings.averaging()
         self._set_aside: Tree | None = None  # the best weights of a regular validation, if replaced at a stop
         self._stops = 0  # the number of requests to stop
         self._abandonable = True  # whether no step is running
@@ -153,6 +161,11 @@ class Trainer:
         _, dropout = _generators(self.settings)
         params = self.fresh_params() if params is None else params
         self.state = start(params, self.optimizer, self.problem.init_carry(), dropout)
+
+    @property
+    def weights(self) -> Tree:
+        """The weights to validate and keep: the average, or if there is none the current ones."""
+        return self.state.params if self.average is None else self.average
 
     def fresh_params(self) -> Tree:
         """The initial parameters of a run with this seed."""
@@ -168,7 +181,7 @@ class Trainer:
         tree, notes = self.run.last()
         params = self.problem.init_params(np.random.default_rng(0))
         expected = {"params": params, "optimizer": self.optimizer.init(params), "carry": self.problem.init_carry()}
-        self.run.require(LAST, expected | ({SET_ASIDE: params} if SET_ASIDE in tree else {}), tree)
+        self.run.require(LAST, expected | {key: params for key in (SET_ASIDE, AVERAGE) if key in tree}, tree)
         rng = np.random.default_rng()
         rng.bit_generator.state = notes["rng"]
         # A checkpoint has plain tuples for named ones, and a step may return the keys of a dict in another order.
@@ -177,7 +190,7 @@ class Trainer:
         tally = notes["tally"]
         self.tally = Tally(**{name: tally[name] for name in vars(Tally()) if name in tally})
         self.blas_threads = Threads(changes_of(self.run.manifest.get("environment", {}), self.state.step))
-        self.saved, self._set_aside = self.state.step, tree.get(SET_ASIDE)
+        self.saved, self._set_aside, self.average = self.state.step, tree.get(SET_ASIDE), tree.get(AVERAGE)
         with suppress(UserError):  # if they are gone, the current weights replace them
             self.best = self.run.notes(BEST)
         lines = [*self.run.lines()]
@@ -186,7 +199,7 @@ class Trainer:
         self._seconds = max((line["seconds"] for line in lines if line["step"] <= self.state.step), default=0.0)
         checkpoint.write_atomically(self.run.path / METRICS, "".join(json.dumps(r) + "\n" for r in kept))
         limit = self.settings.max_time
-        if self.settings.has_end and (limit is not None or self.tally.spans):
+        if self.settings.follows_time and (limit is not None or self.tally.spans):
             whole = self.state.step * (1 + limit / self._seconds) if limit is not None and self._seconds else math.inf
             self._span(whole)
 
@@ -231,6 +244,7 @@ class Trainer:
                     units += step.weight
                     now = time.monotonic()
                     self._follow(first_step, now - started)
+                    self._take_average()
                     progress = self._progress(step, first_step, now - started)
                     validating = self.validates(step.step)
                     rate = units / max(now - logged, 1e-9)
@@ -244,7 +258,7 @@ class Trainer:
                         self.tally.records += 1
                         logged, units = time.monotonic(), 0.0
                     if progress.improved:
-                        self._save_best(state.params, state.step, self.tally.best)
+                        self._save_best(self.weights, state.step, self.tally.best)
                     elif validating and self._set_aside is not None:
                         self._save_best(self._set_aside, self.tally.best_step, self.tally.best)
                     if validating:
@@ -357,7 +371,7 @@ class Trainer:
             return
         # The states of diverging weights may not be finite; the record then has no measurements.
         with on_backend(self.settings.backend), np.errstate(all="ignore"), suppress(UserError):
-            probe = self.problem.probe(self.state.params)
+            probe = self.problem.probe(self.weights)
             if probe and self.validates(step.step) and (units := records.units(probe)):
                 record["units"] = units
             if probe and self._shows_flow(step.step):
@@ -370,7 +384,7 @@ class Trainer:
         for at, total in self.repeats:
             if at == step:
                 self._span(total)
-        if not limit or not self.settings.has_end or step < self.settings.warmup:  # a warm-up is counted in steps
+        if not limit or not self.settings.follows_time or step < self.settings.warmup:  # a warm-up is counted in steps
             return
         (at, total), then = self.tally.spans[-1] if self.tally.spans else (0, self.total_steps), self._spread
         if (step - at) * SPANS >= total or (seconds - then) * SPANS >= limit:
@@ -382,6 +396,23 @@ class Trainer:
         total = min(self.total_steps, steps)
         self.tally.spans.append([self.state.step, total])
         self.schedule = self.settings.make_schedule(self.learning_rate, total, self.problem.steps_per_epoch)
+
+    def _take_average(self) -> None:
+        """Take the weights of the step into the average, if it has begun or begins now."""
+        count, value = self.tally.averaged, self._average_key
+        total = self.tally.spans[-1][1] if self.tally.spans else self.total_steps
+        begins = {
+            "": False,
+            "ema": True,
+            "swa": self.state.step >= value * total,
+            "asgd": self.tally.stale >= value,
+        }
+        if not (count or begins[self._averaging]):
+            return
+        # The first weights are far from the later ones, so that an average begins with few of them.
+        share = 1 - min(value, (1 + count) / (10 + count)) if self._averaging == "ema" else 1 / (1 + count)
+        self.average = towards(self.weights, self.state.params, share)
+        self.tally.averaged += 1
 
     def _validate(self, record: dict[str, Any]) -> bool:
         """Validate, and return whether the weights are the best of all regular validations."""
@@ -414,7 +445,7 @@ class Trainer:
             if self.tally.best is not None and self._set_aside is None:
                 self._set_aside = self.run.params()
                 self.save()
-            self._save_best(self.state.params, self.state.step, measured)
+            self._save_best(self.weights, self.state.step, measured)
             progress.improved = True
         _append(metrics, record)
         progress.record = record
@@ -428,12 +459,12 @@ class Trainer:
             NotFinite: the deciding metric, the loss or the weights are not finite.
         """
         with on_backend(self.settings.backend), np.errstate(all="ignore"):  # what is not finite is reported below
-            found = self.problem.validate(self.state.params)
+            found = self.problem.validate(self.weights)
         if found is not None:
             metrics = {name: value for name, value in found.items() if math.isfinite(value) or name in self._decisive}
             record |= {f"valid_{name}": value for name, value in metrics.items()}
         else:  # the training loss is that of the weights before the step
-            finite = all(np.isfinite(leaf).all() for leaf in trees.leaves(self.state.params))
+            finite = all(np.isfinite(leaf).all() for leaf in trees.leaves(self.weights))
             metrics = {"loss": record["train_loss"] if finite else math.nan}
         if broken := [name for name in self._decisive if not math.isfinite(metrics[name])]:
             self.broken, value = broken[0], metrics[broken[0]]
@@ -457,12 +488,14 @@ class Trainer:
         tree = {"params": self.state.params, "optimizer": self.state.optimizer, "carry": self.state.carry}
         if self._set_aside is not None:
             tree[SET_ASIDE] = self._set_aside
+        if self.average is not None:
+            tree[AVERAGE] = self.average
         rng = self.state.rng.bit_generator.state
         notes = {"step": self.state.step, "rng": rng, "tally": vars(self.tally)}
         checkpoint.save(self.run.path / LAST, tree, notes)
         self.saved = self.state.step
         if self.best["metrics"] is None:  # so that a run that ends before its first validation can be used
-            self._save_best(self.state.params, self.state.step, None)
+            self._save_best(self.weights, self.state.step, None)
 
     def _close(self) -> None:
         failed = self.outcome is None and self.state.step == 0
