@@ -143,7 +143,7 @@ class Share(np.random.Generator):
 
 
 def dropout_mask(
-    shape: tuple[int, ...], rate: float, rng: np.random.Generator, dtype: Any = np.float32, *, axis: int = 0
+    shape: tuple[int, ...], rate: float, rng: np.random.Generator, dtype: Any = np.float32, *, axis: int | None = 0
 ) -> Array:
     """Zeros with probability ``rate``, and 1 / (1 - rate) elsewhere, so that a product keeps its expectation.
 
@@ -152,14 +152,17 @@ def dropout_mask(
         rate: the probability of a zero.
         rng: draws the mask; a ``Share`` draws that of the whole batch.
         dtype: of the mask.
-        axis: that of the batch.
+        axis: that of the batch; None if the mask is the same for all sequences, as one of parameters.
 
     Raises:
         ValueError: ``rate`` is outside [0, 1).
     """
     if not 0 <= rate < 1:
         raise ValueError(f"dropout: the rate is {rate}; it must be at least 0 and below 1")
-    draws = rng.draw(shape, axis) if isinstance(rng, Share) else rng.random(shape, dtype=np.float32)
+    if axis is not None and isinstance(rng, Share):
+        draws = rng.draw(shape, axis)
+    else:
+        draws = rng.random(shape, dtype=np.float32)
     mask: Array = np.asarray(draws >= rate, dtype) / np.asarray(1 - rate, dtype)
     return mask
 

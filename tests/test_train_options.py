@@ -204,7 +204,8 @@ def test_options_of_a_task_may_be_given_in_three_ways() -> None:
         "the task 'language-model' cannot be made: seq_length is 0; it must be at least 1"
     )
     assert refused("fox.txt", "--task-option", "seq=3") == (
-        "the task 'language-model' has no option called 'seq'. Its options: seq_length, level, valid_fraction, unknown"
+        "the task 'language-model' has no option called 'seq'. Its options: seq_length, level, valid_fraction, "
+        "unknown, tie, embedding_dropout"
     )
 
 
@@ -220,7 +221,7 @@ def test_every_option_may_stand_in_a_configuration_file() -> None:
     values = {
         "level": '"word"', "valid-fraction": "0.2", "unknown": '"skip"', "cell": '"lstm"', "hidden-size": "3",
         "num-layers": "2", "embedding-size": "4", "dropout": "0.5", "variational-dropout": "true",
-        "weight-dropout": "0.2", "dtype": '"float64"',
+        "tie": "true", "embedding-dropout": "0.1", "weight-dropout": "0.2", "dtype": '"float64"',
         "seq-length": "3", "batch-size": "2", "learning-rate": "1", "schedule": '"linear"', "optimizer": '"sgd"',
         "average": '"ema"',
         "grad-clip": "3", "epochs": "4", "steps": "2", "max-time": '"1h"', "patience": "9", "seed": "7",
@@ -237,7 +238,10 @@ def test_every_option_may_stand_in_a_configuration_file() -> None:
     run = configured("\n".join(lines) + "\n[cell-option]\nforget_bias = 3\n[ablate]\noutput = 1\n")
     assert run.name == "mine"
     s = run.settings
-    assert s.task_option == {"level": "word", "valid_fraction": 0.2, "unknown": "skip", "seq_length": 3}
+    assert s.task_option == {
+        "level": "word", "valid_fraction": 0.2, "unknown": "skip", "seq_length": 3, "tie": True,
+        "embedding_dropout": 0.1,
+    }  # fmt: skip
     assert (s.cell, s.hidden_size) == ("lstm", 3)
     assert (s.num_layers, s.embedding_size, s.dropout, s.variational_dropout, s.dtype) == (2, 4, 0.5, True, "float64")
     assert (s.weight_dropout, s.average) == (0.2, "ema")

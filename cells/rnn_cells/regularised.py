@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from minigrad import stepgraph, trees, vjp
+from minigrad import dropout_mask, stepgraph, trees, vjp
 from minigrad.graph import Graph, Level, Op, Operand, Value, classify, evaluate, prune
 from minigrad.scan.passes import clean, depends_on, split
 from minigrad.tensor import PRIMITIVES
@@ -138,11 +138,9 @@ def drop_weights(cell: Cell, params: Tree, rng: np.random.Generator | None) -> T
 
 
 def _mask(leaf: Any, place: Any, rate: float, rng: np.random.Generator) -> Array:
-    """A dropout mask for a part of a parameter, and 1 elsewhere. Every process of a group draws the whole mask."""
+    """A dropout mask for a part of a parameter, and 1 elsewhere."""
     mask: Array = np.ones(leaf.shape, leaf.dtype)
-    part = mask[place]
-    kept = rng.random(part.shape, np.float32) >= rate
-    mask[place] = kept.astype(leaf.dtype) / leaf.dtype.type(1 - rate)
+    mask[place] = dropout_mask(mask[place].shape, rate, rng, leaf.dtype, axis=None)
     return mask
 
 

@@ -270,7 +270,6 @@ MEANINGLESS = {
     "input-h5": "a text needs no preparation: give it as FILE",
     "input-json": "a text needs no preparation: give it as FILE",
     "checkpoint-dir": "a run is a folder in runs/, or where the environment variable RNN_RUNS says",
-    "tied": "the output's weights are never those of the embedding",
     "batchnorm": "there is no batch normalisation: --dropout is the regularisation that there is",
     "reset-iterations": "use --resume to continue a run, or --init-from to start one with its weights",
     "bidirectional": "where a task has the option directions (rnn tasks show TASK), give --task-option directions=2",

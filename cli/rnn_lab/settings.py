@@ -161,6 +161,23 @@ class CommonTaskOptions:
         aliases=("bptt",),
     )
 
+    tie: bool | None = setting(
+        None,
+        "Share the embedding and the output matrix; the embedding is by default as wide as the hidden size.",
+        "Network",
+        inherited=True,
+        shared=True,
+        aliases=("tied",),
+    )
+    embedding_dropout: float | None = setting(
+        None,
+        "Dropout rate of whole symbols of the vocabulary on the input, one mask per batch.",
+        "Network",
+        range="[0, 1)",
+        computed="0.0",
+        shared=True,
+        aliases=("dropoute",),
+    )
     weighted: bool | None = setting(
         None, "Weigh each class by the inverse of its frequency, for unbalanced classes.", "Task", shared=True
     )

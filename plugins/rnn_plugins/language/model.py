@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minigrad import affine, log_softmax, mean, one_hot, pick, scan, take, trees
+from minigrad import affine, dropout_mask, log_softmax, mean, one_hot, pick, scan, take, trees
 from minigrad.initializers import glorot_uniform, zeros
 from minigrad.scan import Lookup, stepper
 from minigrad.scan.planned import Stepper
@@ -39,6 +39,10 @@ class Model(task.Model):
         dropout: the rate before the head during training.
         variational: whether to use one dropout mask for all steps.
         dtype: of parameters and activations.
+        tied: whether the head's matrix is the embedding, turned, or if the cell's outputs have another width than that,
+            a projection onto its width followed by it.
+        embedding_dropout: the rate at which symbols are dropped from the inputs of a batch during training, wherever
+            they occur in it.
     """
 
     cell: Cell
@@ -47,22 +51,38 @@ class Model(task.Model):
     dropout: float = 0.0
     variational: bool = False
     dtype: str = "float32"
+    tied: bool = False
+    embedding_dropout: float = 0.0
 
     def shapes_known(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the parameters except the cell's."""
-        shapes = {"head.W": (self.cell.output_size, self.vocabulary_size), "head.b": (self.vocabulary_size,)}
+        size, classes = self.cell.output_size, self.vocabulary_size
+        shapes: dict[str, tuple[int, ...]] = {"head.b": (classes,)}
+        if not self.tied:
+            shapes["head.W"] = (size, classes)
+        elif self._projects:
+            shapes["head.P"] = (size, self.embedding_size)
         if self.embedding_size:
             shapes["embedding"] = (self.vocabulary_size, self.embedding_size)
         return shapes
 
     def init_params(self, rng: np.random.Generator) -> Tree:
-        """``cell``, ``head`` (W (H, V), b (V,)), and ``embedding`` (V, E) if there is one."""
+        """``cell``, ``head`` (W (H, V), b (V,)), and ``embedding`` (V, E) if there is one.
+
+        If it is tied, the head has no W, and P (H, E) if there is a projection; the embedding starts like W.
+        """
         size, classes = self.cell.output_size, self.vocabulary_size
         params: dict[str, Any] = {}
         if self.embedding_size:
-            params["embedding"] = rng.normal(0, 1, (classes, self.embedding_size)).astype(np.float32)
+            shape = (classes, self.embedding_size)
+            normal = not self.tied
+            params["embedding"] = rng.normal(0, 1, shape).astype(np.float32) if normal else glorot_uniform(rng, shape)
         params["cell"] = self.cell.init_params(rng)
-        params["head"] = {"W": glorot_uniform(rng, (size, classes)), "b": zeros(rng, (classes,))}
+        params["head"] = {"b": zeros(rng, (classes,))}
+        if not self.tied:
+            params["head"] = {"W": glorot_uniform(rng, (size, classes)), **params["head"]}
+        elif self._projects:
+            params["head"] = {"P": glorot_uniform(rng, (size, self.embedding_size)), **params["head"]}
         return trees.cast(params, self.dtype)
 
     def init_carry(self, size: int) -> Tree:
@@ -84,11 +104,26 @@ class Model(task.Model):
         """The cell's input for each symbol: embeddings, or one-hot rows, (V, I)."""
         return params["embedding"] if self.embedding_size else np.eye(self.vocabulary_size, dtype=self.dtype)
 
+    @property
+    def _projects(self) -> bool:
+        return self.cell.output_size != self.embedding_size
+
+    def head(self, params: Tree) -> Tree:
+        """The head as an affine map, ``W`` (H, V) and ``b`` (V,)."""
+        head = params["head"]
+        if not self.tied:
+            return head
+        turned = params["embedding"].T
+        return {"W": head["P"] @ turned if "P" in head else turned, "b": head["b"]}
+
     def states(
         self, params: Tree, carry: Tree, tokens: Array, *, mask: Any = None, rng: np.random.Generator | None = None
     ) -> tuple[Tree, Any]:
         """Symbols (T, B) -> the carry after them and the head's inputs, (T, B, output_size)."""
-        carry, ys = self.cell.unroll(params["cell"], carry, Lookup(self.table(params), tokens), mask=mask, rng=rng)
+        table = self.table(params)
+        if self.embedding_dropout and rng is not None:
+            table = table * dropout_mask((len(table), 1), self.embedding_dropout, rng, self.dtype, axis=None)
+        carry, ys = self.cell.unroll(params["cell"], carry, Lookup(table, tokens), mask=mask, rng=rng)
         if self.dropout and rng is not None:
             ys = drop_steps(ys, self.dropout, self.variational, rng)
         return carry, ys
@@ -98,7 +133,7 @@ class Model(task.Model):
     ) -> tuple[Tree, Any]:
         """Symbols (T, B) -> the carry after them and the logits of each next symbol, (T, B, V)."""
         carry, ys = self.states(params, carry, tokens, mask=mask, rng=rng)
-        return carry, affine(params["head"], ys)
+        return carry, affine(self.head(params), ys)
 
     def losses(
         self,
@@ -117,21 +152,22 @@ class Model(task.Model):
     def surprise(self, params: Tree, ys: Any, targets: Array) -> Any:
         """The head's inputs and the next symbols, (T, B) or (B,) -> -log p(symbol) of each, in nats."""
         if np.ndim(targets) == 1:
-            return _Head()(params["head"], (), (ys, targets))[1]
-        return scan(_Head(), params["head"], (), (ys, targets))[1]
+            return _Head()(self.head(params), (), (ys, targets))[1]
+        return scan(_Head(), self.head(params), (), (ys, targets))[1]
 
     def step(self, params: Tree, carry: Tree, tokens: Array) -> tuple[Tree, Array]:
         """One symbol each of B texts, (B,) -> the carry and the logits of the next, (B, V)."""
         carry, y = self.cell(params["cell"], carry, self.inputs(params, tokens))
-        return carry, affine(params["head"], y)
+        return carry, affine(self.head(params), y)
 
     def stepper(self, params: Tree, carry: Tree) -> Stepper | None:
         """``step`` prepared for many steps from ``carry`` on; None if no backend is faster."""
-        return stepper(_Scores(self.cell), params, carry, self.table(params))
+        return stepper(_Scores(self.cell), params | {"head": self.head(params)}, carry, self.table(params))
 
     def work(self) -> Work:
         """One step, from a symbol to the scores of the next, with the head but without the softmax."""
         params = self.init_params(np.random.default_rng(0))
+        params["head"] = self.head(params)
         x = np.zeros((1, self.cell.input_size), self.dtype)
         return Work(_Scores(self.cell), params, self.init_carry(1), x, not self.embedding_size)
 

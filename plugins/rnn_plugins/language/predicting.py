@@ -84,7 +84,7 @@ def contributions(language: Language, params: Tree, read: Sequence[int], symbol:
     def score(xs: Any) -> Any:
         repeated = trees.map(lambda leaf: np.repeat(leaf, xs.shape[1], axis=0), carry)
         _, ys = model.cell.unroll(params["cell"], repeated, xs)
-        return log_odds(affine(params["head"], ys[-1]), symbol)
+        return log_odds(affine(model.head(params), ys[-1]), symbol)
 
     found = integrated_gradients(score, np.asarray(model.inputs(params, last), model.dtype))
     steps = found.values.sum(1)

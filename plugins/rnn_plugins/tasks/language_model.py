@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -20,7 +19,19 @@ from rnn_plugins.language import Language
 from rnn_plugins.language.model import Model
 from rnn_plugins.language.sampling import Choice, opening, sample, write
 from rnn_plugins.tasks.blocks import with_width
-from rnn_plugins.tasks.task import Assessment, Batch, Data, Metric, Network, Part, Prediction, Purpose, Score, Task
+from rnn_plugins.tasks.task import (
+    Assessment,
+    Batch,
+    Data,
+    Metric,
+    Network,
+    Part,
+    Prediction,
+    Purpose,
+    Score,
+    Task,
+    check_ranges,
+)
 
 if TYPE_CHECKING:  # imported only where they are used, since rnn sample does not need them
     from rnn_plugins.data.corpus import Corpus
@@ -41,12 +52,16 @@ class LanguageModel(Task[Model]):
         level: the kind of symbols.
         valid_fraction: the share at the end of the text that is held out.
         unknown: how to treat symbols that are not in a given vocabulary.
+        tie: whether the output matrix is the embedding; see ``Model``.
+        embedding_dropout: the rate at which symbols are dropped from the inputs of a batch during training.
     """
 
     seq_length: int = 64
     level: Level = "char"
     valid_fraction: float = 0.1
     unknown: Unknown = "error"
+    tie: bool = False
+    embedding_dropout: float = 0.0
 
     metrics: ClassVar[Mapping[str, Metric]] = {
         "loss": Metric("nats", "min", "NATS"),
@@ -54,7 +69,7 @@ class LanguageModel(Task[Model]):
     }
     compared: ClassVar[str] = "bits_per_character"
     default_files: ClassVar[tuple[str, ...]] = ("builtin:latex",)
-    of_weights: ClassVar[tuple[str, ...]] = ("level",)
+    of_weights: ClassVar[tuple[str, ...]] = ("level", "tie")
     of_evaluation: ClassVar[Mapping[str, Any]] = {"unknown": "replace"}
     takes_text: ClassVar[bool] = True
 
@@ -64,10 +79,7 @@ class LanguageModel(Task[Model]):
         Raises:
             ValueError: an option is out of range.
         """
-        if self.seq_length < 1:
-            raise ValueError(f"seq_length is {self.seq_length}; it must be at least 1")
-        if not 0 <= self.valid_fraction < 1:
-            raise ValueError(f"valid_fraction is {self.valid_fraction:g}; it must be at least 0 and below 1")
+        check_ranges(self, {"seq_length": 1}, ["valid_fraction", "embedding_dropout"])
 
     @property
     def unit(self) -> str:  # type: ignore[override]
@@ -166,7 +178,7 @@ class LanguageModel(Task[Model]):
         """The data with another text held out."""
         ratio = "characters_per_symbol"
         facts = {**data.facts, ratio: {**data.facts[ratio], "valid": held_out.facts[ratio]["valid"]}}
-        return dataclasses.replace(data, valid=held_out.valid, facts=facts)
+        return replace(data, valid=held_out.valid, facts=facts)
 
     def check_facts(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         """Check the vocabulary, the opening, the range of the ratios, and the digest and size of the text.
@@ -187,15 +199,35 @@ class LanguageModel(Task[Model]):
         return facts
 
     def resolve(self, facts: Mapping[str, Any], network: Network) -> Network:
-        """The network with the width of its embedding: as given, or a default for the number of symbols."""
-        return with_width(network, len(vocabulary_of(facts)))
+        """The network with the width of its embedding: as given, or a default for the number of symbols.
+
+        Raises:
+            UserError: the embedding is to be tied, and there is none.
+        """
+        if not self.tie:
+            return with_width(network, len(vocabulary_of(facts)))
+        if network.embedding_size == 0:
+            raise UserError(
+                "--tie makes the embedding the output matrix, and with --embedding-size 0 there is none: leave one of "
+                "them out"
+            )
+        return network if network.embedding_size else replace(network, embedding_size=network.hidden_size)
 
     def model(self, facts: Mapping[str, Any], network: Network) -> Model:
         """Embedding or one-hot, the cell, a linear head."""
         network, symbols = self.resolve(facts, network), len(vocabulary_of(facts))
         embedding = network.embedding_size or 0
         cell = network.make_cell(embedding or symbols)
-        return Model(cell, symbols, embedding, network.dropout, network.variational_dropout, network.dtype)
+        return Model(
+            cell,
+            symbols,
+            embedding,
+            network.dropout,
+            network.variational_dropout,
+            network.dtype,
+            self.tie,
+            self.embedding_dropout,
+        )
 
     def fit(self, data: Data, size: int) -> tuple[LanguageModel, int, str]:
         """Reduce sequence length and batch size if the text is too short for them."""
@@ -211,7 +243,7 @@ class LanguageModel(Task[Model]):
         if reduced:
             what = " and ".join(reduced)
             notice = f"the text is short ({pairs + 1:,} symbols to train on), which reduces {what}"
-        return dataclasses.replace(self, seq_length=length), lanes, notice
+        return replace(self, seq_length=length), lanes, notice
 
     def steps_per_epoch(self, data: Data, size: int) -> int:
         """Batches along a lane, without the last, incomplete one."""
