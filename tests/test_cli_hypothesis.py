@@ -56,6 +56,7 @@ VALUES: dict[str, tuple[st.SearchStrategy[Any], st.SearchStrategy[Any]]] = {
     "variational-dropout": FLAG,
     "tie": FLAG,
     "embedding-dropout": (st.floats(0, 0.99), ODD),
+    "zoneout": (st.floats(0, 0.99), ODD),
     "weight-dropout": (st.floats(0, 0.99), ODD),
     "dtype": (words("float32 float64"), words("float16")),
     "seq-length": (SMALL | st.just(1000), ODD),

@@ -15,6 +15,7 @@ from minigrad.functions import Share
 from minigrad.scan import available_backends, use_backend
 from minigrad.scan.planned import watched
 from rnn_cells import Bidirectional, Cell, Stacked
+from rnn_cells.anatomy import anatomy
 from rnn_cells.gru import GRU
 from rnn_cells.lstm import LSTM, CoupledLSTM, PeepholeLSTM
 from rnn_cells.regularised import Regularised, drop_weights, recurrent_weights
@@ -24,7 +25,7 @@ from rnn_lab.sessions import same_weights
 from rnn_lab.settings import Settings
 from rnn_plugins import registry
 from rnn_plugins.language.model import Model
-from rnn_plugins.tasks.decoding import Decoder
+from rnn_plugins.tasks.decoding import Decoder, shifted
 from rnn_plugins.tasks.task import Network
 from rnn_plugins.testing import check_cell
 
@@ -218,7 +219,140 @@ def test_a_decoder_drops_weights_too():
     np.testing.assert_array_equal(found, decoder.losses(dropped, carry, None, targets))
 
 
-@pytest.mark.parametrize("cell", [Regularised(LSTM(3, 4), RATE), Regularised(GRU(3, 4), 0.2)], ids=str)
+# --- zoneout ---------------------------------------------------------------------------------------------------------
+
+
+def zoned_by_hand(cell, params, carry, xs, kept):
+    """The last carry and the outputs of a cell with zoneout, by a loop; ``kept`` is a number, or bools per state."""
+    ys = []
+    for t in range(len(xs)):
+        new, y = cell(params, carry, xs[t])
+        for index, (before, after) in enumerate(trees.zip_leaves(carry, new)):
+            share = kept if isinstance(kept, float) else kept[index][t]
+            mixed = share * before + (1 - share) * after
+            y = mixed if y is after else y
+            new = trees.unflatten(new, [mixed if leaf is after else leaf for leaf in trees.leaves(new)])
+        carry = new
+        ys.append(y)
+    return carry, np.stack(ys)
+
+
+ZONED = [RNN(3, 4), GRU(3, 4), LSTM(3, 4), Deep(3, 4)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("cell", ZONED, ids=str)
+def test_states_keep_their_values_or_a_share_of_them(cell, backend, training):
+    zoning = Regularised(cell, zoneout=0.3)
+    params, carry, xs = sample(cell)
+    kept = [mask.astype(float) for mask in zoning.draw(*xs.shape[:2], np.random.default_rng(6))] if training else 0.3
+    expected = zoned_by_hand(cell, params, carry, xs, kept)
+    with use_backend(backend), watched() as calls:
+        found = zoning.unroll(params, carry, xs, rng=np.random.default_rng(6) if training else None)
+    assert backend == "reference" or [call.backend for call in calls] == [backend]
+    for a, b in trees.zip_leaves(found, expected):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_gradient_of_zoneout_by_differences(backend):
+    cell = Regularised(LSTM(3, 4), RATE, 0.3)
+    params, carry, xs = sample(cell)
+    direction = trees.map(lambda p: np.random.default_rng(3).standard_normal(p.shape), params)
+
+    def along(step):
+        moved = trees.map(lambda p, d: p + step * d, params, direction)
+        return float(loss_of(cell, moved, carry, xs, np.random.default_rng(7)))
+
+    with use_backend(backend):
+        _, gradient = value_and_grad(lambda p: loss_of(cell, p, carry, xs, np.random.default_rng(7)))(params)
+        expected = sum(float((g * d).sum()) for g, d in trees.zip_leaves(gradient, direction))
+        assert (along(1e-6) - along(-1e-6)) / 2e-6 == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_lstms_hidden_state_is_computed_before_the_zoneout_of_its_memory():
+    cell = Regularised(LSTM(3, 4), zoneout=0.5)
+    params, (h, c), xs = sample(cell)
+    (_, new), _ = cell.cell(params, (h, c), xs[0])
+    nothing, all_of_it = np.zeros(c.shape, bool), np.ones(c.shape, bool)
+    (found, kept), y = cell.step(params, (h, c), xs[0], (nothing, all_of_it))
+    np.testing.assert_array_equal(kept, c)
+    assert not np.allclose(c, new)
+    np.testing.assert_array_equal(found, cell.cell(params, (h, c), xs[0])[1])
+    assert y is found
+
+
+def test_a_state_that_is_no_number_is_left_alone():
+    class Counting(RNN):
+        def init_carry(self, size):
+            return {"h": super().init_carry(size), "n": np.zeros((size, 1), np.int64)}
+
+        def __call__(self, params, carry, x):
+            h, _ = super().__call__(params, carry["h"], x)
+            return {"h": h, "n": carry["n"] + 1}, h
+
+    cell = Regularised(Counting(3, 4), zoneout=0.5)
+    params, _, xs = sample(cell.cell)
+    carry = {"h": np.zeros((3, 4)), "n": np.zeros((3, 1), np.int64)}
+    last, _ = cell.unroll(params, carry, xs, rng=np.random.default_rng(0))
+    assert (last["n"] == len(xs)).all()
+    assert len(cell.draw(5, 3, np.random.default_rng(0))) == 1
+
+
+def test_a_share_of_a_batch_has_its_rows_of_zoneout():
+    cell = Stacked([Regularised(LSTM(3, 4), RATE, 0.4), Regularised(GRU(4, 4), 0.0, 0.4)], 0.3)
+    params, carry, xs = sample(cell, batch=6)
+    _, whole = cell.unroll(params, carry, xs, rng=np.random.default_rng(5))
+    for rows in (slice(0, 2), slice(2, 6)):
+        share = Share(np.random.default_rng(5).bit_generator, rows, 6)
+        part = trees.map(lambda leaf, rows=rows: leaf[rows], carry)
+        _, ys = cell.unroll(params, part, xs[:, rows], rng=share)
+        np.testing.assert_allclose(ys, whole[:, rows], rtol=1e-11, atol=1e-13)
+
+
+def test_sequences_end_where_they_end():
+    cell = Regularised(LSTM(3, 4), zoneout=0.4)
+    params, carry, xs = sample(cell)
+    lengths = np.array([5, 2, 3])
+    last, ys = cell.unroll(params, carry, xs, lengths=lengths, rng=np.random.default_rng(5))
+    _, whole = cell.unroll(params, carry, xs, rng=np.random.default_rng(5))
+    for b, length in enumerate(lengths):
+        np.testing.assert_array_equal(ys[:length, b], whole[:length, b])
+        np.testing.assert_array_equal(last[0][b], whole[length - 1, b])
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_decoder_zones_out_too(stacked):
+    def make(width):
+        cells = [Regularised(LSTM(width, 5), zoneout=0.4), Regularised(LSTM(5, 5), zoneout=0.4)]
+        return Stacked(cells) if stacked else cells[0]
+
+    network = Network(make, 5, embedding_size=6, dtype="float64")
+    decoder = Decoder.make(network, 9, attention="none", memory_size=0, summary_size=0)
+    rng = np.random.default_rng(0)
+    params, targets = decoder.init_params(rng), rng.integers(2, 9, (4, 3))
+    carry = trees.cast(decoder.cell.init_carry(3), "float64")
+    found = decoder.losses(params, carry, None, targets, rng=np.random.default_rng(4))
+    xs = params["embedding"][shifted(targets)]
+    _, ys = decoder.cell.unroll(params["cell"], carry, xs, rng=np.random.default_rng(4))
+    logits = ys @ params["head"]["W"] + params["head"]["b"]
+    expected = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    plain = decoder.losses(params, carry, None, targets)
+    assert not np.allclose(found, plain)
+
+
+def test_states_have_the_names_that_they_have_without():
+    for cell in (Regularised(LSTM(3, 4), zoneout=0.4), Stacked([Regularised(LSTM(3, 4), zoneout=0.4), LSTM(4, 4)])):
+        assert {state.name for state in anatomy(cell).states} == {"h", "c"}
+        assert len(anatomy(cell).activations) == 5 * (1 + isinstance(cell, Stacked))
+
+
+REGULARISED = [Regularised(LSTM(3, 4), RATE), Regularised(GRU(3, 4), 0.2, 0.3), Regularised(LSTM(3, 4), zoneout=0.3)]
+
+
+@pytest.mark.parametrize("cell", REGULARISED, ids=str)
 def test_it_passes_what_every_cell_must(cell):
     check_cell(cell).raise_if_failed()
 
@@ -235,6 +369,10 @@ def test_a_rate_out_of_range():
         Regularised(LSTM(3, 4), 1)
     with pytest.raises(ValueError, match="no matrix of parameters multiplies a state"):
         Regularised(Copy(4, 4), 0.5)
+    with pytest.raises(ValueError, match=r"zoneout is -0.1; it must be at least 0 and below 1"):
+        Regularised(LSTM(3, 4), zoneout=-0.1)
+    with pytest.raises(ValueError, match="it has its own method for running along a sequence"):
+        Regularised(Stacked([LSTM(3, 4)]), zoneout=0.5)
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
@@ -247,8 +385,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("home")
-def test_another_rate_is_another_run():
-    runs = [trained("fox.txt", *SMALL, "--weight-dropout", rate)[0] for rate in ("0", "0.5", "0.5")]
+@pytest.mark.parametrize("option", ["--weight-dropout", "--zoneout"])
+def test_another_rate_is_another_run(option):
+    runs = [trained("fox.txt", *SMALL, option, rate)[0] for rate in ("0", "0.5", "0.5")]
     assert same_weights(runs[1], runs[2])
     assert not same_weights(runs[0], runs[1])
 
@@ -259,6 +398,7 @@ def test_without_the_option_the_cell_is_the_plain_one():
 
     assert network_of(Settings(), make).make_cell(3) == LSTM(3, 4)
     assert network_of(Settings(weight_dropout=0.2), make).make_cell(3) == Regularised(LSTM(3, 4), 0.2)
+    assert network_of(Settings(zoneout=0.1), make).make_cell(3) == Regularised(LSTM(3, 4), 0.0, 0.1)
     layers = network_of(Settings(weight_dropout=0.2, num_layers=2), make).make_cell(3).cells
     assert layers == (Regularised(LSTM(3, 4), 0.2), Regularised(LSTM(4, 4), 0.2))
 
@@ -283,6 +423,10 @@ class Decides(Cell):
     def __call__(self, params, h, x):
         h = tanh(affine(params["both"], concat(h, x))) if h.sum() < 1e9 else h
         return h, h
+
+class Winding(Diagonal):
+    def unroll(self, params, carry, xs, **options):
+        return super().unroll(params, carry, xs, **options)
 """
 
 
@@ -296,5 +440,9 @@ def test_what_has_no_recurrent_matrix_is_refused():
     assert refused("fox.txt", *SMALL, "--cell", "cells.py:Decides", "--weight-dropout", "0.5") == (
         "--weight-dropout is 0.5, but the step of the cell 'cells.py:Decides' cannot be written as a graph: it decides "
         "by the value of a tensor (if, while, bool, float, int or item); leave it out"
+    )
+    assert refused("fox.txt", *SMALL, "--cell", "cells.py:Winding", "--zoneout", "0.5") == (
+        "--zoneout is 0.5, but the cell 'cells.py:Winding' has its own method for running along a sequence; "
+        "leave it out"
     )
     assert refused("fox.txt", "--weight-dropout", "1") == "--weight-dropout is 1; it must be at least 0 and below 1"

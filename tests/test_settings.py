@@ -249,35 +249,35 @@ def test_a_warm_up_takes_no_negative_number_of_steps() -> None:
 class More(Settings):
     """The settings of a program with more options."""
 
-    zoneout: float = setting(
-        0.25, "Rate of zoneout.", "Network", range="[0, 1)", changeable=True, shared=True, aliases=("zone",)
+    leak: float = setting(
+        0.25, "Rate of leakage.", "Network", range="[0, 1)", changeable=True, shared=True, aliases=("leaky",)
     )
-    tie: Literal["none", "all"] = setting("none", "Weights to tie.", "Network", inherited=True)
+    share: Literal["none", "all"] = setting("none", "Weights to share.", "Network", inherited=True)
     gain: dict[str, float] = setting({}, "Gain of a gate.", "Training", metavar="GATE=X", example="forget=1", of="cell")
 
 
 def test_a_setting_is_one_field(tmp_path: Path) -> None:
     """The option, its help, the configuration file, the check, the lists and the documentation follow from it."""
     options = by_section(of_settings(More))
-    zoneout, tie, gain = (next(o for o in options if o.name == name) for name in ("zoneout", "tie", "gain"))
-    assert (zoneout.opts, zoneout.group, zoneout.aliases) == (["--zoneout"], "Network", ("zone",))
+    leak, share, gain = (next(o for o in options if o.name == name) for name in ("leak", "share", "gain"))
+    assert (leak.opts, leak.group, leak.aliases) == (["--leak"], "Network", ("leaky",))
     context = click.Context(click.Command("train"))
-    assert zoneout.get_help_record(context) == ("--zoneout X", "Rate of zoneout.  [default: 0.25]")
-    assert tie.get_help_record(context) == ("--tie [none|all]", "Weights to tie.  [default: none]")
+    assert leak.get_help_record(context) == ("--leak X", "Rate of leakage.  [default: 0.25]")
+    assert share.get_help_record(context) == ("--share [none|all]", "Weights to share.  [default: none]")
     assert gain.get_help_record(context) == ("--gain GATE=X", "Gain of a gate.")
-    (tmp_path / "c.toml").write_text("zoneout = 0.5\n[gain]\nforget = 2\n")
+    (tmp_path / "c.toml").write_text("leak = 0.5\n[gain]\nforget = 2\n")
     config = read_config(str(tmp_path / "c.toml"), options=options)
     settings = More(**config)
-    assert (settings.zoneout, settings.gain, settings.hidden_size) == (0.5, {"forget": 2}, 256)
+    assert (settings.leak, settings.gain, settings.hidden_size) == (0.5, {"forget": 2}, 256)
     assert More.from_json(settings.to_json()) == settings
     assert "gain" not in merge(config, {"cell": "lstm"}, cls=More)
     with pytest.raises(UserError) as caught:
-        More(zoneout=1)
-    assert str(caught.value) == "--zoneout is 1; it must be at least 0 and below 1"
-    assert "zoneout" in named("changeable", More)
-    assert "zoneout" in named("shared", More)
-    assert "tie" in named("inherited", More)
-    assert "| `--zoneout` | `X` | 0.25 | Rate of zoneout. |" in tables(More)
+        More(leak=1)
+    assert str(caught.value) == "--leak is 1; it must be at least 0 and below 1"
+    assert "leak" in named("changeable", More)
+    assert "leak" in named("shared", More)
+    assert "share" in named("inherited", More)
+    assert "| `--leak` | `X` | 0.25 | Rate of leakage. |" in tables(More)
 
 
 def test_what_may_change_and_what_is_taken_over() -> None:
@@ -287,6 +287,7 @@ def test_what_may_change_and_what_is_taken_over() -> None:
     }  # fmt: skip
     assert set(named("inherited")) == {
         "task", "task_option", "cell", "cell_option", "ablate", "hidden_size", "num_layers", "embedding_size", "level",
+        "tie",
     }  # fmt: skip
 
 

@@ -221,7 +221,8 @@ def test_every_option_may_stand_in_a_configuration_file() -> None:
     values = {
         "level": '"word"', "valid-fraction": "0.2", "unknown": '"skip"', "cell": '"lstm"', "hidden-size": "3",
         "num-layers": "2", "embedding-size": "4", "dropout": "0.5", "variational-dropout": "true",
-        "tie": "true", "embedding-dropout": "0.1", "weight-dropout": "0.2", "dtype": '"float64"',
+        "tie": "true", "embedding-dropout": "0.1", "weight-dropout": "0.2", "zoneout": "0.1",
+        "dtype": '"float64"',
         "seq-length": "3", "batch-size": "2", "learning-rate": "1", "schedule": '"linear"', "optimizer": '"sgd"',
         "average": '"ema"',
         "grad-clip": "3", "epochs": "4", "steps": "2", "max-time": '"1h"', "patience": "9", "seed": "7",
@@ -244,7 +245,7 @@ def test_every_option_may_stand_in_a_configuration_file() -> None:
     }  # fmt: skip
     assert (s.cell, s.hidden_size) == ("lstm", 3)
     assert (s.num_layers, s.embedding_size, s.dropout, s.variational_dropout, s.dtype) == (2, 4, 0.5, True, "float64")
-    assert (s.weight_dropout, s.average) == (0.2, "ema")
+    assert (s.weight_dropout, s.zoneout, s.average) == (0.2, 0.1, "ema")
     assert (s.batch_size, s.learning_rate, s.schedule, s.optimizer) == (2, 1.0, "linear", "sgd")
     assert (s.grad_clip, s.epochs, s.steps, s.max_time, s.patience, s.seed) == ("3", 4.0, 2, 3600.0, 9, 7)
     assert (s.valid_every, s.log_every, s.backend) == (3, 2, "reference")

@@ -74,6 +74,7 @@ def files(run: Run) -> dict[str, Any]:
         ),
         ({"cell": "lstm-peephole", "dropout": 0.2, "variational_dropout": True, "num_layers": 2}, "finished"),
         ({"cell": "lstm", "weight_dropout": 0.5, "dropout": 0.2, "num_layers": 2}, "finished"),
+        ({"cell": "lstm", "weight_dropout": 0.2, "zoneout": 0.2, "num_layers": 2}, "finished"),
         ({"average": "ema:decay=0.9"}, "finished"),
         ({"tie": True, "embedding_dropout": 0.3, "weight_dropout": 0.3}, "finished"),
         ({"average": "swa:start=0.5", "schedule": "constant"}, "finished"),

@@ -16,6 +16,7 @@ from minigrad.stepgraph import size_of
 from minigrad.tensor import PRIMITIVES
 from minigrad.trees import Tree
 from rnn_cells.cell import Cell
+from rnn_cells.regularised import Regularised
 from rnn_cells.stacked import Stacked
 
 Array: TypeAlias = NDArray[Any]
@@ -261,6 +262,8 @@ def _states(cell: Cell, carry: Tree, graph: Graph | None) -> tuple[State, ...]:
             found += [State(s.name, layer, s.size, before + s.index) for s in anatomy(below).states]
             before += len(trees.leaves(part))
         return tuple(found)
+    if isinstance(cell, Regularised):
+        return anatomy(cell.cell).states
     leaves, paths, indices = trees.leaves(carry), trees.paths(carry), indices_of_states(carry)
     outputs = [index for index in indices if graph and graph.outputs[index] is graph.outputs[-1]]
 

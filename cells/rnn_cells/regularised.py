@@ -1,4 +1,4 @@
-"""A cell with recurrent regularisation in training: weights of its recurrent matrices dropped.
+"""A cell with recurrent regularisation in training: recurrent weights dropped, states kept as they were.
 
 What multiplies a state is read from the step's graph, so it works for every cell whose step can be traced.
 """
@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from minigrad import dropout_mask, stepgraph, trees, vjp
+from minigrad import dropout_mask, scan, stepgraph, trees, vjp, where
 from minigrad.graph import Graph, Level, Op, Operand, Value, classify, evaluate, prune
 from minigrad.scan.passes import clean, depends_on, split
 from minigrad.tensor import PRIMITIVES
@@ -30,18 +30,25 @@ PRODUCTS = ("matmul", "einsum")
 
 @dataclass(frozen=True)
 class Regularised(Cell):
-    """A cell with regularisation in training. Its parameters, carry and sizes stay the same, and so do its steps.
+    """A cell with regularisation in training. Its parameters, carry and sizes stay the same.
 
     **Weight dropout** is DropConnect on the recurrent matrices (Merity, Keskar and Socher 2018, arXiv:1708.02182): each
     of their weights is 0 with probability p, and w / (1 - p) otherwise, in one mask for all sequences of a batch and
     all steps.
 
+    **Zoneout** (Krueger et al. 2017, arXiv:1606.01305): at each step, each number of each state keeps its value with
+    probability z, and otherwise becomes the cell's new one. Outside training, it becomes the expectation,
+    z * old + (1 - z) * new. The cell computes its new states from the old ones as without it; an output that is one of
+    the states is the resulting one.
+
     Attributes:
         cell: the cell.
         weight_dropout: p; 0 for none.
+        zoneout: z; 0 for none.
 
     Raises:
-        ValueError: a rate is outside [0, 1), or there is no recurrent matrix.
+        ValueError: a rate is outside [0, 1), there is no recurrent matrix to drop weights of, or the cell runs along a
+            sequence by a method of its own, so that its states are not accessible.
         TraceError: the step cannot be traced, so that its recurrent matrices are unknown.
     """
 
@@ -49,10 +56,14 @@ class Regularised(Cell):
     hidden_size: int = field(init=False)
     cell: Cell
     weight_dropout: float = 0.0
+    zoneout: float = 0.0
 
-    def __init__(self, cell: Cell, weight_dropout: float = 0.0) -> None:
-        if not 0 <= weight_dropout < 1:
-            raise ValueError(f"Regularised: weight_dropout is {weight_dropout}; it must be at least 0 and below 1")
+    def __init__(self, cell: Cell, weight_dropout: float = 0.0, zoneout: float = 0.0) -> None:
+        for name, rate in (("weight_dropout", weight_dropout), ("zoneout", zoneout)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"Regularised: {name} is {rate}; it must be at least 0 and below 1")
+        if zoneout and type(cell).unroll is not Cell.unroll:
+            raise ValueError("it has its own method for running along a sequence")
         if weight_dropout and all(place is None for place in recurrent_weights(cell)):
             raise ValueError("no matrix of parameters multiplies a state on its way to the next one")
         for name, value in (
@@ -60,6 +71,7 @@ class Regularised(Cell):
             ("hidden_size", cell.hidden_size),
             ("cell", cell),
             ("weight_dropout", weight_dropout),
+            ("zoneout", zoneout),
         ):
             object.__setattr__(self, name, value)
 
@@ -92,8 +104,32 @@ class Regularised(Cell):
         return self.cell.init_carry(batch_size)
 
     def __call__(self, params: Tree, carry: Tree, x: Any) -> tuple[Tree, Any]:
-        """One step of the cell, without masks."""
-        return self.cell(params, carry, x)
+        """One step, as outside training."""
+        return self.step(params, carry, x, ())
+
+    def step(self, params: Tree, carry: Tree, x: Any, kept: Sequence[Any]) -> tuple[Tree, Any]:
+        """One step with masks of zoneout, as ``draw`` draws them for all steps; without them, with the expectation."""
+        new, y = self.cell(params, carry, x)
+        if not self.zoneout:
+            return new, y
+        masks = iter(kept)
+
+        def mixed(before: Any, after: Any) -> Any:
+            nonlocal y
+            if after.dtype.kind != "f":
+                return after
+            result = where(next(masks), before, after) if kept else self.zoneout * before + (1 - self.zoneout) * after
+            y = result if y is after else y
+            return result
+
+        return trees.map(mixed, carry, new), y
+
+    def draw(self, steps: int, size: int, rng: np.random.Generator) -> tuple[Array, ...]:
+        """Where states keep their values: bools for each state, (T, B, ...); none without zoneout."""
+        if not self.zoneout:
+            return ()
+        states = [leaf.shape[1:] for leaf in trees.leaves(self.init_carry(1)) if leaf.dtype.kind == "f"]
+        return tuple(dropout_mask((steps, size, *shape), self.zoneout, rng, axis=1) == 0 for shape in states)
 
     def unroll(
         self,
@@ -108,7 +144,25 @@ class Regularised(Cell):
     ) -> tuple[Tree, Any]:
         """The cell along a sequence, with masks if there is ``rng``; see ``Cell.unroll``."""
         params = drop_weights(self, params, rng)
-        return self.cell.unroll(params, carry, xs, lengths=lengths, mask=mask, reverse=reverse, rng=rng)
+        if not self.zoneout:
+            return self.cell.unroll(params, carry, xs, lengths=lengths, mask=mask, reverse=reverse, rng=rng)
+        if rng is None:
+            return super().unroll(params, carry, xs, lengths=lengths, mask=mask, reverse=reverse)
+        self._check(params, carry, xs)
+        steps, size = xs.shape[:2]
+        kept = self.draw(steps, size, rng)
+        return scan(_Zoned(self), params, carry, (xs, kept), lengths=lengths, mask=mask, reverse=reverse)
+
+
+@dataclass(frozen=True)
+class _Zoned:
+    """A step in training, whose input has masks of zoneout."""
+
+    cell: Regularised
+
+    def __call__(self, params: Tree, carry: Tree, x: tuple[Any, Sequence[Any]]) -> tuple[Tree, Any]:
+        """One step."""
+        return self.cell.step(params, carry, *x)
 
 
 def drop_weights(cell: Cell, params: Tree, rng: np.random.Generator | None) -> Tree:

@@ -1,4 +1,4 @@
-"""``--weight-dropout``: cells that are regularised in training."""
+"""``--weight-dropout`` and ``--zoneout``: cells that are regularised in training."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ def regularised(layers: Sequence[Cell], settings: Settings) -> list[Cell]:
     """The layers as the settings regularise them.
 
     Raises:
-        UserError: they have no recurrent matrices, or these are unknown.
+        UserError: the cell does not have what is to be regularised.
     """
-    if not settings.weight_dropout:
+    if not (settings.weight_dropout or settings.zoneout):
         return list(layers)
+    name = settings.cell
+    if settings.zoneout and type(layers[0]).unroll is not Cell.unroll:
+        raise UserError(
+            f"--zoneout is {settings.zoneout:g}, but the cell {name!r} has its own method for running along a "
+            "sequence; leave it out"
+        )
     try:
-        return [Regularised(layer, settings.weight_dropout) for layer in layers]
+        return [Regularised(layer, settings.weight_dropout, settings.zoneout) for layer in layers]
     except TraceError as error:
-        reason = f"the step of the cell {settings.cell!r} cannot be written as a graph: {error}"
+        reason = f"the step of the cell {name!r} cannot be written as a graph: {error}"
     except ValueError:
-        reason = f"in the cell {settings.cell!r} no matrix of parameters multiplies a state"
+        reason = f"in the cell {name!r} no matrix of parameters multiplies a state"
     raise UserError(f"--weight-dropout is {settings.weight_dropout:g}, but {reason}; leave it out")

@@ -251,6 +251,13 @@ class Network:
         shared=True,
         aliases=("wdrop",),
     )
+    zoneout: float = setting(
+        0.0,
+        "Probability that a number of a state keeps its value at a step.",
+        "Network",
+        range="[0, 1)",
+        shared=True,
+    )
     dtype: Literal["float32", "float64"] = setting(
         "float32", "Floating-point type of weights and activations.", "Network", shared=True
     )

@@ -17,6 +17,7 @@ from minigrad.scan import Lookup
 from minigrad.tensor import value_of
 from minigrad.trees import Tree
 from rnn_cells import Bidirectional, Cell, Stacked
+from rnn_cells.regularised import Regularised
 from rnn_plugins.data.images import Named, as_image
 from rnn_plugins.data.vectors import vectors_of
 from rnn_plugins.errors import UserError
@@ -211,38 +212,47 @@ def dense(rng: np.random.Generator, inputs: int, outputs: int) -> Tree:
     return {"W": glorot_uniform(rng, (inputs, outputs)), "b": zeros(rng, (outputs,))}
 
 
-def masks_between(
+def step_masks(
     cell: Cell, steps: int, size: int, rate: float, variational: bool, rng: np.random.Generator, dtype: str
-) -> tuple[Array, ...]:
-    """Dropout masks for the outputs between the layers of a stack, (T, B, O) each; none if there is one layer.
+) -> tuple[dict[str, Any], ...]:
+    """The masks within a cell or stack in training, by layer, each (T, B, ...); none if no layer has any.
 
-    They are inputs of a step that calls the cell with ``masked_step``.
+    ``input`` multiplies what a layer gets from the one below; ``kept`` is of its zoneout (``Regularised.draw``). They
+    are inputs of a step that calls the cell with ``masked_step``.
 
     Args:
         cell: the cell.
         steps: T.
         size: B.
-        rate: of dropout.
-        variational: whether all steps have the same mask.
+        rate: of dropout between layers.
+        variational: whether all steps have the same dropout mask.
         rng: draws them.
         dtype: of the masks.
     """
-    below = cell.cells[:-1] if isinstance(cell, Stacked) else ()
-    shapes = [(1 if variational else steps, size, layer.output_size) for layer in below]
-    masks = [dropout_mask(shape, rate, rng, dtype, axis=1) for shape in shapes]
-    return tuple(np.ascontiguousarray(np.broadcast_to(mask, (steps, *mask.shape[1:]))) for mask in masks)
+    layers = cell.cells if isinstance(cell, Stacked) else (cell,)
+    masks: list[dict[str, Any]] = [{} for _ in layers]
+    if rate:
+        for above, layer in zip(masks[1:], layers, strict=False):
+            mask = dropout_mask((1 if variational else steps, size, layer.output_size), rate, rng, dtype, axis=1)
+            above["input"] = np.ascontiguousarray(np.broadcast_to(mask, (steps, *mask.shape[1:])))
+    for own, layer in zip(masks, layers, strict=True):
+        if isinstance(layer, Regularised) and layer.zoneout:
+            own["kept"] = layer.draw(steps, size, rng)
+    return tuple(masks) if any(masks) else ()
 
 
 def masked_step(cell: Cell, params: Tree, carry: Tree, x: Any, masks: Sequence[Any]) -> tuple[Tree, Any]:
-    """One step of a cell whose outputs between layers are multiplied by masks (B, O); without masks, the cell's own."""
+    """One step of a cell with the masks that ``step_masks`` gives for it; without masks, the cell's own."""
     if not masks:
         return cell(params, carry, x)
-    assert isinstance(cell, Stacked)
-    new = []
-    for i, layer in enumerate(cell.cells):
-        state, x = layer(params[str(i)], carry[i], x * masks[i - 1] if i else x)
-        new.append(state)
-    return tuple(new), x
+    if isinstance(cell, Stacked):
+        new = []
+        for i, (layer, own) in enumerate(zip(cell.cells, masks, strict=True)):
+            state, x = masked_step(layer, params[str(i)], carry[i], x * own["input"] if "input" in own else x, [own])
+            new.append(state)
+        return tuple(new), x
+    (own,) = masks
+    return cell.step(params, carry, x, own["kept"]) if isinstance(cell, Regularised) else cell(params, carry, x)
 
 
 def pool(ys: Any, lengths: Array, how: Pool, cell: Cell) -> Any:

@@ -34,7 +34,7 @@ from rnn_cells.stacked import drop_steps
 from rnn_plugins.data.vocabulary import UNK
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.sampling import Choice
-from rnn_plugins.tasks.blocks import Symbols, dense, masked_step, masks_between
+from rnn_plugins.tasks.blocks import Symbols, dense, masked_step, step_masks
 from rnn_plugins.tasks.task import Network
 
 Array = NDArray[Any]
@@ -206,11 +206,13 @@ class Decoder:
         xs: Any = self.symbols(params["embedding"], symbols)
         params = params | {"cell": drop_weights(self.cell, params["cell"], rng)}
         step, drops = _Step(self.cell, self.attention, weights), bool(self.dropout and rng is not None)
-        if drops:
-            assert rng is not None
+        if rng is not None:
             steps, size = symbols.shape
-            masks = masks_between(self.cell, steps, size, self.dropout, self.variational, rng, self.dtype)
-            xs = (drop_steps(xs.array(), self.dropout, self.variational, rng), *masks)
+            masks = step_masks(self.cell, steps, size, self.dropout, self.variational, rng, self.dtype)
+            if drops:
+                xs = drop_steps(xs.array(), self.dropout, self.variational, rng)
+            if drops or masks:
+                xs = (xs, *masks)
         _, ys = scan(step, _of_step(params), carry, xs, context=context)
         return drop_steps(ys, self.dropout, self.variational, rng) if drops and rng is not None else ys
 
@@ -391,7 +393,7 @@ class _Step:
     weights: bool = False
 
     def __call__(self, params: Tree, carry: Tree, x: Any, context: Tree = None) -> tuple[Tree, Any]:
-        """One step: x (B, E), or with dropout a tuple of it and the masks between layers -> what the head reads."""
+        """One step: x (B, E), or in training a tuple of it and the masks of layers -> what the head reads."""
         x, masks = (x[0], x[1:]) if isinstance(x, tuple) else (x, ())
         if self.attention == "none":
             return masked_step(self.cell, params["cell"], carry, x, masks)

@@ -17,7 +17,7 @@ from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_cells.regularised import drop_weights
 from rnn_plugins.tasks import task
-from rnn_plugins.tasks.blocks import dense, masked_step, masks_between
+from rnn_plugins.tasks.blocks import dense, masked_step, step_masks
 from rnn_plugins.tasks.task import Batch, Network, Work
 from rnn_plugins.tasks.windows import gaussians, spread, window
 
@@ -280,20 +280,22 @@ class Painter(task.Model):
 
     def _start(self, params: Tree, inputs: Inputs, rng: Rng) -> tuple[Array, Tree, Tree]:
         """Images without an axis for a single channel; the first carry; the noise of each step, with dropout masks."""
-        dtype, rate = self.network.dtype, self.network.dropout
+        dtype = self.network.dtype
         x = self.seen(inputs).reshape(-1, *self.parts.flat).astype(dtype)
         noise = inputs.noise.astype(dtype)
-        masks: tuple[tuple[Array, ...], ...] = ((), ())
-        if rate and rng is not None:
+        masks: tuple[tuple[Any, ...], ...] = ((), ())
+        if rng is not None:
             masks = tuple(
                 self._masks(cell, len(noise), len(x), rng) for cell in (self.parts.encoder, self.parts.decoder)
             )
         return x, self._first(params, len(x)), (noise, *masks)
 
-    def _masks(self, cell: Cell, steps: int, size: int, rng: np.random.Generator) -> tuple[Array, ...]:
-        """The dropout masks between the layers of a cell, if it is a stack, and that of its output, (T, B, size)."""
+    def _masks(self, cell: Cell, steps: int, size: int, rng: np.random.Generator) -> tuple[Any, ...]:
+        """The masks of a cell's layers, and the dropout mask of its output, (T, B, size), 1 where there is none."""
         rate, variational, dtype = self.network.dropout, self.network.variational_dropout, self.network.dtype
-        between = masks_between(cell, steps, size, rate, variational, rng, dtype)
+        between = step_masks(cell, steps, size, rate, variational, rng, dtype)
+        if not rate:
+            return (*between, np.ones((steps, size, 1), dtype)) if between else ()
         last = dropout_mask((1 if variational else steps, size, cell.output_size), rate, rng, dtype, axis=1)
         return *between, np.ascontiguousarray(np.broadcast_to(last, (steps, *last.shape[1:])))
 

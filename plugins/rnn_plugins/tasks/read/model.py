@@ -33,7 +33,7 @@ from rnn_cells import Cell
 from rnn_cells.regularised import drop_weights
 from rnn_cells.stacked import drop_steps
 from rnn_plugins.tasks import task
-from rnn_plugins.tasks.blocks import dense, mask, masked_mean, masked_step, masks_between
+from rnn_plugins.tasks.blocks import dense, mask, masked_mean, masked_step, step_masks
 from rnn_plugins.tasks.read.sensor import Sensor, coarse, standard
 from rnn_plugins.tasks.task import Batch
 
@@ -214,13 +214,14 @@ class Glimpser(task.Model):
         xs: dict[str, Any] = {"noise": noise}
         if shown is not None:
             xs["shown"] = shown
-        if self.dropout and rng is not None:
-            ones = np.ones((len(noise), size, self.reader.input_size), self.dtype)
-            xs["kept"] = drop_steps(ones, self.dropout, self.variational, rng)
+        if rng is not None:
+            if self.dropout:
+                ones = np.ones((len(noise), size, self.reader.input_size), self.dtype)
+                xs["kept"] = drop_steps(ones, self.dropout, self.variational, rng)
             for name, cell in (("reader", self.reader), ("mover", self.mover)):
                 if cell is not None:
                     rate = self.dropout
-                    xs[name] = masks_between(cell, len(noise), size, rate, self.variational, rng, self.dtype)
+                    xs[name] = step_masks(cell, len(noise), size, rate, self.variational, rng, self.dtype)
         step = _Step(self.sensor, self.reader, self.mover, self.attention, self.spread)
         of_step = {name: part for name, part in params.items() if name not in ("context", "head")}
         for name, cell in (("reader", self.reader), ("mover", self.mover)):
