@@ -24,6 +24,9 @@ def message(**values: object) -> str:
     return str(caught.value)
 
 
+LEVELS = "it must be char, byte, word, or bpe:N with a number of symbols from 2 to 65,536, such as bpe:1000"
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
@@ -53,7 +56,7 @@ def message(**values: object) -> str:
         ({"learning_rate": 0.0}, "--learning-rate is 0; it must be above 0"),
         ({"learning_rate": float("nan")}, "--learning-rate is nan; it must be above 0"),
         ({"variational_dropout": "yes"}, "--variational-dropout is 'yes'; it must be true or false"),
-        ({"level": "line"}, "--level is 'line'; it must be one of char, byte, word"),
+        ({"level": "line"}, f"--level is 'line'; {LEVELS}"),
         ({"dtype": "float16"}, "--dtype is 'float16'; it must be one of float32, float64"),
         (
             {"backend": "torch"},
@@ -342,9 +345,7 @@ def test_an_option_that_is_given_twice_with_two_values() -> None:
     assert message(level="word", task_option={"level": "char"}) == (
         "--level word and --task-option level=char contradict each other: leave one out"
     )
-    assert message(level="line", task_option={"level": "char"}) == (
-        "--level is 'line'; it must be one of char, byte, word"
-    )
+    assert message(level="line", task_option={"level": "char"}) == (f"--level is 'line'; {LEVELS}")
     assert message(cell="lstm:forget_bias=3,x") == (
         "'lstm:forget_bias=3,x': 'x' is not an option; use NAME:KEY=VALUE, such as lstm:forget_bias=2"
     )

@@ -72,6 +72,11 @@ def schedules(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     return _spec({name: list(values) for name, values in SCHEDULES.items()}, incomplete)
 
 
+def levels(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The kinds of symbols of a text."""
+    return _spec({"char": [], "byte": [], "word": [], "bpe": []}, incomplete)
+
+
 def averages(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The averages of weights; behind a name its parameter."""
     from rnn_lab.settings import AVERAGES

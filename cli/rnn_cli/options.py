@@ -122,6 +122,7 @@ COMPLETED = {
     "optimizer": completion.optimizers,
     "schedule": completion.schedules,
     "average": completion.averages,
+    "level": completion.levels,
 }
 """The shell completion of a setting's value."""
 

@@ -131,11 +131,13 @@ class CommonTaskOptions:
     ``Settings`` moves them to the options of the task. The defaults in words are those of a language model.
     """
 
-    level: Literal["char", "byte", "word"] | None = setting(
+    level: str | None = setting(
         None,
-        "What counts as one symbol of the text.",
+        "What counts as one symbol of the text; bpe:N are N tokens of byte-pair encoding.",
         "Task",
         computed="char, or the task's own",
+        metavar="char|byte|word|bpe:N",
+        read=lambda text: _level(text),
         inherited=True,
         shared=True,
     )
@@ -681,6 +683,16 @@ def parse_duration(text: str) -> float:
         raise UserError(f"--max-time is {text!r}; write it as 20s, 5m, 2h or 1h30m")
     hours, minutes, seconds = (float(part or 0) for part in found.groups())
     return 3600 * hours + 60 * minutes + seconds
+
+
+def _level(text: str) -> str:
+    from rnn_plugins.data.vocabulary import level_of
+
+    try:
+        level_of(text)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+    return text
 
 
 def warmed_up(schedule: str, steps: int) -> str:

@@ -19,7 +19,7 @@ from rnn_plugins.language.surprise import Prediction, predict
 
 Array: TypeAlias = NDArray[Any]
 
-_IN_WORD = re.compile(r"\w|\\x|<unk>")
+_IN_WORD = re.compile(r" ?\w|\\x|<unk>")
 
 
 class Surprise(NamedTuple):
@@ -105,9 +105,11 @@ class Scoring:
         if self.vocabulary.level == "word":
             starts = np.flatnonzero(is_part)
             ends = starts + 1
-        else:
-            steps = np.diff(np.concatenate([[0], is_part.astype(np.int8), [0]]))
-            starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
+        else:  # a token with a space in front begins a word, also after another one
+            spaced = np.array([symbol.startswith(" ") for symbol in self.vocabulary.symbols])[self.tokens]
+            begins = is_part & (spaced | ~np.concatenate([[False], is_part[:-1]]))
+            starts, borders = np.flatnonzero(begins), np.append(np.flatnonzero(begins | ~is_part), len(is_part))
+            ends = borders[np.searchsorted(borders, starts, side="right")]
         starts, ends = starts[ends > 1], ends[ends > 1]
         sums = np.concatenate([[0.0], np.cumsum(np.nan_to_num(self.prediction.bits))])
         found: dict[str, tuple[int, int]] = {}
@@ -115,15 +117,18 @@ class Scoring:
             if len(found) == count:
                 break
             start, end = int(starts[i]), int(ends[i])
-            found.setdefault(self.vocabulary.decode(self.tokens[start:end]), (start, end))
-        return [self._surprise(*pair) for pair in found.values()]
+            found.setdefault(self.vocabulary.decode(self.tokens[start:end]).lstrip(" "), (start, end))
+        return [self._surprise(*pair, word=True) for pair in found.values()]
 
-    def _surprise(self, start: int, end: int) -> Surprise:
+    def _surprise(self, start: int, end: int, *, word: bool = False) -> Surprise:
         decode, bits = self.vocabulary.decode, self.prediction.bits[start:end]
-        before = decode(self.tokens[:start])
+        before, single = decode(self.tokens[:start]), end == start + 1
+        text = self.vocabulary.symbols[self.tokens[start]] if single else decode(self.tokens[start:end])
+        if word:  # a token may have a space in front
+            before, text = before + text[: -len(text.lstrip(" "))], text.lstrip(" ")
         top = self.expected(start + int(np.nanargmax(bits)))
         return Surprise(
-            self.vocabulary.symbols[self.tokens[start]] if end == start + 1 else decode(self.tokens[start:end]),
+            text,
             float(np.nansum(bits)),
             before.count("\n") + 1,
             len(before) - before.rfind("\n"),

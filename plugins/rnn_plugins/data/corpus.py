@@ -27,12 +27,12 @@ from rnn_plugins.data.sources import CHUNK, Content, find, label_of
 from rnn_plugins.data.vocabulary import (
     MAX_WORDS,
     NOUNS,
-    Level,
+    TextLevel,
     Unknown,
     Vocabulary,
     count_characters,
+    level_of,
     show,
-    split_words,
 )
 from rnn_plugins.errors import UserError, why
 from rnn_plugins.words import amount, listing, percent
@@ -73,7 +73,7 @@ class Corpus:
 def load_corpus(
     sources: Sequence[str],
     *,
-    level: Level = "char",
+    level: str = "char",
     valid_fraction: float = 0.1,
     vocabulary: Vocabulary | None = None,
     unknown: Unknown = "error",
@@ -96,9 +96,9 @@ def load_corpus(
 
     Args:
         sources: One or more sources.
-        level: What a symbol is: `char`, `byte` or `word`. A given vocabulary determines it.
-        valid_fraction: The fraction held out at the end, in [0, 1); here only for the notice on symbols that occur
-            nowhere else.
+        level: What a symbol is: `char`, `byte`, `word` or `bpe:N`. A given vocabulary determines it.
+        valid_fraction: The fraction held out at the end, in [0, 1). A vocabulary of level `bpe` that is built here is
+            learnt from the characters before it, and has those of the whole text.
         vocabulary: The vocabulary to encode with; by default it is built from the whole text.
         unknown: What to do with characters that a given vocabulary lacks: `error`, `skip` or `replace`. Words that a
             word vocabulary lacks are read as `<unk>` unless they are skipped.
@@ -114,17 +114,22 @@ def load_corpus(
     if not sources:
         raise ValueError("no source was given; name a text, such as 'builtin:latex'")
     check_fraction(valid_fraction)
-    level = vocabulary.level if vocabulary else level
-    if level == "word" and unknown == "error":
+    kind, size = (vocabulary.level, len(vocabulary)) if vocabulary else level_of(level)
+    if kind == "word" and unknown == "error":
         unknown = "replace"
     with ExitStack() as stack:
-        parts, notices = find(sources, level, stack, pipes=not recorded)
-        content = Content(label_of(sources), parts, level, most)
+        parts, notices = find(sources, kind, stack, pipes=not recorded)
+        content = Content(label_of(sources), parts, kind, most)
         if not content.bytes:
             raise UserError(f"{content.label} is empty; give a text of at least two different characters")
         store = _Cache(cache_dir or cache_folder(), wanted=content.bytes >= SMALL or content.piped)
         model = vocabulary
-        vocabulary = model or _vocabulary(content, level, max_words, store)
+        if model:
+            vocabulary = model
+        elif kind == "bpe":
+            vocabulary = _tokens_of(content, size, valid_fraction, store)
+        else:
+            vocabulary = _vocabulary(content, kind, max_words, store)
         tokens, facts = _tokens(content, vocabulary, unknown, store)
     notices += Changes(facts.marks, facts.line_ends).notice(content.label)
     if model:
@@ -177,12 +182,18 @@ def recall_corpus(
 def split(corpus: Corpus, valid_fraction: float = 0.1) -> tuple[NDArray[Any], NDArray[Any]]:
     """The training ids and the held-out ids: the first and the last part of the text, as views.
 
-    The held-out part is rounded down, so a text of a few symbols has none.
+    The held-out part is rounded down, so a text of a few symbols has none. At level `bpe` it is that share of the
+    characters, so that the text is the same as at level `char`; a token across its border belongs to the first part.
 
     Raises:
         UserError: `valid_fraction` is not in [0, 1).
     """
-    border = _border(len(corpus.tokens), check_fraction(valid_fraction))
+    check_fraction(valid_fraction)
+    if corpus.vocabulary.level == "bpe":
+        ends = corpus.vocabulary.ends(corpus.tokens)
+        border = int(np.searchsorted(ends, _border(int(ends[-1]), valid_fraction))) + 1 if valid_fraction else len(ends)
+    else:
+        border = _border(len(corpus.tokens), valid_fraction)
     return corpus.tokens[:border], corpus.tokens[border:]
 
 
@@ -303,7 +314,39 @@ def _unknown(tokens: NDArray[Any], vocabulary: Vocabulary, facts: _Facts, unknow
     return facts.unseen / max(known + (facts.unseen if unknown == "skip" else 0), 1)
 
 
-def _vocabulary(content: Content, level: Level, max_words: int, store: _Cache) -> Vocabulary:
+def _tokens_of(content: Content, size: int, valid_fraction: float, store: _Cache) -> Vocabulary:
+    """The vocabulary of byte-pair encoding that is learnt from the characters before the held-out ones.
+
+    Raises:
+        UserError: the text has more characters than the vocabulary is to have symbols.
+    """
+    path = store.path(content.digest, "bpe", size, valid_fraction)
+    with suppress(TypeError, ValueError):
+        return Vocabulary.from_json(store.read(path))
+    characters = Vocabulary.build(content.read(), "char").symbols
+    if size < len(characters):
+        raise UserError(
+            f"--level bpe:{size} is a vocabulary of {size}, and {content.label} has {len(characters):,} different "
+            "characters: give more, such as bpe:1000"
+        )
+    most = _border(sum(map(len, content.read())), valid_fraction)
+
+    def first() -> Iterator[str]:
+        rest = most
+        for chunk in content.read():  # to its end, where it is checked
+            yield chunk[:rest]
+            rest = max(rest - len(chunk), 0)
+
+    vocabulary = Vocabulary.tokens(first(), characters, size)
+    if store.wanted:
+        try:
+            store.write(path, vocabulary.to_json())
+        except OSError as error:
+            store.give_up(error)
+    return vocabulary
+
+
+def _vocabulary(content: Content, level: TextLevel, max_words: int, store: _Cache) -> Vocabulary:
     if level == "byte":
         return Vocabulary.build([], level)
     path = store.path(content.digest, level, max_words)
@@ -379,7 +422,7 @@ def _encode(content: Content, vocabulary: Vocabulary, unknown: Unknown, file: IO
     length = characters = 0
     found, changes = checksum(path, b""), Changes()
     stream = content.read(changes, line_ends=_ends_lines(vocabulary))
-    for units in split_words(stream) if vocabulary.level == "word" else stream:
+    for units in vocabulary.units(stream):
         ids = vocabulary.lookup(units)
         unseen.update(units[i] for i in np.flatnonzero(ids < 0))
         ids = vocabulary.replace_unknown(ids, unknown)

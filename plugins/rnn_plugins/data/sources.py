@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from rnn_plugins.data import RUN
 from rnn_plugins.data.decoding import Changes, NoText, cleaned, decode, decoded
-from rnn_plugins.data.vocabulary import Level
+from rnn_plugins.data.vocabulary import TextLevel
 from rnn_plugins.errors import UserError, why
 from rnn_plugins.words import amount, listing
 
@@ -74,7 +74,7 @@ class Part:
                 self.label, error.flaw, f"{advice}; or train with --level byte, which accepts any file"
             ) from None
 
-    def flaw(self, level: Level) -> str | None:
+    def flaw(self, level: TextLevel) -> str | None:
         """Why it is not a text of that level; None if it is one."""
         if os.path.exists(self.path) and not os.path.isfile(self.path):
             return "is not a regular file"
@@ -89,7 +89,7 @@ class Part:
 class Content:
     """The joined content of all parts. Reading it again checks that it has not changed."""
 
-    def __init__(self, label: str, parts: list[Part], level: Level, most: int | None = None) -> None:
+    def __init__(self, label: str, parts: list[Part], level: TextLevel, most: int | None = None) -> None:
         """Read all parts once.
 
         Raises:
@@ -135,7 +135,9 @@ class Content:
             raise UserError(f"{self.label} changed while it was read; start again when no program writes to it")
 
 
-def find(sources: Sequence[str], level: Level, stack: ExitStack, *, pipes: bool = True) -> tuple[list[Part], list[str]]:
+def find(
+    sources: Sequence[str], level: TextLevel, stack: ExitStack, *, pipes: bool = True
+) -> tuple[list[Part], list[str]]:
     """The files of the sources, in order, and notices on what was left out.
 
     Args:
@@ -278,7 +280,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def _folder(folder: str, level: Level) -> tuple[list[Part], str]:
+def _folder(folder: str, level: TextLevel) -> tuple[list[Part], str]:
     """The texts in a folder, at any depth, and a notice on which files were read and left out."""
     parts: list[Part] = []
     flaws: list[str] = []

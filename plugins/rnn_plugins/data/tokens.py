@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rnn_plugins.data.vocabulary import BYTES, NOUNS, UNK, Level, marks
+from rnn_plugins.data.vocabulary import BYTES, UNK, Level, marks
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Tokens:
     spaces: bool = False
 
     def __post_init__(self) -> None:
-        if self.level not in NOUNS:
-            raise ValueError(f"the level {self.level!r} is unknown; use one of {', '.join(NOUNS)}")
+        if self.level not in get_args(Level):
+            raise ValueError(f"the level {self.level!r} is unknown; use one of {', '.join(get_args(Level))}")
         if not 0 < self.specials <= len(self.symbols):
             raise ValueError("the first symbol must be a special, for unknown pieces")
         if len(set(self.symbols)) < len(self.symbols):
@@ -142,7 +142,7 @@ class Tokens:
         try:
             symbols = [str(symbol) for symbol in value["symbols"]]
             level = value["level"]
-            known = level in NOUNS and all(type(value[name]) is bool for name in ("lower", "spaces"))
+            known = level in get_args(Level) and all(type(value[name]) is bool for name in ("lower", "spaces"))
             if not known or type(value["specials"]) is not int:
                 raise TypeError
             pieces = BYTES if level == "byte" else ()

@@ -1,14 +1,14 @@
-"""Vocabularies: the symbols of a text (characters, bytes or words), and encoding and decoding with them."""
+"""Vocabularies: the symbols of a text (characters, bytes, words or tokens), and encoding and decoding with them."""
 
 import codecs
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import repeat
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,13 +17,17 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.words import amount, listing
 
 Level = Literal["char", "byte", "word"]
+TextLevel = Literal["char", "byte", "word", "bpe"]
 Unknown = Literal["error", "skip", "replace"]
 
-NOUNS: dict[Level, str] = {"char": "character", "byte": "byte", "word": "word"}
+NOUNS: dict[TextLevel, str] = {"char": "character", "byte": "byte", "word": "word", "bpe": "token"}
 UNK = "<unk>"
 MAX_WORDS = 10_000
+MAX_TOKENS = 65_536
 # Labels of bytes: ASCII as itself, all others as numbers.
 BYTES = tuple(chr(byte) if byte < 0x80 else f"\\x{byte:02x}" for byte in range(256))
+
+MANY_PIECES = 1 << 20  # pieces whose tokens are known at a time
 
 _BLOCK = 1 << 20  # ids counted at a time, also of a memory-mapped array
 
@@ -40,13 +44,22 @@ class Vocabulary:
       to 16 equal blanks, tabs or line feeds, or any other single character. The pieces joined are the text, so a text
       is decoded exactly **if all its pieces are known**; unknown ones become `<unk>`, which has id 0. The others are
       sorted by decreasing frequency. Scripts without spaces are not divided into words.
+    - `bpe`: a symbol is a character, or a token of several that byte-pair encoding has merged (see `data.bpe`). No
+      token crosses the border of a word with the space before it, or of a run of up to 16 equal blanks, tabs, line
+      feeds, or other characters. A text of known characters is decoded exactly.
+
+    Attributes:
+        level: The kind of symbols.
+        symbols: All of them.
+        merges: At level `bpe`, the pairs of symbols in the order in which they are merged.
 
     Raises:
         ValueError: The level is unknown, a symbol occurs twice, or the symbols are not of that level.
     """
 
-    level: Level
+    level: TextLevel
     symbols: tuple[str, ...]
+    merges: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.level not in NOUNS:
@@ -59,9 +72,12 @@ class Vocabulary:
             raise ValueError("a byte vocabulary always has the same 256 symbols; use Vocabulary.build([], 'byte')")
         if self.level == "word" and self.symbols[:1] != (UNK,):
             raise ValueError(f"a word vocabulary begins with {UNK}; put it before the other symbols")
+        known = set(self.symbols) if self.level == "bpe" else set[str]()
+        if "" in known or any({first, second, first + second} - known for first, second in self.merges):
+            raise ValueError("a symbol is empty, or one that is merged is not in the vocabulary")
 
     @classmethod
-    def build(cls, chunks: Iterable[str], level: Level = "char", max_words: int = MAX_WORDS) -> "Vocabulary":
+    def build(cls, chunks: Iterable[str], level: TextLevel = "char", max_words: int = MAX_WORDS) -> "Vocabulary":
         """The vocabulary of a text in chunks, which may be cut anywhere.
 
         Args:
@@ -83,6 +99,22 @@ class Vocabulary:
         ranked = sorted(counts, key=lambda piece: (-counts[piece], piece))
         return cls(level, (UNK, *ranked[:max_words]))
 
+    @classmethod
+    def tokens(cls, chunks: Iterable[str], characters: Iterable[str], size: int) -> "Vocabulary":
+        """A vocabulary of level `bpe`.
+
+        Args:
+            chunks: The text to learn the merges from, in chunks, which may be cut anywhere.
+            characters: The characters that are symbols; all of `chunks` are among them.
+            size: The number of symbols, or more than that of characters.
+
+        Raises:
+            UserError: The library tokenizers is not installed.
+        """
+        from rnn_plugins.data.bpe import learn
+
+        return cls("bpe", *learn(split_words(chunks, spaced=True), sorted(characters), size))
+
     def __len__(self) -> int:
         return len(self.symbols)
 
@@ -93,8 +125,8 @@ class Vocabulary:
 
     @property
     def replacement(self) -> int:
-        """The id that replaces an unknown symbol: `<unk>`, or at level `char` the space, or else the first."""
-        return self._ids.get(" ", 0) if self.level == "char" else 0
+        """The id that replaces an unknown symbol: `<unk>`, or of characters the space, or else the first."""
+        return self._ids.get(" ", 0) if self.level in ("char", "bpe") else 0
 
     @property
     def unwritten(self) -> tuple[int, ...]:
@@ -131,16 +163,33 @@ class Vocabulary:
                 raise UserError(
                     f"{called} has a lone surrogate at position {error.start}, which is not a character; leave it out"
                 ) from None
-        elif self.level == "word":
-            units = _pieces().findall(text)
+        elif self.level in ("word", "bpe"):
+            units = [unit for units in self.units([text]) for unit in units]
         ids = self.lookup(units)
         return ids, list(dict.fromkeys(str(units[i]) for i in np.flatnonzero(ids < 0)))
+
+    def units(self, chunks: Iterable[Any]) -> Iterator[Any]:
+        """The content of a text in chunks, which may be cut anywhere, as `lookup` takes it.
+
+        Raises:
+            UserError: The library tokenizers is not installed, at level `bpe`.
+        """
+        if self.level == "word":
+            yield from split_words(chunks)
+        elif self.level == "bpe":
+            known = self._split
+            for pieces in split_words(chunks, spaced=True):
+                if len(known) > MANY_PIECES:
+                    known.clear()
+                yield [token for piece in pieces for token in known[piece]]
+        else:
+            yield from chunks
 
     def lookup(self, units: str | bytes | list[str]) -> NDArray[Any]:
         """The id of each symbol, -1 where it is unknown, shape (N,).
 
         Args:
-            units: A string at level `char`, bytes at level `byte`, pieces (see `split_words`) at level `word`.
+            units: A string at level `char`, bytes at level `byte`, a list of symbols, known or not, at other levels.
         """
         if isinstance(units, bytes):
             return np.frombuffer(units, np.uint8)
@@ -157,9 +206,9 @@ class Vocabulary:
 
     def unknown_message(self, symbols: Iterable[str], called: str = "the text", distinct: int | None = None) -> str:
         """The sentence on symbols that are not in the vocabulary; `distinct` is their number, by default all given."""
-        symbols = list(symbols)
+        symbols, noun = list(symbols), NOUNS["char" if self.level == "bpe" else self.level]
         return (
-            f"{called} has {amount(distinct or len(symbols), NOUNS[self.level])} that the model has never seen: "
+            f"{called} has {amount(distinct or len(symbols), noun)} that the model has never seen: "
             f"{listing(map(show, symbols), distinct)}; --unknown skip leaves them out, "
             f"--unknown replace puts {show(self.symbols[self.replacement])} in their place"
         )
@@ -202,6 +251,10 @@ class Vocabulary:
             return 1.0
         return max(self.measure(ids)[0], 1) / max(len(ids), 1)
 
+    def ends(self, ids: NDArray[Any]) -> NDArray[np.int64]:
+        """The number of characters up to the end of each of `ids`, not at level `byte`; shape (N,)."""
+        return np.cumsum(self._sizes[:, 0][np.asarray(ids)])
+
     def words(self, ids: NDArray[Any]) -> int:
         """The number of `ids` that are words, `<unk>` included, not spaces or punctuation; 0 unless at level `word`."""
         if self.level != "word":
@@ -217,7 +270,10 @@ class Vocabulary:
 
     def to_json(self) -> dict[str, Any]:
         """The vocabulary as JSON types; the inverse of `from_json`."""
-        return {"level": "byte"} if self.level == "byte" else {"level": self.level, "symbols": list(self.symbols)}
+        if self.level == "byte":
+            return {"level": "byte"}
+        merges = {"merges": [list(pair) for pair in self.merges]} if self.level == "bpe" else {}
+        return {"level": self.level, "symbols": list(self.symbols), **merges}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Vocabulary":
@@ -228,7 +284,9 @@ class Vocabulary:
         """
         try:
             level = value["level"]
-            return cls(level, BYTES if level == "byte" else tuple(map(str, value["symbols"])))
+            symbols = BYTES if level == "byte" else tuple(map(str, value["symbols"]))
+            merges = tuple((str(first), str(second)) for first, second in value["merges"]) if level == "bpe" else ()
+            return cls(level, symbols, merges)
         except (KeyError, TypeError):
             raise ValueError(
                 "this is not a vocabulary; expected its level and its symbols, as to_json writes them"
@@ -237,6 +295,12 @@ class Vocabulary:
     @cached_property
     def _ids(self) -> dict[str, int]:
         return {symbol: i for i, symbol in enumerate(self.symbols)}
+
+    @cached_property
+    def _split(self) -> "_Split":
+        from rnn_plugins.data.bpe import splitter
+
+        return _Split(splitter(self.symbols, self.merges))
 
     @cached_property
     def _table(self) -> NDArray[np.int32]:
@@ -282,12 +346,41 @@ class StreamDecoder:
         return rest
 
 
-def split_words(chunks: Iterable[str]) -> Iterator[list[str]]:
+class _Split(dict[str, tuple[str, ...]]):
+    """The tokens of pieces of text, computed when they are first asked for: most pieces occur again and again."""
+
+    def __init__(self, split: Callable[[str], tuple[str, ...]]) -> None:
+        super().__init__()
+        self._split = split
+
+    def __missing__(self, piece: str) -> tuple[str, ...]:
+        self[piece] = tokens = self._split(piece)
+        return tokens
+
+
+def level_of(text: str) -> tuple[TextLevel, int]:
+    """A level and its number of symbols from `char`, `byte`, `word` or `bpe:N`; the number is 0 but for `bpe`.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    kind, colon, number = text.partition(":")
+    if kind == "bpe" and number.isdecimal() and 2 <= int(number) <= MAX_TOKENS:
+        return "bpe", int(number)
+    if kind not in get_args(Level) or colon:
+        raise ValueError(
+            f"level is {text!r}; it must be char, byte, word, or bpe:N with a number of symbols from 2 to "
+            f"{MAX_TOKENS:,}, such as bpe:1000"
+        )
+    return cast(Level, kind), 0
+
+
+def split_words(chunks: Iterable[str], spaced: bool = False) -> Iterator[list[str]]:
     """The pieces of a text in chunks, which may be cut anywhere; one list per chunk.
 
-    All pieces joined are the text. `Vocabulary` defines a piece.
+    All pieces joined are the text. `Vocabulary` defines a piece; if `spaced`, that of level `bpe`.
     """
-    findall = _pieces().findall
+    findall = (_spaced_pieces if spaced else _pieces)().findall
     rest = ""
     for chunk in chunks:
         pieces = findall(rest + chunk)
@@ -322,6 +415,13 @@ def marks() -> str:
 @cache
 def _pieces() -> re.Pattern[str]:
     return re.compile(rf"\w[\w{marks()}]{{0,63}}| {{1,16}}|\n{{1,16}}|\t{{1,16}}|[\s\S]")
+
+
+@cache
+def _spaced_pieces() -> re.Pattern[str]:
+    return re.compile(
+        rf" ?\w[\w{marks()}]{{0,63}}| ?[^\w\s][^\w\s{marks()}]{{0,15}}| {{1,16}}|\n{{1,16}}|\t{{1,16}}|[\s\S]"
+    )
 
 
 def _code_points(text: str) -> NDArray[Any]:

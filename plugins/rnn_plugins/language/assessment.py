@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad.trees import Tree
-from rnn_plugins.data.vocabulary import NOUNS, Level, Vocabulary
+from rnn_plugins.data.vocabulary import NOUNS, TextLevel, Vocabulary, level_of
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.model import Model
 from rnn_plugins.language.ngrams import XZ_WINDOW, baselines, compressors
@@ -26,7 +26,7 @@ MOST_COUNTED = 10_000_000
 LEAST_COMPRESSED = 2_000
 """Minimum number of bytes for compressors; below it their headers dominate the size."""
 
-UNITS: dict[Level, str] = {"char": "character", "byte": "byte", "word": "token"}
+UNITS: dict[TextLevel, str] = {"char": "character", "byte": "byte", "word": "token", "bpe": "token"}
 """The noun for a symbol: at level ``word``, spaces and punctuation are symbols too, so it is a token."""
 
 LEVEL_WITH = 0.005
@@ -73,7 +73,7 @@ def assess(
         UserError: the loss is not finite.
     """
     tokens = data.valid
-    unit, symbol = UNITS[vocabulary.level], {"char": "CHAR", "byte": "BYTE", "word": "TOKEN"}[vocabulary.level]
+    unit = UNITS[vocabulary.level]
     sizes = _sizes(vocabulary, tokens)
     loss = model.evaluate(params, tokens)
     if not math.isfinite(loss):
@@ -95,7 +95,7 @@ def assess(
         rivals |= {f"primed {name}": bits for name, bits in primed.items()}
     scores += [_score(name, "compressor", bits * len(content) * math.log(2), sizes) for name, bits in rivals.items()]
     metrics = {
-        "loss": Metric("nats", "min", f"NATS/{symbol}"),
+        "loss": Metric("nats", "min", f"NATS/{'CHAR' if unit == 'character' else unit.upper()}"),
         "perplexity": Metric("", "min", "PERPLEXITY", 2),
         "perplexity_per_word": Metric("", "min", "PERPLEXITY/WORD", 2),
         "bits_per_character": Metric("bits per character", "min", "BITS/CHAR"),
@@ -132,7 +132,7 @@ def _ngrams(vocabulary: Vocabulary, training: Array, tokens: Array, sizes: Sizes
     return [_score(f"{n}-gram", "ngram", nats * sizes.symbols, sizes) for n, nats in entropies.items()]
 
 
-def verdict(scores: Sequence[Score], unit: str, unknown: float, level: Level) -> list[str]:
+def verdict(scores: Sequence[Score], unit: str, unknown: float, level: TextLevel) -> list[str]:
     """The comparison in words: with the best n-gram, and with the best compressor."""
 
     def best_of(kind: str, metric: str) -> tuple[Score | None, float]:
@@ -177,7 +177,7 @@ def comparable(runs: Mapping[str, tuple[Any, Mapping[str, Any]]]) -> tuple[list[
     symbols = {(str(facts["vocabulary"]), task.unknown) for task, facts in runs.values()}
     if len(symbols) > 1:  # each leaves out, or reads as one, what it does not know
         unfair += [
-            f"{unknown_share(facts['unknown'], task.level)} unknown to the run {name!r}, so its bits per "
+            f"{unknown_share(facts['unknown'], level_of(task.level)[0])} unknown to the run {name!r}, so its bits per "
             "character are not those of the text as it is written"
             for name, (task, facts) in runs.items()
             if facts["unknown"] > FEW_UNKNOWN
@@ -187,7 +187,7 @@ def comparable(runs: Mapping[str, tuple[Any, Mapping[str, Any]]]) -> tuple[list[
     return unfair, remarks
 
 
-def unknown_share(share: float, level: Level) -> str:
+def unknown_share(share: float, level: TextLevel) -> str:
     """``12.3 % of the words are``: the beginning of a clause on symbols that a model does not know."""
     return f"{percent(share)} of the {NOUNS[level]}s are"
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from minigrad.trees import Tree
 from rnn_plugins.data.decoding import MARK
-from rnn_plugins.data.vocabulary import NOUNS, Level, Unknown, Vocabulary
+from rnn_plugins.data.vocabulary import NOUNS, Unknown, Vocabulary, level_of
 from rnn_plugins.errors import UserError
 from rnn_plugins.language import Language
 from rnn_plugins.language.model import Model
@@ -49,7 +49,7 @@ class LanguageModel(Task[Model]):
 
     Attributes:
         seq_length: T, the steps of truncated backpropagation through time.
-        level: the kind of symbols.
+        level: the kind of symbols: char, byte, word, or bpe:N for N tokens of byte-pair encoding.
         valid_fraction: the share at the end of the text that is held out.
         unknown: how to treat symbols that are not in a given vocabulary.
         tie: whether the output matrix is the embedding; see ``Model``.
@@ -57,7 +57,7 @@ class LanguageModel(Task[Model]):
     """
 
     seq_length: int = 64
-    level: Level = "char"
+    level: str = "char"
     valid_fraction: float = 0.1
     unknown: Unknown = "error"
     tie: bool = False
@@ -79,12 +79,13 @@ class LanguageModel(Task[Model]):
         Raises:
             ValueError: an option is out of range.
         """
+        level_of(self.level)
         check_ranges(self, {"seq_length": 1}, ["valid_fraction", "embedding_dropout"])
 
     @property
     def unit(self) -> str:  # type: ignore[override]
         """The noun for symbols, in the plural."""
-        return f"{NOUNS[self.level]}s"
+        return f"{NOUNS[level_of(self.level)[0]]}s"
 
     @property
     def held_out_part(self) -> str:
