@@ -49,7 +49,7 @@ def check(cell: Cell) -> None:
 def test_every_option_is_tried():
     assert IDS == [
         "gru", "gru reset=after", "irnn", "irnn recurrent_scale=0.5", "irnn input_scale=0.5", "lstm",
-        "lstm forget_bias=0.5", "lstm chrono=20", "lstm second_bias=True", "lstm-coupled",
+        "lstm forget_bias=0.5", "lstm chrono=20", "lstm second_bias=True", "lstm layer_norm=True", "lstm-coupled",
         "lstm-coupled forget_bias=0.5", "lstm-coupled chrono=20", "lstm-peephole", "lstm-peephole forget_bias=0.5",
         "lstm-peephole chrono=20", "lstm-peephole peephole=full", "rnn", "rnn recurrent_scale=0.5",
     ]  # fmt: skip
@@ -114,6 +114,22 @@ def lstm(p, carry, x):
     return (o * np.tanh(c), c), o * np.tanh(c)
 
 
+def normal(z):
+    return (z - z.mean(1, keepdims=True)) / np.sqrt(z.var(1, keepdims=True) + 1e-5)
+
+
+def lstm_normalised(p, carry, x):
+    h, c = carry
+
+    def inside(name):
+        return p[name]["gain"] * normal(np.hstack([h, x]) @ p[name]["W"]) + p[name]["b"]
+
+    f, i, o = (sigma(inside(name)) for name in ("forget", "input", "output"))
+    c = f * c + i * np.tanh(inside("candidate"))
+    h = o * np.tanh(p["memory"]["gain"] * normal(c) + p["memory"]["b"])
+    return (h, c), h
+
+
 def lstm_peephole_diagonal(p, carry, x):
     h, c = carry
     f = sigma(gate(p["forget"], h, x) + p["forget"]["p"] * c)
@@ -158,6 +174,7 @@ def gru_after(p, h, x):
         (IRNN(3, 4), irnn),
         (LSTM(3, 4), lstm),
         (LSTM(3, 4, second_bias=True), lstm),
+        (LSTM(3, 4, layer_norm=True), lstm_normalised),
         (PeepholeLSTM(3, 4), lstm_peephole_diagonal),
         (PeepholeLSTM(3, 4, peephole="full"), lstm_peephole_full),
         (CoupledLSTM(3, 4), lstm_coupled),
@@ -232,6 +249,7 @@ def test_the_first_carry_is_zero():
         (IRNN(65, 128), 128 * (65 + 128 + 1)),
         (LSTM(65, 128), 4 * 128 * (65 + 128 + 1)),
         (LSTM(65, 128, second_bias=True), 4 * 128 * (65 + 128 + 2)),
+        (LSTM(65, 128, layer_norm=True), 4 * 128 * (65 + 128 + 1) + 4 * 128 + 2 * 128),
         (PeepholeLSTM(65, 128), 4 * 128 * (65 + 128 + 1) + 3 * 128),
         (PeepholeLSTM(65, 128, peephole="full"), 4 * 128 * (65 + 128 + 1) + 3 * 128 * 128),
         (CoupledLSTM(65, 128), 3 * 128 * (65 + 128 + 1)),

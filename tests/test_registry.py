@@ -310,6 +310,7 @@ def test_the_options_of_a_cell():
         Option("forget_bias", float, 1.0, ()),
         Option("chrono", int, 0, ()),
         Option("second_bias", bool, False, ()),
+        Option("layer_norm", bool, False, ()),
     ]
     assert registry.cell_options(PeepholeLSTM)[2] == Option("peephole", str, "diagonal", ("diagonal", "full"))
     assert registry.cell_options(Options) == [
@@ -391,7 +392,7 @@ def test_options_that_are_unknown_or_missing(options):
         "the cell 'gru' has no option called 'rest'. Did you mean 'reset'? Its options: reset"
     )
     assert error_of(registry.make_cell, "lstm", 3, 4, {"hidden_size": 3}) == (
-        "the cell 'lstm' has no option called 'hidden_size'. Its options: forget_bias, chrono, second_bias"
+        "the cell 'lstm' has no option called 'hidden_size'. Its options: forget_bias, chrono, second_bias, layer_norm"
     )
     assert error_of(registry.make_cell, options, 3, 4, {}) == (
         "the cell 'options' needs its option 'order' to be given: a whole number"

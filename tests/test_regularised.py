@@ -51,8 +51,10 @@ class Deep(Linear):
         return h, h @ params["out"]
 
 
-BUILT_IN = [RNN(3, 4), GRU(3, 4), GRU(3, 4, reset="after"), LSTM(3, 4), LSTM(3, 4, second_bias=True), CoupledLSTM(3, 4),
-            PeepholeLSTM(3, 4), PeepholeLSTM(3, 4, peephole="full")]  # fmt: skip
+BUILT_IN = [
+    RNN(3, 4), GRU(3, 4), GRU(3, 4, reset="after"), LSTM(3, 4), LSTM(3, 4, second_bias=True),
+    LSTM(3, 4, layer_norm=True), CoupledLSTM(3, 4), PeepholeLSTM(3, 4), PeepholeLSTM(3, 4, peephole="full"),
+]  # fmt: skip
 CELLS = [*BUILT_IN, Linear(3, 4), Deep(3, 4)]
 
 
@@ -341,6 +343,12 @@ def test_a_decoder_zones_out_too(stacked):
     np.testing.assert_allclose(found, expected, rtol=1e-10)
     plain = decoder.losses(params, carry, None, targets)
     assert not np.allclose(found, plain)
+
+
+def test_a_memory_that_is_normalised_is_known():
+    parts = anatomy(LSTM(3, 4, layer_norm=True))
+    assert [state.name for state in parts.states] == ["h", "c"]
+    assert [a.name for a in parts.activations] == ["forget", "input", "output", "candidate", "memory"]
 
 
 def test_states_have_the_names_that_they_have_without():

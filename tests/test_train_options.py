@@ -184,7 +184,7 @@ def test_options_of_a_cell_may_stand_behind_its_name() -> None:
     )
     assert refused("fox.txt", *SMALL, "--cell", "lstm:forgt_bias=3") == (
         "the cell 'lstm' has no option called 'forgt_bias'. Did you mean 'forget_bias'? "
-        "Its options: forget_bias, chrono, second_bias"
+        "Its options: forget_bias, chrono, second_bias, layer_norm"
     )
     assert train("--resume", run.name, "--cell", "lstm:forget_bias=3", "--steps", "13").exit_code == 0
     assert refused("--resume", run.name, "--cell", "lstm:forget_bias=2") == (

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from minigrad import scan, stepgraph, trees, vjp, where
 from minigrad.graph import Batch, Graph, Op, Operand, TraceError, Value, bound, columns_of, evaluate
+from minigrad.scan.passes import depends_on
 from minigrad.stepgraph import size_of
 from minigrad.tensor import PRIMITIVES
 from minigrad.trees import Tree
@@ -294,7 +295,8 @@ def _is_memory(graph: Graph, index: int, output: int, leaves: Sequence[Any]) -> 
     kept = any(before in made_by("multiply", term) for term in made_by("add", after))
     factors = made_by("multiply", graph.outputs[output])
     squashed = {value for factor in factors for name in ACTIVATIONS for value in made_by(name, factor)}
-    return kept and after in {*factors, *squashed}
+    inside = depends_on(graph, [value for value in squashed if isinstance(value, Value)])  # it may be normalised first
+    return kept and after in {*factors, *squashed, *inside}
 
 
 def _activations(cell: Cell, graph: Graph, states: Sequence[State]) -> list[Activation]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from minigrad import affine, concat, sigmoid, tanh
+from minigrad import affine, concat, layer_norm, sigmoid, tanh
 from minigrad.initializers import uniform, zeros
 from minigrad.trees import Tree
 from rnn_cells.cell import Cell
@@ -61,12 +61,24 @@ class LSTM(_MemoryCell):
     uniform in [1, T - 1], and the input gate's at -log u (Tallec and Ollivier 2018, arXiv:1804.11188). ``second_bias``
     gives every gate a second bias, which is added to the first, as in cuDNN, PyTorch and char-rnn; it changes the
     number of parameters and how fast biases learn, and nothing else.
+
+    ``layer_norm`` normalises what enters each gate and the candidate, and c_t before its tanh (Ba, Kiros and Hinton
+    2016, arXiv:1607.06450; one normalisation per gate, as in TensorFlow's LayerNormBasicLSTMCell):
+
+        f_t = sigmoid(g_f * normal(W_f [h_{t-1}, x_t]) + b_f)       likewise i_t, o_t and c~_t
+        h_t = o_t * tanh(g_m * normal(c_t) + b_m)
+
+    normal(z) is z minus its mean over the units, divided by their standard deviation. The gains g start at 1.
     """
 
     second_bias: bool = False
+    layer_norm: bool = False
 
     def init_params(self, rng: np.random.Generator) -> Tree:
-        """``forget``, ``input``, ``output``, ``candidate``: W (H + I, H) and b (H,) each, and b2 with a second bias."""
+        """``forget``, ``input``, ``output``, ``candidate``: W (H + I, H) and b (H,) each, and b2 with a second bias.
+
+        With ``layer_norm`` each has a ``gain`` (H,) too, and there is ``memory``, its own gain and b.
+        """
         forget, write = self._first_biases(rng)
         params = {
             "forget": self.dense(rng, bias=forget),
@@ -77,10 +89,15 @@ class LSTM(_MemoryCell):
         if self.second_bias:
             for gate in params.values():
                 gate["b2"] = zeros(rng, (self.hidden_size,))
+        if self.layer_norm:
+            params["memory"] = {"b": zeros(rng, (self.hidden_size,))}
+            for part in params.values():
+                part["gain"] = np.ones(self.hidden_size, np.float32)
         return params
 
     def _gate(self, params: Tree, hx: Any) -> Any:
-        return affine(params, hx) + params["b2"] if self.second_bias else affine(params, hx)
+        z = layer_norm(hx @ params["W"], params["gain"], params["b"]) if self.layer_norm else affine(params, hx)
+        return z + params["b2"] if self.second_bias else z
 
     def __call__(self, params: Tree, carry: tuple[Any, Any], x: Any) -> tuple[tuple[Any, Any], Any]:
         """One step."""
@@ -91,7 +108,7 @@ class LSTM(_MemoryCell):
         o = sigmoid(self._gate(params["output"], hx))
         candidate = tanh(self._gate(params["candidate"], hx))
         c = f * c + i * candidate
-        h = o * tanh(c)
+        h = o * tanh(layer_norm(c, params["memory"]["gain"], params["memory"]["b"]) if self.layer_norm else c)
         return (h, c), h
 
 
