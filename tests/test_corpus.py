@@ -645,7 +645,7 @@ def test_several_texts_are_called_by_the_first_of_them():
 
 @given(length=st.integers(2, 2000), fraction=st.floats(0, 1, exclude_max=True))
 def test_a_split_loses_nothing_and_holds_out_no_more_than_was_asked(length, fraction):
-    corpus = SimpleNamespace(tokens=np.arange(length))
+    corpus = SimpleNamespace(tokens=np.arange(length), vocabulary=Vocabulary.build([], "byte"))
     train, valid = split(corpus, fraction)
     assert np.concatenate([train, valid]).tolist() == list(range(length))
     assert len(train) >= 1

@@ -217,7 +217,9 @@ def test_a_task_is_shown_with_its_options_and_what_is_said_of_them() -> None:
     code, output, said = call("show", "language-model")
     assert (code, said) == (0, "")
     assert "Attributes" not in output
-    assert "  level           char, byte or word      default char   the kind of symbols.\n" in output
+    assert re.search(
+        r"  level +text +default char +the kind of symbols: char, byte, word, or bpe:N for N tokens", output
+    )
     assert "What is counted\n  characters\n" in output
     assert "What is counted\n  words\n" in call("show", "language-model:level=word")[1]
     assert "What is counted\n  bytes\n" in call("show", "language-model", "--task-option", "level=byte")[1]

@@ -208,7 +208,7 @@ def test_what_is_no_vocabulary_is_refused(value):
 @pytest.mark.parametrize(
     ("level", "symbols", "message"),
     [
-        ("line", ("a",), "the level 'line' is unknown; use one of char, byte, word"),
+        ("line", ("a",), "the level 'line' is unknown; use one of char, byte, word, bpe"),
         ("char", ("a", "a"), "a symbol occurs twice in the vocabulary; give each symbol once"),
         ("char", ("a", "bc"), "a symbol of a char vocabulary is not one code point; use level 'word' for longer ones"),
         (
