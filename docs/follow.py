@@ -1,7 +1,8 @@
 """Run the commands of a page from top to bottom: ``python docs/follow.py docs/lecture.md [--quick]``.
 
-The commands are the lines of its ``sh`` blocks and those behind a prompt in its transcripts; a program that the page says
-to save is saved. What they print is not compared with the page: it depends on the processor, and with --quick on the scale.
+The commands are the lines of its ``sh`` blocks and those behind a prompt in its transcripts, without ``rnn
+watch``, which runs until Ctrl-C; a program that the page says to save is saved. What they print is not compared
+with the page: it depends on the processor, and with --quick on the scale.
 """
 
 import argparse
@@ -64,7 +65,7 @@ def commands(page: str) -> list[Command]:
                 found.append(Command(line, bool(shown) and shown[0].startswith("Error: ")))
         elif saved := SAVED.search(page[: block.start()]):
             found.append(Command(f"cat > {saved[1]} << 'END'\n{content}END"))
-    return found
+    return [command for command in found if not command.line.startswith("rnn watch ")]
 
 
 def stand_in() -> str:

@@ -17,7 +17,7 @@ from rnn_cli.main import COMMANDS, rnn
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("plugins/examples/*/README.md"))]
-TUTORIALS = [ROOT / "README.md", ROOT / "docs" / "cells.md"]
+TUTORIALS = [ROOT / "README.md", ROOT / "docs" / "tour.md", ROOT / "docs" / "cells.md"]
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -21,6 +21,7 @@ x = 'a'
 rnn train --name a \\
     book.txt   # and another
 printf 'a # b\\n' > a.txt
+rnn watch a --port 8000
 ```
 
 ```
