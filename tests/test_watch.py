@@ -418,6 +418,14 @@ def test_the_page_follows_a_run(driver: Any, folder: Path, size: tuple[int, int]
         ActionChains(driver).send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT).perform()
         tip = driver.execute_script("return document.querySelector('.tip').innerText")
         assert tip.split("\n") == ["step 30", "training: 2.97", "held-out: 2.5"]
+        # They stay when the chart is drawn anew.
+        append(run, record(40))
+        watched.refresh()
+        until(driver, numbers + "[0]", "step: 40")
+        assert driver.execute_script("return document.querySelector('.tip').innerText.split('\\n')[0]") == "step 30"
+        ActionChains(driver).send_keys(Keys.ARROW_RIGHT).perform()
+        tip = driver.execute_script("return document.querySelector('.tip').innerText")
+        assert tip.split("\n")[:2] == ["step 40", "training: 2.96"]
     until(driver, state, "rnn watch has ended, or does not answer: what is below is the last that it told.")
 
 

@@ -14,6 +14,7 @@ function make(tag, attributes, ...children) {
 function short(value) {
   if (value === null || value === undefined) return "-";
   const size = Math.abs(value);
+  if (0 < size && size < 1e-3) return Number(value).toExponential(2).replace(/\.?0+e/, "e");
   return String(Number(Number(value).toPrecision(1 <= size && size < 10 ? 4 : 3)));
 }
 
@@ -30,6 +31,7 @@ function named(symbol) {
  * `plot` is the element whose box the plot fills. `source` has three functions of places in it: `near(x, y, box)` is the
  * place nearest to a point in shares of the box, from its lower left; `move(place, dx, dy)` is its neighbour; and
  * `tell(place)` is {left, right, bottom, top} in such shares, a head, and rows of {label, value, colour}.
+ * What it returns tells what is shown `now`, and shows it `again` in a figure that was drawn anew.
  */
 function pointing(figure, svg, plot, source) {
   const tip = make("div", {class: "tip", role: "status"}), mark = make("div", {class: "guide"});
@@ -79,6 +81,16 @@ function pointing(figure, svg, plot, source) {
     event.preventDefault();
     show(place === null ? source.near(.5, .5, plot.getBoundingClientRect()) : source.move(place, dx, dy));
   });
+
+  return {
+    now: () => ({place, told: place === null ? null : source.tell(place), focused: document.activeElement === svg}),
+    again: ({place, told, focused}) => {
+      if (focused) svg.focus({preventScroll: true});
+      if (!told) return;
+      const {left, right, bottom, top} = told, box = plot.getBoundingClientRect();
+      show(focused ? source.move(place, 0, 0) : source.near((left + right) / 2, (bottom + top) / 2, box));
+    },
+  };
 }
 
 const nearest = (count, distance) => {

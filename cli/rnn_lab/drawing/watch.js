@@ -175,11 +175,13 @@
       mark.style.color = `var(--series-${colour})`;
       return make("li", {}, mark, label);
     }))] : [];
+    const before = figure.pointed && figure.pointed.now();
     figure.replaceChildren(make("h3", {}, chart.title), svg, ...key);
-    pointing(figure, svg, plot, lines(series.map(({points, label, colour}) => ({
+    figure.pointed = pointing(figure, svg, plot, lines(series.map(({points, label, colour}) => ({
       label, colour, constant: false, x: points.map(point => across(point[0])),
       names: points.map(point => `${chart.x.split(",")[0]} ${whole(point[0])}`), values: points.map(point => short(point[1])),
     }))));
+    if (before) figure.pointed.again(before);
   }
 
   function samples(told) {

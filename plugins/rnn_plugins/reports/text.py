@@ -90,7 +90,7 @@ class Text(Report):
                 "half_influence",
                 "half of the influence is within",
                 half,
-                f"{unit}s",
+                unit if half == 1 else f"{unit}s",
                 f"The smallest distance within which lies at least half of the sum of the influences of all inputs, in "
                 f"the mean over the {unit}s shown. The influence of an input is the norm of the derivative of the "
                 f"{unit}'s log-probability with respect to it; {moved.shape[1]} inputs back are measured.",
