@@ -122,6 +122,7 @@ def test_a_network_writes():
     assert run.sample(40, prime="the ", seed=3) == text
     assert len(run.sample(10)) == 10
     assert run.sample(20, greedy=True) == run.sample(20, greedy=True)
+    assert run.symbols == tuple(sorted(set(TEXT)))
 
 
 def test_a_network_is_reported_on():
@@ -178,6 +179,33 @@ def test_cells_and_tasks_are_listed_and_checked():
     assert "language-model" in rnn_lab.tasks()
     assert rnn_lab.check_cell("lstm", forget_bias=2).passed
     assert rnn_lab.check_cell(LSTM(2, 3)).subject == LSTM(2, 3)
+
+
+def test_a_cell_is_described_by_its_step():
+    described = rnn_lab.describe_cell(Averaging, input_size=2, hidden_size=3, w=0.25)
+    assert described.equations == (
+        "a = [h_{t-1}, x_t] @ candidate.W + candidate.b",
+        "candidate = tanh(a)",
+        "h_t = 0.75 * h_{t-1} + 0.25 * candidate",
+    )
+    assert str(described).splitlines() == [
+        f"Averaging, from the module {__name__}",
+        "",
+        *(f"    {line}" for line in described.equations),
+        "",
+        "18 parameters with I = 2 and H = 3:",
+        "    candidate.W (5, 3)",
+        "    candidate.b (3,)",
+        "carry of a sequence: (3,)",
+    ]
+    assert ">Averaging, from the module " in described._repr_html_()
+    assert rnn_lab.describe_cell("lstm").count == 329728
+
+    class Branching(Averaging):
+        def __call__(self, params, h, x):
+            return super().__call__(params, h if x.sum() > 0 else -h, x)
+
+    assert rnn_lab.describe_cell(Branching).equations == ()
 
 
 def test_the_documentation_names_all_that_is_offered():

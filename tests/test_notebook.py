@@ -7,9 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nbformat
 import pytest
 from command_line import TEXT
 from jupyter_client.manager import start_new_kernel
+from nbclient import NotebookClient
 
 import rnn_lab
 from rnn_lab import following
@@ -260,3 +262,67 @@ def test_a_class_of_a_notebook_is_found_again_after_a_restart():
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
+
+
+# --- the notebooks of the documentation -------------------------------------------------------------------------------
+
+FOLDER = Path(__file__).parents[1] / "docs" / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+def kinds(output: Any) -> Any:
+    """What an output is, without its content."""
+    return output.get("name") or (output["output_type"], sorted(output["data"]))
+
+
+def words(output: Any) -> list[str]:
+    """The text of an output without its numbers, which another processor may round differently."""
+    text = output["text"] if output["output_type"] == "stream" else output["data"]["text/plain"]
+    return re.sub(r"[\d.e+,-]+|0x[0-9a-f]+", "#", text).split()
+
+
+def test_there_are_two_notebooks():
+    assert [path.stem for path in NOTEBOOKS] == ["a-cell-of-ones-own", "why-gradients-vanish"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_of_the_documentation_shows_what_it_computes(path, tmp_path):
+    assert path.stat().st_size < 300_000
+    stored = nbformat.read(path, as_version=4)
+    nbformat.validate(stored)
+    for cell in stored.cells:
+        for link in re.findall(r"\]\(([^)#:]+)\)", cell.source if cell.cell_type == "markdown" else ""):
+            assert (FOLDER / link).exists(), link
+    executed = nbformat.read(path, as_version=4)
+    for cell in executed.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    NotebookClient(
+        executed, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    shown = 0
+    for before, now in zip(stored.cells, executed.cells, strict=True):
+        if before.cell_type != "code":
+            continue
+        assert before.execution_count == now.execution_count
+        pairs = list(zip(joined(before.outputs), joined(now.outputs), strict=True))
+        for one, other in pairs:
+            assert kinds(one) == kinds(other), before.source
+            assert one.get("name") != "stderr", one
+            if ".sample(" not in before.source:
+                assert words(one) == words(other)
+            for content in one.get("data", {}).values():
+                assert len(content) > 10
+        shown += bool(pairs)
+    assert shown >= 7
+
+
+def joined(outputs: list[Any]) -> list[Any]:
+    """Outputs with what is printed at once or in parts joined."""
+    found: list[Any] = []
+    for output in outputs:
+        if found and output["output_type"] == "stream" and found[-1].get("name") == output["name"]:
+            found[-1] = nbformat.from_dict({**found[-1], "text": found[-1]["text"] + output["text"]})
+        else:
+            found.append(output)
+    return found

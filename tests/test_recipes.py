@@ -39,7 +39,7 @@ def test_the_recipes_print_what_the_page_shows(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RNN_RUNS", "runs")
     monkeypatch.setenv("RNN_LAB_CACHE", "cache")
     monkeypatch.setenv("MPLBACKEND", "agg")
-    names: dict[str, Any] = {"__name__": "recipes"}
+    names: dict[str, Any] = {"__name__": "__main__"}
     shown = 0
     for code, text in recipes():
         exec(code, names)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         check_cell,
         check_task,
         compare,
+        describe_cell,
         load,
         report,
         tasks,
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "Report", "Run", "Training", "UserError", "cells", "check_cell", "check_task", "compare", "load", "report", "tasks",
-    "train", "training",
+    "Report", "Run", "Training", "UserError", "cells", "check_cell", "check_task", "compare", "describe_cell", "load",
+    "report", "tasks", "train", "training",
 ]  # fmt: skip
 
 

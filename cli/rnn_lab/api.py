@@ -33,6 +33,8 @@ from rnn_lab.trainer import Progress
 from rnn_plugins import registry, testing
 from rnn_plugins.data.vocabulary import Unknown
 from rnn_plugins.errors import UserError as UserError
+from rnn_plugins.inspect.description import CellDescription
+from rnn_plugins.inspect.description import describe_cell as describe
 from rnn_plugins.language.sampling import Choice
 from rnn_plugins.reports.report import Look
 from rnn_plugins.tasks.task import Task
@@ -252,6 +254,15 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """The records of its training, in order: step, epoch, losses, norms, rates."""
         return list(self.folder.records())
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """What a language model reads and predicts, in the order of its one-hot inputs and of its probabilities.
+
+        Raises:
+            UserError: it is not a language model.
+        """
+        return self.folder.language.symbols
 
     def resume(self, **settings: Any) -> Run:
         """Train it further; as ``train(resume=run, **settings)``."""
@@ -491,6 +502,23 @@ def cells() -> list[str]:
 def tasks() -> list[str]:
     """The names of the installed tasks."""
     return [entry.name for entry in registry.entries("tasks")]
+
+
+def describe_cell(
+    cell: str | type[Cell], *, input_size: int = 65, hidden_size: int = 256, **options: Any
+) -> CellDescription:
+    """Describe a cell: its equations, read from its step, and the shapes of its parameters; see ``rnn cells show``.
+
+    Args:
+        cell: a class, or a name as the command line takes it.
+        input_size: the width of an input.
+        hidden_size: the width of the hidden state.
+        **options: of the cell.
+
+    Raises:
+        UserError: there is no such cell, or it cannot make its parameters.
+    """
+    return describe(_name("cells", cell), input_size, hidden_size, options)
 
 
 def check_cell(cell: str | type[Cell] | Cell, **options: Any) -> testing.CheckReport:

@@ -60,8 +60,8 @@ class Report:
 
 def _shown(pages: Sequence[Page], heading: str, about: Sequence[str]) -> str:
     if inline.fits(pages):
-        lines = [inline.sentence(line) for line in about]
-        return inline.block(*(inline.page(page, f"r{uuid.uuid4().hex[:8]}") for page in pages), *lines, wide=True)
+        parts = [inline.page(page, f"r{uuid.uuid4().hex[:8]}") for page in pages]
+        return inline.block(*parts, inline.remarks(about), wide=True)
     # A frame, so that the page's style and the notebook's do not mix.
     document = html.escape(drawing.html(pages, heading, about))
     return f'<iframe srcdoc="{document}" style="width:100%;height:{HEIGHT}px;border:0"></iframe>'

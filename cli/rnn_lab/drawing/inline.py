@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -37,7 +38,8 @@ VARIABLES = ";".join(
 def block(*parts: str, wide: bool = False) -> str:
     """Pieces below each other."""
     width = "68rem" if wide else "40rem"
-    return f'<div style="max-width:{width};font-size:.9rem;line-height:1.5;{VARIABLES}">{"".join(parts)}</div>'
+    style = f"max-width:{width};font:.9rem/1.5 system-ui,sans-serif;{VARIABLES}"
+    return f'<div style="{style}">{"".join(parts)}</div>'
 
 
 def bar(name: str, share: float, words: str) -> str:
@@ -54,6 +56,11 @@ def bar(name: str, share: float, words: str) -> str:
 def sentence(words: str) -> str:
     """A paragraph."""
     return f'<p style="margin:.2em 0 .5em">{text(words)}</p>' if words else ""
+
+
+def remarks(lines: Iterable[str]) -> str:
+    """Lines of less importance."""
+    return f'<p style="margin:.5em 0;opacity:.75">{"<br>".join(map(text, lines))}</p>'
 
 
 def text(words: str) -> str:
@@ -107,7 +114,7 @@ def losses(curves: Sequence[Curve], y_label: str, last: float | None = None) -> 
     )
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="loss by step" font-size="12" fill="currentColor" '
-        f'style="display:block;width:100%;max-width:{WIDTH}px;height:auto;font-family:system-ui,sans-serif">'
+        f'style="display:block;width:100%;max-width:{WIDTH}px;height:auto">'
         f'{"".join(parts)}<path d="M{LEFT} {TOP}v{height}h{width}" fill="none" stroke="currentColor"/>'
         f'<text x="{LEFT}" y="{HEIGHT - 8}">{legend}</text>'
         f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end">{text(y_label)} by step</text></svg>'
@@ -151,15 +158,28 @@ def page(page: Page, identifier: str) -> str:
         if sentences
     )
     drawn = "".join(
-        f'<div style="flex:1 1 22rem;max-width:30rem"><b>{text(figure.title)}</b>{pictures.svg(figure, name)}</div>'
+        f'<div style="flex:1 1 22rem;max-width:30rem"><b>{text(figure.title)}</b>'
+        f"{_short(pictures.svg(figure, f'{identifier}-{index}'))}</div>"
         for index, figure in enumerate(page.figures)
         if isinstance(figure, Chart | Image)
-        for name in [f"{identifier}-{index}"]
     )
     return (
         f'<h3 style="margin:.6em 0 .3em">{text(page.title)}</h3>{said}{_numbers(page)}'
         f'<div style="display:flex;flex-wrap:wrap;gap:1rem 2rem">{drawn}</div>'
     )
+
+
+def _short(svg: str) -> str:
+    """A drawing without what it does not need, since a notebook keeps all its outputs.
+
+    That is the fonts, since it has the notebook's, ids that nothing refers to, white space, and the parts of a pixel
+    beyond a hundredth.
+    """
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
+    svg = re.sub(r"\s+", " ", svg).replace("> <", "><")
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
+    return re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
 
 
 def _numbers(page: Page) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import inspect
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -20,8 +21,10 @@ from minigrad.scan.program import describe
 from minigrad.stepgraph import StepError, StepGraph
 from minigrad.trees import Tree
 from rnn_cells import Cell
+from rnn_cells.anatomy import anatomy
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
+from rnn_plugins.inspect.equations import equations
 from rnn_plugins.options import ATTRIBUTES, Option, OptionValue, options_of
 from rnn_plugins.tasks.task import Metric, Network, Task
 
@@ -51,6 +54,7 @@ class CellDescription:
         name: its name, as given.
         origin: the distribution and its version, or the file.
         text: the docstring: equations, paper, conventions; empty if there is none.
+        equations: read from the graph of its step, a line each; none if it cannot be traced.
         options: the cell's own.
         input_size: I, for which the parameters are counted.
         hidden_size: H, likewise.
@@ -65,6 +69,7 @@ class CellDescription:
     name: str
     origin: str
     text: str
+    equations: tuple[str, ...]
     options: tuple[Option, ...]
     input_size: int
     hidden_size: int
@@ -74,6 +79,18 @@ class CellDescription:
     learning_rate: float | None
     warmup: int
     time_loop: TimeLoop
+
+    def __str__(self) -> str:
+        """The equations, and the shapes of parameters and carry, for people."""
+        lines = [f"{self.name}, from {self.origin}", "", *(f"    {line}" for line in self.equations), ""]
+        lines += [f"{self.count:,} parameters with I = {self.input_size} and H = {self.hidden_size}:"]
+        lines += [f"    {path} {shape}" for path, shape in self.parameters.items()]
+        states = ", ".join(f"{path} {shape}".strip() for path, shape in self.carry.items())
+        return "\n".join([*lines, f"carry of a sequence: {states or 'none'}"])
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook."""
+        return f'<pre style="font-family:monospace">{html.escape(str(self))}</pre>'
 
 
 def describe_cell(spec: str, input_size: int, hidden_size: int, options: Mapping[str, OptionValue]) -> CellDescription:
@@ -95,6 +112,7 @@ def describe_cell(spec: str, input_size: int, hidden_size: int, options: Mapping
         name=spec,
         origin=_origin("cells", spec),
         text=docstring_of(cls),
+        equations=_equations(cell, params, carry),
         options=tuple(registry.cell_options(cls)),
         input_size=input_size,
         hidden_size=hidden_size,
@@ -222,6 +240,8 @@ def _loops(task: Task[Any], files: Sequence[str], network: Network) -> tuple[Loo
 
 def _origin(group: str, spec: str) -> str:
     recorded = registry.provenance(group, spec)
+    if "module" in recorded:
+        return "this Python session" if recorded["module"] == "__main__" else f"the module {recorded['module']}"
     return recorded.get("file") or f"{recorded['distribution']} {recorded['version']}"
 
 
@@ -263,6 +283,14 @@ def _graph(cell: Cell, params: Tree, carry: Tree) -> StepGraph:
     except StepError:
         reference.scan(cell, params, carry, x[None])  # raises the cell's own error, if there is one
         raise
+
+
+def _equations(cell: Cell, params: Tree, carry: Tree) -> tuple[str, ...]:
+    try:
+        step = _graph(cell, params, carry)
+    except Exception:  # a step that cannot be traced has its own checks
+        return ()
+    return tuple(f"{line.name} = {line.text}" for line in equations(step, anatomy(cell)))
 
 
 def _time_loop(cell: Cell, params: Tree, carry: Tree) -> TimeLoop:

@@ -89,7 +89,7 @@ class CheckReport:
         rows = "".join(
             f'<tr><td style="text-align:left">{html.escape(check.name)}</td>'
             f'<td style="text-align:left">{"passed" if check.passed else "<b>failed</b>"}</td>'
-            f'<td style="text-align:left">{"" if check.error is None else f"{check.error:.0e}"}</td>'
+            f'<td style="text-align:left">{"" if check.error is None else f"{check.error:.1g}"}</td>'
             f'<td style="text-align:left">{html.escape(check.detail)}</td></tr>'
             for check in self.checks
         )
