@@ -3,6 +3,7 @@
 import re
 import sys
 import time
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,6 +85,41 @@ def test_updates_are_seldom(shell):
     started = time.monotonic()
     rnn_lab.train("fox.txt", **SMALL | {"steps": 300})
     assert len(shell.shown) <= 2 + (time.monotonic() - started) / following.BLOCK_SECONDS
+
+
+def test_an_interrupt_at_any_moment_leaves_a_saved_run_and_says_so(shell, monkeypatch):
+    said = (
+        r"^interrupted after step 1?\d; the run '(drawing|between)' is saved: rnn_lab.train\(resume='\1'\) resumes it$"
+    )
+    shows = following.Block.tick
+    with monkeypatch.context() as patch:
+
+        def tick(block):
+            patch.setattr(following.Block, "tick", shows)
+            raise KeyboardInterrupt
+
+        patch.setattr(following.Block, "tick", tick)
+        with pytest.raises(KeyboardInterrupt, match=said):
+            rnn_lab.train("fox.txt", name="drawing", **SMALL | {"steps": 100_000})
+
+    @contextmanager
+    def between(records):
+        def first():
+            yield next(records)
+            raise KeyboardInterrupt
+
+        with closing(records):
+            yield first()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rnn_lab.api, "closing", between)
+        with pytest.raises(KeyboardInterrupt, match=said):
+            rnn_lab.train("fox.txt", name="between", **SMALL | {"steps": 100_000})
+    for name in ("drawing", "between"):
+        run = rnn_lab.load(name)
+        assert run.outcome == "interrupted"
+        assert not run.folder.is_locked()
+        assert run.resume(steps=run.folder.notes("last.safetensors")["step"] + 2).outcome == "finished"
 
 
 def test_a_resumed_run_keeps_its_losses(shell):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import fields
@@ -143,6 +143,9 @@ class Training:
             with closing(self._records(follower)) as records:
                 for _ in records:
                     pass
+        except KeyboardInterrupt as interrupt:
+            # One that came between two records has no words, and the run is saved without a validation.
+            raise interrupt if interrupt.args else self._interruption() from None
         finally:
             follower.end()
             self.run._drawn_in = follower.cell
@@ -151,15 +154,24 @@ class Training:
         trainer = self._session.trainer
         events = self._session.events()
         interrupted = False
+        step: Future[dict[str, Any] | None] | None = None
         # Steps run in another thread, so that Ctrl-C interrupts the waiting one and never a step.
         with ThreadPoolExecutor(1, "rnn_lab.training") as thread:
             try:
                 while True:
-                    step = thread.submit(_next_record, events, follower)
-                    interrupted = _wait(step, trainer.stop, follower) or interrupted
-                    record = step.result()
+                    try:
+                        step = step or thread.submit(_next_record, events, follower)
+                        while not step.done():
+                            wait([step], POLL)
+                            follower.tick()
+                        record = step.result()
+                    except KeyboardInterrupt:
+                        interrupted = True
+                        trainer.stop()
+                        continue
                     if record is None:
                         break
+                    step = None
                     yield record
             except NotFinite as error:
                 raise UserError(" ".join(self._session.diagnosis(error))) from error
@@ -167,11 +179,14 @@ class Training:
                 thread.submit(events.close).result()
                 self._session.run.release()
         if interrupted:
-            name = self.run.name
-            raise KeyboardInterrupt(
-                f"interrupted after step {trainer.saved:,}; the run {name!r} is saved: "
-                f"rnn_lab.train(resume={name!r}) resumes it"
-            )
+            raise self._interruption()
+
+    def _interruption(self) -> KeyboardInterrupt:
+        name = self.run.name
+        return KeyboardInterrupt(
+            f"interrupted after step {self._session.trainer.saved:,}; the run {name!r} is saved: "
+            f"rnn_lab.train(resume={name!r}) resumes it"
+        )
 
 
 def _next_record(events: Iterator[Progress], follower: Follower) -> dict[str, Any] | None:
@@ -181,20 +196,6 @@ def _next_record(events: Iterator[Progress], follower: Follower) -> dict[str, An
         if progress.record:
             return progress.record
     return None
-
-
-def _wait(step: Future[Any], stop: Callable[[], None], follower: Follower) -> bool:
-    """Wait for a step, and call ``stop`` at each Ctrl-C; return whether there was one."""
-    interrupted = False
-    while True:
-        try:
-            while not step.done():
-                wait([step], POLL)
-                follower.tick()
-            return interrupted
-        except KeyboardInterrupt:
-            interrupted = True
-            stop()
 
 
 def load(run: Source | None = None) -> Run:
