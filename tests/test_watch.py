@@ -86,6 +86,7 @@ def test_a_run_is_told_of_before_it_begins_and_after_it_has_ended(folder: Path) 
         assert {name: its[name] for name in mine} == mine
         assert ("valid_loss" in mine) == ("valid_loss" in its)
     assert told["metrics"]["loss"] == "nats"
+    assert told["unit"] == "characters"
 
 
 def test_only_new_records_are_told_again(folder: Path) -> None:
@@ -229,6 +230,19 @@ def test_why_there_is_no_sample_is_said(folder: Path) -> None:
     assert watched.told({})["no_sample"].startswith("the data of the run 'a' are not what they were: ")
     assert watched.told({})["samples"] == []
     assert run.path.is_dir()
+
+
+def test_a_run_whose_task_is_not_installed_is_told_of_without_samples(folder: Path) -> None:
+    run = train(folder, TEXT, "a")
+    run.update(task={"task": "elsewhere", "distribution": "rnn-elsewhere", "version": "1"})
+    watched = Watched("a")
+    watched.told({})
+    watched.sample()
+    told = watched.told({})
+    assert steps(told) == [record["step"] for record in run.records()]
+    assert told["unit"] == "units"
+    assert told["samples"] == []
+    assert "rnn-elsewhere" in told["no_sample"]
 
 
 # To whom.

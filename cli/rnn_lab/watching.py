@@ -61,6 +61,7 @@ class Watched:
         self._asked = -PAUSE
         self._run: Run | None = None
         self._manifest: tuple[int, int] | None = None
+        self._unit = "units"
         self._forget()
         self.refresh()
 
@@ -95,7 +96,9 @@ class Watched:
             return
         written = _identity(folder / MANIFEST)
         if self._run is None or written != self._manifest:
-            self._run, self._manifest = Run(folder), written
+            self._run, self._manifest, self._unit = Run(folder), written, "units"
+            with suppress(UserError):  # the task may not be installed here, and the records can be read all the same
+                self._unit = self._run.task.unit
         outcome = self._run.manifest.get("outcome") or ("running" if self._run.is_locked() else "killed")
         self.state = outcome
         self.sentence = STATES.get(outcome, "It has ended.").format(name=self._run.quoted)
@@ -171,6 +174,7 @@ class Watched:
                 "state": self.state,
                 "sentence": self.sentence,
                 "about": _about(manifest),
+                "unit": self._unit,
                 "metrics": {name: metric["unit"] for name, metric in manifest.get("metrics", {}).items()},
                 "version": str(self._version),
                 "next": len(self._records),

@@ -67,7 +67,7 @@
       for (const [name, value] of Object.entries(validated || {}))
         if (name.startsWith("valid_")) rows.push([`${worded(name)} at step ${whole(validated.step)}`, short(value)]);
       rows.push(["learning rate", short(newest.learning_rate)], ["gradient norm", short(newest.gradient_norm)]);
-      rows.push(["per second", whole(newest.units_per_second)]);
+      rows.push([`${told.unit} per second`, whole(newest.units_per_second)]);
     }
     one(".now").replaceChildren(...rows.map(([name, value]) =>
       make("div", {}, make("dt", {}, name), make("dd", {}, value))));
