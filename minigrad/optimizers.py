@@ -134,10 +134,19 @@ def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Opt
     return adamw(beta1, beta2, epsilon, weight_decay=0.0)
 
 
-def adamw(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8, *, weight_decay: float = 0.01) -> Optimizer:
+def adamw(
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+    *,
+    weight_decay: float = 0.01,
+    vectors: bool = True,
+) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2017, arXiv:1711.05101).
 
         p = p - lr * weight_decay * p           and then Adam's step
+
+    Without `vectors`, parameters of one axis or none do not decay: biases, gains, peepholes.
 
     Raises:
         ValueError: where a beta is not in [0, 1), epsilon is not positive, or weight_decay is negative or not finite.
@@ -162,8 +171,19 @@ def adamw(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8, *, we
         # The two bias corrections are applied to the rate and epsilon instead of the arrays.
         root = math.sqrt(1 - beta2**step)
         rate = lr * root / (1 - beta1**step)
-        scalars = (1 - beta1, beta2, 1 - beta2, epsilon * root, rate, 1 - lr * weight_decay)
-        params, mean, mean_square = _each_leaf(_ADAM, scalars, params, grads, state["mean"], state["mean_square"])
+        scalars = (1 - beta1, beta2, 1 - beta2, epsilon * root, rate)
+        kept, given = 1 - lr * weight_decay, (params, grads, state["mean"], state["mean_square"])
+        if vectors or not weight_decay:
+            params, mean, mean_square = _each_leaf(_ADAM, (*scalars, kept), *given)
+        else:
+            flat = [trees.flatten(tree) for tree in given]
+            apart = [{path for path, leaf in flat[0].items() if (leaf.ndim > 1) == decays} for decays in (True, False)]
+            matrices, others = (
+                _each_leaf(_ADAM, (*scalars, factor), *({path: tree[path] for path in sorted(paths)} for tree in flat))
+                for paths, factor in zip(apart, (kept, 1.0), strict=True)
+            )
+            joined = [one | other for one, other in zip(matrices, others, strict=True)]
+            params, mean, mean_square = (trees.unflatten(params, [new[path] for path in flat[0]]) for new in joined)
         return params, {"step": np.array(step, np.int64), "mean": mean, "mean_square": mean_square}
 
     return Optimizer(init, update)

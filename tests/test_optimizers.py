@@ -217,6 +217,30 @@ def test_no_movement_at_a_rate_of_zero() -> None:
         assert_equal(made, params)
 
 
+@pytest.mark.parametrize("matrices", [{"W": np.ones((3, 2)), "U": {"V": np.full((2, 2), 2.0)}}, {}])
+@pytest.mark.parametrize("others", [{"b": np.ones(3), "gain": np.full((), 2.0)}, {}])
+def test_vectors_need_not_decay(matrices, others):
+    params = {"b": others, "a": matrices} if others or matrices else {"W": np.ones((2, 2))}
+    rng = np.random.default_rng(0)
+    grads = [trees.map(lambda p: rng.standard_normal(p.shape), params) for _ in range(3)]
+
+    def after(optimizer):
+        now, state = params, optimizer.init(params)
+        for g in grads:
+            now, state = optimizer.update(g, state, now, 0.1)
+        return now, state
+
+    (found, state), (decayed, _), (plain, other) = map(
+        after, (adamw(weight_decay=0.5, vectors=False), adamw(weight_decay=0.5), adam())
+    )
+    for one, with_decay, without in trees.zip_leaves(found, decayed, plain):
+        np.testing.assert_array_equal(one, with_decay if one.ndim > 1 else without)
+        assert (with_decay != without).all()
+    for a, b in trees.zip_leaves(state, other):
+        np.testing.assert_array_equal(a, b)
+    assert trees.paths(found) == trees.paths(params)
+
+
 def test_the_table_names_every_constructor() -> None:
     assert {"sgd": sgd, "rmsprop": rmsprop, "adagrad": adagrad, "adam": adam, "adamw": adamw} == OPTIMIZERS
 
