@@ -244,10 +244,17 @@ def test_piped_they_are_one_line(monkeypatch):
     line = call("hamlet", "to be", "--top", "3")[1]
     assert line.count("\n") == 1
     record = next(rnn_lab.load("hamlet").predict("to be", top=3))
-    told = ", ".join(f"{legible(share['next'])} {share['probability']:.3f}" for share in record["top"])
+    shown = ["','" if share["next"] == "," else legible(share["next"]) for share in record["top"]]
+    told = ", ".join(f"{next} {share['probability']:.3f}" for next, share in zip(shown, record["top"], strict=True))
     assert line == f"{told}  to be\n"
     written = on_terminal([Prediction("x", record)], monkeypatch, as_json=True)
     assert json.loads(written) == record
+
+
+def test_a_comma_between_commas_is_in_quotes():
+    line = call("hamlet", "to be", "--top", "100")[1]
+    assert len(re.findall(r"(^|, )',' 0\.\d{3}(?=, |  )", line)) == 1
+    assert ", , " not in line
 
 
 def test_the_page_has_them_with_bars(folder):

@@ -123,11 +123,12 @@ MISTAKEN = [
     ["нет"],
     ["cells", "show", "нет"],
     ["tasks", "show", "нет"],
+    ["watch", "нет"],  # with a run it does not end
 ]
 
 
 def test_every_command_is_tried() -> None:
-    assert {words[0] for words in ALL} == set(COMMANDS)
+    assert {words[0] for words in ALL} == set(COMMANDS) - {"watch"}
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-16"])

@@ -55,7 +55,7 @@ def next_symbols(
         likely = np.argsort(-row, kind="stable")[:top].tolist()
         shares = [{"next": symbols[i], "probability": math.exp(row[i])} for i in likely]
         record: dict[str, Any] = {"input": text, **shares[0]} | ({"top": shares} if top > 1 else {})
-        told = ", ".join(f"{legible(symbols[i])} {math.exp(row[i]):.3f}" for i in likely)
+        told = ", ".join(f"{_apart(symbols[i])} {math.exp(row[i]):.3f}" for i in likely)
         line = f"{told}  {legible(text if len(text) <= SHOWN else f'...{text[3 - SHOWN :]}')}"
         if missing:
             record["unknown"] = missing
@@ -97,6 +97,11 @@ def contributions(language: Language, params: Tree, read: Sequence[int], symbol:
     )
     shown = tuple(symbols[i] for i in last.tolist())
     return Colouring("contributions", f"What speaks for {name}", shown, steps, -most, most, "nats", told)
+
+
+def _apart(symbol: str) -> str:
+    """A symbol between commas."""
+    return repr(symbol) if symbol.startswith(",") else legible(symbol)
 
 
 def _unknown(vocabulary: Vocabulary, text: str, missing: list[str]) -> UserError:
