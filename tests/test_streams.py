@@ -123,7 +123,7 @@ MISTAKEN = [
     ["нет"],
     ["cells", "show", "нет"],
     ["tasks", "show", "нет"],
-    ["watch", "нет"],  # with a run it does not end
+    ["watch", "--нет"],  # without a mistake it does not end
 ]
 
 
