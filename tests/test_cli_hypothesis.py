@@ -39,7 +39,7 @@ FLAG = (st.none(), NOTHING)
 
 # What fits, and what may not.
 VALUES: dict[str, tuple[st.SearchStrategy[Any], st.SearchStrategy[Any]]] = {
-    "level": (words("char byte word"), words("bit")),
+    "level": (words("char byte word bpe:40"), words("bit bpe bpe:1")),
     "valid-fraction": (st.floats(0, 0.5), ODD),
     "valid": (words("words hello crlf"), words("nosuch empty one")),
     "test": (words("words hello crlf"), words("nosuch empty one")),
@@ -67,7 +67,7 @@ VALUES: dict[str, tuple[st.SearchStrategy[Any], st.SearchStrategy[Any]]] = {
         words("cosine:warmup=-3 linear: : x:y exponential:every=-1"),
     ),
     "optimizer": (
-        words("sgd sgd:momentum=0.9,nesterov=true rmsprop adagrad adam adamw:weight_decay=1e9"),
+        words("sgd sgd:momentum=0.9,nesterov=true rmsprop adagrad adam adamw:weight_decay=1e9 adamw:vectors=false"),
         words("adam:beta1=1 rmsprop:decay=-1 sgd:nesterov=true sgd:momentum=inf"),
     ),
     "average": (words("ema swa:start=0.1 asgd:after=1"), words("x ema:start=1 ema:decay=1 asgd:after=0.5")),
