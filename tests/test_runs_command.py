@@ -196,6 +196,8 @@ def test_a_run_that_is_trained_is_neither_removed_nor_renamed() -> None:
     try:
         told = "the run 'one' is being trained by another process: stop that one first"
         assert refused("rm", "one", "--yes") == told
+        assert refused("rm", "two", "one", "--yes") == told  # and the other one stays
+        assert "two" in listed()
         assert refused("mv", "one", "other") == told
     finally:
         run.release()

@@ -172,6 +172,9 @@ def rm(names: tuple[str, ...], yes: bool) -> None:
     from rnn_lab import keeping
 
     found = [keeping.find(name) for name in dict.fromkeys(names)]
+    for run in found:  # before any of them is removed
+        with keeping.untrained(run):
+            pass
     if not yes:
         if not _may_ask():
             raise UserError(f"there is nobody to ask whether to remove {', '.join(names)}: add --yes")

@@ -52,7 +52,7 @@ def remove(run: Run) -> None:
         UserError: another process trains it.
         OSError: it cannot be removed.
     """
-    with _untrained(run):
+    with untrained(run):
         if run.path.is_symlink():
             run.path.unlink()
             return
@@ -76,7 +76,7 @@ def rename(run: Run, name: str) -> Run:
     if os.path.lexists(after):
         raise UserError(f"{str(after)!r} exists already: choose another name, or remove that first: rnn runs rm {name}")
     before = os.path.abspath(run.path)
-    with _untrained(run):
+    with untrained(run):
         run.path.rename(after)
     for other in find_runs():
         with suppress(UserError):  # those that cannot be read
@@ -96,7 +96,7 @@ def _begin_from(manifest: Path, path: str) -> None:
 
 
 @contextmanager
-def _untrained(run: Run) -> Iterator[None]:
+def untrained(run: Run) -> Iterator[None]:
     """Within this block no other process trains a run.
 
     Raises:
