@@ -26,6 +26,14 @@ pytest.importorskip("material", reason="needs the extra docs")
 site_pages = pytest.importorskip("site_pages")
 
 ROOT = Path(__file__).parents[1]
+PAGES = [
+    "",
+    "lecture/",
+    "command-line/",
+    "notebooks/why-gradients-vanish/",
+    "api/minigrad/",
+    "repository/CONTRIBUTING/",
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +52,8 @@ def text(page: Path) -> str:
 
 
 def test_every_page_and_picture_of_the_documentation_is_in_it(site):
-    pages = {path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    sources = [path for pattern in ("*.md", "*.ipynb") for path in (ROOT / "docs").rglob(pattern)]
+    pages = {path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in sources}
     pages |= {f"repository/{path.removesuffix('.md')}" for path in site_pages.OUTSIDE}
     assert len(pages) > 25
     built = {re.sub(r"/README$|/?index$", "", page) for page in pages}
@@ -101,13 +110,14 @@ def test_pages_fit_their_window_and_fetch_nothing_from_elsewhere(address, tmp_pa
         for width, height in (DESKTOP, PHONE):
             window = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", window)
-            for page in ("", "lecture/", "command-line/", "api/minigrad/", "repository/CONTRIBUTING/"):
+            for page in PAGES:
                 driver.get(f"{address}/{page}")
                 assert driver.execute_script("return document.documentElement.scrollWidth") <= width, page
                 broken = "return [...document.images].filter(image => image.complete && !image.naturalWidth).length"
                 assert driver.execute_script(broken) == 0, page
         messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
         sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        assert {f"{address}/{page}" for page in PAGES} <= set(sent)
         here = urlsplit(address).netloc
         assert len(sent) > 20
         assert {url for url in sent if url.startswith("http") and urlsplit(url).netloc != here} == set()
