@@ -37,8 +37,8 @@ VARIABLES = ";".join(
 
 def block(*parts: str, wide: bool = False) -> str:
     """Pieces below each other."""
-    width = "68rem" if wide else "40rem"
-    style = f"max-width:{width};font:.9rem/1.5 system-ui,sans-serif;{VARIABLES}"
+    width = 1080 if wide else 640
+    style = f"max-width:{width}px;font:14px/1.5 system-ui,sans-serif;{VARIABLES}"
     return f'<div style="{style}">{"".join(parts)}</div>'
 
 
@@ -158,14 +158,14 @@ def page(page: Page, identifier: str) -> str:
         if sentences
     )
     drawn = "".join(
-        f'<div style="flex:1 1 22rem;max-width:30rem"><b>{text(figure.title)}</b>'
+        f'<div style="flex:1 1 340px;max-width:480px"><b>{text(figure.title)}</b>'
         f"{_short(pictures.svg(figure, f'{identifier}-{index}'))}</div>"
         for index, figure in enumerate(page.figures)
         if isinstance(figure, Chart | Image)
     )
     return (
         f'<h3 style="margin:.6em 0 .3em">{text(page.title)}</h3>{said}{_numbers(page)}'
-        f'<div style="display:flex;flex-wrap:wrap;gap:1rem 2rem">{drawn}</div>'
+        f'<div style="display:flex;flex-wrap:wrap;gap:1em 2em">{drawn}</div>'
     )
 
 
@@ -188,8 +188,8 @@ def _numbers(page: Page) -> str:
     if not labels:
         return ""
     values = [{q.key: shown(q) for q in quantities} for quantities in page.quantities.values()]
-    edge = 'style="text-align:right;padding:0 1.5em 0 0"'
-    first = 'style="text-align:left;padding:0 1.5em 0 0"'
+    edge = 'style="text-align:right;white-space:nowrap;padding:0 1.5em 0 0"'
+    first = edge.replace("right", "left")
     head = "".join(f"<th {edge}>{text(label)}</th>" for label in page.quantities) if len(values) > 1 else ""
     rows = "".join(
         f"<tr><td {first}>{text(label)}</td>"
@@ -198,4 +198,5 @@ def _numbers(page: Page) -> str:
         for key, label in labels.items()
     )
     top = f"<tr><td></td>{head}</tr>" if head else ""
-    return f'<table style="margin:.3em 0 .8em;border:0;font-size:1em">{top}{rows}</table>'
+    table = f'<table style="margin:.3em 0 .8em;border:0;font-size:1em">{top}{rows}</table>'
+    return f'<div style="overflow-x:auto">{table}</div>'
