@@ -142,12 +142,12 @@ def _anatomies(ctx: click.Context) -> Iterator[Anatomy]:
     from rnn_plugins import registry
     from rnn_plugins.errors import UserError
 
-    cells, installed = ctx.params["cells"], {entry.name for entry in registry.entries("cells")}
+    cells, installed = ctx.params.get("cells", ()), {entry.name for entry in registry.entries("cells")}
     for name in (spec.partition(":")[0] for spec in cells):
         with suppress(UserError):
             if name in installed:
                 yield anatomy(registry.make_cell(name, 1, ctx.params["hidden_size"], {}))
-    named = ctx.params["runs_or_files"] or ctx.args  # where the last option has no value yet
+    named = ctx.params.get("runs_or_files") or ctx.args  # where the last option has no value yet
     for name in [] if cells else named or [None]:
         with suppress(UserError):  # there is no such run, it reads no text, or its cell may not be executed
             yield anatomy(find_run(name).language.model.cell)

@@ -58,7 +58,9 @@ def train(ctx: click.Context, /, files: tuple[str, ...], **given: Any) -> None:
     if not quiet and not wanted.get("files") and not (before and "-" in before.settings.files):
         piped.ignored("rnn train - reads it as data")
     everything = before.settings.to_json() | wanted if before else wanted
-    sources = [file for key in ("files", "valid", "test") for file in everything.get(key) or ()]
+    named = (everything.get(key) for key in ("files", "valid", "test"))
+    lists = ([some] if isinstance(some, str) else some for some in named)
+    sources = [file for some in lists if isinstance(some, list | tuple) for file in some]  # settings refuse others
     with nullcontext() if quiet else downloading(sources):
         if before:
             session = sessions.resume(before, wanted)
