@@ -1,5 +1,6 @@
 """Tied embeddings, and whole symbols dropped from the input of a language model."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def untied(params: Any) -> Any:
     """The parameters of a network that is not tied, and computes the same."""
     head = params["head"]
     W = params["embedding"].T
-    return params | {"head": {"W": head["P"] @ W if "P" in head else W, "b": head["b"]}}
+    inputs = params["embedding"] * math.sqrt(params["embedding"].shape[1])
+    return params | {"embedding": inputs, "head": {"W": head["P"] @ W if "P" in head else W, "b": head["b"]}}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,7 @@ class Model(task.Model):
         variational: whether to use one dropout mask for all steps.
         dtype: of parameters and activations.
         tied: whether the head's matrix is the embedding, turned, or if the cell's outputs have another width than that,
-            a projection onto its width followed by it.
+            a projection onto its width followed by it. The cell's inputs are then the embeddings times sqrt(E).
         embedding_dropout: the rate at which symbols are dropped from the inputs of a batch during training, wherever
             they occur in it.
     """
@@ -97,12 +98,18 @@ class Model(task.Model):
     def inputs(self, params: Tree, tokens: Array) -> Any:
         """The cell's inputs for symbols (...): their embeddings, or one-hot rows, (..., I)."""
         if self.embedding_size:
-            return take(params["embedding"], tokens)
+            return self._scaled(take(params["embedding"], tokens))
         return one_hot(tokens, self.vocabulary_size, self.dtype)
 
     def table(self, params: Tree) -> Any:
         """The cell's input for each symbol: embeddings, or one-hot rows, (V, I)."""
-        return params["embedding"] if self.embedding_size else np.eye(self.vocabulary_size, dtype=self.dtype)
+        if not self.embedding_size:
+            return np.eye(self.vocabulary_size, dtype=self.dtype)
+        return self._scaled(params["embedding"])
+
+    def _scaled(self, rows: Any) -> Any:
+        """Embeddings as inputs: tied ones, which start as small as an output matrix does, are enlarged."""
+        return rows * math.sqrt(self.embedding_size) if self.tied else rows
 
     @property
     def _projects(self) -> bool:
