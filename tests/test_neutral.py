@@ -24,6 +24,7 @@ NAMED = re.compile(
 ALLOWED = {
     ("rnn_cli/spelling.py", "max-new-tokens"): "what other programs call --length",
     ("rnn_lab/settings.py", "language-model"): "the default of --task",
+    ("rnn_lab/settings.py", "rnn_plugins.data.vocabulary"): "how --level, which several tasks have, is read",
     ("rnn_lab/api.py", "rnn_plugins.data.vocabulary"): "the type of what Run.sample and Run.score take",
     ("rnn_lab/api.py", "rnn_lab.language"): "Run.sample and Run.score, as the commands of these names",
     ("rnn_lab/api.py", "rnn_plugins.language.sampling"): "likewise",

@@ -133,7 +133,7 @@ class CommonTaskOptions:
 
     level: str | None = setting(
         None,
-        "What counts as one symbol of the text; bpe:N are N tokens of byte-pair encoding.",
+        "What counts as one symbol of the text; bpe:N is byte-pair encoding with N symbols.",
         "Task",
         computed="char, or the task's own",
         metavar="char|byte|word|bpe:N",
@@ -173,7 +173,7 @@ class CommonTaskOptions:
     )
     embedding_dropout: float | None = setting(
         None,
-        "Dropout rate of whole symbols of the vocabulary on the input, one mask per batch.",
+        "Dropout rate of whole symbols on the input, one mask per batch.",
         "Network",
         range="[0, 1)",
         computed="0.0",
