@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.functions import Share
-from minigrad.primitives import exp, softplus, square
+from minigrad.primitives import exp, log, softplus, square, where
 from minigrad.tensor import Array
 
 
@@ -22,6 +22,27 @@ def bernoulli(logits: Any, x: Any) -> Any:
     probability of a bit that is 1 with probability x.
     """
     return x * logits - softplus(logits)
+
+
+def discretised_logistic(x: Any, mean: Any, log_scale: Any, levels: int) -> Any:
+    """The log probability, in nats, of numbers that have one of some levels, equally far apart from 0 to 1.
+
+    Each level has what a logistic distribution, with the density ``sigmoid'((x - mean) / scale) / scale``, has nearest
+    to it; the first and the last level have all that is beyond them (Salimans et al. 2017, arXiv:1701.05517, equation
+    2). With u and l the distances of the borders of a level in scales, it is log(sigmoid(u) - sigmoid(l)), computed as
+    ``log sigmoid(u) + log sigmoid(-l) + log(1 - exp(l - u))``, without cancellation.
+
+    Args:
+        x: numbers; each is k / (levels - 1) for a whole k.
+        mean: of the distribution.
+        log_scale: the logarithm of its scale.
+        levels: how many there are, at least 2.
+    """
+    half, steepness = 0.5 / (levels - 1), exp(-log_scale)
+    below = -softplus((mean - x - half) * steepness)  # log of the share below the upper border
+    above = -softplus((x - half - mean) * steepness)  # and above the lower one
+    between = below + above + log(1 - exp(-2 * half * steepness))
+    return where(x < half, below, where(x > 1 - half, above, between))
 
 
 def gaussian(x: Any, mean: Any, log_deviation: Any) -> Any:

@@ -11,7 +11,7 @@ import pytest
 from minigrad import exp, mean, stop_gradient, value_and_grad
 from minigrad import sum as total
 from minigrad.checking import check_vjp
-from minigrad.densities import bernoulli, gaussian, gaussian_divergence, standard_normal
+from minigrad.densities import bernoulli, discretised_logistic, gaussian, gaussian_divergence, standard_normal
 from minigrad.functions import Share
 
 RNG = np.random.default_rng(0)
@@ -34,6 +34,24 @@ def test_a_bernoulli_density_of_a_grey_pixel_is_its_expectation_and_never_overfl
     np.testing.assert_array_equal(bernoulli(logits, np.array([1, 0], np.float32)), [-1e4, -1e4])
 
 
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_levels_have_what_a_logistic_distribution_has_nearest_to_them(levels):
+    stats = pytest.importorskip("scipy.stats")
+    x = np.arange(levels) / (levels - 1)
+    for centre, scale in ((0.3, 0.1), (0.9, 0.02), (1.4, 0.5)):
+        found = np.exp(discretised_logistic(x, centre, np.log(scale), levels))
+        borders = np.concatenate([[-np.inf], (x[:-1] + x[1:]) / 2, [np.inf]])
+        np.testing.assert_allclose(found, np.diff(stats.logistic.cdf(borders, centre, scale)), rtol=1e-6, atol=1e-12)
+        assert found.sum() == pytest.approx(1)
+
+
+def test_a_level_far_from_the_mean_has_a_finite_log_probability():
+    found = discretised_logistic(np.float32([0, 0.5, 1]), np.float32(1), np.float32(np.log(1e-3)), 256)
+    assert found.dtype == np.float32
+    below, between = 500 / 255 - 1000, 500 / 255 - 500 + np.log1p(-np.exp(-1000 / 255))
+    np.testing.assert_allclose(found, [below, between, -np.log1p(np.exp(-500 / 255))], rtol=1e-4)
+
+
 def nodes() -> tuple[Any, Any]:
     """Points and weights with which a sum is the expectation under the standard normal, of a polynomial exactly."""
     points, weights = np.polynomial.hermite_e.hermegauss(20)
@@ -53,6 +71,8 @@ def test_gradients_of_densities_are_those_of_finite_differences():
     check_vjp(gaussian, [x, m, s], order=2)
     check_vjp(bernoulli, [logits, x], order=2)
     check_vjp(gaussian_divergence, [m, s], order=2)
+    levels = np.array([0, 1, 7, 8, 15]) / 15
+    check_vjp(lambda mean, scale: discretised_logistic(levels, mean, scale, 16), [m, s - 1], order=2)
 
 
 # --- estimators of the gradient of an expectation ---------------------------------------------------------------------

@@ -78,6 +78,21 @@ def test_a_decoder_that_ignores_the_code_gives_the_likelihood_of_independent_pix
     np.testing.assert_array_equal(divergence, 0)
 
 
+@pytest.mark.parametrize("shape", [SHAPE, (3, 4, 3)])
+def test_a_decoder_that_ignores_the_code_gives_the_likelihood_of_independent_levels(shape):
+    stats = pytest.importorskip("scipy.stats")
+    model = painter(shape, mean=0.3, binarised="levels")
+    params = model.init_params(np.random.default_rng(0))
+    params["stroke"] = trees.map(np.zeros_like, params["stroke"])
+    params["scale"] = np.log(np.linspace(0.1, 0.3, shape[2]))
+    levels = np.random.default_rng(1).integers(0, 256, (3, *shape))
+    reconstruction, _ = model.terms(params, drawn(shape)._replace(pixels=levels / 255))
+    borders = np.array([-np.inf, *(np.arange(255) + 0.5) / 255, np.inf])
+    p = np.stack([np.diff(stats.logistic.cdf(borders, 0.3, scale)) for scale in np.exp(params["scale"])])  # (C, 256)
+    expected = -np.log(p[np.arange(shape[2]), levels]).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(reconstruction, expected, rtol=1e-5)
+
+
 def test_the_divergence_is_that_of_the_code_at_each_step():
     model = painter()
     params = noisy(model)
@@ -272,7 +287,9 @@ def images(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"attention": False, "binarised": "threshold"}, {"binarised": "once"}], ids=str
+    "options",
+    [{}, {"attention": False, "binarised": "threshold"}, {"binarised": "once"}, {"binarised": "no"}],
+    ids=str,
 )
 def test_the_task_passes_its_check(images, options):
     check_task(Paint(steps=3, latent=2, read_size=2, write_size=3, **options), [images]).raise_if_failed()
@@ -288,7 +305,7 @@ def test_the_task_passes_its_check_with_a_stack_on_coloured_pictures(tmp_path):
     check_task(task, [str(tmp_path)], cell=stack).raise_if_failed()
     facts = task.read([str(tmp_path)]).facts
     assert facts["shape"] == [4, 5, 3]
-    assert facts["binarised"] == "no"
+    assert facts["binarised"] == "levels"
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in registry.entries("cells")])
@@ -333,8 +350,8 @@ def test_auto_goes_by_the_share_of_pixels_that_are_nearly_black_or_white(images,
     assert Paint().read([images]).facts["binarised"] == "anew"
     grey = write_idx(tmp_path / "grey-idx3-ubyte.gz", np.full((20, 4, 4, 1), 90, np.uint8))
     data = Paint().read([grey])
-    assert data.facts == {"shape": [4, 4, 1], "white": 255, "mean": pytest.approx([90 / 255]), "binarised": "no"}
-    assert data.about.endswith("; pixels are means of Bernoulli variables")
+    assert data.facts == {"shape": [4, 4, 1], "white": 255, "mean": pytest.approx([90 / 255]), "binarised": "levels"}
+    assert data.about.endswith("; pixels keep their levels")
     some = np.full((20, 4, 4, 1), 90, np.uint8)
     some[:, :2, :, 0] = 255  # half of the pixels
     data = Paint().read([write_idx(tmp_path / "some-idx3-ubyte.gz", some)])
@@ -400,6 +417,34 @@ def test_baselines_are_means_of_pixels_after_the_threshold():
     valid, means = pixels[:20] > 127, ((pixels[20:] > 127).sum(axis=0) + 1) / 42
     expected = [np.log(np.where(valid, p, 1 - p)).sum() / -20 for p in (means, means.mean())]
     assert [score.metrics["loss"] for score in assessment.scores[1:]] == pytest.approx(expected)
+
+
+def test_levels_have_baselines_and_a_probe_of_their_own():
+    pixels = np.random.default_rng(0).integers(0, 4, (50, 2, 3, 1), np.uint8)
+    data = data_of(pixels, how="levels")
+    task = Paint(steps=2, latent=1)
+    model = task.model(data.facts, network())
+    params = model.init_params(np.random.default_rng(0))
+    assessment = task.assess(model, params, data, name="run", training=data.train)
+    known, seen = (some[..., None] == np.arange(256) for some in (pixels[20:], pixels[:20]))
+    each = (known.sum(axis=0) + 1) / (30 + 256)
+    together = (known.sum(axis=(0, 1, 2, 3)) + 1) / (180 + 256)
+    expected = [-(seen * np.log(p)).sum() / 20 for p in (each, together)]
+    assert [score.name for score in assessment.scores[1:]] == [
+        "frequencies for each pixel",
+        "frequencies for all pixels",
+    ]
+    assert [score.metrics["loss"] for score in assessment.scores[1:]] == pytest.approx(expected)
+    assert assessment.notices == (
+        "the baselines take all pixels to be independent, and their levels as frequent as in 30 training images, by "
+        "channel",
+    )
+    assert task.guessing(data.facts) == pytest.approx(6 * math.log(256))
+    probe = task.probe(model, params, data.valid, data.facts)
+    window, ends = probe.window(np.arange(20), 2), np.arange(20)
+    _, outputs = probe.cell.unroll(probe.params, window.carry, window.xs)
+    losses = np.asarray(probe.loss(outputs, probe.targets(ends, 2)))
+    np.testing.assert_allclose(losses, model.terms(params, task.pack(data.valid).inputs)[0], rtol=1e-6)
 
 
 def test_the_default_files_need_no_library(monkeypatch):
@@ -573,7 +618,7 @@ def test_an_embedding_is_refused(images):
     [
         ({"shape": [6, 6]}, "shape and white are [6, 6, 255]; expected four whole numbers of at least 1"),
         ({"mean": [2.0]}, "mean is [2.0]; expected a number from 0 to 1 per channel"),
-        ({"binarised": "x"}, "binarised is 'x'; expected anew, once, threshold, no"),
+        ({"binarised": "x"}, "binarised is 'x'; expected anew, once, threshold, levels, no"),
     ],
 )
 def test_damaged_facts_are_refused(change, message):

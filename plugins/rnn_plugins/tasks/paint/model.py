@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad import affine, clip, concat, dropout_mask, exp, mean, scan, sigmoid, sum, trees
-from minigrad.densities import bernoulli, gaussian_divergence
+from minigrad.densities import bernoulli, discretised_logistic, gaussian_divergence
 from minigrad.initializers import glorot_uniform, zeros
 from minigrad.trees import Tree
 from rnn_cells import Cell
@@ -39,6 +39,12 @@ THRESHOLD = 0.5
 
 LARGEST = 10.0
 """The largest logarithm of a deviation or of a window's numbers: a cell with unbounded outputs must not overflow."""
+
+LEVELS = 256
+"""Of a pixel, which is a byte."""
+
+SCALE = 0.1
+"""The first scale of the distribution of levels around the canvas; black is 0 and white 1."""
 
 FAINT = 0.01
 """The smallest mean of a channel that the first canvas has, or what is missing to 1."""
@@ -174,15 +180,18 @@ class Painter(task.Model):
         g_t = decoder(z_t),  c_t = c_{t-1} + write(g_t)
 
     The loss is the sum of -log p(x | c_T), where each pixel is Bernoulli with the mean sigmoid(c_T), and of the
-    divergence of each q_t from the standard normal prior: a bound of -log p(x), in nats. Without attention, read gives
-    all pixels of both, and write is affine. With it, both go through a ``Window`` that the decoder places: what is read
-    is multiplied by its intensity, what is written divided by it. The first canvas is a parameter; it begins as the
-    mean of the training images. New images are painted by the decoder alone, from z_t ~ N(0, 1).
+    divergence of each q_t from the standard normal prior: a bound of -log p(x), in nats. Pixels that keep their levels
+    are instead distributed around sigmoid(c_T) with a scale that is learnt (``discretised_logistic``).
+
+    Without attention, read gives all pixels of both, and write is affine. With it, both go through a ``Window`` that
+    the decoder places: what is read is multiplied by its intensity, what is written divided by it. The first canvas is
+    a parameter; it begins as the mean of the training images. New images are painted by the decoder alone, from
+    z_t ~ N(0, 1).
 
     Attributes:
         parts: cells, windows and sizes.
         mean: of each channel of the training images.
-        binarised: how pixels become 0 or 1: by a ``threshold``, not at all (``no``), or else by draws.
+        binarised: how pixels become 0 or 1: by a ``threshold``, not at all (``no`` and ``levels``), or else by draws.
         network: the user's settings.
     """
 
@@ -214,10 +223,13 @@ class Painter(task.Model):
         return cls(parts, tuple(mean), binarised, network)
 
     def init_params(self, rng: np.random.Generator) -> Tree:
-        """Those of the parts, and the first ``canvas``, (H, W, C)."""
+        """Those of the parts, and the first ``canvas``, (H, W, C); where pixels have levels, a log ``scale``, (C,)."""
         first = np.clip(np.array(self.mean), FAINT, 1 - FAINT)
         canvas = np.broadcast_to(np.log(first / (1 - first)), self.parts.shape).copy()
-        return trees.cast({**self.parts.init_params(rng), "canvas": canvas}, self.network.dtype)
+        params = {**self.parts.init_params(rng), "canvas": canvas}
+        if self.binarised == "levels":
+            params["scale"] = np.full(self.parts.shape[2], math.log(SCALE))
+        return trees.cast(params, self.network.dtype)
 
     def shapes_known(self) -> dict[str, tuple[int, ...]]:
         """The shape of the first canvas."""
@@ -226,9 +238,21 @@ class Painter(task.Model):
     def seen(self, inputs: Inputs) -> Array:
         """What is to be painted: images (B, H, W, C) whose pixels are binarised."""
         pixels, draws, _ = inputs
-        if self.binarised == "no":
+        if self.binarised in ("no", "levels"):
             return pixels
         return (pixels >= THRESHOLD if self.binarised == "threshold" else draws < pixels).astype(pixels.dtype)
+
+    def log_likelihood(self, params: Tree, canvas: Any, x: Any) -> Any:
+        """The log probability of each pixel given a canvas of logits, in nats.
+
+        Args:
+            params: the parameters.
+            canvas: (..., H, W, C), or (..., H, W) of a single channel.
+            x: images of that shape, as ``seen`` gives them.
+        """
+        if self.binarised != "levels":
+            return bernoulli(canvas, x)
+        return discretised_logistic(x, sigmoid(canvas), params["scale"], LEVELS)
 
     def terms(self, params: Tree, inputs: Inputs, rng: np.random.Generator | None = None) -> tuple[Any, Any]:
         """The two terms of the bound for each image, in nats.
@@ -246,7 +270,7 @@ class Painter(task.Model):
         x, carry, xs = self._start(params, inputs, rng)
         (canvas, *_), divergence = scan(Step(self.parts), params, carry, xs, context=x)
         axes = tuple(range(1, canvas.ndim))
-        return -sum(bernoulli(canvas, x), axis=axes), sum(divergence, axis=0)
+        return -sum(self.log_likelihood(params, canvas, x), axis=axes), sum(divergence, axis=0)
 
     def loss(self, params: Tree, carry: Tree, batch: Batch, rng: np.random.Generator | None) -> tuple[Any, Tree]:
         """The mean bound of -log p(image), in nats."""

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad import sum
-from minigrad.densities import bernoulli
 from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_plugins.tasks.paint.model import Inputs, Painter, Parts, Step
@@ -86,7 +85,9 @@ def along_strokes(model: Painter, params: Tree, inputs: Inputs) -> AtEnd:
         return carry | {"canvas": np.broadcast_to(canvas, carry["canvas"].shape)}
 
     def score(weights: Tree, outputs: Any, lengths: Array, goals: Array) -> Any:
-        return -sum(bernoulli(outputs[-1], goals.astype(outputs.dtype)), axis=-1)
+        last, images = (array.reshape(-1, *model.parts.flat) for array in (outputs[-1], goals.astype(outputs.dtype)))
+        losses = -model.log_likelihood(weights["cell"], last, images)
+        return sum(losses.reshape(len(goals), -1), axis=-1)
 
     along: Sequence[Array] = [
         np.concatenate([np.tile(image, (steps, 1)), inputs.noise[:, i]], axis=1) for i, image in enumerate(images)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minigrad.densities import bernoulli
 from minigrad.trees import Tree
 from rnn_plugins.reports.report import Chart, Curve
-from rnn_plugins.tasks.paint.model import Inputs, Painter
+from rnn_plugins.tasks.paint.model import LEVELS, Inputs, Painter
 
 Array = NDArray[Any]
 
@@ -38,6 +38,26 @@ def independent(images: Array, means: Array) -> float:
     return float(-(images * np.log(means) + (1 - images) * np.log1p(-means)).sum())
 
 
+def counted(images: Iterable[Array], shape: tuple[int, ...]) -> Array:
+    """How often each pixel of images (H, W, C) in [0, 1] has each level, (H * W * C, LEVELS)."""
+    counts = np.zeros((math.prod(shape), LEVELS))
+    pixels = np.arange(len(counts))
+    for image in images:
+        counts[pixels, np.rint(image.reshape(-1) * (LEVELS - 1)).astype(int)] += 1
+    return counts
+
+
+def of_levels(counts: Array, seen: Array) -> float:
+    """-log p, in nats, of levels with a probability of their own, each as often as in training and once more.
+
+    Args:
+        counts: how often each occurred in training, (N, levels): of each pixel, or of many together.
+        seen: likewise, in the images that are predicted.
+    """
+    logs = np.log((counts + 1) / (counts.sum(axis=1, keepdims=True) + counts.shape[1]))
+    return float(-(seen * logs).sum())
+
+
 def entropy(images: Array) -> float:
     """The entropy, in nats, of images (N, H, W, C), all together, whose pixels are the means of Bernoulli variables."""
     inside = images[(images > 0) & (images < 1)].astype(np.float64)
@@ -49,7 +69,7 @@ def by_strokes(model: Painter, params: Tree, inputs: Inputs) -> Chart:
     painted, images = model.again(params, inputs), model.seen(inputs)
     assert painted.divergence is not None
     canvases = painted.canvases.astype(np.float64)
-    reconstruction = np.array([-bernoulli(c, images).sum() for c in canvases]) / len(images)
+    reconstruction = np.array([-model.log_likelihood(params, c, images).sum() for c in canvases]) / len(images)
     divergence = np.cumsum(painted.divergence.mean(axis=1, dtype=np.float64))
     strokes = np.arange(1, len(canvases) + 1)
     return Chart(

@@ -23,7 +23,7 @@ from rnn_plugins.tasks import task
 from rnn_plugins.tasks.blocks import chunks, named_images, no_embedding
 from rnn_plugins.tasks.metrics import verdict as compared
 from rnn_plugins.tasks.paint import scores
-from rnn_plugins.tasks.paint.model import FAINT, THRESHOLD, Inputs, Painted, Painter
+from rnn_plugins.tasks.paint.model import FAINT, LEVELS, THRESHOLD, Inputs, Painted, Painter
 from rnn_plugins.tasks.paint.showing import bright, characters, picture, probabilities
 from rnn_plugins.tasks.task import (
     Assessment,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-Binarised = Literal["auto", "anew", "once", "threshold", "no"]
+Binarised = Literal["auto", "anew", "once", "threshold", "levels", "no"]
 """How pixels become 0 or 1; see ``Paint``."""
 
 SHARP, MOSTLY, HALF = 0.1, 0.75, 0.5
@@ -58,11 +58,12 @@ DESCRIBED = {
     "anew": "pixels are drawn as 0 or 1 anew in each epoch",
     "once": "pixels are drawn as 0 or 1 once",
     "threshold": "pixels are 0 or 1, by a threshold",
+    "levels": "pixels keep their levels",
     "no": "pixels are means of Bernoulli variables",
 }
 """How pixels become 0 or 1, in words."""
 
-EVALUATED = dict.fromkeys(DESCRIBED, "drawn") | {"threshold": "threshold", "no": "no"}
+EVALUATED = dict.fromkeys(DESCRIBED, "drawn") | {how: how for how in ("threshold", "levels", "no")}
 """How pixels become 0 or 1 in evaluation: the draws for evaluation are the same anew and once."""
 
 PROBED = 200
@@ -94,8 +95,9 @@ class Paint(Task[Painter]):
         read_size: the points along each side of the window for reading.
         write_size: the same for writing.
         binarised: how pixels become 0 or 1: anew in each epoch, with their brightness as the probability; once, with
-            the same draw in all epochs; threshold, at one half; no leaves them, as the means of Bernoulli variables.
-            With auto, anew if three quarters of the pixels are nearly black or white, threshold if half are, else no.
+            the same draw in all epochs; threshold, at one half; levels leaves them as they are, each one of 256;
+            no takes them for the means of Bernoulli variables. With auto, anew if three quarters of the pixels
+            are nearly black or white, threshold if half are, else levels.
         valid_fraction: the share of the images that is held out.
         image_size: the height and width that pictures are scaled to; 0 leaves them as they are.
         colour: whether generated pictures are coloured.
@@ -172,7 +174,7 @@ class Paint(Task[Painter]):
         if self.binarised != "auto":
             return self.binarised
         sharp = np.mean((pixels < SHARP) | (pixels > 1 - SHARP))
-        return "anew" if sharp >= MOSTLY else "threshold" if sharp >= HALF else "no"
+        return "anew" if sharp >= MOSTLY else "threshold" if sharp >= HALF else "levels"
 
     def check_facts(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
         """Check shape, white, mean, and how pixels are binarised.
@@ -248,8 +250,9 @@ class Paint(Task[Painter]):
         }  # fmt: skip
 
     def guessing(self, facts: Mapping[str, Any]) -> float:
-        """The loss where each pixel is 0 or 1 with the same probability."""
-        return float(math.prod(facts["shape"]) * math.log(2))
+        """The loss where all that a pixel can be has the same probability."""
+        levels = LEVELS if facts["binarised"] == "levels" else 2
+        return float(math.prod(facts["shape"]) * math.log(levels))
 
     # Painting
 
@@ -352,8 +355,21 @@ class Paint(Task[Painter]):
         self, model: Painter, params: Tree, data: Data, *, name: str, training: Sequence[Example] | None = None
     ) -> Assessment:
         """The bound and its terms, beside images whose pixels are independent; both terms after each stroke."""
-        metrics = self.evaluate(model, params, data.valid)
-        images, own, nothing = np.zeros(model.parts.shape), 0.0, dict.fromkeys(self.metrics)
+        metrics, nothing = self.evaluate(model, params, data.valid), dict.fromkeys(self.metrics)
+        rivals, notices = (self._of_levels if model.binarised == "levels" else self._of_bits)(model, data, training)
+        found = [Score(name, "model", metrics)]
+        found += [Score(rival, "baseline", nothing | {"loss": loss}) for rival, loss in rivals.items()]
+        figure = scores.by_strokes(model, params, self.pack(data.valid[: task.AT_ONCE]).inputs)
+        verdict = compared(found, "loss", self.metrics["loss"])
+        return Assessment(
+            tuple(found), self.metrics, len(data.valid), self.unit, verdict, tuple(notices), figures=(figure,)
+        )
+
+    def _of_bits(
+        self, model: Painter, data: Data, training: Sequence[Example] | None
+    ) -> tuple[dict[str, float], list[str]]:
+        """Losses of images whose pixels are 0 or 1 and independent, and what is to be said of them."""
+        images, own = np.zeros(model.parts.shape), 0.0
         for part in chunks(data.valid, task.AT_ONCE):
             seen = model.seen(self.pack(part).inputs)
             images, own = images + seen.sum(axis=0, dtype=np.float64), own + scores.entropy(seen)
@@ -362,8 +378,7 @@ class Paint(Task[Painter]):
         rivals: dict[str, float] = {}
         sources = ["one mean for all pixels is that of the training images, by channel"]
         if training:
-            some = np.linspace(0, len(training) - 1, min(len(training), AVERAGED)).astype(int).tolist()
-            greys = (unit(training[i].pixels()) for i in some)
+            greys = _some(training)
             sharp = model.binarised == "threshold"  # otherwise the means of what is drawn are those of the brightness
             means, count = scores.mean_image((grey >= THRESHOLD) if sharp else grey for grey in greys)
             first = means.mean(axis=(0, 1)) if sharp else first
@@ -376,13 +391,26 @@ class Paint(Task[Painter]):
                 f"the pixels are means of Bernoulli variables, whose own entropy, {own:.2f} nats "
                 "per image, is part of each bound"
             )
-        found = [Score(name, "model", metrics)]
-        found += [Score(rival, "baseline", nothing | {"loss": loss}) for rival, loss in rivals.items()]
-        figure = scores.by_strokes(model, params, self.pack(data.valid[: task.AT_ONCE]).inputs)
-        verdict = compared(found, "loss", self.metrics["loss"])
-        return Assessment(
-            tuple(found), self.metrics, len(data.valid), self.unit, verdict, tuple(notices), figures=(figure,)
-        )
+        return rivals, notices
+
+    def _of_levels(
+        self, model: Painter, data: Data, training: Sequence[Example] | None
+    ) -> tuple[dict[str, float], list[str]]:
+        """Losses of images whose pixels have levels and are independent, and what is to be said of them."""
+        if not training:
+            return {}, []
+        shape = model.parts.shape
+        known = scores.counted(_some(training), shape)
+        seen = scores.counted((unit(example.pixels()) for example in data.valid), shape) / len(data.valid)
+        together = [counts.reshape(-1, shape[2], LEVELS).sum(axis=0) for counts in (known, seen)]
+        rivals = {
+            "frequencies for each pixel": scores.of_levels(known, seen),
+            "frequencies for all pixels": scores.of_levels(*together),
+        }
+        return rivals, [
+            "the baselines take all pixels to be independent, and their levels as frequent as in "
+            f"{int(known[0].sum()):,} training images, by channel"
+        ]
 
     def probe(
         self, model: Painter, params: Tree, examples: Sequence[Example], facts: Mapping[str, Any]
@@ -391,6 +419,12 @@ class Paint(Task[Painter]):
         from rnn_plugins.tasks.paint.probe import along_strokes
 
         return along_strokes(model, params, self.pack(examples[:PROBED]).inputs)
+
+
+def _some(training: Sequence[Example]) -> Iterator[Array]:
+    """Images of the training part, ``AVERAGED`` at most, in [0, 1]."""
+    for i in np.linspace(0, len(training) - 1, min(len(training), AVERAGED)).astype(int).tolist():
+        yield unit(training[i].pixels())
 
 
 def _generator(image: Array, place: int) -> np.random.Generator:
