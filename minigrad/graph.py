@@ -621,6 +621,12 @@ def apply(op: Op, args: Sequence[Any]) -> Any:
     return np.asarray(function_of(op.name)(*args, **op.options))
 
 
+def call(op: Op, args: Sequence[Any]) -> Any:
+    """Call an operation's primitive on operands that may be tensors, or traced again."""
+    function: Callable[..., Any] = PRIMITIVES[op.name] if op.name in PRIMITIVES else getattr(np, op.name)
+    return function(*args, **op.options)
+
+
 def made_for(op: Op, args: Sequence[Any], batch: int | None = None) -> Op:
     """An operation for these operands, with their batch size, or else ``batch``, in its options."""
     batch = batch_of(op.inputs, args, batch)

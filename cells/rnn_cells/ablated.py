@@ -5,18 +5,17 @@ The change is made in the step's graph, not in the cell's code, so it works for 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from minigrad.trees import Tree
 from rnn_cells.anatomy import Tapped
 from rnn_cells.cell import Cell
+from rnn_cells.wrapped import Wrapped
 
 
 @dataclass(frozen=True)
-class Ablated(Cell):
+class Ablated(Wrapped):
     """A cell whose step is changed in two ways. Its parameters, carry and sizes stay the same.
 
     Activations are ablated as in Greff et al. (2017, arXiv:1503.04069): a gate that is always open has an activation of
@@ -31,9 +30,6 @@ class Ablated(Cell):
             number).
     """
 
-    input_size: int = field(init=False)
-    hidden_size: int = field(init=False)
-    cell: Cell
     fixed: tuple[tuple[int, float | None], ...] = ()
     clamped: tuple[tuple[int, int, float], ...] = ()
 
@@ -43,42 +39,7 @@ class Ablated(Cell):
         fixed: tuple[tuple[int, float | None], ...] = (),
         clamped: tuple[tuple[int, int, float], ...] = (),
     ) -> None:
-        for name, value in (
-            ("input_size", cell.input_size),
-            ("hidden_size", cell.hidden_size),
-            ("cell", cell),
-            ("fixed", fixed),
-            ("clamped", clamped),
-        ):
-            object.__setattr__(self, name, value)
-
-    @property
-    def output_size(self) -> int:
-        """The width of the cell's output."""
-        return self.cell.output_size
-
-    @property
-    def suggested_learning_rate(self) -> float | None:  # type: ignore[override]
-        """What the cell suggests."""
-        return self.cell.suggested_learning_rate
-
-    @property
-    def suggested_warmup(self) -> int:  # type: ignore[override]
-        """What the cell suggests."""
-        return self.cell.suggested_warmup
-
-    @property
-    def causal(self) -> bool:  # type: ignore[override]
-        """Whether the cell is causal."""
-        return self.cell.causal
-
-    def init_params(self, rng: np.random.Generator) -> Tree:
-        """The cell's."""
-        return self.cell.init_params(rng)
-
-    def init_carry(self, batch_size: int) -> Tree:
-        """The cell's."""
-        return self.cell.init_carry(batch_size)
+        self._wrap(cell, fixed=fixed, clamped=clamped)
 
     def __call__(self, params: Tree, carry: Tree, x: Any) -> tuple[Tree, Any]:
         """One step.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad import scan, stepgraph, trees, vjp, where
-from minigrad.graph import Batch, Graph, Op, Operand, TraceError, Value, bound, columns_of, evaluate
+from minigrad.graph import Batch, Graph, Op, Operand, TraceError, Value, bound, call, columns_of, evaluate
 from minigrad.scan.passes import depends_on
 from minigrad.stepgraph import size_of
-from minigrad.tensor import PRIMITIVES
 from minigrad.trees import Tree
 from rnn_cells.cell import Cell
 from rnn_cells.regularised import Regularised
@@ -165,7 +164,7 @@ class Tapped:
                 number, shape = fixed[index], bound(op.output.shape, len(args[0]))
                 value = args[0] if number is None else np.full(shape, number, op.output.dtype)
             else:
-                value = _carry_out(op, args)
+                value = call(op, args)
             for state in taps.pop(op.output, ()):
                 value = self._changed(value, state, nudge_of)
             if index in self.shown:
@@ -248,11 +247,6 @@ def jacobians(cell: Cell, params: Tree, carry: Tree, x: Any) -> Array:
     ]
     (rows,) = pullback(parts)
     return np.concatenate([row.reshape(batch, width, -1) for row in rows], axis=-1)
-
-
-def _carry_out(op: Op, args: Sequence[Any]) -> Any:
-    function: Callable[..., Any] = PRIMITIVES[op.name] if op.name in PRIMITIVES else getattr(np, op.name)
-    return function(*args, **op.options)
 
 
 def _states(cell: Cell, carry: Tree, graph: Graph | None) -> tuple[State, ...]:

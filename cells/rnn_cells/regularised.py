@@ -6,7 +6,7 @@ What multiplies a state is read from the step's graph, so it works for every cel
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad import dropout_mask, scan, stepgraph, trees, vjp, where
-from minigrad.graph import Graph, Level, Op, Operand, Value, classify, evaluate, prune
+from minigrad.graph import Graph, Level, Operand, Value, call, classify, evaluate, prune
 from minigrad.scan.passes import clean, depends_on, split
-from minigrad.tensor import PRIMITIVES
 from minigrad.trees import Tree
 from rnn_cells.bidirectional import Bidirectional
 from rnn_cells.cell import Cell
 from rnn_cells.stacked import Stacked
+from rnn_cells.wrapped import Wrapped
 
 Array: TypeAlias = NDArray[Any]
 
@@ -29,7 +29,7 @@ PRODUCTS = ("matmul", "einsum")
 
 
 @dataclass(frozen=True)
-class Regularised(Cell):
+class Regularised(Wrapped):
     """A cell with regularisation in training. Its parameters, carry and sizes stay the same.
 
     **Weight dropout** is DropConnect on the recurrent matrices (Merity, Keskar and Socher 2018, arXiv:1708.02182): each
@@ -52,9 +52,6 @@ class Regularised(Cell):
         TraceError: the step cannot be traced, so that its recurrent matrices are unknown.
     """
 
-    input_size: int = field(init=False)
-    hidden_size: int = field(init=False)
-    cell: Cell
     weight_dropout: float = 0.0
     zoneout: float = 0.0
 
@@ -66,42 +63,7 @@ class Regularised(Cell):
             raise ValueError("it has its own method for running along a sequence")
         if weight_dropout and all(place is None for place in recurrent_weights(cell)):
             raise ValueError("no matrix of parameters multiplies a state on its way to the next one")
-        for name, value in (
-            ("input_size", cell.input_size),
-            ("hidden_size", cell.hidden_size),
-            ("cell", cell),
-            ("weight_dropout", weight_dropout),
-            ("zoneout", zoneout),
-        ):
-            object.__setattr__(self, name, value)
-
-    @property
-    def output_size(self) -> int:
-        """The width of the cell's output."""
-        return self.cell.output_size
-
-    @property
-    def suggested_learning_rate(self) -> float | None:  # type: ignore[override]
-        """What the cell suggests."""
-        return self.cell.suggested_learning_rate
-
-    @property
-    def suggested_warmup(self) -> int:  # type: ignore[override]
-        """What the cell suggests."""
-        return self.cell.suggested_warmup
-
-    @property
-    def causal(self) -> bool:  # type: ignore[override]
-        """Whether the cell is causal."""
-        return self.cell.causal
-
-    def init_params(self, rng: np.random.Generator) -> Tree:
-        """The cell's."""
-        return self.cell.init_params(rng)
-
-    def init_carry(self, batch_size: int) -> Tree:
-        """The cell's."""
-        return self.cell.init_carry(batch_size)
+        self._wrap(cell, weight_dropout=weight_dropout, zoneout=zoneout)
 
     def __call__(self, params: Tree, carry: Tree, x: Any) -> tuple[Tree, Any]:
         """One step, as outside training."""
@@ -235,14 +197,9 @@ def _elements(graph: Graph, matrices: Sequence[Operand], params: Sequence[Array]
     known = Graph(graph.inputs[:count], list(matrices), graph.ops, graph.constants)
     rng = np.random.default_rng(0)
     values = [rng.standard_normal(leaf.shape) for leaf in params]
-    made, pullback = vjp(lambda leaves: evaluate(prune(known), leaves, _carry_out), values)
+    made, pullback = vjp(lambda leaves: evaluate(prune(known), leaves, call), values)
     (gradients,) = pullback([rng.standard_normal(np.shape(matrix)) for matrix in made])
     return [np.asarray(gradient) != 0 for gradient in gradients]
-
-
-def _carry_out(op: Op, args: Sequence[Any]) -> Any:
-    function = PRIMITIVES[op.name] if op.name in PRIMITIVES else getattr(np, op.name)
-    return function(*args, **op.options)
 
 
 def _place(elements: Array) -> Any:

@@ -338,12 +338,7 @@ def _tokens_of(content: Content, size: int, valid_fraction: float, store: _Cache
             rest = max(rest - len(chunk), 0)
 
     vocabulary = Vocabulary.tokens(first(), characters, size)
-    if store.wanted:
-        try:
-            store.write(path, vocabulary.to_json())
-        except OSError as error:
-            store.give_up(error)
-    return vocabulary
+    return _stored(vocabulary, path, store)
 
 
 def _vocabulary(content: Content, level: TextLevel, max_words: int, store: _Cache) -> Vocabulary:
@@ -353,6 +348,10 @@ def _vocabulary(content: Content, level: TextLevel, max_words: int, store: _Cach
     with suppress(TypeError, ValueError):
         return Vocabulary.from_json(store.read(path))
     vocabulary = Vocabulary.build(content.read(), level, max_words)
+    return _stored(vocabulary, path, store)
+
+
+def _stored(vocabulary: Vocabulary, path: Path, store: _Cache) -> Vocabulary:
     if store.wanted:
         try:
             store.write(path, vocabulary.to_json())
