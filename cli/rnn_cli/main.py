@@ -109,12 +109,15 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As in Click, with a suggestion for an unknown command."""
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            from rnn_plugins.errors import did_you_mean
+            from rnn_plugins.errors import most_similar
 
             if instead := INSTEAD.get(args[0].lower()):
                 ctx.fail(f"There is no command called {args[0]!r}: {instead}.")
-            hint = did_you_mean(args[0], COMMANDS)
-            ctx.fail(f"There is no command called {args[0]!r}.{hint} Commands: {', '.join(COMMANDS)}.")
+            similar = most_similar(args[0], [*COMMANDS, *INSTEAD])
+            hint = f". Did you mean {similar!r}?" if similar else "."
+            if similar in INSTEAD:
+                hint = f", nor {similar!r}: {INSTEAD[similar]}."
+            ctx.fail(f"There is no command called {args[0]!r}{hint} Commands: {', '.join(COMMANDS)}.")
         name, command, rest = super().resolve_command(ctx, args)
         if command is None or not any(word.startswith("--") for word in rest):
             return name, command, rest

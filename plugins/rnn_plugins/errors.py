@@ -10,15 +10,21 @@ class UserError(Exception):
     """A user's mistake: the message says what was given, what was expected and what to do."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The text " Did you mean 'x'?" if a known word is similar, ignoring case; otherwise empty."""
+def most_similar(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is most similar, ignoring case; None if none is similar."""
     import difflib
 
     if len(word) > LONGEST_WORD:  # a comparison takes the product of the lengths
-        return ""
+        return None
     by_lower = {name.lower(): name for name in known if len(name) <= LONGEST_WORD}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1)
-    return f" Did you mean {by_lower[close[0]]!r}?" if close else ""
+    return by_lower[close[0]] if close else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The text " Did you mean 'x'?" if a known word is similar, ignoring case; otherwise empty."""
+    similar = most_similar(word, known)
+    return "" if similar is None else f" Did you mean {similar!r}?"
 
 
 def said(error: BaseException) -> str:
