@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from command_line import TEXT
+from command_line import TEXT, settle
+from small_runs import SHORT
 
 import rnn_lab
 from minigrad import affine, concat, tanh
@@ -23,21 +24,14 @@ from rnn_lab import api
 from rnn_plugins import defined, registry
 from rnn_plugins.errors import UserError
 
-SMALL: dict[str, Any] = {
-    "hidden_size": 5, "seq_length": 7, "batch_size": 3, "seed": 1, "steps": 12, "log_every": 4, "valid_every": 6,
-}  # fmt: skip
-
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RNN_RUNS", "runs")
-    monkeypatch.setenv("RNN_LAB_CACHE", "cache")
-    Path("fox.txt").write_text(TEXT)
+    settle(tmp_path, monkeypatch)
 
 
 def test_a_network_is_trained_to_the_end_and_loaded_again(capfd):
-    run = rnn_lab.train("fox.txt", cell="lstm:forget_bias=2", name="fox", **SMALL)
+    run = rnn_lab.train("fox.txt", cell="lstm:forget_bias=2", name="fox", **SHORT)
     assert (run.name, run.path, run.outcome) == ("fox", Path("runs/fox"), "finished")
     assert run.settings["cell"] == "lstm"
     assert run.settings["cell_option"] == {"forget_bias": "2"}
@@ -52,15 +46,15 @@ def test_a_network_is_trained_to_the_end_and_loaded_again(capfd):
 def test_it_trains_as_the_command_line_does(tmp_path):
     from command_line import trained
 
-    options = [f"--{key.replace('_', '-')}={value}" for key, value in SMALL.items()]
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in SHORT.items()]
     expected, _ = trained("fox.txt", *options, "--name", "commanded")
-    run = rnn_lab.train(Path("fox.txt"), **SMALL)
+    run = rnn_lab.train(Path("fox.txt"), **SHORT)
     assert (run.path / "last.safetensors").read_bytes() == (expected.path / "last.safetensors").read_bytes()
 
 
 def test_training_is_iterated_over_and_goes_on_where_it_was_left():
-    whole = rnn_lab.train("fox.txt", **SMALL)
-    training = rnn_lab.training(["fox.txt"], name="parts", **SMALL)
+    whole = rnn_lab.train("fox.txt", **SHORT)
+    training = rnn_lab.training(["fox.txt"], name="parts", **SHORT)
     records = list(islice(training, 2))
     assert [record["step"] for record in records] == [4, 6]
     assert training.outcome == "interrupted"
@@ -72,7 +66,7 @@ def test_training_is_iterated_over_and_goes_on_where_it_was_left():
 
 
 def test_training_is_stopped_from_another_thread():
-    training = rnn_lab.training("fox.txt", **SMALL | {"steps": 100_000})
+    training = rnn_lab.training("fox.txt", **SHORT | {"steps": 100_000})
     threading.Timer(0.2, training.stop).start()
     steps = [record["step"] for record in training]
     assert steps
@@ -111,11 +105,11 @@ def test_ctrl_c_ends_training_after_a_step_and_the_run_is_saved():
 
 def test_a_run_that_diverges_is_explained():
     with pytest.raises(UserError, match=r"^Diverged at step \d+: the loss is .* What to try, in a new run: "):
-        rnn_lab.train("fox.txt", cell="irnn", learning_rate=1e20, grad_clip="0", schedule="constant", **SMALL)
+        rnn_lab.train("fox.txt", cell="irnn", learning_rate=1e20, grad_clip="0", schedule="constant", **SHORT)
 
 
 def test_a_network_writes():
-    run = rnn_lab.train("fox.txt", **SMALL)
+    run = rnn_lab.train("fox.txt", **SHORT)
     text = run.sample(40, prime="the ", seed=3)
     assert text.startswith("the ")
     assert len(text) == 44
@@ -126,14 +120,14 @@ def test_a_network_writes():
 
 
 def test_a_network_is_reported_on():
-    run = rnn_lab.train("fox.txt", name="fox", **SMALL)
+    run = rnn_lab.train("fox.txt", name="fox", **SHORT)
     report = run.report("flow", "parameters", lags=5, positions=20)
     assert [page.kind for page in report.pages] == ["flow", "parameters"]
     assert repr(report) == "<Report on fox: flow, parameters>"
     assert report.html().startswith("<!DOCTYPE html>")
     json.dumps(report.to_json())
     assert report.about[0].startswith("fox: gru, 1 x 5, ")
-    other = rnn_lab.train("fox.txt", name="other", **SMALL | {"seed": 2})
+    other = rnn_lab.train("fox.txt", name="other", **SHORT | {"seed": 2})
     both = rnn_lab.report(["fox", other], "saturation", positions=20, lags=5)
     assert both.pages[0].subjects == ("fox", "other")
     assert rnn_lab.report("fox", "saturation", positions=20, lags=5).heading == "fox"
@@ -152,13 +146,13 @@ def test_cells_are_reported_on_as_on_the_command_line(tmp_path):
     assert CliRunner().invoke(rnn, arguments).exit_code == 0
     told = json.loads(Path("r.json").read_text())["reports"]
     assert told == json.loads(json.dumps(report.to_json()["reports"]))
-    rnn_lab.train("fox.txt", **SMALL)
+    rnn_lab.train("fox.txt", **SHORT)
     assert rnn_lab.report(cells=["gru"], files="fox.txt", **given).pages[0].kind == "flow"
     assert rnn_lab.report(lags=5, positions=20).heading == rnn_lab.load().name
 
 
 def test_runs_are_compared():
-    runs = [rnn_lab.train("fox.txt", name=cell, cell=cell, **SMALL) for cell in ("gru", "lstm")]
+    runs = [rnn_lab.train("fox.txt", name=cell, cell=cell, **SHORT) for cell in ("gru", "lstm")]
     page = rnn_lab.compare(runs)
     assert page.heading == "gru and lstm"
     assert rnn_lab.compare(["gru", "lstm"]).to_json() == page.to_json()
@@ -168,7 +162,7 @@ def test_runs_are_compared():
 
 
 def test_a_report_has_the_default_seed_of_the_command():
-    run = rnn_lab.train("fox.txt", **SMALL)
+    run = rnn_lab.train("fox.txt", **SHORT)
     look = {"lags": 5, "positions": 20}
     assert run.report("flow", **look).to_json() == run.report("flow", seed=1, **look).to_json()
     assert run.report("flow", **look).to_json() != run.report("flow", seed=0, **look).to_json()
@@ -219,7 +213,7 @@ def test_the_documentation_names_all_that_is_offered():
 
 
 def test_a_text_is_measured():
-    run = rnn_lab.train("fox.txt", **SMALL)
+    run = rnn_lab.train("fox.txt", **SHORT)
     assert run.evaluate()["loss"] == pytest.approx(min(r["valid_loss"] for r in run.metrics if "valid_loss" in r))
     Path("other.txt").write_text(TEXT[::-1])
     assert run.evaluate("other.txt")["loss"] > run.evaluate(Path("fox.txt"))["loss"]
@@ -244,7 +238,7 @@ class Averaging(Cell):
 
 
 def test_a_class_is_a_cell():
-    run = rnn_lab.train("fox.txt", cell=Averaging, cell_option={"w": 0.25}, **SMALL)
+    run = rnn_lab.train("fox.txt", cell=Averaging, cell_option={"w": 0.25}, **SHORT)
     assert (run.name, run.settings["cell"], run.settings["cell_option"]) == ("Averaging-fox", "Averaging", {"w": 0.25})
     recorded = run.folder.manifest["cell"]
     assert recorded == {"cell": "Averaging", "module": __name__, "class": "Averaging", "sha256": recorded["sha256"]}
@@ -256,7 +250,7 @@ def test_a_class_is_a_cell():
     assert rnn_lab.check_cell(Averaging, w=0.3).subject == Averaging(3, 4, 0.3)
     fresh = rnn_lab.report("flow", cells=["rnn", Averaging], files="fox.txt", hidden_size=5, lags=5, positions=20)
     assert fresh.pages[0].subjects == ("rnn", "Averaging")
-    both = rnn_lab.compare(cells=[Averaging, "gru"], files="fox.txt", seeds=1, **SMALL)
+    both = rnn_lab.compare(cells=[Averaging, "gru"], files="fox.txt", seeds=1, **SHORT)
     assert both.pages[0].subjects == ("Averaging", "gru")
     assert (
         rnn_lab.train("fox.txt", init_from=run, steps=1, seed=2, seq_length=7, batch_size=3).name == "Averaging-fox-2"
@@ -264,7 +258,7 @@ def test_a_class_is_a_cell():
 
 
 def test_an_installed_class_is_its_name():
-    run = rnn_lab.train("fox.txt", cell=LSTM, **SMALL)
+    run = rnn_lab.train("fox.txt", cell=LSTM, **SHORT)
     assert run.folder.manifest["cell"]["distribution"] == "rnn-lab"
     assert (run.name, run.settings["cell"]) == ("lstm-fox", "lstm")
 
@@ -282,7 +276,7 @@ def test_a_class_is_a_task(monkeypatch):
 
 def test_a_run_whose_class_is_not_there_says_so(monkeypatch):
     monkeypatch.setattr(defined, "_given", {})
-    run = rnn_lab.train("fox.txt", cell=Averaging, name="own", **SMALL)
+    run = rnn_lab.train("fox.txt", cell=Averaging, name="own", **SHORT)
     edited = type("Averaging", (Cell,), {"__module__": __name__, **vars(LSTM), "__dict__": {}})
     monkeypatch.setitem(globals(), "Averaging", edited)
     assert rnn_lab.load("own").folder.code_changed() == [
@@ -372,7 +366,7 @@ def test_the_packages_are_the_command_line(package):
 
 
 def test_arguments_reach_what_they_are_for():
-    run = rnn_lab.train("fox.txt", name="fox", **SMALL)
+    run = rnn_lab.train("fox.txt", name="fox", **SHORT)
     began = rnn_lab.train("fox.txt", init_from="fox", name="began", steps=1, seed=2, seq_length=7, batch_size=3)
     assert began.settings["hidden_size"] == run.settings["hidden_size"] == 5
     Path("odd.txt").write_text(TEXT + "\N{GREEK CAPITAL LETTER OMEGA}" + TEXT)

@@ -1,12 +1,12 @@
 """Averages of weights over training steps: what they are, when they begin, and that they are what is kept."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from test_trainer import Clock, files
+from command_line import settle
+from small_runs import Clock, files, start
 
 from minigrad import trees
 from minigrad.optimizers import towards
@@ -17,23 +17,10 @@ from rnn_lab.sessions import Session
 from rnn_lab.settings import Settings
 from rnn_plugins.errors import UserError
 
-TEXT = "the quick brown fox jumps over the lazy dog. " * 12
-SMALL = {"hidden_size": 5, "seq_length": 7, "batch_size": 3, "seed": 1, "log_every": 4, "valid_every": 9}
 
-Start = Callable[..., Session]
-
-
-@pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
-    monkeypatch.setenv("RNN_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("RNN_LAB_CACHE", str(tmp_path / "cache"))
-    text = tmp_path / "fox.txt"
-    text.write_text(TEXT)
-
-    def start(name: str, **settings: Any) -> Session:
-        return sessions.start({"files": (str(text),), **SMALL, **settings}, name=name)
-
-    return start
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(tmp_path, monkeypatch)
 
 
 def weights(session: Session) -> list[Any]:
@@ -61,7 +48,7 @@ def test_a_tree_moves_towards_another(backend: str) -> None:
         towards(a, {**b, "b": b["b"][1:]}, 0.25)
 
 
-def test_an_exponential_average_begins_with_few_steps(start: Start) -> None:
+def test_an_exponential_average_begins_with_few_steps() -> None:
     found = weights(start("ema", steps=30, average="ema:decay=0.8"))
     average = trees.map(np.float64, found[0][1])
     for n, (_, params, kept) in enumerate(found):
@@ -70,7 +57,7 @@ def test_an_exponential_average_begins_with_few_steps(start: Start) -> None:
         assert_close(kept, trees.map(np.float32, average))
 
 
-def test_the_mean_of_the_last_part(start: Start) -> None:
+def test_the_mean_of_the_last_part() -> None:
     found = weights(start("swa", steps=32, average="swa:start=0.75", schedule="constant"))
     for n, (_, params, kept) in enumerate(found[:23]):
         assert kept is params, n
@@ -80,7 +67,7 @@ def test_the_mean_of_the_last_part(start: Start) -> None:
     assert_close(found[-1][2], mean)
 
 
-def test_a_mean_that_begins_where_validations_do_not_improve(start: Start) -> None:
+def test_a_mean_that_begins_where_validations_do_not_improve() -> None:
     settings = {"learning_rate": 2.0, "schedule": "constant", "valid_every": 3}
     session = start("asgd", steps=40, average="asgd:after=2", **settings)
     best, stale, begun = np.inf, 0, 0
@@ -94,7 +81,7 @@ def test_a_mean_that_begins_where_validations_do_not_improve(start: Start) -> No
     assert session.trainer.tally.averaged == 40 - begun
 
 
-def test_what_is_validated_and_kept_is_the_average(start: Start) -> None:
+def test_what_is_validated_and_kept_is_the_average() -> None:
     session = start("ema", steps=30, average="ema:decay=0.9", schedule="constant")
     kept = {}
     for progress in session.trainer.events():
@@ -115,7 +102,7 @@ def test_what_is_validated_and_kept_is_the_average(start: Start) -> None:
     assert session.excerpt(40) == session.excerpt(40, best=True) or run.manifest["best"]["step"] < 30
 
 
-def test_training_is_the_same_with_an_average(start: Start) -> None:
+def test_training_is_the_same_with_an_average() -> None:
     plain, averaged = (weights(start(f"run{i}", steps=20, average=name)) for i, name in enumerate(("", "ema")))
     for (one, a, _), (other, b, _) in zip(plain, averaged, strict=True):
         assert one.step.loss == other.step.loss
@@ -124,7 +111,7 @@ def test_training_is_the_same_with_an_average(start: Start) -> None:
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_a_share_of_the_time(start: Start, monkeypatch: pytest.MonkeyPatch, schedule: str) -> None:
+def test_a_share_of_the_time(monkeypatch: pytest.MonkeyPatch, schedule: str) -> None:
     clock = Clock(monkeypatch)
     session = start("swa", steps=1_000_000, max_time=200, average="swa:start=0.5", schedule=schedule)
     steps = len(clock.train(session, lambda step: 3.0 if step < 40 else 1.0))

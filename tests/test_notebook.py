@@ -10,25 +10,19 @@ from typing import Any
 
 import nbformat
 import pytest
-from command_line import TEXT
+from command_line import TEXT, settle
 from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
+from small_runs import SHORT
 
 import rnn_lab
 from rnn_lab import following
 from rnn_plugins.errors import UserError
 
-SMALL: dict[str, Any] = {
-    "hidden_size": 5, "seq_length": 7, "batch_size": 3, "seed": 1, "steps": 12, "log_every": 4, "valid_every": 6,
-}  # fmt: skip
-
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RNN_RUNS", "runs")
-    monkeypatch.setenv("RNN_LAB_CACHE", "cache")
-    Path("fox.txt").write_text(TEXT)
+    settle(tmp_path, monkeypatch)
 
 
 class Shell:
@@ -63,7 +57,7 @@ def recorded(run: rnn_lab.Run) -> list[int]:
 
 def test_training_shows_one_block_that_grows(shell, monkeypatch):
     monkeypatch.setattr(following, "BLOCK_SECONDS", 0.0)
-    run = rnn_lab.train("fox.txt", name="fox", **SMALL | {"steps": 400})
+    run = rnn_lab.train("fox.txt", name="fox", **SHORT | {"steps": 400})
     assert len({identifier for _, identifier, _ in shell.shown}) == 1
     assert [update for _, _, update in shell.shown] == [False, *[True] * (len(shell.shown) - 1)]
     pages = [data["text/html"] for data, _, _ in shell.shown]
@@ -83,7 +77,7 @@ def test_training_shows_one_block_that_grows(shell, monkeypatch):
 
 def test_updates_are_seldom(shell):
     started = time.monotonic()
-    rnn_lab.train("fox.txt", **SMALL | {"steps": 300})
+    rnn_lab.train("fox.txt", **SHORT | {"steps": 300})
     assert len(shell.shown) <= 2 + (time.monotonic() - started) / following.BLOCK_SECONDS
 
 
@@ -100,7 +94,7 @@ def test_an_interrupt_at_any_moment_leaves_a_saved_run_and_says_so(shell, monkey
 
         patch.setattr(following.Block, "tick", tick)
         with pytest.raises(KeyboardInterrupt, match=said):
-            rnn_lab.train("fox.txt", name="drawing", **SMALL | {"steps": 100_000})
+            rnn_lab.train("fox.txt", name="drawing", **SHORT | {"steps": 100_000})
 
     @contextmanager
     def between(records):
@@ -114,7 +108,7 @@ def test_an_interrupt_at_any_moment_leaves_a_saved_run_and_says_so(shell, monkey
     with monkeypatch.context() as patch:
         patch.setattr(rnn_lab.api, "closing", between)
         with pytest.raises(KeyboardInterrupt, match=said):
-            rnn_lab.train("fox.txt", name="between", **SMALL | {"steps": 100_000})
+            rnn_lab.train("fox.txt", name="between", **SHORT | {"steps": 100_000})
     for name in ("drawing", "between"):
         run = rnn_lab.load(name)
         assert run.outcome == "interrupted"
@@ -123,7 +117,7 @@ def test_an_interrupt_at_any_moment_leaves_a_saved_run_and_says_so(shell, monkey
 
 
 def test_a_resumed_run_keeps_its_losses(shell):
-    run = rnn_lab.train("fox.txt", **SMALL, progress="none")
+    run = rnn_lab.train("fox.txt", **SHORT, progress="none")
     assert shell.shown == []
     run.resume(steps=16)
     first, last = shell.shown[0][0]["text/html"], shell.shown[-1][0]["text/html"]
@@ -134,12 +128,12 @@ def test_a_resumed_run_keeps_its_losses(shell):
 
 def test_a_run_that_diverges_is_shown_as_such(shell):
     with pytest.raises(UserError, match="Diverged"):
-        rnn_lab.train("fox.txt", cell="irnn", learning_rate=1e20, grad_clip="0", schedule="constant", **SMALL)
+        rnn_lab.train("fox.txt", cell="irnn", learning_rate=1e20, grad_clip="0", schedule="constant", **SHORT)
     assert "diverged" in shell.shown[-1][0]["text/html"]
 
 
 def test_the_cell_that_trained_a_run_shows_its_losses_once(shell):
-    run = rnn_lab.train("fox.txt", **SMALL)
+    run = rnn_lab.train("fox.txt", **SHORT)
     facts = run._repr_html_()
     assert points(facts) == []
     assert "12" in facts
@@ -151,7 +145,7 @@ def test_the_cell_that_trained_a_run_shows_its_losses_once(shell):
 def test_outside_of_a_notebook_nothing_is_shown(monkeypatch, capfd):
     for python in (None, SimpleNamespace(get_ipython=lambda: None), SimpleNamespace(get_ipython=lambda: object())):
         monkeypatch.setitem(sys.modules, "IPython", python)
-        run = rnn_lab.train("fox.txt", **SMALL)
+        run = rnn_lab.train("fox.txt", **SHORT)
     assert capfd.readouterr() == ("", "")
     run.resume(steps=16, progress="plain")
     out, err = capfd.readouterr()
@@ -166,7 +160,7 @@ def test_outside_of_a_notebook_nothing_is_shown(monkeypatch, capfd):
 
 
 def test_a_run_is_shown_with_its_facts_and_losses():
-    run = rnn_lab.train("fox.txt", **SMALL)
+    run = rnn_lab.train("fox.txt", **SHORT)
     page = run._repr_html_()
     assert points(page) == [4, 2]
     loss = run.metrics[-1]["valid_loss"]
@@ -176,7 +170,7 @@ def test_a_run_is_shown_with_its_facts_and_losses():
 
 
 def test_a_report_of_charts_is_shown_inline_and_another_as_its_page():
-    run = rnn_lab.train("fox.txt", **SMALL)
+    run = rnn_lab.train("fox.txt", **SHORT)
     report = run.report("flow", lags=5, positions=20)
     page = report._repr_html_()
     assert page.count("<svg") == len(report.pages[0].figures)
@@ -191,7 +185,7 @@ def test_a_report_of_charts_is_shown_inline_and_another_as_its_page():
 
 
 def test_without_matplotlib_the_numbers_are_shown(monkeypatch):
-    run = rnn_lab.train("fox.txt", **SMALL)
+    run = rnn_lab.train("fox.txt", **SHORT)
     report = run.report("flow", lags=5, positions=20)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     page = report._repr_html_()

@@ -15,7 +15,6 @@ import pytest
 from click.testing import CliRunner
 
 from minigrad import checkpoint
-from rnn_cli.display import duration
 from rnn_cli.main import rnn
 from rnn_lab.paths import BEST, EVENTS, LAST, LOCK, MANIFEST, METRICS, run_folders, runs_folder
 from rnn_lab.runs import Run, create_run, environment, find_run, find_runs
@@ -23,6 +22,7 @@ from rnn_lab.settings import Settings
 from rnn_lab.trainer import Tally
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks.language_model import LanguageModel
+from rnn_plugins.words import duration
 
 MANIFEST_OF_A_RUN: dict[str, Any] = {
     "task": {"task": "language-model", "distribution": "rnn-lab", "version": "0.1.0"},

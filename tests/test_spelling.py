@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from rnn_cli.main import COMMANDS, rnn
 from rnn_cli.spelling import SYNONYMS, spelled
+from rnn_plugins.data.vocabulary import TextLevel
 from rnn_plugins.errors import UserError
 
 
@@ -124,6 +126,8 @@ def completed(*words):
 
 def test_values_are_completed():
     assert completed("train", "builtin:") == ["builtin:latex", "builtin:hello"]
+    assert completed("train", "--level", "") == [*get_args(TextLevel)] == ["char", "byte", "word", "bpe"]
+    assert completed("train", "--level", "by") == ["byte"]
     assert completed("train", "--optimizer", "ad") == ["adagrad", "adam", "adamw"]
     assert "sgd:momentum=" in completed("train", "--optimizer", "sgd:")
     assert completed("train", "--optimizer", "sgd:momentum=0.9,nes") == ["sgd:momentum=0.9,nesterov="]

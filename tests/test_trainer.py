@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import settle
+from small_runs import Clock, files, start
 
 from minigrad import checkpoint, trees
 from minigrad.training import Details, NotFinite
@@ -24,23 +26,10 @@ from rnn_lab.sessions import Session
 from rnn_lab.verdict import verdict
 from rnn_plugins.reports.parameters import norms_of
 
-TEXT = "the quick brown fox jumps over the lazy dog. " * 12
-SMALL = {"hidden_size": 5, "seq_length": 7, "batch_size": 3, "seed": 1, "log_every": 4, "valid_every": 9}
 
-Start = Callable[..., Session]
-
-
-@pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
-    monkeypatch.setenv("RNN_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("RNN_LAB_CACHE", str(tmp_path / "cache"))
-    text = tmp_path / "fox.txt"
-    text.write_text(TEXT)
-
-    def start(name: str, **settings: Any) -> Session:
-        return sessions.start({"files": (str(text),), **SMALL, **settings}, name=name)
-
-    return start
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(tmp_path, monkeypatch)
 
 
 def finish(session: Session) -> Session:
@@ -55,13 +44,6 @@ def stop_after(session: Session, step: int) -> Session:
             session.trainer.stop()  # as a signal does, at any time: the step under way is finished
     assert session.trainer.outcome == "interrupted"
     return session
-
-
-def files(run: Run) -> dict[str, Any]:
-    """What a run leaves, but for times."""
-    records = [json.loads(line) for line in (run.path / METRICS).read_text().splitlines()]
-    timeless = [{k: v for k, v in r.items() if k not in ("seconds", "units_per_second")} for r in records]
-    return {"records": timeless, LAST: (run.path / LAST).read_bytes(), BEST: (run.path / BEST).read_bytes()}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +69,7 @@ def files(run: Run) -> dict[str, Any]:
     ],
     ids=str,
 )
-def test_an_interrupted_run_goes_on_bit_for_bit(start: Start, settings: dict[str, Any], outcome: str) -> None:
+def test_an_interrupted_run_goes_on_bit_for_bit(settings: dict[str, Any], outcome: str) -> None:
     whole = finish(start("whole", steps=41, **settings))
     # In the middle of an epoch and at its end; beside a record, a validation, and neither.
     parts = stop_after(start("parts", steps=41, **settings), 3)
@@ -116,7 +98,7 @@ class Unsorted(LSTM):
 """An LSTM whose step names its two states in another order than its first carry does."""
 
 
-def test_the_state_is_taken_up_by_name(start: Start, tmp_path: Path) -> None:
+def test_the_state_is_taken_up_by_name(tmp_path: Path) -> None:
     (tmp_path / "unsorted.py").write_text(UNSORTED)
     cell = f"{tmp_path / 'unsorted.py'}:Unsorted"
     whole = finish(start("whole", steps=12, cell=cell))
@@ -146,7 +128,7 @@ def notes(run: Run) -> dict[str, Any]:
 @pytest.mark.parametrize("fraction", [0.1, 0.0])
 @pytest.mark.parametrize("step", [1, 4, 7, 9, 13, 16, 18, 19, 29])
 def test_a_run_whose_time_was_up_goes_on_bit_for_bit(
-    start: Start, monkeypatch: pytest.MonkeyPatch, step: int, fraction: float
+    monkeypatch: pytest.MonkeyPatch, step: int, fraction: float
 ) -> None:
     settings = {"steps": 30, "valid_fraction": fraction, "learning_rate": 0.5, "schedule": "constant"}
     whole = finish(start("whole", **settings))
@@ -181,9 +163,7 @@ STOPS = {
 
 
 @pytest.mark.parametrize("stops", STOPS)
-def test_what_a_stop_finds_is_used_until_the_next_validation(
-    start: Start, monkeypatch: pytest.MonkeyPatch, stops: str
-) -> None:
+def test_what_a_stop_finds_is_used_until_the_next_validation(monkeypatch: pytest.MonkeyPatch, stops: str) -> None:
     losses, ends, best = STOPS[stops]
 
     def told(session: Session) -> Session:
@@ -203,7 +183,7 @@ def test_what_a_stop_finds_is_used_until_the_next_validation(
 
 
 @pytest.mark.parametrize("moment", range(6))
-def test_a_kill_while_a_stop_is_saved_loses_nothing(start: Start, monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
+def test_a_kill_while_a_stop_is_saved_loses_nothing(monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
     """Files are written one after another; after each of them, those on disk must go on to the same bytes."""
     losses = {10: 2.0, 13: 1.0, 20: 2.1}
     whole = start("whole", steps=20, valid_every=10)
@@ -238,7 +218,7 @@ def test_a_kill_while_a_stop_is_saved_loses_nothing(start: Start, monkeypatch: p
     assert files(finish(again).run) == files(whole.run)
 
 
-def test_whoever_leaves_the_iterator_finds_the_files_up_to_date(start: Start) -> None:
+def test_whoever_leaves_the_iterator_finds_the_files_up_to_date() -> None:
     whole = finish(start("whole", steps=30))
     session = start("parts", steps=30)
     events = session.trainer.events()
@@ -251,7 +231,7 @@ def test_whoever_leaves_the_iterator_finds_the_files_up_to_date(start: Start) ->
     assert files(finish(sessions.resume(run, {})).run) == files(whole.run)
 
 
-def test_an_interruption_in_the_middle_of_a_step_saves_nothing_of_it(start: Start) -> None:
+def test_an_interruption_in_the_middle_of_a_step_saves_nothing_of_it() -> None:
     whole = finish(start("whole", steps=30, dropout=0.2))
     session = start("parts", steps=30, dropout=0.2)
     loss = session.problem.loss
@@ -270,7 +250,7 @@ def test_an_interruption_in_the_middle_of_a_step_saves_nothing_of_it(start: Star
     assert files(finish(sessions.resume(run, {})).run) == files(whole.run)
 
 
-def test_asked_twice_the_validation_is_left_out(start: Start) -> None:
+def test_asked_twice_the_validation_is_left_out() -> None:
     session = start("run", steps=30)
     validate, asked = session.problem.validate, list[int]()
 
@@ -297,7 +277,7 @@ def test_asked_twice_the_validation_is_left_out(start: Start) -> None:
     assert again.trainer.best["step"] in (9, 18)
 
 
-def test_a_stop_that_is_asked_for_during_a_validation_takes_no_further_step(start: Start) -> None:
+def test_a_stop_that_is_asked_for_during_a_validation_takes_no_further_step() -> None:
     session = start("run", steps=30)
     validate = session.problem.validate
 
@@ -311,7 +291,7 @@ def test_a_stop_that_is_asked_for_during_a_validation_takes_no_further_step(star
 
 
 @pytest.mark.parametrize("name", [METRICS, LAST, BEST])
-def test_a_disk_that_is_full_leaves_what_was_saved(start: Start, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_disk_that_is_full_leaves_what_was_saved(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     whole, session = finish(start("whole", steps=30)), start("parts", steps=30)
     write, append = checkpoint.write_atomically, trainer_module._append
 
@@ -338,34 +318,13 @@ def test_a_disk_that_is_full_leaves_what_was_saved(start: Start, monkeypatch: py
     assert files(finish(sessions.resume(run, {})).run) == files(whole.run)
 
 
-def test_what_a_process_that_was_killed_was_writing_is_removed_on_resume(start: Start) -> None:
+def test_what_a_process_that_was_killed_was_writing_is_removed_on_resume() -> None:
     session = stop_after(start("run", steps=30), 14)
     left, kept = session.run.path / ".0123456789abcdef.tmp", session.run.path / ".notes.tmp"
     left.touch()
     kept.touch()
     sessions.resume(Run(session.run.path), {}).run.release()
     assert (left.exists(), kept.exists()) == (False, True)
-
-
-class Clock:
-    """Time as a trainer sees it: what its steps are said to take."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
-        monkeypatch.setattr(trainer_module.time, "monotonic", lambda: self.now)
-
-    def train(self, session: Session, seconds: Callable[[int], float]) -> list[float]:
-        """Train to the end; the rate of each step."""
-        loss, rates = session.problem.loss, list[float]()
-
-        def slow(*arguments: Any) -> Any:
-            self.now += seconds(session.trainer.state.step)
-            return loss(*arguments)
-
-        vars(session.problem)["loss"] = slow
-        for progress in session.trainer.events():
-            rates.append(progress.step.learning_rate)
-        return rates
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "cosine:warmup=5,final=0.1"])
@@ -375,7 +334,7 @@ class Clock:
     ids=["steady", "a slow first step", "slower in the middle"],
 )
 def test_a_schedule_spans_the_time(
-    start: Start, monkeypatch: pytest.MonkeyPatch, schedule: str, seconds: Callable[[int], float]
+    monkeypatch: pytest.MonkeyPatch, schedule: str, seconds: Callable[[int], float]
 ) -> None:
     session = start("run", steps=1_000_000, max_time=200, schedule=schedule, learning_rate=0.01)
     rates = Clock(monkeypatch).train(session, seconds)
@@ -389,7 +348,7 @@ def test_a_schedule_spans_the_time(
     assert rates == pytest.approx(expected, abs=0.02 * 0.01 * np.pi / 2)  # a fiftieth of the time, where it is steepest
 
 
-def test_a_repetition_takes_the_rates_that_the_clock_gave(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repetition_takes_the_rates_that_the_clock_gave(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     one = start("one", steps=1_000_000, max_time=40, learning_rate=0.01)
     rates = clock.train(one, lambda step: 1.0 if step < 20 else 2.0)
@@ -405,7 +364,7 @@ def test_a_repetition_takes_the_rates_that_the_clock_gave(start: Start, monkeypa
     assert files(other.run) == files(Run(one.run.path))
 
 
-def test_a_time_that_is_not_needed_leaves_the_schedule_as_it_is(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_that_is_not_needed_leaves_the_schedule_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = [
         Clock(monkeypatch).train(start(name, steps=30, learning_rate=0.01, **given), lambda step: 1.0)
         for name, given in (("free", {}), ("timed", {"max_time": 100}))
@@ -413,12 +372,12 @@ def test_a_time_that_is_not_needed_leaves_the_schedule_as_it_is(start: Start, mo
     assert rates[0] == rates[1]
 
 
-def test_a_time_limit_that_is_reached_at_once(start: Start) -> None:
+def test_a_time_limit_that_is_reached_at_once() -> None:
     session = finish(start("run", steps=30, max_time=0))
     assert (session.trainer.outcome, session.trainer.state.step) == ("time", 1)
 
 
-def test_records_reach_the_disk_before_what_counts_them(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_reach_the_disk_before_what_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
     session, wrote = start("run", steps=9), list[str]()
     fsync, save = os.fsync, checkpoint.save
 
@@ -438,7 +397,7 @@ def test_records_reach_the_disk_before_what_counts_them(start: Start, monkeypatc
     assert wrote == [LAST, BEST, BEST, "3 records", LAST]
 
 
-def test_records_of_later_steps_are_dropped_though_others_are_missing(start: Start) -> None:
+def test_records_of_later_steps_are_dropped_though_others_are_missing() -> None:
     parts = stop_after(start("parts", steps=30), 14)
     *lines, at_stop = (parts.run.path / METRICS).read_text().splitlines(keepends=True)
     assert [json.loads(line)["step"] for line in lines] == [4, 8, 9, 12]
@@ -450,7 +409,7 @@ def test_records_of_later_steps_are_dropped_though_others_are_missing(start: Sta
     assert parts.run.last()[1]["tally"]["records"] == len(steps)
 
 
-def test_records_of_steps_that_were_lost_are_dropped(start: Start) -> None:
+def test_records_of_steps_that_were_lost_are_dropped() -> None:
     whole = finish(start("whole", steps=30))
     crashed = start("crashed", steps=30)
     run = Run(crashed.run.path.with_name("killed"))
@@ -465,13 +424,13 @@ def test_records_of_steps_that_were_lost_are_dropped(start: Start) -> None:
     assert files(crashed.run) == files(whole.run)
 
 
-def test_time_goes_on_over_sessions(start: Start) -> None:
+def test_time_goes_on_over_sessions() -> None:
     session = stop_after(start("parts", steps=30), 10)
     seconds = [r["seconds"] for r in finish(sessions.resume(Run(session.run.path), {})).run.records()]
     assert seconds == sorted(seconds)
 
 
-def test_a_record_says_what_the_issue_asks_for(start: Start) -> None:
+def test_a_record_says_what_the_issue_asks_for() -> None:
     records = list(finish(start("run", steps=12)).run.records())
     keys = ["step", "epoch", "train_loss", "gradient_norm", "learning_rate", "units_per_second", "seconds"]
     norms = ["gradient_norms", "weight_norms", "update_norms"]
@@ -480,7 +439,7 @@ def test_a_record_says_what_the_issue_asks_for(start: Start) -> None:
     assert [r["step"] for r in records] == [4, 8, 9, 12]
 
 
-def test_norms_of_a_record_are_those_of_its_step(start: Start) -> None:
+def test_norms_of_a_record_are_those_of_its_step() -> None:
     # Plain descent, so that updates are known, and clipped, so that gradients before and after differ.
     session = start("run", steps=12, optimizer="sgd", learning_rate=0.5, schedule="constant", grad_clip="0.01")
     for progress in session.trainer.events():
@@ -502,7 +461,7 @@ def test_norms_of_a_record_are_those_of_its_step(start: Start) -> None:
     assert all(step.details is None for step in session.trainer.recent)
 
 
-def test_what_a_watched_step_did_stays_as_it_was(start: Start) -> None:
+def test_what_a_watched_step_did_stays_as_it_was() -> None:
     seen: list[tuple[Details, list[bytes]]] = []
     for progress in start("run", steps=9, log_every=1, grad_clip="element:0.001").trainer.events():
         assert progress.step.details
@@ -520,7 +479,7 @@ def test_what_a_watched_step_did_stays_as_it_was(start: Start) -> None:
     ],
 )
 def test_units_of_a_record_are_those_of_the_weights(
-    start: Start, cell: str, biases: dict[str, float], expected: dict[str, float]
+    cell: str, biases: dict[str, float], expected: dict[str, float]
 ) -> None:
     session = start("run", steps=9, cell=cell, learning_rate=1e-9)
     for gate, bias in biases.items():
@@ -541,7 +500,7 @@ def test_norms_that_are_not_finite_are_none() -> None:
     assert found["update_norms"] == {"W": None}
 
 
-def test_the_training_loss_of_a_record_is_the_mean_since_the_last(start: Start) -> None:
+def test_the_training_loss_of_a_record_is_the_mean_since_the_last() -> None:
     session = start("run", steps=9)
     losses, records = [], []
     for progress in session.trainer.events():
@@ -553,7 +512,7 @@ def test_the_training_loss_of_a_record_is_the_mean_since_the_last(start: Start) 
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.0])
-def test_looking_at_the_flow_changes_nothing_else(start: Start, fraction: float) -> None:
+def test_looking_at_the_flow_changes_nothing_else(fraction: float) -> None:
     # Where nothing is held out the mean training loss decides what is kept and when to stop.
     given = {"steps": 400, "valid_fraction": fraction, "patience": 3, "learning_rate": 0.1, "schedule": "constant"}
     plain = finish(start("plain", **given))
@@ -575,7 +534,7 @@ def test_looking_at_the_flow_changes_nothing_else(start: Start, fraction: float)
     assert [steps[record["step"]] for record in one["records"]] == one["records"]
 
 
-def test_states_that_are_no_numbers_end_training_by_its_loss_alone(start: Start) -> None:
+def test_states_that_are_no_numbers_end_training_by_its_loss_alone() -> None:
     # The recurrent matrix doubles the states, which overflow along the whole text and not yet in the first batches.
     settings = {"cell": "irnn", "cell_option": {"recurrent_scale": "2"}, "learning_rate": 1e-9, "valid_fraction": 0}
     session = start("run", steps=60, flow=True, flow_every=2, valid_every=2, **settings)
@@ -587,7 +546,7 @@ def test_states_that_are_no_numbers_end_training_by_its_loss_alone(start: Start)
     assert not any("units" in record for record in records)
 
 
-def test_the_best_weights_are_those_of_the_lowest_held_out_loss(start: Start) -> None:
+def test_the_best_weights_are_those_of_the_lowest_held_out_loss() -> None:
     session = start("run", steps=60, learning_rate=0.05, schedule="constant", valid_every=5)
     best = min((loss, i) for i, loss in enumerate(_held_out(finish(session))))
     assert session.run.manifest["best"] == {"metrics": {"loss": best[0]}, "step": 5 * (best[1] + 1)}
@@ -598,7 +557,7 @@ def _held_out(session: Session) -> list[float]:
     return [r["valid_loss"] for r in session.run.records() if "valid_loss" in r]
 
 
-def test_the_state_is_passed_on_within_an_epoch_and_begins_anew_with_the_next(start: Start) -> None:
+def test_the_state_is_passed_on_within_an_epoch_and_begins_anew_with_the_next() -> None:
     session = start("run", steps=60)
     began: list[bool] = []
     loss = session.problem.loss
@@ -613,28 +572,28 @@ def test_the_state_is_passed_on_within_an_epoch_and_begins_anew_with_the_next(st
     assert sum(began) == 3
 
 
-def test_patience_ends_a_run_that_gets_no_better(start: Start) -> None:
+def test_patience_ends_a_run_that_gets_no_better() -> None:
     session = finish(start("run", steps=500, learning_rate=2.0, schedule="constant", valid_every=2, patience=3))
     assert session.trainer.outcome == session.run.manifest["outcome"] == "patience"
     losses = _held_out(session)
     assert losses.index(min(losses)) == len(losses) - 4
 
 
-def test_progress_tells_how_much_is_left(start: Start) -> None:
+def test_progress_tells_how_much_is_left() -> None:
     done = [progress.done for progress in start("run", steps=8).trainer.events()]
     assert done == [n / 8 for n in range(1, 9)]
     first = next(start("timed", steps=8, max_time=1e-6).trainer.events())
     assert (first.done, first.seconds_left) == (1.0, 0.0)
 
 
-def test_no_steps_at_all(start: Start) -> None:
+def test_no_steps_at_all() -> None:
     session = finish(start("run", steps=0))
     assert session.trainer.outcome == "finished"
     assert session.run.manifest["best"] == {"metrics": None, "step": 0}
     assert session.run.params()["head"]["b"].shape == (len(session.run.language.vocabulary),)
 
 
-def test_a_run_that_diverges_says_so_and_keeps_its_best_weights(start: Start) -> None:
+def test_a_run_that_diverges_says_so_and_keeps_its_best_weights() -> None:
     settings = {"cell": "irnn", "cell_option": {"recurrent_scale": "2"}, "learning_rate": 1e-9}
     session = start("run", steps=50, valid_every=1, **settings)
     with pytest.raises(NotFinite) as caught:
@@ -646,7 +605,7 @@ def test_a_run_that_diverges_says_so_and_keeps_its_best_weights(start: Start) ->
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.0])
-def test_weights_that_are_no_numbers_after_the_last_step_are_not_kept(start: Start, fraction: float) -> None:
+def test_weights_that_are_no_numbers_after_the_last_step_are_not_kept(fraction: float) -> None:
     # The loss of the only step is finite, and its update is not.
     session = start("run", steps=1, learning_rate=1e300, schedule="constant", optimizer="sgd", valid_fraction=fraction)
     with pytest.raises(NotFinite):
@@ -793,9 +752,7 @@ def test_large_losses_are_compared_by_their_ratio(losses: tuple[tuple[float, flo
         ({"steps": 1_000_000, "max_time": 100}, "time", "a longer --max-time"),
     ],
 )
-def test_longer_is_said_in_the_words_that_ended_the_run(
-    start: Start, given: dict[str, Any], outcome: str, longer: str
-) -> None:
+def test_longer_is_said_in_the_words_that_ended_the_run(given: dict[str, Any], outcome: str, longer: str) -> None:
     session = start("run", **given)
     session.trainer.outcome = outcome
     session.trainer.state.step = session.trainer.total_steps
@@ -824,7 +781,7 @@ SMALLER = "To prevent that, try --cell-option recurrent_scale=1 (at which no ste
     ],
 )
 def test_what_diverges_at_every_rate_is_not_put_down_to_the_rate(
-    start: Start, cell: str, scale: str | None, rate: float, explodes: bool
+    cell: str, scale: str | None, rate: float, explodes: bool
 ) -> None:
     options = {} if scale is None else {"recurrent_scale": scale}
     more = {"seq_length": 64, "batch_size": 1, "steps": 30, "schedule": "constant"}
@@ -838,7 +795,7 @@ def test_what_diverges_at_every_rate_is_not_put_down_to_the_rate(
         assert said[said.index(next(line for line in said if line.startswith(EXPLODES))) + 1] == SMALLER + HOLD
 
 
-def test_what_diverges_is_explained_without_the_weights_that_it_started_with_too(start: Start) -> None:
+def test_what_diverges_is_explained_without_the_weights_that_it_started_with_too() -> None:
     first = finish(start("first"))
     given = {"files": first.problem.data.sources, "learning_rate": 1e30, "schedule": "constant", "steps": 9}
     session = sessions.start(given, name="second", init_from=first.run)

@@ -77,6 +77,11 @@ class Cell:
         """
         raise NotImplementedError(f"{type(self).__name__} must define __call__(self, params, carry, x)")
 
+    @property
+    def unrolls_itself(self) -> bool:
+        """Whether it has its own method for running along a sequence, so that its steps cannot be changed."""
+        return type(self).unroll is not Cell.unroll
+
     def unroll(
         self,
         params: Tree,

@@ -59,7 +59,7 @@ class Regularised(Wrapped):
         for name, rate in (("weight_dropout", weight_dropout), ("zoneout", zoneout)):
             if not 0 <= rate < 1:
                 raise ValueError(f"Regularised: {name} is {rate}; it must be at least 0 and below 1")
-        if zoneout and type(cell).unroll is not Cell.unroll:
+        if zoneout and cell.unrolls_itself:
             raise ValueError("it has its own method for running along a sequence")
         if weight_dropout and all(place is None for place in recurrent_weights(cell)):
             raise ValueError("no matrix of parameters multiplies a state on its way to the next one")

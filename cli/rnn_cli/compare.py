@@ -14,13 +14,14 @@ import click
 
 from rnn_cli import completion, piped
 from rnn_cli.console import remark, showing, suppress_notes
-from rnn_cli.display import LINE_SECONDS, amount, duration
+from rnn_cli.display import LINE_SECONDS, amount
 from rnn_cli.options import OPTIONS, SETTINGS, SHOWN, TRUST, Setting, TrainingCommand, collect
 from rnn_cli.output import chosen, output_options, put
 from rnn_cli.tables import sentence
 from rnn_lab.comparison import Watcher
 from rnn_lab.settings import named
 from rnn_plugins.errors import UserError
+from rnn_plugins.words import duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -46,7 +46,9 @@ def _installed(group: str, incomplete: str) -> list[CompletionItem]:
 
 def sources(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The built-in texts; otherwise the shell's own completion of files."""
-    built_in = _beginning(["builtin:latex", "builtin:hello"], incomplete) if incomplete.startswith("b") else []
+    from rnn_plugins.data.builtin import NAMES
+
+    built_in = _beginning([f"builtin:{name}" for name in NAMES], incomplete) if incomplete else []
     return built_in or [CompletionItem(incomplete, type="file")]
 
 
@@ -74,7 +76,9 @@ def schedules(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
 
 def levels(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The kinds of symbols of a text."""
-    return _spec({"char": [], "byte": [], "word": [], "bpe": []}, incomplete)
+    from rnn_plugins.data.vocabulary import NOUNS
+
+    return _beginning(NOUNS, incomplete)
 
 
 def averages(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -15,6 +15,7 @@ import click
 from rnn_cli.console import as_json, errors, ignoring_hangups, mute, remark
 from rnn_lab.printable import printable
 from rnn_plugins.errors import UserError, why
+from rnn_plugins.words import duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -327,20 +328,6 @@ def number(value: float, digits: int = 3) -> str:
     if abs(value) < 1000:
         return f"{value:.{digits}f}"
     return f"{value:,.0f}" if abs(value) < 100_000 else f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the two largest units."""
-    if seconds < 9.5:
-        return f"{seconds:.2g} s"
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    days, h = divmod(hours, 24)
-    if days:
-        return f"{days} d {h} h"
-    if hours:
-        return f"{h} h {m:02d} min"
-    return f"{m} min {s:02d} s" if minutes else f"{s} s"
 
 
 def memory(size: int) -> str:

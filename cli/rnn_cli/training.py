@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import click
 
 from rnn_cli.console import remark, showing
-from rnn_cli.display import Display, Lines, Live, Records, duration, emit, measured, memory, tell
+from rnn_cli.display import Display, Lines, Live, Records, emit, measured, memory, tell
 from rnn_cli.tables import filled, sentence
 from rnn_lab.printable import printable
 from rnn_plugins.errors import why
-from rnn_plugins.words import amount, brief
+from rnn_plugins.words import amount, brief, duration
 
 if TYPE_CHECKING:
     from rnn_lab.evaluation import Evaluation

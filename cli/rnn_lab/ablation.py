@@ -31,7 +31,7 @@ def ablated(layers: Sequence[Cell], settings: Settings) -> list[Cell]:
     """
     parts = [anatomy(layer) for layer in layers]
     reason = parts[0].reason and f"its step cannot be written as a graph: {parts[0].reason}"
-    if type(layers[0]).unroll is not Cell.unroll:
+    if layers[0].unrolls_itself:
         reason = "it has its own method for running along a sequence"
     if reason:
         raise UserError(f"the cell {settings.cell!r} cannot be ablated, because {reason}")

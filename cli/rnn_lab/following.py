@@ -18,6 +18,7 @@ from rnn_lab.trainer import Progress
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.loss import POINTS, averaged
 from rnn_plugins.reports.report import Curve, Quantity
+from rnn_plugins.words import duration
 
 Shown: TypeAlias = Literal["auto", "plain", "none"]
 """``auto`` is a block of HTML in a notebook and nothing elsewhere, ``plain`` is lines on standard error."""
@@ -103,7 +104,7 @@ class Lines(Follower):
         validated = "valid_loss" in record
         if (now := time.monotonic()) >= self.due - (0.9 * LINE_SECONDS if validated else 0):
             self.due = now + LINE_SECONDS
-            self._print(f"{standing(self.session, progress, record)}, {left(progress)}")
+            self._print(f"{standing(self.session, progress, record)}, {duration(progress.seconds_left)} left")
 
     def end(self) -> None:
         """Print how it ended."""
@@ -164,7 +165,7 @@ class Block(Follower):
             share, words = (1.0 if outcome == "finished" else 0.0), ENDINGS[outcome]
         if progress is not None:
             share = max(share, progress.done)
-            words = words if ended else f"{progress.done:.0%}, {left(progress)}"
+            words = words if ended else f"{progress.done:.0%}, {duration(progress.seconds_left)} left"
         parts = [inline.bar(run.name, share, words)]
         if progress is not None and records:
             parts.append(inline.sentence(standing(session, progress, records[-1])))
@@ -196,14 +197,6 @@ def amount(run: Run, name: str, value: float) -> str:
     """A metric with its unit."""
     metric = run.task.metrics[name]
     return shown(Quantity(name, name, float(value), metric.unit, digits=metric.digits))
-
-
-def left(progress: Progress) -> str:
-    """The time left, in seconds or minutes."""
-    seconds = progress.seconds_left
-    if seconds < 100:
-        return f"{seconds:.0f} s left"
-    return f"{seconds / 60:.0f} min left" if seconds < 6000 else f"{seconds / 3600:.1f} h left"
 
 
 def loss_curves(records: Sequence[Mapping[str, Any]]) -> list[Curve]:

@@ -20,7 +20,7 @@ def regularised(layers: Sequence[Cell], settings: Settings) -> list[Cell]:
     if not (settings.weight_dropout or settings.zoneout):
         return list(layers)
     name = settings.cell
-    if settings.zoneout and type(layers[0]).unroll is not Cell.unroll:
+    if settings.zoneout and layers[0].unrolls_itself:
         raise UserError(
             f"--zoneout is {settings.zoneout:g}, but the cell {name!r} has its own method for running along a "
             "sequence; leave it out"

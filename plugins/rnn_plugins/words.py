@@ -1,4 +1,4 @@
-"""Counts, shares and lists of names in messages, and whole numbers in names."""
+"""Counts, shares, times and lists of names in messages, and whole numbers in names."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -42,6 +42,20 @@ def percent(share: float, decimals: int = 1) -> str:
     if share < 1 and shown == 100:
         return f"over {100 - least:.{decimals}f} %"
     return f"{shown:.{decimals}f} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two largest units."""
+    if seconds < 9.5:
+        return f"{seconds:.2g} s"
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    if days:
+        return f"{days} d {h} h"
+    if hours:
+        return f"{h} h {m:02d} min"
+    return f"{m} min {s:02d} s" if minutes else f"{s} s"
 
 
 def legible(text: str) -> str:
