@@ -63,6 +63,8 @@ def stop_after(session: Session, step: int) -> Session:
         ({"average": "asgd:after=1", "learning_rate": 2.0, "schedule": "constant"}, "finished"),
         ({"cell": "irnn", "optimizer": "sgd:momentum=0.9,nesterov=true", "grad_clip": "element:0.1"}, "finished"),
         ({"level": "word", "embedding_size": 4, "dtype": "float64", "optimizer": "rmsprop"}, "finished"),
+        ({"level": "bpe:40", "embedding_size": 4}, "finished"),
+        ({"cell": "lstm", "cell_option": {"layer_norm": "true"}, "num_layers": 2}, "finished"),
         ({"valid_fraction": 0, "schedule": "exponential:decay=0.5", "optimizer": "adagrad"}, "finished"),
         ({"valid_fraction": 0, "flow": True, "flow_every": 5}, "finished"),
         ({"learning_rate": 5.0, "schedule": "constant", "patience": 2}, "patience"),
