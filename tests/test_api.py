@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from command_line import TEXT, settle
-from small_runs import SHORT
+from fox_runs import SHORT
 
 import rnn_lab
 from minigrad import affine, concat, tanh

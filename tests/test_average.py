@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import settle
-from small_runs import Clock, files, start
+from fox_runs import Clock, files, start
 
 from minigrad import trees
 from minigrad.optimizers import towards

@@ -16,10 +16,10 @@ from tiny_runs import TEXT
 from tiny_runs import train as trained
 
 import rnn_lab
-from rnn_cli.compare import Bars
 from rnn_cli.main import rnn
 from rnn_lab import sessions
 from rnn_lab.comparison import trials
+from rnn_lab.comparison.course import Course
 from rnn_lab.comparison.plan import seconds_of
 from rnn_lab.paths import METRICS
 from rnn_lab.runs import find_runs
@@ -262,28 +262,28 @@ def test_the_time_left_is_that_of_all_runs(monkeypatch):
     """Of each cell that has had a run, as long as that took; of the others, as long as the mean."""
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    shown = Bars(["rnn", "gru"])
-    trainer = SimpleNamespace(outcome=None, best={"metrics": None})
-    session = SimpleNamespace(notices=[], run=SimpleNamespace(name="run"), trainer=trainer)
+    shown = Course(2)
+    session = SimpleNamespace(run=SimpleNamespace(name="run"))
     shown.begin(session, 1, 4)
     now[0] = 10.0
-    shown._progress = SimpleNamespace(done=0.5, seconds_left=10.0)
-    assert shown._left() == 10 + 3 * 20
+    shown.progress = SimpleNamespace(done=0.5, seconds_left=10.0)
+    assert (shown.left(), shown.share) == (10 + 3 * 20, 0.125)
     now[0] = 20.0
     shown.end(session, None)
-    assert shown._left() == 60
+    assert shown.left() == 60
     shown.begin(session, 2, 4)
     now[0] = 25.0
-    shown._progress = SimpleNamespace(done=0.1, seconds_left=35.0)
-    assert shown._left() == 35 + 20 + 40
+    shown.progress = SimpleNamespace(done=0.1, seconds_left=35.0)
+    assert shown.left() == 35 + 20 + 40
     now[0] = 60.0
     shown.end(session, None)
-    assert shown._left() == 60
+    assert shown.left() == 60
     shown.begin(session, 4, 4)
     now[0] = 70.0
-    shown._progress = SimpleNamespace(done=0.1, seconds_left=5.0)
-    assert shown._left() == 5
+    shown.progress = SimpleNamespace(done=0.1, seconds_left=5.0)
+    assert shown.left() == 5
     shown.end(session, None)
+    assert (shown.left(), shown.share) == (0, 1)
 
 
 def test_ctrl_c_in_the_first_run_leaves_nothing_to_compare(monkeypatch):

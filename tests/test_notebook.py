@@ -11,9 +11,9 @@ from typing import Any
 import nbformat
 import pytest
 from command_line import TEXT, settle
+from fox_runs import SHORT
 from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
-from small_runs import SHORT
 
 import rnn_lab
 from rnn_lab import following
@@ -130,6 +130,88 @@ def test_a_run_that_diverges_is_shown_as_such(shell):
     with pytest.raises(UserError, match="Diverged"):
         rnn_lab.train("fox.txt", cell="irnn", learning_rate=1e20, grad_clip="0", schedule="constant", **SHORT)
     assert "diverged" in shell.shown[-1][0]["text/html"]
+
+
+COMPARED: dict[str, Any] = {"cells": ["rnn", "gru"], "files": "fox.txt", "seeds": 2, **SHORT | {"steps": 100}}
+
+
+def shares_of(pages: list[str]) -> list[float]:
+    """How far each page's only bar is, in percent."""
+    assert all(page.count("progressbar") == 1 for page in pages)
+    return [float(re.search(r'style="width:([\d.]+)%;height', page)[1]) for page in pages]
+
+
+def test_a_comparison_shows_one_bar_of_all_its_runs(shell, monkeypatch):
+    monkeypatch.setattr(following, "BLOCK_SECONDS", 0.0)
+    report = rnn_lab.compare(**COMPARED)
+    assert len({identifier for _, identifier, _ in shell.shown}) == 1
+    assert [update for _, _, update in shell.shown] == [False, *[True] * (len(shell.shown) - 1)]
+    pages = [data["text/html"] for data, _, _ in shell.shown]
+    shares = shares_of(pages)
+    assert shares == sorted(shares)
+    assert len(set(shares)) > 20
+    assert (shares[0], shares[-1]) == (0, 100)
+    names = ["1 of 4, rnn-fox-s1", "2 of 4, gru-fox-s1", "3 of 4, rnn-fox-s2", "4 of 4, gru-fox-s2"]
+    assert list(dict.fromkeys(re.search(r"<b>(.*?)</b>", page)[1] for page in pages)) == names
+    last = pages[-1]
+    for name in names:
+        run = rnn_lab.load(name.split()[-1])
+        best = min(run.metrics, key=lambda record: record.get("valid_loss", 9))
+        told = f"best held-out loss {best['valid_loss']:.3f} nats at step {best['step']}"
+        assert f"{name}: finished, {told}" in last
+    assert any("step 60 of 100, epoch " in page for page in pages)
+    assert sum(bool(re.search(r"<span>\d+%, \d.* left</span>", page)) for page in pages) > 20
+    assert "<span>finished</span>" in last
+    assert shell.shown[-1][0]["text/plain"] == "4 of 4, gru-fox-s2: finished"
+    assert report.pages[0].subjects == ("rnn", "gru")
+
+
+def test_updates_of_a_comparison_are_seldom(shell):
+    started = time.monotonic()
+    rnn_lab.compare(**COMPARED)
+    assert len(shell.shown) <= 5 + (time.monotonic() - started) / following.BLOCK_SECONDS
+
+
+def test_an_interrupted_comparison_is_shown_as_such(shell, monkeypatch):
+    show = following.WatchingBlock.show
+
+    def interrupting(self, progress):
+        show(self, progress)
+        if self.number == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(following.WatchingBlock, "show", interrupting)
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted; these runs were finished: rnn-fox-s1, gru-fox-s1$"):
+        rnn_lab.compare(**COMPARED)
+    last = shell.shown[-1][0]["text/html"]
+    assert "<span>interrupted</span>" in last
+    assert 50 <= shares_of([last])[0] < 60
+    shell.shown.clear()
+    with pytest.raises(UserError, match="there is only one cell to compare"):
+        rnn_lab.compare(cells=["rnn"], files="fox.txt")
+    assert shell.shown == []
+
+
+def test_a_run_of_a_comparison_that_diverges_is_shown_as_such(shell):
+    rnn_lab.compare(cells=["rnn", "irnn", "gru"], files="fox.txt", seeds=1, hidden_size=6, seq_length=30, batch_size=4,
+                    steps=12, seed=3, learning_rate=1e3)  # fmt: skip
+    assert re.search(r"2 of 3, irnn-fox-s3: diverged after step \d+<br>3 of 3", shell.shown[-1][0]["text/html"])
+
+
+def test_a_comparison_is_told_in_lines(capfd, monkeypatch):
+    rnn_lab.compare(**COMPARED)
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.setattr(following, "LINE_SECONDS", 0.0)
+    rnn_lab.compare(**COMPARED | {"seeds": 1, "seed": 5}, progress="plain")
+    out, err = capfd.readouterr()
+    assert out == ""
+    ended = [line for line in err.splitlines() if "finished" in line]
+    assert [line.split(":")[0] for line in ended] == ["1 of 2, rnn-fox-s5", "2 of 2, gru-fox-s5"]
+    assert re.search(
+        r"^1 of 2, rnn-fox-s5: step 4 of 100, epoch \d\.\d, training loss 3\.\d+ nats, .* left for all runs$", err, re.M
+    )
+    with pytest.raises(UserError, match="progress is 'fast'; it must be one of auto, plain, none"):
+        rnn_lab.compare(**COMPARED, progress="fast")
 
 
 def test_the_cell_that_trained_a_run_shows_its_losses_once(shell):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-import statistics
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +16,7 @@ from rnn_cli.display import LINE_SECONDS, amount
 from rnn_cli.options import OPTIONS, SETTINGS, SHOWN, TRUST, Setting, TrainingCommand, collect
 from rnn_cli.output import chosen, output_options, put
 from rnn_cli.tables import sentence
-from rnn_lab.comparison import Watcher
+from rnn_lab.comparison.course import Course
 from rnn_lab.settings import named
 from rnn_plugins.errors import UserError
 from rnn_plugins.words import duration
@@ -88,7 +86,7 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
         about = (*planned.about, _described(planned))
         for line in about:
             remark(line)
-        groups, interrupted = train(planned, Bars(list(planned.settings)))
+        groups, interrupted = train(planned, Bars(len(planned.settings)))
         if interrupted:
             remark(f"Resume with: {_again(ctx)}")
         if interrupted and len(groups) < 2:
@@ -202,44 +200,40 @@ def _described(plan: Plan) -> str:
     return f"On {', '.join(settings.files)}, {seeds}, with {equal}"
 
 
-class Bars(Watcher):
+class Bars(Course):
     """Two bars, for the run in training and for all, and a line for each finished run; elsewhere only lines."""
 
-    def __init__(self, cells: Sequence[str]) -> None:
-        self._cells, self._said, self._stack = cells, set[str](), ExitStack()
-        self._took: dict[str, list[float]] = {}
-        self._name, self._number, self._total, self._word = "", 0, 0, ""
-        self._progress: Progress | None = None  # of the run in training
+    def __init__(self, cells: int) -> None:
+        super().__init__(cells)
+        self._said, self._stack, self._word = set[str](), ExitStack(), ""
 
     def passed(self, run: Run, number: int, total: int) -> None:
         """Say so, and count its time."""
-        from rnn_lab.comparison.plan import seconds_of
-
-        self._took.setdefault(self._cell(number), []).append(seconds_of(run))
+        super().passed(run, number, total)
         if showing() != "none":
-            remark(f"{number} of {total}, {run.name}: finished before")
+            remark(f"{self.name}: finished before")
 
     def begin(self, session: Session, number: int, total: int) -> None:
         """Print the notes that were not printed for another run, and show the bars."""
         from rnn_cli.bars import Drawing
         from rnn_cli.training import stopping
 
+        super().begin(session, number, total)
         for notice in session.notices:
             if notice not in self._said:
                 remark(f"Note: {sentence(notice)}")
             self._said.add(notice)
-        self._name, self._number, self._total = f"{number} of {total}, {session.run.name}", number, total
-        self._progress, self._began, self._shown = None, time.monotonic(), time.monotonic()
+        self._shown = time.monotonic()
         self._stack.enter_context(stopping(session.trainer, self.note))
         if showing() == "live":
             self._stack.enter_context(Drawing(self._picture, transient=True))
 
     def show(self, progress: Progress) -> None:
         """Move the bars; without bars, print a line at intervals."""
-        self._progress = progress
+        super().show(progress)
         if showing() == "plain" and time.monotonic() - self._shown > LINE_SECONDS:
             self._shown = time.monotonic()
-            left = f"{duration(progress.seconds_left)} left, {duration(self._left())} for all"
+            left = f"{duration(progress.seconds_left)} left, {duration(self.left())} for all"
             remark(f"  step {progress.step.step:,}, {left}")
 
     def note(self, text: str) -> None:
@@ -249,14 +243,13 @@ class Bars(Watcher):
     def end(self, session: Session, error: NotFinite | None) -> None:
         """Print the result."""
         self._stack.close()
-        self._progress = None
-        self._took.setdefault(self._cell(self._number), []).append(time.monotonic() - self._began)
+        super().end(session, error)
         if error:
-            remark(f"{self._name}: diverged at step {error.step:,}")
+            remark(f"{self.name}: diverged at step {error.step:,}")
             for line in session.diagnosis(error)[1:]:
                 remark(f"  {line}")
         elif session.trainer.outcome == "interrupted":
-            remark(f"{self._name}: interrupted after step {session.trainer.saved:,} and saved")
+            remark(f"{self.name}: interrupted after step {session.trainer.saved:,} and saved")
         elif showing() != "none" and (metrics := session.trainer.best["metrics"]) is not None:
             from rnn_lab.comparison.plan import seconds_of
 
@@ -264,24 +257,9 @@ class Bars(Watcher):
             took = duration(seconds_of(run))
             found = run.metrics(metrics)
             name = task.compared if task.compared in found else session.trainer.metric
-            left = f"; {duration(self._left())} left for all" if self._number < self._total else ""
+            left = f"; {duration(self.left())} left for all" if self.number < self.total else ""
             steps = f"{session.trainer.state.step:,} steps"
-            remark(f"{self._name}: {amount(run, name, found)} after {steps}, {took}{left}")
-
-    def _cell(self, number: int) -> str:
-        """The cell of a run: they take turns."""
-        return self._cells[(number - 1) % len(self._cells)]
-
-    def _left(self) -> float:
-        """Seconds until all runs have ended: each takes as long as those of its cell did, or else as the others do."""
-        took, left = dict(self._took), 0.0
-        if self._progress is not None:
-            left = self._progress.seconds_left
-            took.setdefault(self._cell(self._number), [time.monotonic() - self._began + left])
-        every = [seconds for some in took.values() for seconds in some]
-        return left + sum(
-            statistics.fmean(took.get(self._cell(number), every)) for number in range(self._number + 1, self._total + 1)
-        )
+            remark(f"{self.name}: {amount(run, name, found)} after {steps}, {took}{left}")
 
     def _picture(self) -> RenderableType:
         from rich.console import Group
@@ -289,11 +267,10 @@ class Bars(Watcher):
 
         from rnn_cli.bars import bar
 
-        if self._progress is None:
-            return bar(self._name, 0.0, "")
-        this = bar(self._name, self._progress.done, f"{duration(self._progress.seconds_left)} left")
-        if self._total == 1:
+        if self.progress is None:
+            return bar(self.name, 0.0, "")
+        this = bar(self.name, self.progress.done, f"{duration(self.progress.seconds_left)} left")
+        if self.total == 1:
             return this
-        done = (self._number - 1 + self._progress.done) / self._total
-        whole = bar(f"all {self._total} runs", done, f"{duration(self._left())} left")
+        whole = bar(f"all {self.total} runs", self.share, f"{duration(self.left())} left")
         return Group(this, whole, *([Text(self._word, style="bold")] if self._word else []))

@@ -17,7 +17,7 @@ from minigrad.trees import Tree
 from rnn_cells import Cell
 from rnn_lab import evaluation, following, predicting, results, runs, sessions
 from rnn_lab.backends import on_backend
-from rnn_lab.comparison import Watcher, comparison
+from rnn_lab.comparison import comparison
 from rnn_lab.comparison.plan import SEEDS, Match, plan
 from rnn_lab.comparison.plan import train as train_all
 from rnn_lab.following import Follower, Shown
@@ -462,6 +462,7 @@ def compare(
     files: Source | Sequence[Source] = (),
     match: Match = "params",
     seeds: int = SEEDS,
+    progress: Shown = "auto",
     **settings: Any,
 ) -> Report:
     """Compare runs, or train cells side by side and compare them; see ``rnn compare``.
@@ -472,17 +473,23 @@ def compare(
         files: the training data of the cells.
         match: what to keep equal between the cells: "params", "flops", "seconds" or "none".
         seeds: runs per cell.
+        progress: of the training of cells, as for ``train``: "auto" for a bar in a notebook, "plain" or "none".
         **settings: of all cells, as for ``train``.
 
     Raises:
         UserError: there are fewer than two, or they cannot be compared.
         KeyboardInterrupt: it was interrupted; finished runs are kept.
     """
+    following.require(progress)
     if cells:
         given = _plain(settings) | ({"files": _names(files)} if files else {})
         Settings.require_names(given)
         planned = plan([_name("cells", cell) for cell in cells], given, match, seeds)
-        groups, interrupted = train_all(planned, Watcher())
+        watcher = following.watcher(len(planned.settings), progress)
+        try:
+            groups, interrupted = train_all(planned, watcher)
+        finally:
+            watcher.close()
         if interrupted:
             names = [run.name for some in groups.values() for run in some]
             raise KeyboardInterrupt(f"interrupted; these runs were finished: {', '.join(names) or 'none'}")

@@ -1,4 +1,4 @@
-"""How ``rnn_lab.train`` shows its progress: as a block below a notebook's cell, as lines, or not at all."""
+"""How training from Python shows its progress: as a block below a notebook's cell, as lines, or not at all."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from minigrad.training import NotFinite
+from rnn_lab.comparison.course import Course
 from rnn_lab.drawing import inline
 from rnn_lab.drawing.words import shown
 from rnn_lab.runs import Run
@@ -52,6 +54,14 @@ def follower(session: Session, progress: Shown) -> Follower:
         return Lines(session)
     shell = notebook() if progress == "auto" else None
     return Block(session, shell) if shell else Follower(session)
+
+
+def watcher(cells: int, progress: Shown) -> Watching:
+    """What shows the progress of a comparison of so many cells."""
+    if progress == "plain":
+        return WatchingLines(cells)
+    shell = notebook() if progress == "auto" else None
+    return WatchingBlock(cells, shell) if shell else Watching(cells)
 
 
 def notebook() -> Any:
@@ -112,7 +122,32 @@ class Lines(Follower):
         self._print(f"{ENDINGS.get(trainer.outcome or '', 'stopped')} after step {trainer.state.step:,}")
 
     def _print(self, words: str) -> None:
-        print(f"{self.session.run.name}: {words}", file=sys.stderr, flush=True)
+        _tell(f"{self.session.run.name}: {words}")
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+class Output:
+    """An output of a notebook's cell that is replaced by the next one."""
+
+    def __init__(self, shell: Any) -> None:
+        self._shell, self._identifier = shell, uuid.uuid4().hex
+        self._shown_at: float | None = None
+
+    def show(self, page: str, words: str) -> None:
+        """Show HTML, or where there is none the words."""
+        bundle = {"text/html": page, "text/plain": words}
+        # What IPython's display does, without importing it.
+        update = self._shown_at is not None
+        self._shell.display_pub.publish(bundle, transient={"display_id": self._identifier}, update=update)
+        self._shown_at = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it was shown long enough ago."""
+        return self._shown_at is None or time.monotonic() - self._shown_at > BLOCK_SECONDS
 
 
 class Block(Follower):
@@ -120,11 +155,9 @@ class Block(Follower):
 
     def __init__(self, session: Session, shell: Any) -> None:
         super().__init__(session)
-        self.shell = shell
         self.records = list(session.run.records())
-        self.drawn = 0.0
-        self.identifier = uuid.uuid4().hex
-        self._send(update=False)
+        self.output = Output(shell)
+        self._send()
 
     def show(self, progress: Progress) -> None:
         """Keep the record, for the next update."""
@@ -134,7 +167,7 @@ class Block(Follower):
 
     def tick(self) -> None:
         """Update the block, if its last update is long enough ago."""
-        if time.monotonic() - self.drawn > BLOCK_SECONDS:
+        if self.output.due:
             self._send()
 
     def end(self) -> None:
@@ -142,11 +175,8 @@ class Block(Follower):
         self._send(ended=True)
         self.cell = cell_count()
 
-    def _send(self, update: bool = True, ended: bool = False) -> None:
-        bundle = {"text/html": self.html(ended), "text/plain": self.words()}
-        # What IPython's display does, without importing it.
-        self.shell.display_pub.publish(bundle, transient={"display_id": self.identifier}, update=update)
-        self.drawn = time.monotonic()
+    def _send(self, ended: bool = False) -> None:
+        self.output.show(self.html(ended), self.words())
 
     def words(self) -> str:
         """The progress in a line."""
@@ -173,6 +203,113 @@ class Block(Follower):
         return inline.block(*parts, *notices)
 
 
+class Watching(Course):
+    """Follows the runs of a comparison; the base class shows nothing."""
+
+    def __init__(self, cells: int) -> None:
+        super().__init__(cells)
+        self.session: Session | None = None  # that of the run in training, or the last one
+        self.record: dict[str, Any] | None = None  # its last one
+        self.notices = set[str]()  # those told
+
+    def begin(self, session: Session, number: int, total: int) -> None:
+        """A run begins."""
+        super().begin(session, number, total)
+        self.session, self.record = session, None
+        for notice in dict.fromkeys(session.notices):
+            if notice not in self.notices:
+                self.told(f"Note: {notice}")
+        self.notices |= {*session.notices}
+
+    def show(self, progress: Progress) -> None:
+        """A step was taken."""
+        super().show(progress)
+        self.record = progress.record or self.record
+
+    def passed(self, run: Run, number: int, total: int) -> None:
+        """A run was finished before."""
+        super().passed(run, number, total)
+        self.told(f"{self.name}: finished before")
+
+    def end(self, session: Session, error: NotFinite | None) -> None:
+        """A run has ended."""
+        super().end(session, error)
+        trainer = session.trainer
+        words = ENDINGS.get(trainer.outcome or "", "stopped")
+        if trainer.outcome != "finished":
+            words += f" after step {trainer.state.step:,}"
+        if trainer.best["metrics"] and not error:
+            words += f", {best_of(session)}"
+        self.told(f"{self.name}: {words}")
+
+    def told(self, line: str) -> None:
+        """A notice, or how a run has ended."""
+
+    def close(self) -> None:
+        """Training has ended, whatever the reason."""
+
+    def standing(self) -> str:
+        """The numbers of the run in training so far, in a line; empty before its first record."""
+        if self.session is None or self.progress is None or self.record is None:
+            return ""
+        return standing(self.session, self.progress, self.record)
+
+
+class WatchingLines(Watching):
+    """A line at intervals, and one per run, on standard error."""
+
+    def __init__(self, cells: int) -> None:
+        super().__init__(cells)
+        self.due = time.monotonic()
+
+    def show(self, progress: Progress) -> None:
+        """Print a line if due."""
+        super().show(progress)
+        if progress.record and time.monotonic() >= self.due:
+            self.due = time.monotonic() + LINE_SECONDS
+            self.told(f"{self.name}: {self.standing()}, {duration(self.left())} left for all runs")
+
+    def told(self, line: str) -> None:
+        """Print the line."""
+        _tell(line)
+
+
+class WatchingBlock(Watching):
+    """A block of HTML below the notebook's cell: a bar of all runs, the numbers of this one, and the results."""
+
+    def __init__(self, cells: int, shell: Any) -> None:
+        super().__init__(cells)
+        self.output, self.lines = Output(shell), list[str]()
+
+    def begin(self, session: Session, number: int, total: int) -> None:
+        """Update the block."""
+        super().begin(session, number, total)
+        self._send()
+
+    def show(self, progress: Progress) -> None:
+        """Update the block, if its last update is long enough ago."""
+        super().show(progress)
+        if self.output.due:
+            self._send()
+
+    def told(self, line: str) -> None:
+        """Keep the line for the next update."""
+        self.lines.append(line)
+
+    def close(self) -> None:
+        """Update the block to the end."""
+        if self.number:
+            self._send(ended=True)
+
+    def _send(self, ended: bool = False) -> None:
+        words = "finished" if self.share == 1 else "interrupted"
+        if not ended:
+            words = f"{self.share:.0%}, {duration(self.left())} left" if self.progress else f"{self.share:.0%}"
+        standing = self.standing()
+        parts = [inline.bar(self.name, self.share, words), inline.sentence(standing), inline.remarks(self.lines)]
+        self.output.show(inline.block(*parts), f"{self.name}: {standing or words}")
+
+
 def cell_count() -> int:
     """How many cells the notebook has executed; 0 outside of one."""
     shell = notebook()
@@ -184,13 +321,17 @@ def standing(session: Session, progress: Progress, record: Mapping[str, Any]) ->
     trainer, run = session.trainer, session.run
     words = [f"step {progress.step.step:,} of {trainer.last_step:,}", f"epoch {progress.epoch:.1f}"]
     words.append(f"training loss {amount(run, 'loss', record['train_loss'])}")
-    best = trainer.best["metrics"]
-    if best and session.problem.validates:
-        name = trainer.metric
-        words.append(f"best held-out {run.task.metrics[name].word or name} {amount(run, name, best[name])}")
-        words[-1] += f" at step {trainer.best['step']:,}"
+    if trainer.best["metrics"] and session.problem.validates:
+        words.append(best_of(session))
     words.append(f"{record['units_per_second']:,.0f} {session.unit} per second")
     return ", ".join(words)
+
+
+def best_of(session: Session) -> str:
+    """The deciding metric of the best weights so far, with their step."""
+    trainer, run, name = session.trainer, session.run, session.trainer.metric
+    what = f"held-out {run.task.metrics[name].word or name}" if session.problem.validates else "training loss"
+    return f"best {what} {amount(run, name, trainer.best['metrics'][name])} at step {trainer.best['step']:,}"
 
 
 def amount(run: Run, name: str, value: float) -> str:

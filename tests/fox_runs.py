@@ -1,4 +1,4 @@
-"""Runs of a second, of the text of ``command_line``, for tests of the trainer and of the Python API."""
+"""Runs of a second on ``fox.txt``, for tests of the trainer and of the Python API."""
 
 import json
 from collections.abc import Callable
