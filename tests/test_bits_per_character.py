@@ -1,4 +1,4 @@
-"""Bits per character: the same number wherever a run's loss is shown, that of the predicted symbols."""
+"""Nats and bits per character: the same wherever a run's loss is shown, those of the predicted symbols."""
 
 import json
 import math
@@ -70,9 +70,15 @@ def test_training_lists_comparisons_and_evaluation_say_the_same(call, folder, na
     assert score["bits_per_character"] == pytest.approx(expected, rel=1e-5)
     session = sessions.resume(run, {})
     run.release()
-    assert f" nats ({expected:.3f} bits per character) held out, at step " in result(session)
+    told = f"{expected:.3f} bits per character"
+    if run.task.level != "char":
+        told = f"{expected * math.log(2):.3f} nats per character, {told}"
+    assert f": {nats:.3f} nats ({told}) held out, at step " in result(session)
     assert session.outcome()["bits_per_character"] == pytest.approx(expected)
     assert run.summary().metrics["bits_per_character"] == pytest.approx(expected)
+    for metrics in (score, session.outcome(), run.summary().metrics):
+        found = metrics["loss"] if run.task.level == "char" else metrics["nats_per_character"]
+        assert found == pytest.approx(expected * math.log(2), rel=1e-5)
     assert read(run).metrics["bits_per_character"] == read(run).value == pytest.approx(expected)
     assert read(run).curve[2].min() == pytest.approx(expected)
     assert re.search(rf"^{name} .* {expected:.3f} ", call("runs")[0], re.MULTILINE)
@@ -95,7 +101,7 @@ def test_a_loss_of_the_training_text_is_of_its_characters(folder, monkeypatch):
     assert bits(everything) == bits(everything, "train") == pytest.approx(1 / math.log(2))
     session = sessions.resume(words, {})
     words.release()
-    told = f"1.000 nats ({1 / math.log(2) / share:.3f} bits per character)"
+    told = f"1.000 nats ({1 / share:.3f} nats per character, {1 / math.log(2) / share:.3f} bits per character)"
     assert measured(session.run, {"loss": 1.0}, "train") == told
 
 

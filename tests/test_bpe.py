@@ -100,6 +100,19 @@ def test_it_survives_json(vocabulary: Vocabulary) -> None:
             Vocabulary.from_json(vocabulary.to_json() | damage)
 
 
+def test_what_training_never_sees_is_told_in_characters(home: Path) -> None:
+    home.joinpath("late.txt").write_text("the cat ate " * 15 + "hat z zé tea he")
+    corpus = load_corpus(["late.txt"], level="bpe:40")
+    training, held_out = (set(part.tolist()) for part in split(corpus))
+    late = {corpus.vocabulary.symbols[token] for token in held_out - training}
+    assert late > {"h", "z", "é"}, "training sees an h only in other tokens"
+    assert corpus.notices == (
+        "the held-out last 10 % of 'late.txt' has 2 characters that training never sees: 'z' and 'é' (U+00E9)",
+    )
+    home.joinpath("known.txt").write_text("the cat ate " * 15 + "hat tea he")
+    assert load_corpus(["known.txt"], level="bpe:40").notices == ()
+
+
 def test_characters_are_counted(vocabulary: Vocabulary) -> None:
     ids = vocabulary.encode(TEXT)
     assert len(ids) < len(TEXT) / 1.5

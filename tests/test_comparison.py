@@ -68,7 +68,10 @@ class Accurate(LanguageModel):
     metrics: ClassVar = {"accuracy": Metric("", "max"), "share": Metric("%", "max", digits=1)}
 
 
-def scored(metric="bits_per_character", task=LanguageModel, guessing=6.0, **values):
+LANGUAGE_MODEL = LanguageModel()
+
+
+def scored(metric="bits_per_character", task=LANGUAGE_MODEL, guessing=6.0, **values):
     """Contestants of whom only a metric is known."""
     run = SimpleNamespace(task=task)
     return [

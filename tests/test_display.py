@@ -135,6 +135,14 @@ def test_the_picture_fits_and_cuts_no_number_off(width: int, height: int) -> Non
         assert said in words
 
 
+def test_where_only_one_number_per_character_fits_it_is_the_compared_one() -> None:
+    settings = {"files": ("fox.txt",), "steps": 40, "hidden_size": 5, "seed": 1, "valid_every": 8, "seq_length": 7}
+    for width, told in ((80, ""), (120, r"\d\.\d{3} nats per character, ")):
+        _, drawn = picture(sessions.start(settings | {"level": "byte"}), width, 30)
+        pattern = rf"step +40 of 40 +training +\d\.\d{{3}} nats \({told}\d\.\d{{3}} bits per character\) *"
+        assert re.fullmatch(pattern, drawn.splitlines()[1])
+
+
 def test_a_long_name_stands_above_the_bar_and_wide_values_below_their_labels() -> None:
     settings = {"files": ("fox.txt",), "steps": 8, "hidden_size": 5, "seed": 1, "valid_every": 8, "seq_length": 7}
     name = "a-long-name-of-a-run-with-everything-in-it"

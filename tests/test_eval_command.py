@@ -183,9 +183,10 @@ def test_words_have_a_perplexity_of_their_own(call):
     model = scores["words"]
     nats = model["loss"] * record["symbols"]
     assert model["perplexity_per_word"] == pytest.approx(math.exp(nats / record["words"]))
+    assert model["nats_per_character"] == pytest.approx(nats / record["characters"])
     assert model["bits_per_character"] == pytest.approx(nats / math.log(2) / record["characters"])
     table = call("words", "other.txt")[1]
-    assert "NATS/TOKEN  PERPLEXITY  PERPLEXITY/WORD  BITS/CHAR  BITS/BYTE" in table
+    assert "NATS/TOKEN  NATS/CHAR  PERPLEXITY  PPL/WORD  BITS/CHAR  BITS/BYTE" in table
     assert "tokens predicted" in table
 
 

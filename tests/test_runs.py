@@ -38,7 +38,7 @@ MANIFEST_OF_A_RUN: dict[str, Any] = {
         "lent": False,
     },
     "data": {"sources": ["a.txt"], "digest": "00", "train": 2, "valid": 2, "units_per_step": 1},
-    "metrics": {name: metric._asdict() for name, metric in LanguageModel.metrics.items()},
+    "metrics": {name: metric._asdict() for name, metric in LanguageModel().metrics.items()},
     "environment": environment(),
     "outcome": "finished",
     "best": {"metrics": {"loss": 0.5}, "step": 7},

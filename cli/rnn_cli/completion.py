@@ -76,9 +76,7 @@ def schedules(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
 
 def levels(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The kinds of symbols of a text."""
-    from rnn_plugins.data.vocabulary import NOUNS
-
-    return _beginning(NOUNS, incomplete)
+    return _beginning([level.partition(":")[0] for level in (param.metavar or "").split("|")], incomplete)
 
 
 def averages(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -247,9 +247,31 @@ class Live(Display):
         from rich.table import Table
         from rich.text import Text
 
+        room = errors().width
+        for few in (False, True):
+            rows = self._rows(progress, few)
+            if sum(max(map(len, column)) + 3 for column in zip(*rows, strict=True)) - 3 <= room:
+                numbers = Table.grid(padding=(0, 3, 0, 0))
+                for style in ("dim", "", "dim", ""):
+                    numbers.add_column(style=style)
+                for row in rows:
+                    numbers.add_row(*row)
+                return [numbers]
+        pairs = [pair for row in rows for pair in (row[:2], row[2:]) if pair[1]]
+        width = max(len(label) for label, _ in pairs) + 3
+        lines: list[RenderableType] = []
+        for label, value in pairs:
+            beside = width + len(value) <= room
+            lines.append(Text.assemble((label.ljust(width) if beside else f"{label}\n", "dim"), value))
+        return lines
+
+    def _rows(self, progress: Progress, few: bool) -> list[tuple[str, str, str, str]]:
+        """The numbers in two pairs of columns; with ``few``, of the metrics only those that matter most."""
         session, record, kept = self.session, self.record, self.session.trainer.best
         run = session.run
-        held_out = measured(run, validated(self.validations[-1])) if self.validations else "not validated yet"
+        held_out = "not validated yet"
+        if self.validations:
+            held_out = measured(run, validated(self.validations[-1]), few=few)
         if not run.held_out:
             held_out = "nothing"
         best = ""
@@ -262,23 +284,9 @@ class Live(Display):
             ("rate", f"{progress.step.learning_rate:.3g}", "speed", ""),
         ]
         if record:
-            rows[0] = (*rows[0][:3], measured(run, {"loss": record["train_loss"]}, "train"))
+            rows[0] = (*rows[0][:3], measured(run, {"loss": record["train_loss"]}, "train", few=few))
             rows[3] = (*rows[3][:3], f"{record['units_per_second']:,.0f} {session.unit}/s")
-        room = errors().width
-        if sum(max(map(len, column)) + 3 for column in zip(*rows, strict=True)) - 3 <= room:
-            numbers = Table.grid(padding=(0, 3, 0, 0))
-            for style in ("dim", "", "dim", ""):
-                numbers.add_column(style=style)
-            for row in rows:
-                numbers.add_row(*row)
-            return [numbers]
-        pairs = [pair for row in rows for pair in (row[:2], row[2:]) if pair[1]]
-        width = max(len(label) for label, _ in pairs) + 3
-        lines: list[RenderableType] = []
-        for label, value in pairs:
-            beside = width + len(value) <= room
-            lines.append(Text.assemble((label.ljust(width) if beside else f"{label}\n", "dim"), value))
-        return lines
+        return rows
 
 
 def emit(record: dict[str, Any]) -> None:
@@ -300,16 +308,19 @@ def validated(record: Mapping[str, Any]) -> dict[str, float]:
     return {name.removeprefix("valid_"): value for name, value in record.items() if name.startswith("valid_")}
 
 
-def measured(run: Run, metrics: Mapping[str, float], part: Part | None = None) -> str:
+def measured(run: Run, metrics: Mapping[str, float], part: Part | None = None, *, few: bool = False) -> str:
     """Metrics and derived ones in words, the deciding one first.
 
     Args:
         run: their run.
         metrics: by name.
         part: the part of the data that they are of; None for the one that the run validates on.
+        few: whether to leave out all but the deciding one, the loss, and the one that comparisons are by.
     """
     found = run.metrics(metrics, part)
     first = run.task.best[0] if run.task.best[0] in found else "loss"
+    if few:
+        found = {name: value for name, value in found.items() if name in (first, "loss", run.task.compared)}
     rest = ", ".join(amount(run, name, found) for name in found if name != first)
     return f"{amount(run, first, found)} ({rest})" if rest else amount(run, first, found)
 

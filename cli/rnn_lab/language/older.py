@@ -74,7 +74,8 @@ def manifest(old: Mapping[str, Any]) -> dict[str, Any]:
             "units_per_step": _units_per_step(options, settings, training),
         },
     }
-    new["metrics"] = {name: metric._asdict() for name, metric in LanguageModel.metrics.items()}
+    task = LanguageModel(level=options.get("level", "char"))
+    new["metrics"] = {name: metric._asdict() for name, metric in task.metrics.items()}
     if "best" in old:
         new["best"] = notes(old["best"])
     return new

@@ -135,7 +135,8 @@ def load_corpus(
     if model:
         notices += _unseen_notices(content, vocabulary, facts, unknown)
     else:
-        notices += _text_notices(content, vocabulary, facts, valid_fraction)
+        notices += _text_notices(content, vocabulary, facts)
+        notices += _late_notices(content, vocabulary, facts, tokens, valid_fraction)
     return Corpus(
         tokens=tokens,
         vocabulary=vocabulary,
@@ -189,11 +190,7 @@ def split(corpus: Corpus, valid_fraction: float = 0.1) -> tuple[NDArray[Any], ND
         UserError: `valid_fraction` is not in [0, 1).
     """
     check_fraction(valid_fraction)
-    if corpus.vocabulary.level == "bpe":
-        ends = corpus.vocabulary.ends(corpus.tokens)
-        border = int(np.searchsorted(ends, _border(int(ends[-1]), valid_fraction))) + 1 if valid_fraction else len(ends)
-    else:
-        border = _border(len(corpus.tokens), valid_fraction)
+    border = _border_in(corpus.tokens, corpus.vocabulary, valid_fraction)
     return corpus.tokens[:border], corpus.tokens[border:]
 
 
@@ -207,6 +204,14 @@ def check_fraction(valid_fraction: float) -> float:
 def cache_folder() -> Path:
     """The folder of encoded texts: RNN_LAB_CACHE if set, else a folder in the user's cache."""
     return Path(os.environ.get("RNN_LAB_CACHE") or platformdirs.user_cache_dir("rnn-lab", appauthor=False))
+
+
+def _border_in(tokens: NDArray[Any], vocabulary: Vocabulary, valid_fraction: float) -> int:
+    """The number of training ids of a text; see `split`."""
+    if vocabulary.level != "bpe" or not valid_fraction:
+        return _border(len(tokens), valid_fraction)
+    ends = vocabulary.ends(tokens)
+    return int(np.searchsorted(ends, _border(int(ends[-1]), valid_fraction))) + 1
 
 
 def _border(length: int, valid_fraction: float) -> int:
@@ -472,7 +477,7 @@ def _ends_lines(vocabulary: Vocabulary) -> bool:
 # Notices ------------------------------------------------------------------------------------------------------
 
 
-def _text_notices(content: Content, vocabulary: Vocabulary, facts: _Facts, valid_fraction: float) -> list[str]:
+def _text_notices(content: Content, vocabulary: Vocabulary, facts: _Facts) -> list[str]:
     """Notices on a text that a vocabulary was built from; an error if nothing can be learnt from it."""
     noun = NOUNS[vocabulary.level]
     seen = [symbol for symbol, position in zip(vocabulary.symbols, facts.first, strict=True) if position >= 0]
@@ -491,16 +496,27 @@ def _text_notices(content: Content, vocabulary: Vocabulary, facts: _Facts, valid
             f"{content.label} has {amount(facts.distinct, 'word')} beyond the {len(vocabulary) - 1:,} commonest; "
             f"{percent(facts.unseen / facts.length)} of the text is read as <unk>"
         )
-    border = _border(facts.length, valid_fraction)
-    late = [
-        show(symbol) for symbol, position in zip(vocabulary.symbols, facts.first, strict=True) if position >= border
-    ]
-    if late:
-        notices.append(
-            f"the held-out last {100 * valid_fraction:g} % of {content.label} has {amount(len(late), noun)} that "
-            f"training never sees: {listing(late)}"
-        )
     return notices
+
+
+def _late_notices(
+    content: Content, vocabulary: Vocabulary, facts: _Facts, tokens: NDArray[Any], valid_fraction: float
+) -> list[str]:
+    """A notice on what only the held-out part has: symbols, or at level `bpe` their characters."""
+    level: TextLevel = "char" if vocabulary.level == "bpe" else vocabulary.level
+    first: dict[str, int] = {}
+    for symbol, position in zip(vocabulary.symbols, facts.first, strict=True):
+        if position >= 0:
+            parts = symbol if vocabulary.level == "bpe" else [symbol]
+            first |= {part: min(position, first.get(part, position)) for part in parts}
+    border = _border_in(tokens, vocabulary, valid_fraction)
+    late = [show(part) for part, position in first.items() if position >= border]
+    if not late:
+        return []
+    return [
+        f"the held-out last {100 * valid_fraction:g} % of {content.label} has {amount(len(late), NOUNS[level])} that "
+        f"training never sees: {listing(late)}"
+    ]
 
 
 def _unseen_notices(content: Content, vocabulary: Vocabulary, facts: _Facts, unknown: Unknown) -> list[str]:

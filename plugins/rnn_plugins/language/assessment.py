@@ -57,9 +57,9 @@ def assess(
 ) -> Assessment:
     """Score a model on a text, and n-grams of orders 1 to 6 and compressors on exactly the same symbols.
 
-    The columns are the loss in nats per symbol, its perplexity, at level ``word`` the perplexity per word (the whole
-    text's nats divided by its words: spaces and punctuation are paid for by the words), and bits per character and per
-    byte of the text in UTF-8.
+    The columns are the loss in nats per symbol, and per character where these are not the symbols, its perplexity, at
+    level ``word`` the perplexity per word (the whole text's nats divided by its words: spaces and punctuation are paid
+    for by the words), and bits per character and per byte of the text in UTF-8.
 
     Args:
         model: the model.
@@ -96,13 +96,16 @@ def assess(
     scores += [_score(name, "compressor", bits * len(content) * math.log(2), sizes) for name, bits in rivals.items()]
     metrics = {
         "loss": Metric("nats", "min", f"NATS/{'CHAR' if unit == 'character' else unit.upper()}"),
+        "nats_per_character": Metric("nats per character", "min", "NATS/CHAR"),
         "perplexity": Metric("", "min", "PERPLEXITY", 2),
-        "perplexity_per_word": Metric("", "min", "PERPLEXITY/WORD", 2),
+        "perplexity_per_word": Metric("", "min", "PPL/WORD", 2),
         "bits_per_character": Metric("bits per character", "min", "BITS/CHAR"),
         "bits_per_byte": Metric("bits per byte", "min", "BITS/BYTE"),
     }
     if not sizes.words:
         del metrics["perplexity_per_word"]
+    if unit == "character":
+        del metrics["nats_per_character"]
     unknown = float(data.facts["unknown"])
     return Assessment(
         tuple(scores),
@@ -219,6 +222,7 @@ def _score(name: str, kind: Literal["model", "ngram", "compressor"], nats: float
         kind,
         {
             "loss": nats / sizes.symbols,
+            "nats_per_character": nats / max(sizes.characters, 1),
             "perplexity": _exp(nats / sizes.symbols),
             "bits_per_character": bits / max(sizes.characters, 1),
             "bits_per_byte": bits / max(sizes.bytes, 1),

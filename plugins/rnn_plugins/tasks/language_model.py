@@ -63,10 +63,6 @@ class LanguageModel(Task[Model]):
     tie: bool = False
     embedding_dropout: float = 0.0
 
-    metrics: ClassVar[Mapping[str, Metric]] = {
-        "loss": Metric("nats", "min", "NATS"),
-        "bits_per_character": Metric("bits per character", "min", "BITS/CHAR", word="loss"),
-    }
     compared: ClassVar[str] = "bits_per_character"
     default_files: ClassVar[tuple[str, ...]] = ("builtin:latex",)
     of_weights: ClassVar[tuple[str, ...]] = ("level", "tie")
@@ -86,6 +82,14 @@ class LanguageModel(Task[Model]):
     def unit(self) -> str:  # type: ignore[override]
         """The noun for symbols, in the plural."""
         return f"{NOUNS[level_of(self.level)[0]]}s"
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:  # type: ignore[override]
+        """The loss per symbol, and where a symbol is not a character, per character in nats too."""
+        metrics = {"loss": Metric("nats", "min", "NATS")}
+        if self.level != "char":
+            metrics["nats_per_character"] = Metric("nats per character", "min", "NATS/CHAR", word="loss")
+        return metrics | {"bits_per_character": Metric("bits per character", "min", "BITS/CHAR", word="loss")}
 
     @property
     def held_out_part(self) -> str:
@@ -266,8 +270,10 @@ class LanguageModel(Task[Model]):
         return {"loss": model.evaluate(params, examples)}
 
     def derived(self, metrics: Mapping[str, float], facts: Mapping[str, Any], part: Part = "valid") -> dict[str, float]:
-        """Bits per character of the predicted symbols."""
-        return {"bits_per_character": metrics["loss"] / math.log(2) / facts["characters_per_symbol"][part]}
+        """Nats and bits per character of the predicted symbols."""
+        nats = metrics["loss"] / facts["characters_per_symbol"][part]
+        found = {"nats_per_character": nats, "bits_per_character": nats / math.log(2)}
+        return {name: value for name, value in found.items() if name in self.metrics}
 
     def seen(self, units: float, facts: Mapping[str, Any]) -> tuple[float, str]:
         """Characters of the training text."""
