@@ -31,7 +31,7 @@ from minigrad.training import NotFinite, start, train
 from rnn_lab.drawing.pictures import picture
 from rnn_plugins.errors import UserError
 from rnn_plugins.registry import make_cell
-from rnn_plugins.reports.flow import REACHED, crossing, fate_of, measure_flow
+from rnn_plugins.reports.gradients import REACHED, crossing, fate_of, measure_flow
 from rnn_plugins.reports.report import Chart, Curve, Page
 from rnn_plugins.tasks.memory import BUILTIN, Memory
 from rnn_plugins.tasks.task import Network

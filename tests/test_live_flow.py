@@ -14,7 +14,7 @@ from rnn_cli import display
 from rnn_lab import records, sessions
 from rnn_lab.paths import BEST, LAST
 from rnn_lab.runs import Run
-from rnn_plugins.reports.flow import crossing, measure_flow
+from rnn_plugins.reports.gradients import crossing, measure_flow
 
 FLOW = ["--flow", "--flow-every", "4"]
 

@@ -30,7 +30,7 @@ from rnn_lab.runs import Run
 from rnn_plugins import registry
 from rnn_plugins.data.numbered import Stored
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports.flow import measure_flow
+from rnn_plugins.reports.gradients import measure_flow
 from rnn_plugins.tasks.paint.model import Inputs, Painter, Window
 from rnn_plugins.tasks.paint.showing import characters
 from rnn_plugins.tasks.paint.task import Paint

@@ -9,7 +9,7 @@ from rnn_cells import Stacked
 from rnn_cells.bidirectional import Bidirectional
 from rnn_cells.gru import GRU
 from rnn_cells.rnn import RNN
-from rnn_plugins.reports.flow import bounded, measure_flow
+from rnn_plugins.reports.gradients import bounded, measure_flow
 from rnn_plugins.reports.memory import measure_rise
 from rnn_plugins.reports.probe import Labels
 from rnn_plugins.reports.probing import state_gradients

@@ -1,9 +1,11 @@
 """How far gradients reach, where it is known: linear cells, cells that copy or forget, products of Jacobians."""
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -23,14 +25,16 @@ from known_cells import (
     subject_of,
 )
 
-from minigrad import trees
+from minigrad import affine, concat, sigmoid, tanh, trees
 from minigrad.scan import use_backend
-from rnn_cells import Stacked
+from rnn_cells import Cell, Stacked
 from rnn_cells.anatomy import anatomy, jacobians
+from rnn_cells.regularised import Regularised
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports import flow, probe, probing
-from rnn_plugins.reports.flow import Flow, Norms, bounded, crossing, growth, measure_flow
+from rnn_plugins.reports import gradients, probe, probing
+from rnn_plugins.reports.flow import Flow
+from rnn_plugins.reports.gradients import Norms, bounded, crossing, growth, measure_flow
 from rnn_plugins.reports.heatmap import Heatmap
 from rnn_plugins.reports.jacobians import jacobians_along, norm, stretches
 from rnn_plugins.reports.probing import draw_positions, state_gradients
@@ -273,9 +277,9 @@ def test_the_bound_is_made_of_the_jacobians_between():
 
 
 def test_a_wide_carry_is_bounded_over_fewer_steps(monkeypatch):
-    monkeypatch.setattr("rnn_plugins.reports.flow.BOUND_WORK", 9 * 6**3)
+    monkeypatch.setattr("rnn_plugins.reports.gradients.BOUND_WORK", 9 * 6**3)
     assert len(bounded(subject_of(Linear(7, 6)).probe, 12, 0).bound) == 9
-    monkeypatch.setattr("rnn_plugins.reports.flow.BOUND_WORK", 0)
+    monkeypatch.setattr("rnn_plugins.reports.gradients.BOUND_WORK", 0)
     assert len(bounded(subject_of(Linear(7, 6)).probe, 12, 0).bound) == 8
 
 
@@ -347,6 +351,89 @@ def test_the_advice_follows_from_the_numbers():
     assert found.verdict[1].endswith(f"try --cell-option forget_bias={np.log(kept / (1 - kept)):.2g}.")
 
 
+@dataclass(frozen=True)
+class Minimal(Cell):
+    """A minimal gated unit, h_t = k h_{t-1} + (1 - k) c_t, whose gate k keeps."""
+
+    forget_bias: float = 0.0
+
+    def init_params(self, rng):
+        params = {"gate": self.dense(rng), "candidate": self.dense(rng)}
+        params["gate"]["b"] = params["gate"]["b"] + np.float32(self.forget_bias)
+        return params
+
+    def __call__(self, params, h, x):
+        gate = sigmoid(affine(params["gate"], concat(h, x)))
+        return self.mixed(gate, h, tanh(affine(params["candidate"], concat(h, x))))
+
+    def mixed(self, gate, h, c):
+        h = gate * h + (1 - gate) * c
+        return h, h
+
+
+class Reversed(Minimal):
+    """The same with a gate that forgets, as the paper writes it: an open one forgets all."""
+
+    def mixed(self, gate, h, c):
+        return super().mixed(1 - gate, h, c)
+
+
+class Narrow(Minimal):
+    """The same with a bias that must be small."""
+
+    def __post_init__(self):
+        if self.forget_bias > 1:
+            raise ValueError("forget_bias is too large")
+
+
+@dataclass(frozen=True)
+class Starting(Reversed):
+    """The same with an option that says whether there is a bias."""
+
+    forget_bias: bool = False
+
+
+OWN_OPTION = rf"{re.escape(REACH)} --cell-option forget_bias=4(\.\d)?\."
+OTHER_CELL = re.escape(f"{REACH} a cell whose forget gate starts open (--cell lstm --cell-option forget_bias=3).")
+
+
+@pytest.mark.parametrize(
+    ("cell", "advice"),
+    [
+        (Minimal(7, 9), OWN_OPTION),
+        (Regularised(Minimal(7, 9), zoneout=0.1), OWN_OPTION),
+        (Stacked([Minimal(7, 9), Minimal(9, 9)]), OWN_OPTION),
+        (Reversed(7, 9), OTHER_CELL),
+        (Narrow(7, 9), OTHER_CELL),
+        (Starting(7, 9), OTHER_CELL),
+    ],
+    ids=["keeps", "regularised", "stack", "forgets", "refuses", "other type"],
+)
+def test_an_option_is_advised_for_what_it_does_and_not_for_its_name(cell, advice):
+    found = Flow().measure(subject_of(cell), Look(lags=60, positions=30))
+    assert found.verdict[0].startswith("Vanishes: ")
+    assert re.fullmatch(advice, found.verdict[1])
+
+
+@dataclass(frozen=True)
+class Divided(Linear):
+    """A linear cell of a matrix I / scale, whose option is called as that of cells which multiply by it."""
+
+    recurrent_scale: float = 2.0
+
+    def init_params(self, rng):
+        return {**super().init_params(rng), "A": np.eye(self.hidden_size, dtype=np.float32) / self.recurrent_scale}
+
+
+def test_a_scale_is_advised_for_what_it_does():
+    gates = "a cell with gates"
+    found = Flow().measure(subject_of(Divided(7, 6)), Look(lags=20, positions=5))
+    assert found.verdict[1] == f"{REACH} {gates}, which training can open {GATES}."
+    found = Flow().measure(subject_of(Divided(7, 6, recurrent_scale=0.5)), Look(lags=9, positions=5))
+    assert found.verdict[0].startswith("Explodes: ")
+    assert found.verdict[1] == f"To prevent that, try {gates} {GATES}, and clipping (--grad-clip 1)."
+
+
 def test_without_a_state_there_is_nothing_to_look_at():
     for report in (Flow(), Heatmap()):
         with pytest.raises(UserError, match=r"^the cell carries no state from step to step"):
@@ -392,7 +479,7 @@ def test_positions_are_taken_together_as_far_as_the_memory_allows(name, monkeypa
         sizes.append(window.xs.shape[1])
         return probing.state_gradients(probe, window, targets)
 
-    monkeypatch.setattr(flow, "state_gradients", counted)
+    monkeypatch.setattr(gradients, "state_gradients", counted)
     for one, other in zip(flow_of(subject, lags=9, positions=50).norms, whole.norms, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
     assert sizes == [17, 17, 17]
@@ -407,7 +494,7 @@ def test_a_flow_over_a_hundred_lags_stays_within_600_megabytes():
         from rnn_plugins.data.vocabulary import Vocabulary
         from rnn_plugins.language.model import Model
         from rnn_plugins.language.probe import TextProbe
-        from rnn_plugins.reports.flow import measure_flow
+        from rnn_plugins.reports.gradients import measure_flow
         model, rng = Model(LSTM(65, 256), 65), np.random.default_rng(0)
         params, tokens = model.init_params(rng), rng.integers(0, 65, 3000)
         measure_flow(TextProbe(model, params, tokens, Vocabulary.build("a")), 100, 400)

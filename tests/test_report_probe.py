@@ -21,7 +21,7 @@ from rnn_lab.subject import of_problem
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports import probe
-from rnn_plugins.reports.flow import measure_flow
+from rnn_plugins.reports.gradients import measure_flow
 from rnn_plugins.reports.heatmap import Heatmap
 from rnn_plugins.reports.jacobians import stretches
 from rnn_plugins.reports.lyapunov import Lyapunov

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rnn_plugins.reports.flow import REACHED, crossing, fate_of, measure_flow, most_lags
+from rnn_plugins.reports.gradients import REACHED, crossing, fate_of, measure_flow, most_lags
 from rnn_plugins.reports.parameters import six_digits
 from rnn_plugins.reports.probe import Probe
 from rnn_plugins.reports.saturation import habits
@@ -30,7 +30,7 @@ def units(probe: Probe) -> dict[str, dict[str, float]]:
 
 
 def flow(probe: Probe, seed: int) -> dict[str, Any] | None:
-    """How far back the gradient reaches; see ``rnn_plugins.reports.flow``.
+    """How far back the gradient reaches; see ``rnn_plugins.reports.gradients``.
 
     Args:
         probe: the network on its training data.

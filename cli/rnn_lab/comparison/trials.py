@@ -17,7 +17,7 @@ from rnn_lab.blame import blaming
 from rnn_lab.runs import Run
 from rnn_lab.subject import of_run
 from rnn_plugins.errors import UserError
-from rnn_plugins.reports.flow import REACHED, crossing, measure_flow, most_lags
+from rnn_plugins.reports.gradients import REACHED, crossing, measure_flow, most_lags
 from rnn_plugins.reports.loss import averaged
 from rnn_plugins.reports.probe import Probe
 from rnn_plugins.reports.structure import closed_rightly

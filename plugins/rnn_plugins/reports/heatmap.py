@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from rnn_plugins.reports.flow import main_state
+from rnn_plugins.reports.gradients import main_state
 from rnn_plugins.reports.probe import Probe
 from rnn_plugins.reports.probing import draw_positions, state_gradients, too_short
 from rnn_plugins.reports.report import Findings, Image, Look, Quantity, Report
