@@ -102,6 +102,25 @@ def test_what_is_validated_and_kept_is_the_average() -> None:
     assert session.excerpt(40) == session.excerpt(40, best=True) or run.manifest["best"]["step"] < 30
 
 
+def test_with_nothing_held_out_the_latest_average_is_kept() -> None:
+    """The loss of the weights that are averaged rises, so that theirs would be the lowest long before the end."""
+    settings = {"learning_rate": 0.5, "schedule": "constant", "valid_fraction": 0, "valid_every": 5}
+    session = start("swa", steps=32, average="swa:start=0.5", **settings)
+    losses, found = {}, weights(session)
+    for progress, _, _ in found:
+        if progress.record and progress.step.step % 5 == 0:
+            losses[progress.step.step] = progress.record["train_loss"]
+    assert min(losses, key=losses.__getitem__) < 30
+    run = Run(session.run.path)
+    assert run.manifest["best"]["step"] == 32
+    for a, b in trees.zip_leaves(run.params(), found[-1][2]):
+        np.testing.assert_array_equal(a, b)
+    early = start("early", steps=14, average="swa:start=0.99", **settings)
+    found = weights(early)
+    assert found[-2][2] is found[-2][1], "the average begins with the last step"
+    assert Run(early.run.path).manifest["best"]["step"] == 14
+
+
 def test_training_is_the_same_with_an_average() -> None:
     plain, averaged = (weights(start(f"run{i}", steps=20, average=name)) for i, name in enumerate(("", "ema")))
     for (one, a, _), (other, b, _) in zip(plain, averaged, strict=True):

@@ -67,6 +67,7 @@ def stop_after(session: Session, step: int) -> Session:
         ({"cell": "lstm", "cell_option": {"layer_norm": "true"}, "num_layers": 2}, "finished"),
         ({"valid_fraction": 0, "schedule": "exponential:decay=0.5", "optimizer": "adagrad"}, "finished"),
         ({"valid_fraction": 0, "flow": True, "flow_every": 5}, "finished"),
+        ({"valid_fraction": 0, "average": "swa:start=0.5", "schedule": "constant"}, "finished"),
         ({"learning_rate": 5.0, "schedule": "constant", "patience": 2}, "patience"),
     ],
     ids=str,

@@ -106,7 +106,8 @@ class Trainer:
     ``tally.spans``; a repetition uses these records instead of the clock, and has the same rates at the same steps.
 
     **Average.** With ``--average``, the weights that are validated, sampled from and written to ``model.safetensors``
-    are an average over steps, as soon as there is one; training continues from its own.
+    are an average over steps, as soon as there is one; training continues from its own. With nothing held out, the
+    latest average is kept.
 
     Attributes:
         run: the run's folder.
@@ -417,11 +418,20 @@ class Trainer:
     def _validate(self, record: dict[str, Any]) -> bool:
         """Validate, and return whether the weights are the best of all regular validations."""
         metrics = self._measured(record)
-        if self._are_better(metrics, self.tally.best):
-            self.tally.best, self.tally.best_step, self.tally.stale = metrics, self.state.step, 0
+        better = self._are_better(metrics, self.tally.best)
+        self.tally.stale = 0 if better else self.tally.stale + 1
+        if better or self._keeps_latest:
+            self.tally.best, self.tally.best_step = metrics, self.state.step
             return True
-        self.tally.stale += 1
         return False
+
+    @property
+    def _keeps_latest(self) -> bool:
+        """Whether the best weights are the latest: an average that nothing is held out to validate.
+
+        The training loss is that of the weights that are averaged, so it does not tell which average is best.
+        """
+        return self.average is not None and not self.problem.validates
 
     def _are_better(self, metrics: dict[str, float], before: dict[str, float] | None) -> bool:
         if before is None:
@@ -441,7 +451,7 @@ class Trainer:
             return
         finally:
             self._abandonable = False
-        if self._are_better(measured, self.best["metrics"]):
+        if self._are_better(measured, self.best["metrics"]) or self._keeps_latest:
             if self.tally.best is not None and self._set_aside is None:
                 self._set_aside = self.run.params()
                 self.save()
