@@ -54,6 +54,9 @@ def test_the_commands_of_a_page():
         ("rnn train builtin:latex:3000000", "rnn train builtin:latex:20000 --steps 20 --batch-size 8"),
         ("rnn train https://example.org/a/b.txt", "rnn train b.txt --steps 20 --batch-size 8"),
         ("curl -o c.txt https://example.org/a/b.txt", "true"),
+        ("python benchmarks/lags.py --json a.json", "true"),
+        ("rnn predict a b.tsv", "rnn predict a b.tsv"),
+        ("rnn report --all", "rnn report --all --positions 20 --lags 20 --characters 500"),
         ("rnn report a > b.txt", "rnn report a --positions 20 --lags 20 > b.txt"),
         ("rnn report --cell rnn", "rnn report --cell rnn --hidden-size 16 --positions 20 --lags 20"),
         ("rnn compare a b", "rnn compare a b"),
@@ -63,6 +66,8 @@ def test_the_commands_of_a_page():
 )
 def test_a_command_on_a_small_scale(line, small, tmp_path):
     assert follow.quick(line, tmp_path) == small
+    if ".tsv" in line:
+        assert (tmp_path / "b.tsv").read_text(encoding="utf-8").startswith("text\tlabel\n")
     if "https" in line:
         (written,) = tmp_path.iterdir()
         assert written.name == ("c.txt" if "curl" in line else "b.txt")
@@ -86,7 +91,9 @@ def test_a_command_that_does_not_end_as_the_page_shows_is_told(page, message, tm
     assert message in str(stopped.value)
 
 
-@pytest.mark.parametrize("name", ["index", "lecture", "command-line", "commands", "cells"])
+@pytest.mark.parametrize(
+    "name", ["index", "lecture", "command-line", "commands", "cells", "predict", "reports", "memory"]
+)
 def test_a_page_is_followed_from_top_to_bottom(name, tmp_path, monkeypatch):
     monkeypatch.setenv("RNN_LAB_CACHE", str(tmp_path / "cache"))
     page = ROOT / "docs" / f"{name}.md"
