@@ -122,3 +122,16 @@ def test_pages_fit_their_window_and_fetch_nothing_from_elsewhere(address, tmp_pa
         assert len(sent) > 20
         assert {url for url in sent if url.startswith("http") and urlsplit(url).netloc != here} == set()
         assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+@pytest.mark.parametrize(("scheme", "shown"), [("light", ["none", "0px"]), ("dark", ["brightness(0.85)", "8px"])])
+def test_a_chart_is_a_card_that_does_not_glare_on_a_dark_page(scheme, shown, address, tmp_path):
+    style = (
+        "const style = getComputedStyle(document.querySelector('img[src$=\"lags.svg\"]'));"
+        "return [style.filter, style.borderRadius]"
+    )
+    with browser(tmp_path / "profile") as driver:
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        driver.get(f"{address}/memory/")
+        assert driver.execute_script(style) == shown
