@@ -236,7 +236,7 @@ class Network:
         "Width of the embedding of symbols; 0 for one-hot.",
         "Network",
         range="[0, 1e6]",
-        computed="0 up to 256 symbols, else the hidden size or 128, whichever is less",
+        computed="the hidden size or 128, whichever is less; other tasks: 0 up to 256 symbols",
         inherited=True,
         shared=True,
         aliases=("wordvec-size", "emsize", "embedding-dim"),

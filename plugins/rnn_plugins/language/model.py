@@ -22,9 +22,6 @@ from rnn_plugins.tasks.task import Batch, Work
 
 Array = NDArray[Any]
 
-ONE_HOT_LIMIT = 256
-"""The largest vocabulary with one-hot inputs by default; above it an embedding is smaller and faster."""
-
 BLOCK = 1 << 22
 """Maximum number of logits at a time in ``evaluate``, so that it does not need more memory than training."""
 

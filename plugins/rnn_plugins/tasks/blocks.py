@@ -21,7 +21,6 @@ from rnn_cells.regularised import Regularised
 from rnn_plugins.data.images import Named, as_image
 from rnn_plugins.data.vectors import vectors_of
 from rnn_plugins.errors import UserError
-from rnn_plugins.language.model import ONE_HOT_LIMIT
 from rnn_plugins.progress import advance
 from rnn_plugins.tasks.task import Inputs, Model, Network
 
@@ -29,6 +28,9 @@ Array = NDArray[Any]
 
 Pool = Literal["last", "mean", "max"]
 """How the outputs along a sequence become one vector."""
+
+ONE_HOT_LIMIT = 256
+"""The largest vocabulary with one-hot inputs by default, except in a language model."""
 
 WIDEST_EMBEDDING = 128
 """The default width of an embedding, unless the hidden size is smaller."""

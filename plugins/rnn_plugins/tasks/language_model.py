@@ -18,7 +18,7 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.language import Language
 from rnn_plugins.language.model import Model
 from rnn_plugins.language.sampling import Choice, opening, sample, write
-from rnn_plugins.tasks.blocks import with_width
+from rnn_plugins.tasks.blocks import WIDEST_EMBEDDING
 from rnn_plugins.tasks.task import (
     Assessment,
     Batch,
@@ -204,19 +204,22 @@ class LanguageModel(Task[Model]):
         return facts
 
     def resolve(self, facts: Mapping[str, Any], network: Network) -> Network:
-        """The network with the width of its embedding: as given, or a default for the number of symbols.
+        """The network with the width of its embedding: as given, or a default; never one-hot unless that is given.
+
+        An embedding learns faster even where there are few symbols: docs/recipes.md has the comparison.
 
         Raises:
             UserError: the embedding is to be tied, and there is none.
         """
-        if not self.tie:
-            return with_width(network, len(vocabulary_of(facts)))
-        if network.embedding_size == 0:
+        if self.tie and network.embedding_size == 0:
             raise UserError(
                 "--tie makes the embedding the output matrix, and with --embedding-size 0 there is none: leave one of "
                 "them out"
             )
-        return network if network.embedding_size else replace(network, embedding_size=network.hidden_size)
+        if network.embedding_size is not None:
+            return network
+        widest = network.hidden_size if self.tie else WIDEST_EMBEDDING
+        return replace(network, embedding_size=min(network.hidden_size, widest))
 
     def model(self, facts: Mapping[str, Any], network: Network) -> Model:
         """Embedding or one-hot, the cell, a linear head."""
