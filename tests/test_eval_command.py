@@ -19,11 +19,12 @@ from minigrad import checkpoint, log_softmax
 from rnn_cli.main import rnn
 from rnn_lab.evaluation import Evaluation, evaluate
 from rnn_lab.paths import BEST
-from rnn_lab.runs import Run
+from rnn_lab.runs import Run, find_run
 from rnn_lab.sessions import start
 from rnn_lab.subject import of_run
 from rnn_plugins.errors import UserError
 from rnn_plugins.language import assessment
+from rnn_plugins.language.dynamic import evaluate_dynamically
 from rnn_plugins.language.ngrams import NGram
 from rnn_plugins.tasks.task import Assessment, Metric, Score
 
@@ -383,6 +384,37 @@ def test_what_becomes_of_the_unknown_is_no_question_of_a_task_without_it(call, n
         2,
         "",
         f"Error: the task {names.settings.task!r} has no option called 'unknown'. Its options: valid_fraction, lower\n",
+    )
+
+
+def test_dynamic_evaluation_has_a_row_of_its_own(call, folder):
+    record, scores = scores_of(call("hamlet", "--dynamic", "--json")[1])
+    run = find_run("hamlet")
+    own, _ = run.data()
+    loss = evaluate_dynamically(run.model, run.params(), own.valid, own.train)
+    found = scores["the model, dynamic"]
+    assert found["kind"] == "dynamic"
+    assert (found["loss"], found["bits_per_character"]) == pytest.approx((loss, loss / math.log(2)), rel=1e-6)
+    assert scores["hamlet"]["loss"] == scores_of(call("hamlet", "--json")[1])[1]["hamlet"]["loss"]
+    change = scores["hamlet"]["loss"] - loss
+    said = f"lowers the loss by {change:.3f} nats per character" if change > 0 else "does not lower the loss"
+    assert record["verdict"][0] == f"Learning from the text while it is predicted (dynamic evaluation) {said}."
+
+
+def test_dynamic_evaluation_of_a_run_whose_text_is_gone(call, folder):
+    train(folder, TEXT, "lost", steps=1)
+    folder.joinpath("lost.txt").unlink()
+    assert call("lost", "other.txt", "--unknown", "skip", "--dynamic") == (
+        2,
+        "",
+        "Error: --dynamic measures gradients on the training text of the run 'lost', which is gone or has changed: put "
+        "it back, or leave --dynamic out\n",
+    )
+
+
+def test_dynamic_evaluation_is_of_texts(call, names):
+    assert call("names", "--dynamic")[2].startswith(
+        f"Error: the task {names.settings.task!r} has no option called 'dynamic'"
     )
 
 

@@ -83,12 +83,21 @@ def test_fresh_cells_are_compared_on_a_text(call):
     assert growth["rnn:recurrent_scale=0.5"] < 0.6 < growth["rnn"]
 
 
+def test_cells_read_embeddings_or_one_hot_symbols(call):
+    args = ["--cell", "rnn", "other.txt", "--hidden-size", "9", "--json", "-"]
+    inputs = {"0": 10 * 9, "3": 10 * 3 + 3 * 9}  # the text has ten characters
+    for width, parameters in inputs.items():
+        rest = 9 * 9 + 9 + 9 * 10 + 10
+        assert f"rnn: 1 x 9, {parameters + rest} parameters" in call(*args, "--embedding-size", width)[2]
+    assert call("--embedding-size", "0")[2].startswith("Error: --embedding-size applies only with --cell")
+
+
 def test_cells_are_trained_for_some_steps_if_one_wishes(call):
     args = ["--cell", "gru", "other.txt", "--hidden-size", "9", "--json", "-"]
     _, before, _ = call(*args)
     code, after, err = call(*args, "--steps", "5")
     assert code == 0
-    assert "gru: 1 x 9, 640 parameters, trained for 5 steps" in err
+    assert "gru: 1 x 9, 703 parameters, trained for 5 steps" in err
     assert told(before)["flow"]["quantities"] != told(after)["flow"]["quantities"]
     assert told(call(*args, "--steps", "5")[1]) == told(after)
 

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 @click.argument("run_and_files", metavar="[RUN] [FILE]...", nargs=-1, shell_complete=completion.runs_or_files)
 @UNKNOWN
 @TASK_OPTION
+@click.option(
+    "--dynamic",
+    is_flag=True,
+    help="Of a text: evaluate also with weights that learn from what they have predicted (Krause et al. 2018).",
+)
 @BACKEND
 @TRUST
 @PROGRESS
@@ -38,6 +43,7 @@ def eval(
     run_and_files: tuple[str, ...],
     unknown: str,
     task_option: dict[str, str],
+    dynamic: bool,
     backend: Backend,
     quiet: bool,
     html: str | None,
@@ -64,7 +70,7 @@ def eval(
     if not files:
         piped.ignored(f"rnn eval {shlex.quote(run.name)} - reads it as data")
     given = ctx.get_parameter_source("unknown") is click.core.ParameterSource.COMMANDLINE
-    options = task_option | ({"unknown": unknown} if given else {})
+    options = task_option | ({"unknown": unknown} if given else {}) | ({"dynamic": True} if dynamic else {})
     with on_backend(backend), announcing():
         evaluation = evaluate(run, files, **options)
     for notice in evaluation.notices:

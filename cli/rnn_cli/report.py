@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rnn_lab.settings import Backend
     from rnn_plugins.reports.subject import Subject
 
-FRESH = ("steps", "hidden_size", "num_layers", "learning_rate", "task", "level")
+FRESH = ("steps", "hidden_size", "num_layers", "embedding_size", "learning_rate", "task", "level")
 """Options that are valid only with ``--cell``."""
 
 READERS = {"units": ("--unit", "neurons"), "gates": ("--gate", "neurons"), "characters": ("--characters", "structure")}
@@ -65,6 +65,7 @@ Examples:
 @like("steps", "With --cell: number of training steps before measuring.", 0)
 @like("hidden_size", "With --cell: units per layer.", Settings.hidden_size)
 @like("num_layers", "With --cell: number of layers.", Settings.num_layers)
+@like("embedding_size", "With --cell: width of the embedding of symbols; 0 for one-hot.  [default: as rnn train]")
 @like("learning_rate", "With --cell: learning rate of the training.  [default: what the cell suggests]")
 @like("task", "With --cell: what the network learns.", Settings.task)
 @like("level", "With --cell: what counts as one symbol of the text.  [default: char]")

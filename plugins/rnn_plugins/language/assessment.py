@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from minigrad.trees import Tree
 from rnn_plugins.data.vocabulary import NOUNS, TextLevel, Vocabulary, level_of
 from rnn_plugins.errors import UserError
+from rnn_plugins.language.dynamic import evaluate_dynamically
 from rnn_plugins.language.model import Model
 from rnn_plugins.language.ngrams import XZ_WINDOW, baselines, compressors
 from rnn_plugins.progress import begin
@@ -53,7 +54,14 @@ class Sizes(NamedTuple):
 
 
 def assess(
-    model: Model, params: Tree, vocabulary: Vocabulary, data: Data, *, name: str, training: Array | None
+    model: Model,
+    params: Tree,
+    vocabulary: Vocabulary,
+    data: Data,
+    *,
+    name: str,
+    training: Array | None,
+    dynamic: bool = False,
 ) -> Assessment:
     """Score a model on a text, and n-grams of orders 1 to 6 and compressors on exactly the same symbols.
 
@@ -68,10 +76,16 @@ def assess(
         data: the text in ``valid``, and the share of symbols unknown to the model in its facts.
         name: the model's name.
         training: the training symbols, for the n-grams; None to leave the n-grams out.
+        dynamic: whether to score the model also as it goes on learning from the text.
 
     Raises:
-        UserError: the loss is not finite.
+        UserError: the loss is not finite, or ``dynamic`` is set and there are no training symbols.
     """
+    if dynamic and training is None:
+        raise UserError(
+            f"--dynamic measures gradients on the training text of the run {name!r}, which is gone or has changed: put "
+            "it back, or leave --dynamic out"
+        )
     tokens = data.valid
     unit = UNITS[vocabulary.level]
     sizes = _sizes(vocabulary, tokens)
@@ -80,6 +94,11 @@ def assess(
         text = ", ".join(data.sources)
         raise UserError(f"the loss of the run {name!r} on {text} is {loss:g}: its training went wrong")
     scores, notices = [_score(name, "model", loss * sizes.symbols, sizes)], []
+    if dynamic:
+        assert training is not None
+        begin("evaluating dynamically")
+        adapted = evaluate_dynamically(model, params, tokens, training)
+        scores.append(_score("the model, dynamic", "dynamic", adapted * sizes.symbols, sizes))
     content = _content(vocabulary, tokens[1:])
     if len(content) < LEAST_COMPRESSED:
         notices.append(
@@ -145,6 +164,11 @@ def verdict(scores: Sequence[Score], unit: str, unknown: float, level: TextLevel
         return best, _number(best, metric) - _number(scores[0], metric) if best else 0.0
 
     sentences = []
+    adapted, gain = best_of("dynamic", "loss")
+    if adapted:
+        change = "lowers" if gain < 0 else "does not lower"
+        size = f" by {-gain:.3f} nats per {unit}" if gain < 0 else ""
+        sentences.append(f"Learning from the text while it is predicted (dynamic evaluation) {change} the loss{size}.")
     best, gain = best_of("ngram", "loss")
     if best:
         if abs(gain) < LEVEL_WITH:
@@ -215,7 +239,7 @@ def _content(vocabulary: Vocabulary, tokens: Array) -> bytes:
     return vocabulary.decode(tokens).encode()
 
 
-def _score(name: str, kind: Literal["model", "ngram", "compressor"], nats: float, sizes: Sizes) -> Score:
+def _score(name: str, kind: Literal["model", "dynamic", "ngram", "compressor"], nats: float, sizes: Sizes) -> Score:
     bits = nats / math.log(2)
     return Score(
         name,

@@ -54,6 +54,7 @@ class LanguageModel(Task[Model]):
         unknown: how to treat symbols that are not in a given vocabulary.
         tie: whether the output matrix is the embedding; see ``Model``.
         embedding_dropout: the rate at which symbols are dropped from the inputs of a batch during training.
+        dynamic: whether ``rnn eval`` also evaluates with weights that go on learning from the text.
     """
 
     seq_length: int = 64
@@ -62,6 +63,7 @@ class LanguageModel(Task[Model]):
     unknown: Unknown = "error"
     tie: bool = False
     embedding_dropout: float = 0.0
+    dynamic: bool = False
 
     compared: ClassVar[str] = "bits_per_character"
     default_files: ClassVar[tuple[str, ...]] = ("builtin:latex",)
@@ -297,10 +299,15 @@ class LanguageModel(Task[Model]):
         return math.log(len(vocabulary_of(facts)))
 
     def assess(self, model: Model, params: Tree, data: Data, *, name: str, training: Any = None) -> Assessment:
-        """The model's metrics, and those of n-grams counted on the training text and of compressors."""
+        """The model's metrics, and those of n-grams counted on the training text and of compressors.
+
+        Raises:
+            UserError: the loss is not finite, or ``dynamic`` is set and there is no training text.
+        """
         from rnn_plugins.language.assessment import assess
 
-        return assess(model, params, vocabulary_of(data.facts), data, name=name, training=training)
+        vocabulary = vocabulary_of(data.facts)
+        return assess(model, params, vocabulary, data, name=name, training=training, dynamic=self.dynamic)
 
     def baselines(self, model: Model, data: Data) -> tuple[Score, ...]:
         """Those of n-grams counted on the training text."""
