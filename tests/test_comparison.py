@@ -209,11 +209,11 @@ def test_a_plan_says_what_it_chose():
     given = {"files": ("builtin:hello",), "hidden_size": 16, "seed": 7}
     planned = plan(["rnn", "lstm:forget_bias=2"], given, "params", 2)
     assert planned.seeds == (7, 8)
-    assert planned.about == ("rnn: 1 x 16, 437 parameters", "lstm:forget_bias=2: 1 x 7, 404 parameters")
+    assert planned.about == ("rnn: 1 x 16, 693 parameters", "lstm:forget_bias=2: 1 x 6, 667 parameters")
     assert planned.settings["lstm:forget_bias=2"].cell_option == {"forget_bias": "2"}
     given["hidden_size"] = 4
     (_, line) = plan(["rnn", "gru"], given, "flops").about
-    assert line == "gru: 1 x 2, 63 parameters, 77 operations per step"
+    assert line == "gru: 1 x 2, 77 parameters, 125 operations per step"
     assert [s.hidden_size for s in plan(["rnn", "gru"], given, "none").settings.values()] == [4, 4]
 
 

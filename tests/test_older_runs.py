@@ -27,6 +27,7 @@ NAMES = ("char", "word")
 SETTINGS: dict[str, Any] = {
     "files": ("fox.txt",), "hidden_size": 3, "seq_length": 7, "batch_size": 3, "seed": 1, "valid_every": 6,
     "log_every": 4, "backend": "numpy", "steps": 16, "learning_rate": 0.02, "schedule": "constant", "dropout": 0.2,
+    "embedding_size": 0,
 }  # fmt: skip
 """What ``char`` was trained with."""
 

@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
         learning_rate=0.02,
     )
     train(folder, "naïve " * 100, "naive", steps=1)
-    train(folder, TEXT, "hamlet", newest=True)
+    train(folder, TEXT, "hamlet", newest=True, steps=100, learning_rate=0.02)
     return folder
 
 

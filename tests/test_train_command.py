@@ -33,7 +33,7 @@ def test_a_run_from_beginning_to_end() -> None:
     )
     said = result.stderr.splitlines()
     assert said[0] == "fox.txt: 540 characters, a vocabulary of 28; 486 characters to train on, 54 held out"
-    assert re.fullmatch(r"gru, 1 x 5: 678 parameters, about \d+(\.\d)? MB of memory", said[1])
+    assert re.fullmatch(r"gru, 1 x 5: 473 parameters, about \d+(\.\d)? MB of memory", said[1])
     assert re.fullmatch(
         r"12 steps \(0\.522 epochs of 23\), about \S+ s per epoch, \S+ s in all \(measured on the first steps\)",
         said[2],
@@ -76,7 +76,7 @@ def test_json_has_the_run_its_records_and_the_outcome() -> None:
     first, *records, last = [json.loads(line) for line in result.stdout.splitlines()]
     assert first["run"]["name"] == "gru-fox"
     assert first["run"]["settings"]["hidden_size"] == 5
-    assert first["run"]["parameters"] == 678
+    assert first["run"]["parameters"] == 473
     assert "facts" not in first["run"]
     assert records == list(run.records())
     assert [record["step"] for record in records] == [5, 10, 12]
@@ -110,7 +110,7 @@ def test_the_same_seed_makes_the_same_run() -> None:
 
 def test_what_is_left_open_is_decided_and_kept() -> None:
     run = trained("fox.txt", "--hidden-size", "3", "--steps", "1", "--cell", "lstm")[0]
-    assert (run.settings.learning_rate, run.settings.embedding_size) == (1e-2, 0)
+    assert (run.settings.learning_rate, run.settings.embedding_size) == (1e-2, 3)
     assert run.settings.files == (os.path.abspath("fox.txt"),)
     Path("many.txt").write_text("".join(map(chr, range(0x400, 0x600))) * 2)
     run = trained("many.txt", "--hidden-size", "3", "--steps", "1")[0]

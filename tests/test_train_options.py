@@ -205,7 +205,7 @@ def test_options_of_a_task_may_be_given_in_three_ways() -> None:
     )
     assert refused("fox.txt", "--task-option", "seq=3") == (
         "the task 'language-model' has no option called 'seq'. Its options: seq_length, level, valid_fraction, "
-        "unknown, tie, embedding_dropout"
+        "unknown, tie, embedding_dropout, dynamic"
     )
 
 
@@ -242,6 +242,7 @@ def test_every_option_may_stand_in_a_configuration_file() -> None:
     assert s.task_option == {
         "level": "word", "valid_fraction": 0.2, "unknown": "skip", "seq_length": 3, "tie": True,
         "embedding_dropout": 0.1,
+        "dynamic": False,
     }  # fmt: skip
     assert (s.cell, s.hidden_size) == ("lstm", 3)
     assert (s.num_layers, s.embedding_size, s.dropout, s.variational_dropout, s.dtype) == (2, 4, 0.5, True, "float64")
@@ -278,7 +279,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_preset() -> N
         ("name = 3", "'c.toml': 'name' is 3; it must be text"),
         ("cell = 3", "'c.toml': 'cell' is 3; it must be text"),
         ("task = 3", "'c.toml': 'task' is 3; it must be text"),
-        ("preset = 'karpathy'", "there is no preset called 'karpathy'; there is char-rnn"),
+        ("preset = 'karpathy'", "there is no preset called 'karpathy'; there is best, char-rnn"),
         ("epochs = '3'", "--epochs is '3'; it must be a number"),
         ("files = 3", "FILES is 3; it must be a list of texts"),
         ("seed = 2024-01-01", "--seed is datetime.date(2024, 1, 1); it must be a whole number"),

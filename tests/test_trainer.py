@@ -68,7 +68,7 @@ def stop_after(session: Session, step: int) -> Session:
         ({"valid_fraction": 0, "schedule": "exponential:decay=0.5", "optimizer": "adagrad"}, "finished"),
         ({"valid_fraction": 0, "flow": True, "flow_every": 5}, "finished"),
         ({"valid_fraction": 0, "average": "swa:start=0.5", "schedule": "constant"}, "finished"),
-        ({"learning_rate": 5.0, "schedule": "constant", "patience": 2}, "patience"),
+        ({"learning_rate": 5.0, "schedule": "constant", "patience": 2, "embedding_size": 0}, "patience"),
     ],
     ids=str,
 )
@@ -787,7 +787,7 @@ def test_what_diverges_at_every_rate_is_not_put_down_to_the_rate(
     cell: str, scale: str | None, rate: float, explodes: bool
 ) -> None:
     options = {} if scale is None else {"recurrent_scale": scale}
-    more = {"seq_length": 64, "batch_size": 1, "steps": 30, "schedule": "constant"}
+    more = {"seq_length": 64, "batch_size": 1, "steps": 30, "schedule": "constant", "embedding_size": 0}
     session = start("run", cell=cell, cell_option=options, learning_rate=rate, hidden_size=8, **more)
     with pytest.raises(NotFinite) as caught:
         finish(session)
@@ -799,7 +799,7 @@ def test_what_diverges_at_every_rate_is_not_put_down_to_the_rate(
 
 
 def test_what_diverges_is_explained_without_the_weights_that_it_started_with_too() -> None:
-    first = finish(start("first"))
+    first = finish(start("first", embedding_size=0))
     given = {"files": first.problem.data.sources, "learning_rate": 1e30, "schedule": "constant", "steps": 9}
     session = sessions.start(given, name="second", init_from=first.run)
     shutil.rmtree(first.run.path)
