@@ -41,7 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "best": {
         "cell": "lstm",
         "hidden_size": 512,
-        "dropout": 0.4,
+        "dropout": 0.5,
         "epochs": 14,
     },
     # The defaults of karpathy/char-rnn. Its rate first falls after ten epochs; here one `every` after `after`.
