@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from options_table import tables
 
 from rnn_cli.options import by_section, of_settings, read_config
-from rnn_lab.settings import PRESETS, Settings, merge, named, parse_duration, setting
+from rnn_lab.settings import PRESETS, Settings, merge, named, option, parse_duration, setting
 from rnn_plugins.errors import UserError
 
 
@@ -190,6 +190,16 @@ def test_the_rate_of_char_rnn_falls_when_ten_epochs_are_over() -> None:
     rate = preset.make_schedule(preset.learning_rate or 0, preset.total_steps(100), 100)
     # char-rnn: at the end of each epoch from the tenth on, the rate is multiplied by 0.97.
     assert [rate(step) for step in (0, 999, 1000, 1099, 1100)] == [2e-3, 2e-3, 2e-3 * 0.97, 2e-3 * 0.97, 2e-3 * 0.97**2]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_valid_and_its_page_says_what_is_in_it(name: str) -> None:
+    settings = Settings(**PRESETS[name])
+    assert settings.cell == "lstm"
+    page = (Path(__file__).parents[1] / "docs" / ("recipes.md" if name == "best" else "command-line.md")).read_text()
+    assert f"--preset {name}`" in page
+    if name == "best":
+        assert f"`{' '.join(f'{option(key)} {value}' for key, value in PRESETS[name].items())}`" in page
 
 
 def test_later_layers_win() -> None:

@@ -258,7 +258,7 @@ class Run:
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """What a language model reads and predicts, in the order of its one-hot inputs and of its probabilities.
+        """What a language model reads and predicts, in the order of its inputs and of its probabilities.
 
         Raises:
             UserError: it is not a language model.
