@@ -209,7 +209,14 @@ OWN = [
         shell_complete=completion.runs,
     ),
     Setting("Run", "trust", TRUST_HELP, is_flag=True, expose_value=False, callback=_trusting),
-    Setting("Run", "preset", "Use settings that belong together: best, for a low loss on a text of a megabyte, or another program's defaults.", kind=str, type=click.Choice(sorted(PRESETS))),
+    Setting(
+        "Run",
+        "preset",
+        "Use settings that belong together: best, for a low loss on a text of a megabyte, or "
+        "another program's defaults.",
+        kind=str,
+        type=click.Choice(sorted(PRESETS)),
+    ),
     Setting(
         "Run",
         "config",
