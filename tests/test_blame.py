@@ -123,7 +123,8 @@ def said(*arguments: str) -> str:
 def train(source: str) -> list[str]:
     Path("mine.py").write_text(source)
     sizes = ["--hidden-size", "5", "--seq-length", "7", "--batch-size", "3", "--seed", "1", "--steps", "2"]
-    return ["train", "fox.txt", "--cell", "mine.py:Mine", *sizes, "--quiet"]
+    inputs = ["--embedding-size", "0"]  # as wide as the text has characters, so that they do not fit a state by chance
+    return ["train", "fox.txt", "--cell", "mine.py:Mine", *sizes, *inputs, "--quiet"]
 
 
 @pytest.fixture(autouse=True)

@@ -52,7 +52,8 @@ def test_every_plot_has_its_marks(driver, folder, name, size):
 def test_small_weights_vanish_large_ones_explode_and_an_open_forget_gate_holds(tmp_path):
     cells = ["rnn:recurrent_scale=0.5", "rnn:recurrent_scale=1.6", "lstm:forget_bias=6"]
     arguments = [word for cell in cells for word in ("--cell", cell)]
-    out = report(*arguments, "--hidden-size", "64", "--positions", "200", "--json", "-", RNN_LAB_CACHE=str(tmp_path))
+    sizes = ["--hidden-size", "64", "--embedding-size", "0", "--positions", "200"]
+    out = report(*arguments, *sizes, "--json", "-", RNN_LAB_CACHE=str(tmp_path))
     verdict = json.loads(out)["reports"]["flow"]["verdict"]
     assert [verdict[cell][0].split(":")[0] for cell in cells] == ["Vanishes", "Explodes", "Holds"]
 
@@ -61,7 +62,8 @@ def test_the_heat_map_shows_that_a_basic_network_forgets_and_an_lstm_does_not(tm
     """Far from the diagonal the one has the darkest character throughout, and the other none of the dark ones."""
     cells = ["rnn:recurrent_scale=0.7", "lstm:forget_bias=3"]
     arguments = [word for cell in cells for word in ("--cell", cell)]
-    out = report(*arguments, "--hidden-size", "64", "--kind", "heatmap", RNN_LAB_CACHE=str(tmp_path))
+    sizes = ["--hidden-size", "64", "--embedding-size", "0"]
+    out = report(*arguments, *sizes, "--kind", "heatmap", RNN_LAB_CACHE=str(tmp_path))
     forgets, holds = (part.splitlines() for part in out.split("loss: at predicting, step t\n")[1:])
     far = [
         {line.partition("│")[2][column] for line in part[14:24] for column in range(12)} for part in (forgets, holds)
