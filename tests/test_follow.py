@@ -92,7 +92,7 @@ def test_a_command_that_does_not_end_as_the_page_shows_is_told(page, message, tm
 
 
 @pytest.mark.parametrize(
-    "name", ["index", "lecture", "command-line", "commands", "cells", "predict", "reports", "memory"]
+    "name", ["index", "lecture", "recipes", "command-line", "commands", "cells", "predict", "reports", "memory"]
 )
 def test_a_page_is_followed_from_top_to_bottom(name, tmp_path, monkeypatch):
     monkeypatch.setenv("RNN_LAB_CACHE", str(tmp_path / "cache"))
