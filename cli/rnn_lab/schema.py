@@ -19,8 +19,8 @@ class Kind(NamedTuple):
 
 
 def _is_finite(value: Any) -> bool:
-    # Not isfinite alone: a whole number can be too large for a float.
-    return type(value) in (int, float) and abs(value) < 1e300
+    # Not isfinite: a whole number can be too large for a float. The bits of a loss in nats are some half as many again.
+    return type(value) in (int, float) and abs(value) < 1e308
 
 
 def _is_time(value: Any) -> bool:
