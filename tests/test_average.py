@@ -121,6 +121,16 @@ def test_with_nothing_held_out_the_latest_average_is_kept() -> None:
     assert Run(early.run.path).manifest["best"]["step"] == 14
 
 
+def test_the_latest_average_is_kept_and_patience_counts_from_the_lowest_loss() -> None:
+    """After its lowest the training loss goes up and down again, which is no improvement."""
+    settings = {"learning_rate": 3.0, "schedule": "constant", "valid_fraction": 0, "valid_every": 5, "steps": 60}
+    plain, averaged = (start(f"run{i}", average=name, patience=2, **settings) for i, name in enumerate(("", "ema")))
+    stops = [len(weights(session)) for session in (plain, averaged)]
+    assert stops[0] == stops[1] < 60
+    assert plain.trainer.outcome == averaged.trainer.outcome == "patience"
+    assert Run(averaged.run.path).manifest["best"]["step"] > Run(plain.run.path).manifest["best"]["step"]
+
+
 def test_training_is_the_same_with_an_average() -> None:
     plain, averaged = (weights(start(f"run{i}", steps=20, average=name)) for i, name in enumerate(("", "ema")))
     for (one, a, _), (other, b, _) in zip(plain, averaged, strict=True):

@@ -392,12 +392,13 @@ def test_dynamic_evaluation_has_a_row_of_its_own(call, folder):
     run = find_run("hamlet")
     own, _ = run.data()
     loss = evaluate_dynamically(run.model, run.params(), own.valid, own.train)
-    found = scores["the model, dynamic"]
+    found = scores["dynamic"]
     assert found["kind"] == "dynamic"
     assert (found["loss"], found["bits_per_character"]) == pytest.approx((loss, loss / math.log(2)), rel=1e-6)
     assert scores["hamlet"]["loss"] == scores_of(call("hamlet", "--json")[1])[1]["hamlet"]["loss"]
-    change = scores["hamlet"]["loss"] - loss
-    said = f"lowers the loss by {change:.3f} nats per character" if change > 0 else "does not lower the loss"
+    gain = scores["hamlet"]["loss"] - loss
+    said = f"{'lowers' if gain > 0 else 'raises'} the loss by {abs(gain):.3f} nats per character"
+    assert rnn_lab.load("hamlet").evaluate(dynamic=True)["loss"] == pytest.approx(loss, rel=1e-6)
     assert record["verdict"][0] == f"Learning from the text while it is predicted (dynamic evaluation) {said}."
 
 
@@ -407,8 +408,8 @@ def test_dynamic_evaluation_of_a_run_whose_text_is_gone(call, folder):
     assert call("lost", "other.txt", "--unknown", "skip", "--dynamic") == (
         2,
         "",
-        "Error: --dynamic measures gradients on the training text of the run 'lost', which is gone or has changed: put "
-        "it back, or leave --dynamic out\n",
+        "Error: dynamic evaluation measures gradients on the training text of the run 'lost', which is gone or has "
+        "changed: put it back, or leave --dynamic out\n",
     )
 
 

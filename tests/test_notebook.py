@@ -195,7 +195,7 @@ def test_an_interrupted_comparison_is_shown_as_such(shell, monkeypatch):
 def test_a_run_of_a_comparison_that_diverges_is_shown_as_such(shell):
     rnn_lab.compare(cells=["rnn", "irnn", "gru"], files="fox.txt", seeds=1, hidden_size=6, seq_length=30, batch_size=4,
                     steps=12, seed=3, learning_rate=1e3, embedding_size=0)  # fmt: skip
-    assert re.search(r"2 of 3, irnn-fox-s3: diverged after step \d+<br>3 of 3", shell.shown[-1][0]["text/html"])
+    assert re.search(r"2 of 3, irnn-fox-s3: diverged at step \d+<br>3 of 3", shell.shown[-1][0]["text/html"])
 
 
 def test_a_comparison_is_told_in_lines(capfd, monkeypatch):

@@ -386,6 +386,22 @@ class Narrow(Minimal):
             raise ValueError("forget_bias is too large")
 
 
+class Failing(Minimal):
+    """The same with a start that fails if the bias is large."""
+
+    def init_params(self, rng):
+        if self.forget_bias > 1:
+            raise RuntimeError("no start")
+        return super().init_params(rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demanding(Minimal):
+    """The same with an option that has no default."""
+
+    kind: int
+
+
 @dataclass(frozen=True)
 class Starting(Reversed):
     """The same with an option that says whether there is a bias."""
@@ -405,9 +421,11 @@ OTHER_CELL = re.escape(f"{REACH} a cell whose forget gate starts open (--cell ls
         (Stacked([Minimal(7, 9), Minimal(9, 9)]), OWN_OPTION),
         (Reversed(7, 9), OTHER_CELL),
         (Narrow(7, 9), OTHER_CELL),
+        (Failing(7, 9), OTHER_CELL),
+        (Demanding(7, 9, kind=1), OWN_OPTION),
         (Starting(7, 9), OTHER_CELL),
     ],
-    ids=["keeps", "regularised", "stack", "forgets", "refuses", "other type"],
+    ids=["keeps", "regularised", "stack", "forgets", "refuses", "fails", "demands", "other type"],
 )
 def test_an_option_is_advised_for_what_it_does_and_not_for_its_name(cell, advice):
     found = Flow().measure(subject_of(cell), Look(lags=60, positions=30))

@@ -307,14 +307,16 @@ class Run:
 
         Args:
             *files: the data.
-            **options: options of its task that replace the run's, such as ``unknown="skip"``.
+            **options: options of its task that replace the run's, such as ``unknown="skip"``; with ``dynamic=True`` the
+                metrics are those of weights that go on learning.
 
         Raises:
             UserError: the files are unsuitable, or nothing was held out.
         """
         with on_backend("auto"):
             found = evaluation.evaluate(self.folder, _names(files), **options)
-        return dict(found.assessment.scores[0].metrics)
+        scores = found.assessment.scores
+        return dict(next((score for score in scores if score.kind == "dynamic"), scores[0]).metrics)
 
     def predict(
         self, inputs: Source | Iterable[Any], *, top: int = 1, explain: bool = False, **options: Any

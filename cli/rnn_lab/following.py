@@ -236,7 +236,9 @@ class Watching(Course):
         super().end(session, error)
         trainer = session.trainer
         words = ENDINGS.get(trainer.outcome or "", "stopped")
-        if trainer.outcome != "finished":
+        if error:
+            words += f" at step {error.step:,}"
+        elif trainer.outcome != "finished":
             words += f" after step {trainer.state.step:,}"
         if trainer.best["metrics"] and not error:
             words += f", {best_of(session)}"
@@ -328,10 +330,12 @@ def standing(session: Session, progress: Progress, record: Mapping[str, Any]) ->
 
 
 def best_of(session: Session) -> str:
-    """The deciding metric of the best weights so far, with their step."""
+    """The deciding metric of the best weights so far, or of the latest average, with their step."""
     trainer, run, name = session.trainer, session.run, session.trainer.metric
-    what = f"held-out {run.task.metrics[name].word or name}" if session.problem.validates else "training loss"
-    return f"best {what} {amount(run, name, trainer.best['metrics'][name])} at step {trainer.best['step']:,}"
+    what = f"best held-out {run.task.metrics[name].word or name}"
+    if not session.problem.validates:
+        what = "training loss" if trainer.settings.average else "best training loss"
+    return f"{what} {amount(run, name, trainer.best['metrics'][name])} at step {trainer.best['step']:,}"
 
 
 def amount(run: Run, name: str, value: float) -> str:

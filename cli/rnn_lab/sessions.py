@@ -539,7 +539,8 @@ def _prepare(
     notices += [*ablations(decided), *backends.crowded(decided.backend)]
     if not problem.validates:
         other = "; --valid FILE names held-out data" if any(f.name == "valid_fraction" for f in fields(task)) else ""
-        notices.append(f"nothing is held out, so the training loss chooses the best weights{other}")
+        kept = "the latest average is kept" if decided.average else "the training loss chooses the best weights"
+        notices.append(f"nothing is held out, so {kept}{other}")
     if pipes := list(filter(is_pipe, files)):
         notices.append(
             f"{label_of(pipes)} cannot be read again: the data are kept in {str(cache_folder())!r}; if they are gone, "

@@ -70,7 +70,8 @@ class Tally:
         best: the metrics of the best weights of a regular validation: on the held-out data, or if there are none, the
             training loss.
         best_step: the step of that validation.
-        stale: the number of validations since.
+        stale: the number of validations that have not improved on the best metric of all.
+        lowest: the metric that they have to improve on, if ``best`` is of the latest average instead.
         records: the number of lines in ``metrics.jsonl``, without that of a validation at a stop.
         spans: ``[step, total]`` each: from that step on, the schedule spans so many steps, according to the time
             limit. Empty without a time limit.
@@ -85,6 +86,7 @@ class Tally:
     records: int = 0
     spans: list[list[float]] = field(default_factory=list)
     averaged: int = 0
+    lowest: float | None = None
 
 
 class Trainer:
@@ -418,8 +420,12 @@ class Trainer:
     def _validate(self, record: dict[str, Any]) -> bool:
         """Validate, and return whether the weights are the best of all regular validations."""
         metrics = self._measured(record)
-        better = self._are_better(metrics, self.tally.best)
+        lowest = self.tally.lowest
+        better = self._are_better(metrics, self.tally.best if lowest is None else {self.metric: lowest})
         self.tally.stale = 0 if better else self.tally.stale + 1
+        if self._keeps_latest and (better or lowest is None):
+            before = self.tally.best
+            self.tally.lowest = metrics[self.metric] if better or before is None else before[self.metric]
         if better or self._keeps_latest:
             self.tally.best, self.tally.best_step = metrics, self.state.step
             return True

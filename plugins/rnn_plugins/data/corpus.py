@@ -523,8 +523,9 @@ def _unseen_notices(content: Content, vocabulary: Vocabulary, facts: _Facts, unk
     """Notices on a text encoded with a given vocabulary."""
     if not facts.unseen:
         return []
+    level: TextLevel = "char" if vocabulary.level == "bpe" else vocabulary.level
     fate = "left out" if unknown == "skip" else f"read as {show(vocabulary.symbols[vocabulary.replacement])}"
     return [
-        f"{content.label} has {amount(facts.distinct, NOUNS[vocabulary.level])} that the model has never seen, "
+        f"{content.label} has {amount(facts.distinct, NOUNS[level])} that the model has never seen, "
         f"{fate} at {amount(facts.unseen, 'position')}: {listing(map(show, facts.commonest), facts.distinct)}"
     ]

@@ -83,8 +83,8 @@ def assess(
     """
     if dynamic and training is None:
         raise UserError(
-            f"--dynamic measures gradients on the training text of the run {name!r}, which is gone or has changed: put "
-            "it back, or leave --dynamic out"
+            f"dynamic evaluation measures gradients on the training text of the run {name!r}, which is gone or has "
+            "changed: put it back, or leave --dynamic out"
         )
     tokens = data.valid
     unit = UNITS[vocabulary.level]
@@ -98,7 +98,7 @@ def assess(
         assert training is not None
         begin("evaluating dynamically")
         adapted = evaluate_dynamically(model, params, tokens, training)
-        scores.append(_score("the model, dynamic", "dynamic", adapted * sizes.symbols, sizes))
+        scores.append(_score("dynamic", "dynamic", adapted * sizes.symbols, sizes))
     content = _content(vocabulary, tokens[1:])
     if len(content) < LEAST_COMPRESSED:
         notices.append(
@@ -166,9 +166,9 @@ def verdict(scores: Sequence[Score], unit: str, unknown: float, level: TextLevel
     sentences = []
     adapted, gain = best_of("dynamic", "loss")
     if adapted:
-        change = "lowers" if gain < 0 else "does not lower"
-        size = f" by {-gain:.3f} nats per {unit}" if gain < 0 else ""
-        sentences.append(f"Learning from the text while it is predicted (dynamic evaluation) {change} the loss{size}.")
+        change = "raises" if gain > 0 else "lowers"
+        changed = f"{change} the loss by {abs(gain):.3f} nats per {unit}" if abs(gain) >= 5e-4 else "changes nothing"
+        sentences.append(f"Learning from the text while it is predicted (dynamic evaluation) {changed}.")
     best, gain = best_of("ngram", "loss")
     if best:
         if abs(gain) < LEVEL_WITH:

@@ -32,7 +32,7 @@ def evaluate_dynamically(model: Model, params: Tree, tokens: Array, training: Ar
     """The mean loss of each symbol but the first, in nats; after each segment the weights take a step on its loss.
 
     The rule is that of Krause, Kahembwe, Murray and Renals (2018, arXiv:1709.07432), with g the gradient of a
-    segment's mean loss, m its mean square over the training text, and w_0 the trained weights:
+    segment's mean loss, m its mean square over the end of the training text, and w_0 the trained weights:
 
         w <- w - RATE g / (sqrt(m) + FLOOR) + DECAY s (w_0 - w),      s = sqrt(m) / mean of sqrt(m), at most 1 / DECAY
 

@@ -258,10 +258,10 @@ class _Trial:
         return norms is not None and fate_of(norms) != "explodes"
 
     def _norms(self, option: str) -> list[float] | None:
-        """The gradient by lag; None where the cell refuses the option, or its states overflow."""
+        """The gradient by lag; None where the cell fails with the option, or its states overflow."""
         name, equals, value = option.partition("=")
         begin(f"trying {option}" if option else "trying it without")
-        with suppress(UserError, ValueError):
+        with suppress(Exception):  # nobody asked for this value: a cell that fails with it is only not advised
             cell = _with_options(self.probe.cell, {name: value} if equals else {})
             probe = copy.copy(self.probe)
             probe.cell = cell
@@ -284,7 +284,8 @@ def _with_options(cell: Cell, options: Mapping[str, str]) -> Cell:
         return replace(cell, cells=[_with_options(layer, options) for layer in cell.cells])
     if isinstance(cell, Wrapped):
         return replace(cell, cell=_with_options(cell.cell, options))
-    return replace(cell, **values_of(f"the cell {type(cell).__name__}", cell_options(type(cell)), options))
+    known = [option for option in cell_options(type(cell)) if option.name in options]  # all others have their values
+    return replace(cell, **values_of(f"the cell {type(cell).__name__}", known, options))
 
 
 def _against_vanishing(trial: _Trial, factor: float | None, distance: float, limit: float | None) -> tuple[str, ...]:
