@@ -244,7 +244,7 @@ class Network:
         "Width of the embedding of symbols; 0 for one-hot.",
         "Network",
         range="[0, 1e6]",
-        computed="the hidden size or 128, whichever is less; other tasks: 0 up to 256 symbols",
+        computed="the hidden size or 128, whichever is less, or the task's own",
         inherited=True,
         shared=True,
         aliases=("wordvec-size", "emsize", "embedding-dim"),
