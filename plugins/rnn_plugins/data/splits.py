@@ -13,8 +13,8 @@ Indices = NDArray[np.intp]
 def split(labels: int | Sequence[Hashable], fraction: float, seed: int = 0) -> tuple[Indices, Indices]:
     """The indices of the training part and of the held-out part, each sorted.
 
-    With labels, each label has its share of the held-out part, and at least one example in the training part; the sizes
-    are rounded so that the whole is right (largest remainders).
+    With labels, each label has its share of the held-out part, rounded up or down so that the whole is right (largest
+    remainders), and at least one example in the training part; the whole is smaller where that leaves too few.
 
     Args:
         labels: the labels of N examples, or N.
@@ -38,7 +38,7 @@ def split(labels: int | Sequence[Hashable], fraction: float, seed: int = 0) -> t
     sizes = np.minimum(shares.astype(np.intp), most)
     wanting = round(count * fraction) - int(sizes.sum())
     for i in np.argsort(sizes - shares, kind="stable"):
-        if wanting > 0 and sizes[i] < most[i]:
+        if wanting > 0 and sizes[i] < min(most[i], shares[i]):
             sizes[i] += 1
             wanting -= 1
     held_out = np.zeros(count, bool)
