@@ -7,7 +7,7 @@ from rnn_cells.rnn import IRNN
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.model import Model
 from rnn_plugins.tasks.language_model import LanguageModel
-from rnn_plugins.tasks.task import Data
+from rnn_plugins.tasks.task import Data, Network
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, 5, 3217).astype(np.uint8)
@@ -79,3 +79,18 @@ def test_a_text_of_one_symbol_cannot_be_evaluated(tmp_path):
     assert str(caught.value) == (
         f"{tmp_path}/one.txt has only one byte; expected at least two, since the first is not predicted"
     )
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "hidden", "width"),
+    [
+        (LanguageModel(), None, 64, 64),
+        (LanguageModel(), None, 512, 128),
+        (LanguageModel(tie=True), None, 512, 512),
+        (LanguageModel(), 0, 512, 0),
+        (LanguageModel(tie=True), 512, 512, 512),
+    ],
+)
+def test_the_width_of_the_embedding_is_as_given_or_follows_the_hidden_size(task, given, hidden, width):
+    network = Network(lambda size: GRU(size, hidden), hidden, embedding_size=given)
+    assert task.resolve({}, network).embedding_size == width

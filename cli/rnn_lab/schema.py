@@ -113,6 +113,7 @@ LAST = {
         "records": COUNT,
         "spans?": [PAIR],
         "averaged?": COUNT,
+        "to_beat?": optional(NUMBER),
     },
 }
 """The schema of the metadata of ``last.safetensors``."""

@@ -71,7 +71,7 @@ class Tally:
             training loss.
         best_step: the step of that validation.
         stale: the number of validations that have not improved on the best metric of all.
-        lowest: the metric that they have to improve on, if ``best`` is of the latest average instead.
+        to_beat: the metric that they have to improve on, if ``best`` is of the latest average instead.
         records: the number of lines in ``metrics.jsonl``, without that of a validation at a stop.
         spans: ``[step, total]`` each: from that step on, the schedule spans so many steps, according to the time
             limit. Empty without a time limit.
@@ -86,7 +86,7 @@ class Tally:
     records: int = 0
     spans: list[list[float]] = field(default_factory=list)
     averaged: int = 0
-    lowest: float | None = None
+    to_beat: float | None = None
 
 
 class Trainer:
@@ -419,13 +419,13 @@ class Trainer:
 
     def _validate(self, record: dict[str, Any]) -> bool:
         """Validate, and return whether the weights are the best of all regular validations."""
-        metrics = self._measured(record)
-        lowest = self.tally.lowest
-        better = self._are_better(metrics, self.tally.best if lowest is None else {self.metric: lowest})
+        metrics, to_beat = self._measured(record), self.tally.to_beat
+        if to_beat is None and self.tally.best is not None:
+            to_beat = self.tally.best[self.metric]
+        better = self._is_better(metrics[self.metric], to_beat)
         self.tally.stale = 0 if better else self.tally.stale + 1
-        if self._keeps_latest and (better or lowest is None):
-            before = self.tally.best
-            self.tally.lowest = metrics[self.metric] if better or before is None else before[self.metric]
+        if self._keeps_latest:
+            self.tally.to_beat = metrics[self.metric] if better else to_beat
         if better or self._keeps_latest:
             self.tally.best, self.tally.best_step = metrics, self.state.step
             return True
@@ -439,11 +439,10 @@ class Trainer:
         """
         return self.average is not None and not self.problem.validates
 
-    def _are_better(self, metrics: dict[str, float], before: dict[str, float] | None) -> bool:
+    def _is_better(self, value: float, before: float | None) -> bool:
         if before is None:
             return True
-        gain = metrics[self.metric] - before[self.metric]
-        return gain < 0 if self._direction == "min" else gain > 0
+        return value < before if self._direction == "min" else value > before
 
     def _validate_at_stop(self, progress: Progress, metrics: TextIO) -> None:
         """Validate at a stop, unless it was requested twice; see the class."""
@@ -457,7 +456,8 @@ class Trainer:
             return
         finally:
             self._abandonable = False
-        if self._are_better(measured, self.best["metrics"]) or self._keeps_latest:
+        before = self.best["metrics"] and self.best["metrics"][self.metric]
+        if self._is_better(measured[self.metric], before) or self._keeps_latest:
             if self.tally.best is not None and self._set_aside is None:
                 self._set_aside = self.run.params()
                 self.save()

@@ -503,7 +503,6 @@ def _late_notices(
     content: Content, vocabulary: Vocabulary, facts: _Facts, tokens: NDArray[Any], valid_fraction: float
 ) -> list[str]:
     """A notice on what only the held-out part has: symbols, or at level `bpe` their characters."""
-    level: TextLevel = "char" if vocabulary.level == "bpe" else vocabulary.level
     first: dict[str, int] = {}
     for symbol, position in zip(vocabulary.symbols, facts.first, strict=True):
         if position >= 0:
@@ -514,8 +513,8 @@ def _late_notices(
     if not late:
         return []
     return [
-        f"the held-out last {100 * valid_fraction:g} % of {content.label} has {amount(len(late), NOUNS[level])} that "
-        f"training never sees: {listing(late)}"
+        f"the held-out last {100 * valid_fraction:g} % of {content.label} has "
+        f"{amount(len(late), _noun(vocabulary))} that training never sees: {listing(late)}"
     ]
 
 
@@ -523,9 +522,13 @@ def _unseen_notices(content: Content, vocabulary: Vocabulary, facts: _Facts, unk
     """Notices on a text encoded with a given vocabulary."""
     if not facts.unseen:
         return []
-    level: TextLevel = "char" if vocabulary.level == "bpe" else vocabulary.level
     fate = "left out" if unknown == "skip" else f"read as {show(vocabulary.symbols[vocabulary.replacement])}"
     return [
-        f"{content.label} has {amount(facts.distinct, NOUNS[level])} that the model has never seen, "
+        f"{content.label} has {amount(facts.distinct, _noun(vocabulary))} that the model has never seen, "
         f"{fate} at {amount(facts.unseen, 'position')}: {listing(map(show, facts.commonest), facts.distinct)}"
     ]
+
+
+def _noun(vocabulary: Vocabulary) -> str:
+    """What can be missing from a vocabulary: at level `bpe`, whose tokens are made of them, a character."""
+    return NOUNS["char" if vocabulary.level == "bpe" else vocabulary.level]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from minigrad import trees, value_and_grad
 from minigrad.trees import Tree
 from rnn_plugins.language.model import Model
-from rnn_plugins.progress import advance
+from rnn_plugins.progress import advance, begin
 from rnn_plugins.tasks.task import Batch
 
 Array = NDArray[Any]
@@ -51,31 +52,34 @@ def evaluate_dynamically(model: Model, params: Tree, tokens: Array, training: Ar
     scale = [RATE / (root + FLOOR) for root in spread]
     back = [np.minimum(DECAY * root / max(overall, 1e-30), 1) for root in spread]
     weights = [array.copy() for array in start]
-    carry, total, count = model.init_carry(1), 0.0, len(tokens) - 1
-    for first in range(0, count, SEGMENT):
-        batch = _segment(tokens, first)
+    carry, total = model.init_carry(1), 0.0
+    begin("dynamic evaluation")
+    for batch in _segments(tokens):
         (loss, carry), gradient = step(trees.unflatten(params, weights), carry, batch, None)
         total += float(loss) * batch.weight
         for w, g, w0, a, b in zip(weights, trees.leaves(gradient), start, scale, back, strict=True):
             w += b * (w0 - w) - a * np.asarray(g)
-        advance((first + batch.weight) / count)
-    return total / count
+    return total / (len(tokens) - 1)
 
 
 def _mean_squares(model: Model, params: Tree, training: Array) -> list[Array]:
     """The mean squares of the gradients of segments at the end of the training text, one array per parameter."""
     step = value_and_grad(model.loss, has_aux=True)
     squares = [np.zeros_like(leaf) for leaf in trees.leaves(params)]
-    carry, text = model.init_carry(1), training[-MEASURED * SEGMENT - 1 :]
-    firsts = range(0, len(text) - 1, SEGMENT)
-    for first in firsts:
-        (_, carry), gradient = step(params, carry, _segment(text, first), None)
+    carry, count = model.init_carry(1), 0
+    begin("measuring gradients on the training text")
+    for batch in _segments(training[-MEASURED * SEGMENT - 1 :]):
+        (_, carry), gradient = step(params, carry, batch, None)
         for square, g in zip(squares, trees.leaves(gradient), strict=True):
             square += np.square(g)
-    return [square / len(firsts) for square in squares]
+        count += 1
+    return [square / count for square in squares]
 
 
-def _segment(tokens: Array, first: int) -> Batch:
-    """The symbols from one on and those after them, both (SEGMENT, 1), fewer at the end of the text."""
-    part = np.asarray(tokens[first : first + SEGMENT + 1], np.intp)[:, None]
-    return Batch(part[:-1], part[1:], len(part) - 1)
+def _segments(tokens: Array) -> Iterator[Batch]:
+    """A text in order: SEGMENT symbols and those after them, both (SEGMENT, 1), fewer at its end."""
+    last = len(tokens) - 1
+    for first in range(0, last, SEGMENT):
+        part = np.asarray(tokens[first : first + SEGMENT + 1], np.intp)[:, None]
+        yield Batch(part[:-1], part[1:], len(part) - 1)
+        advance(min(first + SEGMENT, last) / last)

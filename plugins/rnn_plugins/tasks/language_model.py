@@ -218,10 +218,8 @@ class LanguageModel(Task[Model]):
                 "--tie makes the embedding the output matrix, and with --embedding-size 0 there is none: leave one of "
                 "them out"
             )
-        if network.embedding_size is not None:
-            return network
-        widest = network.hidden_size if self.tie else WIDEST_EMBEDDING
-        return replace(network, embedding_size=min(network.hidden_size, widest))
+        default = network.hidden_size if self.tie else min(network.hidden_size, WIDEST_EMBEDDING)
+        return network if network.embedding_size is not None else replace(network, embedding_size=default)
 
     def model(self, facts: Mapping[str, Any], network: Network) -> Model:
         """Embedding or one-hot, the cell, a linear head."""
