@@ -215,6 +215,15 @@ def test_the_first_window_is_the_whole_image():
     np.testing.assert_allclose((rows[0] * np.arange(9)).sum(axis=1)[1], 4)
 
 
+def test_the_first_window_of_a_single_pixel_is_finite_and_shows_it():
+    window = Window(3, 1, 1)
+    place = window.place(window.init_params(np.random.default_rng(0), 2), np.zeros((1, 2)))
+    np.testing.assert_allclose(place[0], [0, 0, 0.0625, 0.5, 1])
+    rows, columns = window.filters(place)
+    np.testing.assert_allclose(rows[0, 1], 1)
+    np.testing.assert_allclose(columns[0, 1], 1)
+
+
 def test_painting_from_the_codes_of_an_image_gives_its_canvases():
     model, inputs = painter(), drawn()
     params = noisy(model)

@@ -99,8 +99,8 @@ class Window:
 
     @property
     def _spacing(self) -> float:
-        """The distance of the points of a window that is as wide as the image."""
-        return (max(self.height, self.width) - 1) / max(self.points - 1, 1)
+        """The distance of the points of a window that is as wide as the image, or as two pixels if it has one."""
+        return (max(self.height, self.width, 2) - 1) / max(self.points - 1, 1)
 
     def init_params(self, rng: np.random.Generator, inputs: int) -> Tree:
         """``W`` and ``b`` of the five numbers; the first window is the whole image."""
