@@ -212,7 +212,9 @@ def test_curves(values: list[float], width: int, bars: str) -> None:
 
 
 def test_memory_for_people() -> None:
-    assert [display.memory(size) for size in (1, 2_340_000, 5_600_000_000)] == ["0.1 MB", "2.3 MB", "5.6 GB"]
+    assert [display.memory(size) for size in (1, 2_340_000, 123_400_000, 5_600_000_000)] == [
+        "0.1 MB", "2.3 MB", "123 MB", "5.6 GB",
+    ]  # fmt: skip
 
 
 def test_a_process_on_a_terminal_draws_and_leaves_it_clean() -> None:

@@ -342,8 +342,9 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def memory(size: int) -> str:
-    """Bytes in MB or GB."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 0.1):.1f} MB"
+    """Bytes in MB or GB, to one decimal below ten of them."""
+    amount, unit = (size / 1e9, "GB") if size >= 1e9 else (max(size / 1e6, 0.1), "MB")
+    return f"{amount:.{1 if amount < 10 else 0}f} {unit}"
 
 
 def sparkline(values: Sequence[float], width: int, bars: str = BARS) -> str:

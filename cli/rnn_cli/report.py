@@ -19,6 +19,7 @@ from rnn_lab.settings import Settings
 from rnn_plugins.errors import UserError
 
 if TYPE_CHECKING:
+    from rnn_lab.reporting import Needed
     from rnn_lab.runs import Run
     from rnn_lab.settings import Backend
     from rnn_plugins.reports.subject import Subject
@@ -134,7 +135,7 @@ def report(
     from rnn_cli.bars import announcing
     from rnn_lab.backends import on_backend
     from rnn_lab.reporting import kinds as kinds_of
-    from rnn_lab.reporting import load, make_pages
+    from rnn_lab.reporting import load, make_pages, memory_of
     from rnn_plugins.reports.report import Look
 
     reports = load(kinds_of(everything, kinds), everything)
@@ -144,6 +145,7 @@ def report(
     try:
         with on_backend(backend):
             subjects, about = _fresh(cells, runs_or_files, given) if cells else _trained(runs_or_files, text)
+            _announce(memory_of(reports, subjects, look, backend))
             with announcing(len(reports) * len(subjects)) as tell:
                 pages = make_pages(reports, subjects, look, lambda kind, label: tell(f"{kind} of {label}"))
     except KeyboardInterrupt:
@@ -178,6 +180,14 @@ def _check(ctx: click.Context, cells: tuple[str, ...], text: str | None) -> None
     for name, bound in least.items():
         if values[name] < bound:
             raise UserError(f"--{name.replace('_', '-')} is {values[name]}; it must be at least {bound}")
+
+
+def _announce(needed: Needed) -> None:
+    """Print the memory that measuring takes."""
+    from rnn_cli.display import memory
+
+    most = f", most of it for {needed.kind} of {needed.label}" if needed.kind else ""
+    remark(f"Measuring takes about {memory(needed.bytes)} of memory{most}.")
 
 
 def _trained(names: tuple[str, ...], text: str | None) -> tuple[list[Subject], list[str]]:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple
 
+from minigrad.compiled import jit
 from minigrad.scan import release
+from rnn_lab.backends import is_compiled, resolved
 from rnn_lab.blame import blaming
+from rnn_lab.process import resident
+from rnn_lab.settings import Backend
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Findings, Look, Page, Report, compose
 from rnn_plugins.reports.subject import Subject
+
+COMPILER = 50_000_000
+"""The memory that the compiler of time loops takes once it is loaded, about, in bytes."""
 
 DEFAULT = "flow"
 """The report that is made by default."""
@@ -70,6 +79,31 @@ class Unusable(Report):
             UserError: always.
         """
         raise UserError(self.reason)
+
+
+class Needed(NamedTuple):
+    """An estimate of the memory that reports take.
+
+    Attributes:
+        bytes: of the process: Python and its libraries, data, weights, and the largest measurement.
+        kind: the report with that measurement.
+        label: its subject.
+    """
+
+    bytes: int
+    kind: str
+    label: str
+
+
+def memory_of(reports: Mapping[str, Report], subjects: Sequence[Subject], look: Look, backend: Backend) -> Needed:
+    """The memory that ``make_pages`` will take on a backend, without what drawing takes."""
+    before = resident() + (COMPILER if is_compiled(resolved(backend)) and not jit.is_loaded() else 0)
+    most = Needed(before, "", "")
+    for kind, report in reports.items():
+        for subject in subjects:
+            with suppress(UserError), blaming():  # then make_pages says why it cannot be measured
+                most = max(most, Needed(before + report.memory(subject, look), kind, subject.label))
+    return most
 
 
 def make_pages(

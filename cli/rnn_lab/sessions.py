@@ -32,6 +32,7 @@ from rnn_lab.divergence import of_recurrence
 from rnn_lab.evaluation import Evaluation, evaluate
 from rnn_lab.paths import BEST, LAST
 from rnn_lab.problem import Problem, files_of, read, reading, to_evaluate, without_held_out
+from rnn_lab.process import resident
 from rnn_lab.retyping import command_of, typed
 from rnn_lab.runs import Run, create_run, environment, network_of
 from rnn_lab.settings import COMMON, EPOCHS, MIN_STEPS, Backend, Settings, merge, named, option, warmed_up
@@ -98,7 +99,7 @@ class Session:
                 some = problem.task.batch(problem.data, state.step, problem.batch_size, slice(few))
                 step(state.params, problem.model.init_carry(few), some, np.random.default_rng(0))
             batch = problem.batch(state.step)
-            before = _resident()
+            before = resident()
             tracemalloc.start()
             step(state.params, state.carry, batch, np.random.default_rng(0))
             peak = tracemalloc.get_traced_memory()[1]
@@ -626,15 +627,6 @@ def _read(task: Task, files: Sequence[str], known: Run, valid: Sequence[str]) ->
     except UserError as error:
         problem = str(error).partition(";")[0]  # the rest is advice on other files to train on
         raise UserError(f"the data of the run {known.name!r} cannot be read: {problem}; {remedy}") from None
-
-
-def _resident() -> int:
-    """The memory that this process has now, in bytes; 0 where the operating system does not say (only Linux does)."""
-    try:
-        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    except OSError:
-        return 0
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _no_input() -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad import trees
+from minigrad.scan import release
 from rnn_cells import Cell, Stacked
 from rnn_cells.wrapped import Wrapped
 from rnn_plugins.errors import UserError
@@ -33,7 +34,7 @@ from rnn_plugins.reports.gradients import (
     most_lags,
     reach_of,
 )
-from rnn_plugins.reports.jacobians import TooWide
+from rnn_plugins.reports.jacobians import TooWide, memory_of_jacobians
 from rnn_plugins.reports.probe import Probe
 from rnn_plugins.reports.probing import is_short, too_short
 from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report
@@ -73,6 +74,7 @@ class Flow(Report):
         lags, notices = _lags(probe, look)
         flow = measure_flow(probe, lags, look.positions, look.seed)
         means = flow.mean
+        release()  # the plans for many positions, before those for Jacobians
         limit = None
         try:
             limit = bounded(probe, lags, look.seed)
@@ -139,6 +141,10 @@ class Flow(Report):
             )
         verdict = _verdict(probe, flow, _Trial(probe, lags, look), limit.growth if limit else None)
         return Findings(tuple(quantities), tuple(charts), verdict, tuple(notices))
+
+    def memory(self, subject: Subject, look: Look) -> int:
+        """For positions that are taken together, or for the Jacobians of the bound."""
+        return max(super().memory(subject, look), memory_of_jacobians(subject.probe, STRETCHES))
 
 
 def _band(norms: Array) -> Array:

@@ -19,7 +19,7 @@ from rnn_plugins.errors import UserError
 from rnn_plugins.progress import advance
 from rnn_plugins.reports.jacobians import exp, jacobians_along, log, norm, stretches, width_of_carry
 from rnn_plugins.reports.probe import Probe
-from rnn_plugins.reports.probing import draw_positions, losses_at_end, state_gradients
+from rnn_plugins.reports.probing import draw_positions, losses_at_end, parts_of, state_gradients
 from rnn_plugins.reports.report import Look
 
 Array: TypeAlias = NDArray[Any]
@@ -116,18 +116,14 @@ def measure_flow(probe: Probe, lags: int, positions: int, seed: int = 0) -> Norm
         UserError: no position has as many steps before it, or the states overflow.
     """
     ends = draw_positions(probe, lags + 1, lags, positions, np.random.default_rng(seed))
-    parts = -(-len(ends) // probe.rows_at_once(lags + 1))
-    together = -(-len(ends) // parts)
     found: list[list[Array]] = []
-    for part in range(parts):
-        # All parts are of one size, since each size has a plan with buffers of its own: the last repeats some.
-        start = min(part * together, len(ends) - together)
-        some = ends[start : start + together]
+    for rows, repeated in parts_of(len(ends), probe.rows_at_once(lags + 1)):
+        some = ends[rows]
         gradients = state_gradients(probe, probe.window(some, lags + 1, lags), probe.targets(some, lags + 1))
         # float64, because a square of 1e-25 is nothing in float32; what is no number was infinite a step before.
-        norms = [_lengths(g)[::-1, part * together - start :] for g in gradients]
+        norms = [_lengths(g)[::-1, repeated:] for g in gradients]
         found.append([np.where(np.isnan(lengths), np.inf, lengths) for lengths in norms])
-        advance((part + 1) / parts)
+        advance(rows.stop / len(ends))
     whole = tuple(np.concatenate(part, axis=1) for part in zip(*found, strict=True))
     return Norms(probe.anatomy.states, whole, ROUNDINGS * float(np.finfo(probe.dtype).eps))
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rnn_plugins.reports.gradients import main_state
-from rnn_plugins.reports.probe import Probe
-from rnn_plugins.reports.probing import draw_positions, state_gradients, too_short
+from rnn_plugins.reports.probe import COPIES, Probe
+from rnn_plugins.reports.probing import draw_positions, parts_of, state_gradients, too_short
 from rnn_plugins.reports.report import Findings, Image, Look, Quantity, Report
 from rnn_plugins.reports.subject import Subject
 
@@ -56,6 +56,10 @@ class Heatmap(Report):
     title: ClassVar[str] = "Heat map of the gradient"
     question: ClassVar[str] = "Which earlier steps does each loss depend on?"
 
+    def memory(self, subject: Subject, look: Look) -> int:
+        """For the steps of all rows, or for as many of them as are taken together."""
+        return min(super().memory(subject, look), WIDEST**2 * COPIES * subject.probe.bytes_per_step)
+
     def measure(self, subject: Subject, look: Look) -> Findings:
         """Measure one network.
 
@@ -89,11 +93,8 @@ class Heatmap(Report):
 def _of_steps(probe: Probe, state: int, steps: int, seed: int) -> Map:
     """The losses of all steps of one window, by the states of all steps before."""
     (end,) = draw_positions(probe, steps, steps, 1, np.random.default_rng(seed))
-    # Row b of the batch is the same window as all others, with the loss at its step b.
-    ends = np.repeat(end, steps)
-    targets = probe.targets(ends, steps)
-    gradients = state_gradients(probe, probe.window(ends, steps, steps), targets, at=np.arange(steps))
-    norms = _norms(gradients[state])
+    # Row b is the same window as all others, with the loss at its step b.
+    norms = _norms(probe, state, np.repeat(end, steps), steps, at=np.arange(steps))
     norms[np.triu_indices(steps, 1)] = np.nan
     labels, name = probe.labels(int(end), steps), probe.anatomy.states[state].label
     image = Image(
@@ -118,8 +119,7 @@ def _of_steps(probe: Probe, state: int, steps: int, seed: int) -> Map:
 def _of_sequences(probe: Probe, state: int, steps: int, seed: int) -> Map:
     """The losses at the ends of some sequences, by the states of all steps before."""
     ends = draw_positions(probe, steps, steps, ROWS, np.random.default_rng(seed))
-    gradients = state_gradients(probe, probe.window(ends, steps, steps), probe.targets(ends, steps))
-    norms = _norms(gradients[state])
+    norms = _norms(probe, state, ends, steps)
     lags = np.arange(steps)[::-1]
     labels, name = [probe.labels(int(end), steps) for end in ends], probe.anatomy.states[state].label
     image = Image(
@@ -140,7 +140,19 @@ def _of_sequences(probe: Probe, state: int, steps: int, seed: int) -> Map:
     return Map(norms, np.broadcast_to(lags, norms.shape), (slice(None), f"{len(ends)} of {probe.sequences}"), image)
 
 
-def _norms(gradients: Array) -> Array:
-    """Norms of vectors (T, B, size), in float64, as (B, T)."""
-    norms: Array = np.linalg.norm(gradients.astype(np.float64), axis=-1).T
-    return norms
+def _norms(probe: Probe, state: int, ends: Array, steps: int, at: Array | None = None) -> Array:
+    """The norms of the derivatives by one state after each of the steps before some positions (B,), (B, T).
+
+    Args:
+        probe: the network.
+        state: which.
+        ends: the positions.
+        steps: T.
+        at: as for ``state_gradients``.
+    """
+    found = []
+    for rows, repeated in parts_of(len(ends), probe.rows_at_once(steps)):
+        window, targets = probe.window(ends[rows], steps, steps), probe.targets(ends[rows], steps)
+        gradients = state_gradients(probe, window, targets, None if at is None else at[rows])[state]
+        found.append(np.linalg.norm(gradients.astype(np.float64), axis=-1).T[repeated:])
+    return np.concatenate(found)

@@ -77,7 +77,7 @@ def stretches(probe: Probe, look: Look, steps: int, count: int) -> Stretches:
     width = width_of_carry(probe.cell)
     if not width:
         raise UserError("the cell carries no state from step to step, so there is no Jacobian to measure")
-    needed = width * (count * width + probe.anatomy.numbers * COPIES) * np.dtype(np.float64).itemsize
+    needed = _bytes_of(probe, count)
     if needed > MOST_BYTES:
         raise TooWide(
             f"the cell carries {width:,} numbers, too many to measure Jacobians ({width:,} x {width:,}), which would "
@@ -100,6 +100,25 @@ def stretches(probe: Probe, look: Look, steps: int, count: int) -> Stretches:
     xs = window.xs.array() if isinstance(window.xs, Lookup) else window.xs
     notices = (is_short(probe, " and ".join(reduced)),) if reduced else ()
     return Stretches(probe, window.carry, np.asarray(xs), targets, None if probe.separate else before, notices)
+
+
+def memory_of_jacobians(probe: Probe, count: int) -> int:
+    """The bytes that Jacobians along ``count`` stretches take; 0 where ``stretches`` refuses them."""
+    needed = _bytes_of(probe, count)
+    return needed if needed <= MOST_BYTES else 0
+
+
+def _bytes_of(probe: Probe, count: int) -> int:
+    """Those of the Jacobians, of what they are computed from, and of parameters: in float64, and as loops pack them."""
+    width = width_of_carry(probe.cell)
+    rows = _rows_at_once(width)
+    numbers = width * (max(count, rows) * width + rows * probe.anatomy.numbers * COPIES)
+    return (numbers + COPIES * trees.count(probe.params)) * np.dtype(np.float64).itemsize
+
+
+def _rows_at_once(width: int) -> int:
+    """How many Jacobians of a carry of so many numbers are computed together."""
+    return max(1, NUMBERS_AT_ONCE // max(width, 1) ** 2)
 
 
 def width_of_carry(cell: Cell) -> int:
@@ -138,7 +157,7 @@ def jacobians_along(cell: Cell, params: Tree, carry: Tree, xs: Array) -> Iterato
         require_finite(J)
         return J
 
-    rows = max(1, NUMBERS_AT_ONCE // (width * width))
+    rows = _rows_at_once(width)
     together = max(1, rows // batch) * batch  # whole steps, each in parts where one alone is too large
     for start in range(0, length * batch, together):
         stop = min(start + together, length * batch)

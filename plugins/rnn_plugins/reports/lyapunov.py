@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from minigrad.trees import Tree
 from rnn_cells import Cell
-from rnn_plugins.reports.jacobians import jacobians_along, log, stretches, width_of_carry
+from rnn_plugins.reports.jacobians import jacobians_along, log, memory_of_jacobians, stretches, width_of_carry
 from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report
 from rnn_plugins.reports.subject import Subject
 
@@ -130,6 +130,10 @@ class Lyapunov(Report):
         "(--kind spectrum) the best direction keeps at least as much per step, so what is forgotten in the long run "
         "can hold for a while."
     )
+
+    def memory(self, subject: Subject, look: Look) -> int:
+        """For Jacobians."""
+        return memory_of_jacobians(subject.probe, STRETCHES)
 
     def measure(self, subject: Subject, look: Look) -> Findings:
         """Measure one network.

@@ -167,12 +167,18 @@ def correlations(features: Array, units: Array) -> Array:
 
 def _standardised(values: Array) -> Array:
     """Columns with mean 0 and norm 1; 0 where there is nothing but rounding."""
-    values = np.asarray(values, np.float64)
-    centred = values - values.mean(axis=0)
-    norms = np.linalg.norm(centred, axis=0)
-    some = norms > 1e-6 * np.linalg.norm(values, axis=0)
-    result: Array = np.divide(centred, norms, out=np.zeros_like(centred), where=some)
-    return result
+    values = np.array(values, np.float64)  # a copy, the only one: there may be many units
+    before = _norms(values)
+    values -= values.mean(axis=0)
+    norms = _norms(values)
+    values /= np.where(norms > 1e-6 * before, norms, np.inf)
+    return values
+
+
+def _norms(columns: Array) -> Array:
+    """Euclidean norms of columns, without a copy of them."""
+    norms: Array = np.sqrt(np.einsum("nf,nf->f", columns, columns))
+    return norms
 
 
 def ranks(values: Array) -> Array:
@@ -211,6 +217,17 @@ class Neurons(Report):
 
     title: ClassVar[str] = "Neurons"
     question: ClassVar[str] = "Is there a unit that follows something readable: line, quotes, brackets, environments?"
+
+    def memory(self, subject: Subject, look: Look) -> int:
+        """For the states after each symbol, as they are computed and as they are kept, and then in float64.
+
+        Raises:
+            UserError: it is no language model.
+        """
+        language_of(subject, "neurons")
+        units = sum(state.size for state in subject.probe.anatomy.states)
+        read = min(look.positions * MORE, MOST, len(subject.examples))
+        return read * units * (2 * np.dtype(subject.probe.dtype).itemsize + np.dtype(np.float64).itemsize)
 
     def measure(self, subject: Subject, look: Look) -> Findings:
         """Measure one language model.

@@ -74,6 +74,11 @@ class Parameters(Report):
     title: ClassVar[str] = "Parameters"
     question: ClassVar[str] = "Does every parameter get a gradient, and are the steps neither too large nor too small?"
 
+    def memory(self, subject: Subject, look: Look) -> int:
+        """For a step of training: a batch, and parameters, gradients, updates and the optimizer's state."""
+        weights: int = sum(leaf.nbytes for leaf in trees.leaves(subject.params))
+        return super().memory(subject, look) + 6 * weights
+
     def measure(self, subject: Subject, look: Look) -> Findings:
         """Measure one network on what it learns from.
 

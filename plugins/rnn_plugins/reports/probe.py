@@ -194,10 +194,14 @@ class Probe(ABC):
             require_finite(carry)
         return carry
 
+    @property
+    def bytes_per_step(self) -> int:
+        """The size of all that one step of one sequence computes."""
+        return max(self.anatomy.numbers, 1) * np.dtype(self.dtype).itemsize
+
     def rows_at_once(self, length: int) -> int:
         """How many sequences of some length to take together, so that all that is computed fits ``BYTES_AT_ONCE``."""
-        a_step = COPIES * max(self.anatomy.numbers, 1) * np.dtype(self.dtype).itemsize
-        return max(1, BYTES_AT_ONCE // (a_step * length))
+        return max(1, BYTES_AT_ONCE // (COPIES * self.bytes_per_step * length))
 
 
 def part_of(xs: Any, some: Any) -> Any:

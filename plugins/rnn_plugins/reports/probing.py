@@ -94,6 +94,23 @@ def draw_positions(probe: Probe, length: int, warm_up: int, count: int, rng: np.
     return chosen(ends, np.sort(rng.choice(len(ends), size=min(count, len(ends)), replace=False)))
 
 
+def parts_of(count: int, at_once: int) -> Iterator[tuple[slice, int]]:
+    """Divide rows into parts of one size, since each size has a plan with buffers of its own.
+
+    Args:
+        count: of rows.
+        at_once: rows of a part at most.
+
+    Yields:
+        The rows of each part, and how many of its first ones the part before has had.
+    """
+    parts = -(-count // at_once)
+    together = -(-count // parts)
+    for part in range(parts):
+        start = min(part * together, count - together)
+        yield slice(start, start + together), part * together - start
+
+
 def chosen(ends: Sequence[int], which: Array) -> Array:
     """Some of a probe's positions, by their indices."""
     return np.array([ends[index] for index in which.tolist()], np.intp)

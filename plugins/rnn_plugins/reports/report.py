@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from rnn_plugins.reports.probe import BYTES_AT_ONCE
+
 if TYPE_CHECKING:
     from rnn_plugins.reports.subject import Subject
 
@@ -347,6 +349,16 @@ class Report(ABC):
         Raises:
             UserError: it cannot be measured of this subject, and why.
         """
+
+    def memory(self, subject: Subject, look: Look) -> int:
+        """An estimate of the bytes that measuring one network takes, beside what the process has before.
+
+        By default as many as are taken together where there are many positions.
+
+        Raises:
+            UserError: it cannot be measured of this subject, and why.
+        """
+        return BYTES_AT_ONCE
 
 
 @dataclass(frozen=True)

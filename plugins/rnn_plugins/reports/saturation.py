@@ -105,6 +105,10 @@ class Saturation(Report):
     title: ClassVar[str] = "Saturation"
     question: ClassVar[str] = "Which gates are always open or closed, and which units pass no gradient on?"
 
+    def memory(self, subject: Subject, look: Look) -> int:
+        """For what each step computes, at all positions."""
+        return look.positions * subject.probe.bytes_per_step
+
     def measure(self, subject: Subject, look: Look) -> Findings:
         """Measure one network.
 

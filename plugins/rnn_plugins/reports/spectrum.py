@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minigrad.graph import TraceError
-from rnn_plugins.reports.jacobians import exp, jacobians_along, log, norm, stretches, width_of_carry
+from rnn_plugins.reports.jacobians import (
+    exp,
+    jacobians_along,
+    log,
+    memory_of_jacobians,
+    norm,
+    stretches,
+    width_of_carry,
+)
 from rnn_plugins.reports.matrices import SLOPES, Basic, Recurrent, basic_form, recurrent_matrices, spectral_radius
 from rnn_plugins.reports.report import Chart, Curve, Figure, Findings, Look, Quantity, Report, Table
 from rnn_plugins.reports.subject import Subject
@@ -110,6 +118,10 @@ class Spectrum(Report):
         "The best direction: this is the one that is kept best over these steps, another one in each window; the "
         "gradients of losses (--kind flow), in whatever direction they point, keep at most as much."
     )
+
+    def memory(self, subject: Subject, look: Look) -> int:
+        """For Jacobians."""
+        return memory_of_jacobians(subject.probe, STRETCHES)
 
     def measure(self, subject: Subject, look: Look) -> Findings:
         """Measure one network.

@@ -61,6 +61,10 @@ class States(Report):
     title: ClassVar[str] = "States"
     question: ClassVar[str] = "Do states lie together after the same input, or before the same answer?"
 
+    def memory(self, subject: Subject, look: Look) -> int:
+        """For what each step computes, at all positions."""
+        return min(look.positions, MOST) * subject.probe.bytes_per_step
+
     def measure(self, subject: Subject, look: Look) -> Findings:
         """Measure one network.
 

@@ -34,6 +34,9 @@ TEXTS = 64
 MOST = 1_000_000
 """Symbols of a longer training text that are checked, to compare with."""
 
+BYTES_PER_CHARACTER = 40
+"""The memory that checking a text takes, about."""
+
 SEARCHED = 200_000
 """Symbols of it that are checked to see whether there is anything to close."""
 
@@ -300,6 +303,15 @@ class Structure(Report):
 
     title: ClassVar[str] = "Structure"
     question: ClassVar[str] = "What share of what it opens does it close rightly, and from which distance does it fail?"
+
+    def memory(self, subject: Subject, look: Look) -> int:
+        """For the training text and the generated one, as symbols and as what is found in them.
+
+        Raises:
+            UserError: it is no language model.
+        """
+        language_of(subject, "structure")
+        return BYTES_PER_CHARACTER * (min(MOST, len(subject.learnt)) + look.characters)
 
     def measure(self, subject: Subject, look: Look) -> Findings:
         """Measure one language model.

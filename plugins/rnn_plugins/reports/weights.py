@@ -29,6 +29,10 @@ class Weights(Report):
     title: ClassVar[str] = "Weights"
     question: ClassVar[str] = "Which inputs, states and outputs have large weights, and which have none?"
 
+    def memory(self, subject: Subject, look: Look) -> int:
+        """For the parameters in float64, and a copy of the largest of them."""
+        return 2 * trees.count(subject.params) * np.dtype(np.float64).itemsize
+
     def measure(self, subject: Subject, look: Look) -> Findings:
         """Show the parameters of one network.
 
