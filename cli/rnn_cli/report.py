@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shlex
 from typing import TYPE_CHECKING, Any
@@ -183,11 +184,12 @@ def _check(ctx: click.Context, cells: tuple[str, ...], text: str | None) -> None
 
 
 def _announce(needed: Needed) -> None:
-    """Print the memory that measuring takes."""
+    """Print the memory that measuring takes, to two digits, since it is an estimate."""
     from rnn_cli.display import memory
 
-    most = f", most of it for {needed.kind} of {needed.label}" if needed.kind else ""
-    remark(f"Measuring takes about {memory(needed.bytes)} of memory{most}.")
+    if needed.kind:
+        size = memory(round(needed.bytes, 1 - int(math.log10(needed.bytes))))
+        remark(f"Measuring takes about {size} of memory, most of it for {needed.kind} of {needed.label}.")
 
 
 def _trained(names: tuple[str, ...], text: str | None) -> tuple[list[Subject], list[str]]:
