@@ -10,7 +10,7 @@ from rnn_lab import sessions
 from rnn_lab import trainer as trainer_module
 from rnn_lab.paths import BEST, LAST, METRICS
 from rnn_lab.runs import Run
-from rnn_lab.sessions import Session
+from rnn_lab.session import Session
 
 SMALL: dict[str, Any] = {
     "hidden_size": 5, "seq_length": 7, "batch_size": 3, "seed": 1, "log_every": 4, "valid_every": 9,

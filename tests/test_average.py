@@ -13,7 +13,7 @@ from minigrad.optimizers import towards
 from minigrad.scan import available_backends, use_backend
 from rnn_lab import sessions
 from rnn_lab.runs import Run
-from rnn_lab.sessions import Session
+from rnn_lab.session import Session
 from rnn_lab.settings import Settings
 from rnn_plugins.errors import UserError
 

@@ -23,7 +23,7 @@ from rnn_lab.comparison.course import Course
 from rnn_lab.comparison.plan import seconds_of
 from rnn_lab.paths import METRICS
 from rnn_lab.runs import find_runs
-from rnn_lab.sessions import Session
+from rnn_lab.session import Session
 from rnn_plugins.tasks.language_model import LanguageModel
 
 SMALL = "--hidden-size 6 --seq-length 8 --batch-size 4 --steps 12 --seed 3 --learning-rate 0.01"

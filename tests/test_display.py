@@ -22,6 +22,7 @@ from rnn_cli import display
 from rnn_lab import sessions
 from rnn_lab.paths import LAST
 from rnn_lab.records import reach
+from rnn_lab.session import Session
 from rnn_plugins import registry
 
 
@@ -30,7 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(tmp_path, monkeypatch)
 
 
-def picture(session: sessions.Session, width: int, height: int, **options: Any) -> tuple[display.Live, str]:
+def picture(session: Session, width: int, height: int, **options: Any) -> tuple[display.Live, str]:
     options = {"file": io.StringIO(), "force_terminal": True, "color_system": None} | options
     console = Console(width=width, height=height, **options)
     with pytest.MonkeyPatch.context() as patch:

@@ -21,6 +21,7 @@ from rnn_cli.main import rnn
 from rnn_lab import sessions
 from rnn_lab.paths import BEST, LAST, MANIFEST
 from rnn_lab.runs import Run, find_run
+from rnn_lab.session import Cost, Session
 
 
 @pytest.fixture(autouse=True)
@@ -263,11 +264,11 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
 
 
 def test_the_second_signal_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    def cost(self: sessions.Session) -> None:
+    def cost(self: Session) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(sessions.Session, "cost", cost)
+    monkeypatch.setattr(Session, "cost", cost)
     result = train("fox.txt", *SMALL)
     assert (result.exit_code, result.stdout) == (143, "")
     assert result.stderr == "Interrupted before the first step: nothing is saved.\n"
@@ -281,7 +282,7 @@ def test_of_a_start_that_fails_nothing_is_left(monkeypatch: pytest.MonkeyPatch) 
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(sessions.Session, "cost", fail)
+        patch.setattr(Session, "cost", fail)
         assert train("fox.txt", *SMALL, "--name", "second").exit_code == 1
         patch.setattr(sessions.Trainer, "begin", fail)
         assert train("fox.txt", *SMALL, "--name", "second", "--quiet").exit_code == 1
@@ -292,7 +293,7 @@ def test_of_a_start_that_fails_nothing_is_left(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_name_is_free_where_a_start_was_killed_before_anything_was_saved() -> None:
     first, _ = trained("fox.txt", *SMALL, "--name", "first")
-    program = "import os; from rnn_lab import sessions; sessions.Session.cost = lambda self: os._exit(9)\n" + PROGRAM
+    program = "import os; from rnn_lab import session; session.Session.cost = lambda self: os._exit(9)\n" + PROGRAM
     with start("fox.txt", *SMALL, "--name", "second", program=program) as process:
         process.communicate()
     assert sorted(os.listdir("runs/second")) == [".lock", MANIFEST]
@@ -306,14 +307,14 @@ def test_a_name_is_free_where_a_start_was_killed_before_anything_was_saved() -> 
 
 
 def test_a_signal_before_the_first_step_is_kept_until_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    cost = sessions.Session.cost
+    cost = Session.cost
 
-    def interrupted(self: sessions.Session) -> sessions.Cost:
+    def interrupted(self: Session) -> Cost:
         os.kill(os.getpid(), signal.SIGINT)
         return cost(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sessions.Session, "cost", interrupted)
+        patch.setattr(Session, "cost", interrupted)
         result = train("fox.txt", *SMALL)
     assert result.exit_code == 130
     assert "Interrupted after step 1 and saved; resume with: rnn train --resume gru-fox\n" in result.stderr

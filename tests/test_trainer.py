@@ -22,7 +22,7 @@ from rnn_lab import sessions
 from rnn_lab import trainer as trainer_module
 from rnn_lab.paths import BEST, LAST, METRICS
 from rnn_lab.runs import Run
-from rnn_lab.sessions import Session
+from rnn_lab.session import Session
 from rnn_lab.verdict import verdict
 from rnn_plugins.reports.parameters import norms_of
 

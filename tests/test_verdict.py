@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rnn_cli.main import rnn
 from rnn_lab import sessions
 from rnn_lab.paths import LAST
-from rnn_lab.sessions import Session
+from rnn_lab.session import Session
 from rnn_lab.verdict import Verdict, verdict
 
 Start = Callable[..., Session]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from minigrad.training import NotFinite
     from rnn_lab.comparison.plan import Plan
     from rnn_lab.runs import Run
-    from rnn_lab.sessions import Session
+    from rnn_lab.session import Session
     from rnn_lab.trainer import Progress
 
 SIDE_BY_SIDE = "Side by side"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from rnn_lab.runs import Run
-    from rnn_lab.sessions import Session
+    from rnn_lab.session import Session
     from rnn_lab.trainer import Progress
     from rnn_plugins.tasks.task import Part
 

@@ -22,7 +22,7 @@ from rnn_plugins.words import amount, brief, duration
 
 if TYPE_CHECKING:
     from rnn_lab.evaluation import Evaluation
-    from rnn_lab.sessions import Session
+    from rnn_lab.session import Session
     from rnn_lab.tracking import TensorBoard
     from rnn_lab.trainer import Trainer
 

@@ -27,6 +27,7 @@ from rnn_lab.reporting import kinds as kinds_of
 from rnn_lab.reporting import load as load_reports
 from rnn_lab.reporting import make_pages
 from rnn_lab.results import Report as Report
+from rnn_lab.session import Session
 from rnn_lab.settings import Settings
 from rnn_lab.subject import fresh_cells, of_run
 from rnn_lab.trainer import Progress
@@ -114,7 +115,7 @@ class Training:
         notices: sentences on what was decided or reduced.
     """
 
-    def __init__(self, session: sessions.Session) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
         self.run = Run(session.run)
         self.notices = tuple(session.notices)

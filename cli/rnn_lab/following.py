@@ -15,7 +15,7 @@ from rnn_lab.comparison.course import Course
 from rnn_lab.drawing import inline
 from rnn_lab.drawing.words import shown
 from rnn_lab.runs import Run
-from rnn_lab.sessions import Session
+from rnn_lab.session import Session
 from rnn_lab.trainer import Progress
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.loss import POINTS, averaged

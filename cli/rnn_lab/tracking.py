@@ -19,7 +19,7 @@ import numpy as np
 
 from minigrad import trees
 from rnn_lab.paths import EVENTS
-from rnn_lab.sessions import Session
+from rnn_lab.session import Session
 from rnn_lab.trainer import Progress
 from rnn_plugins.errors import UserError, why
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from minigrad.training import NotFinite
     from rnn_lab.runs import Run
-    from rnn_lab.sessions import Session
+    from rnn_lab.session import Session
     from rnn_lab.trainer import Progress
 
 

@@ -12,7 +12,7 @@ from rnn_lab.comparison import Watcher
 if TYPE_CHECKING:
     from minigrad.training import NotFinite
     from rnn_lab.runs import Run
-    from rnn_lab.sessions import Session
+    from rnn_lab.session import Session
     from rnn_lab.trainer import Progress
 
 

@@ -24,7 +24,8 @@ from rnn_lab.comparison import Watcher
 from rnn_lab.paths import LAST, folder_name, runs_folder
 from rnn_lab.problem import Problem, files_of, read, without_held_out
 from rnn_lab.runs import Run, find_runs, network_of
-from rnn_lab.sessions import Session, absolute, resume, start, stem
+from rnn_lab.session import Session
+from rnn_lab.sessions import absolute, resume, start, stem
 from rnn_lab.settings import Settings
 from rnn_plugins import registry
 from rnn_plugins.data.sources import is_pipe
