@@ -77,8 +77,7 @@ def test_training_lists_comparisons_and_evaluation_say_the_same(call, folder, na
     assert session.outcome()["bits_per_character"] == pytest.approx(expected)
     assert run.summary().metrics["bits_per_character"] == pytest.approx(expected)
     for metrics in (score, session.outcome(), run.summary().metrics):
-        found = metrics["loss"] if run.task.level == "char" else metrics["nats_per_character"]
-        assert found == pytest.approx(expected * math.log(2), rel=1e-5)
+        assert metrics["nats_per_character"] == pytest.approx(expected * math.log(2), rel=1e-5)
     assert read(run).metrics["bits_per_character"] == read(run).value == pytest.approx(expected)
     assert read(run).curve[2].min() == pytest.approx(expected)
     assert re.search(rf"^{name} .* {expected:.3f} ", call("runs")[0], re.MULTILINE)
@@ -159,4 +158,11 @@ def test_with_many_unknown_words_there_is_no_verdict_between_words_and_character
     )
     assert words in " ".join(call("eval", "rare")[0].split())
     words, chars = (Run(folder / "runs" / name) for name in ("words", "chars"))
-    assert compare({"words": [words], "chars": [chars]}).verdict[""][0].startswith("The lowest loss is that of words")
+    page = compare({"chars": [chars], "words": [words]})
+    assert page.verdict[""][0].startswith("The lowest loss is that of words")
+    for run in (chars, words):
+        values = {quantity.key: quantity.value for quantity in page.quantities[run.name]}
+        assert values["nats_per_character"] == pytest.approx(run.metrics()["nats_per_character"])
+    assert page.figures[-1].heads[2:5] == ("nats", "nats per character", "bits per character")
+    alone = compare({"chars": [chars], "spelt": [spelt]})
+    assert "nats_per_character" not in {quantity.key for quantity in alone.quantities["chars"]}

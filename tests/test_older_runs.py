@@ -35,8 +35,10 @@ LOSS = {"char": 3.2316107210123315, "word": 2.0960963151671668}
 BITS = {"char": 4.662228761288098, "word": 1.317398231694666}
 """The losses of the best weights, and the bits per character that ``rnn eval`` told of them."""
 
-METRICS = {name: {"loss": LOSS[name], "bits_per_character": BITS[name]} for name in NAMES}
-METRICS["word"]["nats_per_character"] = BITS["word"] * math.log(2)
+METRICS = {
+    name: {"loss": LOSS[name], "nats_per_character": BITS[name] * math.log(2), "bits_per_character": BITS[name]}
+    for name in NAMES
+}
 
 SAMPLE = {"char": "mybygjujn tn", "word": "dogquick quick"}
 """What ``rnn sample --length 12 --seed 1`` wrote."""

@@ -258,11 +258,13 @@ def test_bits_per_character() -> None:
     # Two symbols of the held-out part stand for four characters, and two of the training part for six.
     bits = 2.0 / 0.6931471805599453
     run = make("x")
-    assert run.metrics({"loss": 2.0}) == {"loss": 2.0, "bits_per_character": pytest.approx(bits / 2)}
-    assert run.metrics({"loss": 2.0}, "train") == {"loss": 2.0, "bits_per_character": pytest.approx(bits / 3)}
-    assert run.metrics() == {"loss": 0.5, "bits_per_character": pytest.approx(bits / 8)}
+    assert run.metrics({"loss": 2.0}) == pytest.approx(
+        {"loss": 2, "nats_per_character": 1, "bits_per_character": bits / 2}
+    )
+    assert run.metrics({"loss": 2.0}, "train")["bits_per_character"] == pytest.approx(bits / 3)
+    assert run.metrics()["bits_per_character"] == pytest.approx(bits / 8)
     unheld = make("y", data=MANIFEST_OF_A_RUN["data"] | {"valid": 0})
-    assert unheld.metrics() == {"loss": 0.5, "bits_per_character": pytest.approx(bits / 12)}
+    assert unheld.metrics()["bits_per_character"] == pytest.approx(bits / 12)
     assert make("z", best={"metrics": None, "step": 0}).metrics() == {}
 
 
@@ -273,10 +275,26 @@ def test_what_a_run_is_in_a_line() -> None:
     shown = vars(summary) | {"age": 0}
     assert shown == {
         "name": "x", "task": "language-model", "cell": "gru", "size": "1x256", "parameters": 1234,
-        "metrics": {"loss": 0.5, "bits_per_character": pytest.approx(0.36067376)},
-        "heads": {"loss": ("NATS", 3), "bits_per_character": ("BITS/CHAR", 3)},
+        "metrics": {"loss": 0.5, "nats_per_character": 0.25, "bits_per_character": pytest.approx(0.36067376)},
+        "declared": LanguageModel().metrics,
         "held_out": True, "step": 10, "outcome": "finished", "age": 0, "error": None,
     }  # fmt: skip
+
+
+def test_a_column_that_repeats_another_in_every_run_is_left_out() -> None:
+    characters = make("x", facts={**MANIFEST_OF_A_RUN["facts"], "characters_per_symbol": {"train": 1.0, "valid": 1.0}})
+    assert "NATS  BITS/CHAR  STEPS" in rnn_runs()
+    assert "metrics 0.500 nats, 0.721 bits per character on" in " ".join(rnn_runs("show", "x").split())
+    words = {**MANIFEST_OF_A_RUN["settings"], "task_option": {"level": "word"}}
+    make("y", settings=words, best={"metrics": {"loss": 1.0}, "step": 7})
+    heads, *rows = (line.split() for line in rnn_runs().splitlines())
+    assert heads[3:6] == ["NATS", "NATS/CHAR", "BITS/CHAR"]
+    assert {row[0]: row[3:6] for row in rows} == {"x": ["0.500", "0.500", "0.721"], "y": ["1.000", "0.500", "0.721"]}
+    first, second = (
+        row.split()[0] for row in rnn_runs("--sort", "nats/char", "--filter", "nats/char<0.6").splitlines()[1:]
+    )
+    assert {first, second} == {"x", "y"}
+    assert characters.summary().metrics["nats_per_character"] == 0.5
 
 
 def test_a_run_under_way_shows_its_last_record_and_one_that_was_killed_what_is_saved() -> None:
@@ -427,7 +445,7 @@ def test_the_table() -> None:
 def test_the_table_as_json() -> None:
     make("x")
     assert [(row["name"], row["metrics"], row["error"]) for row in json.loads(rnn_runs("--json"))] == [
-        ("x", {"loss": 0.5, "bits_per_character": pytest.approx(0.36067376)}, None)
+        ("x", {"loss": 0.5, "nats_per_character": 0.25, "bits_per_character": pytest.approx(0.36067376)}, None)
     ]
 
 

@@ -321,7 +321,7 @@ def measured(run: Run, metrics: Mapping[str, float], part: Part | None = None, *
     first = run.task.best[0] if run.task.best[0] in found else "loss"
     if few:
         found = {name: value for name, value in found.items() if name in (first, "loss", run.task.compared)}
-    rest = ", ".join(amount(run, name, found) for name in found if name != first)
+    rest = ", ".join(amount(run, name, found) for name in found if name != first and not run.task.metrics[name].equals)
     return f"{amount(run, first, found)} ({rest})" if rest else amount(run, first, found)
 
 

@@ -81,20 +81,24 @@ def runs(ctx: click.Context, as_json: bool, sort: str, conditions: tuple[str, ..
 
 def _table(found: Sequence[Summary]) -> str:
     """Runs of one task. The same metric may have another head with other options of it."""
-    columns = list(dict.fromkeys((name, head) for s in found for name, (head, _) in s.heads.items()))
+    heads = [{name: metric.head or name.upper() for name, metric in s.declared.items()} for s in found]
+    differing = {name for s in found for name, metric in s.declared.items() if not metric.equals}
+    columns = list(dict.fromkeys(column for some in heads for column in some.items() if column[0] in differing))
     rows = []
-    for s in found:
+    for s, own in zip(found, heads, strict=True):
         if s.error:
             rows.append((s.name, *[""] * (4 + len(columns)), s.error))
             continue
-        mark, known = "" if s.held_out else "*", s.metrics.keys() & s.heads.keys()
+        mark = "" if s.held_out else "*"
         metrics = [
-            number(s.metrics[name], s.heads[name][1]) + mark if name in known and s.heads[name][0] == head else ""
+            number(s.metrics[name], s.declared[name].digits) + mark
+            if own.get(name) == head and name in s.metrics
+            else ""
             for name, head in columns
         ]
         rows.append((s.name, s.cell, s.size, *metrics, f"{s.step:,}", _age(s.age or 0), s.outcome))
-    heads = ("NAME", "CELL", "SIZE", *(head for _, head in columns), "STEPS", "AGE", "OUTCOME")
-    return table(rows, heads, f"<<<{'>' * len(columns)}>><")
+    names = ("NAME", "CELL", "SIZE", *(head for _, head in columns), "STEPS", "AGE", "OUTCOME")
+    return table(rows, names, f"<<<{'>' * len(columns)}>><")
 
 
 def _age(seconds: float) -> str:
@@ -107,8 +111,8 @@ def _age(seconds: float) -> str:
 
 def _plain(summary: Summary) -> dict[str, Any]:
     """A row as JSON, with the metrics by their names."""
-    plain = dataclasses.asdict(summary)
-    del plain["heads"]
+    plain = {field.name: getattr(summary, field.name) for field in dataclasses.fields(summary)}
+    del plain["declared"]
     return plain | {"metrics": dict(summary.metrics)}
 
 
@@ -141,7 +145,7 @@ def _described(run: Run) -> list[tuple[str, str]]:
 
     manifest, row = run.manifest, run.summary()
     data, settings = manifest["data"], run.settings
-    metrics = ", ".join(amount(run, name, row.metrics) for name in row.metrics if name in manifest["metrics"])
+    metrics = ", ".join(amount(run, name, row.metrics) for name in row.metrics if not row.declared[name].equals)
     where = "on held-out data" if run.held_out else "on the training data"
     best = manifest.get("best", {}).get("step")
     found = [

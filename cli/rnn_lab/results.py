@@ -73,7 +73,6 @@ def of_run(run: Run, with_losses: bool) -> str:
     if summary.error:
         return html.escape(summary.error)
     measured = "held out" if summary.held_out else "on the training data"
-    known = run.manifest["metrics"]
     rows = (
         Quantity("task", "task", summary.task),
         Quantity("cell", "cell", summary.cell),
@@ -84,13 +83,13 @@ def of_run(run: Run, with_losses: bool) -> str:
         *(
             Quantity(
                 name,
-                f"{known[name]['word'] or name}, {measured}",
-                value,
-                known[name]["unit"],
-                digits=known[name]["digits"],
+                f"{metric.word or name}, {measured}",
+                summary.metrics[name],
+                metric.unit,
+                digits=metric.digits,
             )
-            for name, value in summary.metrics.items()
-            if name in known
+            for name, metric in summary.declared.items()
+            if name in summary.metrics and not metric.equals
         ),
     )
     parts = [inline.facts(summary.name, rows)]

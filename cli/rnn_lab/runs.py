@@ -44,7 +44,7 @@ from rnn_lab.settings import Settings
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError, did_you_mean
 from rnn_plugins.language import Language
-from rnn_plugins.tasks.task import Data, Model, Network, Part, Task
+from rnn_plugins.tasks.task import Data, Metric, Model, Network, Part, Task
 from rnn_plugins.words import brief, listing
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Summary:
         size: layers x units.
         parameters: their number.
         metrics: of the best weights, derived ones included; empty before the first validation.
-        heads: the heads of their columns in a table, with the number of decimals.
+        declared: what these metrics are.
         held_out: whether they are of held-out data; otherwise of the training data.
         step: the number of steps taken.
         outcome: as in ``Trainer.outcome``, or "running" or "killed".
@@ -87,7 +87,7 @@ class Summary:
     size: str = ""
     parameters: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
-    heads: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    declared: Mapping[str, Metric] = field(default_factory=dict)
     held_out: bool = True
     step: int = 0
     outcome: str = "unreadable"
@@ -333,6 +333,16 @@ class Run:
         found = self.reached()[1] if found is None else found
         return {**found, **self.task.derived(found, self.facts, part or self.part)} if found else {}
 
+    def _declared(self) -> Mapping[str, Metric]:
+        """What its metrics are; those that were recorded if the task is not installed."""
+        try:
+            return self.task.metrics
+        except UserError:
+            return {
+                name: Metric(**{key: recorded[key] for key in Metric._fields if key in recorded})
+                for name, recorded in self.manifest["metrics"].items()
+            }
+
     def _known_metrics(self, found: Mapping[str, float]) -> dict[str, float]:
         """As ``metrics``; without the derived ones if the task is not installed."""
         try:
@@ -410,10 +420,7 @@ class Run:
                 size=f"{settings.num_layers}x{settings.hidden_size}",
                 parameters=self.manifest["parameters"],
                 metrics=self._known_metrics(metrics or {}),
-                heads={
-                    name: (metric["head"] or name.upper(), metric["digits"])
-                    for name, metric in self.manifest["metrics"].items()
-                },
+                declared=self._declared(),
                 held_out=self.held_out,
                 step=step,
                 outcome=outcome,

@@ -65,7 +65,7 @@ MANIFEST = {
     "outcome?": optional(TEXT),
     "step?": COUNT,
     "best?": {"metrics": optional(METRICS), "step": COUNT},
-    "metrics": {ANY: {"unit": TEXT, "direction": TEXT, "head": TEXT, "digits": COUNT, "word": TEXT}},
+    "metrics": {ANY: {"unit": TEXT, "direction": TEXT, "head": TEXT, "digits": COUNT, "word": TEXT, "equals?": TEXT}},
     "init_from?": {"path": TEXT, "sha256": TEXT},
     "comparison?": {"plan": TEXT, "cell": TEXT, "seed": COUNT},
     "resumed?": [{"step": COUNT, "changed": TABLE}],

@@ -47,11 +47,12 @@ def listed(runs: Iterable[Run]) -> list[Listed]:
             settings = run.settings.to_json()
             options = [settings.pop(name) for name in ("cell_option", "task_option")]
             facts = {key: value for part in (*options, settings) for key, value in part.items()}
-            heads = {head.lower(): row.metrics[name] for name, (head, _) in row.heads.items() if name in row.metrics}
-            facts |= heads | dict(row.metrics) | {key: getattr(row, key) for key in KEYS if key != "steps"}
+            heads = {name: (metric.head or name).lower() for name, metric in row.declared.items()}
+            facts |= {heads[name]: value for name, value in row.metrics.items() if name in heads}
+            facts |= dict(row.metrics) | {key: getattr(row, key) for key in KEYS if key != "steps"}
             facts |= {"steps": row.step, "cell": run.manifest["cell"]["cell"]}
-            for name, metric in run.manifest["metrics"].items():
-                directions |= dict.fromkeys((name, metric["head"].lower()), metric["direction"])
+            for name, metric in row.declared.items():
+                directions |= dict.fromkeys((name, heads[name]), metric.direction)
         found.append(Listed(run, row, facts, directions))
     return found
 

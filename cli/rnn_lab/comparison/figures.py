@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -105,38 +105,38 @@ def _curves(contestant: Contestant, axis: int, place: int) -> list[Curve]:
 
 def table(contestants: Sequence[Contestant]) -> Table:
     """A row for each run."""
-    metrics = list(contestants[0].trials[0].metrics)
-    about = contestants[0].trials[0].run.task.metrics
+    about = _metrics_of(contestants)
     rows = tuple(
         (
             trial.run.name,
             trial.run.settings.seed,
-            *(trial.metrics.get(name) for name in metrics),
+            *(trial.metrics.get(name) for name in about),
             trial.steps,
             trial.seconds,
         )
         for contestant in contestants
         for trial in contestant.trials
     )
-    of_unit = Counter(about[name].unit for name in metrics)
+    of_unit = Counter(metric.unit for metric in about.values())
     heads = [
-        about[name].unit if of_unit[about[name].unit] == 1 and about[name].unit else about[name].word or name
-        for name in metrics
+        metric.unit if of_unit[metric.unit] == 1 and metric.unit else metric.word or name
+        for name, metric in about.items()
     ]
-    units = " and ".join(f"{name.replace('_', ' ')} in {about[name].unit}" for name in metrics if about[name].unit)
+    units = " and ".join(f"{name.replace('_', ' ')} in {metric.unit}" for name, metric in about.items() if metric.unit)
     return Table(
         "runs",
         "The runs",
         ("run", "seed", *heads, "steps", "seconds"),
         rows,
         f"The metrics of the best weights{': ' if units else ''}{units}.",
-        (None, None, *(about[name].digits for name in metrics), None, None),
+        (None, None, *(metric.digits for metric in about.values()), None, None),
     )
 
 
 def quantities(contestants: Sequence[Contestant]) -> dict[str, tuple[Quantity, ...]]:
     """The quantities of each contestant, without those that are trivial for all."""
-    found = {contestant.label: _quantities(contestant) for contestant in contestants}
+    metrics = _metrics_of(contestants)
+    found = {contestant.label: _quantities(contestant, metrics) for contestant in contestants}
     nothing = {"structure": None, "num_layers": 1, "operations": None}
     left_out = {
         key
@@ -146,7 +146,15 @@ def quantities(contestants: Sequence[Contestant]) -> dict[str, tuple[Quantity, .
     return {label: tuple(q for q in of_one if q.key not in left_out) for label, of_one in found.items()}
 
 
-def _quantities(contestant: Contestant) -> tuple[Quantity, ...]:
+def _metrics_of(contestants: Sequence[Contestant]) -> dict[str, Metric]:
+    """The metrics of all, without those that equal another one in every run."""
+    firsts = [contestant.trials[0] for contestant in contestants]
+    names = dict.fromkeys(name for trial in firsts for name in trial.metrics)
+    declared = {name: [t.run.task.metrics[name] for t in firsts if name in t.metrics] for name in names}
+    return {name: some[0] for name, some in declared.items() if not all(metric.equals for metric in some)}
+
+
+def _quantities(contestant: Contestant, metrics: Mapping[str, Metric]) -> tuple[Quantity, ...]:
     trials = contestant.trials
     run, settings, unit = trials[0].run, trials[0].run.settings, trials[0].unit
     name, about = metric_of([contestant])
@@ -162,14 +170,14 @@ def _quantities(contestant: Contestant) -> tuple[Quantity, ...]:
     return (
         *(
             Quantity(
-                metric,
-                _labelled(metric, run.task.metrics[metric])[0],
-                statistics.fmean(trial.metrics[metric] for trial in trials if metric in trial.metrics),
-                _labelled(metric, run.task.metrics[metric])[1],
+                name,
+                _labelled(name, metric)[0],
+                statistics.fmean(known) if (known := [t.metrics[name] for t in trials if name in t.metrics]) else None,
+                _labelled(name, metric)[1],
                 f"That of the best weights, on {data}, {runs}.",
-                digits=run.task.metrics[metric].digits,
+                digits=metric.digits,
             )
-            for metric in trials[0].metrics
+            for name, metric in metrics.items()
         ),
         Quantity(
             "deviation",

@@ -87,11 +87,13 @@ class LanguageModel(Task[Model]):
 
     @property
     def metrics(self) -> Mapping[str, Metric]:  # type: ignore[override]
-        """The loss per symbol, and where a symbol is not a character, per character in nats too."""
-        metrics = {"loss": Metric("nats", "min", "NATS")}
-        if self.level != "char":
-            metrics["nats_per_character"] = Metric("nats per character", "min", "NATS/CHAR", word="loss")
-        return metrics | {"bits_per_character": Metric("bits per character", "min", "BITS/CHAR", word="loss")}
+        """The loss per symbol, and per character in nats and bits."""
+        same = "loss" if self.level == "char" else ""
+        return {
+            "loss": Metric("nats", "min", "NATS"),
+            "nats_per_character": Metric("nats per character", "min", "NATS/CHAR", word="loss", equals=same),
+            "bits_per_character": Metric("bits per character", "min", "BITS/CHAR", word="loss"),
+        }
 
     @property
     def held_out_part(self) -> str:
@@ -275,8 +277,7 @@ class LanguageModel(Task[Model]):
     def derived(self, metrics: Mapping[str, float], facts: Mapping[str, Any], part: Part = "valid") -> dict[str, float]:
         """Nats and bits per character of the predicted symbols."""
         nats = metrics["loss"] / facts["characters_per_symbol"][part]
-        found = {"nats_per_character": nats, "bits_per_character": nats / math.log(2)}
-        return {name: value for name, value in found.items() if name in self.metrics}
+        return {"nats_per_character": nats, "bits_per_character": nats / math.log(2)}
 
     def seen(self, units: float, facts: Mapping[str, Any]) -> tuple[float, str]:
         """Characters of the training text."""

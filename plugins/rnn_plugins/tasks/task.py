@@ -64,6 +64,7 @@ class Metric(NamedTuple):
         head: the head of its column in a table; empty for its name.
         digits: the number of decimals wherever it is shown; ``SHARE`` for a share.
         word: its name in a sentence; empty for its name.
+        equals: another metric that it always equals, so that it is shown only beside runs where it does not.
     """
 
     unit: str = ""
@@ -71,6 +72,7 @@ class Metric(NamedTuple):
     head: str = ""
     digits: int = 3
     word: str = ""
+    equals: str = ""
 
 
 @dataclass(frozen=True, eq=False)
