@@ -1,6 +1,7 @@
 """``rnn train``: its output, word for word, with and without errors."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -81,11 +82,10 @@ def test_json_has_the_run_its_records_and_the_outcome() -> None:
     assert records == list(run.records())
     assert [record["step"] for record in records] == [5, 10, 12]
     best = run.manifest["best"]["metrics"]["loss"]
-    bits = run.metrics()["bits_per_character"]
     assert last == {
         "outcome": {
-            "outcome": "finished", "step": 12, "loss": best, "bits_per_character": bits, "best_step": 12,
-            "diagnosis": [],
+            "outcome": "finished", "step": 12, "loss": best, "nats_per_character": best,
+            "bits_per_character": best / math.log(2), "best_step": 12, "diagnosis": [],
         }
     }  # fmt: skip
 
@@ -176,6 +176,28 @@ def test_a_preset() -> None:
     assert (run.manifest["parameters"], run.settings.optimizer) == (240_321, "rmsprop:decay=0.95")
     run, _ = trained("65.txt", "--preset", "char-rnn", "--steps", "0", "--quiet", "--cell", "gru")
     assert run.settings.cell_option == {}  # another cell leaves the options of the preset's
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--tie", "--embedding-size 0"),
+        ("--valid fox.txt", "--valid-fraction 0.05"),
+        ("--init-from lstm", "--cell-option second_bias=true"),
+        ("--tie --embedding-size 0", ""),
+        ("--init-from lstm --cell-option second_bias=true", ""),
+        ("--hidden-size 0", ""),
+    ],
+)
+def test_an_error_says_which_of_the_options_that_it_names_are_of_the_preset(options: str, told: str) -> None:
+    trained("fox.txt", "--cell", "lstm", "--hidden-size", "2", "--steps", "1", "--name", "lstm", "--quiet")
+    error = refused("fox.txt", "--preset", "char-rnn", *options.split())
+    if told:
+        assert error.endswith(f" (--preset char-rnn sets {told}: give your own, or leave --preset out)")
+        Path("c.toml").write_text('preset = "char-rnn"')
+        assert refused("fox.txt", "--config", "c.toml", *options.split()) == error
+    else:
+        assert "preset" not in error
 
 
 def test_time_limits_are_announced_and_kept() -> None:

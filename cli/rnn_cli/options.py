@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, get_args
 
@@ -12,8 +14,23 @@ import click
 from rnn_cli import completion
 from rnn_cli.console import Showing, remark, show_progress
 from rnn_cli.tables import sentence
-from rnn_lab.settings import EXPECTED, PRESETS, About, Backend, Group, Kind, Settings, about, apart, kinds, merge
+from rnn_lab.settings import (
+    COMMON,
+    EXPECTED,
+    PRESETS,
+    About,
+    Backend,
+    Group,
+    Kind,
+    Settings,
+    about,
+    apart,
+    kinds,
+    merge,
+    option,
+)
 from rnn_plugins.errors import UserError, did_you_mean
+from rnn_plugins.words import listing
 
 BACKENDS = click.Choice(get_args(Backend))
 
@@ -411,7 +428,8 @@ def collect(files: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
         given: the command line's options by their names with ``_``; None, False or () if not given.
 
     Returns:
-        Settings, and ``name``, ``resume``, ``init_from``, ``progress``, ``quiet`` and ``json``, if given.
+        Settings, and ``name``, ``resume``, ``init_from``, ``progress``, ``quiet`` and ``json``, if given, and
+        ``preset``: its name and what it sets, for ``naming_preset``.
 
     Raises:
         UserError: the configuration file cannot be read or has an unknown key, or an option of the cell is not a pair.
@@ -426,9 +444,48 @@ def collect(files: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
     preset = line.get("preset", config.get("preset"))
     if preset not in (None, *PRESETS):
         raise UserError(f"there is no preset called {preset!r}; there is {', '.join(PRESETS)}")
-    wanted = merge(PRESETS[preset] if preset else {}, *map(_renamed, (config, line)))
+    own = [*map(_renamed, (config, line))]
+    wanted = merge(PRESETS[preset] if preset else {}, *own)
     wanted.pop("preset", None)
-    return wanted
+    return wanted | ({"preset": (preset, _of_preset(preset, wanted, merge(*own)))} if preset else {})
+
+
+def _of_preset(preset: str, wanted: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, str]:
+    """The options that have their values from a preset, as they are typed, with patterns that find them in an error.
+
+    Args:
+        preset: its name.
+        wanted: the merged settings.
+        own: those that the user gives.
+    """
+    found = {}
+    for name, value in apart(PRESETS[preset]).items():
+        if not isinstance(value, Mapping):
+            if name not in own:
+                found[f"{option(name)} {value}"] = rf"{option(name)}(?![\w-])"
+            continue
+        for key in value.keys() & wanted.get(name, {}).keys() - own.get(name, {}).keys():
+            common = key in COMMON
+            typed = f"{option(key)} {value[key]}" if common else f"{option(name)} {key}={value[key]}".lower()
+            found[typed] = rf"{option(key if common else name)}(?![\w-])|\b{key}\b"
+    return found
+
+
+@contextmanager
+def naming_preset(preset: str, sets: Mapping[str, str]) -> Iterator[None]:
+    """Within this block, errors that name an option that a preset sets say so.
+
+    Args:
+        preset: its name.
+        sets: what it sets, as ``collect`` returns it.
+    """
+    try:
+        yield
+    except UserError as error:
+        if not (named := [typed for typed, pattern in sets.items() if re.search(pattern, str(error))]):
+            raise
+        advice = "give your own, or leave --preset out"
+        raise UserError(f"{error} (--preset {preset} sets {listing(named)}: {advice})") from error
 
 
 def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:

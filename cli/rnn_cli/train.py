@@ -10,7 +10,7 @@ import click
 from rnn_cli import completion, piped
 from rnn_cli.arguments import downloading
 from rnn_cli.console import show_progress
-from rnn_cli.options import OPTIONS, TrainingCommand, collect
+from rnn_cli.options import OPTIONS, TrainingCommand, collect, naming_preset
 from rnn_cli.training import carry_out
 
 EXAMPLES = """\b
@@ -40,6 +40,7 @@ def train(ctx: click.Context, /, files: tuple[str, ...], **given: Any) -> None:
     """
     wanted = collect(files, given)
     name, resumed, source = (wanted.pop(key, None) for key in ("name", "resume", "init_from"))
+    preset = wanted.pop("preset", ("", {}))
     quiet, as_json = (wanted.pop(key, False) for key in ("quiet", "json"))
     if how := wanted.pop("progress", None):  # of a configuration file
         show_progress(how)
@@ -61,7 +62,7 @@ def train(ctx: click.Context, /, files: tuple[str, ...], **given: Any) -> None:
     named = (everything.get(key) for key in ("files", "valid", "test"))
     lists = ([some] if isinstance(some, str) else some for some in named)
     sources = [file for some in lists if isinstance(some, list | tuple) for file in some]  # settings refuse others
-    with nullcontext() if quiet else downloading(sources):
+    with nullcontext() if quiet else downloading(sources), naming_preset(*preset):
         if before:
             session = sessions.resume(before, wanted)
         else:
