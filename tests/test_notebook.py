@@ -192,10 +192,50 @@ def test_an_interrupted_comparison_is_shown_as_such(shell, monkeypatch):
     assert shell.shown == []
 
 
+class Broken(RuntimeError):
+    pass
+
+
+def test_an_end_by_an_error_is_no_interruption(shell, monkeypatch, capsys):
+    def breaking(self, progress):
+        raise Broken
+
+    for of in (following.Block, following.WatchingBlock, following.Lines):
+        monkeypatch.setattr(of, "show", breaking)
+    for call in (lambda: rnn_lab.train("fox.txt", **SHORT), lambda: rnn_lab.compare(**COMPARED)):
+        shell.shown.clear()
+        with pytest.raises(Broken):
+            call()
+        last = shell.shown[-1][0]["text/html"]
+        assert "<span>stopped by an error</span>" in last
+        assert "interrupted" not in last
+    with pytest.raises(Broken):
+        rnn_lab.train("fox.txt", name="lines", progress="plain", **SHORT)
+    assert capsys.readouterr().err == "lines: stopped by an error after step 1\n"
+
+
+def test_a_comparison_says_what_it_made_equal(shell):
+    report = rnn_lab.compare(**COMPARED)
+    sizes = [rnn_lab.load(f"{cell}-fox-s1").folder for cell in ("rnn", "gru")]
+    told = [
+        f"{run.settings.cell}: 1 x {run.settings.hidden_size}, {run.manifest['parameters']:,} parameters"
+        for run in sizes
+    ]
+    assert report.about == (*told, "On fox.txt, seeds 1 to 2, with as many parameters as the first")
+    for data, _, _ in shell.shown:
+        assert all(line in data["text/html"] for line in report.about)
+
+
 def test_a_run_of_a_comparison_that_diverges_is_shown_as_such(shell):
-    rnn_lab.compare(cells=["rnn", "irnn", "gru"], files="fox.txt", seeds=1, hidden_size=6, seq_length=30, batch_size=4,
-                    steps=12, seed=3, learning_rate=1e3, embedding_size=0)  # fmt: skip
-    assert re.search(r"2 of 3, irnn-fox-s3: diverged at step \d+<br>3 of 3", shell.shown[-1][0]["text/html"])
+    report = rnn_lab.compare(
+        cells=["rnn", "irnn", "gru"], files="fox.txt", seeds=1, hidden_size=6, seq_length=30, batch_size=4, steps=12,
+        seed=3, learning_rate=1e3, embedding_size=0,
+    )  # fmt: skip
+    last = shell.shown[-1][0]["text/html"]
+    assert re.search(r"2 of 3, irnn-fox-s3: diverged at step \d+<br>The .*<br>3 of 3", last)
+    *_, diagnosis = report.about
+    assert re.fullmatch(r"irnn-fox-s3: Diverged: after step \d+ the held-out loss is nan\. The .*", diagnosis)
+    assert re.search(r"The norms of the gradients before it: [^<]*", last)[0] in diagnosis
 
 
 def test_a_comparison_is_told_in_lines(capfd, monkeypatch):

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from minigrad.training import NotFinite
-    from rnn_lab.comparison.plan import Plan
     from rnn_lab.runs import Run
     from rnn_lab.session import Session
     from rnn_lab.trainer import Progress
@@ -83,7 +82,7 @@ def compare(ctx: click.Context, /, runs_or_files: tuple[str, ...], **given: Any)
             planned = plan(cells, wanted, match or "params", SEEDS if seeds is None else seeds)
         if going_on:
             planned = planned.resumed()
-        about = (*planned.about, _described(planned))
+        about = planned.lines
         for line in about:
             remark(line)
         groups, interrupted = train(planned, Bars(len(planned.settings)))
@@ -184,20 +183,6 @@ def _found(names: tuple[str, ...]) -> list[Run]:
         for notice in runs[-1].code_changed():
             remark(f"Note: {sentence(notice)}")
     return runs
-
-
-def _described(plan: Plan) -> str:
-    settings = next(iter(plan.settings.values()))
-    equal = {
-        "params": "as many parameters as the first",
-        "flops": "as many operations per step as the first",
-        "seconds": "the same training time",
-        "none": "the same settings",
-    }[plan.match]
-    seeds = f"seed {plan.seeds[0]}"
-    if len(plan.seeds) > 1:
-        seeds = f"seeds {plan.seeds[0]} to {plan.seeds[-1]}"
-    return f"On {', '.join(settings.files)}, {seeds}, with {equal}"
 
 
 class Bars(Course):

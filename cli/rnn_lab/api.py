@@ -140,6 +140,7 @@ class Training:
 
     def _follow(self, follower: Follower) -> None:
         """Train to the end; errors are those of ``__iter__``."""
+        failure: BaseException | None = None
         try:
             with closing(self._records(follower)) as records:
                 for _ in records:
@@ -147,8 +148,11 @@ class Training:
         except KeyboardInterrupt as interrupt:
             # One that came between two records has no words, and the run is saved without a validation.
             raise interrupt if interrupt.args else self._interruption() from None
+        except BaseException as error:
+            failure = error
+            raise
         finally:
-            follower.end()
+            follower.end(failure)
             self.run._drawn_in = follower.cell
 
     def _records(self, follower: Follower) -> Generator[dict[str, Any], None, None]:
@@ -489,20 +493,25 @@ def compare(
         Settings.require_names(given)
         planned = plan([_name("cells", cell) for cell in cells], given, match, seeds)
         watcher = following.watcher(len(planned.settings), progress)
+        for line in planned.lines:
+            watcher.told(line)
         try:
             groups, interrupted = train_all(planned, watcher)
-        finally:
-            watcher.close()
+        except BaseException as error:
+            watcher.close(following.ending(None, error))
+            raise
+        watcher.close(following.ending("interrupted" if interrupted else "finished", None))
         if interrupted:
             names = [run.name for some in groups.values() for run in some]
             raise KeyboardInterrupt(f"interrupted; these runs were finished: {', '.join(names) or 'none'}")
+        about = [*planned.lines, *watcher.diagnoses]
     elif len(_several(of)) < 2:
         raise UserError(f"compare takes two runs or more; got {len(_several(of))}")
     else:
-        groups = comparison.group([_found(run) for run in of])
+        groups, about = comparison.group([_found(run) for run in of]), []
     with on_backend("auto"):
         page = comparison.compare(groups)
-    return Report([page], " and ".join(page.subjects))
+    return Report([page], " and ".join(page.subjects), about)
 
 
 def cells() -> list[str]:

@@ -37,6 +37,9 @@ ENDINGS = {
 }
 """How a block names the outcomes."""
 
+FAILED = "stopped by an error"
+"""How it names the end by an error, which the run itself has as an interruption: it can be resumed."""
+
 
 def require(progress: str) -> None:
     """Check the argument ``progress``.
@@ -90,8 +93,8 @@ class Follower:
     def tick(self) -> None:
         """Show what is new, if it is time to."""
 
-    def end(self) -> None:
-        """Training has ended, whatever the reason."""
+    def end(self, error: BaseException | None = None) -> None:
+        """Training has ended; with an error if one ended it."""
 
 
 class Lines(Follower):
@@ -116,10 +119,10 @@ class Lines(Follower):
             self.due = now + LINE_SECONDS
             self._print(f"{standing(self.session, progress, record)}, {duration(progress.seconds_left)} left")
 
-    def end(self) -> None:
+    def end(self, error: BaseException | None = None) -> None:
         """Print how it ended."""
         trainer = self.session.trainer
-        self._print(f"{ENDINGS.get(trainer.outcome or '', 'stopped')} after step {trainer.state.step:,}")
+        self._print(f"{ending(trainer.outcome, error)} after step {trainer.state.step:,}")
 
     def _print(self, words: str) -> None:
         _tell(f"{self.session.run.name}: {words}")
@@ -170,12 +173,12 @@ class Block(Follower):
         if self.output.due:
             self._send()
 
-    def end(self) -> None:
+    def end(self, error: BaseException | None = None) -> None:
         """Update the block to the end."""
-        self._send(ended=True)
+        self._send(ending(self.session.trainer.outcome, error))
         self.cell = cell_count()
 
-    def _send(self, ended: bool = False) -> None:
+    def _send(self, ended: str = "") -> None:
         self.output.show(self.html(ended), self.words())
 
     def words(self) -> str:
@@ -184,22 +187,21 @@ class Block(Follower):
             return f"{self.session.run.name}: the first steps"
         return f"{self.session.run.name}: {standing(self.session, self.progress, self.records[-1])}"
 
-    def html(self, ended: bool) -> str:
-        """The progress as a block."""
+    def html(self, ended: str) -> str:
+        """The progress as a block, with the words on how it ended, if it has."""
         session, progress, records = self.session, self.progress, list(self.records)
-        trainer, run = session.trainer, session.run
+        run = session.run
         notices = [inline.sentence(f"Note: {notice}") for notice in session.notices]
         share, words = 0.0, "the first steps"
         if ended:
-            outcome = trainer.outcome or "interrupted"
-            share, words = (1.0 if outcome == "finished" else 0.0), ENDINGS[outcome]
+            share, words = (1.0 if ended == "finished" else 0.0), ended
         if progress is not None:
             share = max(share, progress.done)
             words = words if ended else f"{progress.done:.0%}, {duration(progress.seconds_left)} left"
         parts = [inline.bar(run.name, share, words)]
         if progress is not None and records:
             parts.append(inline.sentence(standing(session, progress, records[-1])))
-        parts.append(inline.losses(loss_curves(records), loss_label(run), float(trainer.last_step)))
+        parts.append(inline.losses(loss_curves(records), loss_label(run), float(session.trainer.last_step)))
         return inline.block(*parts, *notices)
 
 
@@ -211,6 +213,7 @@ class Watching(Course):
         self.session: Session | None = None  # that of the run in training, or the last one
         self.record: dict[str, Any] | None = None  # its last one
         self.notices = set[str]()  # those told
+        self.diagnoses = list[str]()  # of runs that diverged
 
     def begin(self, session: Session, number: int, total: int) -> None:
         """A run begins."""
@@ -235,7 +238,7 @@ class Watching(Course):
         """A run has ended."""
         super().end(session, error)
         trainer = session.trainer
-        words = ENDINGS.get(trainer.outcome or "", "stopped")
+        words = ending(trainer.outcome, error)
         if error:
             words += f" at step {error.step:,}"
         elif trainer.outcome != "finished":
@@ -243,12 +246,17 @@ class Watching(Course):
         if trainer.best["metrics"] and not error:
             words += f", {best_of(session)}"
         self.told(f"{self.name}: {words}")
+        if error:
+            first, *rest = session.diagnosis(error)
+            self.diagnoses.append(" ".join([f"{session.run.name}: {first}", *rest]))
+            for line in rest:
+                self.told(line)
 
     def told(self, line: str) -> None:
         """A notice, or how a run has ended."""
 
-    def close(self) -> None:
-        """Training has ended, whatever the reason."""
+    def close(self, ended: str) -> None:
+        """Training has ended, as the words say."""
 
     def standing(self) -> str:
         """The numbers of the run in training so far, in a line; empty before its first record."""
@@ -298,18 +306,28 @@ class WatchingBlock(Watching):
         """Keep the line for the next update."""
         self.lines.append(line)
 
-    def close(self) -> None:
+    def close(self, ended: str) -> None:
         """Update the block to the end."""
         if self.number:
-            self._send(ended=True)
+            self._send(ended)
 
-    def _send(self, ended: bool = False) -> None:
-        words = "finished" if self.share == 1 else "interrupted"
-        if not ended:
-            words = f"{self.share:.0%}, {duration(self.left())} left" if self.progress else f"{self.share:.0%}"
+    def _send(self, ended: str = "") -> None:
+        words = ended or f"{self.share:.0%}" + (f", {duration(self.left())} left" if self.progress else "")
         standing = self.standing()
         parts = [inline.bar(self.name, self.share, words), inline.sentence(standing), inline.remarks(self.lines)]
         self.output.show(inline.block(*parts), f"{self.name}: {standing or words}")
+
+
+def ending(outcome: str | None, error: BaseException | None) -> str:
+    """How training ended, in words.
+
+    Args:
+        outcome: the trainer's.
+        error: the error that ended it, if one did.
+    """
+    outcome = outcome or "interrupted"
+    failed = outcome == "interrupted" and error is not None and not isinstance(error, KeyboardInterrupt)
+    return FAILED if failed else ENDINGS[outcome]
 
 
 def cell_count() -> int:

@@ -78,6 +78,21 @@ class Plan:
     about: tuple[str, ...]
     begun: Mapping[tuple[str, int], Run] = field(default_factory=dict)
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What was decided, a line per cell, and what all have in common."""
+        settings = next(iter(self.settings.values()))
+        equal = {
+            "params": "as many parameters as the first",
+            "flops": "as many operations per step as the first",
+            "seconds": "the same training time",
+            "none": "the same settings",
+        }[self.match]
+        seeds = f"seed {self.seeds[0]}"
+        if len(self.seeds) > 1:
+            seeds = f"seeds {self.seeds[0]} to {self.seeds[-1]}"
+        return (*self.about, f"On {', '.join(settings.files)}, {seeds}, with {equal}")
+
     def sessions(self) -> Iterator[tuple[str, Session | Run]]:
         """Each run with its cell, a session where it is not finished; train it before taking the next.
 
