@@ -118,7 +118,6 @@ def older_manifest(manifest):
     """What the oldest versions wrote of a run."""
     settings, facts, data = (dict(manifest[key]) for key in ("settings", "facts", "data"))
     task, options = settings.pop("task"), settings.pop("task_option")
-    options = {name: value for name, value in options.items() if name != "dynamic"}
     new = ("task", "settings", "facts", "data", "metrics", "best")
     return {key: value for key, value in manifest.items() if key not in new} | {
         "task": task,

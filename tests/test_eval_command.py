@@ -6,6 +6,7 @@ import lzma
 import math
 import os
 import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from rnn_cli.main import rnn
 from rnn_lab.evaluation import Evaluation, evaluate
 from rnn_lab.paths import BEST
 from rnn_lab.runs import Run, find_run
-from rnn_lab.sessions import start
+from rnn_lab.sessions import resume, start
 from rnn_lab.subject import of_run
 from rnn_plugins.errors import UserError
 from rnn_plugins.language import assessment
@@ -400,6 +401,24 @@ def test_dynamic_evaluation_has_a_row_of_its_own(call, folder):
     said = f"{'lowers' if gain > 0 else 'raises'} the loss by {abs(gain):.3f} nats per character"
     assert rnn_lab.load("hamlet").evaluate(dynamic=True)["loss"] == pytest.approx(loss, rel=1e-6)
     assert record["verdict"][0] == f"Learning from the text while it is predicted (dynamic evaluation) {said}."
+
+
+def test_options_of_the_evaluation_are_not_of_the_run(call, folder):
+    run = find_run("hamlet")
+    assert "dynamic" not in run.manifest["settings"]["task_option"]
+    assert call("hamlet", "--task-option", "dynamic=true", "--json") == call("hamlet", "--dynamic", "--json")
+    # For a while runs recorded it.
+    recorded = json.loads((run.path / "run.json").read_text())
+    recorded["settings"]["task_option"]["dynamic"] = False
+    shutil.copytree(run.path, run.path.parent / "recorded")
+    (run.path.parent / "recorded" / "run.json").write_text(json.dumps(recorded))
+    older = find_run("recorded")
+    assert older.task == run.task
+    session = resume(older, {"steps": older.manifest["step"] + 1})
+    older.release()
+    assert session.problem.task == run.task
+    with pytest.raises(UserError, match=r"^the option 'dynamic' of the task 'language-model' is for rnn eval alone"):
+        resume(older, {"task_option": {"dynamic": "true"}})
 
 
 def test_dynamic_evaluation_of_a_run_whose_text_is_gone(call, folder):

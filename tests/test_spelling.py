@@ -137,6 +137,7 @@ def test_values_are_completed():
     assert "forget_bias=" not in completed("train", "--cell-option", "")  # of a GRU
     assert completed("train", "--cell", "./evil.py:Cell", "--cell-option", "") == []
     assert completed("train", "--task", "classify", "--task-option", "poo") == ["pool="]
+    assert "dynamic=" not in completed("train", "--task-option", "")  # only rnn eval has a use for it
     assert {"flow", "memory"} <= set(completed("report", "--kind", ""))
     assert completed("runs", "--filter", "cell=ls")[0] == "cell=lstm"
     assert "task=" in completed("runs", "--filter", "ta")

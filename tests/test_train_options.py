@@ -205,7 +205,10 @@ def test_options_of_a_task_may_be_given_in_three_ways() -> None:
     )
     assert refused("fox.txt", "--task-option", "seq=3") == (
         "the task 'language-model' has no option called 'seq'. Its options: seq_length, level, valid_fraction, "
-        "unknown, tie, embedding_dropout, dynamic"
+        "unknown, tie, embedding_dropout"
+    )
+    assert refused("fox.txt", "--task-option", "dynamic=true") == (
+        "the option 'dynamic' of the task 'language-model' is for rnn eval alone: leave it out"
     )
 
 
@@ -242,7 +245,6 @@ def test_every_option_may_stand_in_a_configuration_file() -> None:
     assert s.task_option == {
         "level": "word", "valid_fraction": 0.2, "unknown": "skip", "seq_length": 3, "tie": True,
         "embedding_dropout": 0.1,
-        "dynamic": False,
     }  # fmt: skip
     assert (s.cell, s.hidden_size) == ("lstm", 3)
     assert (s.num_layers, s.embedding_size, s.dropout, s.variational_dropout, s.dtype) == (2, 4, 0.5, True, "float64")

@@ -108,8 +108,9 @@ def _options_of(owner: str, ctx: click.Context, incomplete: str) -> list[Complet
     group = f"{owner}s"
     if name not in {entry.name for entry in registry.entries(group)}:
         return []
-    own = {"input_size", "hidden_size"} if owner == "cell" else set()
-    return _beginning([f"{f.name}=" for f in fields(registry.load(group, name)) if f.name not in own], incomplete)
+    cls = registry.load(group, name)
+    others = {"input_size", "hidden_size"} if owner == "cell" else cls.of_assessment
+    return _beginning([f"{f.name}=" for f in fields(cls) if f.name not in others], incomplete)
 
 
 def _spec(parameters: dict[str, list[str]], incomplete: str) -> list[CompletionItem]:

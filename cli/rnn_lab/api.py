@@ -312,16 +312,15 @@ class Run:
 
         Args:
             *files: the data.
-            **options: options of its task that replace the run's, such as ``unknown="skip"``; with ``dynamic=True`` the
-                metrics are those of weights that go on learning.
+            **options: options of its task that replace the run's, such as ``unknown="skip"``; if one asks for a variant
+                of the network, the metrics are that variant's.
 
         Raises:
             UserError: the files are unsuitable, or nothing was held out.
         """
         with on_backend("auto"):
             found = evaluation.evaluate(self.folder, _names(files), **options)
-        scores = found.assessment.scores
-        return dict(next((score for score in scores if score.kind == "dynamic"), scores[0]).metrics)
+        return dict(found.assessment.scores[found.assessment.asked].metrics)
 
     def predict(
         self, inputs: Source | Iterable[Any], *, top: int = 1, explain: bool = False, **options: Any

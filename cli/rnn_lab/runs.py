@@ -258,7 +258,8 @@ class Run:
         task = registry.build_task(type(self.task), self.settings.task, values)
         for name in options:
             here, there = getattr(task, name), own[name]
-            if here != there and (task.of_weights is None or name in task.of_weights):
+            of_weights = name not in task.of_assessment if task.of_weights is None else name in task.of_weights
+            if here != there and of_weights:
                 shown = [str(value).lower() if isinstance(value, bool) else value for value in (here, there)]
                 raise UserError(
                     f"--task-option {name} is {shown[0]}, and the weights of the run {self.name!r} are for {shown[1]}: "

@@ -327,7 +327,7 @@ def _resolve(
         made: the layers that it has made.
     """
     network = task.resolve(data.facts, network_of(settings, make_cell))
-    settings = replace(settings, embedding_size=network.embedding_size, task_option=asdict(task))
+    settings = replace(settings, embedding_size=network.embedding_size, task_option=_options(task))
     if settings.seed is None:
         settings = replace(settings, seed=secrets.randbelow(1_000_000))
     problem = Problem.of(task, task.model(data.facts, network), data, settings)
@@ -357,9 +357,14 @@ def _task(settings: Settings, run: Run | None) -> Task:
     return registry.make_task(settings.task, settings.task_option)
 
 
+def _options(task: Task) -> dict[str, Any]:
+    """The options of a task that a run records."""
+    return {name: value for name, value in asdict(task).items() if name not in task.of_assessment}
+
+
 def _of_weights(task: Task) -> tuple[str, ...]:
     """The options of a task that its weights depend on."""
-    return tuple(f.name for f in fields(task)) if task.of_weights is None else task.of_weights
+    return tuple(_options(task)) if task.of_weights is None else task.of_weights
 
 
 def _read(task: Task, files: Sequence[str], known: Run, valid: Sequence[str]) -> Data:

@@ -10,7 +10,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -235,25 +235,41 @@ def build_cell(
 
 
 def make_task(spec: str, options: Mapping[str, OptionValue]) -> Task:
-    """A task with its options.
+    """A task with its options, to be trained.
 
     Args:
         spec: as for ``load``.
         options: values by name; text is parsed as the option's type.
 
     Raises:
-        UserError: the task is unknown, has no such option, or a value is invalid.
+        UserError: the task is unknown, has no such option or only to be evaluated, or a value is invalid.
     """
-    return build_task(load("tasks", spec), spec, options)
+    return _to_train(load("tasks", spec), spec, options)
 
 
-def build_task(cls: type[Task], spec: str, options: Mapping[str, OptionValue]) -> Task:
-    """A task of the class that ``load`` returned for ``spec``; otherwise as ``make_task``.
+def _to_train(cls: type[Task], spec: str, options: Mapping[str, OptionValue]) -> Task:
+    """As ``make_task``, of a class."""
+    task = build_task(cls, spec, options, [name for name in cls.of_assessment if name not in options])
+    for option in options_of(cls):
+        # Older runs have recorded the default.
+        if option.name in cls.of_assessment and getattr(task, option.name) != option.default:
+            raise UserError(f"the option {option.name!r} of the task {spec!r} is for rnn eval alone: leave it out")
+    return task
+
+
+def build_task(cls: type[Task], spec: str, options: Mapping[str, OptionValue], without: Collection[str] = ()) -> Task:
+    """A task of the class that ``load`` returned for ``spec``, also with options of its evaluation.
+
+    Args:
+        cls: the class.
+        spec: as for ``load``.
+        options: values by name.
+        without: options that it must not be given.
 
     Raises:
         UserError: the task has no such option, or a value is invalid.
     """
-    values = values_of(f"the task {spec!r}", options_of(cls), options)
+    values = values_of(f"the task {spec!r}", options_of(cls, without), options)
     if missing := sorted(cls.__abstractmethods__):
         raise UserError(f"the task {spec!r} cannot be made: it does not define {listed(missing, 'and')}")
     try:
@@ -298,7 +314,7 @@ def cell_for_run(
 
 def task_for_run(run: str, recorded: Mapping[str, str], options: Mapping[str, OptionValue]) -> Task:
     """The task of a run, from what ``provenance`` recorded; otherwise as ``cell_for_run``."""
-    return build_task(class_of_run("tasks", run, recorded), recorded["task"], options)
+    return _to_train(class_of_run("tasks", run, recorded), recorded["task"], options)
 
 
 def class_of_run(group: str, run: str, recorded: Mapping[str, str]) -> Any:

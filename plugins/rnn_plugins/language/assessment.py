@@ -134,6 +134,7 @@ def assess(
         tuple(verdict(scores, unit, unknown, vocabulary.level)),
         tuple(notices),
         {"level": vocabulary.level, **sizes._asdict(), "unknown": unknown},
+        asked=1 if dynamic else 0,
     )
 
 

@@ -68,6 +68,7 @@ class LanguageModel(Task[Model]):
     compared: ClassVar[str] = "bits_per_character"
     default_files: ClassVar[tuple[str, ...]] = ("builtin:latex",)
     of_weights: ClassVar[tuple[str, ...]] = ("level", "tie")
+    of_assessment: ClassVar[tuple[str, ...]] = ("dynamic",)
     of_evaluation: ClassVar[Mapping[str, Any]] = {"unknown": "replace"}
     takes_text: ClassVar[bool] = True
 

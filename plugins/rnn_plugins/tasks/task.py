@@ -150,6 +150,7 @@ class Assessment:
         notices: sentences for the user.
         details: more numbers, for JSON.
         figures: tables and pictures, such as a confusion matrix.
+        asked: the index of the score that the task's options ask for: the network's own, or that of a variant of it.
     """
 
     scores: tuple[Score, ...]
@@ -160,6 +161,7 @@ class Assessment:
     notices: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     figures: tuple[Figure, ...] = ()
+    asked: int = 0
 
 
 def check_ranges(task: Task[Any], least: Mapping[str, int], shares: Sequence[str] = ()) -> None:
@@ -296,6 +298,7 @@ class Task(ABC, Generic[M]):
         compared: the metric by which runs are compared; if empty, ``best``.
         default_files: the training data if the user names none.
         of_weights: the options that a run takes over with another run's weights; None for all.
+        of_assessment: the options that only ``assess`` uses: ``rnn eval`` takes them, and no run records them.
         of_evaluation: options that replace a run's own when it reads other examples.
         takes_text: whether ``predict`` and ``generate`` take a text as an input.
         needs_input: whether ``generate`` needs inputs; if not, it gets None for each output.
@@ -308,6 +311,7 @@ class Task(ABC, Generic[M]):
     compared: ClassVar[str] = ""
     default_files: ClassVar[tuple[str, ...]] = ()
     of_weights: ClassVar[tuple[str, ...] | None] = None
+    of_assessment: ClassVar[tuple[str, ...]] = ()
     of_evaluation: ClassVar[Mapping[str, Any]] = {}
     takes_text: ClassVar[bool] = False
     needs_input: ClassVar[bool] = True
