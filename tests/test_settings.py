@@ -168,7 +168,10 @@ def test_how_long_a_run_is() -> None:
 
 
 def test_how_often_it_is_validated() -> None:
-    assert [Settings().steps_between_validations(n) for n in (1, 100, 490, 5000)] == [100, 100, 490, 1000]
+    assert [Settings().steps_between_validations(n) for n in (1, 8, 62, 100, 490, 5000)] == [20, 20, 62, 100, 490, 1000]
+    assert [Settings(steps=steps).steps_between_validations(8) for steps in (3, 200, 900, 5000)] == [8, 20, 90, 100]
+    for steps_per_epoch in range(1, 1001):
+        assert Settings().total_steps(steps_per_epoch) // Settings().steps_between_validations(steps_per_epoch) == 10
     assert Settings(valid_every=3).steps_between_validations(490) == 3
 
 

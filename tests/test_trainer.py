@@ -801,7 +801,7 @@ def test_what_diverges_at_every_rate_is_not_put_down_to_the_rate(
 def test_what_diverges_is_explained_without_the_weights_that_it_started_with_too() -> None:
     first = finish(start("first", embedding_size=0))
     given = {"files": first.problem.data.sources, "learning_rate": 1e30, "schedule": "constant", "steps": 9}
-    session = sessions.start(given, name="second", init_from=first.run)
+    session = sessions.start(given | {"valid_every": 9}, name="second", init_from=first.run)
     shutil.rmtree(first.run.path)
     with pytest.raises(NotFinite) as caught:
         finish(session)

@@ -364,7 +364,7 @@ class Training:
         "Steps between validations.",
         "Run",
         range="[0, 1e12]",
-        computed="once per epoch, within 100 to 1000 steps",
+        computed="once per epoch, within 100 (or a tenth of the run) to 1000 steps",
         changeable=True,
         aliases=("eval-val-every", "checkpoint-every"),
     )
@@ -572,8 +572,9 @@ class Settings(Network, Training, CommonTaskOptions):
         return math.ceil(self.epochs * steps_per_epoch)
 
     def steps_between_validations(self, steps_per_epoch: int) -> int:
-        """Steps between validations."""
-        return self.valid_every or min(max(steps_per_epoch, 100), 1000)
+        """Steps between validations: an epoch, but at most 1000, and at least 100, or in a short run a tenth of it."""
+        least = min(100, self.total_steps(steps_per_epoch) // 10)
+        return self.valid_every or min(max(steps_per_epoch, least), 1000)
 
 
 def about(f: Field[Any]) -> About:
