@@ -91,12 +91,14 @@ def test_without_the_option_there_is_none() -> None:
 def test_a_text_that_is_too_short_for_any_lag() -> None:
     with open("three.txt", "w") as file:
         file.write("aba")
-    run, _ = trained("three.txt", "--hidden-size", "3", "--steps", "8", *FLOW)
+    run, _ = trained("three.txt", "--hidden-size", "3", "--steps", "8", "--valid-every", "8", *FLOW)
     assert [record["step"] for record in run.records()] == [4, 8]
     assert not any("flow" in record for record in run.records())
     with open("short.txt", "w") as file:
         file.write("abcabcabcabc")
-    run, _ = trained("short.txt", "--hidden-size", "3", "--steps", "8", "--valid-fraction", "0", *FLOW)
+    run, _ = trained(
+        "short.txt", "--hidden-size", "3", "--steps", "8", "--valid-fraction", "0", "--valid-every", "8", *FLOW
+    )
     assert [record["flow"]["lags"] for record in run.records()] == [list(range(6))] * 2
 
 
@@ -118,6 +120,7 @@ FALLING, HOLDING = [10.0 ** -(k / 5) for k in range(51)], [1.0] * 51
         (FALLING, "vanishes: half-life 1.5, 1 % after 10"),
         (HOLDING, "holds: 100.0 % after 50"),
         ([1.2**k for k in range(51)], "explodes: 9.1e+03 times after 50"),
+        ([k + 1 for k in range(51)], "holds: 51 times after 50"),
         ([1.0, 0.0, 0.0], "vanishes: half-life 1, 1 % after 1"),
         ([0.0, 0.0], "no gradient"),
         ([1.0, None], "explodes: not finite after 1"),

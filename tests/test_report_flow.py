@@ -1,5 +1,6 @@
 """How far gradients reach, where it is known: linear cells, cells that copy or forget, products of Jacobians."""
 
+import math
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from known_cells import (
     Copy,
@@ -34,7 +35,7 @@ from rnn_plugins import registry
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports import gradients, probe, probing
 from rnn_plugins.reports.flow import Flow
-from rnn_plugins.reports.gradients import Norms, bounded, crossing, growth, measure_flow
+from rnn_plugins.reports.gradients import Norms, bounded, crossing, fate_of, growth, measure_flow
 from rnn_plugins.reports.heatmap import Heatmap
 from rnn_plugins.reports.jacobians import jacobians_along, norm, stretches
 from rnn_plugins.reports.probing import draw_positions, state_gradients
@@ -176,6 +177,23 @@ def test_the_report_has_the_numbers_of_the_linear_cell():
     assert found.verdict[0].startswith("Vanishes: half-life 1 steps, and 1 % is left after 6.64")
 
 
+def two_layers(eigenvalue):
+    return Stacked([Linear(7, 6, eigenvalue), Linear(6, 6, eigenvalue)])
+
+
+@given(st.floats(0.5, 1.6), st.integers(0, 4), st.integers(1, 200))
+def test_what_explodes_is_what_grows_by_a_factor_per_step(factor, above, lags):
+    """The derivative through the lowest of n + 1 linear layers, by the number of paths of k steps and n rises."""
+    norms = [math.comb(k + above, above) * factor**k for k in range(lags + 1)]
+    assume(abs(factor**lags - 10) > 1e-6)
+    assert (fate_of(norms, above) == "explodes") == (factor**lags > 10)
+
+
+def test_a_gradient_with_an_end_that_is_not_finite_or_a_beginning_that_is_nothing():
+    assert fate_of([1.0, 2.0, math.inf]) == fate_of([0.0, 1.0, 0.0, 20.0]) == fate_of([1.0, 11.0]) == "explodes"
+    assert fate_of([0.0, 0.0, 5.0]) == fate_of([1.0, 40.0, 41.0]) == "holds"
+
+
 @pytest.mark.parametrize(
     ("cell", "words"),
     [
@@ -188,6 +206,13 @@ def test_the_report_has_the_numbers_of_the_linear_cell():
         (Linear(7, 6, 0.9), "Holds: after 20 steps the gradient has 12.2 % of its size left."),
         (Linear(7, 6, 0.85), "Fades: after 20 steps the gradient has 3.9 % of its size left."),
         (Forgetful(7, 6), "Forgets at once: nothing is left of the gradient after one step."),
+        # Through the lower of two layers there are k + 1 paths back to lag k: the derivative is k + 1 times a ** k.
+        (two_layers(1.0), "Holds: after 20 steps the gradient is 21 times what it was, through layer1.h."),
+        (
+            two_layers(1.2),
+            "Explodes: after 20 steps the gradient is 805 times what it was, through layer1.h, a factor of 1.358 per "
+            "step.",
+        ),
     ],
 )
 def test_the_verdict_is_in_words(cell, words):

@@ -71,7 +71,8 @@ def reach(norms: Sequence[float | None]) -> str:
         size = f"{known[-1] / start:.1e} times" if known[-1] < math.inf else "not finite"
         return f"explodes: {size} after {lags}"
     if fate != "vanishes":
-        return f"{fate}: {100 * known[-1] / start:.1f} % after {lags}"
+        left = known[-1] / start
+        return f"{fate}: {f'{left:.3g} times' if left > 1 else f'{100 * left:.1f} %'} after {lags}"
     gone = crossing(known, REACHED) or 0.0
     return f"vanishes: half-life {crossing(known, 0.5) or gone:.2g}, 1 % after {gone:.2g}"
 

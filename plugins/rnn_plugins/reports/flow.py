@@ -26,13 +26,11 @@ from rnn_plugins.reports.gradients import (
     Norms,
     bounded,
     crossing,
-    fate_of,
     growth,
     left_of,
     main_state,
     measure_flow,
     most_lags,
-    reach_of,
 )
 from rnn_plugins.reports.jacobians import TooWide, memory_of_jacobians
 from rnn_plugins.reports.probe import Probe
@@ -206,7 +204,7 @@ def _verdict(probe: Probe, flow: Norms, trial: _Trial, limit: float | None) -> t
     best, lags = flow.farthest, trial.lags
     state, norms = flow.states[best], flow.mean[best].tolist()
     through = f", through {state.label}" if len(flow.states) > 1 else ""
-    fate, left = fate_of(norms), left_of(norms)
+    fate, left = flow.fate, left_of(norms)
     factor, steps = growth(norms), f"{lags} step{'s' if lags > 1 else ''}"
     if fate == "nothing":
         return ("The loss does not depend on the state at all.",)
@@ -255,15 +253,15 @@ class _Trial:
 
     def lengthens(self, option: str) -> bool:
         """Whether the gradient reaches farther with an option, given as ``NAME=VALUE``."""
-        after, before = self._norms(option), self._norms("")
-        return after is not None and before is not None and reach_of(after) > reach_of(before)
+        after, before = self._flow(option), self._flow("")
+        return after is not None and before is not None and after.reach > before.reach
 
     def tames(self, option: str) -> bool:
         """Whether the gradient does not explode with an option."""
-        norms = self._norms(option)
-        return norms is not None and fate_of(norms) != "explodes"
+        flow = self._flow(option)
+        return flow is not None and flow.fate != "explodes"
 
-    def _norms(self, option: str) -> list[float] | None:
+    def _flow(self, option: str) -> Norms | None:
         """The gradient by lag; None where the cell fails with the option, or its states overflow."""
         name, equals, value = option.partition("=")
         begin(f"trying {option}" if option else "trying it without")
@@ -273,9 +271,7 @@ class _Trial:
             probe.cell = cell
             probe.params = trees.cast(cell.init_params(np.random.default_rng(self.look.seed)), probe.dtype)
             vars(probe).pop("anatomy", None)  # that of the other cell
-            flow = measure_flow(probe, self.lags, min(self.look.positions, TRIED), self.look.seed)
-            norms: list[float] = flow.mean[flow.farthest].tolist()
-            return norms
+            return measure_flow(probe, self.lags, min(self.look.positions, TRIED), self.look.seed)
         return None
 
 
@@ -352,7 +348,7 @@ def explosion(probe: Probe, look: Look) -> tuple[str, ...]:
     while lags and probe.anatomy.states:
         with suppress(UserError):
             flow = measure_flow(probe, lags, look.positions, look.seed)
-            if fate_of(flow.mean[flow.farthest].tolist()) != "explodes":
+            if flow.fate != "explodes":
                 return ()
             return _verdict(probe, flow, _Trial(probe, lags, look), bounded(probe, lags, look.seed).growth)
         lags //= 4

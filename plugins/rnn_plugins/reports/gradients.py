@@ -83,6 +83,17 @@ class Norms:
         """
         return max(self.real, key=lambda place: reach_of(self.mean[place].tolist()))
 
+    @property
+    def reach(self) -> tuple[float, float]:
+        """As ``reach_of``, through that state."""
+        return reach_of(self.mean[self.farthest].tolist())
+
+    @property
+    def fate(self) -> str:
+        """As ``fate_of``, through that state."""
+        above = max(state.layer for state in self.states) - self.states[self.farthest].layer
+        return fate_of(self.mean[self.farthest].tolist(), above)
+
 
 def main_state(states: Sequence[State]) -> int:
     """Which state is the last layer's output, or where none is, its first.
@@ -236,19 +247,36 @@ def most_lags(probe: Probe) -> int:
     return (probe.longest() - 1) // (1 if probe.separate else 2)
 
 
-def fate_of(norms: Sequence[float]) -> str:
+def fate_of(norms: Sequence[float], above: int = 0) -> str:
     """What becomes of a gradient within the measured lags, in a word.
 
-    It ``explodes`` above ten times what it was, ``vanishes`` where it comes to a hundredth, ``holds`` where a tenth is
-    left, and ``fades`` between; ``nothing`` is where there was none.
+    It ``explodes`` above ten times what it was, if it would grow as much at the rate of the second half of the lags. It
+    ``vanishes`` where it comes to a hundredth, ``holds`` where a tenth is left, and ``fades`` between; ``nothing`` is
+    where there was none.
+
+    Args:
+        norms: for each lag from 0 on.
+        above: the layers above the one whose state it is, through which a gradient has ever more paths the further it
+            goes back: such growth is no explosion.
     """
     if not any(norms):
         return "nothing"
-    if left_of(norms) > EXPLODED:
+    if left_of(norms) > EXPLODED and _late_growth(norms, above) > EXPLODED:
         return "explodes"
     if crossing(norms, REACHED) is not None:
         return "vanishes"
     return "holds" if left_of(norms) > HELD else "fades"
+
+
+def _late_growth(norms: Sequence[float], above: int) -> float:
+    """The factor over all lags at the mean rate of the second half of them, for a constant number of paths."""
+    last, start = len(norms) - 1, next(lag for lag, norm in enumerate(norms) if norm > 0)
+    middle = (start + last) // 2
+    if not math.isfinite(norms[-1]):
+        return math.inf
+    half = math.log(norms[-1]) - math.log(norms[middle]) if norms[middle] > 0 else math.inf
+    half -= math.log(math.comb(last + above, above) / math.comb(middle + above, above))
+    return math.exp(min(half * (last - start) / (last - middle), 700.0))
 
 
 def left_of(norms: Sequence[float]) -> float:
