@@ -10,7 +10,7 @@ from tiny_runs import TEXT, train
 
 from minigrad.graph import TraceError
 from minigrad.scan import available_backends, plans, use_backend
-from rnn_lab.reporting import kinds, load, make_pages
+from rnn_lab.reporting import installed, kinds, load, make_pages
 from rnn_lab.subject import of_run
 from rnn_plugins import registry
 from rnn_plugins.errors import UserError
@@ -156,10 +156,16 @@ def test_a_run_is_looked_at_on_the_text_that_it_knows(tmp_path, monkeypatch):
     (tmp_path / "other.txt").write_text("to be? or not!\n" * 9)
     assert vocabulary.decode(of_run(run, [str(tmp_path / "other.txt")]).examples).startswith("to be")
     (tmp_path / "hamlet.txt").write_text("to be, to be, to be\n" * 50)
-    with pytest.raises(UserError) as caught:
-        of_run(run)
-    assert str(caught.value).startswith("the data of the run 'hamlet' are not what they were: ")
-    assert str(caught.value).endswith(" has changed since; --text FILE measures it on other data")
+    without = of_run(run)
+    assert without.about.endswith(f", 1 x 12, {run.manifest['parameters']:,} parameters, its best weights, of step 30")
+    pages = {page.kind: page for page in make_pages(load(installed()), [without], Look())}
+    assert {kind for kind, page in pages.items() if not page.failed} == {"loss", "weights"}
+    assert {reason for page in pages.values() for reason in page.failed.values()} == {
+        f"the data of the run 'hamlet' are not what they were: {tmp_path / 'hamlet.txt'} has changed since; "
+        "--text FILE measures it on other data"
+    }
+    whole, same = (make_pages(load(["weights"]), [of], Look())[0].quantities["hamlet"] for of in (subject, without))
+    assert whole == same
     other = of_run(run, [str(tmp_path / "other.txt")])
     np.testing.assert_array_equal(other.learnt, other.examples)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -28,37 +28,58 @@ from rnn_plugins.tasks.task import Data, Score, Task
 from rnn_plugins.words import amount, brief
 
 
+class Gone:
+    """Stands in for a probe or for examples that are gone, so that reports which need none can be made.
+
+    Whoever uses it gets a ``UserError`` with the reason.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def _refuse(self, *given: Any) -> NoReturn:
+        raise UserError(self._reason)
+
+    __getattr__ = __getitem__ = __len__ = __iter__ = __array__ = __call__ = _refuse
+
+
 def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
     """A trained run on its held-out examples (its training data if it held none out), or on other files.
+
+    If its data are gone, its probes and examples are ``Gone``.
 
     Args:
         run: the run.
         files: other examples.
 
     Raises:
-        UserError: its data or its weights cannot be read.
+        UserError: the files or its weights cannot be read.
     """
     settings, task, model = run.settings, run.task, run.model
     own, reason = run.data()
     notices: tuple[str, ...] = ()
+    examples: Any = None
+    where = ""
     if files:
         data = run.read(files)
         examples, notices = data.valid, tuple(data.notices)
         where = brief(files)
-    elif own is None:
-        raise UserError(f"{reason}; --text FILE measures it on other data")
-    else:
+    elif own is not None:
         examples = own.valid if run.held_out else own.train
         where = run.measured_on
     params, notes = run.load(BEST)
-    problem = Problem(
-        task, model, Data(examples if own is None else own.train, examples, run.facts), settings.batch_size
-    )
     cell = run.manifest["cell"]["cell"]
     words = [" ".join([cell, *(f"{key}={value}" for key, value in settings.cell_option.items())])]
     words += [f"ablated {key}={value}" for key, value in settings.ablate.items()]
     rate = settings.learning_rate or LEARNING_RATE
-    subject = of_problem(run.name, cell, problem, params, settings, rate)
+    if where:
+        trained_on = examples if own is None else own.train
+        problem = Problem(task, model, Data(trained_on, examples, run.facts), settings.batch_size)
+        subject = of_problem(run.name, cell, problem, params, settings, rate)
+        measured = f"; measured on {where} ({task.count(examples):,} {task.unit})"
+    else:
+        subject = _without_data(run, params, f"{reason}; --text FILE measures it on other data")
+        measured = ""
     return replace(
         subject,
         steps=int(notes["step"]),
@@ -66,9 +87,27 @@ def of_run(run: Run, files: Sequence[str] = ()) -> Subject:
         metrics=task.metrics,
         deciding=task.best[0],
         baselines=lambda: _baselines(run, own),
-        about=f"{', '.join([*words, subject.about])}, its best weights, of step {notes['step']:,}; "
-        f"measured on {where} ({task.count(examples):,} {task.unit})",
+        about=f"{', '.join([*words, subject.about])}, its best weights, of step {notes['step']:,}{measured}",
         notices=(*subject.notices, *notices),
+    )
+
+
+def _without_data(run: Run, params: Tree, reason: str) -> Subject:
+    """A run as a subject of which only what needs no data can be measured."""
+    settings = run.settings
+    gone: Any = Gone(reason)
+    return Subject(
+        label=run.name,
+        cell=run.manifest["cell"]["cell"],
+        params=params,
+        probe=gone,
+        training=gone,
+        learning_rate=settings.learning_rate or LEARNING_RATE,
+        take_step=gone,
+        language=run.task.language(run.model, run.facts),
+        examples=gone,
+        learnt=gone,
+        about=_size(settings, params),
     )
 
 
@@ -189,9 +228,13 @@ def of_problem(label: str, cell: str, problem: Problem, params: Tree, settings: 
         language=problem.task.language(problem.model, problem.data.facts),
         examples=problem.data.valid,
         learnt=problem.data.train,
-        about=f"{settings.num_layers} x {settings.hidden_size}, {trees.count(params):,} parameters",
+        about=_size(settings, params),
         notices=tuple(probe.notices),
     )
+
+
+def _size(settings: Settings, params: Tree) -> str:
+    return f"{settings.num_layers} x {settings.hidden_size}, {trees.count(params):,} parameters"
 
 
 def _train(
