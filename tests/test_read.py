@@ -29,6 +29,7 @@ from rnn_cli.main import rnn
 from rnn_plugins.data.images import Named
 from rnn_plugins.data.numbered import Drawn
 from rnn_plugins.errors import UserError
+from rnn_plugins.tasks.paint.task import Paint
 from rnn_plugins.tasks.read.canvas import OnCanvas
 from rnn_plugins.tasks.read.explaining import left_out
 from rnn_plugins.tasks.read.results import likeliest
@@ -486,6 +487,23 @@ def test_glyphs_that_training_has_too_are_told_in_an_evaluation(tmp_path):
         "28 of the 40 images of digits with which these house numbers are drawn are among those of training, so "
         "they are easier to read than with others: name other images of digits"
     )
+
+
+@pytest.mark.parametrize("task", [Read(**SMALL | {"canvas": 40}), Paint(steps=1)])
+def test_what_is_evaluated_of_layouts_and_digits_can_be_predicted(tmp_path, task):
+    (tmp_path / "layouts.tsv").write_text(HEADER + "".join(f"{i}.png\t{i % 9 + 1}\t{i},7,19,30\n" for i in range(30)))
+    files = [str(tmp_path / "layouts.tsv"), write_mnist(tmp_path / "mnist")]
+    task = replace(task, image_size=16, valid_fraction=0.3)
+    data = task.read(files)
+    given = list(task.inputs_together(files, data.facts))
+    evaluated = task.read(files, data.facts, purpose="evaluate").valid
+    pictures = [getattr(example, "picture", example) for example in evaluated]
+    assert [one.name for one in given] == [picture.name for picture in pictures]
+    np.testing.assert_array_equal(given[-1].pixels, pictures[-1].pixels())
+    assert len({one.pixels.tobytes() for one in given}) == len(given) == 90
+    with pytest.raises(UserError, match=r"has layouts and no digits; name images of digits too: a folder with MNIST's"):
+        task.inputs_together(files[:1], data.facts)
+    assert task.inputs_together(files[1:], data.facts) is None  # each file is one of its own
 
 
 def test_scores_beside_baselines():

@@ -114,7 +114,9 @@ def test_histograms_hold_every_weight_and_every_gradient() -> None:
 
 
 def test_what_the_model_writes_is_shown_as_it_stands() -> None:
-    session = sessions.start({"files": ("fox.txt",), "steps": 6, "hidden_size": 5, "seed": 1, "track": "tensorboard"})
+    session = sessions.start(
+        {"files": ("fox.txt",), "steps": 6, "valid_every": 6, "hidden_size": 5, "seed": 1, "track": "tensorboard"}
+    )
     with tracking.TensorBoard(session) as board:
         for progress in session.trainer.events():
             board.show(progress)

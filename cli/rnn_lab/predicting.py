@@ -68,8 +68,14 @@ def inputs_of(run: Run, given: Iterable[Any], *, texts: Iterable[str] = (), **op
         if not task.takes_text:
             raise UserError(f"the task {run.settings.task} takes files as inputs, not texts such as {text!r}")
         yield text
+    if files := _files(given):
+        with reading(files):
+            together = task.inputs_together(list(map(_local, files)), run.facts)
+            if together is not None:
+                yield from together
+                return
     for item in given:
-        if isinstance(item, os.PathLike) or (isinstance(item, str) and is_source(item)):
+        if _is_file(item):
             yield from _of_file(run, task, os.fspath(item))
         elif isinstance(item, str):
             yield _text(run, item)
@@ -79,14 +85,28 @@ def inputs_of(run: Run, given: Iterable[Any], *, texts: Iterable[str] = (), **op
             yield item
 
 
+def _files(given: Iterable[Any]) -> list[str]:
+    """The files, if all inputs are some and they are given at once; otherwise none."""
+    at_once = isinstance(given, list | tuple) and all(map(_is_file, given))
+    return list(map(os.fspath, given)) if at_once else []
+
+
+def _is_file(item: Any) -> bool:
+    return isinstance(item, os.PathLike) or (isinstance(item, str) and is_source(item))
+
+
+def _local(file: str) -> str:
+    """The path of a file that may be on the web."""
+    return str(downloaded(file)[0]) if is_url(file) else file
+
+
 def _of_file(run: Run, task: Task, file: str) -> Iterator[Any]:
     if type(task).inputs is Task.inputs:
         use = f"rnn predict {run.quoted} TEXT" if task.takes_text else f"rnn eval {run.quoted}"
         raise UserError(f"{run.name} is a run of the task {run.settings.task}, which reads no inputs from files: {use}")
     empty = True
     with reading([file]):
-        path = str(downloaded(file)[0]) if is_url(file) else file
-        for one in task.inputs(path, run.facts):
+        for one in task.inputs(_local(file), run.facts):
             empty = False
             yield one
         if empty:

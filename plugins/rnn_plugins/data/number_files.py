@@ -106,7 +106,7 @@ def read_numbers(
         if len(files) > 1:
             raise UserError(f"{drawn[0]!r} is a set of pictures of its own; give no other file with it")
         return _generated(drawn[0], how, digest, purpose, shape)
-    tables = [file for file in files if _is_table(file, how)]
+    tables = [file for file in files if is_table(file, how.text_column, how.image_column)]
     if layouts := [file for file in tables if _is_layouts(file)]:
         images = [file for file in files if file not in layouts]
         return _house_numbers(layouts, images, how, digest, purpose, shape)
@@ -140,6 +140,15 @@ def pictures(
     if whole and images.shape[:2] == tuple(whole[:2]):
         shape = whole
     yield from zip(images.names, fitted(images.pixels, shape, repr(file), scalable=are_pictures(images)), strict=True)
+
+
+def is_table(file: str, text_column: str = "text", image_column: str = "image") -> bool:
+    """Whether a file is a table of layouts or of pictures, and not one of pixels."""
+    name = file.lower().removesuffix(".gz")
+    if file.startswith("builtin:") or os.path.isdir(file) or not name.endswith((".tab", *TABLES)):
+        return False
+    first = next(lines(file), "") if name.endswith(".csv") else COLUMNS[1]
+    return any(column in first for column in (COLUMNS[1], text_column, image_column))
 
 
 def parse(name: str) -> tuple[int, int] | None:
@@ -236,15 +245,6 @@ def _house_numbers(
 
 
 # Pictures from files
-
-
-def _is_table(file: str, how: Reading) -> bool:
-    """Whether a file is a table of layouts or of pictures, and not one of pixels."""
-    name = file.lower().removesuffix(".gz")
-    if file.startswith("builtin:") or os.path.isdir(file) or not name.endswith((".tab", *TABLES)):
-        return False
-    first = next(lines(file), "") if name.endswith(".csv") else COLUMNS[1]
-    return any(column in first for column in (COLUMNS[1], how.text_column, how.image_column))
 
 
 def _has_table(folder: str) -> bool:

@@ -515,6 +515,14 @@ class Task(ABC, Generic[M]):
         """
         raise NotImplementedError(f"{type(self).__name__} defines no inputs")
 
+    def inputs_together(self, files: Sequence[str], facts: Mapping[str, Any]) -> Iterator[Any] | None:
+        """The inputs in files that belong together, such as a table and the images that it is of; otherwise None.
+
+        Raises:
+            UserError: as for ``inputs``.
+        """
+        return None
+
     def predict(
         self,
         model: M,

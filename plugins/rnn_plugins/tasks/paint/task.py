@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from minigrad.trees import Tree
 from rnn_plugins.data.images import Named, unit
-from rnn_plugins.data.number_files import Reading, pictures, read_numbers
+from rnn_plugins.data.number_files import Reading, is_table, pictures, read_numbers
 from rnn_plugins.data.numbered import Example
 from rnn_plugins.errors import UserError
 from rnn_plugins.reports.report import Panel, Picture
@@ -260,6 +260,13 @@ class Paint(Task[Painter]):
         """The images of a file or folder, or generated ones."""
         for name, pixels in pictures(file, shape=facts["shape"], white=facts["white"], size=self.image_size):
             yield Named(name, pixels)
+
+    def inputs_together(self, files: Sequence[str], facts: Mapping[str, Any]) -> Iterator[Named] | None:
+        """The house numbers that are drawn from a table of layouts with images of digits, as for an evaluation."""
+        if not any(is_table(file) for file in files):
+            return None
+        found = self.read(files, facts, purpose="evaluate").valid
+        return (Named(example.name, example.pixels()) for example in found)
 
     def predict(
         self,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from minigrad.trees import Tree
 from rnn_plugins.data import numbered
 from rnn_plugins.data.images import Named, as_image, unit
-from rnn_plugins.data.number_files import Reading, pictures, read_numbers
+from rnn_plugins.data.number_files import Reading, is_table, pictures, read_numbers
 from rnn_plugins.data.numbered import Numbers, Pictures
 from rnn_plugins.data.pixels import size_of
 from rnn_plugins.errors import UserError
@@ -340,6 +340,13 @@ class Read(Task[Either]):
         how = {"shape": facts["placed"], "whole": facts["shape"], "white": facts["white"], "size": self.image_size}
         for name, pixels in pictures(file, **how):
             yield self._given(name, pixels)
+
+    def inputs_together(self, files: Sequence[str], facts: Mapping[str, Any]) -> Iterator[Named] | None:
+        """The pictures of a table, or house numbers drawn from layouts and digits, as for an evaluation."""
+        if not any(is_table(file, self.text_column, self.image_column) for file in files):
+            return None
+        found = self.read(files, facts, purpose="evaluate").valid
+        return (Named(example.picture.name, example.picture.pixels()) for example in found)
 
     def predict(
         self,
