@@ -145,7 +145,11 @@ def _described(run: Run) -> list[tuple[str, str]]:
 
     manifest, row = run.manifest, run.summary()
     data, settings = manifest["data"], run.settings
-    metrics = ", ".join(amount(run, name, row.metrics) for name in row.metrics if not row.declared[name].equals)
+    metrics = ", ".join(
+        amount(run, name, row.metrics)
+        for name, metric in row.declared.items()
+        if not metric.equals and name in row.metrics
+    )
     where = "on held-out data" if run.held_out else "on the training data"
     best = manifest.get("best", {}).get("step")
     found = [
