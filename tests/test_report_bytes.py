@@ -122,7 +122,7 @@ def test_the_command_says_the_memory_before_it_measures(text, tmp_path, monkeypa
     result = CliRunner().invoke(rnn, ["report", *told])
     assert result.exit_code == 0
     said = re.search(
-        r"^Measuring takes about \d+0 MB of memory, most of it for flow of gru\.\n(?=flow of gru)",
+        r"^Measuring takes about (\d+0 M|\d\.\d G)B of memory, most of it for flow of gru\.\n(?=flow of gru)",
         result.stderr,
         re.MULTILINE,
     )
