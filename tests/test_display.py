@@ -21,7 +21,7 @@ from minigrad.training import NotFinite
 from rnn_cli import display
 from rnn_lab import sessions
 from rnn_lab.paths import LAST
-from rnn_lab.records import reach
+from rnn_lab.records import reaches
 from rnn_lab.session import Session
 from rnn_plugins import registry
 
@@ -130,7 +130,7 @@ def test_the_picture_fits_and_cuts_no_number_off(width: int, height: int) -> Non
         f"held out {display.measured(session.run, display.validated(live.validations[-1]))}",
         f"training {display.measured(session.run, {'loss': live.record['train_loss']}, 'train')}",
         "step 40 of 40",
-        reach(next(iter(live.flow.values()))),
+        next(iter(reaches(live.flow).values())),
         session.verdict().words,
     ):
         assert said in words

@@ -35,6 +35,7 @@ def test_a_record_has_the_flow_of_its_weights() -> None:
             found = measure_flow(problem.probe(trainer.state.params), 50, 100, seed=3)
             assert flow["lags"] == list(range(51))
             assert list(flow["norms"]) == ["layer1.h", "layer1.c", "layer2.h", "layer2.c"]
+            assert list(flow["above"].values()) == [1, 1, 0, 0]
             for norms, mean in zip(flow["norms"].values(), found.mean, strict=True):
                 np.testing.assert_allclose(norms, mean, rtol=1e-5)
             last = found.mean[2].tolist()
@@ -120,14 +121,21 @@ FALLING, HOLDING = [10.0 ** -(k / 5) for k in range(51)], [1.0] * 51
         (FALLING, "vanishes: half-life 1.5, 1 % after 10"),
         (HOLDING, "holds: 100.0 % after 50"),
         ([1.2**k for k in range(51)], "explodes: 9.1e+03 times after 50"),
-        ([k + 1 for k in range(51)], "holds: 51 times after 50"),
+        ([k + 1 for k in range(51)], "grows: 51 times after 50"),
         ([1.0, 0.0, 0.0], "vanishes: half-life 1, 1 % after 1"),
         ([0.0, 0.0], "no gradient"),
         ([1.0, None], "explodes: not finite after 1"),
     ],
 )
 def test_a_curve_in_words(norms: list[float | None], words: str) -> None:
-    assert records.reach(norms) == words
+    assert records.reaches({"norms": {"h": norms}}) == {"h": words}
+
+
+def test_growth_by_paths_through_the_layers_above_is_no_explosion() -> None:
+    norms = [(k + 1) * (k + 2) / 2 for k in range(51)]  # what a middle layer has of two above that pass all on
+    flow = {"norms": {"layer1.h": norms, "layer3.h": norms}, "above": {"layer1.h": 2, "layer3.h": 0}}
+    grown = "1.33e+03"
+    assert records.reaches(flow)["layer1.h"] == f"grows: {grown} times after 50"
 
 
 @pytest.mark.parametrize(
@@ -170,8 +178,9 @@ def test_a_line_a_state_on_a_terminal(width: int, encoding: str) -> None:
     lines = [row for row in rows if row.startswith("flow ")]
     bars = display.ASCII_BARS if encoding == "ascii" else display.BARS
     record = list(session.run.records())[-1]
+    words = records.reaches(record["flow"])
     for line, (state, norms) in zip(lines, record["flow"]["norms"].items(), strict=True):
-        name, said = f"flow {state}  ", records.reach(norms)
+        name, said = f"flow {state}  ", words[state]
         assert line.startswith(name)
         assert line.rstrip().endswith(f"  {said}")
         curve = line.rstrip()[len(name) : -len(said) - 2]

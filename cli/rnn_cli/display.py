@@ -87,9 +87,9 @@ class Lines(Display):
             f"  rate {record['learning_rate']:.2g}  {duration(progress.seconds_left)} left"
         )
         if self.flow:
-            from rnn_lab.records import reach
+            from rnn_lab.records import reaches
 
-            words = "; ".join(f"{state} {reach(norms)}" for state, norms in self.flow["norms"].items())
+            words = "; ".join(f"{state} {said}" for state, said in reaches(self.flow).items())
             remark(f"  flow, in steps: {words}")
             self.flow = None
 
@@ -120,7 +120,7 @@ class Live(Display):
 
         self.progress: Progress | None = None
         self.record: dict[str, Any] = {}
-        self.flow: dict[str, list[float | None]] = {}
+        self.flow: dict[str, Any] | None = None
         self.validations = [record for record in session.run.records() if validated(record)]
         self.excerpt, self.title, self.excerpt_time = "", "", float("-inf")
         self.word = ""
@@ -152,7 +152,7 @@ class Live(Display):
             return
         self.record = progress.record
         if "flow" in progress.record:
-            self.flow = progress.record["flow"]["norms"]
+            self.flow = progress.record["flow"]
         if validated(progress.record):
             self.validations.append(progress.record)
         if time.monotonic() - self.excerpt_time > EXCERPT_SECONDS:
@@ -230,11 +230,13 @@ class Live(Display):
         """A line per state: the gradient by lag on a logarithmic scale, and its meaning."""
         from rich.text import Text
 
-        from rnn_lab.records import reach
+        from rnn_lab.records import reaches
 
+        if not self.flow:
+            return []
         console = errors()
         bars = ASCII_BARS if console.options.ascii_only else BARS
-        rows = [(f"flow {state}", norms, reach(norms)) for state, norms in self.flow.items()]
+        rows = [(f"flow {state}", self.flow["norms"][state], said) for state, said in reaches(self.flow).items()]
         name, words = (max((len(row[column]) for row in rows), default=0) for column in (0, 2))
         room = console.width - name - 2
         beside = words + 12 <= room  # otherwise the words are below the curve

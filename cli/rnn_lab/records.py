@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rnn_plugins.reports.gradients import REACHED, crossing, fate_of, measure_flow, most_lags
@@ -37,9 +37,9 @@ def flow(probe: Probe, seed: int) -> dict[str, Any] | None:
         seed: for choosing the positions; constant during a run, so that only the network changes.
 
     Returns:
-        ``lags``, ``norms`` for each state whose gradient exceeds rounding noise, and ``half_life`` and
-        ``one_percent_lag`` of the last layer's output; None if the sequences are too short for any lag, or the cell
-        carries no state.
+        ``lags``, ``norms`` for each state whose gradient exceeds rounding noise, ``above``, the layers above it, and
+        ``half_life`` and ``one_percent_lag`` of the last layer's output; None if the sequences are too short for any
+        lag, or the cell carries no state.
     """
     lags = min(FLOW_LAGS, most_lags(probe))
     if lags < 1 or not probe.anatomy.states:
@@ -51,19 +51,21 @@ def flow(probe: Probe, seed: int) -> dict[str, Any] | None:
         "norms": {
             found.states[place].label: [six_digits(norm) for norm in found.mean[place].tolist()] for place in found.real
         },
+        "above": {found.states[place].label: found.above(place) for place in found.real},
         "half_life": _rounded(crossing(main, 0.5)),
         "one_percent_lag": _rounded(crossing(main, REACHED)),
     }
 
 
-def reach(norms: Sequence[float | None]) -> str:
-    """A curve of the flow in a few words; lags are in steps.
+def reaches(flow: Mapping[str, Any]) -> dict[str, str]:
+    """Each state's curve of a record of the flow in a few words; lags are in steps."""
+    above = flow.get("above", {})  # records of older versions have none
+    return {state: _reach(norms, above.get(state, 0)) for state, norms in flow["norms"].items()}
 
-    Args:
-        norms: for each lag from 0 on, as ``flow`` returns them.
-    """
+
+def _reach(norms: Sequence[float | None], above: int) -> str:
     known = [math.inf if norm is None else norm for norm in norms]
-    fate, lags = fate_of(known), len(known) - 1
+    fate, lags = fate_of(known, above), len(known) - 1
     start = next((norm for norm in known if norm > 0), 1.0)
     if fate == "nothing":
         return "no gradient"

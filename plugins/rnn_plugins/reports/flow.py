@@ -214,6 +214,9 @@ def _verdict(probe: Probe, flow: Norms, trial: _Trial, limit: float | None) -> t
         size = f"is {left:.3g} times what it was" if math.isfinite(left) else "is too large for a number"
         pace = f", a factor of {factor:.3f} per step" if factor else ""
         return (f"Explodes: after {steps} the gradient {size}{through}{pace}.", _against_explosion(trial, limit))
+    if fate == "grows":
+        grown = f"is {left:.3g} times what it was{through}; not by a factor per step"
+        return (f"Grows: after {steps} the gradient {grown}, so it does not explode.",)
     if fate != "vanishes":
         amount = f"is {left:.3g} times what it was" if left > 1 else f"has {100 * left:.1f} % of its size left"
         return (f"{fate.capitalize()}: after {steps} the gradient {amount}{through}.",)

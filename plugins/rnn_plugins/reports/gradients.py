@@ -91,8 +91,11 @@ class Norms:
     @property
     def fate(self) -> str:
         """As ``fate_of``, through that state."""
-        above = max(state.layer for state in self.states) - self.states[self.farthest].layer
-        return fate_of(self.mean[self.farthest].tolist(), above)
+        return fate_of(self.mean[self.farthest].tolist(), self.above(self.farthest))
+
+    def above(self, place: int) -> int:
+        """The layers above that of a state."""
+        return max(state.layer for state in self.states) - self.states[place].layer
 
 
 def main_state(states: Sequence[State]) -> int:
@@ -250,9 +253,9 @@ def most_lags(probe: Probe) -> int:
 def fate_of(norms: Sequence[float], above: int = 0) -> str:
     """What becomes of a gradient within the measured lags, in a word.
 
-    It ``explodes`` above ten times what it was, if it would grow as much at the rate of the second half of the lags. It
-    ``vanishes`` where it comes to a hundredth, ``holds`` where a tenth is left, and ``fades`` between; ``nothing`` is
-    where there was none.
+    Above ten times what it was it ``explodes`` if it would grow as much at the rate of the second half of the lags,
+    otherwise it ``grows``. It ``vanishes`` where it comes to a hundredth, ``holds`` where a tenth is left, and
+    ``fades`` between; ``nothing`` is where there was none.
 
     Args:
         norms: for each lag from 0 on.
@@ -261,8 +264,8 @@ def fate_of(norms: Sequence[float], above: int = 0) -> str:
     """
     if not any(norms):
         return "nothing"
-    if left_of(norms) > EXPLODED and _late_growth(norms, above) > EXPLODED:
-        return "explodes"
+    if left_of(norms) > EXPLODED:
+        return "explodes" if _late_growth(norms, above) > EXPLODED else "grows"
     if crossing(norms, REACHED) is not None:
         return "vanishes"
     return "holds" if left_of(norms) > HELD else "fades"
