@@ -503,6 +503,8 @@ def test_a_comparison_has_every_number_of_its_runs(run):
     assert by_seconds.curves[2].x.tolist() == read(run("hamlet")).curve[1].tolist()
     assert by_characters.y_label == "loss, bits per character"
     assert [row[0] for row in table.rows] == ["pair-1", "pair-2", "hamlet"]
+    assert [table.heads[column] for column in table.names] == ["seed"]
+    assert table.definition == "The metrics of the best weights: loss in nats and bits per character."
     assert page.notices == ()
     assert to_json([page])["compare"]["quantities"]["gru"][0]["value"] == pair["loss"]
 

@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib")
 from rnn_lab.drawing import page
 from rnn_lab.drawing.words import number
 from rnn_lab.printable import visible
-from rnn_plugins.reports.report import Chart, Colouring, Curve, Figure, Image, Page, Quantity
+from rnn_plugins.reports.report import Chart, Colouring, Curve, Figure, Image, Page, Quantity, Table
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
 
@@ -168,6 +168,11 @@ def test_a_table_is_a_table() -> None:
     assert rows == [[visible(word) for word in table().heads]] + [
         [number(value) for value in row] for row in table().rows
     ]
+
+
+def test_an_integer_that_names_something_is_written_as_it_is_typed() -> None:
+    seeds = Table("seeds", "t", ("seed", "steps"), ((809684, 12000),), names=(0,))
+    assert read(seeds).cells[1] == ["809684", "12,000"]
 
 
 def test_a_coloured_text_has_a_span_for_neighbours_of_one_colour() -> None:

@@ -277,7 +277,7 @@ def test_words_below_columns_widen_them_or_stand_downwards() -> None:
 def test_large_images_are_means_of_blocks() -> None:
     values = np.add.outer(np.arange(48.0), np.zeros(300))
     shown = lines(Image("i", "t", "c", "r", values, "v"))
-    assert shown[-1].strip() == "each block is the mean of 2 x 4 values (rows x columns)"
+    assert shown[-1].strip() == "each square is the mean of 2 x 4 values (rows x columns)"
     assert characters._means(values, 24, 75)[:, 0].tolist() == [2 * row + 0.5 for row in range(24)]
 
 
@@ -490,8 +490,51 @@ def test_every_line_fits_and_none_is_cut_off(columns: int, coloured: bool) -> No
     words = " ".join(" ".join(rows).split())
     for said in (
         "How far back in time does the gradient reach?",
-        "each block is the mean of 1.5 x",
+        "each square is the mean of 1.5 x",
         "|dL_t/dh_k| (log scale)",
         "Try --cell gru, or recurrent_scale 1.2.",
     ):
         assert said in words
+
+
+RUNS = Table(
+    "runs",
+    "The runs",
+    ("run", "seed", "bits per character", "steps"),
+    (("rnn-moi-s809684", 809684, 3.719, 1200), ("gru", 7, None, 200)),
+    names=(1,),
+)
+
+
+def table_of(width: int) -> str:
+    page = Page("k", "t", "q", ("one",), {}, (RUNS,))
+    lines = drawn([page], width=width).partition("The runs\n")[2].splitlines()
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def test_columns_that_do_not_fit_are_wrapped_between_words_or_have_a_paragraph_per_row() -> None:
+    assert (
+        table_of(42)
+        == f"""\
+                           bits per
+run                seed   character  steps
+{"─" * 42}
+rnn-moi-s809684  809684       3.719  1,200
+gru                   7           -    200"""
+    )
+    assert (
+        table_of(40)
+        == """\
+rnn-moi-s809684
+  seed 809684  bits per character 3.719
+  steps 1,200
+gru
+  seed 7  bits per character -
+  steps 200"""
+    )
+
+
+@pytest.mark.parametrize("columns", range(40, 90, 5))
+def test_no_word_of_a_table_is_broken(columns: int) -> None:
+    words = set(table_of(columns).split())
+    assert {"rnn-moi-s809684", "809684", "character", "1,200", "3.719"} <= words

@@ -194,7 +194,7 @@ def image(figure: Image, screen: Screen) -> list[Text]:
         lines += _caption(label, screen, margin + 2)
     if blocks.shape != values.shape:
         height, width = (f"{whole / part:.3g}" for whole, part in zip(values.shape, blocks.shape, strict=True))
-        lines += _caption(f"each block is the mean of {height} x {width} values (rows x columns)", screen, margin + 2)
+        lines += _caption(f"each square is the mean of {height} x {width} values (rows x columns)", screen, margin + 2)
     return lines
 
 

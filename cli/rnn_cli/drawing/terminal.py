@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.cells import cell_len
 
@@ -12,18 +12,22 @@ from rnn_cli.console import results
 from rnn_cli.drawing import blocks, characters
 from rnn_cli.drawing.bars import bar
 from rnn_cli.drawing.characters import Screen, filled
-from rnn_lab.drawing.words import number, shown
+from rnn_lab.drawing.words import rows_of, shown
 from rnn_plugins.reports.report import Chart, Figure, Image, Page, Picture, Quantity, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
+    from rich.text import Text
 
 NARROWEST = 40
 """Minimum width of a page; a narrower terminal wraps its lines."""
 
 BAR = 40
 """Maximum width of a bar."""
+
+GLUE = "\1"
+"""Stands for a blank at which a line is not broken."""
 
 LABEL_COLUMNS, SUBJECT_COLUMNS = 30, 14
 """Maximum width of the names of quantities and of subjects if they do not fit; longer names are broken."""
@@ -196,21 +200,54 @@ def _quantity_table(
     return table
 
 
-def _table(figure: Table, screen: Screen) -> RichTable:
-    table = _empty_table(screen, heads=any(figure.heads))
-    for index, head in enumerate(figure.heads):
+def _table(figure: Table, screen: Screen) -> RichTable | Text:
+    """Columns, whose words are whole; where these have no room side by side, a paragraph per row."""
+    from rich.text import Text
+
+    heads = [screen.text(head) for head in figure.heads]
+    rows = [[screen.text(cell) for cell in row] for row in rows_of(figure)]
+    widths = _widths([heads, *rows], screen.width)
+    if not widths:
+        return Text("\n").join(_paragraph(heads, row, screen) for row in rows)
+    table = _empty_table(screen, heads=any(heads))
+    for index, (head, width) in enumerate(zip(heads, widths, strict=True)):
         is_words = any(isinstance(row[index], str) for row in figure.rows)
-        table.add_column(screen.styled(head, "bold"), justify="left" if is_words else "right", overflow="fold")
-    rows = [[screen.text(number(value, digits=figure.digits_of(i))) for i, value in enumerate(r)] for r in figure.rows]
-    if figure.bars is not None:
+        justify: Literal["left", "right"] = "left" if is_words else "right"
+        table.add_column(screen.styled(head, "bold"), justify=justify, overflow="fold", width=width)
+    room = screen.width - sum(2 + width for width in widths)
+    if figure.bars is not None and room > 0:
         table.add_column("", overflow="fold")
-        columns = zip(map(screen.text, figure.heads), *rows, strict=True)
-        room = screen.width - sum(2 + max(map(cell_len, column)) for column in columns)
-        for cells, row in zip(rows, figure.rows, strict=True):
-            cells.append(bar(float(row[figure.bars] or 0), max(min(room, BAR), 0), screen.encoding))
-    for cells in rows:
-        table.add_row(*(screen.styled(cell, "") for cell in cells))
+        for written, row in zip(rows, figure.rows, strict=True):
+            written.append(bar(float(row[figure.bars] or 0), min(room, BAR), screen.encoding))
+    for written in rows:
+        table.add_row(*(screen.styled(cell, "") for cell in written))
     return table
+
+
+def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
+    """The widths of columns, the widest narrowed until all fit; none if a word would have to be broken for that."""
+    columns = list(zip(*rows, strict=True))
+    least = [max(max(map(cell_len, cell.split()), default=0) for cell in column) for column in columns]
+    widths = [max(map(cell_len, column)) for column in columns]
+    room -= 2 * (len(columns) - 1)
+    while sum(widths) > room:
+        wide = [index for index in range(len(widths)) if widths[index] > least[index]]
+        if not wide:
+            return []
+        widths[max(wide, key=widths.__getitem__)] -= 1
+    return widths
+
+
+def _paragraph(heads: Sequence[str], row: Sequence[str], screen: Screen) -> Text:
+    """A row: its first cell, and below it the others behind their heads."""
+    from rich.text import Text
+
+    joined = [" ".join(filter(None, pair)).replace(" ", GLUE) for pair in zip(heads[1:], row[1:], strict=True)]
+    # What fills a line by itself may be broken between its words.
+    parts = [part.replace(GLUE, " ") if cell_len(part) > screen.width - 2 else part for part in joined]
+    lines = filled("  ".join(parts), screen.width - 2)
+    first = Text("\n").join(screen.styled(line, "bold") for line in filled(row[0], screen.width))
+    return Text("\n").join([first, *(Text(f"  {line.replace(GLUE, ' ')}") for line in lines)])
 
 
 def _empty_table(screen: Screen, heads: bool) -> RichTable:

@@ -122,7 +122,8 @@ def table(contestants: Sequence[Contestant]) -> Table:
         metric.unit if of_unit[metric.unit] == 1 and metric.unit else metric.word or name
         for name, metric in about.items()
     ]
-    units = " and ".join(f"{name.replace('_', ' ')} in {metric.unit}" for name, metric in about.items() if metric.unit)
+    in_units = {name.replace("_", " "): metric.unit for name, metric in about.items() if metric.unit}
+    units = " and ".join(name if name == unit else f"{name} in {unit}" for name, unit in in_units.items())
     return Table(
         "runs",
         "The runs",
@@ -130,6 +131,7 @@ def table(contestants: Sequence[Contestant]) -> Table:
         rows,
         f"The metrics of the best weights{': ' if units else ''}{units}.",
         (None, None, *(metric.digits for metric in about.values()), None, None),
+        names=(1,),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from rnn_lab.printable import visible
-from rnn_plugins.reports.report import Quantity
+from rnn_plugins.reports.report import Quantity, Table
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -50,3 +50,16 @@ def shown(quantity: Quantity) -> str:
     text = number(value, quantity.missing, quantity.digits)
     has_unit = unit and text != quantity.missing and not isinstance(value, str)
     return f"{text} {unit}" if has_unit else text
+
+
+def rows_of(table: Table) -> list[list[str]]:
+    """The rows of a table as they are written."""
+    return [
+        [
+            str(value)
+            if column in table.names and isinstance(value, int)
+            else number(value, digits=table.digits_of(column))
+            for column, value in enumerate(row)
+        ]
+        for row in table.rows
+    ]

@@ -202,6 +202,7 @@ class Table:
         definition: what the columns mean, in a sentence or two.
         digits: the number of decimals of each column, None for significant digits; empty if that is so for all.
         bars: the column of numbers between 0 and 1 that are drawn as bars too; None for none.
+        names: the columns whose integers name something, such as a seed, and are written as they are typed.
     """
 
     key: str
@@ -211,6 +212,7 @@ class Table:
     definition: str = ""
     digits: tuple[int | None, ...] = ()
     bars: int | None = None
+    names: tuple[int, ...] = ()
 
     def digits_of(self, column: int) -> int | None:
         """The number of decimals of a column; None for significant digits."""
