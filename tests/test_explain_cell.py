@@ -221,6 +221,15 @@ def test_a_cell_without_states_or_parameters():
     assert "It has no parameters." in call(KNOWN + "Copy")[1]
 
 
+def test_equations_of_an_option_are_shown_where_it_is_used():
+    plain = gates("lstm", {}, steps=1).written
+    assert plain[-1] == "h_t = o_t * tanh(c_t)"
+    assert gates("lstm", {"forget_bias": "3"}, steps=1).written == plain
+    normalised = gates("lstm", {"layer_norm": "true"}, steps=1).written
+    assert normalised[: len(plain)] == plain
+    assert normalised[-1] == "h_t = o_t * tanh(g_m * normal(c_t) + b_m)"
+
+
 def test_json_has_all_of_it():
     record, found = json.loads(call("gru", "--json", "--steps", "2")[1]), gates("gru", {}, steps=2)
     assert (record["cell"], record["symbols"], record["norms"]) == ("gru", list("helo"), list(found.norms))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +72,7 @@ class Gates:
         cell: its name with its options, as ``--cell`` takes it.
         text: what is read.
         symbols: the N different symbols, in the order of their first appearance.
-        written: the equations in the cell's docstring, a line each; none if it has none.
+        written: the equations in the cell's docstring that apply with its options, a line each; none if it has none.
         parameters: by their paths.
         steps: from 1.
         activations: the names of its gates and other activations.
@@ -179,8 +180,21 @@ def _gates(name: str, cell: Cell, text: str, symbols: tuple[str, ...], params: T
 
 
 def written_equations(cell: Cell) -> tuple[str, ...]:
-    """The equations in a cell's docstring: its indented lines."""
-    return tuple(line.strip() for line in docstring_of(type(cell)).splitlines() if line.startswith("    "))
+    """The equations in a cell's docstring: its indented lines.
+
+    After the first of them, those that a paragraph introduces with the name of an option are left out while that has
+    its default.
+    """
+    options = registry.cell_options(type(cell))
+    unused = {option.name for option in options if getattr(cell, option.name) == option.default}
+    lines: list[str] = []
+    introduced: set[str] = set()
+    for block in docstring_of(type(cell)).split("\n\n"):
+        if not block.startswith("    "):
+            introduced = set(re.findall(r"``(\w+)``", block))
+        elif not lines or not introduced & unused:
+            lines += map(str.strip, block.splitlines())
+    return tuple(lines)
 
 
 def _states(parts: Anatomy, carry: Tree) -> dict[str, Array]:
