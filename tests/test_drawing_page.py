@@ -281,6 +281,27 @@ def test_a_wide_table_can_be_read_on_a_phone(driver: Any, tmp_path: Path) -> Non
     assert "recurrent_<wbr>scale=<wbr>1.5" in path.read_text(encoding="utf-8")
 
 
+def test_no_number_and_no_scale_is_broken_on_a_phone(driver: Any, tmp_path: Path) -> None:
+    heads = ("parameter", "size", "smallest", "mean", "largest", "standard deviation")
+    rows = tuple((f"cell.candidate.{name}", "384 x 256", -0.372, -9.26e-4, 0.363, 0.1) for name in "Wb")
+    text = Colouring("c", "h.2", ("a", "b"), np.array([-1.0, 1.0]), -0.999, 0.955, "h.2 after each symbol of the text")
+    path = tmp_path / "narrow.html"
+    path.write_text(page.html([Page("k", "t", "q", ("a",), figures=(Table("t", "t", heads, rows), text))], "h", []))
+    check_page(driver, path, None, PHONE)
+    lines = driver.execute_script(
+        """const lines = cell => {
+            const range = document.createRange();
+            range.selectNodeContents(cell);
+            return new Set([...range.getClientRects()].map(box => Math.round(box.top))).size;
+        };
+        return [...document.querySelectorAll("figure.table td")].map(lines)"""
+    )
+    assert lines[3] == lines[9] == 1
+    tops = driver.execute_script("return [...document.querySelectorAll('.ends > *')].map(e => e.offsetTop)")
+    assert len(tops) == 3
+    assert max(tops) - min(tops) < 10
+
+
 EMPTY_CURVE = '<g class="curve" data-role="measured" data-points="101"></g>'
 
 

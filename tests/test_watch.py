@@ -413,7 +413,7 @@ def test_the_page_follows_a_run(driver: Any, folder: Path, size: tuple[int, int]
         until(driver, TITLES, [*charts, f"Step {run.notes(BEST)['step']}"])
         numbers = "return [...document.querySelectorAll('.now div')].map(d => d.innerText.replace('\\n', ': '))"
         assert driver.execute_script(numbers)[:5] == [
-            "step: 20", "epoch: 0.20", "time: 2 s", "training loss: 2.98", "held-out loss at step 20: 2.75",
+            "step: 20", "epoch: 0.20", "time: 2 s", "training loss: 2.98 nats", "held-out loss at step 20: 2.75 nats",
         ]  # fmt: skip
         watched.sample()  # without a change it adds nothing
         append(run, record(30, valid_loss=2.5))
@@ -433,13 +433,18 @@ def test_the_page_follows_a_run(driver: Any, folder: Path, size: tuple[int, int]
         tip = driver.execute_script("return document.querySelector('.tip').innerText")
         assert tip.split("\n") == ["step 30", "training: 2.97", "held-out: 2.5"]
         # They stay when the chart is drawn anew.
-        append(run, record(40))
+        append(run, record(40, learning_rate=1e-7))
         watched.refresh()
         until(driver, numbers + "[0]", "step: 40")
         assert driver.execute_script("return document.querySelector('.tip').innerText.split('\\n')[0]") == "step 30"
         ActionChains(driver).send_keys(Keys.ARROW_RIGHT).perform()
         tip = driver.execute_script("return document.querySelector('.tip').innerText")
         assert tip.split("\n")[:2] == ["step 40", "training: 2.96"]
+        # A learning rate that falls to nothing looks as its schedule is drawn: on a linear scale.
+        assert (
+            driver.execute_script("return document.querySelector('[data-key=rate]').innerText").count("logarithmic")
+            == 0
+        )
     until(driver, state, "rnn watch has ended, or does not answer: what is below is the last that it told.")
 
 

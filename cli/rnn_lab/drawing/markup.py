@@ -59,7 +59,9 @@ def table(
     )
     body = "".join(
         "<tr>"
-        + "".join(f"<td{side}>{html.escape(word)}</td>" for word, side in zip(row, left, strict=True))
+        + "".join(
+            f"<td{side or _unbroken(word)}>{html.escape(word)}</td>" for word, side in zip(row, left, strict=True)
+        )
         + (f'<td class="bar"><span style="width:{share:.1%}"></span></td>' if share is not None else "")
         + "</tr>"
         for row, share in zip_longest(cells, bars)
@@ -68,6 +70,11 @@ def table(
         head += '<td class="bar"></td>'
     top = f"<thead><tr>{head}</tr></thead>" if any(heads) else ""
     return f'<div class="box" tabindex="0"><table>{top}<tbody>{body}</tbody></table></div>'
+
+
+def _unbroken(word: str) -> str:
+    """The class of a cell with a number such as 1e-4, which a browser would break after the sign."""
+    return ' class="number"' if re.fullmatch(r"-?[\d.]+e-\d+", word) else ""
 
 
 def _head(name: str) -> str:

@@ -60,7 +60,7 @@ nav ul{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;margin:1rem 0 0;padding:0;
 section{border-top:1px solid var(--grid);margin-top:2rem;padding-top:1.5rem}
 .verdict{margin:1rem 0;padding:.75rem 1rem;max-width:48rem;border-left:4px solid var(--accent);
 background:var(--card);border-radius:0 6px 6px 0}
-.option{white-space:nowrap}
+.option,.number{white-space:nowrap}
 .verdict dt{font-weight:650}
 .verdict dd{margin:0 0 .6rem;max-width:44rem}
 .verdict dd:last-child{margin-bottom:0}
@@ -107,7 +107,8 @@ figcaption{font-size:.9rem;margin:.4rem 0}
 pre{margin:0;padding:.75rem;background:var(--card);border-radius:6px;white-space:pre-wrap;overflow-wrap:anywhere;
 font:.85rem/1.7 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
 pre span{padding:.15em 0}
-.scale{display:flex;align-items:center;flex-wrap:wrap;gap:.5rem;font-size:.85rem;margin:.4rem 0}
+.scale,.ends{display:flex;align-items:center;gap:.5rem}
+.scale{flex-wrap:wrap;font-size:.85rem;margin:.4rem 0}
 .ramp{display:inline-block;width:8rem;height:.8rem;border:1px solid var(--grid)}
 @media(max-width:40rem){table{font-size:.8rem}th,td{padding-right:.75rem}}
 @media print{details{display:none}}
@@ -412,9 +413,10 @@ def _scale(figure: Colouring) -> str:
     """What the colours of a text mean."""
     full = "rgb(var(--{})/.65)"
     first = "transparent" if figure.low == 0 else f"{full.format('blue')},transparent"
-    return f"""<div class="scale"><span>{escaped(figure.value_label)}</span><span>{number(figure.low)}</span>
+    return f"""<div class="scale"><span>{escaped(figure.value_label)}</span>
+<span class="ends"><span>{number(figure.low)}</span>
 <span class="ramp" style="background:linear-gradient(90deg,{first},{full.format("red")})"></span>
-<span>{number(figure.high)}</span></div>"""
+<span>{number(figure.high)}</span></span></div>"""
 
 
 def _classes(figure: Colouring, values: Array) -> list[str | None]:

@@ -63,9 +63,9 @@
     if (newest) {
       const validated = records.filter(record => "valid_loss" in record).pop();
       rows.push(["step", whole(newest.step)], ["epoch", newest.epoch.toFixed(2)], ["time", duration(newest.seconds)]);
-      rows.push(["training loss", short(newest.train_loss)]);
+      rows.push(["training loss", measured(told, "loss", newest.train_loss)]);
       for (const [name, value] of Object.entries(validated || {}))
-        if (name.startsWith("valid_")) rows.push([`${worded(name)} at step ${whole(validated.step)}`, short(value)]);
+        if (name.startsWith("valid_")) rows.push([`${worded(name)} at step ${whole(validated.step)}`, measured(told, name.slice("valid_".length), value)]);
       rows.push(["learning rate", short(newest.learning_rate)], ["gradient norm", short(newest.gradient_norm)]);
       rows.push([`${told.unit} per second`, whole(newest.units_per_second)]);
     }
@@ -74,6 +74,7 @@
   }
 
   const worded = name => `held-out ${name.slice("valid_".length).replaceAll("_", " ")}`;
+  const measured = (told, name, value) => [short(value), told.metrics[name]].filter(Boolean).join(" ");
   const unit = (told, name) => told.metrics[name] ? `, ${told.metrics[name]}` : "";
 
   function charts(told) {
@@ -86,7 +87,7 @@
       all.push({key: name, title: `${worded(name)}${unit(told, name.slice(6))}`, x: "step",
         series: [{label: worded(name), points: column(name), marked: true, colour: 2}]});
     all.push(
-      {key: "rate", title: "Learning rate", x: "step", series: [{label: "learning rate", points: column("learning_rate"), colour: 3}]},
+      {key: "rate", title: "Learning rate", x: "step", linear: true, series: [{label: "learning rate", points: column("learning_rate"), colour: 3}]},
       {key: "gradient", title: "Gradient norm before clipping", x: "step",
         series: [{label: "gradient norm", points: column("gradient_norm"), thin: true, colour: 4}]});
     if (told.flow) {
@@ -139,7 +140,7 @@
   function draw(figure, chart) {
     const points = chart.series.flatMap(series => series.points), ys = points.map(point => point[1]);
     const positive = ys.length > 0 && Math.min(...ys) > 0;
-    const log = positive && (chart.log || Math.max(...ys) > WIDE * Math.min(...ys));
+    const log = positive && !chart.linear && (chart.log || Math.max(...ys) > WIDE * Math.min(...ys));
     const series = chart.series.filter(series => series.points.length);
     if (!series.length) return;
     const [x0, x1] = ranged(points.map(point => point[0]), false);
