@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import click
 import numpy as np
@@ -340,6 +341,12 @@ def test_the_check_as_json(file):
     assert not by_name["batch rows"]["passed"]
     assert by_name["batch rows"]["detail"]
     assert json.loads(call("check", "rnn", "--json")[1])["passed"] is True
+
+
+def test_advice_quotes_a_path_with_a_blank(file):
+    Path(file).rename("my cell.py")
+    said = call("show", "my cell.py:Raises")[2]
+    assert said.endswith("rnn cells check 'my cell.py:Raises' says more\n")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from minigrad import checkpoint
 from rnn_cli.main import rnn
+from rnn_lab.keeping import rename
 from rnn_lab.paths import BEST, EVENTS, LAST, LOCK, MANIFEST, METRICS, run_folders, runs_folder
 from rnn_lab.runs import Run, create_run, environment, find_run, find_runs
 from rnn_lab.settings import Settings
@@ -94,11 +95,21 @@ def test_a_name_is_made_where_none_is_given(folder: Path) -> None:
 
 def test_a_name_that_is_taken() -> None:
     run = make("mine")
-    taken = "there is a run called 'mine' already: choose another --name, or resume it: rnn train --resume mine"
+    taken = (
+        "there is a run called 'mine' already: choose another --name, resume it with rnn train --resume mine, "
+        "or remove it with rnn runs rm mine"
+    )
     assert mistake("mine", "", MANIFEST_OF_A_RUN, function=create_run) == taken  # it is about to be trained
     (run.path / LAST).write_bytes(b"")
     kill(run)
     assert mistake("mine", "", MANIFEST_OF_A_RUN, function=create_run) == taken
+
+
+def test_advice_quotes_a_name_with_a_blank() -> None:
+    (make("my run").path / LAST).write_bytes(b"")
+    taken = mistake("my run", "", MANIFEST_OF_A_RUN, function=create_run)
+    assert taken.endswith("resume it with rnn train --resume 'my run', or remove it with rnn runs rm 'my run'")
+    assert mistake(make("other"), "my run", function=rename).endswith("remove that first: rnn runs rm 'my run'")
 
 
 def test_a_name_that_only_a_failed_start_has_is_free(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -74,7 +75,8 @@ def rename(run: Run, name: str) -> Run:
     require_name(name, "the new name")
     after = runs_folder() / name
     if os.path.lexists(after):
-        raise UserError(f"{str(after)!r} exists already: choose another name, or remove that first: rnn runs rm {name}")
+        remedy = f"rnn runs rm {shlex.quote(name)}"
+        raise UserError(f"{str(after)!r} exists already: choose another name, or remove that first: {remedy}")
     before = os.path.abspath(run.path)
     with untrained(run):
         run.path.rename(after)

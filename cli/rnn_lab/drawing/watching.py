@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from rnn_lab.drawing import page
 from rnn_lab.drawing.markup import escaped
 
@@ -29,12 +31,12 @@ background:var(--quiet)}
 
 def html(name: str) -> str:
     """The page for a run of this name."""
-    words = escaped(name)
+    words, typed = escaped(name), escaped(shlex.quote(name))
     body = f"""<header>
 <h1>{words}</h1>
 <p class="state" role="status">Connecting ...</p>
 <p class="question about"></p>
-<noscript><p>This page needs JavaScript. Without it, rnn runs show {words} says where the run stands.</p></noscript>
+<noscript><p>This page needs JavaScript. Without it, rnn runs show {typed} says where the run stands.</p></noscript>
 </header>
 <main class="watch">
 <dl class="now"></dl>

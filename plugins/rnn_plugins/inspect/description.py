@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import html
 import inspect
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -272,7 +273,7 @@ def beginning(spec: str, cell: Cell, seed: int = 0) -> tuple[Tree, Tree]:
     except Exception as error:
         raise UserError(
             f"the cell {spec!r} cannot make its parameters: {type(error).__name__}: {error}; "
-            f"rnn cells check {spec} says more"
+            f"rnn cells check {shlex.quote(spec)} says more"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,7 +131,8 @@ def gates(
         return _gates(spec + _spelled(options), cell, text, symbols, params, carry, xs)
     except Exception as error:
         raise UserError(
-            f"a step of the cell {spec!r} fails: {type(error).__name__}: {error}; rnn cells check {spec} says more"
+            f"a step of the cell {spec!r} fails: {type(error).__name__}: {error}; "
+            f"rnn cells check {shlex.quote(spec)} says more"
         ) from error
 
 
