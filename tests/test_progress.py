@@ -18,6 +18,7 @@ from rich.console import Console
 from rnn_cli import bars
 from rnn_cli.main import rnn
 from rnn_lab.evaluation import evaluate
+from rnn_lab.language.scoring import score
 from rnn_lab.runs import Run
 from rnn_plugins import progress
 
@@ -141,6 +142,19 @@ def test_the_share_that_is_done_is_told_while_a_text_is_read() -> None:
     told.clear()
     evaluate(run, ["fox.txt"])
     assert not told
+
+
+def test_the_share_that_is_done_is_told_while_a_text_is_scored() -> None:
+    train("fox.txt", *SMALL)
+    Path("long.txt").write_text(Path("fox.txt").read_text() * 60)
+    told = list[tuple[str | None, float | None]]()
+    with progress.following(lambda what, share: told.append((what, share))):
+        score(Run(Path("runs", "gru-fox")), ["long.txt"])
+    assert [what for what, _ in told if what] == ["scoring long.txt"]
+    shares = [share for what, share in told if what is None]
+    assert len(shares) > 1
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
 
 
 def test_a_pipe_is_drawn_into_if_told() -> None:

@@ -182,7 +182,7 @@ def test_a_word_surprises_by_all_its_symbols(call, name):
 
 
 def test_the_text_is_shown_with_a_digit_below_each_symbol(call, folder):
-    code, output, said = call("other.txt")
+    code, output, said = call("other.txt", "-q")
     assert (code, said) == (0, "")
     record = json.loads(call("other.txt", "--json")[1])
     lines = output.splitlines()
@@ -222,7 +222,7 @@ def test_a_long_text_is_shown_in_part_and_measured_whole(call, monkeypatch):
 
 def test_a_page_can_be_written(call, folder):
     code, _, said = call("other.txt", "--html", "page.html")
-    assert (code, said) == (0, "Written: page.html\n")
+    assert (code, said) == (0, "scoring other.txt ...\nWritten: page.html\n")
     page = folder.joinpath("page.html").read_text()
     assert "other.txt as hamlet reads it" in page
     assert page.count("<html") == 1
@@ -255,7 +255,7 @@ def test_standard_input_and_the_newest_run(call):
 
 
 def test_unseen_characters(call):
-    assert call("other.txt", "--json")[2] == (
+    assert call("other.txt", "--json", "--progress", "none")[2] == (
         "Note: 'other.txt' has 1 character that the model has never seen, read as ' ' at 1 position: '?'.\n"
     )
     skipped = json.loads(call("other.txt", "--json", "--unknown", "skip")[1])
@@ -292,7 +292,7 @@ def test_weights_that_are_no_numbers(call, folder):
     params, notes = checkpoint.load(run.path / BEST)
     params["head"]["b"] = np.full_like(params["head"]["b"], np.nan)
     checkpoint.save(run.path / BEST, params, notes)
-    assert call("broken", "other.txt") == (
+    assert call("broken", "other.txt", "-q") == (
         2,
         "",
         "Error: the scores of the run 'broken' on other.txt are not finite: its training went wrong\n",

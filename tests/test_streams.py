@@ -224,7 +224,7 @@ def test_no_option_has_a_default_of_nothing() -> None:
 
 def test_commands_that_tell_what_they_are_at_can_be_told_not_to() -> None:
     quiet = {name for name, command in every_command() for option in command.params if "-q" in option.opts}
-    assert quiet == {"train", "rerun", "report", "compare", "eval"}
+    assert quiet == {"train", "rerun", "report", "compare", "eval", "score"}
 
 
 TELLING = {
@@ -232,6 +232,7 @@ TELLING = {
     "fresh": ["report", "--cell", "rnn", "--steps", "2", "--hidden-size", "4", "--lags", "8", "--positions", "9"],
     "compare": ["compare", "Онегин", "дядя"],
     "eval": ["eval", "Онегин"],
+    "score": ["score", "Онегин", "Онегин.txt"],
     "contest": [
         *("compare", "--cell", "rnn", "--cell", "gru", "Онегин.txt"),
         *("--hidden-size", "4", "--steps", "4", "--seeds", "1", "--match", "none"),
@@ -242,6 +243,7 @@ TOLD = {
     "report": ["flow of Онегин ...", "flow of дядя ...", "parameters of Онегин ...", "parameters of дядя ..."],
     "fresh": ["rnn: training for 2 steps ...", "flow of rnn ..."],
     "eval": ["evaluating Онегин on the held-out last 10 % of ", "counting n-grams ..."],
+    "score": ["scoring Онегин.txt ..."],
     "compare": ["inspecting Онегин ...", "inspecting дядя ..."],
     "contest": ["1 of 2, rnn-", "2 of 2, gru-", "inspecting rnn-", "inspecting gru-"],
 }

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnn_cli import completion, console
-from rnn_cli.arguments import downloading, find_run_and_files
-from rnn_cli.console import remark
-from rnn_cli.options import BACKEND, TRUST, UNKNOWN
+from rnn_cli.arguments import find_run_and_files
+from rnn_cli.console import remark, suppress_notes
+from rnn_cli.options import BACKEND, PROGRESS, QUIET, TRUST, UNKNOWN
 from rnn_cli.output import check_page, write
 from rnn_cli.tables import sentence
 from rnn_plugins.errors import UserError
@@ -45,10 +45,18 @@ MOST_SURPRISING = 10
 @UNKNOWN
 @BACKEND
 @TRUST
+@PROGRESS
+@QUIET
 @click.option("--html", metavar="FILE", type=click.Path(readable=False), help="Write a self-contained HTML page.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the bits of every symbol.")
 def score(
-    run_and_files: tuple[str, ...], top: int, unknown: Unknown, backend: Backend, html: str | None, as_json: bool
+    run_and_files: tuple[str, ...],
+    top: int,
+    unknown: Unknown,
+    backend: Backend,
+    quiet: bool,
+    html: str | None,
+    as_json: bool,
 ) -> None:
     """Colour a text by how much each character surprises a network.
 
@@ -57,6 +65,9 @@ def score(
     The surprise of a symbol is -log2 of its probability given everything before it: 0 bits if the network was certain
     of it, 1 bit at a probability of a half.
     """
+    if quiet:
+        suppress_notes()
+    from rnn_cli.bars import announcing
     from rnn_lab import backends
     from rnn_lab.language import scoring
     from rnn_plugins.words import amount
@@ -66,7 +77,7 @@ def score(
     run, files = find_run_and_files(run_and_files)
     if not files:
         raise UserError("there is no text to score: name a FILE, or - for standard input")
-    with backends.on_backend(backend), downloading(files):
+    with backends.on_backend(backend), announcing():
         result = scoring.score(run, files, unknown, top)
     if html is not None:  # first, since the reader of standard output may exit early
         from rnn_lab.drawing import page

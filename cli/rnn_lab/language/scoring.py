@@ -16,6 +16,7 @@ from rnn_plugins.data.vocabulary import Unknown, Vocabulary
 from rnn_plugins.errors import UserError
 from rnn_plugins.language.assessment import UNITS
 from rnn_plugins.language.surprise import Prediction, predict
+from rnn_plugins.progress import advance, begin
 
 Array: TypeAlias = NDArray[Any]
 
@@ -158,7 +159,8 @@ def score(run: Run, sources: Sequence[str], unknown: Unknown = "replace", top: i
     text, unit = ", ".join(sources), UNITS[vocabulary.level]
     if len(data.valid) < 2:
         raise UserError(f"{text} has only one {unit}; expected at least two, since the first is not predicted")
-    prediction = predict(model, run.params(), data.valid, top)
+    begin(f"scoring {text}")
+    prediction = predict(model, run.params(), data.valid, top, told=advance)
     if not np.isfinite(prediction.bits[1:]).all():
         raise UserError(f"the scores of the run {run.name!r} on {text} are not finite: its training went wrong")
     notices = (*data.notices, *remembered(run, data, run.data()[0]), *run.code_changed())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -32,7 +33,9 @@ class Prediction(NamedTuple):
     shares: Array
 
 
-def predict(model: Model, params: Tree, tokens: Array, top: int = 1) -> Prediction:
+def predict(
+    model: Model, params: Tree, tokens: Array, top: int = 1, told: Callable[[float], None] | None = None
+) -> Prediction:
     """Predict each symbol of a text but the first, in one pass.
 
     Args:
@@ -40,6 +43,7 @@ def predict(model: Model, params: Tree, tokens: Array, top: int = 1) -> Predicti
         params: its parameters.
         tokens: (N,).
         top: K, the number of likeliest symbols at each position; at most those of the vocabulary.
+        told: is told the share of the text that has been read.
     """
     count = min(top, model.vocabulary_size)
     bits, shares = np.full(len(tokens), np.nan), np.full((len(tokens), count), np.nan)
@@ -54,4 +58,6 @@ def predict(model: Model, params: Tree, tokens: Array, top: int = 1) -> Predicti
         bits[some] = -scores[np.arange(len(scores)), read[1:]] / math.log(2)
         likely[some] = np.argsort(-scores, axis=1, kind="stable")[:, :count] if count > 1 else scores.argmax(1)[:, None]
         shares[some] = np.exp(np.take_along_axis(scores, likely[some], axis=1))
+        if told:
+            told(some.stop / len(tokens))
     return Prediction(bits, likely, shares)
