@@ -128,6 +128,15 @@ def test_an_evaluation_says_what_it_is_at() -> None:
     assert b"evaluating gru-fox on the held-out last 10 % of fox.txt " in written
 
 
+def test_training_says_on_a_terminal_that_it_reads_and_measures() -> None:
+    written = on_terminal(*COMMANDS["train"])
+    places = [written.index(said) for said in (b"reading fox.txt ", b"measuring the first steps ", b"540 characters")]
+    assert places == sorted(places)
+    for more in (["--quiet"], ["--progress", "plain"]):
+        said = CliRunner().invoke(rnn, [*COMMANDS["train"], *more]).stderr
+        assert not re.search("reading|measuring", said)
+
+
 def test_the_share_that_is_done_is_told_while_a_text_is_read() -> None:
     train("fox.txt", *SMALL)
     run, told = Run(Path("runs", "gru-fox")), list[tuple[str | None, float | None]]()

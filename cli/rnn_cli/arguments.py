@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rnn_cli.console import remark
+from rnn_cli.console import remark, showing
 from rnn_plugins.data.download import is_url
 from rnn_plugins.errors import UserError, did_you_mean
+from rnn_plugins.words import brief
 
 if TYPE_CHECKING:
     from rnn_lab.runs import Run
@@ -26,6 +27,15 @@ def downloading(sources: Iterable[str]) -> AbstractContextManager[Any]:
     from rnn_cli.bars import announcing
 
     return announcing()
+
+
+def reading(sources: Sequence[str]) -> AbstractContextManager[Any]:
+    """As ``downloading``, and shows on a terminal that the files are read, unless somebody is typing them there."""
+    if not sources or "-" in sources or showing() != "live":
+        return downloading(sources)
+    from rnn_cli.bars import waiting
+
+    return waiting(f"reading {brief(sources)}")
 
 
 def find_run_and_files(arguments: tuple[str, ...]) -> tuple[Run, tuple[str, ...]]:

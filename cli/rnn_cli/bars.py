@@ -111,3 +111,14 @@ def announcing(total: int | None = None) -> Iterator[Callable[[str], None]]:
             yield begin
         finally:
             drawing.stop()
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say on a terminal what is under way, for work that takes a moment or, with large data, long."""
+    if showing() != "live":
+        yield
+        return
+    with announcing() as begin:
+        begin(what)
+        yield

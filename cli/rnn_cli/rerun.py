@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rnn_cli import completion
-from rnn_cli.arguments import downloading
+from rnn_cli.arguments import reading
 from rnn_cli.console import say
 from rnn_cli.display import emit
 from rnn_cli.options import BACKENDS, PROGRESS, TRUST
@@ -39,7 +39,7 @@ def rerun(
     from rnn_lab.runs import find_run
 
     first = find_run(run)
-    with nullcontext() if quiet else downloading((*first.settings.files, *first.settings.valid)):
+    with nullcontext() if quiet else reading((*first.settings.files, *first.settings.valid)):
         session = sessions.repeat(first, name=name, backend=backend)
     code = carry_out(session, quiet=quiet, as_json=as_json)
     if not code:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rnn_cli import completion, piped
-from rnn_cli.arguments import downloading
+from rnn_cli.arguments import reading
 from rnn_cli.console import show_progress
 from rnn_cli.options import OPTIONS, TrainingCommand, collect, naming_preset
 from rnn_cli.training import carry_out
@@ -62,7 +62,7 @@ def train(ctx: click.Context, /, files: tuple[str, ...], **given: Any) -> None:
     named = (everything.get(key) for key in ("files", "valid", "test"))
     lists = ([some] if isinstance(some, str) else some for some in named)
     sources = [file for some in lists if isinstance(some, list | tuple) for file in some]  # settings refuse others
-    with nullcontext() if quiet else downloading(sources), naming_preset(*preset):
+    with nullcontext() if quiet else reading(sources), naming_preset(*preset):
         if before:
             session = sessions.resume(before, wanted)
         else:

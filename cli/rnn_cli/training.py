@@ -92,8 +92,12 @@ def show(evaluation: Evaluation) -> None:
 
 def introduce(session: Session) -> None:
     """Print what is trained, and the time and memory that it needs."""
+    from rnn_cli.bars import waiting
+
     problem, trainer, run = session.problem, session.trainer, session.run
-    settings, cost = trainer.settings, session.cost()
+    settings = trainer.settings
+    with waiting("measuring the first steps"):
+        cost = session.cost()
     for notice in session.notices:
         remark(f"Note: {notice}.")
     remark(": ".join(filter(None, [brief(problem.data.sources), problem.data.about])))
