@@ -268,6 +268,16 @@ def test_a_cell_that_fails_is_named(tmp_path):
             ["lsmt"],
             "there is nothing called 'lsmt' to explain. Did you mean 'lstm'? rnn explain lists all: forward, ",
         ),
+        (
+            ["forward", "two words"],
+            "'two words' is a word too many; if it is the text to read: rnn explain forward --text 'two words'\n",
+        ),
+        (["lstm", "hello"], "'hello' is a word too many; if it is the text to read: rnn explain lstm --text hello\n"),
+        (
+            ["cell", "lstm", "hello", "--steps", "2"],
+            "'hello' is a word too many; if it is the text to read: rnn explain cell lstm --text hello\n",
+        ),
+        (["lsmt", "hello"], "there is nothing called 'lsmt' to explain. Did you mean 'lstm'? rnn explain lists all: "),
         (["forwrad"], "there is nothing called 'forwrad' to explain. Did you mean 'forward'? rnn explain lists all: "),
         (["--json", "lstm"], "--json before a command is for the list of explanations: give it after that"),
         (["cell", "lsmt"], "no cell called 'lsmt'. Did you mean 'lstm'? Installed: "),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -26,23 +27,35 @@ class Explanations(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As in Click; a cell's name is an argument of the command ``cell``."""
         first = args[0]
-        if first in self.commands or first.startswith("-"):
+        if first.startswith("-"):
             return super().resolve_command(ctx, args)
-        from rnn_plugins.errors import did_you_mean
-        from rnn_plugins.registry import entries
-
-        name, known = first.partition(":")[0], [*self.commands, *dict.fromkeys(e.name for e in entries("cells"))]
-        if name not in known and not name.endswith(".py"):
+        if first not in self.commands:
+            _require_cell(first, list(self.commands))
+        what = args[:2] if first == "cell" else args[:1]
+        if (after := args[len(what) :][:1]) and not after[0].startswith("-"):
             raise UserError(
-                f"there is nothing called {first!r} to explain.{did_you_mean(name, known)} rnn explain lists all: "
-                f"{', '.join(known)}"
+                f"{after[0]!r} is a word too many; if it is the text to read: "
+                f"rnn explain {shlex.join(what)} --text {shlex.quote(after[0])}"
             )
-        return "cell", self.commands["cell"], args
+        return super().resolve_command(ctx, args) if first in self.commands else ("cell", self.commands["cell"], args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """The commands and the names of the cells."""
         found = super().shell_complete(ctx, incomplete)
         return found + [item for item in completion.cells(ctx, self.params[0], incomplete) if item.type == "plain"]
+
+
+def _require_cell(spec: str, commands: list[str]) -> None:
+    """Refuse what is neither a command nor a cell that is installed or in a file."""
+    from rnn_plugins.errors import did_you_mean
+    from rnn_plugins.registry import entries
+
+    name, known = spec.partition(":")[0], [*commands, *dict.fromkeys(e.name for e in entries("cells"))]
+    if name not in known and not name.endswith(".py"):
+        raise UserError(
+            f"there is nothing called {spec!r} to explain.{did_you_mean(name, known)} rnn explain lists all: "
+            f"{', '.join(known)}"
+        )
 
 
 @click.group(cls=Explanations, invoke_without_command=True, subcommand_metavar="[WHAT] [ARGS]...")

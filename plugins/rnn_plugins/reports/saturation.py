@@ -129,7 +129,7 @@ def unit_table(found: Sequence[Habits], where: str) -> Table:
     return Table(
         "units",
         f"Saturated and dead units on {where}",
-        ("activation", "function", "units", "time low", "time high", "saturated", "dead"),
+        ("activation", "function", "units", "share low", "share high", "saturated", "dead"),
         tuple(
             (
                 habit.activation.label,
