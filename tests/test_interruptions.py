@@ -302,8 +302,8 @@ def test_a_name_is_free_where_a_start_was_killed_before_anything_was_saved() -> 
     second, _ = trained("fox.txt", *SMALL, "--name", "second")
     assert sessions.same_weights(first, Run(second.path))
     assert refused("fox.txt", *SMALL, "--name", "second") == (
-        "there is a run called 'second' already: choose another --name, resume it with rnn train --resume second, "
-        "or remove it with rnn runs rm second"
+        "there is a run called 'second' already: choose another --name, remove it with rnn runs rm second, "
+        "or resume it: rnn train --resume second"
     )
 
 

@@ -96,8 +96,8 @@ def test_a_name_is_made_where_none_is_given(folder: Path) -> None:
 def test_a_name_that_is_taken() -> None:
     run = make("mine")
     taken = (
-        "there is a run called 'mine' already: choose another --name, resume it with rnn train --resume mine, "
-        "or remove it with rnn runs rm mine"
+        "there is a run called 'mine' already: choose another --name, remove it with rnn runs rm mine, "
+        "or resume it: rnn train --resume mine"
     )
     assert mistake("mine", "", MANIFEST_OF_A_RUN, function=create_run) == taken  # it is about to be trained
     (run.path / LAST).write_bytes(b"")
@@ -108,7 +108,7 @@ def test_a_name_that_is_taken() -> None:
 def test_advice_quotes_a_name_with_a_blank() -> None:
     (make("my run").path / LAST).write_bytes(b"")
     taken = mistake("my run", "", MANIFEST_OF_A_RUN, function=create_run)
-    assert taken.endswith("resume it with rnn train --resume 'my run', or remove it with rnn runs rm 'my run'")
+    assert taken.endswith("remove it with rnn runs rm 'my run', or resume it: rnn train --resume 'my run'")
     assert mistake(make("other"), "my run", function=rename).endswith("remove that first: rnn runs rm 'my run'")
 
 

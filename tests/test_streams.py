@@ -298,6 +298,23 @@ def on_terminal(words: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
     return OWN.sub("", sent.getvalue().decode())
 
 
+@pytest.mark.parametrize("words", [["report", "--kind", "flo"], ["trian"], ["train", "--cell", "gur"]], ids=" ".join)
+def test_an_error_is_wrapped_between_words(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    piped = CliRunner().invoke(rnn, words).stderr.splitlines()[-1]
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = on_terminal(words, monkeypatch).partition("Error: ")[2]
+    assert max(map(len, shown.splitlines())) < 40 < len(piped)
+    assert ["Error:", *shown.split()] == piped.split()
+
+
+def test_no_error_is_wrapped_within_a_command_to_paste(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = on_terminal(["train", "Онегин.txt", "--name", "Онегин"], monkeypatch)
+    assert shown.splitlines()[-1].endswith("rnn train --resume 'Онегин'")
+    shown = on_terminal(["plto"], monkeypatch)
+    assert shown.splitlines()[-1] == "runs, cells, tasks, explain."  # the sentence after the command is wrapped again
+
+
 @pytest.fixture
 def hostile(folder: Path) -> Iterator[str]:
     """A run of whose folder and manifest nothing is harmless; its name."""

@@ -131,19 +131,23 @@ def remark(text: str) -> None:
 
     A note that cannot be written is dropped and raises nothing.
     """
-    import textwrap
-
     if notes_suppressed():
         return
     text = printable(text)
     with ignoring_hangups():
         if sys.stderr.isatty() or showing() == "live":
-            width = columns(sys.stderr) - 1
-            text = re.sub(r"(?<=: )rnn [^;]+", lambda command: command[0].replace(" ", "\0"), text)
-            text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
-            print(text, file=sys.stderr)  # while Rich redraws, it intercepts print, but not click.echo
+            print(wrapped(text), file=sys.stderr)  # while Rich redraws, it intercepts print, but not click.echo
         else:
             click.echo(text, err=True)
+
+
+def wrapped(text: str) -> str:
+    """A note or an error, wrapped to the terminal between words, but not within a command to paste."""
+    import textwrap
+
+    text = re.sub(r"(?<=: )rnn ((?!\. )[^;])+", lambda command: command[0].replace(" ", "\0"), text)
+    width = columns(sys.stderr) - 1
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from rnn_cli.console import prepare, unless_stuck
+from rnn_cli.console import prepare, unless_stuck, wrapped
 from rnn_lab.printable import printable
 
 COMMANDS = {
@@ -55,15 +55,22 @@ TYPED = "rnn_cli.typed"
 """The key of the typed arguments in a context."""
 
 
+SAYS = "Error: "
+"""What Click writes before a message."""
+
+
 @contextmanager
 def _printable_messages() -> Iterator[None]:
-    """Within this block control characters are removed from the messages of Click's exceptions."""
+    """Within this block the messages of Click's exceptions lose control characters, and are wrapped on a terminal."""
     try:
         yield
     except click.exceptions.NoArgsIsHelpError:  # its message is our own help
         raise
     except click.ClickException as error:
-        vars(error)["message"] = printable(error.message)  # declared as final
+        message = printable(error.message)
+        if sys.stderr.isatty() and type(error).format_message is click.ClickException.format_message:
+            message = wrapped(f"{SAYS}{message}").removeprefix(SAYS)
+        vars(error)["message"] = message  # declared as final
         raise
 
 

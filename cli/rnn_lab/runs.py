@@ -656,8 +656,8 @@ def create_run(name: str | None, fallback: str, manifest: Mapping[str, Any]) -> 
                     if not (path / MANIFEST).is_file():
                         raise UserError(f"{str(path)!r} exists and is not a run: choose another --name") from None
                     raise UserError(
-                        f"there is a run called {name!r} already: choose another --name, resume it with "
-                        f"rnn train --resume {shlex.quote(name)}, or remove it with rnn runs rm {shlex.quote(name)}"
+                        f"there is a run called {name!r} already: choose another --name, remove it with "
+                        f"rnn runs rm {shlex.quote(name)}, or resume it: rnn train --resume {shlex.quote(name)}"
                     ) from None
                 path = runs_folder() / f"{stem}-{number}"
     except OSError as error:
