@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rnn_cli.tables import filled, table
+from rnn_cli.tables import filled, prose, table
 
 ROWS = [("the model", "1.647", "5.19", "2.376"), ("primed bz2", "1.655", "5.23", "2.387")]
 HEADS = ("", "NATS/CHAR", "PERPLEXITY", "BITS/CHAR")
@@ -67,3 +67,14 @@ def test_a_line_is_wrapped_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) 
     ]
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: False))
     assert filled(line) == line
+
+
+def test_a_long_equation_goes_on_below_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "A cell.\n\n    f_t = sigmoid(W_f [h_{t-1}, x_t] + b_f)\n    h_t = f_t"
+    on_terminal(monkeypatch, 40)
+    assert prose(text).splitlines()[2:] == ["    f_t = sigmoid(W_f [h_{t-1}, x_t] +", "      b_f)", "    h_t = f_t"]
+    on_terminal(monkeypatch, 80)
+    assert prose(text) == f"{text}\n"
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: False))
+    monkeypatch.setenv("COLUMNS", "40")
+    assert prose(text) == f"{text}\n"

@@ -12,7 +12,7 @@ from rnn_cli.arguments import find_run_and_files
 from rnn_cli.console import remark, suppress_notes
 from rnn_cli.options import BACKEND, PROGRESS, QUIET, TASK_OPTION, TRUST, UNKNOWN
 from rnn_cli.output import check_page, write
-from rnn_cli.tables import prose, sentence, table
+from rnn_cli.tables import filled, prose, sentence, table
 from rnn_lab.printable import printable
 from rnn_plugins.words import amount
 
@@ -90,9 +90,10 @@ def eval(
 def draw(evaluation: Evaluation) -> None:
     """Print the scores as a table, the task's tables and pictures, and the verdict."""
     found = evaluation.assessment
-    name = click.style(printable(evaluation.run), bold=True)
+    name = printable(evaluation.run)
     predicted = amount(found.count, found.unit.removesuffix("s"))
-    click.echo(f"{name} on {printable(evaluation.source)}: {predicted} predicted\n")
+    head = filled(f"{name} on {printable(evaluation.source)}: {predicted} predicted")
+    click.echo((click.style(name, bold=True) + head.removeprefix(name) if head.startswith(name) else head) + "\n")
     scores = evaluation.ranked()
     rows = [
         ["the model" if score.kind == "model" else score.name]

@@ -11,7 +11,7 @@ import click
 from rnn_cli import console
 from rnn_cli.console import say
 from rnn_cli.options import COMPLETED, SETTINGS, pairs
-from rnn_cli.tables import table
+from rnn_cli.tables import filled, table
 from rnn_lab.printable import printable
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def show_time_loop(loop: TimeLoop) -> None:
 
 def head(text: str) -> None:
     """The head of a section."""
-    click.secho(text, bold=True)
+    click.secho(filled(text), bold=True)
 
 
 def _default(option: Option) -> str:

@@ -72,10 +72,24 @@ def _paragraph(heads: Sequence[str], line: Sequence[str], indent: int, bold: boo
 
 
 def prose(text: str) -> str:
-    """Paragraphs filled to the width of the terminal, 100 at most; indented lines stay as they are."""
+    """Paragraphs filled to the width of the terminal, 100 at most; indented lines only if they do not fit."""
     width = min(columns(sys.stdout), 100)
     blocks = printable(text, keep="\n").split("\n\n")
-    return "".join((b if b.startswith(" ") else textwrap.fill(b, width)) + "\n\n" for b in blocks)[:-1]
+    return "".join((_indented(b) if b.startswith(" ") else textwrap.fill(b, width)) + "\n\n" for b in blocks)[:-1]
+
+
+def _indented(block: str) -> str:
+    """Lines that stay as they are; on a terminal the rest of a long one stands below it, farther to the right."""
+    if not sys.stdout.isatty():
+        return block
+    room = columns(sys.stdout)
+    lines = []
+    for line in block.splitlines():
+        further = " " * (len(line) - len(line.lstrip()) + 2)
+        lines += (
+            textwrap.wrap(line, room, subsequent_indent=further, break_on_hyphens=False) if len(line) > room else [line]
+        )
+    return "\n".join(lines)
 
 
 def filled(text: str) -> str:
