@@ -129,6 +129,10 @@ def test_a_lone_subject_has_no_column_head() -> None:
     assert rows == [["steps", "5"]]
 
 
+def test_a_reason_why_there_is_nothing_names_its_subject() -> None:
+    assert read(failed={"a": "its step cannot be traced"}, verdict={"a": ("It holds.",)}).words.count("a") == 1
+
+
 def test_a_missing_quantity_has_a_dash() -> None:
     both = Page("k", "t", "q", ("a", "b"), {"a": (Quantity("n", "steps", 5),), "b": ()})
     assert Reader(page.html([both], "h", [])).cells == [["", "a", "b"], ["steps", "5", "-"]]

@@ -215,12 +215,10 @@ def _section(page: Page, identifier: str) -> str:
 def _verdicts(page: Page) -> str:
     several = len(page.subjects) > 1
     parts = []
-    for kind, said in (
-        ("verdict", page.verdict),
-        ("verdict failed", {label: (why,) for label, why in page.failed.items()}),
-    ):
+    failed = {label: (why,) for label, why in page.failed.items()}
+    for kind, said in (("verdict", page.verdict), ("verdict failed", failed)):
         entries = [
-            (f"<dt>{escaped(label)}</dt>" if several and label else "")
+            (f"<dt>{escaped(label)}</dt>" if label and (several or said is failed) else "")
             + f"<dd>{' '.join(map(sentence, sentences))}</dd>"
             for label, sentences in said.items()
             if sentences
