@@ -43,6 +43,37 @@ def test_a_network_is_trained_to_the_end_and_loaded_again(capfd):
     assert capfd.readouterr() == ("", ""), "nothing is printed"
 
 
+def test_a_run_is_replaced_by_one_of_its_name():
+    first = rnn_lab.train("fox.txt", name="fox", **SHORT)
+    with pytest.raises(UserError, match=r"^there is a run called 'fox' already: "):
+        rnn_lab.train("fox.txt", name="fox", **SHORT)
+    second = rnn_lab.train("fox.txt", name="fox", overwrite=True, **SHORT | {"seed": 2})
+    assert (first.path, rnn_lab.load("fox").settings["seed"]) == (second.path, 2)
+    new = rnn_lab.train("fox.txt", name="new", overwrite=True, **SHORT)
+    assert {path.name for path in Path("runs").iterdir()} == {"fox", new.name}
+    with pytest.raises(UserError) as caught:
+        rnn_lab.train("fox.txt", name="fox", init_from="fox", overwrite=True)
+    assert str(caught.value) == "a run that begins with the weights of 'fox' cannot overwrite it: give another name"
+
+
+@pytest.mark.parametrize("given", [{"files": "missing.txt"}, {"files": "fox.txt", "hidden_size": 0}])
+def test_a_run_is_not_lost_to_one_that_cannot_begin(given):
+    rnn_lab.train("fox.txt", name="fox", **SHORT)
+    with pytest.raises(UserError):
+        rnn_lab.train(name="fox", overwrite=True, **SHORT | given)
+    assert [path.name for path in Path("runs").iterdir()] == ["fox"]
+    assert rnn_lab.load("fox").outcome == "finished"
+
+
+def test_a_run_in_training_is_not_replaced():
+    training = rnn_lab.training("fox.txt", name="fox", **SHORT)
+    records = iter(training)
+    next(records)
+    with pytest.raises(UserError, match=r"^the run 'fox' is being trained by another process"):
+        rnn_lab.training("fox.txt", name="fox", overwrite=True, **SHORT)
+    assert len(list(records)) == 3
+
+
 def test_it_trains_as_the_command_line_does(tmp_path):
     from command_line import trained
 
@@ -323,6 +354,14 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "file": (lambda: rnn_lab.train("none.txt"), "none.txt"),
     "run": (lambda: rnn_lab.load("none"), "there is no run called 'none' in runs."),
     "resume": (lambda: rnn_lab.train(resume="a", name="b"), "resume keeps the run's name and weights: leave out name"),
+    "resume and overwrite": (
+        lambda: rnn_lab.train(resume="a", overwrite=True),
+        "resume keeps the run's name and weights: leave out overwrite",
+    ),
+    "overwrite": (
+        lambda: rnn_lab.train("fox.txt", overwrite=True),
+        "overwrite is for the run of a name: give name, or leave overwrite out",
+    ),
     "init_from": (
         lambda: rnn_lab.train(resume="a", init_from="b"),
         "resume keeps the run's name and weights: leave out init_from",

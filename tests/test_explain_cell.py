@@ -226,7 +226,7 @@ def test_equations_of_an_option_are_shown_where_it_is_used():
     assert plain[-1] == "h_t = o_t * tanh(c_t)"
     assert gates("lstm", {"forget_bias": "3"}, steps=1).written == plain
     normalised = gates("lstm", {"layer_norm": "true"}, steps=1).written
-    assert normalised[: len(plain)] == plain
+    assert normalised[: len(plain) + 1] == (*plain, "with layer_norm:")
     assert normalised[-1] == "h_t = o_t * tanh(g_m * normal(c_t) + b_m)"
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from minigrad.training import NotFinite
 from minigrad.trees import Tree
 from rnn_cells import Cell
-from rnn_lab import evaluation, following, predicting, results, runs, sessions
+from rnn_lab import evaluation, following, keeping, predicting, results, runs, sessions
 from rnn_lab.backends import on_backend
 from rnn_lab.comparison import comparison
 from rnn_lab.comparison.plan import SEEDS, Match, plan
@@ -53,6 +53,7 @@ def train(
     name: str | None = None,
     init_from: str | Run | None = None,
     resume: str | Run | None = None,
+    overwrite: bool = False,
     progress: Shown = "auto",
     **settings: Any,
 ) -> Run:
@@ -64,9 +65,10 @@ def train(
 
     Args:
         files: the data; by default the task's built-in data.
-        name: the run's name; by default made from cell and file.
+        name: the run's name; by default made from cell and file, with a number if that is taken.
         init_from: a run whose best weights are the initial weights.
         resume: a run to resume; settings may then change what ``rnn train --resume`` may change.
+        overwrite: whether a run that has this name already is removed, once the new one is ready to train.
         progress: "auto" for a bar and the losses in a notebook and nothing elsewhere, "plain" for lines on standard
             error, "none" for nothing.
         **settings: the options of ``rnn train``, with _ for -: ``cell="lstm:forget_bias=2"``, ``epochs=3``. ``cell``
@@ -77,7 +79,7 @@ def train(
         KeyboardInterrupt: it was interrupted.
     """
     following.require(progress)
-    found = training(files, name=name, init_from=init_from, resume=resume, **settings)
+    found = training(files, name=name, init_from=init_from, resume=resume, overwrite=overwrite, **settings)
     found._follow(following.follower(found._session, progress))
     return found.run
 
@@ -88,6 +90,7 @@ def training(
     name: str | None = None,
     init_from: str | Run | None = None,
     resume: str | Run | None = None,
+    overwrite: bool = False,
     **settings: Any,
 ) -> Training:
     """Train a network step by step: iterate over the result. The arguments are those of ``train``."""
@@ -96,12 +99,19 @@ def training(
         given["files"] = _names(files)
     Settings.require_names(given)
     if resume is not None:
-        if name is not None or init_from is not None:
-            left_out = "name" if name is not None else "init_from"
+        others = {"name": name is not None, "init_from": init_from is not None, "overwrite": overwrite}
+        for left_out in (word for word, is_given in others.items() if is_given):
             raise UserError(f"resume keeps the run's name and weights: leave out {left_out}")
         return Training(sessions.resume(_found(resume), given))
     source = None if init_from is None else _found(init_from)
-    return Training(sessions.start(given, name=name, init_from=source))
+    if not overwrite:
+        return Training(sessions.start(given, name=name, init_from=source))
+    if name is None:
+        raise UserError("overwrite is for the run of a name: give name, or leave overwrite out")
+    if source is not None and source.name == name:
+        raise UserError(f"a run that begins with the weights of {name!r} cannot overwrite it: give another name")
+    with keeping.replacing(name):
+        return Training(sessions.start(given, name=name, init_from=source))
 
 
 class Training:

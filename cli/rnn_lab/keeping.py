@@ -20,6 +20,9 @@ from rnn_plugins.words import listing
 LEAVING = ".removed-"
 """The beginning of the name of a folder whose files are being removed."""
 
+REPLACED = ".replaced-"
+"""The beginning of the name of a run that another one is about to replace."""
+
 
 def find(name: str) -> Run:
     """The run of a name in the folder of runs, also one that cannot be read.
@@ -85,6 +88,29 @@ def rename(run: Run, name: str) -> Run:
             if other.manifest.get("init_from", {}).get("path") == before and not other.is_locked():
                 _begin_from(other.file(MANIFEST), os.path.abspath(after))
     return Run(after)
+
+
+@contextmanager
+def replacing(name: str) -> Iterator[None]:
+    """Within this block the name of a run is free. The run is removed after it, or has its name back if it fails.
+
+    Raises:
+        UserError: another process trains the run, or what has this name is no run.
+        OSError: the run cannot be moved.
+    """
+    if not os.path.lexists(runs_folder() / name):
+        yield
+        return
+    run = find(name)
+    aside = run.path.with_name(f"{REPLACED}{secrets.randbits(32):08x}")
+    with untrained(run):
+        run.path.rename(aside)
+    try:
+        yield
+    except BaseException:
+        aside.rename(run.path)
+        raise
+    remove(Run(aside))
 
 
 def _begin_from(manifest: Path, path: str) -> None:

@@ -24,6 +24,7 @@ from rnn_plugins.inspect.description import beginning, docstring_of, reason_of
 from rnn_plugins.inspect.equations import carried_names, equations
 from rnn_plugins.inspect.small import check_sizes
 from rnn_plugins.options import OptionValue
+from rnn_plugins.words import listing
 
 Array = NDArray[Any]
 
@@ -185,16 +186,16 @@ def written_equations(cell: Cell) -> tuple[str, ...]:
     """The equations in a cell's docstring: its indented lines.
 
     After the first of them, those that a paragraph introduces with the name of an option are left out while that has
-    its default.
+    its default, and otherwise follow a line with its name.
     """
-    options = registry.cell_options(type(cell))
-    unused = {option.name for option in options if getattr(cell, option.name) == option.default}
+    defaults = {option.name: option.default for option in registry.cell_options(type(cell))}
     lines: list[str] = []
-    introduced: set[str] = set()
+    introduced: list[str] = []
     for block in docstring_of(type(cell)).split("\n\n"):
         if not block.startswith("    "):
-            introduced = set(re.findall(r"``(\w+)``", block))
-        elif not lines or not introduced & unused:
+            introduced = [name for name in re.findall(r"``(\w+)``", block) if name in defaults]
+        elif not lines or all(getattr(cell, name) != defaults[name] for name in introduced):
+            lines += [f"with {listing(introduced)}:"] if lines and introduced else []
             lines += map(str.strip, block.splitlines())
     return tuple(lines)
 
