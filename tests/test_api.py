@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from command_line import TEXT, settle
@@ -20,7 +21,8 @@ import rnn_lab
 from minigrad import affine, concat, tanh
 from rnn_cells import Cell
 from rnn_cells.lstm import LSTM
-from rnn_lab import api
+from rnn_lab import api, sessions
+from rnn_lab.trainer import Trainer
 from rnn_plugins import defined, registry
 from rnn_plugins.errors import UserError
 
@@ -63,6 +65,54 @@ def test_a_run_is_not_lost_to_one_that_cannot_begin(given):
         rnn_lab.train(name="fox", overwrite=True, **SHORT | given)
     assert [path.name for path in Path("runs").iterdir()] == ["fox"]
     assert rnn_lab.load("fox").outcome == "finished"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_run_is_not_lost_to_one_that_fails_once_it_has_written(error, monkeypatch):
+    before = rnn_lab.train("fox.txt", name="fox", **SHORT).params
+
+    def begin(self, params):
+        (self.run.path / "model.safetensors").write_bytes(b"part of it")
+        raise error
+
+    monkeypatch.setattr(Trainer, "begin", begin)
+    with pytest.raises(type(error)) as caught:
+        rnn_lab.train("fox.txt", name="fox", overwrite=True, **SHORT | {"seed": 2})
+    assert caught.value is error
+    assert [path.name for path in Path("runs").iterdir()] == ["fox"]
+    np.testing.assert_array_equal(rnn_lab.load("fox").params["head"]["W"], before["head"]["W"])
+
+
+def test_a_run_has_its_name_until_the_new_one_is_ready(monkeypatch):
+    rnn_lab.train("fox.txt", name="fox", **SHORT)
+    read, outcomes = sessions.read, []
+
+    def reading(*given, **options):
+        outcomes.append(rnn_lab.load("fox").outcome)
+        return read(*given, **options)
+
+    monkeypatch.setattr(sessions, "read", reading)
+    rnn_lab.train("fox.txt", name="fox", overwrite=True, **SHORT)
+    assert outcomes == ["finished"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("notes", "'runs/notes' exists and is not a run: choose another --name"),
+        ("broken", "'runs/broken' exists and is not a run: choose another --name"),
+        ("..", "--name is '..'; it must begin with a letter or digit"),
+        ("", "--name is ''; it must begin with a letter or digit"),
+    ],
+)
+def test_what_is_no_run_is_not_replaced(name, said):
+    Path("runs/notes").mkdir(parents=True)
+    Path("runs/notes/today.txt").touch()
+    Path("runs/broken").symlink_to("nowhere")
+    with pytest.raises(UserError) as caught:
+        rnn_lab.train("fox.txt", name=name, overwrite=True, **SHORT)
+    assert str(caught.value).startswith(said)
+    assert {path.name for path in Path("runs").iterdir()} == {"notes", "broken"}
 
 
 def test_a_run_in_training_is_not_replaced():

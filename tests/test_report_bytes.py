@@ -1,5 +1,6 @@
 """The memory that reports say they take, against what they take."""
 
+import math
 import re
 import tracemalloc
 
@@ -114,6 +115,39 @@ def test_the_largest_report_is_told_and_a_refused_one_counts_nothing(subject):
     assert needed[1:] == ("small", "lstm")
     assert 1_000_000_000 <= needed.bytes - before <= 1_100_000_000
     assert reporting.memory_of({"refused": Refused()}, [subject], LOOK, "numpy")[1:] == ("", "")
+
+
+class Odd(Small):
+    given = None
+
+    def memory(self, subject, look):
+        return self.given
+
+
+class Failing(Small):
+    def memory(self, subject, look):
+        raise ZeroDivisionError
+
+
+class Another(Small):
+    memory = 5  # what the author calls so is something else
+
+
+@pytest.mark.parametrize("given", [None, "much", -1e12, math.nan, math.inf, np.array([1, 2])])
+def test_an_odd_estimate_counts_nothing(subject, given, monkeypatch):
+    monkeypatch.setattr(Odd, "given", given)
+    reports = {"odd": Odd(), "failing": Failing(), "another": Another()}
+    assert reporting.memory_of(reports, [subject], LOOK, "numpy")[1:] == ("", "")
+    assert reporting.memory_of(reports | {"small": Small()}, [subject], LOOK, "numpy")[1:] == ("small", "lstm")
+
+
+def test_nothing_is_said_where_nothing_is_known(text, monkeypatch):
+    """Where the system does not tell the memory of a process, and no Jacobians can be measured."""
+    monkeypatch.setattr(reporting, "resident", lambda: 0)
+    monkeypatch.setattr(jacobians, "MOST_BYTES", 0)
+    result = CliRunner().invoke(rnn, ["report", "--cell", "gru", text, "--kind", "lyapunov", "--backend", "numpy"])
+    assert "too many to measure Jacobians" in result.stderr
+    assert "Measuring" not in result.stderr
 
 
 def test_the_command_says_the_memory_before_it_measures(text, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import numpy as np
 from minigrad.training import NotFinite
 from minigrad.trees import Tree
 from rnn_cells import Cell
-from rnn_lab import evaluation, following, keeping, predicting, results, runs, sessions
+from rnn_lab import evaluation, following, predicting, results, runs, sessions
 from rnn_lab.backends import on_backend
 from rnn_lab.comparison import comparison
 from rnn_lab.comparison.plan import SEEDS, Match, plan
@@ -104,14 +104,11 @@ def training(
             raise UserError(f"resume keeps the run's name and weights: leave out {left_out}")
         return Training(sessions.resume(_found(resume), given))
     source = None if init_from is None else _found(init_from)
-    if not overwrite:
-        return Training(sessions.start(given, name=name, init_from=source))
-    if name is None:
+    if overwrite and name is None:
         raise UserError("overwrite is for the run of a name: give name, or leave overwrite out")
-    if source is not None and source.name == name:
+    if overwrite and source is not None and source.name == name:
         raise UserError(f"a run that begins with the weights of {name!r} cannot overwrite it: give another name")
-    with keeping.replacing(name):
-        return Training(sessions.start(given, name=name, init_from=source))
+    return Training(sessions.start(given, name=name, init_from=source, overwrite=overwrite))
 
 
 class Training:

@@ -92,16 +92,16 @@ def rename(run: Run, name: str) -> Run:
 
 @contextmanager
 def replacing(name: str) -> Iterator[None]:
-    """Within this block the name of a run is free. The run is removed after it, or has its name back if it fails.
+    """Within this block no run has a name. One that had it is removed after the block, or has it back if that fails.
 
     Raises:
-        UserError: another process trains the run, or what has this name is no run.
+        UserError: another process trains the run.
         OSError: the run cannot be moved.
     """
-    if not os.path.lexists(runs_folder() / name):
+    run = next((Run(path) for path in run_folders() if path.name == name), None)
+    if run is None:
         yield
         return
-    run = find(name)
     aside = run.path.with_name(f"{REPLACED}{secrets.randbits(32):08x}")
     with untrained(run):
         run.path.rename(aside)

@@ -98,12 +98,13 @@ class Needed(NamedTuple):
 def memory_of(reports: Mapping[str, Report], subjects: Sequence[Subject], look: Look, backend: Backend) -> Needed:
     """The memory that ``make_pages`` will take on a backend, without what drawing takes."""
     before = resident() + (COMPILER if is_compiled(resolved(backend)) and not jit.is_loaded() else 0)
-    most = Needed(before, "", "")
+    found = [Needed(before, "", "")]
     for kind, report in reports.items():
         for subject in subjects:
-            with suppress(UserError), blaming():  # then make_pages says why it cannot be measured
-                most = max(most, Needed(before + report.memory(subject, look), kind, subject.label))
-    return most
+            # Without an estimate a report is made all the same, or make_pages says why it cannot be measured.
+            with suppress(Exception):
+                found.append(Needed(before + int(report.memory(subject, look)), kind, subject.label))
+    return max(found, key=lambda needed: needed.bytes)
 
 
 def make_pages(

@@ -7,6 +7,7 @@ import secrets
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from rnn_lab import backends
 from rnn_lab.ablation import ablations
 from rnn_lab.backends import is_compiled, resolved
 from rnn_lab.blas_threads import Threads, changes_of, contradiction
+from rnn_lab.keeping import replacing
 from rnn_lab.paths import BEST, LAST
 from rnn_lab.problem import Problem, files_of, read, to_evaluate, without_held_out
 from rnn_lab.runs import Run, create_run, environment, network_of
@@ -40,19 +42,22 @@ INHERITED = tuple(name for name in named("inherited") if name not in (*COMMON, "
 """Settings that a run takes over with another run's weights, besides options of its task."""
 
 
-def start(given: Mapping[str, Any], *, name: str | None = None, init_from: Run | None = None) -> Session:
+def start(
+    given: Mapping[str, Any], *, name: str | None = None, init_from: Run | None = None, overwrite: bool = False
+) -> Session:
     """Prepare a new run.
 
     Args:
         given: the settings that differ from the defaults.
         name: the run's name.
         init_from: a run whose best weights, facts and sizes it starts with.
+        overwrite: whether a run that has this name already is removed, once the new one is ready to train.
 
     Raises:
         UserError: a setting or the data are invalid, or ``given`` contradicts ``init_from``.
     """
     if init_from is None:
-        return _prepare(Settings(**given), name)
+        return _prepare(Settings(**given), name, overwrite=overwrite)
     _trust_given(given)
     inherited = {key: getattr(init_from.settings, key) for key in INHERITED}
     options = {key: getattr(init_from.task, key) for key in _of_weights(init_from.task)}
@@ -60,7 +65,7 @@ def start(given: Mapping[str, Any], *, name: str | None = None, init_from: Run |
     advice = "leave it out, or start without --init-from"
     _require_same(settings, init_from, INHERITED, advice)
     _require_same_task(_task(settings, init_from), init_from, _of_weights(init_from.task), advice)
-    session = _prepare(settings, name, weights_of=init_from)
+    session = _prepare(settings, name, weights_of=init_from, overwrite=overwrite)
     session.notices.append(f"it starts with the best weights of {init_from.name}")
     return session
 
@@ -218,7 +223,12 @@ def same_weights(one: Run, other: Run) -> bool | None:
 
 
 def _prepare(
-    settings: Settings, name: str | None, *, weights_of: Run | None = None, known: Run | None = None
+    settings: Settings,
+    name: str | None,
+    *,
+    weights_of: Run | None = None,
+    known: Run | None = None,
+    overwrite: bool = False,
 ) -> Session:
     """Prepare a run for its first step, with all defaults resolved.
 
@@ -227,6 +237,7 @@ def _prepare(
         name: the run's name; None to make one.
         weights_of: the run whose weights, facts and cell it starts with.
         known: the run that it repeats.
+        overwrite: as for ``start``.
     """
     model_of = known or weights_of
     if model_of:
@@ -279,13 +290,15 @@ def _prepare(
         path = os.path.abspath(weights_of.path)
         manifest["init_from"] = {"path": path, "sha256": digest_of(weights_of.path / BEST)}
     manifest["facts"] = data.facts
-    run = create_run(name, f"{origin.get('class', settings.cell)}-{stem(files[0])}", manifest)
-    try:
-        trainer = Trainer(run, problem, decided)
-        trainer.begin(params)
-    except BaseException:
-        run.release()
-        raise
+    # Everything else is done by now: a run that is replaced has no other name for longer than it must.
+    with replacing(name) if name is not None and overwrite else nullcontext():
+        run = create_run(name, f"{origin.get('class', settings.cell)}-{stem(files[0])}", manifest)
+        try:
+            trainer = Trainer(run, problem, decided)
+            trainer.begin(params)
+        except BaseException:
+            run.release(failed=True)
+            raise
     notices += [*ablations(decided), *backends.crowded(decided.backend)]
     if not problem.validates:
         other = "; --valid FILE names held-out data" if any(f.name == "valid_fraction" for f in fields(task)) else ""
