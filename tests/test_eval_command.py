@@ -1,13 +1,13 @@
 """``rnn eval``: the model and the baselines predict exactly the same symbols, and every number is of those."""
 
 import bz2
+import itertools
 import json
 import lzma
 import math
 import os
 import re
 import shutil
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,9 @@ from minigrad import checkpoint, log_softmax
 from rnn_cli.main import rnn
 from rnn_lab.evaluation import Evaluation, evaluate
 from rnn_lab.paths import BEST
+from rnn_lab.retyping import command_of
 from rnn_lab.runs import Run, find_run
-from rnn_lab.sessions import resume, start
+from rnn_lab.sessions import repeat, resume, start
 from rnn_lab.subject import of_run
 from rnn_plugins.errors import UserError
 from rnn_plugins.language import assessment
@@ -64,7 +65,7 @@ def model_loss(run, text):
     """Nats of each symbol but the first, one step after another."""
     tokens = run.language.vocabulary.encode(text)
     carry, losses = run.model.init_carry(1), []
-    for token, following in pairwise(tokens):
+    for token, following in itertools.pairwise(tokens):
         carry, logits = run.model.step(run.params(), carry, np.array([token]))
         losses.append(-log_softmax(logits)[0, following])
     return float(np.mean(losses))
@@ -407,18 +408,35 @@ def test_options_of_the_evaluation_are_not_of_the_run(call, folder):
     run = find_run("hamlet")
     assert "dynamic" not in run.manifest["settings"]["task_option"]
     assert call("hamlet", "--task-option", "dynamic=true", "--json") == call("hamlet", "--dynamic", "--json")
-    # For a while runs recorded it.
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_a_run_that_recorded_an_option_of_the_evaluation_goes_on(call, folder, value):
+    """As runs did for a while."""
+    run, name = find_run("hamlet"), f"recorded {value}"
     recorded = json.loads((run.path / "run.json").read_text())
-    recorded["settings"]["task_option"]["dynamic"] = False
-    shutil.copytree(run.path, run.path.parent / "recorded")
-    (run.path.parent / "recorded" / "run.json").write_text(json.dumps(recorded))
-    older = find_run("recorded")
+    recorded["settings"]["task_option"]["dynamic"] = value
+    shutil.copytree(run.path, run.path.parent / name)
+    (run.path.parent / name / "run.json").write_text(json.dumps(recorded))
+    older = find_run(name)
     assert older.task == run.task
-    session = resume(older, {"steps": older.manifest["step"] + 1})
-    older.release()
-    assert session.problem.task == run.task
-    with pytest.raises(UserError, match=r"^the option 'dynamic' of the task 'language-model' is for rnn eval alone"):
-        resume(older, {"task_option": {"dynamic": "true"}})
+    assert "dynamic" not in command_of(older)
+    source = {"files": older.settings.files, "task_option": {"seq_length": older.task.seq_length}}
+    prepare = (
+        lambda given: resume(older, {"steps": older.manifest["step"] + 1} | given),
+        lambda given: start(source | given, init_from=older),
+        lambda given: start(source | given),
+        lambda _: repeat(older),
+    )
+    for one in prepare:
+        session = one({})
+        session.run.release()
+        assert session.problem.task == run.task
+    for one, given in itertools.product(prepare[:-1], ("true", "false")):
+        with pytest.raises(
+            UserError, match=r"^the option 'dynamic' of the task 'language-model' is for rnn eval alone"
+        ):
+            one({"task_option": {"dynamic": given}})
 
 
 def test_dynamic_evaluation_of_a_run_whose_text_is_gone(call, folder):

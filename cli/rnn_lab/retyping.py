@@ -25,7 +25,9 @@ def command_of(run: Run, **changes: Any) -> str:
     settings = run.settings.to_json()
     usual = {f.name: f.default for f in dataclasses.fields(run.task)}
     settings["task_option"] = {
-        key: value for key, value in settings["task_option"].items() if value not in (None, usual.get(key))
+        key: value
+        for key, value in settings["task_option"].items()
+        if value not in (None, usual.get(key)) and key not in run.task.of_assessment
     }
     # What a default was resolved to is left out again.
     unset = dataclasses.replace(run.settings, embedding_size=None)

@@ -184,7 +184,7 @@ class Run:
         """
         recorded = self.manifest["task"]
         cls = registry.class_of_run("tasks", self.name, recorded)
-        return self._read("settings", lambda _: registry.build_task(cls, recorded["task"], self.settings.task_option))
+        return self._read("settings", lambda _: registry.rebuild_task(cls, recorded["task"], self.settings.task_option))
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:

@@ -62,6 +62,7 @@ def start(
     inherited = {key: getattr(init_from.settings, key) for key in INHERITED}
     options = {key: getattr(init_from.task, key) for key in _of_weights(init_from.task)}
     settings = Settings(**merge(inherited | {"task_option": options}, given))
+    _require_of_training(init_from, given)
     advice = "leave it out, or start without --init-from"
     _require_same(settings, init_from, INHERITED, advice)
     _require_same_task(_task(settings, init_from), init_from, _of_weights(init_from.task), advice)
@@ -91,6 +92,7 @@ def resume(run: Run, given: Mapping[str, Any]) -> Session:
 def _resume(run: Run, given: Mapping[str, Any]) -> Session:
     before = run.settings
     settings = Settings(**merge(before.to_json(), given))
+    _require_of_training(run, given)
     backend, other = _backend(run, given.get("backend"))
     settings = replace(settings, backend=backend)
     _require_same(settings, run, INHERITED, "leave it out, or start a new run without --resume")
@@ -361,6 +363,11 @@ def _trust_given(given: Mapping[str, Any]) -> None:
     """Trust the files that the user names again as the cell and the task of a run."""
     for group, word in (("cells", "cell"), ("tasks", "task")):
         registry.given(group, given.get(word, ""))
+
+
+def _require_of_training(run: Run, given: Mapping[str, Any]) -> None:
+    """Check that the user gives no option that is only of an evaluation of a run."""
+    registry.require_of_training(type(run.task), run.settings.task, given.get("task_option", ()))
 
 
 def _task(settings: Settings, run: Run | None) -> Task:

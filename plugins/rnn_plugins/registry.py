@@ -244,17 +244,20 @@ def make_task(spec: str, options: Mapping[str, OptionValue]) -> Task:
     Raises:
         UserError: the task is unknown, has no such option or only to be evaluated, or a value is invalid.
     """
-    return _to_train(load("tasks", spec), spec, options)
+    cls = load("tasks", spec)
+    require_of_training(cls, spec, options)
+    return build_task(cls, spec, options, cls.of_assessment)
 
 
-def _to_train(cls: type[Task], spec: str, options: Mapping[str, OptionValue]) -> Task:
-    """As ``make_task``, of a class."""
-    task = build_task(cls, spec, options, [name for name in cls.of_assessment if name not in options])
-    for option in options_of(cls):
-        # Older runs have recorded the default.
-        if option.name in cls.of_assessment and getattr(task, option.name) != option.default:
-            raise UserError(f"the option {option.name!r} of the task {spec!r} is for rnn eval alone: leave it out")
-    return task
+def require_of_training(cls: type[Task], spec: str, names: Collection[str]) -> None:
+    """Check that no option is only of an evaluation.
+
+    Raises:
+        UserError: one is.
+    """
+    for name in names:
+        if name in cls.of_assessment:
+            raise UserError(f"the option {name!r} of the task {spec!r} is for rnn eval alone: leave it out")
 
 
 def build_task(cls: type[Task], spec: str, options: Mapping[str, OptionValue], without: Collection[str] = ()) -> Task:
@@ -314,7 +317,13 @@ def cell_for_run(
 
 def task_for_run(run: str, recorded: Mapping[str, str], options: Mapping[str, OptionValue]) -> Task:
     """The task of a run, from what ``provenance`` recorded; otherwise as ``cell_for_run``."""
-    return _to_train(class_of_run("tasks", run, recorded), recorded["task"], options)
+    return rebuild_task(class_of_run("tasks", run, recorded), recorded["task"], options)
+
+
+def rebuild_task(cls: type[Task], spec: str, options: Mapping[str, OptionValue]) -> Task:
+    """As ``build_task``, without the options of an evaluation, which older runs have recorded."""
+    own = {name: value for name, value in options.items() if name not in cls.of_assessment}
+    return build_task(cls, spec, own)
 
 
 def class_of_run(group: str, run: str, recorded: Mapping[str, str]) -> Any:
