@@ -534,7 +534,14 @@ gru
     )
 
 
-@pytest.mark.parametrize("columns", range(40, 90, 5))
+@pytest.mark.parametrize("columns", [1, *range(20, 90, 5)])
 def test_no_word_of_a_table_is_broken(columns: int) -> None:
     words = set(table_of(columns).split())
     assert {"rnn-moi-s809684", "809684", "character", "1,200", "3.719"} <= words
+
+
+@pytest.mark.parametrize("columns", [1, 20, 39])
+def test_a_page_on_a_narrower_terminal_is_that_of_the_narrowest(columns: int) -> None:
+    table = Table("t", "t", ("distance", "brackets", "right"), (("512 to 1,023", 1027, 0.5),), bars=2)
+    page = Page("k", "t", "q", ("one",), {"one": (Quantity("opened", "brackets opened", 5720),)}, (table,))
+    assert drawn([page], width=columns) == drawn([page], width=terminal.NARROWEST)

@@ -3,9 +3,11 @@
 import gzip
 import itertools
 import json
+import math
 import os
 import re
 import struct
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from rnn_cells.lstm import LSTM
 from rnn_cells.stacked import Stacked
 from rnn_cli.main import rnn
 from rnn_plugins.data.images import Named
+from rnn_plugins.data.number_files import is_table
 from rnn_plugins.data.numbered import Drawn
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks.paint.task import Paint
@@ -504,6 +507,50 @@ def test_what_is_evaluated_of_layouts_and_digits_can_be_predicted(tmp_path, task
     with pytest.raises(UserError, match=r"has layouts and no digits; name images of digits too: a folder with MNIST's"):
         task.inputs_together(files[:1], data.facts)
     assert task.inputs_together(files[1:], data.facts) is None  # each file is one of its own
+
+
+PIXELS = "7\t0\t255\t9\t30\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "expected"),
+    [
+        ("a.tsv", "image\ttext\n", True),
+        ("a.tsv", "1.png\t12\n", True),  # without a header
+        ("a.tab", "picture\tnumber\n", True),  # whose columns the user is told to name
+        ("a.tsv", PIXELS, False),
+        ("a.csv", PIXELS.replace("\t", ","), False),
+        ("a.csv", 'text, "image"\n', True),
+        ("a.csv", "text;image;split\n", True),
+        ("a.csv", "label,image0,image1,context\n", False),
+        ("a.csv", "filename,number,boxes_left_top_width_height\n", True),
+        ("a.jsonl", "{}\n", True),
+        ("a.csv", "", False),
+        ("a.txt", "image\ttext\n", False),
+    ],
+)
+def test_tables_are_told_from_pixels(tmp_path, name, first, expected):
+    (tmp_path / name).write_text(first)
+    assert is_table(str(tmp_path / name)) is expected
+
+
+def test_columns_with_numbers_are_of_a_table(tmp_path):
+    (tmp_path / "a.csv").write_text("12,1.png\n")
+    assert not is_table(str(tmp_path / "a.csv"))
+    assert is_table(str(tmp_path / "a.csv"), "1", "2")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_with_pixels_can_be_predicted(tmp_path):
+    task, data, *_ = made()
+    pipe = tmp_path / "a.csv"
+    os.mkfifo(pipe)
+    row = ",".join(["3", *["9"] * math.prod(data.facts["shape"])])
+    writing = threading.Thread(target=pipe.write_text, args=(f"{row}\n{row}\n",), daemon=True)
+    writing.start()
+    assert task.inputs_together([str(pipe)], data.facts) is None
+    assert len(list(task.inputs(str(pipe), data.facts))) == 2
+    writing.join()
 
 
 def test_scores_beside_baselines():

@@ -55,10 +55,11 @@ def draw_figures(figures: Sequence[Figure]) -> None:
 def _screen() -> tuple[Console, Screen]:
     """Standard output, and its width and abilities."""
     console = results()
+    console.width = max(console.width, NARROWEST)
     coloured = console.is_terminal and console.color_system is not None and not console.no_color
     width = console.width if console.is_terminal else min(console.width, 80)
     few = console.color_system not in ("256", "truecolor")
-    return console, Screen(max(width, NARROWEST), console.encoding, coloured, few)
+    return console, Screen(width, console.encoding, coloured, few)
 
 
 def _page(page: Page, console: Console, screen: Screen) -> None:

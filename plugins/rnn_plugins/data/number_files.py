@@ -19,7 +19,7 @@ from rnn_plugins.data.images import Images, are_pictures, fitted, is_images, rea
 from rnn_plugins.data.lines import lines
 from rnn_plugins.data.numbered import Drawn, Numbers, Stored
 from rnn_plugins.data.pixels import size_of
-from rnn_plugins.data.sources import is_hidden
+from rnn_plugins.data.sources import is_hidden, is_pipe
 from rnn_plugins.data.splits import split
 from rnn_plugins.errors import UserError, did_you_mean
 from rnn_plugins.words import amount, is_whole, listing
@@ -143,12 +143,27 @@ def pictures(
 
 
 def is_table(file: str, text_column: str = "text", image_column: str = "image") -> bool:
-    """Whether a file is a table of layouts or of pictures, and not one of pixels."""
+    """Whether a file is a table of layouts or of pictures, and not one of pixels, by its first line.
+
+    A pipe, whose first line can be read only once, is none.
+    """
     name = file.lower().removesuffix(".gz")
-    if file.startswith("builtin:") or os.path.isdir(file) or not name.endswith((".tab", *TABLES)):
+    if not name.endswith((".tab", *TABLES)) or file.startswith("builtin:") or os.path.isdir(file) or is_pipe(file):
         return False
-    first = next(lines(file), "") if name.endswith(".csv") else COLUMNS[1]
-    return any(column in first for column in (COLUMNS[1], text_column, image_column))
+    if name.endswith(".jsonl") or text_column.isdecimal() or image_column.isdecimal():
+        return True
+    fields = [field.strip(' "') for field in re.split("[,;\t]", next(lines(file), ""))]
+    if name.endswith(".csv"):
+        return not {COLUMNS[1], text_column, image_column}.isdisjoint(fields)
+    return not all(map(_is_number, fields))
+
+
+def _is_number(field: str) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
 
 
 def parse(name: str) -> tuple[int, int] | None:
