@@ -307,6 +307,14 @@ def test_an_error_is_wrapped_between_words(words: list[str], monkeypatch: pytest
     assert ["Error:", *shown.split()] == piped.split()
 
 
+def test_an_error_that_begins_with_a_long_word_is_an_error_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("RNN_RUNS", str(folder / "runs"))
+    shown = on_terminal(["runs", "mv", "Онегин", "дядя"], monkeypatch)
+    assert shown.count("Error") == 1
+    assert shown.splitlines()[0] == f"Error: '{folder / 'runs' / 'дядя'}'"
+
+
 def test_no_error_is_wrapped_within_a_command_to_paste(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     shown = on_terminal(["train", "Онегин.txt", "--name", "Онегин"], monkeypatch)

@@ -141,13 +141,19 @@ def remark(text: str) -> None:
             click.echo(text, err=True)
 
 
-def wrapped(text: str) -> str:
-    """A note or an error, wrapped to the terminal between words, but not within a command to paste."""
+def wrapped(text: str, after: str = "") -> str:
+    """A note or an error, wrapped to the terminal between words, but not within a command to paste.
+
+    Args:
+        text: the note or error.
+        after: what is written before it in its first line.
+    """
     import textwrap
 
     text = re.sub(r"(?<=: )rnn ((?!\. )[^;])+", lambda command: command[0].replace(" ", "\0"), text)
     width = columns(sys.stderr) - 1
-    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
+    lines = textwrap.fill(text, width, initial_indent=after, break_long_words=False, break_on_hyphens=False)
+    return lines.removeprefix(after).replace("\0", " ")
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def _printable_messages() -> Iterator[None]:
     except click.ClickException as error:
         message = printable(error.message)
         if sys.stderr.isatty() and type(error).format_message is click.ClickException.format_message:
-            message = wrapped(f"{SAYS}{message}").removeprefix(SAYS)
+            message = wrapped(message, after=SAYS)
         vars(error)["message"] = message  # declared as final
         raise
 
