@@ -22,6 +22,7 @@ from minigrad import affine, concat, tanh
 from rnn_cells import Cell
 from rnn_cells.lstm import LSTM
 from rnn_lab import api, sessions
+from rnn_lab.paths import run_folders
 from rnn_lab.trainer import Trainer
 from rnn_plugins import defined, registry
 from rnn_plugins.errors import UserError
@@ -81,6 +82,22 @@ def test_a_run_is_not_lost_to_one_that_fails_once_it_has_written(error, monkeypa
     assert caught.value is error
     assert [path.name for path in Path("runs").iterdir()] == ["fox"]
     np.testing.assert_array_equal(rnn_lab.load("fox").params["head"]["W"], before["head"]["W"])
+
+
+def test_a_run_whose_name_another_process_takes_is_not_lost(monkeypatch):
+    before = rnn_lab.train("fox.txt", name="fox", **SHORT).params
+    create = sessions.create_run
+
+    def create_late(*given):
+        (create(*given).path / "model.safetensors").touch()
+        return create(*given)
+
+    monkeypatch.setattr(sessions, "create_run", create_late)
+    with pytest.raises(UserError, match=r"^there is a run called 'fox' already: "):
+        rnn_lab.train("fox.txt", name="fox", overwrite=True, **SHORT)
+    (kept,) = [path.name for path in run_folders() if path.name != "fox"]
+    assert re.fullmatch("replaced-[0-9a-f]{8}", kept)
+    np.testing.assert_array_equal(rnn_lab.load(kept).params["head"]["W"], before["head"]["W"])
 
 
 def test_a_run_has_its_name_until_the_new_one_is_ready(monkeypatch):

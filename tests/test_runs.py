@@ -23,6 +23,7 @@ from rnn_lab.settings import Settings
 from rnn_lab.trainer import Tally
 from rnn_plugins.errors import UserError
 from rnn_plugins.tasks.language_model import LanguageModel
+from rnn_plugins.tasks.task import Metric
 from rnn_plugins.words import duration
 
 MANIFEST_OF_A_RUN: dict[str, Any] = {
@@ -384,6 +385,19 @@ def test_links_out_of_a_run_are_not_followed(name: str, tmp_path: Path) -> None:
     assert listed["whole"] is None
     assert listed["linked"] == (sentence if name in (MANIFEST, BEST, LAST, LOCK) else None)  # what a listing reads
     assert target.read_text() == content
+
+
+def test_a_run_whose_task_fails_is_listed_with_what_was_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    make("whole")
+    failing = make("failing", task=MANIFEST_OF_A_RUN["task"] | {"task": "other"})
+    metrics = {"loss": Metric("hours")._asdict()}
+    failing.update(metrics=metrics)
+    source = "class Task:\n def derived(self, *given):\n  raise ValueError\n metrics = property(derived)"
+    namespace: dict[str, Any] = {"__name__": "somewhere"}
+    exec(compile(source, "their_task.py", "exec"), namespace)
+    failing.__dict__.update(task=namespace["Task"](), facts={})
+    row = failing.summary()
+    assert (row.error, row.metrics, row.declared) == (None, {"loss": 0.5}, {"loss": Metric("hours")})
 
 
 def test_a_run_that_lies_elsewhere_may_be_linked(folder: Path, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from rnn_plugins.words import listing
 LEAVING = ".removed-"
 """The beginning of the name of a folder whose files are being removed."""
 
-REPLACED = ".replaced-"
-"""The beginning of the name of a run that another one is about to replace."""
+REPLACED = "replaced"
+"""The beginning of the name of a run that another one is about to replace: it is listed, should that be interrupted."""
 
 
 def find(name: str) -> Run:
@@ -102,13 +102,14 @@ def replacing(name: str) -> Iterator[None]:
     if run is None:
         yield
         return
-    aside = run.path.with_name(f"{REPLACED}{secrets.randbits(32):08x}")
+    aside = run.path.with_name(f"{REPLACED}-{secrets.randbits(32):08x}")
     with untrained(run):
         run.path.rename(aside)
     try:
         yield
     except BaseException:
-        aside.rename(run.path)
+        with suppress(OSError):  # another process has taken the name
+            aside.rename(run.path)
         raise
     remove(Run(aside))
 

@@ -24,6 +24,7 @@ from minigrad.trees import Tree
 from rnn_cells import Cell, Stacked
 from rnn_lab import schema
 from rnn_lab.ablation import ablated
+from rnn_lab.blame import blaming
 from rnn_lab.language import older
 from rnn_lab.paths import (
     BEST,
@@ -335,9 +336,10 @@ class Run:
         return {**found, **self.task.derived(found, self.facts, part or self.part)} if found else {}
 
     def _declared(self) -> Mapping[str, Metric]:
-        """What its metrics are; those that were recorded if the task is not installed."""
+        """What its metrics are; those that were recorded if the task is not installed or fails."""
         try:
-            return self.task.metrics
+            with blaming():
+                return self.task.metrics
         except UserError:
             return {
                 name: Metric(**{key: recorded[key] for key in Metric._fields if key in recorded})
@@ -345,9 +347,10 @@ class Run:
             }
 
     def _known_metrics(self, found: Mapping[str, float]) -> dict[str, float]:
-        """As ``metrics``; without the derived ones if the task is not installed."""
+        """As ``metrics``; without the derived ones if the task is not installed or fails."""
         try:
-            return self.metrics(found)
+            with blaming():
+                return self.metrics(found)
         except UserError:
             return dict(found)
 
