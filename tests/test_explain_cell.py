@@ -230,6 +230,29 @@ def test_equations_of_an_option_are_shown_where_it_is_used():
     assert normalised[-1] == "h_t = o_t * tanh(g_m * normal(c_t) + b_m)"
 
 
+@pytest.mark.parametrize(
+    ("docstring", "plain", "scaled"),
+    [
+        ("A cell:\n    h = 1\nand then\n    y = h\n", ("h = 1", "y = h"), ("h = 1", "y = h")),
+        ("With ``scale``:\n\n    h = 1\n\n    y = h\n", ("h = 1",), ("h = 1", "with scale:", "y = h")),
+        (
+            "Cell.\n    \n    h = 1\n\n\n\nWith ``scale``, not ``that``:\n  \n    y = h\n\n"
+            "    z = y\n\nAnd\n\n    u = z",
+            ("h = 1", "u = z"),
+            ("h = 1", "with scale:", "y = h", "z = y", "u = z"),
+        ),
+        ("Nothing.", (), ()),
+    ],
+)
+def test_equations_are_found_however_a_docstring_is_laid_out(tmp_path, docstring, plain, scaled):
+    source = PACKED.replace("class Packed(Cell):", "class Packed(Cell):\n    scale: float = 1.0", 1)
+    source = source.replace('    """An LSTM whose gates are packed into one matrix."""\n', "", 1)
+    (tmp_path / "packed.py").write_text(f"{source}\nPacked.__doc__ = {docstring!r}\n")
+    cell = f"{tmp_path / 'packed.py'}:Packed"
+    assert gates(cell, {}, steps=1).written == plain
+    assert gates(cell, {"scale": "2"}, steps=1).written == scaled
+
+
 def test_json_has_all_of_it():
     record, found = json.loads(call("gru", "--json", "--steps", "2")[1]), gates("gru", {}, steps=2)
     assert (record["cell"], record["symbols"], record["norms"]) == ("gru", list("helo"), list(found.norms))

@@ -317,7 +317,7 @@ def docstring_of(cls: type) -> str:
     blocks = written.split("\n\n")
     return "\n\n".join(
         textwrap.indent(block, "    ")
-        if block[0] != " " and all(" = " in line for line in block.splitlines())
+        if not block.startswith(" ") and all(" = " in line for line in block.splitlines())
         else block
         for block in blocks
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -191,12 +192,16 @@ def written_equations(cell: Cell) -> tuple[str, ...]:
     defaults = {option.name: option.default for option in registry.cell_options(type(cell))}
     lines: list[str] = []
     introduced: list[str] = []
-    for block in docstring_of(type(cell)).split("\n\n"):
-        if not block.startswith("    "):
-            introduced = [name for name in re.findall(r"``(\w+)``", block) if name in defaults]
-        elif not lines or all(getattr(cell, name) != defaults[name] for name in introduced):
-            lines += [f"with {listing(introduced)}:"] if lines and introduced else []
-            lines += map(str.strip, block.splitlines())
+    head: list[str] = []
+    for block in re.split(r"\n\s*\n", docstring_of(type(cell))):
+        for indented, part in itertools.groupby(block.splitlines(), lambda line: line.startswith("    ")):
+            if not indented:
+                introduced = [name for name in re.findall(r"``(\w+)``", "\n".join(part)) if name in defaults]
+                head = [f"with {listing(introduced)}:"] if introduced else []
+            elif not lines or all(getattr(cell, name) != defaults[name] for name in introduced):
+                if lines:
+                    lines, head = lines + head, []
+                lines += map(str.strip, part)
     return tuple(lines)
 
 
