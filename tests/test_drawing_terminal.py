@@ -540,6 +540,14 @@ def test_no_word_of_a_table_is_broken(columns: int) -> None:
     assert {"rnn-moi-s809684", "809684", "character", "1,200", "3.719"} <= words
 
 
+def test_bars_of_what_is_no_share() -> None:
+    values = (0.5, None, np.nan, 2.0, -1.0, np.inf)
+    table = Table("t", "t", ("n", "share"), tuple(("a", value) for value in values), bars=1)
+    assert words.bars_of(table) == [0.5, 0, 0, 1, 0, 1]
+    page = Page("k", "t", "q", ("one",), {}, (table,))
+    assert [line.count("█") for line in drawn([page], width=60).splitlines()[-6:]] == [20, 0, 0, 40, 0, 40]
+
+
 @pytest.mark.parametrize("columns", [1, 20, 39])
 def test_a_page_on_a_narrower_terminal_is_that_of_the_narrowest(columns: int) -> None:
     table = Table("t", "t", ("distance", "brackets", "right"), (("512 to 1,023", 1027, 0.5),), bars=2)

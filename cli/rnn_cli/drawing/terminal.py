@@ -12,7 +12,7 @@ from rnn_cli.console import results
 from rnn_cli.drawing import blocks, characters
 from rnn_cli.drawing.bars import bar
 from rnn_cli.drawing.characters import Screen, filled
-from rnn_lab.drawing.words import rows_of, shown
+from rnn_lab.drawing.words import bars_of, rows_of, shown
 from rnn_plugins.reports.report import Chart, Figure, Image, Page, Picture, Quantity, Table
 
 if TYPE_CHECKING:
@@ -216,10 +216,10 @@ def _table(figure: Table, screen: Screen) -> RichTable | Text:
         justify: Literal["left", "right"] = "left" if is_words else "right"
         table.add_column(screen.styled(head, "bold"), justify=justify, overflow="fold", width=width)
     room = screen.width - sum(2 + width for width in widths)
-    if figure.bars is not None and room > 0:
+    if (bars := bars_of(figure)) and room > 0:
         table.add_column("", overflow="fold")
-        for written, row in zip(rows, figure.rows, strict=True):
-            written.append(bar(float(row[figure.bars] or 0), min(room, BAR), screen.encoding))
+        for written, share in zip(rows, bars, strict=True):
+            written.append(bar(share, min(room, BAR), screen.encoding))
     for written in rows:
         table.add_row(*(screen.styled(cell, "") for cell in written))
     return table

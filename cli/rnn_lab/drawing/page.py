@@ -17,7 +17,7 @@ import numpy as np
 from rnn_lab.drawing import pictures, reader, sheets
 from rnn_lab.drawing.markup import as_data, escaped, sentence, symbol_text, table
 from rnn_lab.drawing.scales import axes, drawable
-from rnn_lab.drawing.words import number, rows_of, shown
+from rnn_lab.drawing.words import bars_of, number, rows_of, shown
 from rnn_lab.printable import visible
 from rnn_plugins.reports.report import Array, Chart, Colouring, Curve, Figure, Image, Page, Panel, Picture
 from rnn_plugins.reports.transcript import Transcript
@@ -259,8 +259,8 @@ def _figure(figure: Figure, identifier: str) -> str:
         drawn, numbers, wide = _picture(figure), "", " wide" if len(figure.panels) > 1 or figure.steps else ""
     else:
         words = {index for row in figure.rows for index, value in enumerate(row) if isinstance(value, str)}
-        bars = [] if figure.bars is None else [row[figure.bars] for row in figure.rows]
-        drawn, numbers = table(figure.heads, rows_of(figure), words, [float(share or 0) for share in bars]), ""
+        bars = bars_of(figure)
+        drawn, numbers = table(figure.heads, rows_of(figure), words, bars), ""
         wide = "" if bars else " wide"
     caption = f"<figcaption>{escaped(figure.definition)}</figcaption>" if figure.definition else ""
     details = f"<details><summary>The numbers</summary>{numbers}</details>" if numbers else ""

@@ -63,3 +63,11 @@ def rows_of(table: Table) -> list[list[str]]:
         ]
         for row in table.rows
     ]
+
+
+def bars_of(table: Table) -> list[float]:
+    """The lengths of the bars of a table, from 0 to 1, and 0 for what is no number; none if it has no bars."""
+    if table.bars is None:
+        return []
+    lengths = [float(row[table.bars] or 0) for row in table.rows]
+    return [0.0 if math.isnan(length) else min(max(length, 0.0), 1.0) for length in lengths]
