@@ -63,6 +63,15 @@ def test_the_largest_take_a_good_part_of_what_they_say(kind, subject):
     assert measured(report, subject) >= report.memory(subject, LOOK) / 3
 
 
+@pytest.mark.parametrize("kind", ["flow", "spectrum", "lyapunov", "heatmap"])
+@pytest.mark.parametrize("size", [1, 8])
+def test_a_small_network_is_said_to_take_little(kind, size, text):
+    task = registry.make_task("lm", {})
+    subject = fresh("gru", task, task.read((text,)), Settings(hidden_size=size))
+    report, look = reporting.load([kind])[kind], Look(lags=50, positions=100)
+    assert measured(report, subject, look) - SLACK <= report.memory(subject, look) <= 50_000_000
+
+
 def test_a_heat_map_takes_its_rows_in_parts(subject, monkeypatch):
     whole = heatmap.Heatmap().measure(subject, LOOK)
     monkeypatch.setattr(probe, "BYTES_AT_ONCE", 10_000_000)

@@ -33,7 +33,7 @@ from rnn_plugins.reports.gradients import (
     most_lags,
 )
 from rnn_plugins.reports.jacobians import TooWide, memory_of_jacobians
-from rnn_plugins.reports.probe import Probe
+from rnn_plugins.reports.probe import COPIES, Probe
 from rnn_plugins.reports.probing import is_short, too_short
 from rnn_plugins.reports.report import Chart, Curve, Findings, Look, Quantity, Report
 from rnn_plugins.reports.subject import Subject
@@ -142,7 +142,9 @@ class Flow(Report):
 
     def memory(self, subject: Subject, look: Look) -> int:
         """For positions that are taken together, or for the Jacobians of the bound."""
-        return max(super().memory(subject, look), memory_of_jacobians(subject.probe, STRETCHES))
+        probe = subject.probe
+        gradients = look.positions * (look.lags + 1) * COPIES * probe.bytes_per_step
+        return max(min(super().memory(subject, look), gradients), memory_of_jacobians(probe, look.lags, STRETCHES))
 
 
 def _band(norms: Array) -> Array:

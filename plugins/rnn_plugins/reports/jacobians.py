@@ -77,7 +77,7 @@ def stretches(probe: Probe, look: Look, steps: int, count: int) -> Stretches:
     width = width_of_carry(probe.cell)
     if not width:
         raise UserError("the cell carries no state from step to step, so there is no Jacobian to measure")
-    needed = _bytes_of(probe, count)
+    needed = _bytes_of(probe, steps, count)
     if needed > MOST_BYTES:
         raise TooWide(
             f"the cell carries {width:,} numbers, too many to measure Jacobians ({width:,} x {width:,}), which would "
@@ -102,16 +102,16 @@ def stretches(probe: Probe, look: Look, steps: int, count: int) -> Stretches:
     return Stretches(probe, window.carry, np.asarray(xs), targets, None if probe.separate else before, notices)
 
 
-def memory_of_jacobians(probe: Probe, count: int) -> int:
-    """The bytes that Jacobians along ``count`` stretches take; 0 where ``stretches`` refuses them."""
-    needed = _bytes_of(probe, count)
+def memory_of_jacobians(probe: Probe, steps: int, count: int) -> int:
+    """The bytes that Jacobians along ``count`` stretches of ``steps`` take; 0 where ``stretches`` refuses them."""
+    needed = _bytes_of(probe, steps, count)
     return needed if needed <= MOST_BYTES else 0
 
 
-def _bytes_of(probe: Probe, count: int) -> int:
+def _bytes_of(probe: Probe, steps: int, count: int) -> int:
     """Those of the Jacobians, of what they are computed from, and of parameters: in float64, and as loops pack them."""
     width = width_of_carry(probe.cell)
-    rows = _rows_at_once(width)
+    rows = min(_rows_at_once(width), steps * count)
     numbers = width * (max(count, rows) * width + rows * probe.anatomy.numbers * COPIES)
     return (numbers + COPIES * trees.count(probe.params)) * np.dtype(np.float64).itemsize
 

@@ -133,7 +133,8 @@ class Lyapunov(Report):
 
     def memory(self, subject: Subject, look: Look) -> int:
         """For Jacobians."""
-        return memory_of_jacobians(subject.probe, STRETCHES)
+        steps, _ = effort(width_of_carry(subject.probe.cell))
+        return memory_of_jacobians(subject.probe, steps, STRETCHES)
 
     def measure(self, subject: Subject, look: Look) -> Findings:
         """Measure one network.

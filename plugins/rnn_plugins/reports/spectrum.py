@@ -121,7 +121,7 @@ class Spectrum(Report):
 
     def memory(self, subject: Subject, look: Look) -> int:
         """For Jacobians."""
-        return memory_of_jacobians(subject.probe, STRETCHES)
+        return memory_of_jacobians(subject.probe, *effort(width_of_carry(subject.probe.cell), look.lags))
 
     def measure(self, subject: Subject, look: Look) -> Findings:
         """Measure one network.
