@@ -534,6 +534,28 @@ gru
     )
 
 
+@pytest.mark.parametrize(
+    ("cell", "parts"),
+    [
+        ("' ' 88 %   , 4 %   s 3 %   o 2 %", ["' ' 88 %", ", 4 %", "s 3 %", "o 2 %"]),
+        ("about 88 % or 4 % or about 3 % of all", ["88 %", "4 %", "3 %"]),
+    ],
+)
+def test_parts_of_a_cell_are_not_broken(cell: str, parts: list[str]) -> None:
+    for width in range(40, 52):
+        page = Page("k", "t", "q", ("one",), {}, (Table("s", "Shares", ("character", "expected"), (("r", cell),)),))
+        shown = drawn([page], width=width).partition("Shares\n")[2]
+        assert [part for part in parts if part not in shown] == [], shown
+
+
+@pytest.mark.parametrize("letters", range(6, 16))
+def test_no_word_of_a_paragraph_is_broken(letters: int) -> None:
+    said = f"{'w' * letters} two three four five six"
+    rows = Table("t", "Said", ("who", "number of the run", "what"), (("a-name-without-a-blank-in-it", 123456, said),))
+    shown = drawn([Page("k", "t", "q", ("one",), {}, (rows,))], width=40).partition("Said\n")[2]
+    assert set(said.split()) <= set(shown.split()), shown
+
+
 @pytest.mark.parametrize("columns", [1, *range(20, 90, 5)])
 def test_no_word_of_a_table_is_broken(columns: int) -> None:
     words = set(table_of(columns).split())

@@ -221,14 +221,32 @@ def _table(figure: Table, screen: Screen) -> RichTable | Text:
         for written, share in zip(rows, bars, strict=True):
             written.append(bar(share, min(room, BAR), screen.encoding))
     for written in rows:
-        table.add_row(*(screen.styled(cell, "") for cell in written))
+        narrowed = (_narrowed(cell, width) for cell, width in zip(written, widths, strict=False))
+        table.add_row(*map(Text, narrowed), *map(Text, written[len(widths) :]))
     return table
+
+
+def _longest(cell: str) -> int:
+    """The width of the longest word of a cell."""
+    return max((cell_len(word.replace(GLUE, " ")) for word in _glued(cell).split()), default=0)
+
+
+def _glued(cell: str) -> str:
+    """A cell in which each part is one word: what stands between several blanks, or a number and its per cent sign."""
+    return re.sub(r"(?<! ) (?! )" if "  " in cell else r"(?<=\d) (?=%)", GLUE, cell)
+
+
+def _narrowed(cell: str, width: int) -> str:
+    """A cell in lines of at most ``width``, if it is wider."""
+    if cell_len(cell) <= width:
+        return cell
+    return "\n".join(filled(_glued(cell), width + 1)).replace(GLUE, " ")
 
 
 def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
     """The widths of columns, the widest narrowed until all fit; none if a word would have to be broken for that."""
     columns = list(zip(*rows, strict=True))
-    least = [max(max(map(cell_len, cell.split()), default=0) for cell in column) for column in columns]
+    least = [max(map(_longest, column)) for column in columns]
     widths = [max(map(cell_len, column)) for column in columns]
     room -= 2 * (len(columns) - 1)
     while sum(widths) > room:
@@ -243,10 +261,11 @@ def _paragraph(heads: Sequence[str], row: Sequence[str], screen: Screen) -> Text
     """A row: its first cell, and below it the others behind their heads."""
     from rich.text import Text
 
-    joined = [" ".join(filter(None, pair)).replace(" ", GLUE) for pair in zip(heads[1:], row[1:], strict=True)]
-    # What fills a line by itself may be broken between its words.
-    parts = [part.replace(GLUE, " ") if cell_len(part) > screen.width - 2 else part for part in joined]
-    lines = filled("  ".join(parts), screen.width - 2)
+    joined = [" ".join(filter(None, pair)) for pair in zip(heads[1:], row[1:], strict=True)]
+    room = screen.width - 3  # of an indented line
+    # What does not fit into a line by itself is broken between its words.
+    parts = [part if cell_len(part) > room else part.replace(" ", GLUE) for part in joined]
+    lines = filled("  ".join(parts), room + 1)
     first = Text("\n").join(screen.styled(line, "bold") for line in filled(row[0], screen.width))
     return Text("\n").join([first, *(Text(f"  {line.replace(GLUE, ' ')}") for line in lines)])
 
