@@ -271,8 +271,10 @@ def test_more_layers_of_one_kind_are_traced_and_planned_no_more_often(monkeypatc
             ops.append(len(found[0].ops))
             return found
 
-        size = 40 + count  # which no other test has, so that nothing is remembered
-        subject = subject_of(Stacked([GRU(7, size), *[GRU(size, size)] * count]))
+        class Own(GRU):
+            """A cell that nothing remembers, as its class is another one in each call."""
+
+        subject = subject_of(Stacked([Own(7, 9), *[Own(9, 9)] * count]))
         with monkeypatch.context() as patch:
             patch.setattr(stepgraph, "trace", counted)
             habits(subject.probe, WARM_UP, SEEN)

@@ -92,11 +92,11 @@ def resume(run: Run, given: Mapping[str, Any]) -> Session:
 def _resume(run: Run, given: Mapping[str, Any]) -> Session:
     before = run.settings
     settings = Settings(**merge(before.to_json(), given))
-    _require_of_training(run, given)
     backend, other = _backend(run, given.get("backend"))
     settings = replace(settings, backend=backend)
     _require_same(settings, run, INHERITED, "leave it out, or start a new run without --resume")
     _trust_given(given)
+    _require_of_training(run, given)
     task, of_weights = _task(settings, run), _of_weights(run.task)
     _require_same_task(task, run, of_weights, "leave it out, or start a new run without --resume")
     fixed = [f.name for f in fields(Settings) if f.name not in (*CHANGEABLE, *COMMON, "task_option")]
