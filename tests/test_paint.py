@@ -241,6 +241,7 @@ def test_painting_from_the_codes_of_an_image_gives_its_canvases():
 
 def test_a_step_is_traced_once(monkeypatch):
     traced, trace = [], stepgraph._traced
+    monkeypatch.setattr(stepgraph, "_known", {})  # which is emptied when it is full
     monkeypatch.setattr(stepgraph, "_traced", lambda *given: traced.append(1) or trace(*given))
     for _ in range(2):  # a session makes the model anew, with another function that makes cells
         model = painter(latent=3)

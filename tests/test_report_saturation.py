@@ -276,6 +276,7 @@ def test_more_layers_of_one_kind_are_traced_and_planned_no_more_often(monkeypatc
 
         subject = subject_of(Stacked([Own(7, 9), *[Own(9, 9)] * count]))
         with monkeypatch.context() as patch:
+            patch.setattr(stepgraph, "_known", {})  # which is emptied when it is full
             patch.setattr(stepgraph, "trace", counted)
             habits(subject.probe, WARM_UP, SEEN)
         return sum(ops)
