@@ -76,3 +76,12 @@ def beside_truth(written: str, reference: str) -> str:
 def is_whole(text: str) -> bool:
     """Whether a text is a whole number of at most seven digits, as in the names of generated data."""
     return text.isascii() and text.isdigit() and len(text) < 8
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number as ``float`` reads it."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rnn_plugins.data.pixels import Images, channels, scaled
 from rnn_plugins.data.sources import read_bytes
 from rnn_plugins.errors import UserError, did_you_mean
-from rnn_plugins.words import amount, listing
+from rnn_plugins.words import amount, is_number, listing
 
 Array = NDArray[Any]
 
@@ -273,7 +273,7 @@ def from_csv(content: bytes, label: str, name: str, white: int | None, label_col
     first_line, first = next(lines, (0, []))
     if not first:
         raise UserError(f"{label} is empty; expected {EXPECTED}")
-    header = not all(_is_number(field) for field in first[1:-1] or first)
+    header = not all(is_number(field) for field in first[1:-1] or first)
     columns = [field.strip() for field in first]
     rows = list(lines) if header else [(first_line, first), *lines]
     if not rows:
@@ -303,7 +303,7 @@ def from_csv(content: bytes, label: str, name: str, white: int | None, label_col
             with np.errstate(over="ignore"):  # what is too large for float32 is infinite, and refused below
                 values[i] = list(map(float, row))
         except (ValueError, OverflowError):
-            wrong = next(field for field in row if not _is_number(field))
+            wrong = next(field for field in row if not is_number(field))
             raise UserError(
                 f"{label}, line {line}: {wrong[:40]!r} is not a number; expected the value of a pixel"
             ) from None
@@ -329,14 +329,6 @@ def _rows(text: str, label: str) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, row
     except csv.Error as error:
         raise UserError(f"{label}, line {reader.line_num}: {error}; expected {EXPECTED}") from None
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
 
 
 def _label_place(

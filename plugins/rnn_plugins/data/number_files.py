@@ -22,7 +22,7 @@ from rnn_plugins.data.pixels import size_of
 from rnn_plugins.data.sources import is_hidden, is_pipe
 from rnn_plugins.data.splits import split
 from rnn_plugins.errors import UserError, did_you_mean
-from rnn_plugins.words import amount, is_whole, listing
+from rnn_plugins.words import amount, is_number, is_whole, listing
 
 if TYPE_CHECKING:
     from rnn_plugins.tasks.task import Purpose
@@ -155,15 +155,7 @@ def is_table(file: str, text_column: str = "text", image_column: str = "image") 
     fields = [field.strip(' "') for field in re.split("[,;\t]", next(lines(file), ""))]
     if name.endswith(".csv"):
         return not {COLUMNS[1], text_column, image_column}.isdisjoint(fields)
-    return not all(map(_is_number, fields))
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
+    return not all(map(is_number, fields))
 
 
 def parse(name: str) -> tuple[int, int] | None:
